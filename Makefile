@@ -1,0 +1,45 @@
+# polar: make builds the library and ./polar; make help lists the rest.
+CC ?= cc
+CFLAGS ?= -O2
+WARN = -Wall -Wextra
+LIBS = -lpthread -lm
+CLI = $(sort $(wildcard examples/cli/*.c))
+TESTS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
+# Tests compile polar.c once each: a fast optimization level, unless the user says otherwise.
+TEST_CFLAGS ?= -O1 -g
+
+all: polar libpolar.a
+
+help:
+	@echo "make            the library libpolar.a and the command ./polar"
+	@echo "make test       all tests (make test SAN=1 with sanitizers)"
+	@echo "make bench      speed on synthetic model files"
+	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
+	@echo "make install    to PREFIX (default /usr/local)"
+
+build/polar.o: polar.c polar.h
+	@mkdir -p build
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -c polar.c -o $@
+
+libpolar.a: build/polar.o
+	$(AR) rcs $@ $<
+
+polar: $(CLI) $(wildcard examples/cli/*.h) libpolar.a
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $(CLI) libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+ifdef SAN
+TEST_CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+endif
+
+build/test_%: tests/test_%.c tests/test.h polar.c polar.h
+	@mkdir -p build
+	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. $< -o $@ $(LDFLAGS) $(LIBS)
+
+# Each test program prints its own line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
+test: polar $(TESTS:%=build/%)
+	@sh tests/run.sh $(TESTS:%=build/%)
+
+clean:
+	rm -rf build libpolar.a polar
+
+.PHONY: all help test clean

@@ -1,0 +1,637 @@
+/* polar.c - the implementation of polar.h. MIT licence.
+ *
+ * Sections, in the order of the file; each uses only sections above it:
+ *   [config]  what the compiler and the system offer
+ *   [err]     status and messages
+ *   [mem]     allocator, checked sizes, layouts
+ *   [num]     exact arithmetic: fma, half floats, exp, angles
+ *   [thread]  one primitive: run n tasks
+ *   [gguf]    GGUF files: reading and writing
+ *   [json]    JSON: reading and writing, numbers without a locale
+ *   [quant]   tensor types: blocks of quantized numbers
+ *   [kern]    kernels and the choice of an instruction set
+ *   [uni]     Unicode classes
+ *   [tok]     tokenizers and chat formats
+ *   [model]   architectures and weights
+ *   [prog]    programs of layers
+ *   [call]    one layer call: attention, feed-forward, experts
+ *   [session] key-value slots, evaluation
+ *   [gen]     sampling and generation
+ *   [answer]  answers: extraction and equality
+ *   [search]  search for programs
+ *   [pred]    predictor
+ *   [train]   training
+ */
+
+/* ======================================================================================
+ * [config] What the compiler and the system offer
+ * ====================================================================================== */
+
+#if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64
+#endif
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE 1 /* sysconf and madvise under -std=c99 */
+#endif
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+#endif
+
+#include "polar.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#ifndef POLAR_NO_STDIO
+#include <errno.h>
+#include <stdio.h>
+#endif
+
+#ifdef __FAST_MATH__
+#error "polar's results are defined bit by bit: compile without -ffast-math and -Ofast"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 2
+#error "polar needs float arithmetic in float: on 32-bit x86 compile with -msse2 -mfpmath=sse"
+#endif
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+/* gcc contracts a*b + c across statements when the target has fma. There is no pragma that switches it off
+ * and leaves the intrinsics alone, so no float product in this file is an operand of + or -: fma32 says
+ * where one is meant. */
+
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(POLAR_NO_SIMD) && (defined(__GNUC__) || defined(_MSC_VER)) && \
+    !defined(__TINYC__)
+#define POLAR_X86 1
+#include <immintrin.h>
+#ifdef _MSC_VER
+#include <intrin.h>
+#endif
+#endif
+#if defined(__aarch64__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__)
+#define POLAR_ARM 1
+#include <arm_neon.h>
+#endif
+#if defined(__GNUC__) && !defined(__TINYC__)
+#define TARGET(isa) __attribute__((target(isa)))
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+#define MAYBE_UNUSED __attribute__((unused))
+#else
+#define TARGET(isa)
+#define PRINTF_LIKE(f, a)
+#define MAYBE_UNUSED
+#endif
+
+#if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO)
+#if defined(__unix__) || defined(__APPLE__)
+#define POLAR_MMAP_POSIX 1
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#elif defined(_WIN32)
+#define POLAR_MMAP_WINDOWS 1
+#endif
+#endif
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <windows.h>
+#elif !defined(POLAR_NO_THREADS)
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+#endif
+
+#define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+const char *polar_version(void) {
+    return POLAR_VERSION;
+}
+
+/* ======================================================================================
+ * [err] Status and messages
+ *
+ * fail() is the only way to make an error. The first error wins: what goes wrong while cleaning up does not
+ * hide the cause. Messages are formatted here, without the locale and without stdio.
+ * ====================================================================================== */
+
+static const char *const err_texts[] = {
+#define ERR_TEXT(name, text) text,
+    POLAR_STATUS_LIST(ERR_TEXT)
+#undef ERR_TEXT
+};
+
+const char *polar_status_text(polar_status status) {
+    return (int)status >= 0 && (int)status < COUNT(err_texts) ? err_texts[status] : "unknown status";
+}
+
+/* A bounded string under construction; `length` counts what did not fit too. */
+typedef struct text {
+    char *at;
+    size_t capacity, length;
+} text;
+
+static void text_put(text *t, const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++, t->length++)
+        if (t->length + 1 < t->capacity) t->at[t->length] = s[i];
+    if (t->capacity) t->at[MIN(t->length, t->capacity - 1)] = 0;
+}
+
+static void text_put_u64(text *t, uint64_t v, unsigned base) {
+    char digits[24];
+    int n = 0;
+    do digits[n++] = "0123456789abcdef"[v % base];
+    while (v /= base);
+    while (n) text_put(t, &digits[--n], 1);
+}
+
+static void text_put_i64(text *t, int64_t v) {
+    if (v < 0) text_put(t, "-", 1);
+    text_put_u64(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 10);
+}
+
+/* The subset of printf that messages need: %s %.*s %c %d %u %x %zu %lld %llu %%. Control characters and bytes
+ * that are not ASCII in strings from files are shown as '?' unless they look like UTF-8. */
+static void text_vformat(text *t, const char *format, va_list args) {
+    for (const char *f = format; *f; f++) {
+        if (*f != '%') {
+            text_put(t, f, 1);
+            continue;
+        }
+        f++;
+        if (*f == 's') {
+            const char *s = va_arg(args, const char *);
+            text_put(t, s, strlen(s));
+        } else if (f[0] == '.' && f[1] == '*' && f[2] == 's') {
+            int n = va_arg(args, int);
+            text_put(t, va_arg(args, const char *), n > 0 ? (size_t)n : 0);
+            f += 2;
+        } else if (*f == 'd') text_put_i64(t, va_arg(args, int));
+        else if (*f == 'u') text_put_u64(t, va_arg(args, unsigned), 10);
+        else if (*f == 'x') text_put_u64(t, va_arg(args, unsigned), 16);
+        else if (*f == 'c') {
+            char c = (char)va_arg(args, int);
+            text_put(t, &c, 1);
+        } else if (f[0] == 'z' && f[1] == 'u') {
+            text_put_u64(t, va_arg(args, size_t), 10);
+            f++;
+        } else if (f[0] == 'l' && f[1] == 'l' && f[2] == 'd') {
+            text_put_i64(t, va_arg(args, long long));
+            f += 2;
+        } else if (f[0] == 'l' && f[1] == 'l' && f[2] == 'u') {
+            text_put_u64(t, va_arg(args, unsigned long long), 10);
+            f += 2;
+        } else {
+            assert(*f == '%');
+            text_put(t, "%", 1);
+        }
+    }
+}
+
+static PRINTF_LIKE(2, 3) void text_format(text *t, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    text_vformat(t, format, args);
+    va_end(args);
+}
+
+/* Files may hold anything in their names; a message stays one printable line. */
+static void text_clean(char *s) {
+    for (; *s; s++)
+        if ((unsigned char)*s < 32 || *s == 127) *s = '?';
+}
+
+static PRINTF_LIKE(3, 4) polar_status fail(polar_error *e, polar_status status, const char *format, ...) {
+    if (e && e->status == POLAR_OK) {
+        text t = {e->message, sizeof e->message, 0};
+        va_list args;
+        e->status = status;
+        va_start(args, format);
+        text_vformat(&t, format, args);
+        va_end(args);
+        text_clean(e->message);
+    }
+    return status;
+}
+
+/* Every public function that takes an error starts with this. */
+static void err_clear(polar_error *e) {
+    if (e) {
+        e->status = POLAR_OK;
+        e->message[0] = 0;
+    }
+}
+
+/* ======================================================================================
+ * [mem] Allocator, checked sizes, layouts
+ *
+ * Sizes that contain a number from outside go through mul_size and add_size. An object is one block, whose
+ * parts are placed by a layout: the same function runs twice, to measure and to place. Uses: [err].
+ * ====================================================================================== */
+
+static void *mem_malloc(void *user, size_t size) {
+    (void)user;
+    return malloc(size);
+}
+
+static void mem_malloc_free(void *user, void *ptr, size_t size) {
+    (void)user, (void)size;
+    free(ptr);
+}
+
+static polar_allocator mem_allocator(const polar_allocator *a) {
+    const polar_allocator standard = {mem_malloc, mem_malloc_free, NULL};
+    return a && a->alloc && a->free ? *a : standard;
+}
+
+static void *mem_alloc(const polar_allocator *a, size_t size, polar_error *e) {
+    void *p = a->alloc(a->user, size ? size : 1);
+    if (!p) fail(e, POLAR_MEMORY, "out of memory: %zu bytes were refused", size);
+    return p;
+}
+
+static void mem_free(const polar_allocator *a, void *p, size_t size) {
+    if (p) a->free(a->user, p, size ? size : 1);
+}
+
+/* *r = a * b and *r = a + b; 0 if that overflows. */
+static int mul_size(size_t *r, size_t a, size_t b) {
+    if (b && a > SIZE_MAX / b) return 0;
+    *r = a * b;
+    return 1;
+}
+
+static int add_size(size_t *r, size_t a, size_t b) {
+    if (a > SIZE_MAX - b) return 0;
+    *r = a + b;
+    return 1;
+}
+
+/* Grows *p, an array of *capacity elements, so that `need` fit; the old elements stay. 0 without memory. */
+static int mem_grow(const polar_allocator *a, void **p, size_t *capacity, size_t need, size_t element, polar_error *e) {
+    size_t n = *capacity ? *capacity : 16, bytes;
+    void *q;
+    if (need <= *capacity) return 1;
+    while (n < need)
+        if (!mul_size(&n, n, 2)) n = need;
+    if (!mul_size(&bytes, n, element)) {
+        fail(e, POLAR_MEMORY, "out of memory: %zu elements of %zu bytes", need, element);
+        return 0;
+    }
+    if (!(q = mem_alloc(a, bytes, e))) return 0;
+    if (*p) memcpy(q, *p, *capacity * element);
+    mem_free(a, *p, *capacity * element);
+    *p = q;
+    *capacity = n;
+    return 1;
+}
+
+/* Places arrays one after the other in a block. With base NULL it only measures. */
+typedef struct layout {
+    uint8_t *base; /* aligned to LAYOUT_ALIGN by layout_begin */
+    size_t used;
+    int overflow;
+} layout;
+
+#define LAYOUT_ALIGN 64 /* a cache line */
+
+/* `block` has the measured size plus LAYOUT_ALIGN. */
+static layout layout_begin(void *block) {
+    layout l = {NULL, 0, 0};
+    if (block) l.base = (uint8_t *)block + (LAYOUT_ALIGN - (uintptr_t)block % LAYOUT_ALIGN) % LAYOUT_ALIGN;
+    return l;
+}
+
+static void *layout_place(layout *l, size_t count, size_t element) {
+    size_t at = l->used, bytes;
+    if (!mul_size(&bytes, count, element) || !add_size(&bytes, bytes, LAYOUT_ALIGN - 1) ||
+        !add_size(&l->used, at, bytes / LAYOUT_ALIGN * LAYOUT_ALIGN))
+        l->overflow = 1;
+    return l->base && !l->overflow ? l->base + at : NULL;
+}
+
+/* Bytes to allocate for a measured layout; 0 if it overflowed. */
+static size_t layout_bytes(const layout *l) {
+    size_t n;
+    return !l->overflow && add_size(&n, l->used, LAYOUT_ALIGN) ? n : 0;
+}
+
+/* FNV-1a, for hash tables. */
+static uint64_t mem_hash(const void *p, size_t n) {
+    const uint8_t *b = p;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+/* ======================================================================================
+ * [num] Exact arithmetic
+ *
+ * What has to give the same bits everywhere and is not one IEEE operation: fused multiply-add, half floats,
+ * exp, log, pow, sine and cosine, random numbers; and reading little-endian numbers. Uses: nothing.
+ * ====================================================================================== */
+
+static uint32_t f32_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+
+static float bits_f32(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+static uint64_t f64_bits(double x) {
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return u;
+}
+
+static double bits_f64(uint64_t u) {
+    double x;
+    memcpy(&x, &u, 8);
+    return x;
+}
+
+/* Little-endian, unaligned. Compilers make one load of each. */
+static uint16_t rd_u16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static uint32_t rd_u32(const uint8_t *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static uint64_t rd_u64(const uint8_t *p) {
+    return (uint64_t)rd_u32(p) | (uint64_t)rd_u32(p + 4) << 32;
+}
+
+static float rd_f32(const uint8_t *p) {
+    return bits_f32(rd_u32(p));
+}
+
+static void wr_u16(uint8_t *p, uint16_t v) {
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+static void wr_u32(uint8_t *p, uint32_t v) {
+    wr_u16(p, (uint16_t)v);
+    wr_u16(p + 2, (uint16_t)(v >> 16));
+}
+
+static void wr_u64(uint8_t *p, uint64_t v) {
+    wr_u32(p, (uint32_t)v);
+    wr_u32(p + 4, (uint32_t)(v >> 32));
+}
+
+/* a*b + c, rounded once. Without the instruction: the product of two floats is exact in double; the sum is
+ * made odd where it is inexact (round to odd), so that the second rounding, to float, is the only one. */
+static float fma32(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__)
+    return __builtin_fmaf(a, b, c);
+#else
+    double p = (double)a * (double)b, q = (double)c, s = p + q, t = s - p, err;
+    err = (p - (s - t)) + (q - t);
+    if (err != 0 && err - err == 0) { /* inexact, and not infinite or NaN */
+        uint64_t u = f64_bits(s);
+        if (!(u & 1)) u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
+        s = bits_f64(u);
+    }
+    return (float)s;
+#endif
+}
+
+/* IEEE half, exact. */
+static float f16_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
+    if (e == 31) return bits_f32(sign | 0x7f800000 | m << 13 | (m ? 0x400000 : 0));
+    if (e) return bits_f32(sign | (e + 112) << 23 | m << 13);
+    return bits_f32(sign | f32_bits((float)m * 5.9604644775390625e-8f)); /* m * 2^-24 */
+}
+
+/* Nearest half, ties to even; NaN stays a quiet NaN with its top bits, as F16C does it. */
+static uint16_t f32_f16(float x) {
+    uint32_t u = f32_bits(x), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+    if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
+    if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds to 65536 or more */
+    if (a < 0x38800000) {                                  /* subnormal: add 0.5 so that the unit is 2^-24 */
+        float y = bits_f32(a) + 0.5f;
+        return (uint16_t)(sign | (f32_bits(y) - 0x3f000000));
+    }
+    a += 0xfff + (a >> 13 & 1);
+    return (uint16_t)(sign | (a - 0x38000000) >> 13);
+}
+
+static float bf16_f32(uint16_t h) {
+    return bits_f32((uint32_t)h << 16);
+}
+
+static float rd_f16(const uint8_t *p) {
+    return f16_f32(rd_u16(p));
+}
+
+/* Nearest integer, ties to even, for |x| < 2^22. */
+static float round_even(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    volatile float y = x + magic;    /* volatile: (x + m) - m must not be simplified */
+    return y - magic;
+}
+
+/* e^x with an error below 1 ulp. n = nearest integer to x / ln 2, r = x - n ln 2, e^r by a polynomial of
+ * degree 6, times 2^n in two factors. The vector variants in [kern] do the same operations in the same order. */
+#define EXP_LOG2E 1.44269504088896341f
+#define EXP_LN2_HI 0.693145751953125f       /* 15 bits, so that n times it is exact */
+#define EXP_LN2_LO 1.42860682030941723e-6f
+#define EXP_MAX 88.72283f /* above it the result is infinite */
+#define EXP_MIN -103.97208f /* below it the result is 0 */
+static const float exp_poly[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+
+static float exp32(float x) {
+    float n, r, p;
+    int i, half;
+    if (!(x <= EXP_MAX)) return x + bits_f32(0x7f800000); /* infinity, or NaN */
+    if (x < EXP_MIN) return 0;
+    n = round_even(x * EXP_LOG2E);
+    r = fma32(-n, EXP_LN2_HI, x);
+    r = fma32(-n, EXP_LN2_LO, r);
+    p = exp_poly[0];
+    for (int k = 1; k < COUNT(exp_poly); k++) p = fma32(p, r, exp_poly[k]);
+    i = (int)n;
+    half = (i + 256) / 2 - 128; /* floor(i / 2) */
+    return p * bits_f32((uint32_t)(half + 127) << 23) * bits_f32((uint32_t)(i - half + 127) << 23);
+}
+
+/* Double precision functions for tables and statistics: not fast, the same everywhere. A product that is
+ * added to something goes through mul64, or gcc would fuse it on some targets and not on others. */
+static double mul64(double a, double b) {
+    volatile double p = a * b;
+    return p;
+}
+
+#define LN2 0.693147180559945309417
+
+/* Natural logarithm of a positive normal x: x = m 2^e with m in [sqrt 1/2, sqrt 2), ln m = 2 atanh s with
+ * s = (m-1)/(m+1), by its series. */
+static double log64(double x) {
+    int e = (int)(f64_bits(x) >> 52) - 1023;
+    double m = bits_f64((f64_bits(x) & 0xfffffffffffffu) | 0x3ff0000000000000u), s, s2, sum = 0;
+    if (m > 1.41421356237309505) {
+        m = m / 2;
+        e++;
+    }
+    s = (m - 1) / (m + 1);
+    s2 = mul64(s, s);
+    for (int k = 23; k >= 1; k -= 2) sum = mul64(sum, s2) + 1.0 / k;
+    return mul64(e, LN2) + mul64(mul64(2, s), sum);
+}
+
+static double exp64(double x) {
+    double n = mul64(x, 1 / LN2), r, sum = 1;
+    int i;
+    if (!(x < 709)) return x > 0 ? bits_f64(0x7ff0000000000000u) : x;
+    if (x < -708) return 0;
+    i = (int)(n < 0 ? n - 0.5 : n + 0.5);
+    r = x - mul64(i, 0.693147180369123816490); /* ln 2 in two parts; the first times i is exact */
+    r = r - mul64(i, 1.90821492927058770002e-10);
+    for (int k = 18; k >= 1; k--) sum = 1 + mul64(sum, r / k);
+    return sum * bits_f64((uint64_t)(i + 1023) << 52);
+}
+
+/* x^y for positive x. */
+static double pow64(double x, double y) {
+    return exp64(mul64(y, log64(x)));
+}
+
+/* Sine and cosine of an angle given as a fraction of a turn in units of 2^-64. Angles that are multiples of
+ * a step wrap exactly, so position 100000 is as precise as position 1. */
+static void turn_sincos(uint64_t turn, double *sine, double *cosine) {
+    uint64_t rounded = turn + ((uint64_t)1 << 61); /* quadrant, centred on its axis */
+    int quadrant = (int)(rounded >> 62);
+    double x = ((double)(rounded & 0x3fffffffffffffffu) - 2305843009213693952.0) / 18446744073709551616.0, s, c, x2;
+    x = mul64(x, 6.28318530717958647693); /* now in [-pi/4, pi/4) */
+    x2 = mul64(x, x);
+    s = c = 0;
+    for (int k = 8; k >= 1; k--) {
+        s = mul64(-x2 / (double)(2 * k * (2 * k + 1)), 1 + s);
+        c = mul64(-x2 / (double)(2 * k * (2 * k - 1)), 1 + c);
+    }
+    s = mul64(x, 1 + s);
+    c = 1 + c;
+    *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
+    *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
+}
+
+/* SplitMix64: the library's only source of randomness, always seeded by the caller. */
+static uint64_t rng_next(uint64_t *state) {
+    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+/* Uniform in [0, 1), 24 bits. */
+static float rng_float(uint64_t *state) {
+    return (float)(rng_next(state) >> 40) * 5.9604644775390625e-8f;
+}
+
+/* ======================================================================================
+ * [thread] One primitive: run n tasks
+ *
+ * Tasks write disjoint results, so their order cannot matter. Uses: [err] [mem].
+ * ====================================================================================== */
+/*THREAD*/
+
+/* ======================================================================================
+ * [gguf] GGUF files: reading and writing
+ * ====================================================================================== */
+/*GGUF*/
+
+/* ======================================================================================
+ * [json] JSON: reading and writing, numbers without a locale
+ * ====================================================================================== */
+/*JSON*/
+
+/* ======================================================================================
+ * [quant] Tensor types: blocks of quantized numbers
+ * ====================================================================================== */
+/*QUANT*/
+
+/* ======================================================================================
+ * [kern] Kernels and the choice of an instruction set
+ * ====================================================================================== */
+/*KERN*/
+
+/* ======================================================================================
+ * [uni] Unicode classes
+ * ====================================================================================== */
+/*UNI*/
+
+/* ======================================================================================
+ * [tok] Tokenizers and chat formats
+ * ====================================================================================== */
+/*TOK*/
+
+/* ======================================================================================
+ * [model] Architectures and weights
+ * ====================================================================================== */
+/*MODEL*/
+
+/* ======================================================================================
+ * [prog] Programs of layers
+ * ====================================================================================== */
+/*PROG*/
+
+/* ======================================================================================
+ * [call] One layer call: attention, feed-forward, experts
+ * ====================================================================================== */
+/*CALL*/
+
+/* ======================================================================================
+ * [session] Key-value slots, evaluation
+ * ====================================================================================== */
+/*SESSION*/
+
+/* ======================================================================================
+ * [gen] Sampling and generation
+ * ====================================================================================== */
+/*GEN*/
+
+/* ======================================================================================
+ * [answer] Answers: extraction and equality
+ * ====================================================================================== */
+/*ANSWER*/
+
+/* ======================================================================================
+ * [search] Search for programs
+ * ====================================================================================== */
+/*SEARCH*/
+
+/* ======================================================================================
+ * [pred] Predictor
+ * ====================================================================================== */
+/*PRED*/
+
+/* ======================================================================================
+ * [train] Training
+ * ====================================================================================== */
+/*TRAIN*/

@@ -1,0 +1,428 @@
+/* polar - quantized language models run by program. C99, two files, no dependencies. MIT licence.
+ *
+ * A frozen transformer has D layers. polar runs it under a *program*, which says for each run of layers
+ * whether it is skipped, executed once or executed several times ("0-3 4-7x2 8x0 9-15"), and it holds the
+ * method around that: GGUF files, tokenizers, the quantized forward pass, the search for programs, the
+ * predictor that picks one for a question, its training, and honest evaluation (PoLar, arXiv 2606.06574).
+ *
+ * This program answers a question (it is examples/minimal.c; cc minimal.c polar.c -lpthread -lm):
+ *
+ *     #include "polar.h"
+ *     #include <stdio.h>
+ *
+ *     static int print(void *user, const char *text, size_t length) {
+ *         fwrite(text, 1, length, (FILE *)user);
+ *         return fflush((FILE *)user);
+ *     }
+ *
+ *     int main(int argc, char **argv) {
+ *         polar_error error;
+ *         polar_model *model = NULL;
+ *         polar_ask_options options = polar_ask_defaults();
+ *         polar_result result;
+ *         if (argc < 3) return 2;
+ *         options.generate.on_text = print;
+ *         options.generate.user = stdout;
+ *         options.program = argc > 3 ? argv[3] : NULL;
+ *         if (polar_model_open(&model, argv[1], NULL, &error) ||
+ *             polar_ask(model, argv[2], &options, &result, &error)) {
+ *             fprintf(stderr, "minimal: %s\n", error.message);
+ *             polar_model_close(model);
+ *             return 1;
+ *         }
+ *         printf("\n[%d tokens, %d layer calls each]\n", result.n_generated, result.n_calls);
+ *         polar_model_close(model);
+ *         return 0;
+ *     }
+ *
+ * THREE IDEAS
+ * Program: a partition of the layers 0..D-1 into segments, each executed 0, 1 or more times. Written out as
+ *   the list of executed layers it is a *path*; one entry of the path is a *call*. Programs are plain values.
+ * Session: one conversation with a model under one program. Every call of the path has its own slot of keys
+ *   and values, so cached decoding gives exactly what recomputing the whole text would give.
+ * Predictor: a small network that reads the question and proposes programs before the model runs.
+ *
+ * WHO OWNS WHAT
+ * polar_model is immutable after opening and may be used by any number of threads and sessions at once; it
+ * must outlive them. A polar_session belongs to one thread at a time. Plain structs (options, programs,
+ * errors, results) belong to the caller. Memory comes from the allocator in the options (malloc if NULL).
+ * Nothing here prints, exits, reads the environment or keeps global state.
+ *
+ * EXACTNESS
+ * Results are defined bit by bit and do not depend on the number of threads, the batch size, the chunking of
+ * a prompt, the instruction set, the compiler or the optimization level.
+ *
+ * ERRORS
+ * Functions that can fail return a polar_status (POLAR_OK is 0) and fill the caller's polar_error, which may
+ * be NULL. Messages name the file, tensor, key or line, what was found and what was expected.
+ *
+ * SWITCHES, defined when compiling polar.c
+ * POLAR_NO_THREADS  no threads: everything runs in the caller's
+ * POLAR_NO_SIMD     plain C only (same bits, slower)
+ * POLAR_NO_MMAP     files are read into memory instead of mapped
+ * POLAR_NO_STDIO    no files: models come from memory
+ * POLAR_NO_SEARCH, POLAR_NO_TRAIN  leave these parts out
+ */
+#ifndef POLAR_H
+#define POLAR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define POLAR_VERSION "0.1.0"
+#define POLAR_MAX_LAYER 256   /* layers of a model */
+#define POLAR_MAX_CALLS 1280  /* calls of a path: every layer five times */
+
+/* The version the library was compiled as, POLAR_VERSION. */
+const char *polar_version(void);
+
+/* --- [err] status and error ------------------------------------------------------------------------- */
+
+#define POLAR_STATUS_LIST(X)                                                                  \
+    X(OK, "no error")                                                                         \
+    X(ARGUMENT, "bad argument")             /* the caller's: a NULL, a number out of range */ \
+    X(IO, "file error")                     /* not found, not readable, disk full */          \
+    X(FORMAT, "malformed input")            /* a file or text breaks its own rules */         \
+    X(UNSUPPORTED, "unsupported")           /* well-formed, but nothing this library runs */  \
+    X(MEMORY, "out of memory")                                                                \
+    X(CONTEXT, "context full")              /* more tokens than the session can hold */       \
+    X(MISMATCH, "parts do not belong together") /* a program for another depth, ... */        \
+    X(CANCELLED, "cancelled")               /* a callback said stop */                        \
+    X(NUMERIC, "not a finite number")       /* logits became NaN or infinite */
+
+typedef enum polar_status {
+#define POLAR_STATUS_ENUM(name, text) POLAR_##name,
+    POLAR_STATUS_LIST(POLAR_STATUS_ENUM)
+#undef POLAR_STATUS_ENUM
+    POLAR_N_STATUS
+} polar_status;
+
+typedef struct polar_error {
+    polar_status status;
+    char message[480]; /* UTF-8, NUL-terminated, without a newline; "" when status is POLAR_OK */
+} polar_error;
+
+/* The text of a status, "unknown status" for any other number. */
+const char *polar_status_text(polar_status status);
+
+/* --- [mem] allocator -------------------------------------------------------------------------------- */
+
+/* Where memory comes from. `alloc` returns `size` bytes aligned for any type, or NULL; `free` gets the size
+ * back. Both may be called from several threads when sessions are. Copied at open; `user` must outlive it. */
+typedef struct polar_allocator {
+    void *(*alloc)(void *user, size_t size);
+    void (*free)(void *user, void *ptr, size_t size);
+    void *user;
+} polar_allocator;
+
+/* --- [thread] parallel work ------------------------------------------------------------------------- */
+
+/* A task does part `index` of some work. `worker` is below n_threads, and no two tasks that run at the same
+ * time have the same worker number. */
+typedef void (*polar_task)(void *context, int index, int worker);
+
+/* Runs task(context, i, worker) for every i in [0, n), in any order, and returns when all are done. A program
+ * with threads of its own (a game engine, web workers) supplies its runner; results never depend on it. */
+typedef struct polar_runner {
+    void (*run)(void *user, int n, polar_task task, void *context);
+    void *user;
+    int n_threads; /* worker numbers are below this; at least 1 */
+} polar_runner;
+
+/* A pool of n_threads - 1 threads and the caller's own. They spin shortly between pieces of work and sleep
+ * after that. n_threads <= 0 means one per core. Several sessions may share a pool: one that finds it busy
+ * works alone. With POLAR_NO_THREADS the pool has one thread. */
+typedef struct polar_pool polar_pool;
+polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error);
+void polar_pool_free(polar_pool *pool);
+/* The runner of a pool, valid as long as the pool. */
+polar_runner polar_pool_runner(polar_pool *pool);
+/* Number of cores this process may use, at least 1. */
+int polar_cpu_count(void);
+
+/* --- [kern] instruction sets ------------------------------------------------------------------------ */
+
+/* Which variant of the kernels runs. All give the same bits; AUTO takes the fastest that the CPU has. */
+typedef enum polar_cpu { POLAR_CPU_AUTO, POLAR_CPU_PLAIN, POLAR_CPU_AVX2, POLAR_CPU_NEON, POLAR_N_CPU } polar_cpu;
+
+/* "auto", "plain", "avx2", "neon"; NULL for any other number. */
+const char *polar_cpu_name(polar_cpu cpu);
+/* 1 if this build and this CPU can run the variant, else 0. */
+int polar_cpu_available(polar_cpu cpu);
+
+/* --- [gguf] tensor types and files ------------------------------------------------------------------ */
+/*GGUF*/
+
+/* --- [model] ---------------------------------------------------------------------------------------- */
+
+typedef struct polar_model polar_model;
+
+/* Called while work goes on, with its share done in 0..1; a return value other than 0 cancels it. */
+typedef int (*polar_progress)(void *user, double done);
+
+typedef struct polar_model_options {
+    const polar_allocator *allocator; /* NULL: malloc and free */
+    polar_cpu cpu;                    /* kernels; POLAR_CPU_AUTO */
+    int no_mmap;                      /* 1: read the file into memory even where it could be mapped */
+    polar_progress progress;          /* NULL, or called during loading */
+    void *progress_user;
+} polar_model_options;
+polar_model_options polar_model_defaults(void);
+
+/* Opens a GGUF model. `path` is UTF-8 on every system; of a split model it is the first file
+ * (NAME-00001-of-0000N.gguf), the others are found beside it. Weights stay in the mapped file. NULL options
+ * are the defaults. On failure *out is NULL. */
+polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options,
+                              polar_error *error);
+/* The same from memory, in place: the bytes are neither copied nor changed and must outlive the model. They
+ * need no alignment. */
+polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size,
+                                     const polar_model_options *options, polar_error *error);
+void polar_model_close(polar_model *model);
+
+/* How a conversation is written as tokens. */
+typedef enum polar_chat { POLAR_CHAT_AUTO, POLAR_CHAT_RAW, POLAR_CHAT_CHATML, POLAR_CHAT_LLAMA3, POLAR_N_CHAT } polar_chat;
+/* "auto", "raw", "chatml", "llama3"; NULL for any other number. */
+const char *polar_chat_name(polar_chat chat);
+
+/* What a model is. Strings are NUL-terminated and belong to the model. */
+typedef struct polar_model_info {
+    const char *architecture;  /* "llama", "qwen2", "qwen3", "qwen2moe" */
+    const char *name;          /* general.name, or "" */
+    const char *tokenizer;     /* "llama-bpe", "qwen2", "gpt-2", "llama" */
+    int n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
+    int n_ctx_train;           /* context the model was trained for */
+    int n_expert, n_expert_used;
+    int n_tensors;
+    int token_bos, token_eos, token_eot; /* -1 where the file names none */
+    polar_chat chat;           /* the format that the file's template asks for, RAW without one */
+    int64_t n_params;          /* numbers in all tensors */
+    int64_t weight_bytes;      /* bytes of all tensors: what is mapped, not what is allocated */
+    double rope_base;
+} polar_model_info;
+void polar_model_get_info(const polar_model *model, polar_model_info *info);
+
+/* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
+typedef struct polar_tensor_info {
+    const char *name, *type; /* type: "Q4_K", ... */
+    int n_dims;
+    int64_t dims[4];         /* dims[0] is the length of a row */
+    int64_t bytes;
+} polar_tensor_info;
+int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
+
+/* A metadata value of the file as text ("" and 0 if the key is absent or an array); borrowed or written into
+ * `buffer`. */
+const char *polar_model_metadata(const polar_model *model, const char *key, char *buffer, size_t size);
+
+/* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
+ * whole file once per call. */
+uint64_t polar_model_checksum(const polar_model *model);
+
+/* --- [tok] text and tokens -------------------------------------------------------------------------- */
+
+#define POLAR_TOKENIZE_SPECIAL 1 /* "<|eot_id|>" in the text is that token; without this flag it is plain text */
+#define POLAR_TOKENIZE_BOS 2     /* begin with BOS if the file asks for it */
+
+/* Text to tokens, without Unicode normalization. *n gets the number of tokens of the whole text; at most
+ * `capacity` are written (call with 0 to measure). Any bytes are accepted: what is not UTF-8 becomes byte
+ * tokens or the replacement character, as the vocabulary has it. */
+polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
+                            int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+
+#define POLAR_DETOKENIZE_SPECIAL 1 /* control tokens are written out; without it they are left out */
+/* Tokens to text. *length gets the bytes of the whole text; at most `capacity` are written, no NUL is. */
+polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
+                              char *text, size_t capacity, size_t *length, polar_error *error);
+
+/* 1 if the token is a control token (BOS, end of turn, ...), 0 if not or out of range. */
+int polar_token_is_control(const polar_model *model, int token);
+/* 1 if the token ends a generation: EOS, end of turn, end of message. */
+int polar_token_is_end(const polar_model *model, int token);
+
+typedef struct polar_message {
+    const char *role;    /* "system", "user", "assistant" */
+    const char *content; /* NUL-terminated; control tokens inside are plain text */
+} polar_message;
+
+/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW
+ * takes the contents one after the other. qwen3 in ChatML gets the empty thinking block that turns thinking
+ * off. *n and capacity as in polar_tokenize. */
+polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
+                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+
+/* --- [prog] programs -------------------------------------------------------------------------------- */
+
+typedef struct polar_segment {
+    int16_t start, length; /* layers start .. start + length - 1 */
+    int16_t times;         /* executions of the whole segment: 0 skips it */
+} polar_segment;
+
+/* Segments in order, without gaps, covering layers 0 .. n_layer-1. */
+typedef struct polar_program {
+    int n_layer, n_segments;
+    polar_segment segments[POLAR_MAX_LAYER];
+} polar_program;
+
+/* Every layer once: one segment. */
+polar_program polar_program_identity(int n_layer);
+/* POLAR_OK if the program is well-formed for n_layer layers and executes at least one call. */
+polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
+/* Text form: items "a-b", "a", "a-bxT", "axT" separated by spaces or commas, T executions, 0 = skipped, 1 if
+ * left out. Layers that no item names are executed once; items ascend and do not overlap. "identity" or ""
+ * is the identity. */
+polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
+/* Writes the text form that polar_program_parse reads back as it is, NUL-terminated and cut at `size`.
+ * Returns its whole length. */
+size_t polar_program_format(const polar_program *program, char *text, size_t size);
+/* Number of calls, |pi|; the cost ratio is that over n_layer. */
+int polar_program_length(const polar_program *program);
+double polar_program_cost(const polar_program *program);
+/* The path: the layers in the order they are executed. Returns their number, writes at most `capacity`. */
+int polar_program_path(const polar_program *program, int *path, int capacity);
+/* The canonical parse of a path: fewest segments of at most max_length layers and max_times executions; then
+ * fewest skips; then most repeats; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if the path
+ * has no such form (order changed, repeated more often, ...). */
+polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
+                                     int max_length, int max_times, polar_error *error);
+/* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often. NUL-terminated, cut
+ * at `size`; returns the number of layers. */
+size_t polar_program_strip(const polar_program *program, char *text, size_t size);
+/* 1 if both execute the same path. */
+int polar_program_equal(const polar_program *a, const polar_program *b);
+
+/* --- [session] -------------------------------------------------------------------------------------- */
+
+typedef struct polar_session polar_session;
+
+typedef enum polar_kv_mode {
+    POLAR_KV_PER_CALL, /* every call attends to its own keys and values: equals recomputation */
+    POLAR_KV_SHARED    /* calls of one layer see each other's entries, as the code released with [P] does */
+} polar_kv_mode;
+
+typedef enum polar_kv_type { POLAR_KV_F16, POLAR_KV_F32 } polar_kv_type;
+
+/* What a tap sees after a call. `hidden` is (n_rows, n_embd), the residual stream of positions
+ * position .. position+n_rows-1, and may be changed. */
+typedef struct polar_tap_info {
+    int layer;             /* layer executed; -1 before the first call (the embeddings) */
+    int call, n_calls;     /* index in the path, and its length */
+    int position, n_rows, n_embd;
+    float *hidden;
+} polar_tap_info;
+/* Return 0 to go on; anything else cancels the evaluation with POLAR_CANCELLED and leaves the session as it
+ * was before it. */
+typedef int (*polar_tap)(void *user, const polar_tap_info *info);
+
+typedef struct polar_session_options {
+    const polar_allocator *allocator; /* NULL: that of the model */
+    int n_ctx;            /* tokens the session can hold; 0: the smaller of 4096 and what the model was trained for */
+    int n_batch;          /* tokens that go through a layer together in prefill; 0: 128. Does not change results */
+    int n_logits;         /* positions whose logits an evaluation can keep; 0: 1 */
+    int max_calls;        /* longest path that set_program may bring later; 0: the length of the first */
+    polar_kv_mode kv_mode;
+    polar_kv_type kv_type;
+    int n_threads;        /* 0: one per core. Ignored with a runner */
+    const polar_runner *runner;
+    polar_tap tap;        /* NULL, or called after every call: to look, to change, to cancel */
+    void *tap_user;
+} polar_session_options;
+polar_session_options polar_session_defaults(void);
+
+/* Bytes that polar_session_create will take from the allocator with these options and a program (NULL: the
+ * identity), threads included. 0 if the options are refused. */
+size_t polar_session_bytes(const polar_model *model, const polar_program *program,
+                           const polar_session_options *options);
+/* Creates a session under a program (NULL: the identity). All memory is taken here, none later. */
+polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
+                                  const polar_session_options *options, polar_error *error);
+void polar_session_free(polar_session *session);
+
+/* Change the program, or run layers in any order as a path. The session becomes empty. */
+polar_status polar_session_set_program(polar_session *session, const polar_program *program, polar_error *error);
+polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
+
+/* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the
+ * session is as before. Cost: one pass over the weights of every call per n_batch tokens. */
+polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
+/* Logits (n_vocab) of the last evaluated position (back = 0), the one before (1), ...; NULL if not kept. They
+ * belong to the session and change with the next evaluation. */
+float *polar_session_logits(polar_session *session, int back);
+/* Number of tokens held, and the tokens. */
+int polar_session_position(const polar_session *session);
+const int32_t *polar_session_tokens(const polar_session *session);
+/* Drops all but the first n tokens; the logits are gone. */
+polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
+const polar_model *polar_session_model(const polar_session *session);
+
+/* --- [gen] sampling and generation ------------------------------------------------------------------ */
+
+typedef struct polar_sampling {
+    float temperature; /* 0: greedy, the largest logit, lowest id on ties */
+    int top_k;         /* 0: off */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off; drops what is less likely than min_p times the best */
+    uint64_t seed;     /* the same seed gives the same text, everywhere */
+} polar_sampling;
+
+typedef enum polar_stop {
+    POLAR_STOP_LIMIT,  /* max_tokens reached */
+    POLAR_STOP_END,    /* the model said so */
+    POLAR_STOP_STRING, /* a stop string appeared; it is not part of the text */
+    POLAR_STOP_CONTEXT /* no room for another token */
+} polar_stop;
+
+typedef struct polar_generate_options {
+    int max_tokens;                   /* 0: 256 */
+    polar_sampling sampling;
+    const char *const *stop;          /* strings that end the text, NULL-terminated list or NULL */
+    const int32_t *stop_tokens;       /* further tokens that end it, besides those of the model */
+    int n_stop_tokens;
+    int ignore_end;                   /* 1: the model's own end does not stop it */
+    /* Called with pieces of the text, whole UTF-8 characters only; not 0 cancels. NULL: not called. */
+    int (*on_text)(void *user, const char *text, size_t length);
+    void *user;
+} polar_generate_options;
+polar_generate_options polar_generate_defaults(void);
+
+typedef struct polar_result {
+    int n_prompt, n_generated; /* tokens */
+    int n_calls;               /* layer calls per token */
+    polar_stop stop;
+    double logprob;            /* sum of natural log probabilities of the generated tokens, before temperature */
+    size_t length;             /* bytes of text */
+} polar_result;
+
+/* Draws a token from logits (n). `state` is the random state, seeded by the caller with sampling->seed and
+ * advanced by each draw. `scratch` is n floats and n int32_t, may be NULL when greedy. */
+int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch);
+
+/* Evaluates the prompt (n may be 0 if the session has logits) and generates. Up to `capacity` bytes of the
+ * text are written to `text` (may be NULL), NUL-terminated if there is room. */
+polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
+                                    const polar_generate_options *options, char *text, size_t capacity,
+                                    polar_result *result, polar_error *error);
+
+typedef struct polar_ask_options {
+    polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
+    polar_generate_options generate;
+    polar_chat chat;               /* AUTO: the file's */
+    const char *system;            /* system message, or NULL */
+    const char *program;           /* text form, or NULL for the identity */
+    char *text;                    /* where the answer goes, or NULL */
+    size_t capacity;
+} polar_ask_options;
+polar_ask_options polar_ask_defaults(void);
+
+/* Question in, answer out: chat format, program, session, generation, all in one call. */
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
+                       polar_result *result, polar_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* POLAR_H */

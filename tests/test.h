@@ -1,0 +1,61 @@
+/* The test harness: CHECK, and a main that runs all tests of a file or those named on the command line.
+ *
+ *     #include "../polar.c"
+ *     #include "test.h"
+ *     TEST(sum) { CHECK(1 + 1 == 2); }
+ *     TESTS(sum)
+ *
+ * Every file ends with one line `N passed, N failed`; exit status 1 if a test failed. */
+#ifndef TEST_H
+#define TEST_H
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int test_failures; /* of the running test */
+
+#define CHECK(cond) ((cond) ? (void)0 : (void)(test_failures++, test_fail(__FILE__, __LINE__, #cond)))
+#define CHECK_BITS(a, b, n) CHECK(!memcmp(a, b, (n) * sizeof *(a)))
+#define CHECK_STR(a, b) test_str(__FILE__, __LINE__, a, b)
+
+static void test_fail(const char *file, int line, const char *what) {
+    if (test_failures <= 10) printf("%s:%d: %s\n", file, line, what);
+}
+
+static void test_str(const char *file, int line, const char *a, const char *b) {
+    if (!strcmp(a, b)) return;
+    if (test_failures++ < 10) printf("%s:%d: found \"%s\", expected \"%s\"\n", file, line, a, b);
+}
+
+typedef struct test_case {
+    const char *name;
+    void (*run)(void);
+} test_case;
+
+#define TEST(name) static void test_##name(void)
+
+/* Data of ../shared that users do not have: a test that needs it says that it skips. */
+static FILE *test_shared(const char *path) {
+    char full[512];
+    FILE *f;
+    snprintf(full, sizeof full, "%s/%s", getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared", path);
+    if (!(f = fopen(full, "rb"))) printf("skipped: %s is not here\n", full);
+    return f;
+}
+
+static int test_main(const test_case *tests, int n, int argc, char **argv) {
+    int passed = 0, failed = 0;
+    for (int i = 0; i < n; i++) {
+        int wanted = argc < 2;
+        for (int k = 1; k < argc; k++) wanted |= !strcmp(argv[k], tests[i].name);
+        if (!wanted) continue;
+        test_failures = 0;
+        tests[i].run();
+        if (test_failures) printf("FAILED %s (%d)\n", tests[i].name, test_failures);
+        test_failures ? failed++ : passed++;
+        fflush(stdout);
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed > 0;
+}
+#endif
