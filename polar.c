@@ -86,10 +86,12 @@
 #define TARGET(isa) __attribute__((target(isa)))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 #define MAYBE_UNUSED __attribute__((unused))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 #define TARGET(isa)
 #define PRINTF_LIKE(f, a)
 #define MAYBE_UNUSED
+#define ALWAYS_INLINE inline
 #endif
 
 #if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO)
@@ -450,35 +452,33 @@ static float rd_f16(const uint8_t *p) {
     return f16_f32(rd_u16(p));
 }
 
-/* Nearest integer, ties to even, for |x| < 2^22. */
-static float round_even(float x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23 */
-    volatile float y = x + magic;    /* volatile: (x + m) - m must not be simplified */
-    return y - magic;
+/* x * scale to the nearest integer, ties to even, rounded once, for |x * scale| < 2^22: adding 1.5 * 2^23
+ * leaves no bits behind the point. */
+#define ROUND_MAGIC 12582912.0f
+static float round_scaled(float x, float scale) {
+    return fma32(x, scale, ROUND_MAGIC) - ROUND_MAGIC;
 }
 
-/* e^x with an error below 1 ulp. n = nearest integer to x / ln 2, r = x - n ln 2, e^r by a polynomial of
- * degree 6, times 2^n in two factors. The vector variants in [kern] do the same operations in the same order. */
+/* e^x with an error below 1 ulp; 0 below -87, infinity above 88.37, so that no result is subnormal and the last
+ * product is exact. n = nearest integer to x / ln 2, r = x - n ln 2, e^r by a polynomial of degree 6, times
+ * 2^n. The vector variants in [kern] do the same operations in the same order. */
 #define EXP_LOG2E 1.44269504088896341f
-#define EXP_LN2_HI 0.693145751953125f       /* 15 bits, so that n times it is exact */
+#define EXP_LN2_HI 0.693145751953125f /* 15 bits, so that n times it is exact */
 #define EXP_LN2_LO 1.42860682030941723e-6f
-#define EXP_MAX 88.72283f /* above it the result is infinite */
-#define EXP_MIN -103.97208f /* below it the result is 0 */
+#define EXP_MAX 88.37f
+#define EXP_MIN -87.0f
 static const float exp_poly[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
 
 static float exp32(float x) {
     float n, r, p;
-    int i, half;
-    if (!(x <= EXP_MAX)) return x + bits_f32(0x7f800000); /* infinity, or NaN */
+    if (!(x <= EXP_MAX)) return x + INFINITY; /* infinity, or NaN */
     if (x < EXP_MIN) return 0;
-    n = round_even(x * EXP_LOG2E);
+    n = round_scaled(x, EXP_LOG2E);
     r = fma32(-n, EXP_LN2_HI, x);
     r = fma32(-n, EXP_LN2_LO, r);
     p = exp_poly[0];
     for (int k = 1; k < COUNT(exp_poly); k++) p = fma32(p, r, exp_poly[k]);
-    i = (int)n;
-    half = (i + 256) / 2 - 128; /* floor(i / 2) */
-    return p * bits_f32((uint32_t)(half + 127) << 23) * bits_f32((uint32_t)(i - half + 127) << 23);
+    return p * bits_f32((uint32_t)((int)n + 127) << 23);
 }
 
 /* Double precision functions for tables and statistics: not fast, the same everywhere. A product that is
@@ -557,9 +557,287 @@ static float rng_float(uint64_t *state) {
 /* ======================================================================================
  * [thread] One primitive: run n tasks
  *
- * Tasks write disjoint results, so their order cannot matter. Uses: [err] [mem].
+ * Tasks write disjoint results, so their order cannot matter. The pool publishes work as one 64-bit ticket,
+ * (number of the work << 32 | tasks nobody took yet): taking a task is one compare-and-swap, and a thread
+ * that wakes up late cannot take part in work that is over. Uses: [err] [mem].
  * ====================================================================================== */
-/*THREAD*/
+
+#if !defined(__GNUC__) && !defined(_MSC_VER) && !defined(POLAR_NO_THREADS)
+#define POLAR_NO_THREADS 1 /* no atomic operations that we know of */
+#endif
+
+static void parallel_for(const polar_runner *r, int n, polar_task task, void *context) {
+    if (n == 1) task(context, 0, 0);
+    else if (n > 1) r->run(r->user, n, task, context);
+}
+
+#ifdef POLAR_NO_THREADS
+
+struct polar_pool {
+    polar_allocator allocator;
+};
+
+static void pool_run(void *user, int n, polar_task task, void *context) {
+    (void)user;
+    for (int i = 0; i < n; i++) task(context, i, 0);
+}
+
+int polar_cpu_count(void) {
+    return 1;
+}
+
+static size_t pool_bytes(int n_threads) {
+    (void)n_threads;
+    return sizeof(polar_pool);
+}
+
+polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error) {
+    polar_allocator a = mem_allocator(allocator);
+    (void)n_threads;
+    err_clear(error);
+    if (!out) return fail(error, POLAR_ARGUMENT, "polar_pool_create: out is NULL");
+    if (!(*out = mem_alloc(&a, sizeof **out, error))) return POLAR_MEMORY;
+    (*out)->allocator = a;
+    return POLAR_OK;
+}
+
+void polar_pool_free(polar_pool *pool) {
+    polar_allocator a;
+    if (!pool) return;
+    a = pool->allocator;
+    mem_free(&a, pool, sizeof *pool);
+}
+
+polar_runner polar_pool_runner(polar_pool *pool) {
+    const polar_runner r = {pool_run, pool, 1};
+    return r;
+}
+
+#else
+
+#ifdef _MSC_VER
+typedef volatile LONG64 atomic_i64;
+#define atomic_load(p) InterlockedCompareExchange64(p, 0, 0)
+#define atomic_store(p, v) InterlockedExchange64(p, v)
+#define atomic_add(p, v) InterlockedExchangeAdd64(p, v)
+#define atomic_swap_if(p, expected, v) (InterlockedCompareExchange64(p, v, expected) == (expected))
+#else
+typedef int64_t atomic_i64;
+#define atomic_load(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+#define atomic_store(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
+#define atomic_add(p, v) __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)
+static int atomic_swap_if(atomic_i64 *p, int64_t expected, int64_t v) {
+    return __atomic_compare_exchange_n(p, &expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+#endif
+
+#ifdef _WIN32
+typedef HANDLE thread_handle;
+typedef SRWLOCK thread_lock;
+typedef CONDITION_VARIABLE thread_cond;
+#define lock_init(l) InitializeSRWLock(l)
+#define lock_take(l) AcquireSRWLockExclusive(l)
+#define lock_release(l) ReleaseSRWLockExclusive(l)
+#define lock_free(l) ((void)(l))
+#define cond_init(c) InitializeConditionVariable(c)
+#define cond_wait(c, l) SleepConditionVariableSRW(c, l, INFINITE, 0)
+#define cond_wake_all(c) WakeAllConditionVariable(c)
+#define cond_free(c) ((void)(c))
+#define thread_yield() SwitchToThread()
+#else
+typedef pthread_t thread_handle;
+typedef pthread_mutex_t thread_lock;
+typedef pthread_cond_t thread_cond;
+#define lock_init(l) pthread_mutex_init(l, NULL)
+#define lock_take(l) pthread_mutex_lock(l)
+#define lock_release(l) pthread_mutex_unlock(l)
+#define lock_free(l) pthread_mutex_destroy(l)
+#define cond_init(c) pthread_cond_init(c, NULL)
+#define cond_wait(c, l) pthread_cond_wait(c, l)
+#define cond_wake_all(c) pthread_cond_broadcast(c)
+#define cond_free(c) pthread_cond_destroy(c)
+#define thread_yield() sched_yield()
+#endif
+
+static void thread_pause(void) {
+#if defined(POLAR_X86)
+    _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+int polar_cpu_count(void) {
+#if defined(_WIN32)
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwNumberOfProcessors > 0 ? (int)info.dwNumberOfProcessors : 1;
+#elif defined(_SC_NPROCESSORS_ONLN)
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 && n < 4096 ? (int)n : 1;
+#else
+    return 1;
+#endif
+}
+
+#define POOL_MAX 256
+
+typedef struct pool_worker {
+    struct polar_pool *pool;
+    int worker;
+    thread_handle handle;
+} pool_worker;
+
+struct polar_pool {
+    polar_allocator allocator;
+    int n_threads, n_started;
+    atomic_i64 ticket; /* work number << 32 | tasks left to take */
+    atomic_i64 done;   /* tasks finished of the present work */
+    atomic_i64 busy, sleepers, stop;
+    polar_task task;
+    void *context;
+    thread_lock lock; /* guards sleeping only */
+    thread_cond wake;
+    pool_worker workers[]; /* n_threads - 1 */
+};
+
+#define TICKET_LEFT(t) ((int)((t) & 0x7fffffff))
+
+/* Takes and does tasks until none is left. */
+static void pool_work(polar_pool *p, int worker) {
+    for (;;) {
+        int64_t t = atomic_load(&p->ticket);
+        if (TICKET_LEFT(t) == 0) return;
+        if (!atomic_swap_if(&p->ticket, t, t - 1)) continue;
+        p->task(p->context, TICKET_LEFT(t) - 1, worker);
+        atomic_add(&p->done, 1);
+    }
+}
+
+/* Waits a moment: pauses first, then gives the core away. 0 when it is time to sleep. */
+static int pool_spin(int round) {
+    if (round < 2000) thread_pause();
+    else thread_yield();
+    return round < 6000;
+}
+
+static void pool_sleep(polar_pool *p) {
+    lock_take(&p->lock);
+    atomic_add(&p->sleepers, 1);
+    while (TICKET_LEFT(atomic_load(&p->ticket)) == 0 && !atomic_load(&p->stop)) cond_wait(&p->wake, &p->lock);
+    atomic_add(&p->sleepers, -1);
+    lock_release(&p->lock);
+}
+
+static void pool_main(pool_worker *w) {
+    polar_pool *p = w->pool;
+    int round = 0;
+    while (!atomic_load(&p->stop)) {
+        if (TICKET_LEFT(atomic_load(&p->ticket))) {
+            pool_work(p, w->worker);
+            round = 0;
+        } else if (!pool_spin(round++)) {
+            pool_sleep(p);
+            round = 0;
+        }
+    }
+}
+
+#ifdef _WIN32
+static DWORD WINAPI pool_entry(void *w) {
+    pool_main(w);
+    return 0;
+}
+static int thread_start(pool_worker *w) {
+    return (w->handle = CreateThread(NULL, 0, pool_entry, w, 0, NULL)) != NULL;
+}
+static void thread_join(pool_worker *w) {
+    WaitForSingleObject(w->handle, INFINITE);
+    CloseHandle(w->handle);
+}
+#else
+static void *pool_entry(void *w) {
+    pool_main(w);
+    return NULL;
+}
+static int thread_start(pool_worker *w) {
+    return pthread_create(&w->handle, NULL, pool_entry, w) == 0;
+}
+static void thread_join(pool_worker *w) {
+    pthread_join(w->handle, NULL);
+}
+#endif
+
+static void pool_run(void *user, int n, polar_task task, void *context) {
+    polar_pool *p = user;
+    int64_t number;
+    if (p->n_threads < 2 || n < 2 || !atomic_swap_if(&p->busy, 0, 1)) {
+        for (int i = 0; i < n; i++) task(context, i, 0);
+        return;
+    }
+    p->task = task;
+    p->context = context;
+    atomic_store(&p->done, 0);
+    number = (atomic_load(&p->ticket) >> 32) + 1;
+    atomic_store(&p->ticket, (number & 0x7fffffff) * ((int64_t)1 << 32) + n);
+    if (atomic_load(&p->sleepers)) {
+        lock_take(&p->lock);
+        cond_wake_all(&p->wake);
+        lock_release(&p->lock);
+    }
+    pool_work(p, 0);
+    for (int round = 0; atomic_load(&p->done) < n; round++) pool_spin(round);
+    atomic_store(&p->busy, 0);
+}
+
+static size_t pool_bytes(int n_threads) {
+    return sizeof(polar_pool) + (size_t)(n_threads > 1 ? n_threads - 1 : 0) * sizeof(pool_worker);
+}
+
+polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error) {
+    polar_allocator a = mem_allocator(allocator);
+    polar_pool *p;
+    err_clear(error);
+    if (!out) return fail(error, POLAR_ARGUMENT, "polar_pool_create: out is NULL");
+    *out = NULL;
+    if (n_threads <= 0) n_threads = polar_cpu_count();
+    if (n_threads > POOL_MAX) n_threads = POOL_MAX;
+    if (!(p = mem_alloc(&a, pool_bytes(n_threads), error))) return POLAR_MEMORY;
+    memset(p, 0, pool_bytes(n_threads));
+    p->allocator = a;
+    p->n_threads = n_threads;
+    lock_init(&p->lock);
+    cond_init(&p->wake);
+    /* Where the system gives fewer threads than asked for, the work goes on with those. */
+    for (int i = 0; i + 1 < n_threads; i++) {
+        p->workers[i].pool = p;
+        p->workers[i].worker = i + 1;
+        if (!thread_start(&p->workers[i])) break;
+        p->n_started++;
+    }
+    *out = p;
+    return POLAR_OK;
+}
+
+void polar_pool_free(polar_pool *pool) {
+    polar_allocator a;
+    if (!pool) return;
+    lock_take(&pool->lock);
+    atomic_store(&pool->stop, 1);
+    cond_wake_all(&pool->wake);
+    lock_release(&pool->lock);
+    for (int i = 0; i < pool->n_started; i++) thread_join(&pool->workers[i]);
+    lock_free(&pool->lock);
+    cond_free(&pool->wake);
+    a = pool->allocator;
+    mem_free(&a, pool, pool_bytes(pool->n_threads));
+}
+
+polar_runner polar_pool_runner(polar_pool *pool) {
+    const polar_runner r = {pool_run, pool, pool->n_threads};
+    return r;
+}
+#endif
 
 /* ======================================================================================
  * [gguf] GGUF files: reading and writing
