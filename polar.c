@@ -459,7 +459,7 @@ static float round_scaled(float x, float scale) {
     return fma32(x, scale, ROUND_MAGIC) - ROUND_MAGIC;
 }
 
-/* e^x with an error below 1 ulp; 0 below -87, infinity above 88.37, so that no result is subnormal and the last
+/* e^x with an error below 2 ulp; 0 below -87, infinity above 88.37, so that no result is subnormal and the last
  * product is exact. n = nearest integer to x / ln 2, r = x - n ln 2, e^r by a polynomial of degree 6, times
  * 2^n. The vector variants in [kern] do the same operations in the same order. */
 #define EXP_LOG2E 1.44269504088896341f
