@@ -1,0 +1,401 @@
+/* Options, messages, files and the terminal: what every command needs. */
+#ifndef _WIN32
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "cli.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <time.h>
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#else
+#include <unistd.h>
+#endif
+
+/* --- messages ------------------------------------------------------------------------------------------ */
+
+static const char *command_name; /* NULL until the command is known */
+
+void cli_begin(const char *command) {
+    command_name = command;
+}
+
+static void message(const char *format, va_list args) {
+    cli_progress_end();
+    fflush(stdout); /* so that results and messages stand in order where both go to one file */
+    if (command_name) fprintf(stderr, "polar %s: ", command_name);
+    else fputs("polar: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+}
+
+int cli_fail(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    message(format, args);
+    va_end(args);
+    return 1;
+}
+
+int cli_usage(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    message(format, args);
+    va_end(args);
+    return 2;
+}
+
+void cli_note(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    message(format, args);
+    va_end(args);
+}
+
+/* --- the nearest word ---------------------------------------------------------------------------------- */
+
+#define WORD_MAX 31
+
+/* Insertions, deletions, replacements and swaps of neighbours that make b of a. */
+static int edit_distance(const char *a, const char *b) {
+    int d[WORD_MAX + 2][WORD_MAX + 2], n = (int)strlen(a), m = (int)strlen(b);
+    if (n > WORD_MAX || m > WORD_MAX) return INT_MAX;
+    for (int i = 0; i <= n; i++) {
+        for (int j = 0; j <= m; j++) {
+            int best;
+            if (!i || !j) {
+                d[i][j] = i + j;
+                continue;
+            }
+            best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
+            if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best)
+                best = d[i - 2][j - 2] + 1;
+            d[i][j] = best;
+        }
+    }
+    return d[n][m];
+}
+
+/* A name that begins with the word counts as near, too: --temp for --temperature. */
+const char *cli_nearest(const char *word, const char *const *names) {
+    const char *best = NULL;
+    int least = 1 + (int)strlen(word) / 3;
+    if (least > 3) least = 3;
+    for (; *names; names++) {
+        int d = edit_distance(word, *names);
+        if (strlen(word) >= 2 && !strncmp(word, *names, strlen(word))) d = 0;
+        if (d > least || (best && d == least)) continue;
+        least = d;
+        best = *names;
+    }
+    return best;
+}
+
+/* --- options ------------------------------------------------------------------------------------------- */
+
+static void print_option(const cli_option *o) {
+    char left[64];
+    snprintf(left, sizeof left, "%s%c%s--%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ',
+             o->letter ? ", " : "  ", o->name, o->parameter ? " " : "", o->parameter ? o->parameter : "");
+    printf("  %-26s %s\n", left, o->help);
+}
+
+static void print_help(const cli *c, const cli_option *options) {
+    const cli_option help = {"help", 'h', CLI_FLAG, NULL, NULL, "this text"};
+    printf("usage: polar %s %s", c->command->name, c->command->help);
+    printf("\noptions:\n");
+    for (; options->name; options++) print_option(options);
+    print_option(&help);
+}
+
+/* The option that a word like "--name", "--name=value" or "-n" names. */
+static const cli_option *find_option(const cli_option *options, const char *word) {
+    size_t n = strcspn(word, "=");
+    for (; options->name; options++) {
+        if (!strncmp(word, "--", 2) && strlen(options->name) == n - 2 && !strncmp(options->name, word + 2, n - 2))
+            return options;
+        if (options->letter && word[1] == options->letter && n == 2) return options;
+    }
+    return NULL;
+}
+
+static int unknown_option(const cli_option *options, const char *word) {
+    const char *names[65], *nearest = NULL;
+    char name[WORD_MAX + 1];
+    int n = 0, length = (int)strcspn(word, "=");
+    for (; options->name && n < 63; options++) names[n++] = options->name;
+    names[n++] = "help";
+    names[n] = NULL;
+    if (!strncmp(word, "--", 2)) {
+        snprintf(name, sizeof name, "%.*s", length - 2, word + 2);
+        nearest = cli_nearest(name, names);
+    }
+    if (nearest) return cli_usage("unknown option %.*s; did you mean --%s?", length, word, nearest);
+    return cli_usage("unknown option %.*s; polar %s -h lists them", length, word, command_name);
+}
+
+/* A whole number, decimal; with `hex` also 0x. Nothing may follow it. */
+static int read_u64(const char *s, uint64_t *value) {
+    unsigned base = s[0] == '0' && (s[1] == 'x' || s[1] == 'X') ? 16 : 10;
+    const char *digits = "0123456789abcdef";
+    uint64_t v = 0;
+    if (base == 16) s += 2;
+    if (!*s) return 0;
+    for (; *s; s++) {
+        char lower = (char)(*s >= 'A' && *s <= 'F' ? *s - 'A' + 'a' : *s);
+        const char *at = strchr(digits, lower);
+        uint64_t digit = at ? (uint64_t)(at - digits) : 99;
+        if (digit >= base || v > (UINT64_MAX - digit) / base) return 0;
+        v = v * base + digit;
+    }
+    *value = v;
+    return 1;
+}
+
+static int read_int(const char *s, int *value) {
+    int negative = *s == '-';
+    uint64_t v;
+    if (!read_u64(s + negative, &v) || v > INT_MAX) return 0;
+    *value = negative ? -(int)v : (int)v;
+    return 1;
+}
+
+/* The program never calls setlocale, so that strtod reads a point here. */
+static int read_number(const char *s, double *value) {
+    char *end;
+    double v = strtod(s, &end);
+    if (end == s || *end || v - v != 0) return 0;
+    *value = v;
+    return 1;
+}
+
+/* Stores the value of an option; -1, or 2 after a message. */
+static int store(const cli_option *o, const char *value) {
+    double number;
+    switch (o->type) {
+    case CLI_FLAG:
+        *(int *)o->value = 1;
+        break;
+    case CLI_INT:
+        if (!read_int(value, o->value)) return cli_usage("--%s: \"%s\" is not a whole number", o->name, value);
+        break;
+    case CLI_U64:
+        if (!read_u64(value, o->value)) return cli_usage("--%s: \"%s\" is not a whole number >= 0", o->name, value);
+        break;
+    case CLI_NUMBER:
+    case CLI_FLOAT:
+        if (!read_number(value, &number)) return cli_usage("--%s: \"%s\" is not a number", o->name, value);
+        if (o->type == CLI_NUMBER) *(double *)o->value = number;
+        else *(float *)o->value = (float)number;
+        break;
+    case CLI_TEXT:
+        *(const char **)o->value = value;
+        break;
+    case CLI_LIST: {
+        cli_list *list = o->value;
+        if (list->n == (int)(sizeof list->items / sizeof *list->items) - 1)
+            return cli_usage("--%s: more than %d times", o->name, list->n);
+        list->items[list->n++] = value;
+    }
+    }
+    return -1;
+}
+
+/* Reads the option at args[*i], which may take the next word too. */
+static int read_option(cli *c, const cli_option *options, int *i) {
+    const char *word = c->args[*i], *equals = strchr(word, '=');
+    const cli_option *o = find_option(options, word);
+    if (!o) return unknown_option(options, word);
+    if (o->type == CLI_FLAG && equals) return cli_usage("--%s takes no value", o->name);
+    if (o->type == CLI_FLAG) return store(o, NULL);
+    if (equals) return store(o, equals + 1);
+    if (*i + 1 == c->n_args) return cli_usage("--%s needs a value: %s", o->name, o->parameter);
+    return store(o, c->args[++*i]);
+}
+
+int cli_read(cli *c, const cli_option *options, int min, int max) {
+    int n = 0, ended = 0, status;
+    for (int i = 0; i < c->n_args; i++) {
+        char *word = c->args[i];
+        if (ended || word[0] != '-' || !word[1]) {
+            c->args[n++] = word;
+        } else if (!strcmp(word, "--")) {
+            ended = 1;
+        } else if (!strcmp(word, "-h") || !strcmp(word, "--help")) {
+            print_help(c, options);
+            return 0;
+        } else if ((status = read_option(c, options, &i)) >= 0) {
+            return status;
+        }
+    }
+    c->n_args = n;
+    if (max >= 0 && n > max) return cli_usage("\"%s\" is one argument too many; polar %s -h says more",
+                                              c->args[max], command_name);
+    if (n < min) return cli_usage("an argument is missing; polar %s -h says more", command_name);
+    return -1;
+}
+
+/* --- files and lines ----------------------------------------------------------------------------------- */
+
+FILE *cli_fopen(const char *path, const char *mode) {
+#ifdef _WIN32
+    wchar_t wide_path[1024], wide_mode[8];
+    if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide_path, 1024) ||
+        !MultiByteToWideChar(CP_UTF8, 0, mode, -1, wide_mode, 8))
+        return NULL;
+    return _wfopen(wide_path, wide_mode);
+#else
+    return fopen(path, mode);
+#endif
+}
+
+static FILE *open_input(const char *path) {
+    FILE *f = strcmp(path, "-") ? cli_fopen(path, "rb") : stdin;
+    if (!f) cli_fail("cannot open %s: %s", path, strerror(errno));
+    return f;
+}
+
+static int grow(char **text, size_t *capacity, size_t need) {
+    size_t n = *capacity ? *capacity : 4096;
+    char *p;
+    while (n < need) {
+        if (n > SIZE_MAX / 2) return 0;
+        n *= 2;
+    }
+    if (n == *capacity) return 1;
+    if (!(p = realloc(*text, n))) return 0;
+    *text = p;
+    *capacity = n;
+    return 1;
+}
+
+char *cli_read_file(const char *path, size_t *length) {
+    FILE *f = open_input(path);
+    char *text = NULL;
+    size_t capacity = 0, n = 0;
+    int ok = f != NULL;
+    while (ok) {
+        size_t got;
+        if (!grow(&text, &capacity, n + 4096)) {
+            cli_fail("%s: out of memory", path);
+            ok = 0;
+            break;
+        }
+        errno = 0;
+        n += got = fread(text + n, 1, capacity - n - 1, f);
+        if (got) continue;
+        if (ferror(f)) { /* a directory, for one */
+            cli_fail("cannot read %s: %s", path, errno ? strerror(errno) : "read error");
+            ok = 0;
+        }
+        break;
+    }
+    if (f && f != stdin) fclose(f);
+    if (!ok) {
+        free(text);
+        return NULL;
+    }
+    text[n] = 0;
+    *length = n;
+    return text;
+}
+
+int cli_lines_open(cli_lines *lines, const char *path) {
+    memset(lines, 0, sizeof *lines);
+    lines->name = strcmp(path, "-") ? path : "stdin";
+    lines->file = open_input(path);
+    return lines->file != NULL;
+}
+
+/* One line into lines->text: 1, or 0 at the end of the file or on failure. */
+static int read_line(cli_lines *l) {
+    int ch = 0;
+    l->length = 0;
+    errno = 0;
+    while ((ch = getc(l->file)) != EOF && ch != '\n') {
+        if (l->length + 1 >= l->capacity && !grow(&l->text, &l->capacity, l->length + 2)) {
+            cli_fail("%s:%d: out of memory", l->name, l->number + 1);
+            l->failed = 1;
+            return 0;
+        }
+        l->text[l->length++] = (char)ch;
+    }
+    if (ferror(l->file)) {
+        cli_fail("cannot read %s: %s", l->name, errno ? strerror(errno) : "read error");
+        l->failed = 1;
+        return 0;
+    }
+    l->number++;
+    return ch != EOF || l->length > 0;
+}
+
+int cli_lines_next(cli_lines *l) {
+    while (read_line(l)) {
+        size_t i = 0;
+        if (l->length && l->text[l->length - 1] == '\r') l->length--;
+        while (i < l->length && strchr(" \t\r", l->text[i]) && l->text[i]) i++;
+        if (i == l->length) continue;
+        l->text[l->length] = 0;
+        return 1;
+    }
+    return 0;
+}
+
+void cli_lines_close(cli_lines *l) {
+    if (l->file && l->file != stdin) fclose(l->file);
+    free(l->text);
+    memset(l, 0, sizeof *l);
+}
+
+/* --- terminal ------------------------------------------------------------------------------------------ */
+
+double cli_seconds(void) {
+#ifdef _WIN32
+    LARGE_INTEGER now, frequency;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&frequency);
+    return (double)now.QuadPart / (double)frequency.QuadPart;
+#else
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+#endif
+}
+
+int cli_stderr_is_terminal(void) {
+    return isatty(fileno(stderr));
+}
+
+int cli_stdout_is_terminal(void) {
+    return isatty(fileno(stdout));
+}
+
+static int progress_shown;
+
+void cli_progress(const char *format, ...) {
+    static double last;
+    double now = cli_seconds();
+    va_list args;
+    if (!cli_stderr_is_terminal() || (last > 0 && now - last < 0.1)) return;
+    last = now;
+    va_start(args, format);
+    fputc('\r', stderr);
+    vfprintf(stderr, format, args);
+    fputs("\x1b[K", stderr); /* clear what was longer before */
+    fflush(stderr);
+    va_end(args);
+    progress_shown = 1;
+}
+
+void cli_progress_end(void) {
+    if (progress_shown) fputs("\r\x1b[K", stderr);
+    progress_shown = 0;
+}

@@ -1,0 +1,111 @@
+/* The `polar` command: a table of commands. To add one, write command_NAME in a file of its own, declare it at
+ * the end of cli.h and give it a row here. */
+#include "cli.h"
+
+#include <errno.h>
+
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#include <fcntl.h>
+#include <io.h>
+#include <shellapi.h>
+#ifdef _MSC_VER
+#pragma comment(lib, "shell32")
+#endif
+#endif
+
+/* In the order in which a user meets them. */
+static const cli_command commands[] = {
+    {"program", "convert programs of layers between their forms, and draw them", command_program,
+     "--layers D [options] [PROGRAM]\n"
+     "\n"
+     "Prints a program as text, path and strip. The text form names layers or ranges of layers and how often\n"
+     "each is executed: 0 skips it, and what is not named runs once.\n"
+     "\n"
+     "  polar program --layers 12 \"2-5x2 8-9x0\"\n"
+     "  polar program --layers 4 --path 0,1,1,2\n"
+     "  echo '{\"D\":4,\"path\":[0,1,1,3]}' | polar program --jsonl\n"},
+};
+
+#define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
+
+static void print_help(FILE *f) {
+    fprintf(f, "polar %s - run language models by program of layers\n\n"
+               "usage: polar COMMAND [options]\n\n", polar_version());
+    for (int i = 0; i < N_COMMANDS; i++) fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(f, "\npolar COMMAND -h says more about one; polar --version prints the version.\n");
+}
+
+static const cli_command *find_command(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+static int unknown_command(const char *name) {
+    const char *names[N_COMMANDS + 1] = {NULL}, *nearest;
+    for (int i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
+    nearest = cli_nearest(name, names);
+    if (nearest) return cli_usage("there is no command \"%s\"; did you mean \"%s\"?", name, nearest);
+    return cli_usage("there is no command \"%s\"; polar -h lists them", name);
+}
+
+static int run(int argc, char **argv) {
+    const char *word = argc > 1 ? argv[1] : "";
+    int help = !strcmp(word, "-h") || !strcmp(word, "--help") || !strcmp(word, "help");
+    cli c = {NULL, 0, NULL};
+    if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
+        printf("polar %s\n", polar_version());
+        return 0;
+    }
+    if (help && argc > 2 && find_command(argv[2])) { /* polar help COMMAND */
+        static char h[] = "-h";
+        argv[1] = argv[2];
+        argv[2] = h;
+        word = argv[1];
+    } else if (help || !*word) {
+        print_help(help ? stdout : stderr);
+        return help ? 0 : 2;
+    }
+    c.command = find_command(word);
+    if (!c.command) return unknown_command(word);
+    c.n_args = argc - 2;
+    c.args = argv + 2;
+    cli_begin(c.command->name);
+    return c.command->run(&c);
+}
+
+/* A result that was not written is a failure, whatever the command thought. */
+static int finish(int status) {
+    cli_progress_end();
+    errno = 0;
+    if ((fflush(stdout) || ferror(stdout)) && status != 2)
+        status = cli_fail("cannot write the output%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
+    return status;
+}
+
+#ifdef _WIN32
+/* Windows gives main() its arguments in an old code page. */
+static char **utf8_arguments(int *argc) {
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), argc);
+    char **argv = wide ? calloc((size_t)*argc + 1, sizeof *argv) : NULL;
+    for (int i = 0; argv && i < *argc; i++) {
+        int n = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+        if (!(argv[i] = malloc((size_t)n + 1))) return NULL;
+        WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, argv[i], n, NULL, NULL);
+    }
+    return argv;
+}
+#endif
+
+int main(int argc, char **argv) {
+#ifdef _WIN32
+    char **utf8 = utf8_arguments(&argc);
+    if (utf8) argv = utf8;
+    SetConsoleOutputCP(CP_UTF8);
+    _setmode(_fileno(stdin), _O_BINARY);
+    _setmode(_fileno(stdout), _O_BINARY);
+#endif
+    return finish(run(argc, argv));
+}
