@@ -876,8 +876,311 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 
 /* ======================================================================================
  * [prog] Programs of layers
+ *
+ * The forms of a program: segments (the value), text, path, training targets, strip; and the canonical parse
+ * of a path. Promises: a program that a function here returns is well-formed; texts and paths are not trusted.
+ * Uses: [err].
  * ====================================================================================== */
-/*PROG*/
+
+polar_program polar_program_identity(int n_layer) {
+    polar_program p;
+    memset(&p, 0, sizeof p);
+    p.n_layer = MIN(MAX(n_layer, 0), POLAR_MAX_LAYER);
+    p.n_segments = p.n_layer > 0;
+    p.segments[0].length = (int16_t)p.n_layer;
+    p.segments[0].times = 1;
+    return p;
+}
+
+static polar_status prog_check_layers(int n_layer, polar_error *e) {
+    if (n_layer >= 1 && n_layer <= POLAR_MAX_LAYER) return POLAR_OK;
+    return fail(e, POLAR_ARGUMENT, "a model of %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
+}
+
+/* Without going through fail(), for the functions that cannot: calls of a program, saturated. */
+int polar_program_length(const polar_program *p) {
+    int64_t n = 0;
+    for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++)
+        if (p->segments[i].times > 0 && p->segments[i].length > 0) n += p->segments[i].times * p->segments[i].length;
+    return (int)MIN(n, INT_MAX);
+}
+
+double polar_program_cost(const polar_program *p) {
+    return p->n_layer > 0 ? (double)polar_program_length(p) / p->n_layer : 0;
+}
+
+/* At least one call, and no more than a path can hold. */
+static polar_status prog_check_length(const polar_program *p, polar_error *e) {
+    int n = polar_program_length(p);
+    if (n == 0) return fail(e, POLAR_ARGUMENT, "the program skips every layer");
+    if (n <= POLAR_MAX_CALLS) return POLAR_OK;
+    return fail(e, POLAR_ARGUMENT, "the program has %d calls, more than %d", n, POLAR_MAX_CALLS);
+}
+
+polar_status polar_program_validate(const polar_program *p, int n_layer, polar_error *error) {
+    int at = 0;
+    polar_status status;
+    err_clear(error);
+    if (!p) return fail(error, POLAR_ARGUMENT, "no program");
+    if ((status = prog_check_layers(n_layer, error))) return status;
+    if (p->n_layer != n_layer)
+        return fail(error, POLAR_MISMATCH, "the program is for %d layers, the model has %d", p->n_layer, n_layer);
+    if (p->n_segments < 1 || p->n_segments > n_layer)
+        return fail(error, POLAR_ARGUMENT, "a program of %d segments over %d layers", p->n_segments, n_layer);
+    for (int i = 0; i < p->n_segments; i++) {
+        polar_segment s = p->segments[i];
+        if (s.start != at || s.length < 1 || s.length > n_layer - at || s.times < 0)
+            return fail(error, POLAR_ARGUMENT, "segment %d is %d layers from %d, %d times; expected is one from %d", i,
+                        s.length, s.start, s.times, at);
+        at += s.length;
+    }
+    if (at != n_layer) return fail(error, POLAR_ARGUMENT, "the segments cover %d of %d layers", at, n_layer);
+    return prog_check_length(p, error);
+}
+
+/* --- text form ------------------------------------------------------------------------ */
+
+typedef struct prog_reader {
+    const char *text, *at;
+    polar_error *error;
+} prog_reader;
+
+static polar_status prog_bad(const prog_reader *r, const char *what) {
+    int n = (int)MIN(strcspn(r->at, " ,"), 40);
+    if (!n) return fail(r->error, POLAR_FORMAT, "program: %s, at the end of \"%s\"", what, r->text);
+    return fail(r->error, POLAR_FORMAT, "program: %s, at \"%.*s\" in column %d", what, n, r->at,
+                (int)MIN(r->at - r->text + 1, INT_MAX));
+}
+
+/* A decimal number up to `max`. */
+static polar_status prog_number(prog_reader *r, int max, const char *what, int *value) {
+    const char *s = r->at;
+    int v = 0;
+    for (; *s >= '0' && *s <= '9' && v <= max; s++) v = v * 10 + (*s - '0');
+    if (s == r->at) return prog_bad(r, what);
+    if (v > max) return fail(r->error, POLAR_FORMAT, "program: a number in column %d is larger than %d",
+                             (int)MIN(r->at - r->text + 1, INT_MAX), max);
+    r->at = s;
+    *value = v;
+    return POLAR_OK;
+}
+
+static int prog_is_separator(char c) {
+    return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r';
+}
+
+/* One item: a, a-b, axT or a-bxT. */
+static polar_status prog_item(prog_reader *r, int n_layer, int *first, int *last, int *times) {
+    polar_status status = prog_number(r, n_layer - 1, "a layer is expected", first);
+    if (status) return status;
+    *last = *first;
+    *times = 1;
+    if (*r->at == '-') {
+        r->at++;
+        if ((status = prog_number(r, n_layer - 1, "the last layer of a range is expected", last))) return status;
+    }
+    if (*r->at == 'x') {
+        r->at++;
+        if ((status = prog_number(r, POLAR_MAX_CALLS, "a number of executions is expected", times))) return status;
+    }
+    if (*r->at && !prog_is_separator(*r->at)) return prog_bad(r, "a space is expected");
+    return POLAR_OK;
+}
+
+static void prog_append(polar_program *p, int start, int length, int times) {
+    polar_segment s = {(int16_t)start, (int16_t)length, (int16_t)times};
+    p->segments[p->n_segments++] = s;
+}
+
+static polar_status prog_read(polar_program *p, prog_reader *r) {
+    int next = 0, first, last, times; /* next: the first layer that no segment covers yet */
+    for (;;) {
+        const char *item;
+        polar_status status;
+        while (prog_is_separator(*r->at)) r->at++;
+        if (!*r->at) break;
+        item = r->at;
+        if ((status = prog_item(r, p->n_layer, &first, &last, &times))) return status;
+        r->at = item;
+        if (last < first) return prog_bad(r, "the range goes backwards");
+        if (first < next) return prog_bad(r, "layers must ascend and be named once");
+        while (*r->at && !prog_is_separator(*r->at)) r->at++;
+        if (first > next) prog_append(p, next, first - next, 1);
+        prog_append(p, first, last - first + 1, times);
+        next = last + 1;
+    }
+    if (next < p->n_layer) prog_append(p, next, p->n_layer - next, 1);
+    return prog_check_length(p, r->error);
+}
+
+polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error) {
+    prog_reader r = {text, text, error};
+    polar_program p = polar_program_identity(n_layer);
+    polar_status status;
+    err_clear(error);
+    if (!program || !text) return fail(error, POLAR_ARGUMENT, "no program or no text to read it from");
+    if ((status = prog_check_layers(n_layer, error))) return status;
+    if (strcmp(text, "identity")) {
+        memset(&p, 0, sizeof p);
+        p.n_layer = n_layer;
+        if ((status = prog_read(&p, &r))) return status;
+    }
+    *program = p;
+    return POLAR_OK;
+}
+
+size_t polar_program_format(const polar_program *p, char *out, size_t size) {
+    text t = {out, size, 0};
+    text_put(&t, "", 0); /* the NUL */
+    for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
+        polar_segment s = p->segments[i];
+        text_format(&t, i ? " %d" : "%d", s.start);
+        if (s.length > 1) text_format(&t, "-%d", s.start + s.length - 1);
+        if (s.times != 1) text_format(&t, "x%d", s.times);
+    }
+    return t.length;
+}
+
+size_t polar_program_strip(const polar_program *p, char *out, size_t size) {
+    text t = {out, size, 0};
+    text_put(&t, "", 0);
+    for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
+        int times = MIN(MAX(p->segments[i].times, 0), 10);
+        for (int k = 0; k < MIN(p->segments[i].length, POLAR_MAX_LAYER); k++) text_put(&t, &".#23456789+"[times], 1);
+    }
+    return t.length;
+}
+
+/* --- path form ------------------------------------------------------------------------ */
+
+/* Walks through the calls of a program. */
+typedef struct prog_cursor {
+    int segment, execution, offset;
+} prog_cursor;
+
+/* The layer of the next call, or -1 at the end. */
+static int prog_next(const polar_program *p, prog_cursor *c) {
+    for (; c->segment < MIN(p->n_segments, POLAR_MAX_LAYER); c->segment++, c->execution = 0) {
+        polar_segment s = p->segments[c->segment];
+        if (s.length < 1 || c->execution >= s.times) continue;
+        if (c->offset < s.length) return s.start + c->offset++;
+        c->offset = 0;
+        if (++c->execution < s.times) return s.start + c->offset++;
+    }
+    return -1;
+}
+
+int polar_program_path(const polar_program *p, int *path, int capacity) {
+    prog_cursor c = {0, 0, 0};
+    for (int i = 0, layer; i < capacity && (layer = prog_next(p, &c)) >= 0; i++) path[i] = layer;
+    return polar_program_length(p);
+}
+
+int polar_program_equal(const polar_program *a, const polar_program *b) {
+    prog_cursor at_a = {0, 0, 0}, at_b = {0, 0, 0};
+    int x, y;
+    if (a->n_layer != b->n_layer || polar_program_length(a) != polar_program_length(b)) return 0;
+    do {
+        x = prog_next(a, &at_a);
+        y = prog_next(b, &at_b);
+        if (x != y) return 0;
+    } while (x >= 0);
+    return 1;
+}
+
+/* --- canonical parse ------------------------------------------------------------------ */
+
+/* The best parse of the layers from i on. */
+typedef struct prog_rest {
+    int n_segments, n_skips, n_repeats;
+    int length, times; /* of its first segment */
+    int exists;
+} prog_rest;
+
+/* How often layers i .. i+length-1 are executed, as one segment, in path[0..n); -1 if they are not. */
+static int prog_match(const int *path, int n, int i, int length) {
+    if (n % length) return -1;
+    for (int k = 0; k < n; k++)
+        if (path[k] != i + k % length) return -1;
+    return n / length;
+}
+
+/* Fewer segments; then fewer skips; then more repeats. */
+static int prog_better(const prog_rest *a, const prog_rest *b) {
+    if (!b->exists) return 1;
+    if (a->n_segments != b->n_segments) return a->n_segments < b->n_segments;
+    if (a->n_skips != b->n_skips) return a->n_skips < b->n_skips;
+    return a->n_repeats > b->n_repeats;
+}
+
+/* In a path that has segments at all, everything before the calls of layer i and later is a call of an
+ * earlier layer: the parse up to layer i always ends at path[position[i]], the number of calls of layers
+ * below i. So the tables run over layers only, and a segment from i of a given length has one possible
+ * number of executions. That also decides the last tie: two parses of the layers from i on that differ
+ * first there differ in the size of that segment, and lengths are tried from the largest. */
+static void prog_solve(const int *path, int n_layer, const int *position, int max_length, int max_times,
+                       prog_rest *rest) {
+    rest[n_layer].exists = 1;
+    for (int i = n_layer - 1; i >= 0; i--) {
+        for (int length = MIN(max_length, n_layer - i); length >= 1; length--) {
+            const int n = position[i + length] - position[i];
+            prog_rest r = rest[i + length];
+            if (!r.exists || n > length * max_times) continue;
+            if ((r.times = prog_match(path + position[i], n, i, length)) < 0) continue;
+            r.length = length;
+            r.n_segments++;
+            r.n_skips += r.times == 0;
+            r.n_repeats += r.times > 1;
+            if (prog_better(&r, &rest[i])) rest[i] = r;
+        }
+    }
+}
+
+static polar_status prog_no_form(const prog_rest *rest, const int *position, int n_layer, int max_length,
+                                 int max_times, polar_error *e) {
+    int i = n_layer;
+    while (rest[i].exists) i--; /* the trouble begins at the last layer without a parse */
+    return fail(e, POLAR_MISMATCH, "the path has no segment form: layer %d, with calls from index %d on, starts no "
+                "segment of at most %d layers and %d executions", i, position[i], max_length, max_times);
+}
+
+polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
+                                     int max_length, int max_times, polar_error *error) {
+    prog_rest rest[POLAR_MAX_LAYER + 1];
+    int position[POLAR_MAX_LAYER + 1] = {0};
+    polar_status status;
+    err_clear(error);
+    if (!program || (!path && n_path)) return fail(error, POLAR_ARGUMENT, "no program or no path");
+    if ((status = prog_check_layers(n_layer, error))) return status;
+    if (n_path < 0 || n_path > POLAR_MAX_CALLS)
+        return fail(error, POLAR_ARGUMENT, "a path of %d calls: 0..%d are possible", n_path, POLAR_MAX_CALLS);
+    if (max_length < 1 || max_times < 1)
+        return fail(error, POLAR_ARGUMENT, "segments of at most %d layers and %d executions", max_length, max_times);
+    for (int k = 0; k < n_path; k++) {
+        if (path[k] < 0 || path[k] >= n_layer)
+            return fail(error, POLAR_MISMATCH, "the path has layer %d at index %d; layers are 0..%d", path[k], k,
+                        n_layer - 1);
+        position[path[k] + 1]++;
+    }
+    for (int i = 0; i < n_layer; i++) position[i + 1] += position[i];
+    memset(rest, 0, sizeof rest);
+    prog_solve(path, n_layer, position, max_length, MIN(max_times, POLAR_MAX_CALLS), rest);
+    if (!rest[0].exists) return prog_no_form(rest, position, n_layer, max_length, max_times, error);
+    memset(program, 0, sizeof *program);
+    program->n_layer = n_layer;
+    for (int i = 0; i < n_layer; i += rest[i].length) prog_append(program, i, rest[i].length, rest[i].times);
+    return POLAR_OK;
+}
+
+void polar_program_targets(const polar_program *p, int *seg_flip, int *op) {
+    int at = 0;
+    for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
+        for (int k = 0; k < p->segments[i].length && at < POLAR_MAX_LAYER; k++, at++) {
+            seg_flip[at] = k == 0 && at > 0;
+            op[at] = k == 0 ? MIN(MAX(p->segments[i].times, 0), 2) : POLAR_OP_NONE;
+        }
+    }
+}
 
 /* ======================================================================================
  * [call] One layer call: attention, feed-forward, experts

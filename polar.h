@@ -285,8 +285,9 @@ double polar_program_cost(const polar_program *program);
 /* The path: the layers in the order they are executed. Returns their number, writes at most `capacity`. */
 int polar_program_path(const polar_program *program, int *path, int capacity);
 /* The canonical parse of a path: fewest segments of at most max_length layers and max_times executions; then
- * fewest skips; then most repeats; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if the path
- * has no such form (order changed, repeated more often, ...). */
+ * fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if
+ * the path has no such form (order changed, repeated more often, ...). The empty path parses, into a program
+ * that skips all and is not valid. */
 polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
                                      int max_length, int max_times, polar_error *error);
 /* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often. NUL-terminated, cut
@@ -294,6 +295,10 @@ polar_status polar_program_from_path(polar_program *program, int n_layer, const 
 size_t polar_program_strip(const polar_program *program, char *text, size_t size);
 /* 1 if both execute the same path. */
 int polar_program_equal(const polar_program *a, const polar_program *b);
+/* What a predictor is trained to say, n_layer numbers each: seg_flip 1 where a segment starts (0 at layer 0);
+ * op at the start of a segment 0 skip, 1 keep, 2 repeat (any number of times), elsewhere POLAR_OP_NONE. */
+#define POLAR_OP_NONE (-100)
+void polar_program_targets(const polar_program *program, int *seg_flip, int *op);
 
 /* --- [session] -------------------------------------------------------------------------------------- */
 

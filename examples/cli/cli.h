@@ -110,7 +110,9 @@ void cli_lines_close(cli_lines *lines);
 
 /* --- JSON ---------------------------------------------------------------------------------------------- */
 
-typedef enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } json_type;
+typedef enum json_type {
+    JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT
+} json_type;
 
 /* A value. `text` is a string unescaped (it may hold NULs: use length), or a number as it was written. */
 typedef struct json {

@@ -73,10 +73,17 @@ static int is_digit(int c) {
     return c >= '0' && c <= '9';
 }
 
+/* Value of a hexadecimal digit, or -1. */
+static int hex_value(int c) {
+    if (is_digit(c)) return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
 static int read_hex4(reader *r, unsigned *code) {
     *code = 0;
     for (int i = 0; i < 4; i++, r->at++) {
-        int c = peek(r), v = is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int v = hex_value(peek(r));
         if (v < 0) return bad(r, "\\u needs four hexadecimal digits");
         *code = *code * 16 + (unsigned)v;
     }
@@ -347,8 +354,8 @@ int32_t *json_ints(const json *array, size_t *n) {
 
 /* Bytes of the UTF-8 character at s, 0 if there is none: cut, overlong, a surrogate, beyond U+10FFFF. */
 static size_t utf8_length(const unsigned char *s, size_t n) {
-    size_t length = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    if (length == 0 || length > n) return 0;
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4 || length > n) return 0;
     for (size_t i = 1; i < length; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
     if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)) return 0;
