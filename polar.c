@@ -851,8 +851,310 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 
 /* ======================================================================================
  * [quant] Tensor types: blocks of quantized numbers
+ *
+ * One table with a row per tensor type, and everything that depends on how a type lays out its bits. Reading
+ * turns a block into integers with a common factor (quant_block), which is all that dequantization and dot
+ * products need to know. The layouts are those of ggml. Promises: the same bits on every machine, no
+ * alignment needed, any bytes are a valid block. Uses: [num].
  * ====================================================================================== */
-/*QUANT*/
+
+#define QUANT_BLOCK 256 /* numbers of the largest block */
+
+/* A block of up to 256 numbers as integers: x[i] = d * q[i] + m * mins[i / 16]. Everything about a type
+ * follows from it: dequantized value i is fma32(d, (float)q[i], m * (float)mins[i / 16]), or d * q[i] for
+ * types without mins, which leave m and mins unset; and dot products use the integers exactly. */
+typedef struct quant_block {
+    float d, m;
+    int16_t q[QUANT_BLOCK]; /* sub-block scales multiplied in; |q| <= 4096 */
+    int16_t mins[QUANT_BLOCK / 16];
+} quant_block;
+
+/* The layouts, as bytes: a pointer into the file is one of these, whatever its alignment and the host's byte
+ * order. Halves are read with rd_f16.
+ *
+ * Simple types, 32 numbers: x = d q (+ m). Number i has its low four bits in the low half of qs[i], number
+ * i + 16 in the high half, and its fifth bit is bit i of qh:
+ *
+ *     qs[0]  x16|x0    qs[1]  x17|x1    ...    qs[15]  x31|x15        qh  x31 x30 ... x1 x0  */
+typedef struct block_q8_0 { uint8_t d[2], qs[32]; } block_q8_0;
+typedef struct block_q4_0 { uint8_t d[2], qs[16]; } block_q4_0;
+typedef struct block_q4_1 { uint8_t d[2], m[2], qs[16]; } block_q4_1;
+typedef struct block_q5_0 { uint8_t d[2], qh[4], qs[16]; } block_q5_0;
+typedef struct block_q5_1 { uint8_t d[2], m[2], qh[4], qs[16]; } block_q5_1;
+typedef struct block_iq4_nl { uint8_t d[2], qs[16]; } block_iq4_nl; /* x = d quant_iq4[q] */
+
+/* K types, 256 numbers in sub-blocks of 16 or 32 with scales s and mins n of their own. */
+typedef struct block_q2_k { uint8_t scales[16], qs[64], d[2], dmin[2]; } block_q2_k;        /* d s q - dmin n */
+typedef struct block_q3_k { uint8_t hmask[32], qs[64], scales[12], d[2]; } block_q3_k;      /* d s q */
+typedef struct block_q4_k { uint8_t d[2], dmin[2], scales[12], qs[128]; } block_q4_k;       /* d s q - dmin n */
+typedef struct block_q5_k { uint8_t d[2], dmin[2], scales[12], qh[32], qs[128]; } block_q5_k; /* d s q - dmin n */
+typedef struct block_q6_k { uint8_t ql[128], qh[64], scales[16], d[2]; } block_q6_k;        /* d s q */
+typedef struct block_iq4_xs { uint8_t d[2], scales_h[2], scales_l[4], qs[128]; } block_iq4_xs; /* d s quant_iq4[q] */
+
+/* Stops the compiler where a layout has not the bytes that the table (and the file format) give it. */
+#define QUANT_CHECK(layout, bytes) typedef char quant_check_##layout[sizeof(layout) == (bytes) ? 1 : -1] MAYBE_UNUSED
+QUANT_CHECK(block_q8_0, 34);
+QUANT_CHECK(block_q4_0, 18);
+QUANT_CHECK(block_q4_1, 20);
+QUANT_CHECK(block_q5_0, 22);
+QUANT_CHECK(block_q5_1, 24);
+QUANT_CHECK(block_iq4_nl, 18);
+QUANT_CHECK(block_q2_k, 84);
+QUANT_CHECK(block_q3_k, 110);
+QUANT_CHECK(block_q4_k, 144);
+QUANT_CHECK(block_q5_k, 176);
+QUANT_CHECK(block_q6_k, 210);
+QUANT_CHECK(block_iq4_xs, 136);
+
+/* The sixteen values of the IQ4 types, denser where weights are. */
+static const int8_t quant_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+/* --- Reading blocks --- */
+
+static void quant_unpack_q8_0(const uint8_t *src, quant_block *b) {
+    const block_q8_0 *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    for (int i = 0; i < 32; i++) b->q[i] = (int16_t)(int8_t)s->qs[i];
+}
+
+/* 16 bytes of nibbles to 32 numbers 0..15, in the order of the simple types. */
+static void quant_nibbles(const uint8_t *qs, int16_t *q) {
+    for (int i = 0; i < 16; i++) {
+        q[i] = qs[i] & 15;
+        q[i + 16] = qs[i] >> 4;
+    }
+}
+
+static void quant_unpack_q4_0(const uint8_t *src, quant_block *b) {
+    const block_q4_0 *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    quant_nibbles(s->qs, b->q);
+    for (int i = 0; i < 32; i++) b->q[i] = (int16_t)(b->q[i] - 8);
+}
+
+static void quant_unpack_q4_1(const uint8_t *src, quant_block *b) {
+    const block_q4_1 *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    b->m = rd_f16(s->m);
+    b->mins[0] = b->mins[1] = 1;
+    quant_nibbles(s->qs, b->q);
+}
+
+static void quant_unpack_q5_0(const uint8_t *src, quant_block *b) {
+    const block_q5_0 *s = (const void *)src;
+    uint32_t high = rd_u32(s->qh);
+    b->d = rd_f16(s->d);
+    quant_nibbles(s->qs, b->q);
+    for (int i = 0; i < 32; i++) b->q[i] = (int16_t)(b->q[i] + (int)(high >> i & 1) * 16 - 16);
+}
+
+static void quant_unpack_q5_1(const uint8_t *src, quant_block *b) {
+    const block_q5_1 *s = (const void *)src;
+    uint32_t high = rd_u32(s->qh);
+    b->d = rd_f16(s->d);
+    b->m = rd_f16(s->m);
+    b->mins[0] = b->mins[1] = 1;
+    quant_nibbles(s->qs, b->q);
+    for (int i = 0; i < 32; i++) b->q[i] = (int16_t)(b->q[i] + (int)(high >> i & 1) * 16);
+}
+
+static void quant_unpack_iq4_nl(const uint8_t *src, quant_block *b) {
+    const block_iq4_nl *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    quant_nibbles(s->qs, b->q);
+    for (int i = 0; i < 32; i++) b->q[i] = quant_iq4[b->q[i]];
+}
+
+/* Two-bit fields of Q2_K and Q3_K: each half of 128 numbers has 32 bytes of qs; number 32 k + l of the half
+ * is in byte l, bits 2k and 2k + 1:
+ *
+ *     byte l   x[96+l] | x[64+l] | x[32+l] | x[l]        scales[j] belongs to numbers 16 j .. 16 j + 15 */
+static int quant_bits2(const uint8_t *qs, int i) {
+    return qs[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+}
+
+/* Q2_K: scales[j] = n << 4 | s. */
+static void quant_unpack_q2_k(const uint8_t *src, quant_block *b) {
+    const block_q2_k *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    b->m = -rd_f16(s->dmin);
+    for (int j = 0; j < 16; j++) {
+        int scale = s->scales[j] & 15;
+        b->mins[j] = s->scales[j] >> 4;
+        for (int i = 16 * j; i < 16 * j + 16; i++) b->q[i] = (int16_t)(scale * quant_bits2(s->qs, i));
+    }
+}
+
+/* Sixteen 6-bit scales in 12 bytes, Q3_K: low four bits of 0..7 and 8..15 in the halves of the first eight
+ * bytes, the high two bits of scale j in byte 8 + j % 4 at bit 2 (j / 4). Stored with 32 added.
+ *
+ *     byte  0      ...  7        8                      ...  11
+ *           s8|s0  ...  s15|s7   s12|s8|s4|s0 (2 bits)  ...  s15|s11|s7|s3  */
+static int quant_scale_q3_k(const uint8_t *scales, int j) {
+    int low = scales[j % 8] >> j / 8 * 4 & 15, high = scales[8 + j % 4] >> j / 4 * 2 & 3;
+    return (low | high << 4) - 32;
+}
+
+/* Q3_K: q = low two bits - 4 where the bit of hmask is not set; number i has bit i / 32 of hmask[i % 32]. */
+static void quant_unpack_q3_k(const uint8_t *src, quant_block *b) {
+    const block_q3_k *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    for (int j = 0; j < 16; j++) {
+        int scale = quant_scale_q3_k(s->scales, j);
+        for (int i = 16 * j; i < 16 * j + 16; i++) {
+            int high = s->hmask[i % 32] >> i / 32 & 1;
+            b->q[i] = (int16_t)(scale * (quant_bits2(s->qs, i) + 4 * high - 4));
+        }
+    }
+}
+
+/* Eight pairs of 6-bit scale and min in 12 bytes, Q4_K and Q5_K. The pairs 0..3 fill the low six bits of
+ * bytes 0..7; the pairs 4..7 have their low four bits in bytes 8..11 and the high two on top of the first eight:
+ *
+ *     byte     0..3               4..7               8..11
+ *     bits     s[4+j] hi | s[j]   n[4+j] hi | n[j]   n[4+j] lo | s[4+j] lo      for j = 0..3 */
+static void quant_scales_q4_k(const uint8_t *p, int j, int *scale, int *min) {
+    if (j < 4) {
+        *scale = p[j] & 63;
+        *min = p[j + 4] & 63;
+    } else {
+        *scale = (p[j + 4] & 15) | p[j - 4] >> 6 << 4;
+        *min = p[j + 4] >> 4 | p[j] >> 6 << 4;
+    }
+}
+
+/* Q4_K and Q5_K: each 64 numbers have 32 bytes of qs, the first 32 numbers in the low nibbles, the next in the
+ * high ones. The fifth bit of number i of Q5_K is bit i / 32 of qh[i % 32]; Q4_K passes no qh. */
+static void quant_unpack_k45(const uint8_t *scales, const uint8_t *qh, const uint8_t *qs, quant_block *b) {
+    for (int j = 0; j < 8; j++) {
+        int scale, min;
+        quant_scales_q4_k(scales, j, &scale, &min);
+        b->mins[2 * j] = b->mins[2 * j + 1] = (int16_t)min;
+        for (int l = 0; l < 32; l++) {
+            int q = qs[j / 2 * 32 + l] >> j % 2 * 4 & 15;
+            if (qh) q |= (qh[l] >> j & 1) << 4;
+            b->q[32 * j + l] = (int16_t)(scale * q);
+        }
+    }
+}
+
+static void quant_unpack_q4_k(const uint8_t *src, quant_block *b) {
+    const block_q4_k *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    b->m = -rd_f16(s->dmin);
+    quant_unpack_k45(s->scales, NULL, s->qs, b);
+}
+
+static void quant_unpack_q5_k(const uint8_t *src, quant_block *b) {
+    const block_q5_k *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    b->m = -rd_f16(s->dmin);
+    quant_unpack_k45(s->scales, s->qh, s->qs, b);
+}
+
+/* Q6_K: each half of 128 numbers has 64 bytes of ql and 32 of qh. With number i = 32 k + l of the half
+ * (k = 0..3, l = 0..31), its low four bits are in ql[32 (k % 2) + l], low nibble for k = 0, 1, high for 2, 3;
+ * its high two bits are bits 2k and 2k + 1 of qh[l]. Stored with 32 added. */
+static void quant_unpack_q6_k(const uint8_t *src, quant_block *b) {
+    const block_q6_k *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    for (int i = 0; i < 256; i++) {
+        int half = i / 128, k = i % 128 / 32, l = i % 32;
+        int low = s->ql[64 * half + 32 * (k % 2) + l] >> k / 2 * 4 & 15, high = s->qh[32 * half + l] >> 2 * k & 3;
+        b->q[i] = (int16_t)((int8_t)s->scales[i / 16] * ((low | high << 4) - 32));
+    }
+}
+
+/* IQ4_XS: eight sub-blocks of 32 numbers, each with 16 bytes of nibbles like a simple type. The 6-bit scale of
+ * sub-block j, stored with 32 added, has its low four bits in a nibble of scales_l[j / 2] and its high two at
+ * bit 2j of scales_h. */
+static void quant_unpack_iq4_xs(const uint8_t *src, quant_block *b) {
+    const block_iq4_xs *s = (const void *)src;
+    b->d = rd_f16(s->d);
+    for (int j = 0; j < 8; j++) {
+        int low = s->scales_l[j / 2] >> j % 2 * 4 & 15, high = rd_u16(s->scales_h) >> 2 * j & 3;
+        int scale = (low | high << 4) - 32;
+        int16_t *q = b->q + 32 * j;
+        quant_nibbles(s->qs + 16 * j, q);
+        for (int i = 0; i < 32; i++) q[i] = (int16_t)(scale * quant_iq4[q[i]]);
+    }
+}
+
+/* --- The table --- */
+
+typedef enum quant_index {
+    QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_IQ4_NL,
+    QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_XS, QUANT_N
+} quant_index;
+
+typedef struct quant_type {
+    const char *name;
+    int id;           /* in GGUF */
+    int block, bytes; /* numbers and bytes of a block; a float is a block of 1 */
+    int has_mins;
+    void (*unpack)(const uint8_t *src, quant_block *out); /* NULL for floats */
+    void (*encode)(const float *x, uint8_t *dst);         /* NULL: this library does not write it */
+} quant_type;
+
+/* In the order of quant_index. */
+static const quant_type quant_types[QUANT_N] = {
+    {"F32", 0, 1, 4, 0, NULL, NULL},
+    {"F16", 1, 1, 2, 0, NULL, NULL},
+    {"BF16", 30, 1, 2, 0, NULL, NULL},
+    {"Q8_0", 8, 32, 34, 0, quant_unpack_q8_0, NULL},
+    {"Q4_0", 2, 32, 18, 0, quant_unpack_q4_0, NULL},
+    {"Q4_1", 3, 32, 20, 1, quant_unpack_q4_1, NULL},
+    {"Q5_0", 6, 32, 22, 0, quant_unpack_q5_0, NULL},
+    {"Q5_1", 7, 32, 24, 1, quant_unpack_q5_1, NULL},
+    {"IQ4_NL", 20, 32, 18, 0, quant_unpack_iq4_nl, NULL},
+    {"Q2_K", 10, 256, 84, 1, quant_unpack_q2_k, NULL},
+    {"Q3_K", 11, 256, 110, 0, quant_unpack_q3_k, NULL},
+    {"Q4_K", 12, 256, 144, 1, quant_unpack_q4_k, NULL},
+    {"Q5_K", 13, 256, 176, 1, quant_unpack_q5_k, NULL},
+    {"Q6_K", 14, 256, 210, 0, quant_unpack_q6_k, NULL},
+    {"IQ4_XS", 23, 256, 136, 0, quant_unpack_iq4_xs, NULL},
+};
+
+/* The row of a type number found in a file, -1 if there is none. */
+static int quant_find(int gguf_id) {
+    for (int i = 0; i < QUANT_N; i++)
+        if (quant_types[i].id == gguf_id) return i;
+    return -1;
+}
+
+/* Bytes of n numbers, n a multiple of the block. No overflow where n has passed as a size of memory. */
+static size_t quant_row_bytes(int index, size_t n) {
+    const quant_type *t = &quant_types[index];
+    return n / (size_t)t->block * (size_t)t->bytes;
+}
+
+static void quant_dequantize_block(const quant_type *t, const quant_block *b, float *out) {
+    if (t->has_mins)
+        for (int i = 0; i < t->block; i++) out[i] = fma32(b->d, (float)b->q[i], b->m * (float)b->mins[i / 16]);
+    else
+        for (int i = 0; i < t->block; i++) out[i] = b->d * (float)b->q[i];
+}
+
+/* n numbers of a row to floats, n a multiple of the block. */
+static void quant_dequantize(int index, const uint8_t *src, size_t n, float *out) {
+    const quant_type *t = &quant_types[index];
+    quant_block b;
+    switch (index) {
+    case QUANT_F32:
+        for (size_t i = 0; i < n; i++) out[i] = rd_f32(src + 4 * i);
+        return;
+    case QUANT_F16:
+        for (size_t i = 0; i < n; i++) out[i] = rd_f16(src + 2 * i);
+        return;
+    case QUANT_BF16:
+        for (size_t i = 0; i < n; i++) out[i] = bf16_f32(rd_u16(src + 2 * i));
+        return;
+    }
+    for (size_t i = 0; i < n; i += (size_t)t->block, src += t->bytes) {
+        t->unpack(src, &b);
+        quant_dequantize_block(t, &b, out + i);
+    }
+}
 
 /* ======================================================================================
  * [kern] Kernels and the choice of an instruction set
