@@ -27,7 +27,7 @@
  * [config] What the compiler and the system offer
  * ====================================================================================== */
 
-#if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
+#if !defined(POLAR_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
 #ifndef _FILE_OFFSET_BITS
 #define _FILE_OFFSET_BITS 64
 #endif
@@ -841,8 +841,843 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 
 /* ======================================================================================
  * [gguf] GGUF files: reading and writing
+ *
+ * Parses header, metadata and tensor directory out of byte ranges it does not trust: a mapped file, a file
+ * that was read, the caller's memory. Tensor data stays where it is. Promises: no read outside the range, no
+ * allocation larger than in proportion to it, time n log n in its size; a file that opens has unique keys and
+ * tensors of known types that lie inside it. Uses: [err] [mem] [num].
  * ====================================================================================== */
-/*GGUF*/
+
+/* Everything is little-endian and unaligned; a string is a u64 length and bytes without a NUL:
+ *
+ *     "GGUF" | u32 version | u64 tensors | u64 pairs
+ *     pair   | string key | u32 type | value                        as many as `pairs`
+ *              value of an array: u32 element type | u64 count | elements
+ *     tensor | string name | u32 dims | u64 dim[dims] | u32 type | u64 offset
+ *     padding to a multiple of general.alignment (32), then the data, to which offsets are relative */
+#define GGUF_HEADER_BYTES 24
+#define GGUF_MIN_PAIR_BYTES 13   /* an empty key and a u8: bounds the number of pairs by the bytes there are */
+#define GGUF_MIN_TENSOR_BYTES 24 /* an empty name and no dims */
+#define GGUF_MAX_NAME 65535
+#define GGUF_ALIGNMENT 32
+#define GGUF_MAX_PARTS 1000
+
+/* Types of metadata values, with the numbers that files use. */
+typedef enum gguf_value_type {
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
+    GGUF_U64, GGUF_I64, GGUF_F64, GGUF_N_VALUE_TYPES
+} gguf_value_type;
+
+static const struct {
+    const char *name;
+    uint8_t bytes; /* 0: not fixed */
+} gguf_values[GGUF_N_VALUE_TYPES] = {{"u8", 1},   {"i8", 1},   {"u16", 2},    {"i16", 2},   {"u32", 4},
+                                     {"i32", 4},  {"f32", 4},  {"bool", 1},   {"string", 0}, {"array", 0},
+                                     {"u64", 8},  {"i64", 8},  {"f64", 8}};
+
+/* Types of tensors by their number in files: `block` values along the first dimension take `bytes` bytes.
+ * All that are known are here, so that a type that cannot be run is refused by its name. Holes are types
+ * that were withdrawn. */
+static const struct gguf_type {
+    const char *name;
+    uint16_t block, bytes;
+} gguf_types[] = {
+    [0] = {"F32", 1, 4},        [1] = {"F16", 1, 2},        [2] = {"Q4_0", 32, 18},      [3] = {"Q4_1", 32, 20},
+    [6] = {"Q5_0", 32, 22},     [7] = {"Q5_1", 32, 24},     [8] = {"Q8_0", 32, 34},      [9] = {"Q8_1", 32, 36},
+    [10] = {"Q2_K", 256, 84},   [11] = {"Q3_K", 256, 110},  [12] = {"Q4_K", 256, 144},   [13] = {"Q5_K", 256, 176},
+    [14] = {"Q6_K", 256, 210},  [15] = {"Q8_K", 256, 292},  [16] = {"IQ2_XXS", 256, 66}, [17] = {"IQ2_XS", 256, 74},
+    [18] = {"IQ3_XXS", 256, 98}, [19] = {"IQ1_S", 256, 50}, [20] = {"IQ4_NL", 32, 18},   [21] = {"IQ3_S", 256, 110},
+    [22] = {"IQ2_S", 256, 82},  [23] = {"IQ4_XS", 256, 136}, [24] = {"I8", 1, 1},        [25] = {"I16", 1, 2},
+    [26] = {"I32", 1, 4},       [27] = {"I64", 1, 8},       [28] = {"F64", 1, 8},        [29] = {"IQ1_M", 256, 56},
+    [30] = {"BF16", 1, 2},      [34] = {"TQ1_0", 256, 54},  [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},
+    [40] = {"NVFP4", 64, 36},   [41] = {"Q1_0", 128, 18},   [42] = {"Q2_0", 64, 18}};
+
+/* "Q4_K", or NULL for a number that is no type. */
+static const char *gguf_type_name(int64_t type) {
+    return type >= 0 && type < COUNT(gguf_types) ? gguf_types[type].name : NULL;
+}
+
+/* A metadata pair. Values stay as the file has them: gguf_get_* read them. */
+typedef struct gguf_kv {
+    const char *key; /* printable ASCII, not NUL-terminated */
+    size_t key_length;
+    int is_array;
+    gguf_value_type type; /* of the value, or of the elements */
+    size_t count;         /* elements; 1 if it is not an array */
+    const uint8_t *at;    /* the value or the elements, packed */
+    size_t bytes;
+} gguf_kv;
+
+typedef struct gguf_tensor {
+    const char *name; /* printable ASCII, not NUL-terminated */
+    size_t name_length;
+    int n_dims;       /* 1..4 */
+    int64_t dims[4];  /* dims[0] is the length of a row; 1 past n_dims */
+    int type;         /* index in gguf_types */
+    const uint8_t *data;
+    size_t bytes;
+} gguf_tensor;
+
+/* Names in order, to find them: a hash table could be made to collide by a hostile file. */
+typedef struct gguf_entry {
+    const char *name;
+    size_t length, index;
+} gguf_entry;
+
+/* A byte range and where it came from. */
+typedef struct gguf_map {
+    const uint8_t *data;
+    size_t size;
+    enum { GGUF_BORROWED, GGUF_ALLOCATED, GGUF_MAPPED } origin;
+} gguf_map;
+
+/* An open file, or the files of a split model: metadata of the first, tensors of all. */
+typedef struct gguf_file {
+    polar_allocator allocator;
+    char *name; /* last component of the path, or "memory": for messages */
+    size_t name_bytes;
+    uint32_t version;
+    gguf_map *maps;
+    size_t n_maps, maps_capacity;
+    gguf_kv *kv;
+    size_t n_kv;
+    gguf_entry *kv_index;
+    gguf_tensor *tensors;
+    size_t n_tensors, tensors_capacity;
+    gguf_entry *tensor_index;
+} gguf_file;
+
+/* --- reading the directory */
+
+/* A position in an untrusted range. The first failure stays: after it every read gives zeros, so callers
+ * check `status` once per entry. */
+typedef struct gguf_reader {
+    const char *file;
+    const uint8_t *data;
+    size_t size, at;
+    const char *what; /* being read, with its number: for the message about a short file */
+    size_t index;
+    polar_status status;
+    polar_error *error;
+} gguf_reader;
+
+static const uint8_t *gguf_take(gguf_reader *r, uint64_t n) {
+    const uint8_t *p = r->data + r->at;
+    if (r->status != POLAR_OK) return NULL;
+    if (n > r->size - r->at) {
+        r->status = fail(r->error, POLAR_FORMAT, "%s: ends inside %s %zu: %llu bytes expected at byte %zu, %zu there",
+                         r->file, r->what, r->index, (unsigned long long)n, r->at, r->size - r->at);
+        return NULL;
+    }
+    r->at += (size_t)n;
+    return p;
+}
+
+static uint32_t gguf_take_u32(gguf_reader *r) {
+    const uint8_t *p = gguf_take(r, 4);
+    return p ? rd_u32(p) : 0;
+}
+
+static uint64_t gguf_take_u64(gguf_reader *r) {
+    const uint8_t *p = gguf_take(r, 8);
+    return p ? rd_u64(p) : 0;
+}
+
+/* A key or tensor name: printable ASCII, so that messages can show it. */
+static void gguf_take_name(gguf_reader *r, const char **name, size_t *length) {
+    uint64_t n = gguf_take_u64(r);
+    const uint8_t *p;
+    if ((n < 1 || n > GGUF_MAX_NAME) && r->status == POLAR_OK)
+        r->status = fail(r->error, POLAR_FORMAT, "%s: the name of %s %zu has %llu bytes, expected 1 to %d", r->file,
+                         r->what, r->index, (unsigned long long)n, GGUF_MAX_NAME);
+    if (!(p = gguf_take(r, n))) return;
+    *name = (const char *)p;
+    *length = (size_t)n;
+    for (size_t i = 0; i < *length; i++)
+        if (p[i] < 32 || p[i] > 126) {
+            r->status = fail(r->error, POLAR_FORMAT, "%s: the name of %s %zu has byte 0x%x, expected printable ASCII",
+                             r->file, r->what, r->index, (unsigned)p[i]);
+            return;
+        }
+}
+
+static gguf_value_type gguf_take_type(gguf_reader *r, const gguf_kv *kv) {
+    uint32_t type = gguf_take_u32(r);
+    if (type < GGUF_N_VALUE_TYPES) return (gguf_value_type)type;
+    r->status = fail(r->error, POLAR_FORMAT, "%s: %.*s has value type %u, expected 0 to %d", r->file,
+                     (int)MIN(kv->key_length, 100), kv->key, (unsigned)type, GGUF_N_VALUE_TYPES - 1);
+    return GGUF_U8;
+}
+
+static void gguf_read_pair(gguf_reader *r, gguf_kv *kv) {
+    uint64_t count = 1;
+    size_t start;
+    gguf_take_name(r, &kv->key, &kv->key_length);
+    if (r->status != POLAR_OK) return;
+    kv->type = gguf_take_type(r, kv);
+    if (kv->type == GGUF_ARRAY) {
+        kv->is_array = 1;
+        kv->type = gguf_take_type(r, kv);
+        count = gguf_take_u64(r);
+    }
+    if (kv->type == GGUF_ARRAY) {
+        r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: %.*s is an array of arrays", r->file,
+                         (int)MIN(kv->key_length, 100), kv->key);
+        return;
+    }
+    start = r->at;
+    if (gguf_values[kv->type].bytes) {
+        uint64_t width = gguf_values[kv->type].bytes;
+        gguf_take(r, count > UINT64_MAX / width ? UINT64_MAX : count * width);
+    } else {
+        for (uint64_t i = 0; i < count && r->status == POLAR_OK; i++) gguf_take(r, gguf_take_u64(r));
+    }
+    kv->count = (size_t)count; /* every element has a byte, so a count that does not fit has failed above */
+    kv->at = r->data + start;
+    kv->bytes = r->at - start;
+}
+
+/* Bytes of a tensor; 0 and an error if its type and shape are no tensor. */
+static uint64_t gguf_tensor_bytes(gguf_reader *r, const gguf_tensor *t) {
+    const struct gguf_type *type = &gguf_types[t->type];
+    int64_t n = t->dims[0] / type->block;
+    if (t->dims[0] % type->block) {
+        r->status = fail(r->error, POLAR_FORMAT, "%s: tensor %.*s has rows of %lld, expected a multiple of %d for %s",
+                         r->file, (int)MIN(t->name_length, 100), t->name, (long long)t->dims[0], (int)type->block,
+                         type->name);
+        return 0;
+    }
+    for (int i = 1; i < 4; i++) {
+        if (n > INT64_MAX / t->dims[i] / 512) { /* 512: more than the bytes of any block */
+            r->status = fail(r->error, POLAR_FORMAT, "%s: tensor %.*s has more values than there are addresses",
+                             r->file, (int)MIN(t->name_length, 100), t->name);
+            return 0;
+        }
+        n *= t->dims[i];
+    }
+    return (uint64_t)n * type->bytes;
+}
+
+/* One entry of the tensor directory. Its offset is left in *offset: where the data starts is not known yet. */
+static void gguf_read_tensor(gguf_reader *r, gguf_tensor *t, uint64_t *offset) {
+    uint32_t n_dims, type;
+    uint64_t bytes;
+    gguf_take_name(r, &t->name, &t->name_length);
+    n_dims = gguf_take_u32(r);
+    if (r->status == POLAR_OK && n_dims > 4)
+        r->status = fail(r->error, POLAR_FORMAT, "%s: tensor %.*s has %u dimensions, expected at most 4", r->file,
+                         (int)MIN(t->name_length, 100), t->name, (unsigned)n_dims);
+    for (uint32_t i = 0; i < 4; i++) {
+        uint64_t dim = r->status == POLAR_OK && i < n_dims ? gguf_take_u64(r) : 1;
+        if (r->status == POLAR_OK && (dim == 0 || dim > INT64_MAX))
+            r->status = fail(r->error, POLAR_FORMAT, "%s: dimension %u of tensor %.*s is %llu", r->file, (unsigned)i,
+                             (int)MIN(t->name_length, 100), t->name, (unsigned long long)dim);
+        t->dims[i] = (int64_t)dim;
+    }
+    type = gguf_take_u32(r);
+    *offset = gguf_take_u64(r);
+    if (r->status != POLAR_OK) return;
+    if (!gguf_type_name(type)) {
+        r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: tensor %.*s has type %u, which is unknown", r->file,
+                         (int)MIN(t->name_length, 100), t->name, (unsigned)type);
+        return;
+    }
+    t->n_dims = MAX((int)n_dims, 1);
+    t->type = (int)type;
+    bytes = gguf_tensor_bytes(r, t);
+    t->bytes = (size_t)bytes;
+    if (r->status == POLAR_OK && bytes > r->size)
+        r->status = fail(r->error, POLAR_FORMAT, "%s: tensor %.*s has %llu bytes, the whole file only %zu", r->file,
+                         (int)MIN(t->name_length, 100), t->name, (unsigned long long)bytes, r->size);
+}
+
+/* --- finding names */
+
+static int gguf_compare(const char *a, size_t a_length, const char *b, size_t b_length) {
+    int c = memcmp(a, b, MIN(a_length, b_length));
+    return c ? c : a_length < b_length ? -1 : a_length > b_length;
+}
+
+static int gguf_entry_compare(const gguf_entry *a, const gguf_entry *b) {
+    return gguf_compare(a->name, a->length, b->name, b->length);
+}
+
+/* Lets entry i of a heap of n sink to its place: parents are not smaller than their children. */
+static void gguf_sift(gguf_entry *heap, size_t i, size_t n) {
+    gguf_entry entry = heap[i];
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && gguf_entry_compare(&heap[child], &heap[child + 1]) < 0) child++;
+        if (gguf_entry_compare(&entry, &heap[child]) >= 0) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = entry;
+}
+
+/* Heapsort: no worst case. Returns an entry whose name occurs twice, or NULL. */
+static const gguf_entry *gguf_sort(gguf_entry *entries, size_t n) {
+    for (size_t i = n / 2; i-- > 0;) gguf_sift(entries, i, n);
+    for (size_t i = n; i-- > 1;) {
+        gguf_entry last = entries[i];
+        entries[i] = entries[0];
+        entries[0] = last;
+        gguf_sift(entries, 0, i);
+    }
+    for (size_t i = 1; i < n; i++)
+        if (!gguf_entry_compare(&entries[i - 1], &entries[i])) return &entries[i];
+    return NULL;
+}
+
+static const gguf_entry *gguf_search(const gguf_entry *entries, size_t n, const char *name, size_t length) {
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int c = gguf_compare(name, length, entries[middle].name, entries[middle].length);
+        if (!c) return &entries[middle];
+        if (c < 0) high = middle;
+        else low = middle + 1;
+    }
+    return NULL;
+}
+
+static polar_status gguf_index_keys(gguf_file *g, polar_error *e) {
+    const gguf_entry *twice;
+    if (!(g->kv_index = mem_alloc(&g->allocator, g->n_kv * sizeof *g->kv_index, e))) return POLAR_MEMORY;
+    for (size_t i = 0; i < g->n_kv; i++)
+        g->kv_index[i] = (gguf_entry){g->kv[i].key, g->kv[i].key_length, i};
+    if ((twice = gguf_sort(g->kv_index, g->n_kv)))
+        return fail(e, POLAR_FORMAT, "%s: the key %.*s occurs twice", g->name, (int)MIN(twice->length, 100),
+                    twice->name);
+    return POLAR_OK;
+}
+
+static polar_status gguf_index_tensors(gguf_file *g, polar_error *e) {
+    const gguf_entry *twice;
+    if (!(g->tensor_index = mem_alloc(&g->allocator, g->n_tensors * sizeof *g->tensor_index, e))) return POLAR_MEMORY;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        g->tensor_index[i] = (gguf_entry){g->tensors[i].name, g->tensors[i].name_length, i};
+    if ((twice = gguf_sort(g->tensor_index, g->n_tensors)))
+        return fail(e, POLAR_FORMAT, "%s: the tensor %.*s occurs twice", g->name, (int)MIN(twice->length, 100),
+                    twice->name);
+    return POLAR_OK;
+}
+
+/* NULL if there is none. */
+static const gguf_kv *gguf_find(const gguf_file *g, const char *key) {
+    const gguf_entry *entry = gguf_search(g->kv_index, g->n_kv, key, strlen(key));
+    return entry ? &g->kv[entry->index] : NULL;
+}
+
+static const gguf_tensor *gguf_find_tensor(const gguf_file *g, const char *name) {
+    const gguf_entry *entry = gguf_search(g->tensor_index, g->n_tensors, name, strlen(name));
+    return entry ? &g->tensors[entry->index] : NULL;
+}
+
+/* --- metadata values
+ *
+ * The getters leave *out, which holds the default, as it is when an optional key is absent. */
+
+enum { GGUF_OPTIONAL, GGUF_REQUIRED };
+
+static polar_status gguf_absent(const gguf_file *g, const char *key, int required, polar_error *e) {
+    return required ? fail(e, POLAR_FORMAT, "%s: the key %s is missing", g->name, key) : POLAR_OK;
+}
+
+static polar_status gguf_wrong_type(const gguf_file *g, const gguf_kv *kv, const char *expected, polar_error *e) {
+    return fail(e, POLAR_FORMAT, "%s: %.*s is %s%s, expected %s", g->name, (int)MIN(kv->key_length, 100), kv->key,
+                kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, expected);
+}
+
+/* Element i of an integer value. 0 if it is no integer or larger than int64_t holds. */
+static int gguf_int_at(const gguf_kv *kv, size_t i, int64_t *out) {
+    const uint8_t *p = kv->at + i * gguf_values[kv->type].bytes;
+    switch (kv->type) {
+    case GGUF_U8: *out = *p; return 1;
+    case GGUF_I8: *out = (int8_t)*p; return 1;
+    case GGUF_U16: *out = rd_u16(p); return 1;
+    case GGUF_I16: *out = (int16_t)rd_u16(p); return 1;
+    case GGUF_U32: *out = rd_u32(p); return 1;
+    case GGUF_I32: *out = (int32_t)rd_u32(p); return 1;
+    case GGUF_I64: *out = (int64_t)rd_u64(p); return 1;
+    case GGUF_U64: *out = (int64_t)rd_u64(p); return *out >= 0;
+    default: return 0;
+    }
+}
+
+/* Element i of a number of any type. 0 if it is none. */
+static int gguf_float_at(const gguf_kv *kv, size_t i, double *out) {
+    const uint8_t *p = kv->at + i * gguf_values[kv->type].bytes;
+    int64_t n;
+    if (kv->type == GGUF_F32) *out = rd_f32(p);
+    else if (kv->type == GGUF_F64) *out = bits_f64(rd_u64(p));
+    else if (gguf_int_at(kv, i, &n)) *out = (double)n;
+    else return 0;
+    return 1;
+}
+
+static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
+                                 polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    int64_t n;
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array || kv->type == GGUF_F32 || kv->type == GGUF_F64 || kv->type == GGUF_BOOL ||
+        kv->type == GGUF_STRING)
+        return gguf_wrong_type(g, kv, "an integer", e);
+    if (!gguf_int_at(kv, 0, &n)) n = INT64_MAX;
+    if (n < min || n > max)
+        return fail(e, POLAR_FORMAT, "%s: %s is %lld, expected %d to %d", g->name, key, (long long)n, min, max);
+    *out = (int)n;
+    return POLAR_OK;
+}
+
+static polar_status gguf_get_float(const gguf_file *g, const char *key, double *out, double min, double max,
+                                   int required, polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    double x;
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array || !gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
+    if (!(x >= min && x <= max))
+        return fail(e, POLAR_FORMAT, "%s: %s is out of range", g->name, key);
+    *out = x;
+    return POLAR_OK;
+}
+
+static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out, int required, polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array || kv->type != GGUF_BOOL) return gguf_wrong_type(g, kv, "a bool", e);
+    if (kv->at[0] > 1) return fail(e, POLAR_FORMAT, "%s: %s is %d, expected 0 or 1", g->name, key, (int)kv->at[0]);
+    *out = kv->at[0];
+    return POLAR_OK;
+}
+
+/* The string is the file's: any bytes, not NUL-terminated. */
+static polar_status gguf_get_str(const gguf_file *g, const char *key, const char **out, size_t *length, int required,
+                                 polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array || kv->type != GGUF_STRING) return gguf_wrong_type(g, kv, "a string", e);
+    *out = (const char *)kv->at + 8;
+    *length = (size_t)rd_u64(kv->at);
+    return POLAR_OK;
+}
+
+/* An array with elements of the given type; *out is NULL if an optional one is absent. Elements are read by
+ * gguf_int_at, gguf_float_at, or gguf_strings. */
+static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_value_type type, const gguf_kv **out,
+                                   int required, polar_error *e) {
+    const gguf_kv *kv = *out = gguf_find(g, key);
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array && kv->type == type) return POLAR_OK;
+    *out = NULL;
+    return fail(e, POLAR_FORMAT, "%s: %s is %s%s, expected an array of %s", g->name, key,
+                kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, gguf_values[type].name);
+}
+
+/* Walks the strings of an array: gguf_strings it = gguf_strings_begin(kv); while (gguf_strings_next(&it, &s, &n)) ... */
+typedef struct gguf_strings {
+    const uint8_t *at;
+    size_t left;
+} gguf_strings;
+
+static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
+    gguf_strings it = {kv->at, kv->count};
+    return it;
+}
+
+static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
+    if (!it->left) return 0;
+    it->left--;
+    *length = (size_t)rd_u64(it->at);
+    *s = (const char *)it->at + 8;
+    it->at += 8 + *length;
+    return 1;
+}
+
+/* --- files as byte ranges */
+
+#ifdef _WIN32
+/* UTF-8 to the system's UTF-16. Freed with mem_free(a, p, *bytes). */
+static wchar_t *gguf_wide(const char *path, size_t *bytes, const polar_allocator *a, polar_error *e) {
+    int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+    wchar_t *wide;
+    *bytes = (size_t)n * sizeof *wide;
+    if (n <= 0) {
+        fail(e, POLAR_ARGUMENT, "%s: the path is not UTF-8", path);
+        return NULL;
+    }
+    if ((wide = mem_alloc(a, *bytes, e))) MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, n);
+    return wide;
+}
+#endif
+
+#ifndef POLAR_NO_STDIO
+/* fopen with a UTF-8 path on every system. */
+static FILE *gguf_fopen(const char *path, const char *mode, const polar_allocator *a, polar_error *e) {
+    FILE *f = NULL;
+#ifdef _WIN32
+    size_t bytes;
+    wchar_t *wide = gguf_wide(path, &bytes, a, e), wide_mode[8] = {0};
+    if (!wide) return NULL;
+    for (int i = 0; i < 7 && mode[i]; i++) wide_mode[i] = (wchar_t)mode[i];
+    f = _wfopen(wide, wide_mode);
+    mem_free(a, wide, bytes);
+#else
+    (void)a;
+    f = fopen(path, mode);
+#endif
+    if (!f) fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
+    return f;
+}
+
+/* Size of an open file that can be sought in, or -1. Leaves the position at the start. */
+static int64_t gguf_file_size(FILE *f) {
+    int64_t size;
+#ifdef _WIN32
+    if (_fseeki64(f, 0, SEEK_END)) return -1;
+    size = _ftelli64(f);
+#elif defined(__unix__) || defined(__APPLE__)
+    if (fseeko(f, 0, SEEK_END)) return -1;
+    size = ftello(f);
+#else
+    if (fseek(f, 0, SEEK_END)) return -1;
+    size = ftell(f);
+#endif
+    rewind(f);
+    return size;
+}
+
+typedef struct gguf_watch {
+    polar_progress progress; /* may be NULL */
+    void *user;
+    double from, to; /* share of the whole work that this file is */
+} gguf_watch;
+
+/* Reads a file into one block of the allocator. */
+static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_watch *watch, const polar_allocator *a,
+                                  polar_error *e) {
+    const size_t chunk = (size_t)1 << 24;
+    FILE *f = gguf_fopen(path, "rb", a, e);
+    polar_status status = POLAR_OK;
+    int64_t size;
+    uint8_t *block;
+    if (!f) return POLAR_IO;
+    size = gguf_file_size(f);
+    if (size < 0 || (uint64_t)size > SIZE_MAX) {
+        fclose(f);
+        return fail(e, POLAR_IO, "%s: %s", path, size < 0 ? strerror(errno) : "larger than the address space");
+    }
+    if (!(block = mem_alloc(a, (size_t)size, e))) status = POLAR_MEMORY;
+    for (size_t at = 0, n; status == POLAR_OK && at < (size_t)size; at += n) {
+        n = MIN(chunk, (size_t)size - at);
+        if (watch->progress &&
+            watch->progress(watch->user, watch->from + (watch->to - watch->from) * ((double)at / (double)size)))
+            status = fail(e, POLAR_CANCELLED, "%s: reading was cancelled", path);
+        else if (fread(block + at, 1, n, f) != n)
+            status = fail(e, POLAR_IO, "%s: reading stopped after %zu of %lld bytes", path, at, (long long)size);
+    }
+    fclose(f);
+    if (status == POLAR_OK) *map = (gguf_map){block, (size_t)size, GGUF_ALLOCATED};
+    else mem_free(a, block, (size_t)size);
+    return status;
+}
+
+#if defined(POLAR_MMAP_POSIX)
+/* Maps a file. Quietly leaves *map empty where only reading can work: a special file, an empty one. */
+static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
+    int fd = open(path, O_RDONLY);
+    struct stat info;
+    (void)a;
+    if (fd < 0) return fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
+    if (!fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_size > 0 && (uint64_t)info.st_size <= SIZE_MAX) {
+        void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p != MAP_FAILED) *map = (gguf_map){p, (size_t)info.st_size, GGUF_MAPPED};
+    }
+    close(fd);
+    return POLAR_OK;
+}
+#elif defined(POLAR_MMAP_WINDOWS)
+static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
+    size_t bytes;
+    wchar_t *wide = gguf_wide(path, &bytes, a, e);
+    HANDLE file, mapping;
+    LARGE_INTEGER size;
+    if (!wide) return e ? e->status : POLAR_ARGUMENT;
+    file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+    mem_free(a, wide, bytes);
+    if (file == INVALID_HANDLE_VALUE)
+        return fail(e, POLAR_IO, "%s: system error %u", path, (unsigned)GetLastError());
+    if (GetFileSizeEx(file, &size) && size.QuadPart > 0 && (uint64_t)size.QuadPart <= SIZE_MAX &&
+        (mapping = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL))) {
+        const void *p = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0); /* keeps the mapping open */
+        if (p) *map = (gguf_map){p, (size_t)size.QuadPart, GGUF_MAPPED};
+        CloseHandle(mapping);
+    }
+    CloseHandle(file);
+    return POLAR_OK;
+}
+#endif
+#endif /* POLAR_NO_STDIO */
+
+static void gguf_unmap(const gguf_map *map, const polar_allocator *a) {
+    if (map->origin == GGUF_ALLOCATED) mem_free(a, (void *)(uintptr_t)map->data, map->size);
+#if defined(POLAR_MMAP_POSIX)
+    if (map->origin == GGUF_MAPPED) munmap((void *)(uintptr_t)map->data, map->size);
+#elif defined(POLAR_MMAP_WINDOWS)
+    if (map->origin == GGUF_MAPPED) UnmapViewOfFile(map->data);
+#endif
+}
+
+/* --- opening */
+
+static void gguf_close(gguf_file *g) {
+    const polar_allocator *a = &g->allocator;
+    for (size_t i = 0; i < g->n_maps; i++) gguf_unmap(&g->maps[i], a);
+    mem_free(a, g->maps, g->maps_capacity * sizeof *g->maps);
+    mem_free(a, g->kv, g->n_kv * sizeof *g->kv);
+    mem_free(a, g->kv_index, g->n_kv * sizeof *g->kv_index);
+    mem_free(a, g->tensors, g->tensors_capacity * sizeof *g->tensors);
+    mem_free(a, g->tensor_index, g->n_tensors * sizeof *g->tensor_index);
+    mem_free(a, g->name, g->name_bytes);
+    memset(g, 0, sizeof *g);
+}
+
+/* Starts an empty file that messages call by the last component of `path`. */
+static polar_status gguf_begin(gguf_file *g, const char *path, const polar_allocator *a, polar_error *e) {
+    const char *name = path;
+    memset(g, 0, sizeof *g);
+    g->allocator = mem_allocator(a);
+    for (const char *p = path; *p; p++)
+        if (*p == '/' || *p == '\\') name = p + 1;
+    g->name_bytes = strlen(name) + 1;
+    if (!(g->name = mem_alloc(&g->allocator, g->name_bytes, e))) return POLAR_MEMORY;
+    memcpy(g->name, name, g->name_bytes);
+    return POLAR_OK;
+}
+
+/* Takes over a byte range; if that fails it is given back. */
+static polar_status gguf_own(gguf_file *g, const gguf_map *map, polar_error *e) {
+    void *maps = g->maps;
+    if (!mem_grow(&g->allocator, &maps, &g->maps_capacity, g->n_maps + 1, sizeof *g->maps, e)) {
+        gguf_unmap(map, &g->allocator);
+        return POLAR_MEMORY;
+    }
+    g->maps = maps;
+    g->maps[g->n_maps++] = *map;
+    return POLAR_OK;
+}
+
+/* Checks the header and allocates for as many entries as it promises and the bytes can hold. */
+static void gguf_read_header(gguf_reader *r, gguf_file *g) {
+    const uint8_t *p;
+    uint64_t n_tensors, n_kv;
+    if (r->size < GGUF_HEADER_BYTES) {
+        r->status = fail(r->error, POLAR_FORMAT, "%s: has %zu bytes, a GGUF file at least %d", r->file, r->size,
+                         GGUF_HEADER_BYTES);
+        return;
+    }
+    p = gguf_take(r, GGUF_HEADER_BYTES);
+    g->version = rd_u32(p + 4);
+    n_tensors = rd_u64(p + 8);
+    n_kv = rd_u64(p + 16);
+    if (memcmp(p, "GGUF", 4))
+        r->status = fail(r->error, POLAR_FORMAT, "%s: is no GGUF file: it starts with %x, expected %x (\"GGUF\")",
+                         r->file, (unsigned)rd_u32(p), 0x46554747u);
+    else if (g->version == 0x02000000u || g->version == 0x03000000u)
+        r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: is a big-endian GGUF file, expected little-endian", r->file);
+    else if (g->version != 2 && g->version != 3)
+        r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: is GGUF version %u, expected 2 or 3", r->file,
+                         (unsigned)g->version);
+    else if (n_kv > (r->size - r->at) / GGUF_MIN_PAIR_BYTES ||
+             n_tensors > (r->size - r->at) / GGUF_MIN_TENSOR_BYTES || n_tensors > INT_MAX)
+        r->status = fail(r->error, POLAR_FORMAT, "%s: promises %llu metadata pairs and %llu tensors in %zu bytes",
+                         r->file, (unsigned long long)n_kv, (unsigned long long)n_tensors, r->size);
+    if (r->status != POLAR_OK) return;
+    if (!(g->kv = mem_alloc(&g->allocator, (size_t)n_kv * sizeof *g->kv, r->error))) {
+        r->status = POLAR_MEMORY;
+        return;
+    }
+    g->n_kv = (size_t)n_kv;
+    memset(g->kv, 0, g->n_kv * sizeof *g->kv);
+    if (!(g->tensors = mem_alloc(&g->allocator, (size_t)n_tensors * sizeof *g->tensors, r->error))) {
+        r->status = POLAR_MEMORY;
+        return;
+    }
+    g->tensors_capacity = (size_t)n_tensors;
+    memset(g->tensors, 0, g->tensors_capacity * sizeof *g->tensors);
+}
+
+/* Turns the offsets, kept in `data` relative to the range's start until here, into places inside the data. */
+static polar_status gguf_place(gguf_reader *r, gguf_tensor *t, uint64_t offset, size_t start, size_t alignment) {
+    if (offset % alignment)
+        return fail(r->error, POLAR_FORMAT, "%s: tensor %.*s starts at %llu, expected a multiple of %zu", r->file,
+                    (int)MIN(t->name_length, 100), t->name, (unsigned long long)offset, alignment);
+    if (start > r->size || offset > r->size - start || t->bytes > r->size - start - (size_t)offset)
+        return fail(r->error, POLAR_FORMAT, "%s: tensor %.*s has %zu bytes at %llu of the data, which has %zu", r->file,
+                    (int)MIN(t->name_length, 100), t->name, t->bytes, (unsigned long long)offset,
+                    start > r->size ? (size_t)0 : r->size - start);
+    t->data = r->data + start + (size_t)offset;
+    return POLAR_OK;
+}
+
+/* Reads the tensor directory twice: where the data starts is known at its end. */
+static void gguf_read_directory(gguf_reader *r, gguf_file *g, size_t alignment) {
+    size_t begin = r->at, start;
+    uint64_t offset;
+    r->what = "tensor";
+    for (size_t i = 0; i < g->tensors_capacity && r->status == POLAR_OK; i++) {
+        r->index = i;
+        gguf_read_tensor(r, &g->tensors[i], &offset);
+    }
+    if (r->status != POLAR_OK) return;
+    start = r->at > SIZE_MAX - alignment ? SIZE_MAX : (r->at + alignment - 1) / alignment * alignment;
+    r->at = begin;
+    for (size_t i = 0; i < g->tensors_capacity && r->status == POLAR_OK; i++) {
+        gguf_read_tensor(r, &g->tensors[i], &offset);
+        r->status = gguf_place(r, &g->tensors[i], offset, start, alignment);
+    }
+    g->n_tensors = g->tensors_capacity;
+}
+
+/* Parses the range, which g owns, into an empty g. */
+static polar_status gguf_parse(gguf_file *g, const gguf_map *map, polar_error *e) {
+    gguf_reader r = {g->name, map->data, map->size, 0, "header", 0, POLAR_OK, e};
+    int alignment = GGUF_ALIGNMENT;
+    gguf_read_header(&r, g);
+    r.what = "metadata pair";
+    for (size_t i = 0; i < g->n_kv && r.status == POLAR_OK; i++) {
+        r.index = i;
+        gguf_read_pair(&r, &g->kv[i]);
+    }
+    if (r.status == POLAR_OK) r.status = gguf_index_keys(g, e);
+    if (r.status == POLAR_OK)
+        r.status = gguf_get_int(g, "general.alignment", &alignment, 1, 1 << 30, GGUF_OPTIONAL, e);
+    if (r.status == POLAR_OK && alignment & (alignment - 1))
+        r.status = fail(e, POLAR_FORMAT, "%s: general.alignment is %d, expected a power of two", g->name, alignment);
+    if (r.status == POLAR_OK) gguf_read_directory(&r, g, (size_t)alignment);
+    return r.status;
+}
+
+/* A model in memory: in place, without any alignment. */
+static polar_status gguf_open_memory(gguf_file *g, const void *data, size_t size, const polar_allocator *a,
+                                     polar_error *e) {
+    gguf_map map = {data, size, GGUF_BORROWED};
+    int n_parts = 1;
+    polar_status status = gguf_begin(g, "memory", a, e);
+    if (status == POLAR_OK) status = gguf_parse(g, &map, e);
+    if (status == POLAR_OK) status = gguf_get_int(g, "split.count", &n_parts, 0, GGUF_MAX_PARTS, GGUF_OPTIONAL, e);
+    if (status == POLAR_OK && n_parts > 1)
+        status = fail(e, POLAR_UNSUPPORTED, "%s: is one of %d parts of a model; in memory it must be whole", g->name,
+                      n_parts);
+    if (status == POLAR_OK) status = gguf_index_tensors(g, e);
+    if (status != POLAR_OK) gguf_close(g);
+    return status;
+}
+
+#ifndef POLAR_NO_STDIO
+/* Opens and parses one file, without the index of tensors. */
+static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, const gguf_watch *watch,
+                                   const polar_allocator *a, polar_error *e) {
+    gguf_map map = {NULL, 0, GGUF_BORROWED};
+    polar_status status = gguf_begin(g, path, a, e);
+#if defined(POLAR_MMAP_POSIX) || defined(POLAR_MMAP_WINDOWS)
+    if (status == POLAR_OK && !no_mmap) status = gguf_map_file(&map, path, &g->allocator, e);
+#else
+    (void)no_mmap;
+#endif
+    if (status == POLAR_OK && !map.data) status = gguf_map_read(&map, path, watch, &g->allocator, e);
+    if (status == POLAR_OK) status = gguf_own(g, &map, e);
+    if (status == POLAR_OK) status = gguf_parse(g, &map, e);
+    if (status != POLAR_OK) gguf_close(g);
+    return status;
+}
+
+static void gguf_digits(char *at, int n) {
+    for (int i = 4; i >= 0; i--, n /= 10) at[i] = (char)('0' + n % 10);
+}
+
+/* The number of a part in a path NAME-00001-of-00003.gguf, that is its "00001"; NULL if it is no such path. */
+static char *gguf_part_number(char *path, int part, int n_parts) {
+    char suffix[] = "-00000-of-00000.gguf";
+    size_t n = strlen(path), m = sizeof suffix - 1;
+    gguf_digits(suffix + 1, part + 1);
+    gguf_digits(suffix + 10, n_parts);
+    return n > m && !memcmp(path + n - m, suffix, m) ? path + n - m + 1 : NULL;
+}
+
+/* Moves the tensors and byte ranges of part `p` into g and closes the rest of p. */
+static polar_status gguf_merge(gguf_file *g, gguf_file *p, polar_error *e) {
+    void *tensors = g->tensors;
+    polar_status status = POLAR_OK;
+    size_t n = g->n_tensors + p->n_tensors;
+    if (mem_grow(&g->allocator, &tensors, &g->tensors_capacity, n, sizeof *g->tensors, e)) {
+        g->tensors = tensors;
+        if (p->n_tensors) memcpy(g->tensors + g->n_tensors, p->tensors, p->n_tensors * sizeof *g->tensors);
+        g->n_tensors = n;
+    } else status = POLAR_MEMORY;
+    while (p->n_maps && status == POLAR_OK) status = gguf_own(g, &p->maps[--p->n_maps], e);
+    gguf_close(p);
+    return status;
+}
+
+/* The other parts of a split model, found beside the first. */
+static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap, int n_parts, polar_progress progress,
+                                     void *user, polar_error *e) {
+    size_t bytes = strlen(path) + 1;
+    char *other = mem_alloc(&g->allocator, bytes, e), *number;
+    polar_status status = POLAR_OK;
+    int total = -1;
+    if (!other) return POLAR_MEMORY;
+    memcpy(other, path, bytes);
+    if (!(number = gguf_part_number(other, 0, n_parts)))
+        status = fail(e, POLAR_FORMAT, "%s: is the first of %d parts, expected a name like MODEL-00001-of-%c%c%c%c%c.gguf",
+                      g->name, n_parts, '0' + n_parts / 10000, '0' + n_parts / 1000 % 10, '0' + n_parts / 100 % 10,
+                      '0' + n_parts / 10 % 10, '0' + n_parts % 10);
+    for (int i = 1; i < n_parts && status == POLAR_OK; i++) {
+        gguf_watch watch = {progress, user, (double)i / n_parts, (double)(i + 1) / n_parts};
+        gguf_file part;
+        int found = -1;
+        gguf_digits(number, i + 1);
+        if ((status = gguf_open_part(&part, other, no_mmap, &watch, &g->allocator, e)) != POLAR_OK) break;
+        status = gguf_get_int(&part, "split.no", &found, 0, GGUF_MAX_PARTS, GGUF_REQUIRED, e);
+        if (status == POLAR_OK && found != i)
+            status = fail(e, POLAR_MISMATCH, "%s: split.no is %d, expected %d", part.name, found, i);
+        if (status == POLAR_OK) status = gguf_merge(g, &part, e);
+        else gguf_close(&part);
+    }
+    if (status == POLAR_OK)
+        status = gguf_get_int(g, "split.tensors.count", &total, 0, INT_MAX, GGUF_OPTIONAL, e);
+    if (status == POLAR_OK && total >= 0 && (size_t)total != g->n_tensors)
+        status = fail(e, POLAR_MISMATCH, "%s: split.tensors.count is %d, the parts have %zu", g->name, total,
+                      g->n_tensors);
+    mem_free(&g->allocator, other, bytes);
+    return status;
+}
+#endif
+
+/* Opens a file, or a split model by its first file. `progress` is called while a file is read, not when it is
+ * mapped. A file that someone truncates while it is mapped ends the process: that is the system's rule. */
+static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const polar_allocator *a,
+                              polar_progress progress, void *progress_user, polar_error *e) {
+#ifdef POLAR_NO_STDIO
+    (void)no_mmap, (void)a, (void)progress, (void)progress_user;
+    memset(g, 0, sizeof *g);
+    return fail(e, POLAR_UNSUPPORTED, "%s: this build reads no files (POLAR_NO_STDIO)", path);
+#else
+    gguf_watch watch = {progress, progress_user, 0, 1};
+    int n_parts = 1, part = 0;
+    polar_status status = gguf_open_part(g, path, no_mmap, &watch, a, e);
+    if (status != POLAR_OK) return status;
+    status = gguf_get_int(g, "split.count", &n_parts, 0, GGUF_MAX_PARTS, GGUF_OPTIONAL, e);
+    if (status == POLAR_OK) status = gguf_get_int(g, "split.no", &part, 0, GGUF_MAX_PARTS, GGUF_OPTIONAL, e);
+    if (status == POLAR_OK && part)
+        status = fail(e, POLAR_ARGUMENT, "%s: is part %d of %d, expected the first", g->name, part + 1, n_parts);
+    if (status == POLAR_OK && n_parts > 1)
+        status = gguf_open_others(g, path, no_mmap, n_parts, progress, progress_user, e);
+    if (status == POLAR_OK) status = gguf_index_tensors(g, e);
+    if (status != POLAR_OK) gguf_close(g);
+    return status;
+#endif
+}
 
 /* ======================================================================================
  * [json] JSON: reading and writing, numbers without a locale
