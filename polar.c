@@ -1689,8 +1689,9 @@ static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const
  *
  * One table with a row per tensor type, and everything that depends on how a type lays out its bits. Reading
  * turns a block into integers with a common factor (quant_block), which is all that dequantization and dot
- * products need to know. The layouts are those of ggml. Promises: the same bits on every machine, no
- * alignment needed, any bytes are a valid block. Uses: [num].
+ * products need to know; writing searches the integers with the least squared error. The layouts are those of
+ * ggml. Promises: the same bits on every machine, no alignment needed, any bytes are a valid block and any
+ * floats can be written. Uses: [num].
  * ====================================================================================== */
 
 #define QUANT_BLOCK 256 /* numbers of the largest block */
@@ -1915,6 +1916,415 @@ static void quant_unpack_iq4_xs(const uint8_t *src, quant_block *b) {
     }
 }
 
+/* --- Choosing numbers ---
+ *
+ * All types are one problem: x[i] ~ d scale[j] q[i] + m min[j], where j is the sub-block of i, d and m are
+ * halves and the rest are small integers. The squared error has no shortcut, but for fixed integers the best d
+ * and m follow from linear least squares, and for fixed d and m each q is a rounding. So: for each sub-block
+ * try a row of starting steps, keep the one whose least-squares fit is best (quant_fit_scale, quant_fit_line);
+ * round the sub-block scales and mins; then alternate between rounding and least squares over the whole
+ * block as long as the error falls (quant_fit).
+ *
+ * Exactness: sums are in double, and each product that is added is of two floats or small integers, hence exact
+ * there: fused or not, it gives the same bits. Other products go through mul64. */
+
+typedef struct quant_shape {
+    int n, sub;                /* numbers of a block, of a sub-block */
+    int low, high;             /* q is low..high */
+    const int8_t *values;      /* NULL, or the sixteen values that q can take */
+    int scale_low, scale_high; /* of sub-blocks; both 1: there is one, with d as its scale */
+    int min_high;              /* min is 0..min_high; 0: the type has none */
+    int tries;                 /* starting steps tried on each side of the obvious one, ... */
+    float reach;               /* ... the last of them this far from it, relatively */
+} quant_shape;
+
+typedef struct quant_grid {
+    float d, m; /* exact halves */
+    int scale[QUANT_BLOCK / 16], min[QUANT_BLOCK / 16];
+    int16_t q[QUANT_BLOCK];
+} quant_grid;
+
+/* The nearest integer to x * inverse, ties to even: the product is exact in double, and adding 1.5 * 2^52
+ * leaves the integer in the low bits. */
+static int quant_round(float x, float inverse) {
+    return (int)(int32_t)(uint32_t)f64_bits((double)x * (double)inverse + 6755399441055744.0);
+}
+
+/* 1 / x, or 0 where that would not be a finite float or x stands for nothing. */
+static float quant_inverse(float x) {
+    return fabsf(x) > 1e-30f ? 1 / x : 0;
+}
+
+/* The index of the value of quant_iq4 nearest to v: how many midpoints between neighbours lie below it. */
+static int quant_iq4_index(int v) {
+    int i = 2 * v > quant_iq4[7] + quant_iq4[8] ? 8 : 0;
+    i += 2 * v > quant_iq4[i + 3] + quant_iq4[i + 4] ? 4 : 0;
+    i += 2 * v > quant_iq4[i + 1] + quant_iq4[i + 2] ? 2 : 0;
+    return i + (2 * v > quant_iq4[i] + quant_iq4[i + 1]);
+}
+
+/* The q of a type that is nearest to x * inverse. */
+static int quant_nearest(const quant_shape *s, float x, float inverse) {
+    int q = quant_round(x, inverse);
+    q = MAX(s->low, MIN(s->high, q));
+    return s->values ? quant_iq4[quant_iq4_index(q)] : q;
+}
+
+/* Sums over a sub-block for least squares. */
+typedef struct quant_sums {
+    double x, xq;
+    int q, qq;
+} quant_sums;
+
+static quant_sums quant_try(const quant_shape *s, const float *x, float offset, float inverse) {
+    quant_sums t = {0, 0, 0, 0};
+    for (int i = 0; i < s->sub; i++) {
+        int q = quant_nearest(s, x[i] - offset, inverse);
+        t.x += (double)x[i];
+        t.xq += (double)x[i] * q;
+        t.q += q;
+        t.qq += q * q;
+    }
+    return t;
+}
+
+/* The step number `k` of 2 * tries + 1, as a factor of the obvious one. */
+static float quant_step(const quant_shape *s, int k) {
+    return fma32((float)(k - s->tries) / (float)MAX(1, s->tries), s->reach, 1);
+}
+
+/* min over d and q of sum (x - d q)^2. For given q the best d is sum x q / sum q q, and the sum of squares
+ * falls by (sum x q)^2 / sum q q. Starts: the number furthest from 0 becomes `low`, the wider end; among
+ * uneven values the other end may fit better. */
+static float quant_fit_scale(const quant_shape *s, const float *x) {
+    float extreme = 0, d = 0;
+    double best = 0;
+    for (int i = 0; i < s->sub; i++)
+        if (fabsf(x[i]) > fabsf(extreme)) extreme = x[i];
+    for (int end = 0; end < (s->values ? 2 : 1); end++) {
+        float inverse = quant_inverse(extreme) * (float)(end ? s->high : s->low);
+        for (int k = 0; k <= 2 * s->tries + 2; k++) { /* the last two rounds start from the best so far */
+            quant_sums t = quant_try(s, x, 0, k <= 2 * s->tries ? inverse * quant_step(s, k) : quant_inverse(d));
+            double gain = t.qq ? t.xq * t.xq / t.qq : 0;
+            if (gain <= best) continue;
+            best = gain;
+            d = (float)(t.xq / t.qq);
+        }
+    }
+    return d;
+}
+
+/* min over d, m and q of sum (x - d q - m)^2, with m <= 0 where the type's mins have a common factor. */
+static void quant_fit_line(const quant_shape *s, const float *x, float *d, float *m) {
+    float low = x[0], high = x[0], inverse;
+    double best = 0, n = s->sub;
+    for (int i = 1; i < s->sub; i++) {
+        low = MIN(low, x[i]);
+        high = MAX(high, x[i]);
+    }
+    if (s->min_high > 1) low = MIN(low, 0);
+    *d = 0;
+    *m = low;
+    inverse = quant_inverse(high - low) * (float)s->high;
+    for (int k = 0; k <= 2 * s->tries + 2; k++) {
+        int again = k > 2 * s->tries;
+        quant_sums t = quant_try(s, x, again ? *m : low, again ? quant_inverse(*d) : inverse * quant_step(s, k));
+        double det = n * t.qq - (double)t.q * t.q, slope = 0, offset = 0, gain;
+        if (!t.qq) continue;
+        if (det > 0) offset = (mul64(t.x, t.qq) - mul64(t.xq, t.q)) / det;
+        if (s->min_high > 1) offset = MIN(offset, 0);
+        slope = (t.xq - mul64(offset, t.q)) / t.qq;
+        gain = mul64(slope, t.xq) + mul64(offset, t.x);
+        if (gain <= best) continue;
+        best = gain;
+        *d = (float)slope;
+        *m = (float)offset;
+    }
+}
+
+/* To the nearest half that is finite. */
+static float quant_half(double x) {
+    return f16_f32(f32_f16((float)MAX(-65504.0, MIN(65504.0, x))));
+}
+
+/* Rounds all q for the grid's d, m, scales and mins, and returns the sum of squared errors. */
+static double quant_assign(const quant_shape *s, const float *x, quant_grid *g) {
+    double error = 0;
+    for (int i = 0; i < s->n; i += s->sub) {
+        float step = g->d * (float)g->scale[i / s->sub], offset = g->m * (float)g->min[i / s->sub]; /* both exact */
+        float inverse = quant_inverse(step);
+        for (int k = i; k < i + s->sub; k++) {
+            int q = quant_nearest(s, x[k] - offset, inverse);
+            double e = (double)(x[k] - fma32(step, (float)q, offset));
+            g->q[k] = (int16_t)q;
+            error += mul64(e, e);
+        }
+    }
+    return error;
+}
+
+/* Least squares for d and m of the whole block, everything else fixed. */
+static void quant_solve(const quant_shape *s, const float *x, quant_grid *g) {
+    double aa = 0, bb = 0, ab = 0, ax = 0, bx = 0, det;
+    for (int i = 0; i < s->n; i++) {
+        int a = g->q[i] * g->scale[i / s->sub], b = g->min[i / s->sub];
+        aa += (double)(a * a);
+        ab += (double)(a * b);
+        bb += (double)(b * b);
+        ax += (double)x[i] * a;
+        bx += (double)x[i] * b;
+    }
+    det = mul64(aa, bb) - mul64(ab, ab);
+    if (det > 0) {
+        g->d = quant_half((mul64(ax, bb) - mul64(bx, ab)) / det);
+        g->m = quant_half((mul64(bx, aa) - mul64(ax, ab)) / det);
+    } else if (aa > 0) {
+        g->d = quant_half(ax / aa);
+    }
+}
+
+/* Alternates least squares and rounding as long as that helps. */
+static void quant_refine(const quant_shape *s, const float *x, quant_grid *g) {
+    double best = quant_assign(s, x, g), error;
+    quant_grid trial = *g;
+    for (int round = 0; round < 4; round++) {
+        quant_solve(s, x, &trial);
+        error = quant_assign(s, x, &trial);
+        if (error >= best) return;
+        best = error;
+        *g = trial;
+    }
+}
+
+/* The grid with the least squared error for a block of x. */
+static void quant_fit(const quant_shape *s, const float *x, quant_grid *g) {
+    float ds[QUANT_BLOCK / 16], ms[QUANT_BLOCK / 16] = {0}, d = 0, m = 0;
+    int n_sub = s->n / s->sub;
+    for (int j = 0; j < n_sub; j++) {
+        if (s->min_high)
+            quant_fit_line(s, x + j * s->sub, &ds[j], &ms[j]);
+        else
+            ds[j] = quant_fit_scale(s, x + j * s->sub);
+        if (fabsf(ds[j]) > fabsf(d)) d = ds[j];
+        if (fabsf(ms[j]) > fabsf(m)) m = ms[j];
+    }
+    g->d = quant_half(d / (float)(s->min_high ? s->scale_high : s->scale_low));
+    g->m = s->min_high ? quant_half(m / (float)s->min_high) : 0;
+    for (int j = 0; j < n_sub; j++) {
+        int scale = quant_round(ds[j], quant_inverse(g->d)), min = quant_round(ms[j], quant_inverse(g->m));
+        g->scale[j] = MAX(s->scale_low, MIN(s->scale_high, scale));
+        g->min[j] = s->min_high == 1 ? 1 : MAX(0, MIN(s->min_high, min));
+    }
+    quant_refine(s, x, g);
+}
+
+/* --- Writing blocks --- */
+
+static uint16_t quant_bf16(float x) {
+    uint32_t u = f32_bits(x);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40); /* NaN, quiet */
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static void quant_encode_f32(const float *x, uint8_t *dst) {
+    wr_u32(dst, f32_bits(*x));
+}
+
+static void quant_encode_f16(const float *x, uint8_t *dst) {
+    wr_u16(dst, f32_f16(*x));
+}
+
+static void quant_encode_bf16(const float *x, uint8_t *dst) {
+    wr_u16(dst, quant_bf16(*x));
+}
+
+static void quant_put_half(uint8_t *dst, float x) {
+    wr_u16(dst, f32_f16(x));
+}
+
+/* Steps so fine that a search gains nothing: the largest number becomes 127. */
+static void quant_encode_q8_0(const float *x, uint8_t *dst) {
+    block_q8_0 *b = (void *)dst;
+    float largest = 0, d, inverse;
+    for (int i = 0; i < 32; i++) largest = MAX(largest, fabsf(x[i]));
+    d = quant_half((double)largest / 127);
+    inverse = quant_inverse(d);
+    quant_put_half(b->d, d);
+    for (int i = 0; i < 32; i++) b->qs[i] = (uint8_t)MAX(-127, MIN(127, quant_round(x[i], inverse)));
+}
+
+/* 32 numbers to the nibbles and, if qh is not NULL, the fifth bits of the simple types; `zero` is added. */
+static void quant_put_bits(const int16_t *q, int zero, uint8_t *qs, uint8_t *qh) {
+    uint32_t high = 0;
+    for (int i = 0; i < 16; i++) {
+        unsigned a = (unsigned)(q[i] + zero), b = (unsigned)(q[i + 16] + zero);
+        qs[i] = (uint8_t)((a & 15) | (b & 15) << 4);
+        high |= (uint32_t)(a >> 4) << i | (uint32_t)(b >> 4) << (i + 16);
+    }
+    if (qh) wr_u32(qh, high);
+}
+
+/* block, sub-block; q; values; scales; mins; tries, reach */
+static const quant_shape quant_shape_q4_0 = {32, 32, -8, 7, NULL, 1, 1, 0, 5, 0.2f};
+static const quant_shape quant_shape_q5_0 = {32, 32, -16, 15, NULL, 1, 1, 0, 5, 0.16f};
+static const quant_shape quant_shape_iq4_nl = {32, 32, -127, 113, quant_iq4, 1, 1, 0, 5, 0.2f};
+static const quant_shape quant_shape_q4_1 = {32, 32, 0, 15, NULL, 1, 1, 1, 8, 0.2f};
+static const quant_shape quant_shape_q5_1 = {32, 32, 0, 31, NULL, 1, 1, 1, 8, 0.1f};
+static const quant_shape quant_shape_q2_k = {256, 16, 0, 3, NULL, 0, 15, 15, 8, 0.25f};
+static const quant_shape quant_shape_q3_k = {256, 16, -4, 3, NULL, -32, 31, 0, 5, 0.4f};
+static const quant_shape quant_shape_q4_k = {256, 32, 0, 15, NULL, 0, 63, 63, 8, 0.2f};
+static const quant_shape quant_shape_q5_k = {256, 32, 0, 31, NULL, 0, 63, 63, 8, 0.1f};
+static const quant_shape quant_shape_q6_k = {256, 16, -32, 31, NULL, -128, 127, 0, 6, 0.09f};
+static const quant_shape quant_shape_iq4_xs = {256, 32, -127, 113, quant_iq4, -32, 31, 0, 5, 0.2f};
+
+static void quant_encode_q4_0(const float *x, uint8_t *dst) {
+    block_q4_0 *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q4_0, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_bits(g.q, 8, b->qs, NULL);
+}
+
+static void quant_encode_q4_1(const float *x, uint8_t *dst) {
+    block_q4_1 *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q4_1, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_half(b->m, g.m);
+    quant_put_bits(g.q, 0, b->qs, NULL);
+}
+
+static void quant_encode_q5_0(const float *x, uint8_t *dst) {
+    block_q5_0 *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q5_0, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_bits(g.q, 16, b->qs, b->qh);
+}
+
+static void quant_encode_q5_1(const float *x, uint8_t *dst) {
+    block_q5_1 *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q5_1, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_half(b->m, g.m);
+    quant_put_bits(g.q, 0, b->qs, b->qh);
+}
+
+/* Values of quant_iq4 to their indices, in place. */
+static void quant_iq4_indices(int16_t *q, int n) {
+    for (int i = 0; i < n; i++) q[i] = (int16_t)quant_iq4_index(q[i]);
+}
+
+static void quant_encode_iq4_nl(const float *x, uint8_t *dst) {
+    block_iq4_nl *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_iq4_nl, x, &g);
+    quant_iq4_indices(g.q, 32);
+    quant_put_half(b->d, g.d);
+    quant_put_bits(g.q, 0, b->qs, NULL);
+}
+
+static void quant_encode_q2_k(const float *x, uint8_t *dst) {
+    block_q2_k *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q2_k, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_half(b->dmin, -g.m);
+    for (int j = 0; j < 16; j++) b->scales[j] = (uint8_t)(g.scale[j] | g.min[j] << 4);
+    memset(b->qs, 0, sizeof b->qs);
+    for (int i = 0; i < 256; i++) b->qs[i / 128 * 32 + i % 32] |= (uint8_t)(g.q[i] << i % 128 / 32 * 2);
+}
+
+static void quant_encode_q3_k(const float *x, uint8_t *dst) {
+    block_q3_k *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q3_k, x, &g);
+    memset(b, 0, sizeof *b);
+    quant_put_half(b->d, g.d);
+    for (int j = 0; j < 16; j++) {
+        int scale = g.scale[j] + 32;
+        b->scales[j % 8] |= (uint8_t)((scale & 15) << j / 8 * 4);
+        b->scales[8 + j % 4] |= (uint8_t)(scale >> 4 << j / 4 * 2);
+    }
+    for (int i = 0; i < 256; i++) {
+        int q = g.q[i] + 4;
+        b->qs[i / 128 * 32 + i % 32] |= (uint8_t)((q & 3) << i % 128 / 32 * 2);
+        b->hmask[i % 32] |= (uint8_t)(q >> 2 << i / 32);
+    }
+}
+
+static void quant_put_scales_q4_k(const quant_grid *g, uint8_t *p) {
+    for (int j = 0; j < 4; j++) {
+        int scale = g->scale[j + 4], min = g->min[j + 4];
+        p[j] = (uint8_t)(g->scale[j] | scale >> 4 << 6);
+        p[j + 4] = (uint8_t)(g->min[j] | min >> 4 << 6);
+        p[j + 8] = (uint8_t)((scale & 15) | (min & 15) << 4);
+    }
+}
+
+/* Numbers to the nibbles of Q4_K, or with qh to those and the fifth bits of Q5_K. */
+static void quant_put_k45(const int16_t *q, uint8_t *qh, uint8_t *qs) {
+    for (int i = 0; i < 128; i++) {
+        const int16_t *pair = q + i / 32 * 64 + i % 32;
+        qs[i] = (uint8_t)((pair[0] & 15) | (pair[32] & 15) << 4);
+    }
+    if (!qh) return;
+    memset(qh, 0, 32);
+    for (int i = 0; i < 256; i++) qh[i % 32] |= (uint8_t)(q[i] >> 4 << i / 32);
+}
+
+static void quant_encode_q4_k(const float *x, uint8_t *dst) {
+    block_q4_k *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q4_k, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_half(b->dmin, -g.m);
+    quant_put_scales_q4_k(&g, b->scales);
+    quant_put_k45(g.q, NULL, b->qs);
+}
+
+static void quant_encode_q5_k(const float *x, uint8_t *dst) {
+    block_q5_k *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q5_k, x, &g);
+    quant_put_half(b->d, g.d);
+    quant_put_half(b->dmin, -g.m);
+    quant_put_scales_q4_k(&g, b->scales);
+    quant_put_k45(g.q, b->qh, b->qs);
+}
+
+static void quant_encode_q6_k(const float *x, uint8_t *dst) {
+    block_q6_k *b = (void *)dst;
+    quant_grid g;
+    quant_fit(&quant_shape_q6_k, x, &g);
+    memset(b, 0, sizeof *b);
+    quant_put_half(b->d, g.d);
+    for (int j = 0; j < 16; j++) b->scales[j] = (uint8_t)g.scale[j];
+    for (int i = 0; i < 256; i++) {
+        int half = i / 128, k = i % 128 / 32, l = i % 32, q = g.q[i] + 32;
+        b->ql[64 * half + 32 * (k % 2) + l] |= (uint8_t)((q & 15) << k / 2 * 4);
+        b->qh[32 * half + l] |= (uint8_t)(q >> 4 << 2 * k);
+    }
+}
+
+static void quant_encode_iq4_xs(const float *x, uint8_t *dst) {
+    block_iq4_xs *b = (void *)dst;
+    unsigned high = 0;
+    quant_grid g;
+    quant_fit(&quant_shape_iq4_xs, x, &g);
+    quant_iq4_indices(g.q, 256);
+    memset(b, 0, sizeof *b);
+    quant_put_half(b->d, g.d);
+    for (int j = 0; j < 8; j++) {
+        unsigned scale = (unsigned)(g.scale[j] + 32);
+        b->scales_l[j / 2] |= (uint8_t)((scale & 15) << j % 2 * 4);
+        high |= scale >> 4 << 2 * j;
+        quant_put_bits(g.q + 32 * j, 0, b->qs + 16 * j, NULL);
+    }
+    wr_u16(b->scales_h, (uint16_t)high);
+}
+
 /* --- The table --- */
 
 typedef enum quant_index {
@@ -1933,21 +2343,21 @@ typedef struct quant_type {
 
 /* In the order of quant_index. */
 static const quant_type quant_types[QUANT_N] = {
-    {"F32", 0, 1, 4, 0, NULL, NULL},
-    {"F16", 1, 1, 2, 0, NULL, NULL},
-    {"BF16", 30, 1, 2, 0, NULL, NULL},
-    {"Q8_0", 8, 32, 34, 0, quant_unpack_q8_0, NULL},
-    {"Q4_0", 2, 32, 18, 0, quant_unpack_q4_0, NULL},
-    {"Q4_1", 3, 32, 20, 1, quant_unpack_q4_1, NULL},
-    {"Q5_0", 6, 32, 22, 0, quant_unpack_q5_0, NULL},
-    {"Q5_1", 7, 32, 24, 1, quant_unpack_q5_1, NULL},
-    {"IQ4_NL", 20, 32, 18, 0, quant_unpack_iq4_nl, NULL},
-    {"Q2_K", 10, 256, 84, 1, quant_unpack_q2_k, NULL},
-    {"Q3_K", 11, 256, 110, 0, quant_unpack_q3_k, NULL},
-    {"Q4_K", 12, 256, 144, 1, quant_unpack_q4_k, NULL},
-    {"Q5_K", 13, 256, 176, 1, quant_unpack_q5_k, NULL},
-    {"Q6_K", 14, 256, 210, 0, quant_unpack_q6_k, NULL},
-    {"IQ4_XS", 23, 256, 136, 0, quant_unpack_iq4_xs, NULL},
+    {"F32", 0, 1, 4, 0, NULL, quant_encode_f32},
+    {"F16", 1, 1, 2, 0, NULL, quant_encode_f16},
+    {"BF16", 30, 1, 2, 0, NULL, quant_encode_bf16},
+    {"Q8_0", 8, 32, 34, 0, quant_unpack_q8_0, quant_encode_q8_0},
+    {"Q4_0", 2, 32, 18, 0, quant_unpack_q4_0, quant_encode_q4_0},
+    {"Q4_1", 3, 32, 20, 1, quant_unpack_q4_1, quant_encode_q4_1},
+    {"Q5_0", 6, 32, 22, 0, quant_unpack_q5_0, quant_encode_q5_0},
+    {"Q5_1", 7, 32, 24, 1, quant_unpack_q5_1, quant_encode_q5_1},
+    {"IQ4_NL", 20, 32, 18, 0, quant_unpack_iq4_nl, quant_encode_iq4_nl},
+    {"Q2_K", 10, 256, 84, 1, quant_unpack_q2_k, quant_encode_q2_k},
+    {"Q3_K", 11, 256, 110, 0, quant_unpack_q3_k, quant_encode_q3_k},
+    {"Q4_K", 12, 256, 144, 1, quant_unpack_q4_k, quant_encode_q4_k},
+    {"Q5_K", 13, 256, 176, 1, quant_unpack_q5_k, quant_encode_q5_k},
+    {"Q6_K", 14, 256, 210, 0, quant_unpack_q6_k, quant_encode_q6_k},
+    {"IQ4_XS", 23, 256, 136, 0, quant_unpack_iq4_xs, quant_encode_iq4_xs},
 };
 
 /* The row of a type number found in a file, -1 if there is none. */
