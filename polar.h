@@ -167,6 +167,7 @@ typedef int (*polar_progress)(void *user, double done);
 typedef struct polar_model_options {
     const polar_allocator *allocator; /* NULL: malloc and free */
     polar_cpu cpu;                    /* kernels; POLAR_CPU_AUTO */
+    int vocab_only;                   /* 1: only the vocabulary, for tokenizing; the file needs no weights */
     int no_mmap;                      /* 1: read the file into memory even where it could be mapped */
     polar_progress progress;          /* NULL, or called during loading */
     void *progress_user;
