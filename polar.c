@@ -76,6 +76,8 @@
 #include <immintrin.h>
 #ifdef _MSC_VER
 #include <intrin.h>
+#else
+#include <cpuid.h>
 #endif
 #endif
 #if defined(__aarch64__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__)
@@ -2403,8 +2405,1077 @@ static void quant_dequantize(int index, const uint8_t *src, size_t n, float *out
 
 /* ======================================================================================
  * [kern] Kernels and the choice of an instruction set
+ *
+ * The operations of the forward pass on arrays. For each one the plain C function (suffix _c) is the definition,
+ * bit by bit; the variants below it give the same bits. One table row per instruction set, chosen when a
+ * model is opened.
+ *
+ * Quantized product of a weight row w and activations a, both in blocks (see quant_block):
+ *     acc = 0; for each block b: acc = fma(d_b * da_b, (float)(sum_i q_i a_i), acc)
+ *              and with minima:  acc = fma(m_b * da_b, (float)(sum_j mins_j sums_j), acc)
+ * where the sums are exact integers. Variants hold one weight row per lane, so the chain over blocks is the
+ * same. Float product: eight partial sums, s_j over the elements i = j mod 8, each a chain of fma, and then
+ * ((s0+s1)+(s2+s3)) + ((s4+s5)+(s6+s7)).
+ * Uses: [num] [quant].
  * ====================================================================================== */
-/*KERN*/
+
+/* Activations of n_rows positions, n numbers each, in the forms that products with quantized weights want:
+ * x[i] = d * q[i] with d = max |x| / 127 per block of 32 or 256, and the sums of q over 16 elements each. */
+typedef struct act_blocks {
+    int8_t *q8;    /* (n_rows, n) */
+    int16_t *q16;  /* (n_rows, n), the same numbers */
+    int16_t *sums; /* (n_rows, n / 16) */
+    float *d;      /* (n_rows, n / block) */
+} act_blocks;
+
+typedef struct activations {
+    int n;           /* numbers in a row */
+    const float *x;  /* (n_rows, n) */
+    act_blocks b32, b256;
+} activations;
+
+/* y[t * ldy + r] = product of weight row r with activation row index[t] (t itself if index is NULL). */
+typedef struct product {
+    int type;              /* quant_index */
+    int rows;              /* of the weight matrix */
+    const uint8_t *w;      /* first weight row */
+    size_t row_bytes;
+    const activations *a;
+    const int *index;
+    int n_tokens;
+    float *y;
+    int ldy;
+} product;
+
+typedef struct kern {
+    polar_cpu cpu;
+    /* n numbers to blocks of 32 or 256. A block with a number that is not finite gets d = NaN and zeros. */
+    void (*quantize)(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d);
+    /* Weight rows [row, row + n_rows) of a product. `scratch` is KERN_SCRATCH bytes of the worker's own. */
+    void (*multiply)(const product *p, int row, int n_rows, void *scratch);
+    /* out = x / sqrt(mean(x^2) + eps) * w; out may be x. */
+    void (*rms_norm)(float *out, const float *x, const float *w, int n, float eps);
+    /* gate = gate * sigmoid(gate) * up */
+    void (*swiglu)(float *gate, const float *up, int n);
+    /* Turns pairs of one head: (x[i], x[i + half]) if neox, else (x[2i], x[2i+1]). cs is cos[half], sin[half]. */
+    void (*rope)(float *x, const float *cs, int half, int neox);
+    /* scores[t] = (q . k_t) * scale for n positions, k contiguous, of floats or halves. */
+    void (*scores)(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale);
+    /* x[i] = exp(x[i] - max x); returns the sum, in eight partial sums as above. */
+    float (*softmax)(float *x, int n);
+    /* out[i] = fma(p[t], v_t[i], out[i]) for t = 0 .. n-1 in order. */
+    void (*accumulate)(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16);
+    /* n floats to halves. */
+    void (*to_f16)(uint8_t *out, const float *x, int n);
+    /* out = fma(a, x, out) */
+    void (*axpy)(float *out, float a, const float *x, int n);
+} kern;
+
+#define KERN_ROWS 16    /* rows of a panel */
+#define KERN_CHUNK 2048 /* numbers of a row that are unpacked at a time; a multiple of 256 */
+/* The panel, its scales and minima, and space to unpack 8 blocks. */
+#define KERN_SCRATCH (KERN_ROWS * KERN_CHUNK * 2 + KERN_CHUNK / 32 * KERN_ROWS * 8 + \
+                      KERN_CHUNK / 16 * KERN_ROWS * 2 + 8 * (int)sizeof(quant_block) + 256)
+
+static const act_blocks *act_blocks_of(const activations *a, int type) {
+    return quant_types[type].block == 32 ? &a->b32 : &a->b256;
+}
+
+/* --- plain C: the definitions --- */
+
+static float sum8(const float *s) {
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+static float wide_max_abs(const float *x, int n) {
+    uint32_t m = 0; /* as integers, so that NaN is larger than everything */
+    for (int i = 0; i < n; i++) m = MAX(m, f32_bits(x[i]) & 0x7fffffff);
+    return bits_f32(m);
+}
+
+static void quantize_c(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
+    for (int b = 0; b < n; b += block, x += block, q8 += block, q16 += block, d++) {
+        float m = wide_max_abs(x, block), inverse = m > 0 ? 127.0f / m : 0;
+        *d = m / 127.0f;
+        if (!(m < INFINITY) || !(inverse < INFINITY)) { /* not finite, or too small to invert */
+            *d = m < INFINITY ? 0 : NAN;
+            inverse = 0;
+        }
+        for (int i = 0; i < block; i += 16) {
+            int sum = 0;
+            for (int j = i; j < i + 16; j++) {
+                q16[j] = (int16_t)(inverse > 0 ? (int)round_scaled(x[j], inverse) : 0);
+                q8[j] = (int8_t)q16[j];
+                sum += q16[j];
+            }
+            *sums++ = (int16_t)sum;
+        }
+    }
+}
+
+static float load_float(int type, const uint8_t *w, int i) {
+    return type == QUANT_F32 ? rd_f32(w + 4 * i) : type == QUANT_F16 ? rd_f16(w + 2 * i) : bf16_f32(rd_u16(w + 2 * i));
+}
+
+static float dot_float_c(int type, const uint8_t *w, const float *x, int n) {
+    float s[8] = {0};
+    for (int i = 0; i < n; i++) s[i & 7] = fma32(load_float(type, w, i), x[i], s[i & 7]);
+    return sum8(s);
+}
+
+/* One block of one row times one token. */
+static float block_product_c(const quant_type *t, const quant_block *w, const int8_t *q, const int16_t *sums, float da,
+                             float acc) {
+    int sum = 0, msum = 0;
+    for (int i = 0; i < t->block; i++) sum += w->q[i] * q[i];
+    acc = fma32(w->d * da, (float)sum, acc);
+    if (!t->has_mins) return acc;
+    for (int j = 0; j < t->block / 16; j++) msum += w->mins[j] * sums[j];
+    return fma32(w->m * da, (float)msum, acc);
+}
+
+static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
+    const quant_type *t = &quant_types[p->type];
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    quant_block w;
+    (void)scratch;
+    for (int r = row; r < row + n_rows; r++) {
+        const uint8_t *bytes = p->w + (size_t)r * p->row_bytes;
+        for (int k = 0; k < p->n_tokens; k++) {
+            size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+            p->y[(size_t)k * (size_t)p->ldy + (size_t)r] =
+                t->unpack ? 0 : dot_float_c(p->type, bytes, p->a->x + from, p->a->n);
+        }
+        for (int b = 0; t->unpack && b < p->a->n / t->block; b++) {
+            t->unpack(bytes + (size_t)b * (size_t)t->bytes, &w);
+            for (int k = 0; k < p->n_tokens; k++) {
+                size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n + (size_t)(b * t->block);
+                float *y = &p->y[(size_t)k * (size_t)p->ldy + (size_t)r];
+                *y = block_product_c(t, &w, a->q8 + from, a->sums + from / 16, a->d[from / (size_t)t->block], *y);
+            }
+        }
+    }
+}
+
+static void rms_norm_c(float *out, const float *x, const float *w, int n, float eps) {
+    float s[8] = {0}, scale;
+    for (int i = 0; i < n; i++) s[i & 7] = fma32(x[i], x[i], s[i & 7]);
+    scale = 1.0f / sqrtf(sum8(s) / (float)n + eps);
+    for (int i = 0; i < n; i++) out[i] = x[i] * scale * w[i];
+}
+
+static void swiglu_c(float *gate, const float *up, int n) {
+    for (int i = 0; i < n; i++) gate[i] = gate[i] / (1.0f + exp32(-gate[i])) * up[i];
+}
+
+static void rope_c(float *x, const float *cs, int half, int neox) {
+    for (int i = 0; i < half; i++) {
+        float *x0 = neox ? &x[i] : &x[2 * i], *x1 = neox ? &x[i + half] : &x[2 * i + 1], a = *x0, b = *x1;
+        *x0 = fma32(a, cs[i], b * -cs[half + i]);
+        *x1 = fma32(b, cs[i], a * cs[half + i]);
+    }
+}
+
+static void scores_c(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
+    for (int t = 0; t < n; t++, k += head_dim * (f16 ? 2 : 4))
+        scores[t] = dot_float_c(f16 ? QUANT_F16 : QUANT_F32, k, q, head_dim) * scale;
+}
+
+static float softmax_c(float *x, int n) {
+    float s[8] = {0}, max = x[0];
+    for (int i = 1; i < n; i++) max = MAX(max, x[i]);
+    for (int i = 0; i < n; i++) {
+        x[i] = exp32(x[i] - max);
+        s[i & 7] += x[i];
+    }
+    return sum8(s);
+}
+
+static void accumulate_c(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16) {
+    for (int t = 0; t < n; t++, v += head_dim * (f16 ? 2 : 4))
+        for (int i = 0; i < head_dim; i++)
+            out[i] = fma32(p[t], load_float(f16 ? QUANT_F16 : QUANT_F32, v, i), out[i]);
+}
+
+static void to_f16_c(uint8_t *out, const float *x, int n) {
+    for (int i = 0; i < n; i++) wr_u16(out + 2 * i, f32_f16(x[i]));
+}
+
+static void axpy_c(float *out, float a, const float *x, int n) {
+    for (int i = 0; i < n; i++) out[i] = fma32(a, x[i], out[i]);
+}
+
+static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_norm_c, swiglu_c, rope_c, scores_c,
+                                softmax_c, accumulate_c, to_f16_c, axpy_c};
+
+/* --- x86 with AVX2, FMA and F16C --- */
+#ifdef POLAR_X86
+#define AVX2 TARGET("avx2,fma,f16c")
+
+static ALWAYS_INLINE AVX2 __m256 load8_avx2(int type, const uint8_t *w) {
+    if (type == QUANT_F32) return _mm256_loadu_ps((const float *)(const void *)w);
+    if (type == QUANT_F16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)w));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)w)), 16));
+}
+
+static ALWAYS_INLINE AVX2 float f16_avx2(const uint8_t *p) {
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(rd_u16(p))));
+}
+
+/* The first n < 8 numbers, zeros after them. */
+static AVX2 __m256 load_tail_avx2(int type, const uint8_t *w, int n) {
+    float x[8] = {0};
+    for (int i = 0; i < n; i++) x[i] = load_float(type, w, i);
+    return _mm256_loadu_ps(x);
+}
+
+/* Lane i is the sum of v[i] in the order of sum8. */
+static AVX2 __m256 sum8x8_avx2(const __m256 v[8]) {
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+static AVX2 float sum8_avx2(__m256 v) {
+    float s[8];
+    _mm256_storeu_ps(s, v);
+    return sum8(s);
+}
+
+/* Lane i is the sum of the eight integers of v[i]. */
+static AVX2 __m256i isum8x8_avx2(const __m256i v[8]) {
+    __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+static AVX2 __m256i loadi_avx2(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static AVX2 void quantize_avx2(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
+    const __m256i abs = _mm256_set1_epi32(0x7fffffff);
+    for (int b = 0; b < n; b += block, d++) {
+        __m256i m8 = _mm256_setzero_si256();
+        uint32_t lanes[8], m = 0;
+        float max, inverse;
+        for (int i = b; i < b + block; i += 8)
+            m8 = _mm256_max_epu32(m8, _mm256_and_si256(abs, loadi_avx2(x + i)));
+        _mm256_storeu_si256((__m256i *)(void *)lanes, m8);
+        for (int i = 0; i < 8; i++) m = MAX(m, lanes[i]);
+        max = bits_f32(m);
+        inverse = max > 0 ? 127.0f / max : 0;
+        *d = max / 127.0f;
+        if (!(max < INFINITY) || !(inverse < INFINITY)) {
+            *d = max < INFINITY ? 0 : NAN;
+            inverse = 0;
+        }
+        if (!(inverse > 0)) {
+            memset(q8 + b, 0, (size_t)block);
+            memset(q16 + b, 0, (size_t)block * 2);
+            memset(sums + b / 16, 0, (size_t)block / 8);
+            continue;
+        }
+        for (int i = b; i < b + block; i += 16) {
+            const __m256 s = _mm256_set1_ps(inverse), magic = _mm256_set1_ps(ROUND_MAGIC);
+            __m256i a = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_loadu_ps(x + i), s, magic));
+            __m256i c = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_loadu_ps(x + i + 8), s, magic));
+            /* the integer is the difference of the bit patterns */
+            __m256i w = _mm256_packs_epi32(_mm256_sub_epi32(a, _mm256_castps_si256(magic)),
+                                           _mm256_sub_epi32(c, _mm256_castps_si256(magic)));
+            __m256i t = _mm256_madd_epi16(w = _mm256_permute4x64_epi64(w, 0xd8), _mm256_set1_epi16(1));
+            __m128i u = _mm_add_epi32(_mm256_castsi256_si128(t), _mm256_extracti128_si256(t, 1));
+            u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
+            u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1));
+            _mm256_storeu_si256((__m256i *)(void *)(q16 + i), w);
+            _mm_storeu_si128((__m128i *)(void *)(q8 + i),
+                             _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+            sums[i / 16] = (int16_t)_mm_cvtsi128_si32(u);
+        }
+    }
+}
+
+/* Products of up to 4 float rows with one token: four chains of eight lanes. */
+static AVX2 void dot_float4_avx2(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
+    const int size = type == QUANT_F32 ? 4 : 2;
+    __m256 s[4];
+    int i = 0;
+    for (int r = 0; r < 4; r++) s[r] = _mm256_setzero_ps();
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        for (int r = 0; r < 4; r++) s[r] = _mm256_fmadd_ps(load8_avx2(type, w[r] + i * size), v, s[r]);
+    }
+    if (i < n) {
+        __m256 v = load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x + i), n - i);
+        for (int r = 0; r < 4; r++)
+            s[r] = _mm256_fmadd_ps(load_tail_avx2(type, w[r] + i * size, n - i), v, s[r]);
+    }
+    for (int r = 0; r < 4; r++) out[r] = sum8_avx2(s[r]);
+}
+
+/* The same for 2 rows and 4 tokens, whole eights only: rows and tokens are read once for eight products. */
+static AVX2 void dot_float2x4_avx2(int type, const uint8_t *const w[2], const float *const x[4], int n, __m256 s[8]) {
+    const int size = type == QUANT_F32 ? 4 : 2;
+    __m256 a0 = s[0], a1 = s[1], a2 = s[2], a3 = s[3], b0 = s[4], b1 = s[5], b2 = s[6], b3 = s[7];
+    for (int i = 0; i < n; i += 8) {
+        __m256 u = load8_avx2(type, w[0] + i * size), v = load8_avx2(type, w[1] + i * size), t;
+        t = _mm256_loadu_ps(x[0] + i), a0 = _mm256_fmadd_ps(u, t, a0), b0 = _mm256_fmadd_ps(v, t, b0);
+        t = _mm256_loadu_ps(x[1] + i), a1 = _mm256_fmadd_ps(u, t, a1), b1 = _mm256_fmadd_ps(v, t, b1);
+        t = _mm256_loadu_ps(x[2] + i), a2 = _mm256_fmadd_ps(u, t, a2), b2 = _mm256_fmadd_ps(v, t, b2);
+        t = _mm256_loadu_ps(x[3] + i), a3 = _mm256_fmadd_ps(u, t, a3), b3 = _mm256_fmadd_ps(v, t, b3);
+    }
+    s[0] = a0, s[1] = a1, s[2] = a2, s[3] = a3, s[4] = b0, s[5] = b1, s[6] = b2, s[7] = b3;
+}
+
+static const float *token_x(const product *p, int k) {
+    return p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+}
+
+static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
+    const int n = p->a->n, whole = n & ~7, size = p->type == QUANT_F32 ? 4 : 2;
+    for (int r = row; r < row + n_rows; r += 4) {
+        const uint8_t *w[4];
+        int k = 0, rows = MIN(4, row + n_rows - r);
+        for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (; k + 4 <= p->n_tokens; k += 4) {
+            const float *x[4] = {token_x(p, k), token_x(p, k + 1), token_x(p, k + 2), token_x(p, k + 3)};
+            for (int half = 0; half < rows; half += 2) {
+                __m256 s[8];
+                float out[8];
+                for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
+                dot_float2x4_avx2(p->type, w + half, x, whole, s);
+                for (int i = 0; i < 8 && whole < n; i++) /* the tail of rows that are no multiple of 8 */
+                    s[i] = _mm256_fmadd_ps(
+                        load_tail_avx2(p->type, w[half + i / 4] + whole * size, n - whole),
+                        load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x[i % 4] + whole), n - whole), s[i]);
+                _mm256_storeu_ps(out, sum8x8_avx2(s));
+                for (int i = 0; i < 8; i++)
+                    if (half + i / 4 < rows) p->y[(size_t)(k + i % 4) * (size_t)p->ldy + (size_t)(r + half + i / 4)] = out[i];
+            }
+        }
+        for (; k < p->n_tokens; k++) {
+            float out[4];
+            dot_float4_avx2(p->type, w, token_x(p, k), n, out);
+            for (int i = 0; i < rows; i++) p->y[(size_t)k * (size_t)p->ldy + (size_t)(r + i)] = out[i];
+        }
+    }
+}
+
+/* --- AVX2, one token: eight weight rows at a time, read where they are --- */
+
+/* The halves at p, p + stride, ... of eight rows, as floats. */
+static AVX2 __m256 load_f16x8_avx2(const uint8_t *const w[8], size_t at) {
+    return _mm256_cvtph_ps(_mm_set_epi16((short)rd_u16(w[7] + at), (short)rd_u16(w[6] + at), (short)rd_u16(w[5] + at),
+                                         (short)rd_u16(w[4] + at), (short)rd_u16(w[3] + at), (short)rd_u16(w[2] + at),
+                                         (short)rd_u16(w[1] + at), (short)rd_u16(w[0] + at)));
+}
+
+/* sum over 32 of w * a in eight lanes, |w| <= 128, |a| <= 127: exact, since 2 * 128 * 127 fits 16 bits. */
+static AVX2 __m256i dot32_avx2(__m256i w, __m256i a) {
+    __m256i p = _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w));
+    return _mm256_madd_epi16(p, _mm256_set1_epi16(1));
+}
+
+static AVX2 __m256i nibbles32_avx2(const uint8_t *p) { /* low nibbles of 16 bytes, then the high ones */
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(b), _mm_srli_epi16(b, 4), 1);
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+
+/* 32 bits to 32 bytes of 16 where the bit is 1, else 0. */
+static AVX2 __m256i bits32_avx2(uint32_t bits) {
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
+                                            3, 3, 3, 3, 3, 3);
+    const __m256i mask = _mm256_set1_epi64x((long long)0x8040201008040201u);
+    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), mask);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, mask), _mm256_set1_epi8(16));
+}
+
+/* Block types of 32: the numbers of a block as bytes. */
+static ALWAYS_INLINE AVX2 __m256i bytes32_avx2(int type, const uint8_t *b) {
+    switch (type) {
+    case QUANT_Q8_0: return loadi_avx2(b + 2);
+    case QUANT_Q4_0: return _mm256_sub_epi8(nibbles32_avx2(b + 2), _mm256_set1_epi8(8));
+    case QUANT_Q4_1: return nibbles32_avx2(b + 4);
+    case QUANT_Q5_0:
+        return _mm256_sub_epi8(_mm256_or_si256(nibbles32_avx2(b + 6), bits32_avx2(rd_u32(b + 2))), _mm256_set1_epi8(16));
+    case QUANT_Q5_1: return _mm256_or_si256(nibbles32_avx2(b + 8), bits32_avx2(rd_u32(b + 4)));
+    default: { /* IQ4_NL */
+        const __m256i values = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+        return _mm256_shuffle_epi8(values, nibbles32_avx2(b + 2));
+    }
+    }
+}
+
+/* `type` is a constant at every call, so each type gets a loop of its own. */
+static ALWAYS_INLINE AVX2 __m256 rows8_32_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
+                                        const float *d) {
+    const int has_mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
+    const size_t bytes = type == QUANT_Q8_0 ? 34 : type == QUANT_Q4_1 ? 20 : type == QUANT_Q5_0 ? 22 : type == QUANT_Q5_1 ? 24 : 18;
+    __m256 acc = _mm256_setzero_ps();
+    for (int b = 0; b < n / 32; b++) {
+        const size_t at = (size_t)b * bytes;
+        __m256i a = loadi_avx2(q + 32 * b), s[8];
+        __m256 da = _mm256_set1_ps(d[b]);
+        for (int r = 0; r < 8; r++) s[r] = dot32_avx2(bytes32_avx2(type, w[r] + at), a);
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
+        if (has_mins) {
+            __m256 msum = _mm256_set1_ps((float)(sums[2 * b] + sums[2 * b + 1]));
+            acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 2), da), msum, acc);
+        }
+    }
+    return acc;
+}
+
+/* The 6-bit scales and minima of Q4_K and Q5_K: 8 bytes each. */
+static AVX2 void scales_k4_avx2(const uint8_t *s, uint64_t *scales, uint64_t *mins) {
+    uint32_t a = rd_u32(s), b = rd_u32(s + 4), c = rd_u32(s + 8);
+    *scales = (a & 0x3f3f3f3f) | (uint64_t)((c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)) << 32;
+    *mins = (b & 0x3f3f3f3f) | (uint64_t)((c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)) << 32;
+}
+
+/* Eight 16-bit copies of each scale: word j of `s` in all lanes. */
+static AVX2 __m256i word_avx2(__m128i s, int j) {
+    return _mm256_broadcastw_epi16(_mm_shuffle_epi8(s, _mm_set1_epi16((short)(2 * j | (2 * j + 1) << 8))));
+}
+
+static ALWAYS_INLINE AVX2 __m256 rows8_q45_k_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
+                                           const int16_t *sums, const float *d) {
+    const size_t bytes = type == QUANT_Q4_K ? 144 : 176;
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256 acc = _mm256_setzero_ps();
+    for (int b = 0; b < n / 256; b++) {
+        const size_t at = (size_t)b * bytes;
+        const __m256i s16 = loadi_avx2(sums + 16 * b);
+        /* sums over the 8 sub-blocks of 32 */
+        const __m128i s32 = _mm_hadd_epi16(_mm256_castsi256_si128(s16), _mm256_extracti128_si256(s16, 1));
+        __m256 da = _mm256_set1_ps(d[b]);
+        __m256i s[8], m[8];
+        for (int r = 0; r < 8; r++) {
+            const uint8_t *x = w[r] + at, *nib = x + (type == QUANT_Q4_K ? 16 : 48);
+            uint64_t scales, mins;
+            __m128i sc;
+            __m256i sum = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+            scales_k4_avx2(x + 4, &scales, &mins);
+            sc = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scales));
+            m[r] = _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_madd_epi16(s32, _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)mins))), 0);
+            if (type == QUANT_Q5_K) high = loadi_avx2(x + 16);
+            for (int j = 0; j < 4; j++) { /* 64 numbers: low nibbles are sub-block 2j, high ones 2j + 1 */
+                __m256i v = loadi_avx2(nib + 32 * j), lo = _mm256_and_si256(v, low),
+                        hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+                if (type == QUANT_Q5_K) {
+                    const __m256i one = _mm256_set1_epi8(1);
+                    __m256i h0 = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), one);
+                    __m256i h1 = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j + 1), one);
+                    lo = _mm256_or_si256(lo, _mm256_slli_epi16(h0, 4));
+                    hi = _mm256_or_si256(hi, _mm256_slli_epi16(h1, 4));
+                }
+                lo = _mm256_maddubs_epi16(lo, loadi_avx2(q + 256 * b + 64 * j));
+                hi = _mm256_maddubs_epi16(hi, loadi_avx2(q + 256 * b + 64 * j + 32));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lo, word_avx2(sc, 2 * j)));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(hi, word_avx2(sc, 2 * j + 1)));
+            }
+            s[r] = sum;
+        }
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_xor_ps(load_f16x8_avx2(w, at + 2), _mm256_set1_ps(-0.0f)), da),
+                              _mm256_cvtepi32_ps(isum8x8_avx2(m)), acc);
+    }
+    return acc;
+}
+
+static AVX2 __m256 rows8_q6_k_avx2(const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums, const float *d) {
+    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30);
+    __m256 acc = _mm256_setzero_ps();
+    for (int b = 0; b < n / 256; b++) {
+        const size_t at = (size_t)b * 210;
+        const __m256i s16 = loadi_avx2(sums + 16 * b);
+        __m256 da = _mm256_set1_ps(d[b]);
+        __m256i s[8];
+        for (int r = 0; r < 8; r++) {
+            const uint8_t *x = w[r] + at;
+            const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192)));
+            const __m128i sc8 = _mm_loadu_si128((const __m128i *)(const void *)(x + 192));
+            /* numbers are 0..63 here; the 32 that each is too large by is 32 * sum of scale * sum of q */
+            __m256i sum = _mm256_slli_epi32(_mm256_madd_epi16(scales, s16), 5);
+            sum = _mm256_sub_epi32(_mm256_setzero_si256(), sum);
+            for (int j = 0; j < 2; j++) {
+                __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j);
+                const int8_t *a = q + 256 * b + 128 * j;
+                __m256i v[4];
+                v[0] = _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two));
+                v[1] = _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two));
+                v[2] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two));
+                v[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
+                                       _mm256_and_si256(_mm256_srli_epi16(h, 2), two));
+                for (int i = 0; i < 4; i++) {
+                    const char k = (char)(8 * j + 2 * i); /* scales of the two halves, as 16-bit words */
+                    __m128i pair = _mm_shuffle_epi8(sc8, _mm_setr_epi8(k, k, k, k, k, k, k, k, (char)(k + 1), (char)(k + 1),
+                                                                      (char)(k + 1), (char)(k + 1), (char)(k + 1),
+                                                                      (char)(k + 1), (char)(k + 1), (char)(k + 1)));
+                    __m256i p = _mm256_maddubs_epi16(v[i], loadi_avx2(a + 32 * i));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_cvtepi8_epi16(pair)));
+                }
+            }
+            s[r] = sum;
+        }
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 208), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
+    }
+    return acc;
+}
+
+/* --- AVX2: blocks to 16-bit numbers --- */
+
+static AVX2 void widen32_avx2(__m256i bytes, int16_t *out, __m256i scale0, __m256i scale1) {
+    __m256i a = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes));
+    __m256i b = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1));
+    _mm256_storeu_si256((__m256i *)(void *)out, _mm256_mullo_epi16(a, scale0));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 16), _mm256_mullo_epi16(b, scale1));
+}
+
+static AVX2 void unpack_q45_k_avx2(int type, const uint8_t *x, quant_block *o) {
+    const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
+    const uint8_t *nib = x + (type == QUANT_Q4_K ? 16 : 48);
+    __m256i high = type == QUANT_Q5_K ? loadi_avx2(x + 16) : _mm256_setzero_si256();
+    uint64_t scales, mins;
+    __m128i sc, mn;
+    scales_k4_avx2(x + 4, &scales, &mins);
+    sc = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scales));
+    mn = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)mins));
+    o->d = f16_avx2(x);
+    o->m = -f16_avx2(x + 2);
+    _mm_storeu_si128((__m128i *)(void *)o->mins, _mm_unpacklo_epi16(mn, mn));
+    _mm_storeu_si128((__m128i *)(void *)(o->mins + 8), _mm_unpackhi_epi16(mn, mn));
+    for (int j = 0; j < 4; j++) {
+        __m256i v = loadi_avx2(nib + 32 * j), lo = _mm256_and_si256(v, low),
+                hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+        if (type == QUANT_Q5_K) {
+            lo = _mm256_or_si256(lo, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j), one), 4));
+            hi = _mm256_or_si256(hi, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j + 1), one), 4));
+        }
+        widen32_avx2(lo, o->q + 64 * j, word_avx2(sc, 2 * j), word_avx2(sc, 2 * j));
+        widen32_avx2(hi, o->q + 64 * j + 32, word_avx2(sc, 2 * j + 1), word_avx2(sc, 2 * j + 1));
+    }
+}
+
+static AVX2 void unpack_q6_k_avx2(const uint8_t *x, quant_block *o) {
+    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30), off = _mm256_set1_epi8(32);
+    const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192)));
+    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
+    o->d = f16_avx2(x + 208);
+    for (int j = 0; j < 2; j++) {
+        __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j), v[4];
+        v[0] = _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two));
+        v[1] = _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two));
+        v[2] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two));
+        v[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
+                               _mm256_and_si256(_mm256_srli_epi16(h, 2), two));
+        for (int i = 0; i < 4; i++)
+            widen32_avx2(_mm256_sub_epi8(v[i], off), o->q + 128 * j + 32 * i, word_avx2(sc[j], 2 * i),
+                         word_avx2(sc[j], 2 * i + 1));
+    }
+}
+
+/* 32 bytes of 2-bit numbers: those at bits 2j. */
+static ALWAYS_INLINE AVX2 __m256i bits2_avx2(__m256i v, int j) {
+    return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(2 * j)), _mm256_set1_epi8(3));
+}
+
+static AVX2 void unpack_q2_k_avx2(const uint8_t *x, quant_block *o) {
+    const __m128i s = _mm_loadu_si128((const __m128i *)(const void *)x), low = _mm_set1_epi8(15);
+    const __m256i scales = _mm256_cvtepu8_epi16(_mm_and_si128(s, low));
+    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
+    o->d = f16_avx2(x + 80);
+    o->m = -f16_avx2(x + 82);
+    _mm256_storeu_si256((__m256i *)(void *)o->mins, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
+    for (int i = 0; i < 8; i++)
+        widen32_avx2(bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)),
+                     word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+}
+
+static AVX2 void unpack_q3_k_avx2(const uint8_t *x, quant_block *o) {
+    const uint32_t a = rd_u32(x + 96), b = rd_u32(x + 100), c = rd_u32(x + 104);
+    const __m256i high = loadi_avx2(x), four = _mm256_set1_epi8(4);
+    const __m128i s = _mm_setr_epi32((int)((a & 0x0f0f0f0f) | (c << 4 & 0x30303030)), (int)((b & 0x0f0f0f0f) | (c << 2 & 0x30303030)),
+                                     (int)((a >> 4 & 0x0f0f0f0f) | (c & 0x30303030)),
+                                     (int)((b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030)));
+    const __m256i scales = _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32));
+    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
+    o->d = f16_avx2(x + 108);
+    for (int i = 0; i < 8; i++) {
+        const __m256i bit = _mm256_set1_epi8((char)(1 << i));
+        __m256i q = bits2_avx2(loadi_avx2(x + 32 + 32 * (i / 4)), i % 4);
+        __m256i less = _mm256_andnot_si256(_mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit), four);
+        widen32_avx2(_mm256_sub_epi8(q, less), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)), word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+    }
+}
+
+static AVX2 void unpack_iq4_xs_avx2(const uint8_t *x, quant_block *o) {
+    const uint32_t high = rd_u16(x + 2);
+    o->d = f16_avx2(x);
+    for (int i = 0; i < 8; i++) {
+        const int scale = (x[4 + i / 2] >> 4 * (i & 1) & 15) | (int)(high >> 2 * i & 3) << 4;
+        const __m256i s = _mm256_set1_epi16((short)(scale - 32));
+        widen32_avx2(bytes32_avx2(QUANT_IQ4_NL, x + 8 + 16 * i - 2), o->q + 32 * i, s, s);
+    }
+}
+
+static ALWAYS_INLINE AVX2 void unpack_32_avx2(int type, const uint8_t *x, quant_block *o) {
+    const __m256i one = _mm256_set1_epi16(1);
+    o->d = f16_avx2(x);
+    if (type == QUANT_Q4_1 || type == QUANT_Q5_1) {
+        o->m = f16_avx2(x + 2);
+        o->mins[0] = o->mins[1] = 1;
+    }
+    widen32_avx2(bytes32_avx2(type, x), o->q, one, one);
+}
+
+/* The types' unpack functions again: calling those would mix plain SSE code with AVX, which costs more than the
+ * work itself. */
+static AVX2 void unpack_avx2(int type, const uint8_t *x, quant_block *o) {
+    switch (type) {
+    case QUANT_Q8_0: unpack_32_avx2(QUANT_Q8_0, x, o); break;
+    case QUANT_Q4_0: unpack_32_avx2(QUANT_Q4_0, x, o); break;
+    case QUANT_Q4_1: unpack_32_avx2(QUANT_Q4_1, x, o); break;
+    case QUANT_Q5_0: unpack_32_avx2(QUANT_Q5_0, x, o); break;
+    case QUANT_Q5_1: unpack_32_avx2(QUANT_Q5_1, x, o); break;
+    case QUANT_IQ4_NL: unpack_32_avx2(QUANT_IQ4_NL, x, o); break;
+    case QUANT_Q2_K: unpack_q2_k_avx2(x, o); break;
+    case QUANT_Q3_K: unpack_q3_k_avx2(x, o); break;
+    case QUANT_Q4_K: unpack_q45_k_avx2(QUANT_Q4_K, x, o); break;
+    case QUANT_Q5_K: unpack_q45_k_avx2(QUANT_Q5_K, x, o); break;
+    case QUANT_Q6_K: unpack_q6_k_avx2(x, o); break;
+    case QUANT_IQ4_XS: unpack_iq4_xs_avx2(x, o); break;
+    default: _mm256_zeroupper(); quant_types[type].unpack(x, o);
+    }
+}
+
+static AVX2 int dot_block_avx2(const int16_t *w, const int16_t *a, int n) {
+    __m256i sum = _mm256_setzero_si256();
+    __m128i u;
+    for (int i = 0; i < n; i += 16) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(w + i), loadi_avx2(a + i)));
+    u = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1)));
+}
+
+static ALWAYS_INLINE AVX2 float fma_avx2(float a, float b, float c) {
+    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+
+/* Types without a loop of their own: unpacked as in the definition, one row after the other. */
+static AVX2 __m256 rows8_any_avx2(int type, const uint8_t *const w[8], int n, const int16_t *q, const int16_t *sums,
+                                  const float *d) {
+    const quant_type *t = &quant_types[type];
+    float out[8];
+    quant_block u;
+    for (int r = 0; r < 8; r++) {
+        float acc = 0;
+        for (int b = 0; b < n / t->block; b++) {
+            int msum = 0;
+            unpack_avx2(type, w[r] + (size_t)b * (size_t)t->bytes, &u);
+            acc = fma_avx2(u.d * d[b], (float)dot_block_avx2(u.q, q + b * t->block, t->block), acc);
+            if (!t->has_mins) continue;
+            for (int j = 0; j < t->block / 16; j++) msum += u.mins[j] * sums[b * t->block / 16 + j];
+            acc = fma_avx2(u.m * d[b], (float)msum, acc);
+        }
+        out[r] = acc;
+    }
+    return _mm256_loadu_ps(out);
+}
+
+static AVX2 __m256 rows8_avx2(const product *p, const act_blocks *a, const uint8_t *const w[8], size_t token) {
+    const int n = p->a->n;
+    const size_t from = token * (size_t)n;
+    const int8_t *q = a->q8 + from;
+    const int16_t *sums = a->sums + from / 16;
+    const float *d = a->d + from / (size_t)quant_types[p->type].block;
+    switch (p->type) {
+    case QUANT_Q8_0: return rows8_32_avx2(QUANT_Q8_0, w, n, q, sums, d);
+    case QUANT_Q4_0: return rows8_32_avx2(QUANT_Q4_0, w, n, q, sums, d);
+    case QUANT_Q4_1: return rows8_32_avx2(QUANT_Q4_1, w, n, q, sums, d);
+    case QUANT_Q5_0: return rows8_32_avx2(QUANT_Q5_0, w, n, q, sums, d);
+    case QUANT_Q5_1: return rows8_32_avx2(QUANT_Q5_1, w, n, q, sums, d);
+    case QUANT_IQ4_NL: return rows8_32_avx2(QUANT_IQ4_NL, w, n, q, sums, d);
+    case QUANT_Q4_K: return rows8_q45_k_avx2(QUANT_Q4_K, w, n, q, sums, d);
+    case QUANT_Q5_K: return rows8_q45_k_avx2(QUANT_Q5_K, w, n, q, sums, d);
+    case QUANT_Q6_K: return rows8_q6_k_avx2(w, n, q, sums, d);
+    default: return rows8_any_avx2(p->type, w, n, a->q16 + from, sums, d);
+    }
+}
+
+static AVX2 void multiply_rows_avx2(const product *p, const act_blocks *a, int row, int n_rows) {
+    for (int r = row; r < row + n_rows; r += 8) {
+        const uint8_t *w[8];
+        float out[8];
+        int rows = MIN(8, row + n_rows - r);
+        for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (int k = 0; k < p->n_tokens; k++) {
+            _mm256_storeu_ps(out, rows8_avx2(p, a, w, (size_t)(p->index ? p->index[k] : k)));
+            memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
+        }
+    }
+}
+
+/* --- AVX2, many tokens: 16 rows are unpacked once into a panel of pairs (i, i+1) of each row, and every token
+ * goes over it. (pairs, 16 rows, 2) int16; madd gives the sum of a pair in the lane of its row. --- */
+
+typedef struct panel {
+    int16_t *q;    /* (blocks, block / 2, 16, 2) */
+    float *d, *m;  /* (blocks, 16) */
+    int16_t *mins; /* (blocks, block / 32, 16, 2) */
+    quant_block *unpacked; /* 8 */
+} panel;
+
+/* Eight rows of pairs to pairs of eight rows: an 8 x 8 transposition of 32-bit words. */
+static AVX2 void transpose8_avx2(const int16_t *const in[8], int16_t *out, int stride) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        __m256i x = loadi_avx2(in[i]), y = loadi_avx2(in[i + 1]);
+        a[i] = _mm256_unpacklo_epi32(x, y);
+        a[i + 1] = _mm256_unpackhi_epi32(x, y);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_si256((__m256i *)(void *)(out + i * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
+        _mm256_storeu_si256((__m256i *)(void *)(out + (i + 4) * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
+    }
+}
+
+/* Unpacks blocks [from, from + count) of 16 rows. */
+static AVX2 void panel_fill_avx2(panel *f, const product *p, const uint8_t *const w[KERN_ROWS], int from, int count) {
+    const quant_type *t = &quant_types[p->type];
+    for (int b = 0; b < count; b++)
+        for (int half = 0; half < KERN_ROWS; half += 8) {
+            const int16_t *in[8], *mins[8];
+            int16_t *q = f->q + b * t->block * KERN_ROWS + half * 2;
+            for (int r = 0; r < 8; r++) {
+                quant_block *u = &f->unpacked[r];
+                unpack_avx2(p->type, w[half + r] + (size_t)(from + b) * (size_t)t->bytes, u);
+                f->d[b * KERN_ROWS + half + r] = u->d;
+                f->m[b * KERN_ROWS + half + r] = t->has_mins ? u->m : 0;
+                in[r] = u->q;
+                mins[r] = u->mins;
+            }
+            for (int i = 0; i < t->block; i += 16) {
+                transpose8_avx2(in, q + i * KERN_ROWS, KERN_ROWS * 2);
+                for (int r = 0; r < 8; r++) in[r] += 16;
+            }
+            if (t->has_mins && t->block == 256)
+                transpose8_avx2(mins, f->mins + b * 16 * KERN_ROWS + half * 2, KERN_ROWS * 2);
+            for (int r = 0; t->has_mins && t->block == 32 && r < 8; r++)
+                memcpy(f->mins + b * 2 * KERN_ROWS + (half + r) * 2, mins[r], 4);
+        }
+}
+
+static AVX2 __m256i pair_avx2(const int16_t *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* One block of the panel (n_pairs pairs) times four tokens: integer sums of 16 rows each. */
+static ALWAYS_INLINE AVX2 void panel_dot4_avx2(const int16_t *w, int n_pairs, const int16_t *const a[4], __m256i s[8]) {
+    __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+    for (int i = 0; i < n_pairs; i++, w += 2 * KERN_ROWS) {
+        __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + KERN_ROWS), x;
+        x = pair_avx2(a[0] + 2 * i);
+        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(w0, x)), s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(w1, x));
+        x = pair_avx2(a[1] + 2 * i);
+        s2 = _mm256_add_epi32(s2, _mm256_madd_epi16(w0, x)), s3 = _mm256_add_epi32(s3, _mm256_madd_epi16(w1, x));
+        x = pair_avx2(a[2] + 2 * i);
+        s4 = _mm256_add_epi32(s4, _mm256_madd_epi16(w0, x)), s5 = _mm256_add_epi32(s5, _mm256_madd_epi16(w1, x));
+        x = pair_avx2(a[3] + 2 * i);
+        s6 = _mm256_add_epi32(s6, _mm256_madd_epi16(w0, x)), s7 = _mm256_add_epi32(s7, _mm256_madd_epi16(w1, x));
+    }
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7;
+}
+
+/* acc[k][half] = fma(scale of 16 rows * da_k, sums, acc) */
+static AVX2 void panel_add_avx2(__m256 acc[8], const __m256i s[8], const float *scale, const float *const d[4], int b) {
+    __m256 d0 = _mm256_loadu_ps(scale), d1 = _mm256_loadu_ps(scale + 8);
+    for (int k = 0; k < 4; k++) {
+        __m256 da = _mm256_set1_ps(d[k][b]);
+        acc[2 * k] = _mm256_fmadd_ps(_mm256_mul_ps(d0, da), _mm256_cvtepi32_ps(s[2 * k]), acc[2 * k]);
+        acc[2 * k + 1] = _mm256_fmadd_ps(_mm256_mul_ps(d1, da), _mm256_cvtepi32_ps(s[2 * k + 1]), acc[2 * k + 1]);
+    }
+}
+
+/* Blocks [from, from + count) of the panel times tokens k .. k+3 (the last one repeated past the end). */
+static AVX2 void panel_multiply4_avx2(const panel *f, const product *p, const act_blocks *a, int k, int row, int rows,
+                                      int from, int count) {
+    const quant_type *t = &quant_types[p->type];
+    const int16_t *q[4], *sums[4];
+    const float *d[4];
+    float tile[4][KERN_ROWS];
+    __m256 acc[8];
+    for (int i = 0; i < 4; i++) {
+        int token = MIN(k + i, p->n_tokens - 1);
+        size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)t->block;
+        const float *y = p->y + (size_t)token * (size_t)p->ldy + row;
+        q[i] = a->q16 + at;
+        sums[i] = a->sums + at / 16;
+        d[i] = a->d + at / (size_t)t->block;
+        memset(tile[i], 0, sizeof tile[i]);
+        if (from) memcpy(tile[i], y, (size_t)rows * sizeof *y);
+        acc[2 * i] = _mm256_loadu_ps(tile[i]);
+        acc[2 * i + 1] = _mm256_loadu_ps(tile[i] + 8);
+    }
+    for (int b = 0; b < count; b++) {
+        __m256i s[8];
+        if (t->block == 32) panel_dot4_avx2(f->q + b * 32 * KERN_ROWS, 16, q, s);
+        else panel_dot4_avx2(f->q + b * 256 * KERN_ROWS, 128, q, s);
+        panel_add_avx2(acc, s, f->d + b * KERN_ROWS, d, b);
+        if (t->has_mins) {
+            panel_dot4_avx2(f->mins + b * t->block / 16 * KERN_ROWS, t->block / 32, sums, s);
+            panel_add_avx2(acc, s, f->m + b * KERN_ROWS, d, b);
+        }
+        for (int i = 0; i < 4; i++) {
+            q[i] += t->block;
+            sums[i] += t->block / 16;
+        }
+    }
+    for (int i = 0; i < 4 && k + i < p->n_tokens; i++) {
+        _mm256_storeu_ps(tile[i], acc[2 * i]);
+        _mm256_storeu_ps(tile[i] + 8, acc[2 * i + 1]);
+        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, tile[i], (size_t)rows * sizeof(float));
+    }
+}
+
+static AVX2 void multiply_panel_avx2(const product *p, const act_blocks *a, int row, int n_rows, void *scratch) {
+    const int block = quant_types[p->type].block, n_blocks = p->a->n / block, chunk = KERN_CHUNK / block;
+    panel f;
+    f.q = scratch;
+    f.d = (float *)(void *)(f.q + KERN_ROWS * KERN_CHUNK);
+    f.m = f.d + KERN_CHUNK / 32 * KERN_ROWS;
+    f.mins = (int16_t *)(void *)(f.m + KERN_CHUNK / 32 * KERN_ROWS);
+    f.unpacked = (quant_block *)(void *)(f.mins + KERN_CHUNK / 16 * KERN_ROWS);
+    for (int r = row; r < row + n_rows; r += KERN_ROWS) {
+        const uint8_t *w[KERN_ROWS];
+        int rows = MIN(KERN_ROWS, row + n_rows - r);
+        for (int i = 0; i < KERN_ROWS; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (int b = 0; b < n_blocks; b += chunk) {
+            int count = MIN(chunk, n_blocks - b);
+            panel_fill_avx2(&f, p, w, b, count);
+            for (int k = 0; k < p->n_tokens; k += 4) panel_multiply4_avx2(&f, p, a, k, r, rows, b, count);
+        }
+    }
+}
+
+static AVX2 void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    if (!quant_types[p->type].unpack) multiply_float_avx2(p, row, n_rows);
+    else if (p->n_tokens < 4) multiply_rows_avx2(p, a, row, n_rows);
+    else multiply_panel_avx2(p, a, row, n_rows, scratch);
+}
+
+/* exp32 in eight lanes. */
+static AVX2 __m256 exp8_avx2(__m256 x) {
+    const __m256 magic = _mm256_set1_ps(ROUND_MAGIC);
+    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(EXP_LOG2E), magic), n = _mm256_sub_ps(t, magic), r, p, y, over, under;
+    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HI), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LO), r);
+    p = _mm256_set1_ps(exp_poly[0]);
+    for (int k = 1; k < COUNT(exp_poly); k++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(exp_poly[k]));
+    y = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23)));
+    under = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MIN), _CMP_LT_OQ);
+    over = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MAX), _CMP_NLE_UQ);
+    y = _mm256_andnot_ps(under, y);
+    return _mm256_blendv_ps(y, _mm256_add_ps(x, _mm256_set1_ps(INFINITY)), over);
+}
+
+static AVX2 void rms_norm_avx2(float *out, const float *x, const float *w, int n, float eps) {
+    __m256 s = _mm256_setzero_ps(), v, scale8;
+    float scale;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        v = _mm256_loadu_ps(x + i);
+        s = _mm256_fmadd_ps(v, v, s);
+    }
+    if (i < n) {
+        v = load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x + i), n - i);
+        s = _mm256_fmadd_ps(v, v, s);
+    }
+    scale = 1.0f / sqrtf(sum8_avx2(s) / (float)n + eps);
+    scale8 = _mm256_set1_ps(scale);
+    for (i = 0; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale8), _mm256_loadu_ps(w + i)));
+    for (; i < n; i++) out[i] = x[i] * scale * w[i];
+}
+
+static AVX2 void swiglu_avx2(float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 g = _mm256_loadu_ps(gate + i), e = exp8_avx2(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+        g = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+        _mm256_storeu_ps(gate + i, _mm256_mul_ps(g, _mm256_loadu_ps(up + i)));
+    }
+    swiglu_c(gate + i, up + i, n - i);
+}
+
+static AVX2 void rope_avx2(float *x, const float *cs, int half, int neox) {
+    int i = 0;
+    const float *sn = cs + half;
+    if (half % 8) {
+        rope_c(x, cs, half, neox);
+        return;
+    }
+    for (; neox && i < half; i += 8) {
+        __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + half + i), c = _mm256_loadu_ps(cs + i),
+               s = _mm256_loadu_ps(sn + i);
+        _mm256_storeu_ps(x + i, _mm256_fmadd_ps(a, c, _mm256_mul_ps(b, _mm256_xor_ps(s, _mm256_set1_ps(-0.0f)))));
+        _mm256_storeu_ps(x + half + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+    }
+    for (; !neox && i < half; i += 4) { /* four pairs: cos doubled, sine with the sign of its place */
+        __m256 v = _mm256_loadu_ps(x + 2 * i), swapped = _mm256_permute_ps(v, 0xb1);
+        __m128 c = _mm_loadu_ps(cs + i), s = _mm_loadu_ps(sn + i), m = _mm_xor_ps(s, _mm_set1_ps(-0.0f));
+        __m256 cc = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_unpacklo_ps(c, c)), _mm_unpackhi_ps(c, c), 1);
+        __m256 ss = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_unpacklo_ps(m, s)), _mm_unpackhi_ps(m, s), 1);
+        _mm256_storeu_ps(x + 2 * i, _mm256_fmadd_ps(v, cc, _mm256_mul_ps(swapped, ss)));
+    }
+}
+
+static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const float *q, const uint8_t *k, int n, int head_dim,
+                                         float scale) {
+    const int size = type == QUANT_F32 ? 4 : 2, stride = head_dim * size, whole = head_dim & ~7;
+    for (int t = 0; t < n; t += 8) {
+        const uint8_t *row[8];
+        float out[8];
+        __m256 s[8];
+        for (int r = 0; r < 8; r++) {
+            row[r] = k + (size_t)MIN(t + r, n - 1) * (size_t)stride;
+            s[r] = _mm256_setzero_ps();
+        }
+        for (int i = 0; i < whole; i += 8) {
+            __m256 v = _mm256_loadu_ps(q + i);
+            for (int r = 0; r < 8; r++) s[r] = _mm256_fmadd_ps(load8_avx2(type, row[r] + i * size), v, s[r]);
+        }
+        for (int r = 0; r < 8 && whole < head_dim; r++)
+            s[r] = _mm256_fmadd_ps(
+                load_tail_avx2(type, row[r] + whole * size, head_dim - whole),
+                load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(q + whole), head_dim - whole), s[r]);
+        _mm256_storeu_ps(out, _mm256_mul_ps(sum8x8_avx2(s), _mm256_set1_ps(scale)));
+        memcpy(scores + t, out, (size_t)MIN(8, n - t) * sizeof *out);
+    }
+}
+
+static AVX2 void scores_avx2(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
+    if (f16) scores_type_avx2(QUANT_F16, scores, q, k, n, head_dim, scale);
+    else scores_type_avx2(QUANT_F32, scores, q, k, n, head_dim, scale);
+}
+
+static AVX2 float softmax_avx2(float *x, int n) {
+    __m256 m = _mm256_set1_ps(-INFINITY), s = _mm256_setzero_ps();
+    float lanes[8], max = -INFINITY;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) m = _mm256_max_ps(m, _mm256_loadu_ps(x + i));
+    _mm256_storeu_ps(lanes, m);
+    for (int j = 0; j < 8; j++) max = MAX(max, lanes[j]);
+    for (; i < n; i++) max = MAX(max, x[i]);
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m256 e = exp8_avx2(_mm256_sub_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(max)));
+        _mm256_storeu_ps(x + i, e);
+        s = _mm256_add_ps(s, e);
+    }
+    _mm256_storeu_ps(lanes, s);
+    for (int j = 0; i < n; i++, j++) {
+        x[i] = exp32(x[i] - max);
+        lanes[j] += x[i];
+    }
+    return sum8(lanes);
+}
+
+static ALWAYS_INLINE AVX2 void accumulate_type_avx2(int type, float *out, const float *p, const uint8_t *v, int n, int head_dim) {
+    const int size = type == QUANT_F32 ? 4 : 2;
+    const size_t stride = (size_t)(head_dim * size);
+    int i = 0;
+    for (; i + 32 <= head_dim; i += 32) {
+        __m256 a = _mm256_loadu_ps(out + i), b = _mm256_loadu_ps(out + i + 8), c = _mm256_loadu_ps(out + i + 16),
+               d = _mm256_loadu_ps(out + i + 24);
+        const uint8_t *at = v + i * size;
+        for (int t = 0; t < n; t++, at += stride) {
+            __m256 w = _mm256_set1_ps(p[t]);
+            a = _mm256_fmadd_ps(w, load8_avx2(type, at), a);
+            b = _mm256_fmadd_ps(w, load8_avx2(type, at + 8 * size), b);
+            c = _mm256_fmadd_ps(w, load8_avx2(type, at + 16 * size), c);
+            d = _mm256_fmadd_ps(w, load8_avx2(type, at + 24 * size), d);
+        }
+        _mm256_storeu_ps(out + i, a), _mm256_storeu_ps(out + i + 8, b);
+        _mm256_storeu_ps(out + i + 16, c), _mm256_storeu_ps(out + i + 24, d);
+    }
+    for (; i < head_dim; i++)
+        for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
+}
+
+static AVX2 void accumulate_avx2(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16) {
+    if (f16) accumulate_type_avx2(QUANT_F16, out, p, v, n, head_dim);
+    else accumulate_type_avx2(QUANT_F32, out, p, v, n, head_dim);
+}
+
+static AVX2 void to_f16_avx2(uint8_t *out, const float *x, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(out + 2 * i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    to_f16_c(out + 2 * i, x + i, n - i);
+}
+
+static AVX2 void axpy_avx2(float *out, float a, const float *x, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_fmadd_ps(_mm256_set1_ps(a), _mm256_loadu_ps(x + i), _mm256_loadu_ps(out + i)));
+    axpy_c(out + i, a, x + i, n - i);
+}
+
+static const kern kern_avx2 = {POLAR_CPU_AVX2, quantize_avx2, multiply_avx2, rms_norm_avx2, swiglu_avx2, rope_avx2,
+                               scores_avx2, softmax_avx2, accumulate_avx2, to_f16_avx2, axpy_avx2};
+
+static int cpu_has_avx2(void) {
+#ifdef _MSC_VER
+    int r[4];
+    __cpuidex(r, 1, 0);
+    if ((r[2] & (1 << 12 | 1 << 27 | 1 << 28 | 1 << 29)) != (1 << 12 | 1 << 27 | 1 << 28 | 1 << 29)) return 0;
+    if ((_xgetbv(0) & 6) != 6) return 0;
+    __cpuidex(r, 7, 0);
+    return r[1] >> 5 & 1;
+#else
+    unsigned a, b, c = 0, d; /* clang 14 does not know __builtin_cpu_supports("f16c") */
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+#endif
+}
+#endif
+
+/*NEON*/
+
+/* --- the choice --- */
+
+static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon"};
+
+const char *polar_cpu_name(polar_cpu cpu) {
+    return (int)cpu >= 0 && cpu < POLAR_N_CPU ? cpu_names[cpu] : NULL;
+}
+
+/* NULL if this build or this CPU does not have the variant. */
+static const kern *kern_find(polar_cpu cpu) {
+#ifdef POLAR_X86
+    if ((cpu == POLAR_CPU_AVX2 || cpu == POLAR_CPU_AUTO) && cpu_has_avx2()) return &kern_avx2;
+#endif
+#ifdef POLAR_ARM
+    if (cpu == POLAR_CPU_NEON || cpu == POLAR_CPU_AUTO) return &kern_neon;
+#endif
+    return cpu == POLAR_CPU_PLAIN || cpu == POLAR_CPU_AUTO ? &kern_plain : NULL;
+}
+
+int polar_cpu_available(polar_cpu cpu) {
+    return kern_find(cpu) != NULL;
+}
 
 /* ======================================================================================
  * [uni] Unicode classes
@@ -2415,11 +3486,462 @@ static void quant_dequantize(int index, const uint8_t *src, size_t n, float *out
  * [tok] Tokenizers and chat formats
  * ====================================================================================== */
 /*TOK*/
+/*TOK-STUB: to be removed with the real section*/
+typedef struct tok_vocab { int n, bos, eos, eot; polar_chat chat; } tok_vocab;
+static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
+    const gguf_kv *kv; (void)a;
+    polar_status s = gguf_get_array(g, "tokenizer.ggml.tokens", GGUF_STRING, &kv, 1, e);
+    if (s) return s;
+    v->n = (int)kv->count; v->bos = v->eos = v->eot = -1; v->chat = POLAR_CHAT_RAW;
+    return POLAR_OK;
+}
+static int tok_count(const tok_vocab *v) { return v->n; }
+static void tok_free(tok_vocab *v, const polar_allocator *a) { (void)v; (void)a; }
+static const char *tok_name(const tok_vocab *v) { (void)v; return "stub"; }
+static int tok_is_end(const tok_vocab *v, int t) { return t == v->eos; }
+static const char *tok_bytes(const tok_vocab *v, int t, size_t *n) { (void)v; (void)t; *n = 1; return "?"; }
+static size_t uni_complete_prefix(const uint8_t *b, size_t n) { (void)b; return n; }
+polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
+                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error)
+{ (void)model;(void)chat;(void)messages;(void)n_messages;(void)tokens;(void)capacity;(void)n;(void)error; return POLAR_OK;}
+/*TOK-STUB END*/
 
 /* ======================================================================================
  * [model] Architectures and weights
+ *
+ * Hyperparameters and tensors of a GGUF file, checked against each other once, here; after that the forward
+ * pass trusts them. Weights stay where the file is; only norms and biases that are not plain aligned floats
+ * are copied. Uses: [err] [mem] [num] [gguf] [quant] [kern] [tok].
  * ====================================================================================== */
-/*MODEL*/
+
+/* To add an architecture: a row here and, if it has tensors of its own, their names in model_layer_tensors. */
+typedef struct arch {
+    const char *name;
+    int neox;     /* rope turns (x[i], x[i + half]); otherwise (x[2i], x[2i+1]) */
+    int qkv_bias; /* biases on q, k, v */
+    int qk_norm;  /* RMS norm on each head of q and k before rope */
+    int experts;  /* feed-forward is a mixture of experts with a shared one */
+} arch;
+
+static const arch archs[] = {
+    {"llama", 0, 0, 0, 0},
+    {"qwen2", 1, 1, 0, 0},
+    {"qwen3", 1, 0, 1, 0},
+    {"qwen2moe", 1, 1, 0, 1},
+};
+
+/* A weight matrix: rows of n numbers. Experts lie one after the other. */
+typedef struct matrix {
+    int type, n, rows; /* rows of one expert */
+    size_t row_bytes;
+    const uint8_t *data;
+} matrix;
+
+typedef struct layer {
+    const float *attn_norm, *ffn_norm;             /* (n_embd) */
+    const float *q_bias, *k_bias, *v_bias;         /* NULL without */
+    const float *q_norm, *k_norm;                  /* (head_dim), NULL without */
+    matrix q, k, v, o;                             /* (n_head * head_dim, n_embd) ... (n_embd, n_head * head_dim) */
+    matrix gate, up, down;                         /* dense: (n_ff, n_embd) twice, (n_embd, n_ff) */
+    matrix router;                                 /* (n_expert, n_embd) */
+    matrix gate_exps, up_exps, down_exps;          /* n_expert times (n_ff_exp, n_embd) ... */
+    matrix shared_gate;                            /* (1, n_embd) */
+    matrix gate_shexp, up_shexp, down_shexp;       /* (n_ff_shexp, n_embd) ... */
+} layer;
+
+struct polar_model {
+    polar_allocator allocator;
+    gguf_file file;
+    tok_vocab vocab;
+    const arch *arch;
+    const kern *kern;
+    int vocab_only;
+    int n_layer, n_embd, n_head, n_head_kv, head_dim, n_rot, n_ff, n_vocab, n_ctx_train;
+    int n_expert, n_expert_used, n_ff_exp, n_ff_shexp, expert_norm;
+    float norm_eps, rope_base;
+    matrix embedding, output;
+    const float *output_norm;
+    uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
+    layer *layers;
+    char name[128]; /* general.name, cut */
+    void *block; /* layers, rope_step and copied vectors */
+    size_t block_bytes;
+};
+
+static const tok_vocab *model_vocab(const polar_model *m) {
+    return &m->vocab;
+}
+
+/* --- hyperparameters --- */
+
+/* Keys begin with the architecture's name. */
+typedef struct model_key {
+    char text[96];
+} model_key;
+
+static model_key key_of(const polar_model *m, const char *rest) {
+    model_key k;
+    text t = {k.text, sizeof k.text, 0};
+    text_format(&t, "%s.%s", m->arch->name, rest);
+    return k;
+}
+
+#define NO_DEFAULT (-1)
+/* An integer of the file in [min, max]; without it `standard`, or an error if that is NO_DEFAULT. */
+static int model_int(polar_model *m, const char *key, int standard, int min, int max, int *out, polar_error *e) {
+    const model_key k = key_of(m, key);
+    *out = standard;
+    return gguf_get_int(&m->file, k.text, out, min, max, standard == NO_DEFAULT, e) == POLAR_OK;
+}
+
+static int model_float(polar_model *m, const char *key, double standard, double min, double max, float *out, polar_error *e) {
+    const model_key k = key_of(m, key);
+    double v = standard;
+    if (gguf_get_float(&m->file, k.text, &v, min, max, standard < 0, e)) return 0;
+    *out = (float)v;
+    return 1;
+}
+
+static int model_rope_scaling(polar_model *m, float *factor, polar_error *e) {
+    const model_key k = key_of(m, "rope.scaling.type");
+    const char *s = "none";
+    size_t n = 4;
+    *factor = 1;
+    if (gguf_get_str(&m->file, k.text, &s, &n, 0, e)) return 0;
+    if (n == 4 && !memcmp(s, "none", 4)) return 1;
+    if (n == 6 && !memcmp(s, "linear", 6)) return model_float(m, "rope.scaling.factor", 1, 1e-3, 1e6, factor, e);
+    fail(e, POLAR_UNSUPPORTED, "%s: rope.scaling.type is \"%.*s\", expected none or linear", m->file.name, (int)MIN(n, 40), s);
+    return 0;
+}
+
+static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error *e) {
+    const int big = 1 << 24;
+    int value_dim;
+    if (!model_int(m, "block_count", NO_DEFAULT, 1, POLAR_MAX_LAYER, &m->n_layer, e) ||
+        !model_int(m, "embedding_length", NO_DEFAULT, 1, big, &m->n_embd, e) ||
+        !model_int(m, "attention.head_count", NO_DEFAULT, 1, 65536, &m->n_head, e) ||
+        !model_int(m, "attention.head_count_kv", m->n_head, 1, m->n_head, &m->n_head_kv, e) ||
+        !model_int(m, "context_length", NO_DEFAULT, 1, INT_MAX / 2, &m->n_ctx_train, e) ||
+        !model_int(m, "feed_forward_length", m->arch->experts ? 0 : NO_DEFAULT, 0, big, &m->n_ff, e) ||
+        !model_int(m, "attention.key_length", MAX(1, m->n_embd / m->n_head), 1, 4096, &m->head_dim, e) ||
+        !model_int(m, "attention.value_length", m->head_dim, 1, 4096, &value_dim, e) ||
+        !model_int(m, "rope.dimension_count", m->head_dim, 2, m->head_dim, &m->n_rot, e) ||
+        !model_float(m, "rope.freq_base", 10000, 1, 1e12, &m->rope_base, e) ||
+        !model_float(m, "attention.layer_norm_rms_epsilon", -1, 0, 1, &m->norm_eps, e) ||
+        !model_rope_scaling(m, rope_factor, e))
+        return 0;
+    if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2) {
+        fail(e, POLAR_UNSUPPORTED,
+             "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: expected "
+             "heads a multiple, equal lengths, an even dimension", m->file.name, m->n_head, m->n_head_kv, m->head_dim, value_dim,
+             m->n_rot);
+        return 0;
+    }
+    if (!model_int(m, "expert_count", m->arch->experts ? NO_DEFAULT : 0, 0, 1024, &m->n_expert, e)) return 0;
+    if (!m->arch->experts && m->n_expert) {
+        fail(e, POLAR_UNSUPPORTED, "%s: architecture %s with %d experts is not supported", m->file.name, m->arch->name, m->n_expert);
+        return 0;
+    }
+    if (m->arch->experts) {
+        const model_key norm = key_of(m, "expert_weights_norm");
+        if (!model_int(m, "expert_used_count", NO_DEFAULT, 1, m->n_expert, &m->n_expert_used, e) ||
+            gguf_get_bool(&m->file, norm.text, &m->expert_norm, 0, e))
+            return 0;
+    }
+    return 1;
+}
+
+/* --- tensors --- */
+
+typedef struct tensor_name {
+    char text[64];
+} tensor_name;
+
+static tensor_name name_of(int layer, const char *rest) {
+    tensor_name n;
+    text t = {n.text, sizeof n.text, 0};
+    if (layer >= 0) text_format(&t, "blk.%d.%s.weight", layer, rest);
+    else text_format(&t, "%s.weight", rest);
+    return n;
+}
+
+static void dims_text(text *t, const gguf_tensor *g) {
+    for (int i = 0; i < g->n_dims; i++) text_format(t, "%s%lld", i ? " x " : "", (long long)g->dims[i]);
+}
+
+/* Finds a tensor of n (x rows (x count)) numbers; 0 as n, rows or count accepts what is there, 1 also a missing
+ * dimension. NULL and an error if it is not so. */
+static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t n, int64_t rows, int64_t count, polar_error *e) {
+    const gguf_tensor *g = gguf_find_tensor(&m->file, name);
+    const int64_t want[4] = {n, rows, count, 1};
+    char shape[96];
+    text t = {shape, sizeof shape, 0};
+    if (!g) {
+        fail(e, POLAR_FORMAT, "%s: tensor %s is missing", m->file.name, name);
+        return NULL;
+    }
+    dims_text(&t, g);
+    for (int i = 0; i < 4; i++) {
+        int64_t have = i < g->n_dims ? g->dims[i] : 1;
+        if ((want[i] && have != want[i]) || have > INT_MAX) {
+            fail(e, POLAR_FORMAT, "%s: tensor %s has shape %s, expected %lld x %lld x %lld (0: any)", m->file.name, name, shape,
+                 (long long)n, (long long)rows, (long long)count);
+            return NULL;
+        }
+    }
+    if (quant_find(g->type) < 0) {
+        fail(e, POLAR_UNSUPPORTED, "%s: tensor %s has type %s, which this library does not run", m->file.name, name,
+             gguf_type_name(g->type));
+        return NULL;
+    }
+    return g;
+}
+
+static int model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out, polar_error *e) {
+    const tensor_name full = name_of(layer, name);
+    const gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
+    if (!g) return 0;
+    out->type = quant_find(g->type);
+    out->n = (int)g->dims[0];
+    out->rows = g->n_dims > 1 ? (int)g->dims[1] : 1;
+    out->row_bytes = quant_row_bytes(out->type, (size_t)out->n);
+    out->data = g->data;
+    return 1;
+}
+
+static int host_is_little(void) {
+    const uint16_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1);
+    return first;
+}
+
+/* A vector as floats: in place where it is that already, else converted into the layout. Measured with
+ * l->base NULL. `full` is the tensor's whole name. */
+static int model_vector(polar_model *m, layout *l, const char *full, int n, const float **out, polar_error *e) {
+    const gguf_tensor *g = model_tensor(m, full, n, 1, 1, e);
+    float *copy;
+    if (!g) return 0;
+    if (g->type == quant_types[QUANT_F32].id && host_is_little() && (uintptr_t)g->data % sizeof(float) == 0) {
+        *out = (const float *)(const void *)g->data;
+        return 1;
+    }
+    copy = layout_place(l, (size_t)n, sizeof(float));
+    if (copy) quant_dequantize(quant_find(g->type), g->data, (size_t)n, copy);
+    *out = copy;
+    return 1;
+}
+
+static int layer_vector(polar_model *m, layout *l, int i, const char *name, int n, const float **out, polar_error *e) {
+    const tensor_name full = name_of(i, name);
+    return model_vector(m, l, full.text, n, out, e);
+}
+
+static int layer_bias(polar_model *m, layout *l, int i, const char *name, int n, const float **out, polar_error *e) {
+    char full[64];
+    text t = {full, sizeof full, 0};
+    text_format(&t, "blk.%d.%s.bias", i, name);
+    return model_vector(m, l, full, n, out, e);
+}
+
+static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e) {
+    const int d = m->n_embd, x = m->n_expert;
+    if (!model_matrix(m, i, "ffn_gate_inp", d, x, 1, &y->router, e) ||
+        !model_matrix(m, i, "ffn_gate_exps", d, m->n_ff_exp, x, &y->gate_exps, e))
+        return 0;
+    m->n_ff_exp = y->gate_exps.rows; /* the first layer decides, the others must agree */
+    if (!model_matrix(m, i, "ffn_up_exps", d, m->n_ff_exp, x, &y->up_exps, e) ||
+        !model_matrix(m, i, "ffn_down_exps", m->n_ff_exp, d, x, &y->down_exps, e) ||
+        !model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e))
+        return 0;
+    m->n_ff_shexp = y->gate_shexp.rows;
+    return model_matrix(m, i, "ffn_up_shexp", d, m->n_ff_shexp, 1, &y->up_shexp, e) &&
+           model_matrix(m, i, "ffn_down_shexp", m->n_ff_shexp, d, 1, &y->down_shexp, e) &&
+           model_matrix(m, i, "ffn_gate_inp_shexp", d, 1, 1, &y->shared_gate, e);
+}
+
+static int model_layer_tensors(polar_model *m, layout *l, int i, layer *y, polar_error *e) {
+    const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
+    if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) || !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
+        !model_matrix(m, i, "attn_q", d, dq, 1, &y->q, e) || !model_matrix(m, i, "attn_k", d, dk, 1, &y->k, e) ||
+        !model_matrix(m, i, "attn_v", d, dk, 1, &y->v, e) || !model_matrix(m, i, "attn_output", dq, d, 1, &y->o, e))
+        return 0;
+    if (m->arch->qkv_bias &&
+        (!layer_bias(m, l, i, "attn_q", dq, &y->q_bias, e) || !layer_bias(m, l, i, "attn_k", dk, &y->k_bias, e) ||
+         !layer_bias(m, l, i, "attn_v", dk, &y->v_bias, e)))
+        return 0;
+    if (m->arch->qk_norm && (!layer_vector(m, l, i, "attn_q_norm", m->head_dim, &y->q_norm, e) ||
+                             !layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
+        return 0;
+    if (m->arch->experts) return model_expert_tensors(m, i, y, e);
+    return model_matrix(m, i, "ffn_gate", d, m->n_ff, 1, &y->gate, e) && model_matrix(m, i, "ffn_up", d, m->n_ff, 1, &y->up, e) &&
+           model_matrix(m, i, "ffn_down", m->n_ff, d, 1, &y->down, e);
+}
+
+/* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3). */
+static int model_rope(polar_model *m, float linear, polar_error *e) {
+    const double two_pi = 6.28318530717958647693;
+    const gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
+    if (g && !(g = model_tensor(m, "rope_freqs.weight", m->n_rot / 2, 1, 1, e))) return 0;
+    if (g && g->type != quant_types[QUANT_F32].id) {
+        fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name, gguf_type_name(g->type));
+        return 0;
+    }
+    for (int i = 0; i < m->n_rot / 2; i++) {
+        double factor = mul64(g ? (double)rd_f32(g->data + 4 * i) : 1, linear), turns;
+        if (!(factor >= 1e-3) || factor > 1e9) {
+            fail(e, POLAR_FORMAT, "%s: rope_freqs.weight[%d] is not a sensible factor", m->file.name, i);
+            return 0;
+        }
+        turns = pow64((double)m->rope_base, -2.0 * i / m->n_rot) / two_pi / factor;
+        turns = turns - (double)(int64_t)turns;
+        m->rope_step[i] = (uint64_t)(turns * 9223372036854775808.0) * 2;
+    }
+    return 1;
+}
+
+/* Finds, checks and places everything; run twice. Every number that sizes the block is checked by then. */
+static int model_place(polar_model *m, layout *l, polar_error *e) {
+    layer unused;
+    m->layers = layout_place(l, (size_t)m->n_layer, sizeof *m->layers);
+    m->rope_step = layout_place(l, (size_t)m->n_rot / 2, sizeof *m->rope_step);
+    if (m->layers) memset(m->layers, 0, (size_t)m->n_layer * sizeof *m->layers);
+    for (int i = 0; i < m->n_layer; i++)
+        if (!model_layer_tensors(m, l, i, m->layers ? &m->layers[i] : &unused, e)) return 0;
+    if (!model_matrix(m, -1, "token_embd", m->n_embd, m->n_vocab, 1, &m->embedding, e)) return 0;
+    m->output = m->embedding;
+    if (gguf_find_tensor(&m->file, "output.weight") && !model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
+        return 0;
+    return model_vector(m, l, "output_norm.weight", m->n_embd, &m->output_norm, e);
+}
+
+/* Rows must be whole blocks: GGUF itself demands it, and activations are quantized in the same blocks. */
+static int model_arch(polar_model *m, polar_error *e) {
+    const char *s = NULL;
+    size_t n = 0;
+    if (gguf_get_str(&m->file, "general.architecture", &s, &n, 1, e)) return 0;
+    for (int i = 0; i < COUNT(archs); i++)
+        if (strlen(archs[i].name) == n && !memcmp(archs[i].name, s, n)) m->arch = &archs[i];
+    if (m->arch) return 1;
+    fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe are)", m->file.name,
+         (int)MIN(n, 60), s);
+    return 0;
+}
+
+static void model_name(polar_model *m) {
+    const char *s = "";
+    size_t n = 0;
+    text t = {m->name, sizeof m->name, 0};
+    gguf_get_str(&m->file, "general.name", &s, &n, 0, NULL);
+    text_put(&t, s, n);
+    text_clean(m->name);
+}
+
+/* Everything after the file is open. */
+static polar_status model_load(polar_model *m, polar_error *e) {
+    layout l = layout_begin(NULL);
+    float linear;
+    polar_status status;
+    model_name(m);
+    if ((status = tok_load(&m->vocab, &m->file, &m->allocator, e))) return status;
+    m->n_vocab = tok_count(&m->vocab);
+    if (m->vocab_only) return POLAR_OK;
+    if (!model_arch(m, e) || !model_hyperparameters(m, &linear, e) || !model_place(m, &l, e)) return e->status;
+    m->block_bytes = layout_bytes(&l);
+    if (!m->block_bytes) return fail(e, POLAR_MEMORY, "out of memory: the model's tables are too large");
+    if (!(m->block = mem_alloc(&m->allocator, m->block_bytes, e))) return POLAR_MEMORY;
+    l = layout_begin(m->block);
+    if (!model_place(m, &l, e) || !model_rope(m, linear, e)) return e->status;
+    return POLAR_OK;
+}
+
+polar_model_options polar_model_defaults(void) {
+    const polar_model_options o = {0};
+    return o;
+}
+
+void polar_model_close(polar_model *model) {
+    polar_allocator a;
+    if (!model) return;
+    a = model->allocator;
+    tok_free(&model->vocab, &a);
+    gguf_close(&model->file);
+    mem_free(&a, model->block, model->block_bytes);
+    mem_free(&a, model, sizeof *model);
+}
+
+/* `path` or else `data`. Errors go through a local record, since its status steers the loading. */
+static polar_status model_open(polar_model **out, const char *path, const void *data, size_t size, const polar_model_options *options,
+                               polar_error *error) {
+    const polar_model_options standard = polar_model_defaults(), *o = options ? options : &standard;
+    polar_allocator a = mem_allocator(o->allocator);
+    polar_error local;
+    polar_model *m = NULL;
+    err_clear(error);
+    err_clear(&local);
+    if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_model_open: out, path or data is NULL");
+    *out = NULL;
+    if (!kern_find(o->cpu)) {
+        const char *name = polar_cpu_name(o->cpu);
+        return fail(error, POLAR_UNSUPPORTED, "this CPU or build has no %s kernels", name ? name : "such");
+    }
+    if (!(m = mem_alloc(&a, sizeof *m, error))) return POLAR_MEMORY;
+    memset(m, 0, sizeof *m);
+    m->allocator = a;
+    m->kern = kern_find(o->cpu);
+    m->vocab_only = o->vocab_only;
+    if (path) gguf_open(&m->file, path, o->no_mmap, &a, o->progress, o->progress_user, &local);
+    else gguf_open_memory(&m->file, data, size, &a, &local);
+    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5)) fail(&local, POLAR_CANCELLED, "cancelled");
+    if (local.status == POLAR_OK) model_load(m, &local);
+    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 1)) fail(&local, POLAR_CANCELLED, "cancelled");
+    if (local.status != POLAR_OK) {
+        polar_model_close(m);
+        if (error) *error = local;
+        return local.status;
+    }
+    *out = m;
+    return POLAR_OK;
+}
+
+#ifndef POLAR_NO_STDIO
+polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options, polar_error *error) {
+    return model_open(out, path, NULL, 0, options, error);
+}
+#endif
+
+polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size, const polar_model_options *options,
+                                     polar_error *error) {
+    return model_open(out, NULL, data, size, options, error);
+}
+
+void polar_model_get_info(const polar_model *m, polar_model_info *info) {
+    memset(info, 0, sizeof *info);
+    info->architecture = m->arch ? m->arch->name : "";
+    info->name = m->name;
+    info->tokenizer = tok_name(&m->vocab);
+    info->n_layer = m->n_layer;
+    info->n_embd = m->n_embd;
+    info->n_head = m->n_head;
+    info->n_head_kv = m->n_head_kv;
+    info->head_dim = m->head_dim;
+    info->n_ff = m->n_ff ? m->n_ff : m->n_ff_exp;
+    info->n_vocab = m->n_vocab;
+    info->n_ctx_train = m->n_ctx_train;
+    info->n_expert = m->n_expert;
+    info->n_expert_used = m->n_expert_used;
+    info->n_tensors = (int)m->file.n_tensors;
+    info->token_bos = m->vocab.bos;
+    info->token_eos = m->vocab.eos;
+    info->token_eot = m->vocab.eot;
+    info->chat = m->vocab.chat;
+    info->rope_base = (double)m->rope_base;
+    for (size_t i = 0; i < m->file.n_tensors; i++) {
+        const gguf_tensor *g = &m->file.tensors[i];
+        info->n_params += g->dims[0] * g->dims[1] * g->dims[2] * g->dims[3];
+        info->weight_bytes += (int64_t)g->bytes;
+    }
+}
 
 /* ======================================================================================
  * [prog] Programs of layers
@@ -2731,18 +4253,1039 @@ void polar_program_targets(const polar_program *p, int *seg_flip, int *op) {
 
 /* ======================================================================================
  * [call] One layer call: attention, feed-forward, experts
+ *
+ * A call takes rows - hidden states of positions, of one sequence or of many - through one layer. Each row says
+ * where its keys and values go and which spans of keys and values it attends to; rows know nothing of each
+ * other, so a row's result does not depend on the rows beside it. Uses: [mem] [num] [thread] [kern] [model].
  * ====================================================================================== */
-/*CALL*/
+
+/* Keys and values of n positions, (n_head_kv, capacity, head_dim) each, floats or halves. */
+typedef struct kv_span {
+    const uint8_t *k, *v;
+    int n, capacity;
+} kv_span;
+
+typedef struct call_row {
+    const float *cs;      /* cos (n_rot / 2) and sin (n_rot / 2) of the row's position */
+    uint8_t *k, *v;       /* the slot that gets its key and value, */
+    int at, capacity;     /* at this index of so many */
+    const kv_span *spans; /* what it attends to, in order, itself included */
+    int n_spans;
+} call_row;
+
+typedef struct expert_choice {
+    int expert;
+    float weight;
+} expert_choice;
+
+/* Work space for up to max_rows rows. */
+typedef struct engine {
+    const polar_model *model;
+    polar_runner runner;
+    int kv_f16, max_rows;
+    size_t max_scores;    /* floats of scores per worker */
+    float *hidden;        /* (max_rows, n_embd) in and out of a call */
+    float *normed;        /* (max_rows, n_embd) */
+    float *q, *k, *v;     /* (max_rows, n_head * head_dim), ... */
+    float *attended;      /* (max_rows, n_head * head_dim) */
+    float *gate, *up;     /* (max_rows, n_ff), or entries of experts */
+    float *out;           /* (max_rows, n_embd) */
+    activations act_in, act_ff;
+    float *router;        /* (max_rows, n_expert) */
+    float *entry_out;     /* (max_rows * n_expert_used, n_embd) */
+    expert_choice *chosen; /* (max_rows, n_expert_used), most probable first */
+    int *entry_row;       /* (max_rows * n_expert_used) rows, expert by expert */
+    int *entry_of;        /* (max_rows, n_expert_used) entry of each choice */
+    int *expert_first;    /* (n_expert + 1) first entry of each expert */
+    int *entry_identity;  /* 0, 1, 2, ... */
+    product *products;
+    float *cs;            /* (max_rows, n_rot) */
+    float *scores;        /* (workers, max_scores) */
+    uint8_t *scratch;     /* (workers, KERN_SCRATCH) */
+} engine;
+
+static int engine_max_products(const polar_model *m) {
+    return MAX(3, 2 * m->n_expert);
+}
+
+static int engine_max_ff(const polar_model *m) {
+    return m->arch->experts ? MAX(m->n_ff_shexp, m->n_expert_used * m->n_ff_exp) : m->n_ff;
+}
+
+static void blocks_place(act_blocks *b, layout *l, size_t rows, size_t n, int block) {
+    b->q8 = layout_place(l, rows, n);
+    b->q16 = layout_place(l, rows, n * sizeof(int16_t));
+    b->sums = layout_place(l, rows, (n + 15) / 16 * sizeof(int16_t));
+    b->d = layout_place(l, rows, (n / (size_t)block + 1) * sizeof(float));
+}
+
+/* Measures or places the work space. */
+static void engine_place(engine *e, layout *l) {
+    const polar_model *m = e->model;
+    const size_t rows = (size_t)e->max_rows, d = (size_t)m->n_embd, dq = (size_t)(m->n_head * m->head_dim),
+                 dk = (size_t)(m->n_head_kv * m->head_dim), ff = (size_t)engine_max_ff(m),
+                 used = (size_t)m->n_expert_used, workers = (size_t)e->runner.n_threads;
+    e->hidden = layout_place(l, rows * d, sizeof(float));
+    e->normed = layout_place(l, rows * d, sizeof(float));
+    e->q = layout_place(l, rows * dq, sizeof(float));
+    e->k = layout_place(l, rows * dk, sizeof(float));
+    e->v = layout_place(l, rows * dk, sizeof(float));
+    e->attended = layout_place(l, rows * dq, sizeof(float));
+    e->gate = layout_place(l, rows * ff, sizeof(float));
+    e->up = layout_place(l, rows * ff, sizeof(float));
+    e->out = layout_place(l, rows * d, sizeof(float));
+    blocks_place(&e->act_in.b32, l, rows, MAX(d, dq), 32);
+    blocks_place(&e->act_in.b256, l, rows, MAX(d, dq), 256);
+    blocks_place(&e->act_ff.b32, l, rows, ff, 32);
+    blocks_place(&e->act_ff.b256, l, rows, ff, 256);
+    e->router = layout_place(l, rows * (size_t)m->n_expert, sizeof(float));
+    e->entry_out = layout_place(l, rows * used * d, sizeof(float));
+    e->chosen = layout_place(l, rows * used, sizeof *e->chosen);
+    e->entry_row = layout_place(l, rows * used, sizeof(int));
+    e->entry_of = layout_place(l, rows * used, sizeof(int));
+    e->entry_identity = layout_place(l, rows * used, sizeof(int));
+    e->expert_first = layout_place(l, (size_t)m->n_expert + 1, sizeof(int));
+    e->products = layout_place(l, (size_t)engine_max_products(m), sizeof *e->products);
+    e->cs = layout_place(l, rows * (size_t)m->n_rot, sizeof(float));
+    e->scores = layout_place(l, workers * e->max_scores, sizeof(float));
+    e->scratch = layout_place(l, workers, KERN_SCRATCH);
+}
+
+static void engine_start(engine *e) {
+    for (int i = 0; i < e->max_rows * e->model->n_expert_used; i++) e->entry_identity[i] = i;
+}
+
+/* cos and sin of a position for all pairs. */
+static void rope_angles(const polar_model *m, int position, float *cs) {
+    const int half = m->n_rot / 2;
+    for (int i = 0; i < half; i++) {
+        double s, c;
+        turn_sincos((uint64_t)position * m->rope_step[i], &s, &c);
+        cs[i] = (float)c;
+        cs[half + i] = (float)s;
+    }
+}
+
+/* --- products --- */
+
+typedef struct product_work {
+    const engine *e;
+    const product *p;
+    int n, tile;
+} product_work;
+
+static void product_task(void *context, int index, int worker) {
+    const product_work *w = context;
+    for (int i = 0; i < w->n; i++) {
+        int tiles = (w->p[i].rows + w->tile - 1) / w->tile, row = index * w->tile;
+        if (index < tiles) {
+            w->e->model->kern->multiply(&w->p[i], row, MIN(w->tile, w->p[i].rows - row),
+                                        w->e->scratch + (size_t)worker * KERN_SCRATCH);
+            return;
+        }
+        index -= tiles;
+    }
+}
+
+/* All products in one go. Tiles are a multiple of a panel, some per thread so that a slow core does not hold
+ * up the others. */
+static void products_run(const engine *e, const product *p, int n) {
+    product_work w = {e, p, n, KERN_ROWS};
+    int rows = 0, tiles = 0;
+    for (int i = 0; i < n; i++) rows += p[i].rows;
+    w.tile = MIN(128, MAX(1, rows / (e->runner.n_threads * 8 * KERN_ROWS)) * KERN_ROWS);
+    for (int i = 0; i < n; i++) tiles += (p[i].rows + w.tile - 1) / w.tile;
+    parallel_for(&e->runner, tiles, product_task, &w);
+}
+
+static product product_of(const matrix *m, const activations *a, int n_tokens, float *y) {
+    const product p = {m->type, m->rows, m->data, m->row_bytes, a, NULL, n_tokens, y, m->rows};
+    return p;
+}
+
+/* Which block forms the products' weights want: 1 for blocks of 32, 2 for 256. */
+static int forms_of(const matrix *const list[], int n) {
+    int forms = 0;
+    for (int i = 0; i < n; i++)
+        if (quant_types[list[i]->type].unpack) forms |= quant_types[list[i]->type].block == 32 ? 1 : 2;
+    return forms;
+}
+
+/* Quantizes columns [from, from + count) of row r of the activations. */
+static void act_quantize(const kern *k, activations *a, int forms, int r, int from, int count) {
+    const size_t at = (size_t)r * (size_t)a->n + (size_t)from;
+    if (forms & 1)
+        k->quantize(a->x + at, count, 32, a->b32.q8 + at, a->b32.q16 + at, a->b32.sums + at / 16, a->b32.d + at / 32);
+    if (forms & 2)
+        k->quantize(a->x + at, count, 256, a->b256.q8 + at, a->b256.q16 + at, a->b256.sums + at / 16, a->b256.d + at / 256);
+}
+
+/* --- stages that work row by row --- */
+
+typedef struct row_work {
+    engine *e;
+    const layer *layer;
+    const call_row *rows;
+    const float *norm, *add; /* hidden += add before the norm, unless NULL */
+    int forms, n_ff, chunk, chunks;
+} row_work;
+
+/* Few rows are quicker done here than handed out. */
+static void rows_run(const engine *e, int n, polar_task task, row_work *w) {
+    if (n >= 4) parallel_for(&e->runner, n, task, w);
+    else
+        for (int i = 0; i < n; i++) task(w, i, 0);
+}
+
+static void norm_task(void *context, int r, int worker) {
+    const row_work *w = context;
+    engine *e = w->e;
+    const int d = e->model->n_embd;
+    float *h = e->hidden + (size_t)r * (size_t)d;
+    (void)worker;
+    if (w->add)
+        for (int i = 0; i < d; i++) h[i] += w->add[(size_t)r * (size_t)d + (size_t)i];
+    if (!w->norm) return;
+    e->model->kern->rms_norm(e->normed + (size_t)r * (size_t)d, h, w->norm, d, e->model->norm_eps);
+    act_quantize(e->model->kern, &e->act_in, w->forms, r, 0, d);
+}
+
+static void bias_add(float *y, const float *bias, int n) {
+    for (int i = 0; bias && i < n; i++) y[i] += bias[i];
+}
+
+/* Norm and rope of n heads. */
+static void heads_turn(const polar_model *m, float *x, int n, const float *norm, const float *cs) {
+    for (int h = 0; h < n; h++, x += m->head_dim) {
+        if (norm) m->kern->rms_norm(x, x, norm, m->head_dim, m->norm_eps);
+        m->kern->rope(x, cs, m->n_rot / 2, m->arch->neox);
+    }
+}
+
+static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int capacity) {
+    const int n = e->model->head_dim, size = e->kv_f16 ? 2 : 4;
+    for (int h = 0; h < e->model->n_head_kv; h++) {
+        uint8_t *to = slot + ((size_t)h * (size_t)capacity + (size_t)at) * (size_t)(n * size);
+        if (e->kv_f16) e->model->kern->to_f16(to, x + h * n, n);
+        else memcpy(to, x + h * n, (size_t)n * sizeof *x);
+    }
+}
+
+/* Biases, q/k norms, rope; keys and values go to their slots. */
+static void qkv_task(void *context, int r, int worker) {
+    const row_work *w = context;
+    const engine *e = w->e;
+    const polar_model *m = e->model;
+    const call_row *row = &w->rows[r];
+    const int dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
+    float *q = e->q + (size_t)r * (size_t)dq, *k = e->k + (size_t)r * (size_t)dk, *v = e->v + (size_t)r * (size_t)dk;
+    (void)worker;
+    bias_add(q, w->layer->q_bias, dq);
+    bias_add(k, w->layer->k_bias, dk);
+    bias_add(v, w->layer->v_bias, dk);
+    heads_turn(m, q, m->n_head, w->layer->q_norm, row->cs);
+    heads_turn(m, k, m->n_head_kv, w->layer->k_norm, row->cs);
+    kv_store(e, row->k, k, row->at, row->capacity);
+    kv_store(e, row->v, v, row->at, row->capacity);
+}
+
+/* softmax(q k / sqrt(head_dim)) v of one head of one row, over all its spans as if they were one. */
+static void attention_task(void *context, int index, int worker) {
+    const row_work *w = context;
+    const engine *e = w->e;
+    const polar_model *m = e->model;
+    const int r = index / m->n_head, h = index % m->n_head, n = m->head_dim;
+    const size_t kv_head = (size_t)(h / (m->n_head / m->n_head_kv)), size = e->kv_f16 ? 2 : 4;
+    const call_row *row = &w->rows[r];
+    const float *q = e->q + (size_t)index * (size_t)n;
+    float *out = e->attended + (size_t)index * (size_t)n, *scores = e->scores + (size_t)worker * e->max_scores, sum;
+    int at = 0;
+    for (int s = 0; s < row->n_spans; at += row->spans[s++].n)
+        m->kern->scores(scores + at, q, row->spans[s].k + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
+                        row->spans[s].n, n, e->kv_f16, 1.0f / sqrtf((float)n));
+    sum = m->kern->softmax(scores, at);
+    memset(out, 0, (size_t)n * sizeof *out);
+    at = 0;
+    for (int s = 0; s < row->n_spans; at += row->spans[s++].n)
+        m->kern->accumulate(out, scores + at, row->spans[s].v + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
+                            row->spans[s].n, n, e->kv_f16);
+    for (int i = 0; i < n; i++) out[i] = out[i] / sum;
+}
+
+static void attended_task(void *context, int r, int worker) {
+    const row_work *w = context;
+    (void)worker;
+    act_quantize(w->e->model->kern, &w->e->act_in, w->forms, r, 0, w->e->act_in.n);
+}
+
+/* swiglu of a chunk of a row, quantized for the next product. */
+static void swiglu_task(void *context, int index, int worker) {
+    const row_work *w = context;
+    engine *e = w->e;
+    const int r = index / w->chunks, from = index % w->chunks * w->chunk, count = MIN(w->chunk, w->n_ff - from);
+    const size_t at = (size_t)r * (size_t)w->n_ff + (size_t)from;
+    (void)worker;
+    e->model->kern->swiglu(e->gate + at, e->up + at, count);
+    act_quantize(e->model->kern, &e->act_ff, w->forms, r, from, count);
+}
+
+static void swiglu_run(engine *e, int n_rows, int n_ff, int forms) {
+    row_work w = {e, NULL, NULL, NULL, NULL, forms, n_ff, 2048, (n_ff + 2047) / 2048};
+    e->act_ff.n = n_ff;
+    e->act_ff.x = e->gate;
+    parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
+}
+
+/* --- feed-forward --- */
+
+/* out = down(silu(gate x) * up x) for all rows. */
+static void feed_forward(engine *e, const matrix *gate, const matrix *up, const matrix *down, int n_rows) {
+    product p[2];
+    p[0] = product_of(gate, &e->act_in, n_rows, e->gate);
+    p[1] = product_of(up, &e->act_in, n_rows, e->up);
+    products_run(e, p, 2);
+    swiglu_run(e, n_rows, gate->rows, forms_of(&down, 1));
+    p[0] = product_of(down, &e->act_ff, n_rows, e->out);
+    products_run(e, p, 1);
+}
+
+static matrix matrix_expert(const matrix *m, int expert) {
+    matrix x = *m;
+    x.data += (size_t)expert * (size_t)m->rows * m->row_bytes;
+    return x;
+}
+
+/* The n_expert_used most probable experts of a row, lowest number on ties, with their weights:
+ * softmax over all experts, renormalized over the chosen ones only if the file says so. */
+static void experts_choose(const polar_model *m, float *logits, expert_choice *chosen) {
+    float sum = m->kern->softmax(logits, m->n_expert), total = 0;
+    for (int i = 0; i < m->n_expert_used; i++) {
+        int best = 0;
+        for (int x = 1; x < m->n_expert; x++)
+            if (logits[x] > logits[best]) best = x;
+        chosen[i].expert = best;
+        chosen[i].weight = logits[best] / sum;
+        total += chosen[i].weight;
+        logits[best] = -1; /* taken */
+    }
+    for (int i = 0; m->expert_norm && i < m->n_expert_used; i++) chosen[i].weight = chosen[i].weight / total;
+}
+
+/* Lists the entries (row, choice) expert by expert, so that an expert's weights are read once for all of its rows. */
+static void experts_sort(engine *e, int n_rows) {
+    const int used = e->model->n_expert_used, n = e->model->n_expert, total = n_rows * used;
+    int *first = e->expert_first;
+    memset(first, 0, (size_t)(n + 1) * sizeof *first);
+    for (int i = 0; i < total; i++) first[e->chosen[i].expert + 1]++;
+    for (int x = 0; x < n; x++) first[x + 1] += first[x];
+    for (int i = 0; i < total; i++) {
+        int entry = first[e->chosen[i].expert]++;
+        e->entry_row[entry] = i / used;
+        e->entry_of[i] = entry;
+    }
+    for (int x = n; x > 0; x--) first[x] = first[x - 1];
+    first[0] = 0;
+}
+
+/* Products of every expert that has rows: input (activations) rows index[entry], output rows = entries. */
+static int experts_products(const engine *e, product *p, const matrix *m, const activations *a, const int *index, float *y) {
+    int n = 0;
+    for (int x = 0; x < e->model->n_expert; x++) {
+        const int first = e->expert_first[x], count = e->expert_first[x + 1] - first;
+        const matrix w = matrix_expert(m, x);
+        if (!count) continue;
+        p[n] = product_of(&w, a, count, y + (size_t)first * (size_t)m->rows);
+        p[n++].index = index + first;
+    }
+    return n;
+}
+
+/* out[r] = sum of weight * entry over the choices in their order, then the shared expert behind its gate. */
+static void experts_combine(const engine *e, const float *shared, const float *gates, int n_rows) {
+    const polar_model *m = e->model;
+    const size_t d = (size_t)m->n_embd;
+    for (int r = 0; r < n_rows; r++) {
+        float *out = e->normed + (size_t)r * d; /* the normed rows are used up */
+        memset(out, 0, d * sizeof *out);
+        for (int i = 0; i < m->n_expert_used; i++) {
+            const int c = r * m->n_expert_used + i;
+            m->kern->axpy(out, e->chosen[c].weight, e->entry_out + (size_t)e->entry_of[c] * d, m->n_embd);
+        }
+        m->kern->axpy(out, 1.0f / (1.0f + exp32(-gates[r])), shared + (size_t)r * d, m->n_embd);
+    }
+}
+
+static void mixture(engine *e, const layer *y, int n_rows) {
+    const polar_model *m = e->model;
+    const matrix *down = &y->down_exps;
+    product *p = e->products;
+    int n;
+    feed_forward(e, &y->gate_shexp, &y->up_shexp, &y->down_shexp, n_rows); /* into out */
+    p[0] = product_of(&y->router, &e->act_in, n_rows, e->router);
+    products_run(e, p, 1);
+    for (int r = 0; r < n_rows; r++)
+        experts_choose(m, e->router + (size_t)r * (size_t)m->n_expert, e->chosen + (size_t)r * (size_t)m->n_expert_used);
+    experts_sort(e, n_rows);
+    n = experts_products(e, p, &y->gate_exps, &e->act_in, e->entry_row, e->gate);
+    n += experts_products(e, p + n, &y->up_exps, &e->act_in, e->entry_row, e->up);
+    products_run(e, p, n);
+    swiglu_run(e, n_rows * m->n_expert_used, m->n_ff_exp, forms_of(&down, 1));
+    n = experts_products(e, p, down, &e->act_ff, e->entry_identity, e->entry_out);
+    products_run(e, p, n);
+    p[0] = product_of(&y->shared_gate, &e->act_in, n_rows, e->router); /* the router's logits are used up */
+    products_run(e, p, 1);
+    experts_combine(e, e->out, e->router, n_rows);
+}
+
+/* --- the call --- */
+
+/* Takes `hidden` of n_rows rows through a layer. Rows before `from` only leave their keys and values; on return
+ * their hidden states are undefined. */
+static void engine_call(engine *e, int index, const call_row *rows, int n_rows, int from) {
+    const polar_model *m = e->model;
+    const layer *y = &m->layers[index];
+    const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o},
+                 *const dense[] = {&y->gate, &y->up}, *const experts[] = {&y->router, &y->gate_exps, &y->up_exps,
+                                                                          &y->gate_shexp, &y->up_shexp, &y->shared_gate};
+    row_work w = {e, y, rows, y->attn_norm, NULL, 0, 0, 0, 0};
+    engine kept = *e; /* the same work space, less the rows that are done with */
+    product p[3];
+
+    w.forms = forms_of(qkv, 3);
+    e->act_in.n = m->n_embd;
+    e->act_in.x = e->normed;
+    rows_run(e, n_rows, norm_task, &w);
+    p[0] = product_of(&y->q, &e->act_in, n_rows, e->q);
+    p[1] = product_of(&y->k, &e->act_in, n_rows, e->k);
+    p[2] = product_of(&y->v, &e->act_in, n_rows, e->v);
+    products_run(e, p, 3);
+    rows_run(e, n_rows, qkv_task, &w);
+
+    kept.hidden += (size_t)from * (size_t)m->n_embd;
+    kept.q += (size_t)from * (size_t)(m->n_head * m->head_dim);
+    w.e = e = &kept;
+    w.rows = rows + from;
+    n_rows -= from;
+    parallel_for(&e->runner, n_rows * m->n_head, attention_task, &w);
+    w.forms = forms_of(o, 1);
+    e->act_in.n = m->n_head * m->head_dim;
+    e->act_in.x = e->attended;
+    rows_run(e, n_rows, attended_task, &w);
+    p[0] = product_of(&y->o, &e->act_in, n_rows, e->out);
+    products_run(e, p, 1);
+
+    w.norm = y->ffn_norm;
+    w.add = e->out;
+    w.forms = m->arch->experts ? forms_of(experts, 6) : forms_of(dense, 2);
+    e->act_in.n = m->n_embd;
+    e->act_in.x = e->normed;
+    rows_run(e, n_rows, norm_task, &w);
+    if (m->arch->experts) mixture(e, y, n_rows);
+    else feed_forward(e, &y->gate, &y->up, &y->down, n_rows);
+    w.norm = NULL;
+    w.add = m->arch->experts ? e->normed : e->out;
+    rows_run(e, n_rows, norm_task, &w);
+}
+
+/* Embeddings of tokens into hidden. */
+static void engine_embed(const engine *e, const int32_t *tokens, int n) {
+    const polar_model *m = e->model;
+    for (int r = 0; r < n; r++)
+        quant_dequantize(m->embedding.type, m->embedding.data + (size_t)tokens[r] * m->embedding.row_bytes, (size_t)m->n_embd,
+                         e->hidden + (size_t)r * (size_t)m->n_embd);
+}
+
+/* Final norm and output matrix for n rows of hidden from row `from` on; logits is (n, n_vocab). */
+static void engine_logits(engine *e, int from, int n, float *logits) {
+    const polar_model *m = e->model;
+    const matrix *const out[] = {&m->output};
+    engine kept = *e;
+    row_work w = {&kept, NULL, NULL, m->output_norm, NULL, forms_of(out, 1), 0, 0, 0};
+    product p;
+    kept.hidden += (size_t)from * (size_t)m->n_embd;
+    kept.act_in.n = m->n_embd;
+    kept.act_in.x = e->normed;
+    rows_run(&kept, n, norm_task, &w);
+    p = product_of(&m->output, &kept.act_in, n, logits);
+    products_run(&kept, &p, 1);
+}
 
 /* ======================================================================================
  * [session] Key-value slots, evaluation
+ *
+ * A session is one block of memory: the slots of keys and values (one per call of the path), the work space of
+ * the calls, tokens and logits. An evaluation either takes all its tokens or leaves the session as it was.
+ * Uses: [err] [mem] [thread] [model] [prog] [call].
  * ====================================================================================== */
-/*SESSION*/
+
+struct polar_session {
+    polar_allocator allocator;
+    const polar_model *model;
+    polar_session_options options; /* with defaults filled in */
+    engine engine;
+    polar_pool *pool;      /* own threads, unless a runner was given */
+    int n_path, n_past, n_prompt, n_kept;
+    int *path;             /* (max_calls) layers */
+    int *first_call;       /* (max_calls) index of the first call of the same layer */
+    int32_t *tokens;       /* (n_ctx) */
+    uint8_t *kv;           /* (max_calls, 2, n_head_kv, n_ctx, head_dim) */
+    size_t slot_bytes;     /* of the keys, or of the values, of one call */
+    call_row *rows;        /* (n_batch) */
+    kv_span *spans;        /* (max(n_batch, max_calls)) */
+    float *logits;         /* (n_logits, n_vocab) */
+    void *draw;            /* space of polar_sample */
+    void *block;
+    size_t block_bytes;
+};
+
+polar_session_options polar_session_defaults(void) {
+    const polar_session_options o = {0};
+    return o;
+}
+
+/* Fills in defaults; 0 and an error if something cannot be. */
+static int session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
+    if (m->vocab_only) {
+        fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->file.name);
+        return 0;
+    }
+    if (!o->n_ctx) o->n_ctx = MIN(4096, m->n_ctx_train);
+    if (!o->n_batch) o->n_batch = 128;
+    if (!o->n_logits) o->n_logits = 1;
+    if (!o->max_calls) o->max_calls = n_path;
+    if (o->n_threads <= 0) o->n_threads = polar_cpu_count();
+    if (o->n_ctx < 1 || o->n_ctx > m->n_ctx_train) {
+        fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
+        return 0;
+    }
+    if (o->n_batch < 1 || o->n_logits < 1 || o->max_calls < n_path || o->max_calls > POLAR_MAX_CALLS) {
+        fail(e, POLAR_ARGUMENT, "n_batch %d, n_logits %d, max_calls %d with a path of %d calls: expected >= 1, >= 1, %d..%d",
+             o->n_batch, o->n_logits, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
+        return 0;
+    }
+    if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1)) {
+        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without threads: no such thing", (int)o->kv_mode, (int)o->kv_type);
+        return 0;
+    }
+    o->n_batch = MIN(o->n_batch, o->n_ctx);
+    o->n_logits = MIN(o->n_logits, o->n_batch);
+    return 1;
+}
+
+static void session_place(polar_session *s, layout *l) {
+    const polar_session_options *o = &s->options;
+    const polar_model *m = s->model;
+    const size_t calls = (size_t)o->max_calls, n_ctx = (size_t)o->n_ctx;
+    size_t slot = 0;
+    s->engine.model = m;
+    s->engine.kv_f16 = o->kv_type == POLAR_KV_F16;
+    s->engine.max_rows = o->n_batch;
+    s->engine.max_scores = n_ctx * (o->kv_mode == POLAR_KV_SHARED ? calls : 1);
+    engine_place(&s->engine, l);
+    s->path = layout_place(l, calls, sizeof *s->path);
+    s->first_call = layout_place(l, calls, sizeof *s->first_call);
+    s->tokens = layout_place(l, n_ctx, sizeof *s->tokens);
+    s->rows = layout_place(l, (size_t)o->n_batch, sizeof *s->rows);
+    s->spans = layout_place(l, (size_t)MAX(o->n_batch, o->max_calls), sizeof *s->spans);
+    s->logits = layout_place(l, (size_t)o->n_logits * (size_t)m->n_vocab, sizeof *s->logits);
+    s->draw = layout_place(l, (size_t)m->n_vocab, 8);
+    if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) || !mul_size(&slot, slot, 2))
+        l->overflow = 1;
+    s->slot_bytes = slot / 2;
+    s->kv = layout_place(l, calls, slot);
+}
+
+/* A session that is only measured so far. */
+static int session_measure(polar_session *s, const polar_model *model, int n_path, const polar_session_options *options,
+                           polar_error *e) {
+    layout l = layout_begin(NULL);
+    memset(s, 0, sizeof *s);
+    s->model = model;
+    if (options) s->options = *options;
+    if (!session_options(model, n_path, &s->options, e)) return 0;
+    s->engine.runner.n_threads = s->options.runner ? s->options.runner->n_threads : s->options.n_threads;
+    session_place(s, &l);
+    s->block_bytes = layout_bytes(&l);
+    if (!s->block_bytes) fail(e, POLAR_MEMORY, "out of memory: a session of %d tokens and %d calls is too large", s->options.n_ctx,
+                              s->options.max_calls);
+    return s->block_bytes != 0;
+}
+
+static int session_path_of(const polar_model *m, const polar_program *program, int *path, polar_error *e) {
+    const polar_program identity = polar_program_identity(m->n_layer);
+    if (!program) program = &identity;
+    if (polar_program_validate(program, m->n_layer, e)) return 0;
+    return polar_program_path(program, path, POLAR_MAX_CALLS);
+}
+
+size_t polar_session_bytes(const polar_model *model, const polar_program *program, const polar_session_options *options) {
+    polar_session s;
+    int path[POLAR_MAX_CALLS], n = model && !model->vocab_only ? session_path_of(model, program, path, NULL) : 0;
+    if (!n || !session_measure(&s, model, n, options, NULL)) return 0;
+    return sizeof s + s.block_bytes + (s.options.runner ? 0 : pool_bytes(MIN(s.options.n_threads, 256)));
+}
+
+void polar_session_free(polar_session *session) {
+    polar_allocator a;
+    if (!session) return;
+    a = session->allocator;
+    polar_pool_free(session->pool);
+    mem_free(&a, session->block, session->block_bytes);
+    mem_free(&a, session, sizeof *session);
+}
+
+polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
+                                  const polar_session_options *options, polar_error *error) {
+    polar_session measured, *s = NULL;
+    polar_allocator a;
+    polar_error local;
+    layout l;
+    int path[POLAR_MAX_CALLS], n;
+    err_clear(error);
+    err_clear(&local);
+    if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_session_create: out or model is NULL");
+    *out = NULL;
+    n = model->vocab_only ? 1 : session_path_of(model, program, path, &local);
+    if (!n || !session_measure(&measured, model, n, options, &local)) goto failed;
+    a = options && options->allocator ? mem_allocator(options->allocator) : model->allocator;
+    if (!(s = mem_alloc(&a, sizeof *s, &local))) goto failed;
+    *s = measured;
+    s->allocator = a;
+    if (!(s->block = mem_alloc(&a, s->block_bytes, &local))) goto failed;
+    if (s->options.runner) s->engine.runner = *s->options.runner;
+    else if (polar_pool_create(&s->pool, s->options.n_threads, &a, &local)) goto failed;
+    else s->engine.runner = polar_pool_runner(s->pool);
+    l = layout_begin(s->block);
+    session_place(s, &l);
+    engine_start(&s->engine);
+    if (polar_session_set_path(s, path, n, &local)) goto failed;
+    *out = s;
+    return POLAR_OK;
+failed:
+    polar_session_free(s);
+    if (error) *error = local;
+    return local.status;
+}
+
+polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
+    err_clear(error);
+    if (!path || n_path < 1 || n_path > s->options.max_calls)
+        return fail(error, POLAR_ARGUMENT, "a path of %d calls, the session holds 1..%d (max_calls)", n_path, s->options.max_calls);
+    for (int i = 0; i < n_path; i++)
+        if (path[i] < 0 || path[i] >= s->model->n_layer)
+            return fail(error, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i, path[i],
+                        s->model->n_layer - 1);
+    for (int i = 0; i < n_path; i++) {
+        s->path[i] = path[i];
+        for (s->first_call[i] = 0; path[s->first_call[i]] != path[i];) s->first_call[i]++;
+    }
+    s->n_path = n_path;
+    s->n_past = s->n_prompt = s->n_kept = 0;
+    return POLAR_OK;
+}
+
+polar_status polar_session_set_program(polar_session *s, const polar_program *program, polar_error *error) {
+    int path[POLAR_MAX_CALLS], n;
+    err_clear(error);
+    n = session_path_of(s->model, program, path, error);
+    if (!n) return error ? error->status : POLAR_MISMATCH;
+    return polar_session_set_path(s, path, n, error);
+}
+
+/* Span of the first n positions of a call's slot. */
+static kv_span session_span(const polar_session *s, int call, int n) {
+    const kv_span span = {s->kv + 2 * (size_t)call * s->slot_bytes, s->kv + (2 * (size_t)call + 1) * s->slot_bytes, n, s->options.n_ctx};
+    return span;
+}
+
+/* What position `at` attends to in a call; written to spans. Shared mode reproduces the code released with [P]: a
+ * prompt of more than one token sees only the layer's first call; afterwards a token sees what all calls of the
+ * layer left for earlier positions, and for its own position the calls up to this one. */
+static int session_visible(const polar_session *s, int call, int at, kv_span *spans) {
+    int n = 0;
+    if (s->options.kv_mode == POLAR_KV_PER_CALL) {
+        spans[0] = session_span(s, call, at + 1);
+        return 1;
+    }
+    if (s->n_prompt > 1 && at < s->n_prompt) {
+        spans[0] = session_span(s, s->first_call[call], at + 1);
+        return 1;
+    }
+    for (int c = s->first_call[call]; c < s->n_path; c++) {
+        const int seen = c <= call ? at + 1 : at;
+        if (s->path[c] == s->path[call] && seen) spans[n++] = session_span(s, c, seen);
+    }
+    return n;
+}
+
+static polar_status session_tap(polar_session *s, int call, int at, int n, polar_error *e) {
+    const polar_tap_info info = {call < 0 ? -1 : s->path[call], call, s->n_path, at, n, s->model->n_embd, s->engine.hidden};
+    if (s->options.tap && s->options.tap(s->options.tap_user, &info))
+        return fail(e, POLAR_CANCELLED, "cancelled at layer %d, call %d of %d", info.layer, call, s->n_path);
+    return POLAR_OK;
+}
+
+/* Positions at .. at+n-1 through the whole path. Only the last `keep` rows of hidden are needed afterwards. */
+static polar_status session_pass(polar_session *s, int at, int n, int keep, polar_error *e) {
+    engine *g = &s->engine;
+    const int n_rot = s->model->n_rot;
+    polar_status status;
+    engine_embed(g, s->tokens + at, n);
+    for (int r = 0; r < n; r++) rope_angles(s->model, at + r, g->cs + (size_t)r * (size_t)n_rot);
+    if ((status = session_tap(s, -1, at, n, e))) return status;
+    for (int c = 0; c < s->n_path; c++) {
+        uint8_t *slot = s->kv + 2 * (size_t)c * s->slot_bytes;
+        const int from = c + 1 == s->n_path && !s->options.tap ? n - keep : 0;
+        kv_span *spans = s->spans;
+        for (int r = 0; r < n; r++) {
+            const int count = session_visible(s, c, at + r, spans);
+            const call_row row = {g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r, s->options.n_ctx,
+                                  spans, count};
+            s->rows[r] = row;
+            spans += count;
+        }
+        engine_call(g, s->path[c], s->rows, n, from);
+        if ((status = session_tap(s, c, at, n, e))) return status;
+    }
+    return POLAR_OK;
+}
+
+static int session_finite(const float *x, int n) {
+    uint32_t worst = 0;
+    for (int i = 0; i < n; i++) worst = MAX(worst, f32_bits(x[i]) & 0x7fffffff);
+    return worst < 0x7f800000;
+}
+
+/* Shared mode has calls look at what later calls left for earlier positions: after the prompt, one token a pass. */
+static int session_step(const polar_session *s, int at, int left) {
+    const int prompt_left = s->n_prompt - at;
+    if (s->options.kv_mode == POLAR_KV_PER_CALL) return MIN(left, s->options.n_batch);
+    return s->n_prompt > 1 && prompt_left > 0 ? MIN(MIN(left, prompt_left), s->options.n_batch) : 1;
+}
+
+polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
+    const int vocab = s->model->n_vocab, want = MIN(n, s->options.n_logits), old_prompt = s->n_prompt;
+    int kept = 0;
+    err_clear(error);
+    if (n < 1 || !tokens) return fail(error, POLAR_ARGUMENT, "polar_session_eval: %d tokens", n);
+    if (n > s->options.n_ctx - s->n_past)
+        return fail(error, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past, s->options.n_ctx);
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab)
+            return fail(error, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
+                        vocab - 1);
+    memcpy(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
+    if (!s->n_past) s->n_prompt = n;
+    for (int done = 0, step; done < n; done += step) {
+        int keep;
+        polar_status status;
+        step = session_step(s, s->n_past + done, n - done);
+        keep = MAX(0, MIN(step, done + step - (n - want)));
+        status = session_pass(s, s->n_past + done, step, keep, error);
+        if (!status && keep) {
+            float *logits = s->logits + (size_t)kept * (size_t)vocab;
+            engine_logits(&s->engine, step - keep, keep, logits);
+            for (int i = 0; i < keep && !status; i++, logits += vocab)
+                if (!session_finite(logits, vocab))
+                    status = fail(error, POLAR_NUMERIC, "the logits at position %d are not finite: broken weights?",
+                                  s->n_past + done + step - keep + i);
+            kept += keep;
+        }
+        if (status) {
+            s->n_prompt = old_prompt;
+            s->n_kept = 0;
+            return status;
+        }
+    }
+    s->n_past += n;
+    s->n_kept = kept;
+    return POLAR_OK;
+}
+
+float *polar_session_logits(polar_session *s, int back) {
+    if (back < 0 || back >= s->n_kept) return NULL;
+    return s->logits + (size_t)(s->n_kept - 1 - back) * (size_t)s->model->n_vocab;
+}
+
+int polar_session_position(const polar_session *s) {
+    return s->n_past;
+}
+
+const int32_t *polar_session_tokens(const polar_session *s) {
+    return s->tokens;
+}
+
+polar_status polar_session_truncate(polar_session *s, int n, polar_error *error) {
+    err_clear(error);
+    if (n < 0 || n > s->n_past) return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, s->n_past);
+    s->n_past = n;
+    s->n_kept = 0;
+    return POLAR_OK;
+}
+
+const polar_model *polar_session_model(const polar_session *s) {
+    return s->model;
+}
 
 /* ======================================================================================
  * [gen] Sampling and generation
+ *
+ * The same seed gives the same text everywhere. Text leaves in whole characters, and never a part of a stop
+ * string. Uses: [err] [num] [kern] [tok] [model] [session].
  * ====================================================================================== */
-/*GEN*/
+
+/* Candidates as a heap, the likeliest on top, the lower id on ties. */
+static int draw_before(const float *x, int32_t a, int32_t b) {
+    return x[a] > x[b] || (x[a] == x[b] && a < b);
+}
+
+static void draw_sift(const float *x, int32_t *heap, int n, int i) {
+    for (int child; (child = 2 * i + 1) < n; i = child) {
+        int32_t t;
+        if (child + 1 < n && draw_before(x, heap[child + 1], heap[child])) child++;
+        if (!draw_before(x, heap[child], heap[i])) return;
+        t = heap[i];
+        heap[i] = heap[child];
+        heap[child] = t;
+    }
+}
+
+static int draw_greedy(const float *logits, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+/* Moves the likeliest candidates that the filters keep to the end of `heap`, likeliest last; returns their number.
+ * The filters look at probabilities before temperature; p holds e^(logit - max) and sums to `sum`. */
+static int draw_filter(const polar_sampling *o, const float *p, float sum, int32_t *heap, int n) {
+    float mass = 0;
+    int kept = 0, left = n;
+    for (int i = 0; i < n; i++) heap[i] = i;
+    for (int i = n / 2; i-- > 0;) draw_sift(p, heap, n, i);
+    while (left > 0) {
+        const int32_t top = heap[0];
+        if (kept && ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) || p[top] < o->min_p)) break;
+        mass += p[top];
+        heap[0] = heap[--left];
+        draw_sift(p, heap, left, 0);
+        heap[left] = top;
+        kept++;
+    }
+    return kept;
+}
+
+int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch) {
+    float *p = scratch, sum, max, total = 0, u;
+    int32_t *heap;
+    int kept;
+    if (n < 1) return -1;
+    if (!scratch || !(sampling->temperature > 0)) return draw_greedy(logits, n);
+    heap = (int32_t *)(void *)(p + n);
+    max = logits[draw_greedy(logits, n)];
+    memcpy(p, logits, (size_t)n * sizeof *p);
+    sum = kern_find(POLAR_CPU_AUTO)->softmax(p, n);
+    kept = draw_filter(sampling, p, sum, heap, n);
+    for (int i = n - kept; i < n; i++) {
+        p[heap[i]] = exp32((logits[heap[i]] - max) / sampling->temperature);
+        total += p[heap[i]];
+    }
+    u = rng_float(state);
+    u = u * total;
+    for (int i = n - 1; i > n - kept; i--) {
+        u -= p[heap[i]];
+        if (u < 0) return heap[i];
+    }
+    return heap[n - kept];
+}
+
+polar_generate_options polar_generate_defaults(void) {
+    polar_generate_options o = {0};
+    o.max_tokens = 256;
+    o.sampling.top_p = 1;
+    return o;
+}
+
+/* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. */
+#define GEN_HELD 2048
+typedef struct gen_text {
+    const polar_generate_options *o;
+    char *out;
+    size_t capacity, length; /* of the whole text so far, what is held not included */
+    char held[GEN_HELD];
+    size_t n_held;
+    int stopped; /* a stop string is complete */
+} gen_text;
+
+static int gen_emit(gen_text *t, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (t->out && t->length + i < t->capacity) t->out[t->length + i] = t->held[i];
+    t->length += n;
+    if (n && t->o->on_text && t->o->on_text(t->o->user, t->held, n)) return 0;
+    t->n_held -= n;
+    memmove(t->held, t->held + n, t->n_held);
+    return 1;
+}
+
+/* Length of the longest end of the held text that begins a stop string; sets stopped if it is a whole one. */
+static size_t gen_stop_overlap(gen_text *t) {
+    size_t longest = 0;
+    for (const char *const *s = t->o->stop; s && *s; s++) {
+        const size_t n = strlen(*s);
+        for (size_t k = MIN(n, t->n_held); k > longest || (k && k == n); k--)
+            if (!memcmp(t->held + t->n_held - k, *s, k)) {
+                if (k == n) t->stopped = 1;
+                longest = k;
+                break;
+            }
+    }
+    return longest;
+}
+
+/* Adds the bytes of a token. 0 if the callback cancelled. */
+static int gen_add(gen_text *t, const char *bytes, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        size_t overlap;
+        t->held[t->n_held++] = bytes[i];
+        overlap = gen_stop_overlap(t);
+        if (t->stopped) {
+            t->n_held -= overlap;
+            return gen_emit(t, t->n_held);
+        }
+        if (i + 1 == n || t->n_held == GEN_HELD) {
+            size_t ready = uni_complete_prefix((const uint8_t *)t->held, t->n_held - overlap);
+            if (t->n_held == GEN_HELD && !ready) ready = t->n_held - overlap;
+            if (!gen_emit(t, ready)) return 0;
+        }
+    }
+    return 1;
+}
+
+/* Natural logarithm of the probability of a token. */
+static double gen_logprob(const polar_model *m, const float *logits, int token, float *scratch) {
+    const float max = logits[draw_greedy(logits, m->n_vocab)];
+    float sum;
+    memcpy(scratch, logits, (size_t)m->n_vocab * sizeof *scratch);
+    sum = m->kern->softmax(scratch, m->n_vocab);
+    return (double)(logits[token] - max) - log64((double)sum);
+}
+
+static int gen_is_stop_token(const polar_model *m, const polar_generate_options *o, int token) {
+    for (int i = 0; i < o->n_stop_tokens; i++)
+        if (o->stop_tokens[i] == token) return 1;
+    return !o->ignore_end && tok_is_end(&m->vocab, token);
+}
+
+static polar_status gen_check(const polar_session *s, const polar_generate_options *o, int n, polar_error *e) {
+    for (const char *const *stop = o->stop; stop && *stop; stop++)
+        if (!**stop || strlen(*stop) > GEN_HELD / 4)
+            return fail(e, POLAR_ARGUMENT, "a stop string has %zu bytes, expected 1..%d", strlen(*stop), GEN_HELD / 4);
+    if (n == 0 && !s->n_kept) return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
+    if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) || !(o->sampling.min_p <= 1))
+        return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p > 0, 0 <= min_p <= 1");
+    return POLAR_OK;
+}
+
+polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int n, const polar_generate_options *options,
+                                    char *text, size_t capacity, polar_result *result, polar_error *error) {
+    const polar_generate_options standard = polar_generate_defaults(), *o = options ? options : &standard;
+    const int limit = o->max_tokens > 0 ? o->max_tokens : 256;
+    gen_text t;
+    polar_result r;
+    uint64_t state = o->sampling.seed;
+    polar_status status;
+    err_clear(error);
+    memset(&r, 0, sizeof r);
+    t.o = o;
+    t.out = text;
+    t.capacity = capacity;
+    t.length = t.n_held = 0;
+    t.stopped = 0;
+    if ((status = gen_check(s, o, n, error))) return status;
+    if (n && (status = polar_session_eval(s, prompt, n, error))) return status;
+    r.n_prompt = n;
+    r.n_calls = s->n_path;
+    for (r.stop = POLAR_STOP_LIMIT; r.n_generated < limit;) {
+        const float *logits = polar_session_logits(s, 0);
+        const int32_t token = polar_sample(&o->sampling, logits, s->model->n_vocab, &state, s->draw);
+        size_t length;
+        const char *bytes;
+        if (gen_is_stop_token(s->model, o, token)) {
+            r.stop = POLAR_STOP_END;
+            break;
+        }
+        r.logprob += gen_logprob(s->model, logits, token, s->draw);
+        r.n_generated++;
+        bytes = tok_bytes(&s->model->vocab, token, &length);
+        if (!gen_add(&t, bytes, length)) return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
+        if (t.stopped) {
+            r.stop = POLAR_STOP_STRING;
+            break;
+        }
+        if (r.n_generated == limit) break;
+        if (s->n_past == s->options.n_ctx) {
+            r.stop = POLAR_STOP_CONTEXT;
+            break;
+        }
+        if ((status = polar_session_eval(s, &token, 1, error))) return status;
+    }
+    /* what is held is no stop string any more; a character that was never finished is left out */
+    if (!t.stopped && !gen_emit(&t, uni_complete_prefix((const uint8_t *)t.held, t.n_held)))
+        return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
+    if (text && t.length < capacity) text[t.length] = 0;
+    r.length = t.length;
+    if (result) *result = r;
+    return POLAR_OK;
+}
+
+polar_ask_options polar_ask_defaults(void) {
+    polar_ask_options o;
+    memset(&o, 0, sizeof o);
+    o.session = polar_session_defaults();
+    o.generate = polar_generate_defaults();
+    return o;
+}
+
+/* The question as tokens of the allocator's memory; *capacity is their number for freeing. */
+static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens, size_t *n,
+                               polar_error *e) {
+    const polar_message messages[2] = {{"system", o->system}, {"user", question}};
+    const polar_message *first = o->system ? messages : messages + 1;
+    const int count = o->system ? 2 : 1;
+    polar_status status = polar_chat_tokenize(m, o->chat, first, count, NULL, 0, n, e);
+    *tokens = NULL;
+    if (status) return status;
+    if (!(*tokens = mem_alloc(&m->allocator, *n * sizeof **tokens, e))) return POLAR_MEMORY;
+    return polar_chat_tokenize(m, o->chat, first, count, *tokens, *n, n, e);
+}
+
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, polar_result *result,
+                       polar_error *error) {
+    const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
+    polar_session_options so = o->session;
+    polar_program program;
+    polar_session *s = NULL;
+    int32_t *tokens = NULL;
+    size_t n = 0;
+    polar_status status;
+    err_clear(error);
+    if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
+    if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
+    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error))) return status;
+    if ((status = ask_tokens(model, question, o, &tokens, &n, error))) goto done;
+    if (!so.n_ctx) so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256), (size_t)model->n_ctx_train);
+    if (n > (size_t)so.n_ctx) {
+        status = fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
+        goto done;
+    }
+    if ((status = polar_session_create(&s, model, &program, &so, error))) goto done;
+    status = polar_session_generate(s, tokens, (int)n, &o->generate, o->text, o->capacity, result, error);
+done:
+    polar_session_free(s);
+    mem_free(&model->allocator, tokens, n * sizeof *tokens);
+    return status;
+}
 
 /* ======================================================================================
  * [answer] Answers: extraction and equality

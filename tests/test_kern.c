@@ -1,0 +1,165 @@
+/* Kernels: every variant that this machine has gives the bits of plain C. */
+#include "../polar.c"
+#include "test.h"
+
+enum { N = 768, ROWS = 37, TOKENS = 7 };
+
+static uint64_t seed = 1;
+static float x[TOKENS * N];
+
+typedef struct forms {
+    int8_t q8[2][TOKENS * N];
+    int16_t q16[2][TOKENS * N], sums[2][TOKENS * N / 16];
+    float d[2][TOKENS * N / 32];
+} forms;
+
+static void fill(float *to, int n, float scale) {
+    for (int i = 0; i < n; i++) to[i] = (rng_float(&seed) - 0.5f) * scale;
+}
+
+static void quantize_forms(const kern *k, forms *f) {
+    memset(f, 0, sizeof *f);
+    k->quantize(x, TOKENS * N, 32, f->q8[0], f->q16[0], f->sums[0], f->d[0]);
+    k->quantize(x, TOKENS * N, 256, f->q8[1], f->q16[1], f->sums[1], f->d[1]);
+}
+
+static activations activations_of(forms *f) {
+    const activations a = {N, x, {f->q8[0], f->q16[0], f->sums[0], f->d[0]}, {f->q8[1], f->q16[1], f->sums[1], f->d[1]}};
+    return a;
+}
+
+/* Equal bits, or both not a number. */
+static int same(const float *a, const float *b, int n) {
+    for (int i = 0; i < n; i++)
+        if (f32_bits(a[i]) != f32_bits(b[i]) && !(a[i] != a[i] && b[i] != b[i])) return 0;
+    return 1;
+}
+
+static const kern *variant(int i) {
+    return kern_find((polar_cpu)i);
+}
+#define EACH_VARIANT(k) \
+    for (int v_ = POLAR_CPU_PLAIN + 1; v_ < POLAR_N_CPU; v_++) for (const kern *k = variant(v_); k; k = NULL)
+
+TEST(quantize) {
+    static forms a, b;
+    const float scales[] = {1, 1000, 1e-30f, 1e-44f, 1e38f, 0};
+    EACH_VARIANT(k) for (int i = 0; i < COUNT(scales); i++) {
+        fill(x, TOKENS * N, scales[i]);
+        if (i == 1) x[5] = INFINITY, x[600] = NAN;
+        quantize_forms(&kern_plain, &a);
+        quantize_forms(k, &b);
+        CHECK(!memcmp(a.q8, b.q8, sizeof a.q8) && !memcmp(a.q16, b.q16, sizeof a.q16) && !memcmp(a.sums, b.sums, sizeof a.sums));
+        CHECK(same(a.d[0], b.d[0], COUNT(a.d[0])) && same(a.d[1], b.d[1], COUNT(a.d[1])));
+    }
+}
+
+TEST(quantize_error) {
+    static forms f;
+    fill(x, TOKENS * N, 8);
+    quantize_forms(&kern_plain, &f);
+    for (int i = 0; i < TOKENS * N; i++) {
+        CHECK(fabsf((float)f.q8[0][i] * f.d[0][i / 32] - x[i]) <= 0.5001f * f.d[0][i / 32]);
+        CHECK(fabsf((float)f.q8[1][i] * f.d[1][i / 256] - x[i]) <= 0.5001f * f.d[1][i / 256]);
+    }
+}
+
+/* Random weights of any bits, every type, 1 to 7 tokens, a number of rows that is no multiple of anything. */
+TEST(multiply) {
+    static forms f;
+    static uint8_t w[ROWS * N * 4];
+    static char scratch[KERN_SCRATCH];
+    static float y[2][TOKENS * ROWS];
+    const int index[TOKENS] = {6, 0, 3, 3, 1, 2, 5};
+    EACH_VARIANT(k) for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)rng_next(&seed);
+        fill(x, TOKENS * N, 3);
+        quantize_forms(&kern_plain, &f);
+        for (int type = 0; type < QUANT_N; type++)
+            for (int n = 1; n <= TOKENS; n++) {
+                const activations a = activations_of(&f);
+                product p = {type, ROWS, w, quant_row_bytes(type, N), &a, round ? index : NULL, n, y[0], ROWS};
+                memset(y, 0, sizeof y);
+                kern_plain.multiply(&p, 0, ROWS, scratch);
+                p.y = y[1];
+                k->multiply(&p, 0, 16, scratch);
+                k->multiply(&p, 16, ROWS - 16, scratch);
+                CHECK(same(y[0], y[1], n * ROWS));
+                if (!same(y[0], y[1], n * ROWS)) printf("%s, %d tokens\n", quant_types[type].name, n);
+            }
+    }
+}
+
+/* The quantized product is close to the product of the dequantized numbers in double. */
+TEST(multiply_is_product) {
+    static forms f;
+    static float w[N];
+    static char scratch[KERN_SCRATCH];
+    uint8_t row[N * 4];
+    for (int type = 0; type < QUANT_N; type++) {
+        const activations a = activations_of(&f);
+        float y;
+        double exact = 0, size = 0;
+        product p = {type, 1, row, sizeof row, &a, NULL, 1, &y, 1};
+        for (size_t i = 0; i < sizeof row; i++) row[i] = (uint8_t)(rng_next(&seed) & 0x33);
+        fill(x, TOKENS * N, 2);
+        quantize_forms(&kern_plain, &f);
+        quant_dequantize(type, row, N, w);
+        for (int i = 0; i < N; i++) {
+            exact += (double)w[i] * (double)x[i];
+            size += fabs((double)w[i]) * fabs((double)x[i]);
+        }
+        kern_plain.multiply(&p, 0, 1, scratch);
+        CHECK(fabs((double)y - exact) <= 0.01 * size);
+    }
+}
+
+TEST(vectors) {
+    static float a[2][N], b[N], w[N];
+    static uint8_t h[2][N * 2];
+    EACH_VARIANT(k) for (int n = 1; n < 200; n += n < 40 ? 1 : 13) {
+        for (int round = 0; round < 2; round++) {
+            const kern *use = round ? k : &kern_plain;
+            seed = (uint64_t)n;
+            fill(a[round], n, 30), fill(b, n, 3), fill(w, n, 2);
+            if (n > 20) a[round][3] = 200, a[round][4] = -200, a[round][5] = 1e-42f;
+            use->to_f16(h[round], a[round], n);
+            use->axpy(a[round], 0.37f, b, n);
+            use->swiglu(a[round], b, n);
+            use->rms_norm(a[round], a[round], w, n, 1e-5f);
+            if (n % 2 == 0) {
+                use->rope(a[round], w, n / 2, 0);
+                use->rope(a[round], w, n / 2, 1);
+            }
+            a[round][n] = use->softmax(a[round], n);
+        }
+        CHECK(same(a[0], a[1], n + 1));
+        CHECK(!memcmp(h[0], h[1], (size_t)n * 2));
+    }
+}
+
+TEST(attention) {
+    static float q[256], k32[64 * 256], s[2][64], o[2][256];
+    static uint8_t k16[64 * 256 * 2];
+    fill(q, 256, 2), fill(k32, COUNT(k32), 2);
+    to_f16_c(k16, k32, COUNT(k32));
+    EACH_VARIANT(k) for (int n = 1; n <= 64; n += 5) for (int dim = 8; dim <= 256; dim += 12) for (int f16 = 0; f16 < 2; f16++) {
+        const uint8_t *kv = f16 ? k16 : (const uint8_t *)(const void *)k32;
+        memset(o, 0, sizeof o);
+        for (int round = 0; round < 2; round++) {
+            const kern *use = round ? k : &kern_plain;
+            use->scores(s[round], q, kv, n, dim, f16, 0.25f);
+            use->accumulate(o[round], s[round], kv, n, dim, f16);
+        }
+        CHECK(same(s[0], s[1], n) && same(o[0], o[1], dim));
+    }
+}
+
+static const test_case tests[] = {
+#define T(name) {#name, test_##name}
+    T(quantize), T(quantize_error), T(multiply), T(multiply_is_product), T(vectors), T(attention),
+};
+
+int main(int argc, char **argv) {
+    return test_main(tests, COUNT(tests), argc, argv);
+}
