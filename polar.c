@@ -345,11 +345,46 @@ static uint64_t mem_hash(const void *p, size_t n) {
     return h ^ h >> 29;
 }
 
+/* Bytes under construction. When memory runs out it stays as it is and `failed` is set, so writers check once,
+ * at the end. */
+typedef struct buf {
+    const polar_allocator *allocator;
+    char *at;
+    size_t length, capacity;
+    int failed;
+} buf;
+
+/* Room for n more bytes behind the others, not yet counted in `length`; NULL without memory. */
+static char *buf_room(buf *b, size_t n) {
+    void *at = b->at;
+    size_t need;
+    if (b->failed || !add_size(&need, b->length, n) || !mem_grow(b->allocator, &at, &b->capacity, need, 1, NULL)) {
+        b->failed = 1;
+        return NULL;
+    }
+    b->at = at;
+    return b->at ? b->at + b->length : NULL;
+}
+
+static void buf_put(buf *b, const void *bytes, size_t n) {
+    char *p = n ? buf_room(b, n) : NULL;
+    if (!p) return;
+    memcpy(p, bytes, n);
+    b->length += n;
+}
+
+static void buf_free(buf *b) {
+    mem_free(b->allocator, b->at, b->capacity);
+    b->at = NULL;
+    b->length = b->capacity = 0;
+}
+
 /* ======================================================================================
  * [num] Exact arithmetic
  *
  * What has to give the same bits everywhere and is not one IEEE operation: fused multiply-add, half floats,
- * exp, log, pow, sine and cosine, random numbers; and reading little-endian numbers. Uses: nothing.
+ * exp, log, pow, sine and cosine, random numbers; little-endian numbers; decimal numbers in text, read and
+ * written exactly and without the locale. Uses: [err].
  * ====================================================================================== */
 
 static uint32_t f32_bits(float x) {
@@ -554,6 +589,356 @@ static uint64_t rng_next(uint64_t *state) {
 /* Uniform in [0, 1), 24 bits. */
 static float rng_float(uint64_t *state) {
     return (float)(rng_next(state) >> 40) * 5.9604644775390625e-8f;
+}
+
+/* --- decimal numbers
+ *
+ * Reading rounds the written number once, to nearest, ties to even, however many digits it has. Writing gives
+ * the fewest digits that read back as the same number. Both are exact: by big integers where 64 bits do not do. */
+
+#define NUM_LIMBS 128       /* 4096 bits: the largest number here is below 10^1110 */
+#define NUM_MAX_DIGITS 770  /* more digits can only break a tie: 767 reach the midpoint of any two doubles */
+#define NUM_SMALL_DIGITS 18 /* fit 60 bits, and so does 5^25 */
+#define NUM_SMALL_POWER 25
+
+/* A natural number: limb[0] is the lowest, limb[n-1] is not 0. */
+typedef struct num_big {
+    int n;
+    uint32_t limb[NUM_LIMBS];
+} num_big;
+
+/* b = b * factor + term. */
+static void big_mul(num_big *b, uint32_t factor, uint32_t term) {
+    uint64_t carry = term;
+    for (int i = 0; i < b->n; i++) {
+        carry += (uint64_t)b->limb[i] * factor;
+        b->limb[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    assert(!carry || b->n < NUM_LIMBS);
+    if (carry) b->limb[b->n++] = (uint32_t)carry;
+}
+
+static void big_mul_pow10(num_big *b, int power) {
+    for (; power >= 9; power -= 9) big_mul(b, 1000000000, 0);
+    for (; power > 0; power--) big_mul(b, 10, 0);
+}
+
+static void big_shift(num_big *b, int bits) {
+    int limbs = bits / 32;
+    if (!b->n) return;
+    assert(b->n + limbs < NUM_LIMBS);
+    memmove(b->limb + limbs, b->limb, (size_t)b->n * sizeof *b->limb);
+    memset(b->limb, 0, (size_t)limbs * sizeof *b->limb);
+    b->n += limbs;
+    big_mul(b, (uint32_t)1 << bits % 32, 0);
+}
+
+static num_big big_from(uint64_t v, int shift) {
+    num_big b;
+    b.n = 0;
+    for (; v; v >>= 32) b.limb[b.n++] = (uint32_t)v;
+    big_shift(&b, shift);
+    return b;
+}
+
+static int big_compare(const num_big *a, const num_big *b) {
+    if (a->n != b->n) return a->n < b->n ? -1 : 1;
+    for (int i = a->n - 1; i >= 0; i--)
+        if (a->limb[i] != b->limb[i]) return a->limb[i] < b->limb[i] ? -1 : 1;
+    return 0;
+}
+
+/* Sign of a + b - c. */
+static int big_compare_sum(const num_big *a, const num_big *b, const num_big *c) {
+    num_big sum = a->n > b->n ? *a : *b;
+    const num_big *less = a->n > b->n ? b : a;
+    uint64_t carry = 0;
+    for (int i = 0; i < sum.n; i++) {
+        carry += (uint64_t)sum.limb[i] + (i < less->n ? less->limb[i] : 0);
+        sum.limb[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry) sum.limb[sum.n++] = (uint32_t)carry;
+    return big_compare(&sum, c);
+}
+
+/* a -= b, for a >= b. */
+static void big_subtract(num_big *a, const num_big *b) {
+    int64_t borrow = 0;
+    for (int i = 0; i < a->n; i++) {
+        borrow += (int64_t)a->limb[i] - (i < b->n ? b->limb[i] : 0);
+        a->limb[i] = (uint32_t)borrow;
+        borrow = borrow < 0 ? -1 : 0;
+    }
+    while (a->n && !a->limb[a->n - 1]) a->n--;
+}
+
+static int bit_length(uint64_t v) {
+    int n = 0;
+    for (; v; v >>= 1) n++;
+    return n;
+}
+
+static int big_bits(const num_big *b) {
+    return b->n ? 32 * (b->n - 1) + bit_length(b->limb[b->n - 1]) : 0;
+}
+
+/* A floating-point format: stored bits of the mantissa, exponent bias. */
+typedef struct num_format {
+    int stored, bias;
+} num_format;
+static const num_format num_double = {52, 1023}, num_float = {23, 127};
+
+/* m 2^e as the bits of a number, rounded to nearest even. m has its top bit set; `more` says that something
+ * that is not 0 follows below. */
+static uint64_t num_round(uint64_t m, int e, int more, num_format f) {
+    int exponent = e + 63 + f.bias, drop = 63 - f.stored; /* bits of m below the last one kept */
+    uint64_t kept, rest, half;
+    if (exponent > 2 * f.bias) return (uint64_t)(2 * f.bias + 1) << f.stored; /* infinity */
+    if (exponent < 1) { /* subnormal */
+        drop += 1 - exponent;
+        exponent = 1;
+    }
+    if (drop > 64) return 0;
+    half = (uint64_t)1 << (drop - 1);
+    kept = drop == 64 ? 0 : m >> drop;
+    rest = m & (2 * half - 1);
+    if (rest > half || (rest == half && (more || kept & 1))) kept++;
+    /* The top bit of a normal mantissa adds the missing 1 to the exponent; so does a carry. */
+    return kept + ((uint64_t)(exponent - 1) << f.stored);
+}
+
+/* a / b * 2^e by long division, for 1 <= a / b < 2 and b < 2^63. */
+static uint64_t num_divide(uint64_t a, uint64_t b, int e, num_format f) {
+    uint64_t q = 0;
+    for (int i = 63; i >= 0; i--, a <<= 1)
+        if (a >= b) {
+            a -= b;
+            q |= (uint64_t)1 << i;
+        }
+    return num_round(q, e - 63, a != 0, f);
+}
+
+static uint64_t num_divide_big(num_big *a, num_big *b, int e, num_format f) {
+    uint64_t q = 0;
+    for (int i = 63; i >= 0; i--, big_shift(a, 1))
+        if (big_compare(a, b) >= 0) {
+            big_subtract(a, b);
+            q |= (uint64_t)1 << i;
+        }
+    return num_round(q, e - 63, a->n != 0, f);
+}
+
+/* A number as it is written: digits times 10^power. */
+typedef struct num_decimal {
+    int negative;
+    const char *digits, *end; /* from the first that is not 0; there may be a point among them */
+    int64_t n_digits, power;
+    uint64_t value; /* of the first NUM_SMALL_DIGITS */
+} num_decimal;
+
+/* Reads [+-] digits [. digits] [e [+-] digits]. Returns the bytes used, 0 if this is no number. */
+static size_t num_scan(const char *s, size_t n, num_decimal *d) {
+    size_t i = 0, digits = 0;
+    int point = 0;
+    memset(d, 0, sizeof *d);
+    if (i < n && (s[i] == '-' || s[i] == '+')) d->negative = s[i++] == '-';
+    for (; i < n && ((s[i] >= '0' && s[i] <= '9') || (s[i] == '.' && !point)); i++) {
+        if (s[i] == '.') {
+            point = 1;
+            continue;
+        }
+        digits++;
+        if (point) d->power--;
+        if (s[i] == '0' && !d->n_digits) continue;
+        if (!d->n_digits++) d->digits = s + i;
+        if (d->n_digits <= NUM_SMALL_DIGITS) d->value = d->value * 10 + (uint64_t)(s[i] - '0');
+    }
+    d->end = s + i;
+    if (!digits) return 0;
+    if (i < n && (s[i] == 'e' || s[i] == 'E')) {
+        size_t k = i + 1;
+        int negative = 0;
+        int64_t e = 0;
+        if (k < n && (s[k] == '-' || s[k] == '+')) negative = s[k++] == '-';
+        for (; k < n && s[k] >= '0' && s[k] <= '9'; i = ++k)
+            if (e < INT64_MAX / 100) e = e * 10 + (s[k] - '0');
+        d->power += negative ? -e : e;
+    }
+    return i;
+}
+
+/* Any number of digits, any power. */
+static uint64_t num_convert_big(const num_decimal *d, num_format f) {
+    num_big a = big_from(0, 0), b = big_from(1, 0);
+    int used = 0, more = 0, power, shift;
+    if (!d->n_digits || d->power + d->n_digits < -330) return 0;
+    if (d->power + d->n_digits > 310) return num_round((uint64_t)1 << 63, 2000, 0, f);
+    for (const char *p = d->digits; p < d->end; p++) {
+        if (*p == '.') continue;
+        if (used == NUM_MAX_DIGITS) {
+            more |= *p != '0';
+            continue;
+        }
+        big_mul(&a, 10, (uint32_t)(*p - '0'));
+        used++;
+    }
+    big_mul(&a, 10, (uint32_t)more); /* the rest counts as one digit more, 0 or not 0 */
+    power = (int)(d->power + (d->n_digits - used)) - 1;
+    if (power > 0) big_mul_pow10(&a, power);
+    else big_mul_pow10(&b, -power);
+    shift = big_bits(&a) - big_bits(&b);
+    if (shift > 0) big_shift(&b, shift);
+    else big_shift(&a, -shift);
+    if (big_compare(&a, &b) < 0) {
+        big_shift(&a, 1);
+        shift--;
+    }
+    return num_divide_big(&a, &b, shift, f);
+}
+
+static uint64_t num_convert(const num_decimal *d, num_format f) {
+    uint64_t a = d->value, b = 1;
+    int shift = 0;
+    if (d->n_digits > NUM_SMALL_DIGITS || d->power > 0 || d->power < -NUM_SMALL_POWER) return num_convert_big(d, f);
+    if (!a) return 0;
+    for (int64_t i = d->power; i < 0; i++) b *= 5; /* 10^power = 5^power 2^power */
+    for (; a >> 61 == 0; shift--) a <<= 1;
+    for (; b >> 61 == 0; shift++) b <<= 1;
+    if (a < b) {
+        a <<= 1;
+        shift--;
+    }
+    return num_divide(a, b, shift + (int)d->power, f);
+}
+
+/* Reads the number at the start of a text; too large is infinite. Returns the bytes used, 0 if there is none. */
+static size_t num_parse_double(const char *s, size_t n, double *out) {
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    num_decimal d;
+    size_t used = num_scan(s, n, &d);
+    if (!used) return 0;
+    if (d.n_digits <= NUM_SMALL_DIGITS && d.value >> 53 == 0 && d.power >= -22 && d.power <= 22) {
+        double v = (double)d.value; /* both are exact, so the one operation rounds once */
+        *out = d.power < 0 ? v / powers[-d.power] : v * powers[d.power];
+    } else *out = bits_f64(num_convert(&d, num_double));
+    if (d.negative) *out = -*out;
+    return used;
+}
+
+/* The same rounded to float; a double in between would round twice. */
+static size_t num_parse_float(const char *s, size_t n, float *out) {
+    num_decimal d;
+    size_t used = num_scan(s, n, &d);
+    if (used) *out = bits_f32((uint32_t)num_convert(&d, num_float) | (uint32_t)d.negative << 31);
+    return used;
+}
+
+/* Reads a whole number that fits. Returns the bytes used, 0 if there is none. */
+static size_t num_parse_i64(const char *s, size_t n, int64_t *out) {
+    size_t i = n && s[0] == '-', first = i;
+    uint64_t v = 0, limit = (uint64_t)INT64_MAX + first;
+    for (; i < n && s[i] >= '0' && s[i] <= '9'; i++) {
+        unsigned digit = (unsigned)(s[i] - '0');
+        if (v > (limit - digit) / 10) return 0;
+        v = v * 10 + digit;
+    }
+    if (i == first) return 0;
+    *out = first ? (int64_t)(0 - v) : (int64_t)v;
+    return i;
+}
+
+/* The shortest digits that only m 2^e is nearest to (Steele and White's free-format algorithm): value =
+ * 0.digits * 10^*power. `narrow`: m is a power of two, so the number below is nearer than the one above.
+ * r / s is the rest of the value, low / s and high / s the distances to the midpoints. */
+static int num_digits(uint64_t m, int e, int narrow, char *digits, int *power) {
+    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, n = 0, k;
+    int even = !(m & 1); /* then the midpoints themselves read back as this number */
+    num_big r = big_from(m, up + 1 + narrow), s = big_from(1, down + 1 + narrow);
+    num_big low = big_from(1, up), high = big_from(1, up + narrow);
+    /* floor(log10 2^p) for |p| < 1650; the loop corrects it upwards */
+    int64_t p = bit_length(m) - 1 + e;
+    k = (int)(p >= 0 ? p * 78913 >> 18 : -((-p * 78913 + (1 << 18) - 1) >> 18));
+    if (k > 0) big_mul_pow10(&s, k);
+    else {
+        big_mul_pow10(&r, -k);
+        big_mul_pow10(&low, -k);
+        big_mul_pow10(&high, -k);
+    }
+    for (; big_compare_sum(&r, &high, &s) > -even; k++) big_mul(&s, 10, 0);
+    *power = k;
+    for (;;) {
+        int digit = 0, under, over;
+        big_mul(&r, 10, 0);
+        big_mul(&low, 10, 0);
+        big_mul(&high, 10, 0);
+        for (; big_compare(&r, &s) >= 0; digit++) big_subtract(&r, &s);
+        under = big_compare(&r, &low) < even;
+        over = big_compare_sum(&r, &high, &s) > -even;
+        if (over && (!under || big_compare_sum(&r, &r, &s) > -(digit & 1))) digit++; /* ties to even */
+        digits[n++] = (char)('0' + digit);
+        if (under || over) return n;
+    }
+}
+
+/* 0.digits * 10^power: plain between 1e-4 and 1e16, else with an exponent. */
+static void text_put_decimal(text *t, const char *digits, int n, int power) {
+    int exponent = power - 1;
+    if (exponent < -4 || exponent >= 16) {
+        text_put(t, digits, 1);
+        if (n > 1) text_put(t, ".", 1);
+        text_put(t, digits + 1, (size_t)n - 1);
+        text_put(t, "e", 1);
+        text_put_i64(t, exponent);
+    } else if (power <= 0) {
+        text_put(t, "0.0000", (size_t)(2 - power));
+        text_put(t, digits, (size_t)n);
+    } else {
+        for (int i = 0; i < MAX(n, power); i++) {
+            if (i == power) text_put(t, ".", 1);
+            text_put(t, i < n ? digits + i : "0", 1);
+        }
+    }
+}
+
+/* A number given by its bits: sign, exponent, mantissa of the format. */
+static void text_put_bits(text *t, uint64_t bits, int negative, num_format f) {
+    uint64_t m = bits & (((uint64_t)1 << f.stored) - 1);
+    int exponent = (int)(bits >> f.stored), n, power;
+    char digits[20];
+    if (exponent == 2 * f.bias + 1) {
+        text_put(t, m ? "nan" : negative ? "-inf" : "inf", m || !negative ? 3 : 4);
+        return;
+    }
+    if (negative) text_put(t, "-", 1);
+    if (!bits) {
+        text_put(t, "0", 1);
+        return;
+    }
+    if (exponent)
+        n = num_digits(m | (uint64_t)1 << f.stored, exponent - f.bias - f.stored, !m && exponent > 1, digits, &power);
+    else n = num_digits(m, 1 - f.bias - f.stored, 0, digits, &power);
+    text_put_decimal(t, digits, n, power);
+}
+
+static void text_put_double(text *t, double x) {
+    uint64_t u = f64_bits(x);
+    text_put_bits(t, u << 1 >> 1, (int)(u >> 63), num_double);
+}
+
+static void text_put_float(text *t, float x) {
+    uint32_t u = f32_bits(x);
+    text_put_bits(t, u & 0x7fffffff, (int)(u >> 31), num_float);
+}
+
+/* For messages: writes a number to `at`, NUL-terminated, and returns it. */
+#define NUM_TEXT 32
+static const char *num_text(double x, char at[NUM_TEXT]) {
+    text t = {at, NUM_TEXT, 0};
+    text_put_double(&t, x);
+    return at;
 }
 
 /* ======================================================================================
@@ -1237,8 +1622,11 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
     double x;
     if (!kv) return gguf_absent(g, key, required, e);
     if (kv->is_array || !gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
-    if (!(x >= min && x <= max))
-        return fail(e, POLAR_FORMAT, "%s: %s is out of range", g->name, key);
+    if (!(x >= min && x <= max)) {
+        char found[NUM_TEXT], low[NUM_TEXT], high[NUM_TEXT];
+        return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %s to %s", g->name, key, num_text(x, found),
+                    num_text(min, low), num_text(max, high));
+    }
     *out = x;
     return POLAR_OK;
 }
@@ -1683,8 +2071,535 @@ static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const
 
 /* ======================================================================================
  * [json] JSON: reading and writing, numbers without a locale
+ *
+ * Reading checks a text once, whole (RFC 8259, nesting to JSON_MAX_DEPTH); after that a value is just a place
+ * in the text, and nothing is allocated. Looking up a key scans its object, so take each one once. Promises:
+ * linear time, no read outside the text. Writing makes valid JSON of any bytes and numbers. Uses: [err] [mem]
+ * [num].
  * ====================================================================================== */
-/*JSON*/
+
+#define JSON_MAX_DEPTH 128
+
+typedef enum json_type {
+    JSON_ABSENT, /* no value: what looking up a missing key gives */
+    JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT
+} json_type;
+
+/* A value in a checked text: its bytes from the first to behind the last. {NULL, NULL} is absent. */
+typedef struct json {
+    const char *at, *end;
+} json;
+
+/* A text under examination: one document, or many, one per line or not. */
+typedef struct json_reader {
+    const char *at, *end;
+    const char *file; /* for messages */
+    int line;
+    polar_status status;
+    polar_error *error;
+} json_reader;
+
+/* --- checking */
+
+static const char *json_fail(json_reader *r, const char *expected) {
+    if (r->status != POLAR_OK) return NULL;
+    if (r->at >= r->end)
+        r->status = fail(r->error, POLAR_FORMAT, "%s:%d: the text ends, expected %s", r->file, r->line, expected);
+    else if (*r->at > 32 && *r->at < 127)
+        r->status = fail(r->error, POLAR_FORMAT, "%s:%d: found '%c', expected %s", r->file, r->line, *r->at, expected);
+    else
+        r->status = fail(r->error, POLAR_FORMAT, "%s:%d: found byte 0x%x, expected %s", r->file, r->line,
+                         (unsigned)(uint8_t)*r->at, expected);
+    return NULL;
+}
+
+static void json_check_space(json_reader *r) {
+    for (; r->at < r->end && (*r->at == ' ' || *r->at == '\t' || *r->at == '\n' || *r->at == '\r'); r->at++)
+        r->line += *r->at == '\n' && r->line < INT_MAX;
+}
+
+/* The value of a hexadecimal digit, -1 if it is none. */
+static int json_hex(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static void json_check_string(json_reader *r) {
+    if (r->at >= r->end || *r->at != '"') {
+        json_fail(r, "a string");
+        return;
+    }
+    for (r->at++; r->at < r->end && *r->at != '"'; r->at++) {
+        if ((uint8_t)*r->at < 32) {
+            json_fail(r, "an escape: control characters cannot stand in strings");
+            return;
+        }
+        if (*r->at != '\\') continue;
+        if (++r->at < r->end && *r->at == 'u') {
+            for (int i = 0; i < 4; i++)
+                if (++r->at >= r->end || json_hex(*r->at) < 0) {
+                    json_fail(r, "four hexadecimal digits");
+                    return;
+                }
+        } else if (r->at >= r->end || !*r->at || !strchr("\"\\/bfnrt", *r->at)) {
+            json_fail(r, "one of \" \\ / b f n r t u after a backslash");
+            return;
+        }
+    }
+    if (r->at >= r->end) json_fail(r, "the end of the string");
+    else r->at++;
+}
+
+static int json_check_digits(json_reader *r) {
+    const char *first = r->at;
+    while (r->at < r->end && *r->at >= '0' && *r->at <= '9') r->at++;
+    if (r->at == first) json_fail(r, "a digit");
+    return r->at > first;
+}
+
+static void json_check_number(json_reader *r) {
+    if (*r->at == '-') r->at++;
+    if (r->at < r->end && *r->at == '0') r->at++;
+    else if (!json_check_digits(r)) return;
+    if (r->at < r->end && *r->at == '.') {
+        r->at++;
+        if (!json_check_digits(r)) return;
+    }
+    if (r->at < r->end && (*r->at == 'e' || *r->at == 'E')) {
+        r->at++;
+        if (r->at < r->end && (*r->at == '+' || *r->at == '-')) r->at++;
+        json_check_digits(r);
+    }
+}
+
+/* A word; NaN and Infinity, which Python writes, are read as null. */
+static void json_check_word(json_reader *r) {
+    static const char *const words[] = {"null", "true", "false", "NaN", "Infinity", "-Infinity"};
+    for (int i = 0; i < COUNT(words); i++) {
+        size_t n = strlen(words[i]);
+        if ((size_t)(r->end - r->at) >= n && !memcmp(r->at, words[i], n)) {
+            r->at += n;
+            return;
+        }
+    }
+    json_fail(r, "a value");
+}
+
+static void json_check_value(json_reader *r, int depth);
+
+/* The inside of an array or object, the opening bracket read. */
+static void json_check_members(json_reader *r, char close, int depth) {
+    json_check_space(r);
+    if (r->at < r->end && *r->at == close) {
+        r->at++;
+        return;
+    }
+    while (r->status == POLAR_OK) {
+        json_check_space(r);
+        if (close == '}') {
+            json_check_string(r);
+            json_check_space(r);
+            if (r->status == POLAR_OK && (r->at >= r->end || *r->at != ':')) json_fail(r, "':' after the key");
+            if (r->status != POLAR_OK) return;
+            r->at++;
+            json_check_space(r);
+        }
+        json_check_value(r, depth);
+        json_check_space(r);
+        if (r->status != POLAR_OK) return;
+        if (r->at < r->end && *r->at == close) {
+            r->at++;
+            return;
+        }
+        if (r->at >= r->end || *r->at != ',') json_fail(r, close == '}' ? "',' or '}'" : "',' or ']'");
+        else r->at++;
+    }
+}
+
+static void json_check_value(json_reader *r, int depth) {
+    char c = r->at < r->end ? *r->at : 0;
+    if (c == '"') json_check_string(r);
+    else if (c == '[' || c == '{') {
+        if (depth == JSON_MAX_DEPTH) {
+            r->status = fail(r->error, POLAR_FORMAT, "%s:%d: nested more than %d deep", r->file, r->line, JSON_MAX_DEPTH);
+            return;
+        }
+        r->at++;
+        json_check_members(r, c == '[' ? ']' : '}', depth + 1);
+    } else if ((c >= '0' && c <= '9') || (c == '-' && r->end - r->at > 1 && r->at[1] != 'I')) json_check_number(r);
+    else json_check_word(r);
+}
+
+/* Starts reading a text that stays where it is. `file` and the number of its first line are for messages. */
+static json_reader json_begin(const char *text, size_t length, const char *file, int line, polar_error *e) {
+    json_reader r = {text, text + length, file, line, POLAR_OK, e};
+    if (length >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) r.at += 3; /* a byte order mark */
+    return r;
+}
+
+/* The next value of a text of many. 0 at the end, or after an error, which r->status tells apart. r->line is
+ * the line where the value ends. */
+static int json_read(json_reader *r, json *value) {
+    json_check_space(r);
+    if (r->status != POLAR_OK || r->at == r->end) return 0;
+    value->at = r->at;
+    json_check_value(r, 0);
+    value->end = r->at;
+    if (r->status == POLAR_OK && r->at < r->end && (uint8_t)*r->at > 32) json_fail(r, "the end of the line");
+    return r->status == POLAR_OK;
+}
+
+/* A text that is one value. */
+static polar_status json_parse(json *out, const char *text, size_t length, const char *file, polar_error *e) {
+    json_reader r = json_begin(text, length, file, 1, e);
+    if (!json_read(&r, out)) json_fail(&r, "a value");
+    json_check_space(&r);
+    if (r.at < r.end) json_fail(&r, "the end of the text");
+    return r.status;
+}
+
+/* Line of a value in the text it was read from. Counts from the start: for messages. */
+static int json_line(const char *text, json v) {
+    int line = 1;
+    for (; text < v.at; text++) line += *text == '\n';
+    return line;
+}
+
+/* --- values of a checked text
+ *
+ * Brackets and quotes match here, so walking needs no checks. */
+
+static json_type json_kind(json v) {
+    if (!v.at) return JSON_ABSENT;
+    switch (*v.at) {
+    case '"': return JSON_STRING;
+    case '[': return JSON_ARRAY;
+    case '{': return JSON_OBJECT;
+    case 't': case 'f': return JSON_BOOL;
+    case 'n': case 'N': case 'I': return JSON_NULL;
+    case '-': return v.at[1] == 'I' ? JSON_NULL : JSON_NUMBER;
+    default: return JSON_NUMBER;
+    }
+}
+
+static const char *json_skip_string(const char *p) {
+    for (p++; *p != '"'; p++) p += *p == '\\';
+    return p + 1;
+}
+
+/* Behind the value at p, which ends before `end`. */
+static const char *json_skip(const char *p, const char *end) {
+    int depth = 0;
+    if (*p == '"') return json_skip_string(p);
+    if (*p != '[' && *p != '{') {
+        while (p < end && *p != ',' && *p != ']' && *p != '}' && (uint8_t)*p > 32) p++;
+        return p;
+    }
+    for (;;) {
+        if (*p == '"') {
+            p = json_skip_string(p);
+            continue;
+        }
+        if (*p == '[' || *p == '{') depth++;
+        if ((*p == ']' || *p == '}') && !--depth) return p + 1;
+        p++;
+    }
+}
+
+/* Walks an array or object; any other value has no members.
+ *     json_iterator it = json_members(v);
+ *     while (json_next(&it)) ... it.key, it.value ... */
+typedef struct json_iterator {
+    json key; /* a string; absent in an array */
+    json value;
+    const char *at, *end;
+    int object;
+} json_iterator;
+
+static json_iterator json_members(json v) {
+    json_iterator it = {{NULL, NULL}, {NULL, NULL}, NULL, NULL, 0};
+    json_type kind = json_kind(v);
+    if (kind != JSON_ARRAY && kind != JSON_OBJECT) return it;
+    it.object = kind == JSON_OBJECT;
+    it.at = v.at + 1;
+    it.end = v.end - 1;
+    return it;
+}
+
+static const char *json_skip_space(const char *p, const char *end) {
+    while (p < end && ((uint8_t)*p <= 32 || *p == ',' || *p == ':')) p++;
+    return p;
+}
+
+static int json_next(json_iterator *it) {
+    it->at = json_skip_space(it->at, it->end);
+    if (it->at == it->end) return 0;
+    if (it->object) {
+        it->key.at = it->at;
+        it->key.end = json_skip_string(it->at);
+        it->at = json_skip_space(it->key.end, it->end);
+    }
+    it->value.at = it->at;
+    it->value.end = it->at = json_skip(it->at, it->end);
+    return 1;
+}
+
+static size_t json_count(json v) {
+    size_t n = 0;
+    for (json_iterator it = json_members(v); json_next(&it);) n++;
+    return n;
+}
+
+/* Element i of an array, absent past its end. Linear: to visit all use json_next. */
+static json json_at(json v, size_t i) {
+    json none = {NULL, NULL};
+    json_iterator it = json_members(v);
+    while (json_next(&it))
+        if (!i--) return it.value;
+    return none;
+}
+
+static int json_bool(json v) {
+    return json_kind(v) == JSON_BOOL && *v.at == 't';
+}
+
+/* 1 and *out if the value is a number; what is too large is infinite. */
+static int json_double(json v, double *out) {
+    return json_kind(v) == JSON_NUMBER && num_parse_double(v.at, (size_t)(v.end - v.at), out);
+}
+
+static int json_float(json v, float *out) {
+    return json_kind(v) == JSON_NUMBER && num_parse_float(v.at, (size_t)(v.end - v.at), out);
+}
+
+/* 1 and *out if the value is a whole number in the range, however it is written (3, 3.0, 3e0). */
+static int json_int(json v, int64_t *out, int64_t min, int64_t max) {
+    size_t length;
+    int64_t n;
+    double x;
+    if (json_kind(v) != JSON_NUMBER) return 0;
+    length = (size_t)(v.end - v.at);
+    if (num_parse_i64(v.at, length, &n) != length) {
+        if (!json_double(v, &x) || !(x >= -9007199254740992.0 && x <= 9007199254740992.0) || x != floor(x)) return 0;
+        n = (int64_t)x;
+    }
+    if (n < min || n > max) return 0;
+    *out = n;
+    return 1;
+}
+
+/* --- strings */
+
+/* UTF-8 of a character up to U+10FFFF; returns its bytes. */
+static int utf8_put(char *at, uint32_t c) {
+    if (c < 0x80) {
+        at[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        at[0] = (char)(0xC0 | c >> 6);
+        at[1] = (char)(0x80 | (c & 63));
+        return 2;
+    }
+    if (c < 0x10000) {
+        at[0] = (char)(0xE0 | c >> 12);
+        at[1] = (char)(0x80 | (c >> 6 & 63));
+        at[2] = (char)(0x80 | (c & 63));
+        return 3;
+    }
+    at[0] = (char)(0xF0 | c >> 18);
+    at[1] = (char)(0x80 | (c >> 12 & 63));
+    at[2] = (char)(0x80 | (c >> 6 & 63));
+    at[3] = (char)(0x80 | (c & 63));
+    return 4;
+}
+
+/* Bytes of the UTF-8 character at s, 0 if it is none: cut short, too long, a surrogate, past U+10FFFF. */
+static int utf8_length(const char *s, size_t n) {
+    const uint8_t *p = (const uint8_t *)s;
+    int length = !n ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+    if ((size_t)length > n) return 0;
+    for (int i = 1; i < length; i++)
+        if (p[i] >> 6 != 2) return 0;
+    if (length >= 3) {
+        unsigned second = p[1];
+        if ((p[0] == 0xE0 && second < 0xA0) || (p[0] == 0xED && second > 0x9F)) return 0;
+        if ((p[0] == 0xF0 && second < 0x90) || (p[0] == 0xF4 && second > 0x8F)) return 0;
+    }
+    return length;
+}
+
+static uint32_t json_hex4(const char *p) {
+    uint32_t c = 0;
+    for (int i = 0; i < 4; i++) c = c << 4 | (uint32_t)json_hex(p[i]);
+    return c;
+}
+
+/* Decodes the character or escape at *p, moves *p behind it, returns the bytes written to `out` (at most 4, and
+ * never more than were read). Half a surrogate pair becomes U+FFFD. */
+static int json_decode(const char **p, char *out) {
+    static const char escapes[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
+    uint32_t c;
+    if (**p != '\\') {
+        *out = *(*p)++;
+        return 1;
+    }
+    if ((*p)[1] != 'u') {
+        *out = meaning[strchr(escapes, (*p)[1]) - escapes];
+        *p += 2;
+        return 1;
+    }
+    c = json_hex4(*p + 2);
+    *p += 6;
+    if (c >= 0xD800 && c < 0xDC00 && (*p)[0] == '\\' && (*p)[1] == 'u') {
+        uint32_t low = json_hex4(*p + 2);
+        if (low >= 0xDC00 && low < 0xE000) {
+            *p += 6;
+            return utf8_put(out, 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00));
+        }
+    }
+    return utf8_put(out, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+}
+
+/* Bytes that json_text needs at most. */
+static size_t json_text_bytes(json v) {
+    return json_kind(v) == JSON_STRING ? (size_t)(v.end - v.at) - 2 : 0;
+}
+
+/* Writes a string decoded (not NUL-terminated) and returns its length; 0 if it is no string. */
+static size_t json_text(json v, char *out) {
+    char *start = out;
+    if (json_kind(v) != JSON_STRING) return 0;
+    for (const char *p = v.at + 1; p < v.end - 1;) out += json_decode(&p, out);
+    return (size_t)(out - start);
+}
+
+static void buf_put_json_text(buf *b, json v) {
+    char *out = buf_room(b, json_text_bytes(v));
+    if (out) b->length += json_text(v, out);
+}
+
+/* 1 if the value is this string. */
+static int json_equals(json v, const char *text) {
+    char c[4];
+    if (json_kind(v) != JSON_STRING) return 0;
+    for (const char *p = v.at + 1; p < v.end - 1;) {
+        int n = json_decode(&p, c);
+        if (strncmp(text, c, (size_t)n)) return 0;
+        if (!*text) return 0; /* a NUL in the value */
+        text += n;
+    }
+    return !*text;
+}
+
+/* The member of an object, the first if there are several; absent if there is none or v is no object. */
+static json json_get(json v, const char *key) {
+    json none = {NULL, NULL};
+    json_iterator it = json_members(v);
+    while (it.object && json_next(&it))
+        if (json_equals(it.key, key)) return it.value;
+    return none;
+}
+
+/* --- writing
+ *
+ *     json_writer w = {.out = &buffer};
+ *     json_open(&w, '{');
+ *     json_key(&w, "path");
+ *     json_open(&w, '[');
+ *     json_put_i64(&w, 3);
+ *     json_close(&w, ']');
+ *     json_close(&w, '}');
+ *
+ * Commas come by themselves. Failed memory shows in the buffer. */
+
+typedef struct json_writer {
+    buf *out;
+    int comma; /* something precedes at this level */
+} json_writer;
+
+static void json_put_raw(json_writer *w, const char *text, size_t n) {
+    if (w->comma) buf_put(w->out, ",", 1);
+    buf_put(w->out, text, n);
+    w->comma = 1;
+}
+
+static void json_open(json_writer *w, char bracket) {
+    json_put_raw(w, &bracket, 1);
+    w->comma = 0;
+}
+
+static void json_close(json_writer *w, char bracket) {
+    buf_put(w->out, &bracket, 1);
+    w->comma = 1;
+}
+
+/* Ends a line of JSONL. */
+static void json_end_line(json_writer *w) {
+    buf_put(w->out, "\n", 1);
+    w->comma = 0;
+}
+
+/* Bytes that are not UTF-8 become U+FFFD. */
+static void json_put_string(json_writer *w, const char *s, size_t n) {
+    json_put_raw(w, "\"", 1);
+    for (size_t i = 0, plain; i < n;) {
+        int length = 0;
+        for (plain = i; plain < n && s[plain] != '"' && s[plain] != '\\' && (uint8_t)s[plain] >= 32; plain += (size_t)length)
+            if (!(length = utf8_length(s + plain, n - plain))) break;
+        buf_put(w->out, s + i, plain - i);
+        if ((i = plain) == n) break;
+        if (s[i] == '"' || s[i] == '\\') {
+            buf_put(w->out, "\\", 1);
+            buf_put(w->out, s + i, 1);
+        } else if (s[i] == '\n') buf_put(w->out, "\\n", 2);
+        else if (s[i] == '\t') buf_put(w->out, "\\t", 2);
+        else if (s[i] == '\r') buf_put(w->out, "\\r", 2);
+        else if ((uint8_t)s[i] < 32) {
+            char escape[6] = {'\\', 'u', '0', '0', (char)('0' + (s[i] >> 4)), "0123456789abcdef"[s[i] & 15]};
+            buf_put(w->out, escape, 6);
+        } else buf_put(w->out, "\xEF\xBF\xBD", 3);
+        i++;
+    }
+    buf_put(w->out, "\"", 1);
+}
+
+static void json_put_text(json_writer *w, const char *s) {
+    json_put_string(w, s, strlen(s));
+}
+
+static void json_key(json_writer *w, const char *key) {
+    json_put_text(w, key);
+    buf_put(w->out, ":", 1);
+    w->comma = 0;
+}
+
+static void json_put_i64(json_writer *w, int64_t n) {
+    char at[NUM_TEXT];
+    text t = {at, sizeof at, 0};
+    text_put_i64(&t, n);
+    json_put_raw(w, at, t.length);
+}
+
+/* What is not finite has no JSON: null. */
+static void json_put_double(json_writer *w, double x) {
+    char at[NUM_TEXT];
+    text t = {at, sizeof at, 0};
+    if (x - x == 0) text_put_double(&t, x);
+    else text_put(&t, "null", 4);
+    json_put_raw(w, at, t.length);
+}
+
+static void json_put_float(json_writer *w, float x) {
+    char at[NUM_TEXT];
+    text t = {at, sizeof at, 0};
+    if (x - x == 0) text_put_float(&t, x);
+    else text_put(&t, "null", 4);
+    json_put_raw(w, at, t.length);
+}
+
+static void json_put_bool(json_writer *w, int value) {
+    json_put_raw(w, value ? "true" : "false", value ? 4 : 5);
+}
 
 /* ======================================================================================
  * [quant] Tensor types: blocks of quantized numbers
