@@ -4419,6 +4419,10 @@ static size_t uni_complete_prefix(const uint8_t *b, size_t n) { (void)b; return 
 polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
                                  int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error)
 { (void)model;(void)chat;(void)messages;(void)n_messages;(void)tokens;(void)capacity;(void)n;(void)error; return POLAR_OK;}
+const char *polar_chat_name(polar_chat chat) {
+    static const char *const names[] = {"auto", "raw", "chatml", "llama3"};
+    return (int)chat >= 0 && chat < POLAR_N_CHAT ? names[chat] : NULL;
+}
 /*TOK-STUB END*/
 
 /* ======================================================================================
@@ -4856,6 +4860,54 @@ void polar_model_get_info(const polar_model *m, polar_model_info *info) {
         info->n_params += g->dims[0] * g->dims[1] * g->dims[2] * g->dims[3];
         info->weight_bytes += (int64_t)g->bytes;
     }
+}
+
+int polar_model_tensor(const polar_model *m, int index, polar_tensor_info *info) {
+    const gguf_tensor *g;
+    if (index < 0 || (size_t)index >= m->file.n_tensors) return 0;
+    g = &m->file.tensors[index];
+    info->name = g->name;
+    info->name_length = g->name_length;
+    info->type = gguf_type_name(g->type);
+    info->n_dims = g->n_dims;
+    memcpy(info->dims, g->dims, sizeof info->dims);
+    info->bytes = (int64_t)g->bytes;
+    return 1;
+}
+
+int64_t polar_model_metadata(const polar_model *m, const char *key, char *buffer, size_t size) {
+    const char *s;
+    size_t n;
+    text t = {buffer, size, 0};
+    if (!gguf_find(&m->file, key) || gguf_get_str(&m->file, key, &s, &n, 1, NULL)) return -1;
+    text_put(&t, s, n);
+    return (int64_t)n;
+}
+
+/* Eight bytes a step; the multiplication spreads them over the word. */
+static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        h = (h ^ rd_u64(p + i)) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 32;
+    }
+    for (; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+uint64_t polar_model_checksum(const polar_model *m) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < m->file.n_kv; i++) {
+        const gguf_kv *kv = &m->file.kv[i];
+        h = checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
+        h = checksum_add(h, kv->at, kv->bytes);
+    }
+    for (size_t i = 0; i < m->file.n_tensors; i++) {
+        const gguf_tensor *g = &m->file.tensors[i];
+        h = checksum_add(h, (const uint8_t *)g->name, g->name_length);
+        h = checksum_add(h, g->data, g->bytes);
+    }
+    return h;
 }
 
 /* ======================================================================================

@@ -210,15 +210,16 @@ void polar_model_get_info(const polar_model *model, polar_model_info *info);
 /* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
 typedef struct polar_tensor_info {
     const char *name, *type; /* type: "Q4_K", ... */
+    size_t name_length;      /* the name is not NUL-terminated */
     int n_dims;
     int64_t dims[4];         /* dims[0] is the length of a row */
     int64_t bytes;
 } polar_tensor_info;
 int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
 
-/* A metadata value of the file as text ("" and 0 if the key is absent or an array); borrowed or written into
- * `buffer`. */
-const char *polar_model_metadata(const polar_model *model, const char *key, char *buffer, size_t size);
+/* The text of a string in the file's metadata, cut and NUL-terminated in `buffer`; returns its whole length, or
+ * -1 if there is no such key or it is no string. */
+int64_t polar_model_metadata(const polar_model *model, const char *key, char *buffer, size_t size);
 
 /* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
  * whole file once per call. */

@@ -165,8 +165,20 @@ void cli_progress(const char *format, ...) CLI_PRINTF(1, 2);
 /* Takes it away. Messages do it by themselves. */
 void cli_progress_end(void);
 
+/* --- models ------------------------------------------------------------------------------------------- */
+
+/* "0,1,1,2" to layers (at most POLAR_MAX_CALLS); their number, or -1 after a message. */
+int cli_read_path(const char *text, int *path);
+/* Opens the model that -m names. 0, or the exit status after a message. */
+int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
+/* The values of --kv and --kv-type; 0, or the exit status after a message. */
+int cli_kv_mode(const char *text, polar_kv_mode *mode);
+int cli_kv_type(const char *text, polar_kv_type *type);
+
 /* --- commands ------------------------------------------------------------------------------------------ */
 
+int command_logits(cli *c);
 int command_program(cli *c);
+int command_run(cli *c);
 
 #endif /* CLI_H */

@@ -17,6 +17,19 @@
 
 /* In the order in which a user meets them. */
 static const cli_command commands[] = {
+    {"run", "ask a model a question, under a program of layers", command_run,
+     "-m FILE [options] QUESTION | -f FILE | -\n"
+     "\n"
+     "Writes the answer to stdout as it grows. Ctrl-C stops at the next layer.\n"
+     "\n"
+     "  polar run -m model.gguf \"What is 7 times 8?\"\n"
+     "  polar run -m model.gguf --program \"4-7x2 12x0\" --chat raw -n 20 \"Once upon a time\"\n"},
+    {"logits", "print the logits after some tokens, to compare engines", command_logits,
+     "-m FILE --tokens 1,2,3 [options]\n"
+     "\n"
+     "Logits of the last position; with --generate also greedy token ids.\n"
+     "\n"
+     "  polar logits -m model.gguf --tokens 1,403,407 --path 0,1,1,2,3,4 --generate 8 --json\n"},
     {"program", "convert programs of layers between their forms, and draw them", command_program,
      "--layers D [options] [PROGRAM]\n"
      "\n"

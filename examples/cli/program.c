@@ -37,33 +37,12 @@ static void print_text(const polar_program *p) {
     printf("\nstrip  %s\ncalls  %d of %d layers, cost %.3f\n", text, n, p->n_layer, polar_program_cost(p));
 }
 
-/* "0,1,1,2" to numbers; the number of them, or -1 after a message. */
-static int read_path(const char *text, int *path) {
-    int n = 0;
-    while (*text) {
-        char *end;
-        long layer = strtol(text, &end, 10);
-        if (end == text || (*end && *end != ',' && *end != ' ') || layer < -1 || layer > POLAR_MAX_LAYER) {
-            cli_usage("--path: a layer number is expected at \"%s\"", text);
-            return -1;
-        }
-        if (n == POLAR_MAX_CALLS) {
-            cli_usage("--path: more than %d calls", POLAR_MAX_CALLS);
-            return -1;
-        }
-        path[n++] = (int)layer;
-        text = end + (*end != 0);
-        while (*text == ' ') text++;
-    }
-    return n;
-}
-
 static int convert(const program_options *o, const char *text) {
     int path[POLAR_MAX_CALLS], n = 0;
     polar_program p;
     polar_error error;
     polar_status status;
-    if (o->path && (n = read_path(o->path, path)) < 0) return 2;
+    if (o->path && (n = cli_read_path(o->path, path)) < 0) return 2;
     if (o->path) status = polar_program_from_path(&p, o->n_layer, path, n, o->max_length, o->max_times, &error);
     else status = polar_program_parse(&p, o->n_layer, text, &error);
     if (!status) status = polar_program_validate(&p, o->n_layer, &error);

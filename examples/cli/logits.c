@@ -1,0 +1,130 @@
+/* polar logits: the numbers themselves, to compare with other engines. Shows sessions, paths and evaluation. */
+#include "cli.h"
+
+typedef struct logits_options {
+    const char *model, *tokens, *program, *path, *kv, *kv_type, *cpu;
+    int generate, json, threads, batch;
+} logits_options;
+
+/* The token ids of "1,2,3", to be freed; NULL after a message. */
+static int32_t *read_tokens(const char *text, int *n) {
+    int32_t *tokens = malloc((strlen(text) + 1) * sizeof *tokens);
+    for (*n = 0; tokens && *text;) {
+        char *end;
+        long id = strtol(text, &end, 10);
+        if (end == text || (*end && *end != ',' && *end != ' ') || id < INT32_MIN || id > INT32_MAX) {
+            cli_usage("--tokens: a token id is expected at \"%s\"", text);
+            free(tokens);
+            return NULL;
+        }
+        tokens[(*n)++] = (int32_t)id;
+        text = end + (*end != 0);
+        while (*text == ' ') text++;
+    }
+    if (tokens && *n) return tokens;
+    free(tokens);
+    cli_usage("--tokens: no token ids");
+    return NULL;
+}
+
+static int create_session(const logits_options *o, const polar_model *model, int n_tokens, polar_session **s) {
+    polar_session_options so = polar_session_defaults();
+    polar_model_info info;
+    polar_program program;
+    polar_error e;
+    int path[POLAR_MAX_CALLS], n = 0, status;
+    polar_model_get_info(model, &info);
+    if ((status = cli_kv_mode(o->kv, &so.kv_mode)) || (status = cli_kv_type(o->kv_type, &so.kv_type))) return status;
+    if (polar_program_parse(&program, info.n_layer, o->program, &e)) return cli_fail("%s", e.message);
+    if (o->path && (n = cli_read_path(o->path, path)) < 0) return 2;
+    so.n_ctx = n_tokens + o->generate;
+    so.max_calls = n > polar_program_length(&program) ? n : 0;
+    so.n_threads = o->threads;
+    so.n_batch = o->batch;
+    if (so.n_ctx > info.n_ctx_train)
+        return cli_fail("%d tokens and %d to generate do not fit the model's context of %d", n_tokens, o->generate, info.n_ctx_train);
+    if (polar_session_create(s, model, &program, &so, &e) || (o->path && polar_session_set_path(*s, path, n, &e)))
+        return cli_fail("%s", e.message);
+    return 0;
+}
+
+static int argmax(const float *x, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+/* Greedy ids; the end of a text does not stop them. */
+static int print_greedy(polar_session *s, int n_vocab, int n, int json) {
+    polar_error e;
+    printf(json ? ",\"greedy\":[" : "greedy");
+    for (int i = 0; i < n; i++) {
+        const int32_t token = argmax(polar_session_logits(s, 0), n_vocab);
+        printf(json ? (i ? ",%d" : "%d") : " %d", (int)token);
+        if (i + 1 < n && polar_session_eval(s, &token, 1, &e)) return cli_fail("%s", e.message);
+    }
+    printf(json ? "]" : "\n");
+    return 0;
+}
+
+static void print_top(const float *x, int n) {
+    int last = -1;
+    for (int k = 0; k < 10 && k < n; k++) {
+        int best = -1;
+        for (int i = 0; i < n; i++) {
+            const int taken = last >= 0 && (x[i] > x[last] || (x[i] == x[last] && i <= last));
+            if (!taken && (best < 0 || x[i] > x[best])) best = i;
+        }
+        printf("%8d  ", last = best);
+        json_put_float(stdout, x[best]);
+        printf("\n");
+    }
+}
+
+static int run(const logits_options *o, const polar_model *model, const int32_t *tokens, int n, polar_session **s) {
+    polar_model_info info;
+    polar_error e;
+    int status = create_session(o, model, n, s);
+    if (status) return status;
+    if (polar_session_eval(*s, tokens, n, &e)) return cli_fail("%s", e.message);
+    polar_model_get_info(model, &info);
+    if (o->json) {
+        printf("{\"logits\":");
+        json_put_floats(stdout, polar_session_logits(*s, 0), (size_t)info.n_vocab);
+    } else print_top(polar_session_logits(*s, 0), info.n_vocab);
+    if (o->generate && (status = print_greedy(*s, info.n_vocab, o->generate, o->json))) return status;
+    if (o->json) printf("}\n");
+    return 0;
+}
+
+int command_logits(cli *c) {
+    logits_options o = {NULL, NULL, "", NULL, "per-call", "f32", "auto", 0, 0, 0, 0};
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        {"tokens", 't', CLI_TEXT, &o.tokens, "IDS", "token ids, separated by commas; no BOS is added"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
+        {"path", 0, CLI_TEXT, &o.path, "LAYERS", "layers in any order instead, separated by commas"},
+        {"kv", 0, CLI_TEXT, &o.kv, "MODE", "per-call or shared keys and values (per-call)"},
+        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f32 or f16 (f32)"},
+        {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
+        {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
+        {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "print {\"logits\":[..],\"greedy\":[..]} instead of the top ten"},
+        {0}};
+    polar_model *model = NULL;
+    polar_session *s = NULL;
+    int32_t *tokens = NULL;
+    int n, status = cli_read(c, options, 0, 0);
+    if (status >= 0) return status;
+    if (!o.tokens) return cli_usage("no tokens: --tokens 1,2,3");
+    if (o.generate < 0 || o.generate > 1000000) return cli_usage("--generate %d: expected 0..1000000", o.generate);
+    if (!(tokens = read_tokens(o.tokens, &n))) return 2;
+    status = cli_open_model(o.model, o.cpu, 0, &model);
+    if (!status) status = run(&o, model, tokens, n, &s);
+    polar_session_free(s);
+    polar_model_close(model);
+    free(tokens);
+    return status;
+}
