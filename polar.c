@@ -6261,8 +6261,520 @@ done:
 
 /* ======================================================================================
  * [search] Search for programs
+ *
+ * Monte Carlo tree search over edits of the identity. A node is a set of edits that do not overlap; an edit
+ * skips a run of layers or executes it several times; a child has one edit more. A simulation goes down from
+ * the root: a node with fewer than max(1, ceil(alpha visits^beta)) children gets a new one, an edit drawn
+ * uniformly from all that are possible and not tried there; from any other it goes on to the child with the largest
+ *
+ *     R/v + c sqrt(ln V / v) - lambda |pi|/D     R sum of rewards, v visits of the child, V simulations so far
+ *
+ * The reward of the node where it ends is added to all nodes that it came through. What the papers leave open:
+ * - V counts the identity's evaluation too, so that ln V is defined; it equals the visits of the root.
+ * - epsilon: [C] has no widening, so an unexplored child is an edit that was not tried; here it may exceed the
+ *   limit of children, and the next regular one waits for longer.
+ * - Edit sets reached in another order are one node [R]. A simulation whose new edit leads to a node that
+ *   exists ends there with the reward known for it. So each simulation adds one edge at most.
+ * - Edit sets with the same path (two layers skipped at once or one by one) are two nodes with one result;
+ *   the caller sees the path once. Such a simulation counts like any other, which bounds the work in spaces
+ *   that are smaller than the budget.
+ * - Equal scores: the child made first. As edits are drawn uniformly over the depth, this prefers no layer; and no
+ *   rule about the order of edits does (placing them from left to right made [R]'s first search favour late layers).
+ * - Several in flight: a proposal counts as a visit without reward until its reward is reported.
+ * Promises: the same trajectory on every machine; memory fixed by the options. Uses: [err] [mem] [num] [prog].
  * ====================================================================================== */
-/*SEARCH*/
+#ifndef POLAR_NO_SEARCH
+
+#define MCTS_MAX_SIMULATIONS (1 << 20)
+#define MCTS_MAX_TIMES 64
+#define MCTS_MAX_IN_FLIGHT 4096
+
+typedef struct mcts_edit {
+    int start, length, times; /* times 0 skips */
+} mcts_edit;
+
+/* A set of edits: those of `parent` and one more. */
+typedef struct mcts_node {
+    mcts_edit edit;
+    int parent;               /* the node it was first reached from, -1 at the root */
+    int n_edits, n_calls;
+    int first_edge, last_edge, n_children;
+    int result;
+    int visits;               /* simulations through it, those in flight included */
+    double reward;            /* R, their sum */
+    uint64_t set_hash, path_hash; /* sums over the edits, so that their order does not matter */
+} mcts_node;
+
+typedef struct mcts_edge {
+    int child, next; /* next edge of the same node, -1 after the last */
+    int action;      /* number of the edit, see mcts_action */
+} mcts_edge;
+
+typedef enum mcts_state { MCTS_NEW, MCTS_PROPOSED, MCTS_KNOWN } mcts_state;
+
+/* A distinct path. */
+typedef struct mcts_result {
+    int node, parent, simulation; /* the first node with the path; the result of its parent */
+    mcts_state state;
+    double reward;
+} mcts_result;
+
+/* A simulation that waits for a reward: `n` nodes from the root down, n 0 if the place is free. */
+typedef struct mcts_flight {
+    int n, result;
+    int *nodes;
+} mcts_flight;
+
+struct polar_search {
+    polar_allocator allocator;
+    void *block;
+    size_t bytes;
+    polar_search_options options;
+    uint64_t rng;
+    int n_layer, max_calls, n_actions, max_depth, table_size;
+    int n_nodes, n_edges, n_results;
+    int n_started, n_done; /* simulations, the identity included */
+    mcts_node *nodes;
+    mcts_edge *edges;
+    mcts_result *results;
+    int *node_table, *path_table; /* hash tables of node + 1 and result + 1, 0 is empty */
+    mcts_flight *flights;
+    int *flight_nodes;
+    uint8_t *tried; /* scratch: a bit for each action */
+};
+
+const char *polar_search_space_name(polar_search_space space) {
+    static const char *const names[] = {"both", "skip", "loop"};
+    return (int)space >= 0 && (int)space < COUNT(names) ? names[space] : NULL;
+}
+
+polar_search_options polar_search_defaults(void) {
+    polar_search_options o;
+    memset(&o, 0, sizeof o);
+    o.simulations = 200;
+    o.length_penalty = 5.0;
+    o.exploration = 1.41421356237309505;
+    o.epsilon = 0.1;
+    o.widening_alpha = 2.0;
+    o.widening_beta = 0.5;
+    o.max_length = 4;
+    o.max_times = 5;
+    o.space = POLAR_SEARCH_BOTH;
+    o.max_in_flight = 64;
+    return o;
+}
+
+/* --- edits and programs --------------------------------------------------------------- */
+
+/* The different `times` of edits. */
+static int mcts_n_kinds(const polar_search_options *o) {
+    return o->space == POLAR_SEARCH_SKIP ? 1 : o->space == POLAR_SEARCH_LOOP ? o->max_times - 1 : o->max_times;
+}
+
+static int mcts_times(const polar_search_options *o, int kind) {
+    return o->space == POLAR_SEARCH_LOOP ? kind + 2 : kind == 0 ? 0 : kind + 1;
+}
+
+static int mcts_extra_calls(mcts_edit e) {
+    return (e.times - 1) * e.length;
+}
+
+static uint64_t mcts_hash(mcts_edit e) {
+    uint64_t x = (uint64_t)e.start << 32 | (uint64_t)e.length << 16 | (uint64_t)e.times;
+    return rng_next(&x);
+}
+
+/* Layers skipped together or one by one make the same path, and the same sum. */
+static uint64_t mcts_path_hash(mcts_edit e) {
+    uint64_t sum = 0;
+    if (e.times) return mcts_hash(e);
+    for (int i = 0; i < e.length; i++) {
+        mcts_edit one = {e.start + i, 1, 0};
+        sum += mcts_hash(one);
+    }
+    return sum;
+}
+
+/* The program of a node with neighbouring skips joined: nodes with the same path have the same one. */
+static void mcts_program(const polar_search *s, int node, polar_program *p) {
+    mcts_edit at[POLAR_MAX_LAYER]; /* the edit that starts at a layer; length 0 where none does */
+    int end = 0;                   /* of the last segment */
+    memset(at, 0, sizeof at);
+    memset(p, 0, sizeof *p);
+    p->n_layer = s->n_layer;
+    for (int n = node; n > 0; n = s->nodes[n].parent) at[s->nodes[n].edit.start] = s->nodes[n].edit;
+    for (int i = 0; i < s->n_layer; i++) {
+        polar_segment *last = p->n_segments ? &p->segments[p->n_segments - 1] : NULL;
+        if (!at[i].length) continue;
+        if (last && last->times == 0 && at[i].times == 0 && end == i) {
+            last->length = (int16_t)(last->length + at[i].length);
+        } else {
+            if (end < i) prog_append(p, end, i - end, 1);
+            prog_append(p, i, at[i].length, at[i].times);
+        }
+        end = i + at[i].length;
+    }
+    if (end < s->n_layer) prog_append(p, end, s->n_layer - end, 1);
+}
+
+/* --- finding equal sets and paths ----------------------------------------------------- */
+
+static int mcts_has_edit(const polar_search *s, int node, mcts_edit e) {
+    for (int n = node; n > 0; n = s->nodes[n].parent) {
+        mcts_edit x = s->nodes[n].edit;
+        if (x.start == e.start) return x.length == e.length && x.times == e.times;
+    }
+    return 0;
+}
+
+/* The node whose set is that of `node` and `extra`, or -1. */
+static int mcts_find_node(const polar_search *s, int node, mcts_edit extra, uint64_t hash) {
+    const int mask = s->table_size - 1;
+    for (int i = (int)(hash & (uint64_t)mask); s->node_table[i]; i = (i + 1) & mask) {
+        int other = s->node_table[i] - 1, equal;
+        if (s->nodes[other].set_hash != hash || s->nodes[other].n_edits != s->nodes[node].n_edits + 1) continue;
+        equal = mcts_has_edit(s, other, extra);
+        for (int n = node; n > 0 && equal; n = s->nodes[n].parent) equal = mcts_has_edit(s, other, s->nodes[n].edit);
+        if (equal) return other;
+    }
+    return -1;
+}
+
+static void mcts_insert(int *table, int size, uint64_t hash, int value) {
+    int i = (int)(hash & (uint64_t)(size - 1));
+    while (table[i]) i = (i + 1) & (size - 1);
+    table[i] = value + 1;
+}
+
+/* The result for the path of a node: an earlier one if the path was met before, else a new one. */
+static int mcts_find_result(polar_search *s, int node) {
+    const int mask = s->table_size - 1;
+    const uint64_t hash = s->nodes[node].path_hash;
+    polar_program mine, other;
+    mcts_result *r;
+    mcts_program(s, node, &mine);
+    for (int i = (int)(hash & (uint64_t)mask); s->path_table[i]; i = (i + 1) & mask) {
+        int result = s->path_table[i] - 1;
+        if (s->nodes[s->results[result].node].path_hash != hash) continue;
+        mcts_program(s, s->results[result].node, &other);
+        if (!memcmp(&mine, &other, sizeof mine)) return result;
+    }
+    r = &s->results[s->n_results];
+    r->node = node;
+    r->parent = node ? s->nodes[s->nodes[node].parent].result : -1;
+    r->simulation = s->n_started;
+    mcts_insert(s->path_table, s->table_size, hash, s->n_results);
+    return s->n_results++;
+}
+
+static int mcts_add_node(polar_search *s, int parent, mcts_edit e, uint64_t set_hash) {
+    const int node = s->n_nodes++;
+    mcts_node *n = &s->nodes[node];
+    n->edit = e;
+    n->parent = parent;
+    n->first_edge = n->last_edge = -1;
+    n->n_calls = s->n_layer;
+    if (parent >= 0) {
+        n->n_edits = s->nodes[parent].n_edits + 1;
+        n->n_calls = s->nodes[parent].n_calls + mcts_extra_calls(e);
+        n->path_hash = s->nodes[parent].path_hash + mcts_path_hash(e);
+    }
+    n->set_hash = set_hash;
+    mcts_insert(s->node_table, s->table_size, set_hash, node);
+    n->result = mcts_find_result(s, node);
+    return node;
+}
+
+/* --- adding an edit ------------------------------------------------------------------- */
+
+/* Uniform below n, a number under 2^32. */
+static int mcts_below(uint64_t *rng, int n) {
+    return (int)((rng_next(rng) >> 32) * (uint64_t)n >> 32);
+}
+
+static void mcts_mark_tried(polar_search *s, int node) {
+    memset(s->tried, 0, (size_t)(s->n_actions + 7) / 8);
+    for (int e = s->nodes[node].first_edge; e >= 0; e = s->edges[e].next)
+        s->tried[s->edges[e].action / 8] |= (uint8_t)(1 << s->edges[e].action % 8);
+}
+
+/* free[i] = length of the run of layers from i on that no edit of the node touches. */
+static void mcts_free_runs(const polar_search *s, int node, int *run) {
+    for (int i = 0; i < s->n_layer; i++) run[i] = 1;
+    for (int n = node; n > 0; n = s->nodes[n].parent)
+        for (int i = 0; i < s->nodes[n].edit.length; i++) run[s->nodes[n].edit.start + i] = 0;
+    for (int i = s->n_layer - 2; i >= 0; i--)
+        if (run[i]) run[i] += run[i + 1];
+}
+
+/* Goes through the edits that can be added to a node and were not, up to number `which`, which is stored with
+ * its action number. Returns how many it met: all of them if `which` is -1. Uses the marks in s->tried. */
+static int mcts_action(const polar_search *s, int node, int which, mcts_edit *edit, int *action) {
+    const polar_search_options *o = &s->options;
+    const int n_kinds = mcts_n_kinds(o);
+    int run[POLAR_MAX_LAYER], n = 0;
+    mcts_free_runs(s, node, run);
+    for (int start = 0; start < s->n_layer; start++) {
+        for (int length = 1; length <= MIN(run[start], o->max_length); length++) {
+            for (int kind = 0; kind < n_kinds; kind++) {
+                const mcts_edit e = {start, length, mcts_times(o, kind)};
+                const int number = (start * o->max_length + length - 1) * n_kinds + kind;
+                const int calls = s->nodes[node].n_calls + mcts_extra_calls(e);
+                if (calls < 1 || calls > s->max_calls || s->tried[number / 8] >> number % 8 & 1) continue;
+                if (n++ != which) continue;
+                *edit = e;
+                *action = number;
+                return n;
+            }
+        }
+    }
+    return n;
+}
+
+/* Adds an edit to a node; the child, or -1 if no edit is left. */
+static int mcts_expand(polar_search *s, int node) {
+    mcts_node *parent = &s->nodes[node];
+    mcts_edge *edge = &s->edges[s->n_edges];
+    mcts_edit e = {0, 0, 0};
+    uint64_t hash;
+    int n, child;
+    mcts_mark_tried(s, node);
+    if (!(n = mcts_action(s, node, -1, NULL, NULL))) return -1;
+    mcts_action(s, node, mcts_below(&s->rng, n), &e, &edge->action);
+    hash = parent->set_hash + mcts_hash(e);
+    child = mcts_find_node(s, node, e, hash);
+    if (child < 0) child = mcts_add_node(s, node, e, hash);
+    edge->child = child;
+    edge->next = -1;
+    if (parent->last_edge >= 0) s->edges[parent->last_edge].next = s->n_edges;
+    else parent->first_edge = s->n_edges;
+    parent->last_edge = s->n_edges++;
+    parent->n_children++;
+    return child;
+}
+
+/* --- going down ----------------------------------------------------------------------- */
+
+/* Progressive widening. The small number keeps ceil from seeing a rounding error above a whole number. */
+static int mcts_may_widen(const polar_search *s, const mcts_node *n) {
+    double limit = mul64(s->options.widening_alpha, pow64(n->visits, s->options.widening_beta));
+    return n->n_children < MAX(1, ceil(limit - 1e-9));
+}
+
+static double mcts_score(const polar_search *s, const mcts_node *child) {
+    double v = child->visits, explore = sqrt(log64(s->nodes[0].visits) / v);
+    return child->reward / v + mul64(s->options.exploration, explore) -
+           mul64(s->options.length_penalty, (double)child->n_calls / s->n_layer);
+}
+
+static int mcts_best_child(const polar_search *s, int node) {
+    int best = -1;
+    double best_score = 0;
+    for (int e = s->nodes[node].first_edge; e >= 0; e = s->edges[e].next) {
+        double score = mcts_score(s, &s->nodes[s->edges[e].child]);
+        if (best >= 0 && score <= best_score) continue;
+        best = s->edges[e].child;
+        best_score = score;
+    }
+    return best;
+}
+
+static int mcts_explores(polar_search *s) {
+    return (double)(rng_next(&s->rng) >> 11) * 1.1102230246251565e-16 < s->options.epsilon; /* 2^-53 */
+}
+
+/* One simulation's way from the root to a new node, or to one without further edits. Returns its length. */
+static int mcts_descend(polar_search *s, int *nodes) {
+    int node = 0, n = 0;
+    nodes[n++] = node;
+    if (s->n_started == 0) return n; /* the identity */
+    for (;;) {
+        int expand = mcts_may_widen(s, &s->nodes[node]) || mcts_explores(s), child;
+        if (expand && (child = mcts_expand(s, node)) >= 0) {
+            nodes[n++] = child;
+            return n;
+        }
+        if ((child = mcts_best_child(s, node)) < 0) return n;
+        nodes[n++] = node = child;
+    }
+}
+
+/* The visits were counted when the simulation began. */
+static void mcts_backpropagate(polar_search *s, mcts_flight *f) {
+    for (int i = 0; i < f->n; i++) s->nodes[f->nodes[i]].reward += s->results[f->result].reward;
+    f->n = 0;
+    s->n_done++;
+}
+
+static mcts_flight *mcts_free_flight(const polar_search *s) {
+    for (int i = 0; i < s->options.max_in_flight; i++)
+        if (!s->flights[i].n) return &s->flights[i];
+    return NULL;
+}
+
+int polar_search_next(polar_search *s, polar_program *program) {
+    mcts_flight *f;
+    while (s->n_started <= s->options.simulations && (f = mcts_free_flight(s))) {
+        mcts_result *r;
+        f->n = mcts_descend(s, f->nodes);
+        f->result = s->nodes[f->nodes[f->n - 1]].result;
+        for (int i = 0; i < f->n; i++) s->nodes[f->nodes[i]].visits++;
+        s->n_started++;
+        r = &s->results[f->result];
+        if (r->state == MCTS_KNOWN) {
+            mcts_backpropagate(s, f);
+        } else if (r->state == MCTS_NEW) {
+            r->state = MCTS_PROPOSED;
+            mcts_program(s, r->node, program);
+            return f->result;
+        } /* else the path is in flight already, and this simulation waits for the same reward */
+    }
+    return s->n_done > s->options.simulations ? POLAR_SEARCH_DONE : POLAR_SEARCH_WAIT;
+}
+
+polar_status polar_search_report(polar_search *s, int id, double reward, polar_error *error) {
+    err_clear(error);
+    if (id < 0 || id >= s->n_results) return fail(error, POLAR_ARGUMENT, "no program has the id %d", id);
+    if (s->results[id].state != MCTS_PROPOSED)
+        return fail(error, POLAR_ARGUMENT, "the reward of program %d was reported before", id);
+    if (!(reward >= 0 && reward <= 1)) return fail(error, POLAR_ARGUMENT, "a reward must be a number from 0 to 1");
+    s->results[id].reward = reward;
+    s->results[id].state = MCTS_KNOWN;
+    for (int i = 0; i < s->options.max_in_flight; i++)
+        if (s->flights[i].n && s->flights[i].result == id) mcts_backpropagate(s, &s->flights[i]);
+    return POLAR_OK;
+}
+
+int polar_search_simulations(const polar_search *s) {
+    return s->n_done - (s->results[0].state == MCTS_KNOWN);
+}
+
+int polar_search_n_results(const polar_search *s) {
+    return s->n_started ? s->n_results : 0;
+}
+
+int polar_search_get(const polar_search *s, int id, polar_search_result *result) {
+    const mcts_result *r;
+    if (id < 0 || id >= polar_search_n_results(s)) return 0;
+    r = &s->results[id];
+    mcts_program(s, r->node, &result->program);
+    result->parent = r->parent;
+    result->simulation = r->simulation;
+    result->reported = r->state == MCTS_KNOWN;
+    result->reward = r->reward;
+    return 1;
+}
+
+/* --- creation ------------------------------------------------------------------------- */
+
+/* A finite number, not negative; NaN fails. */
+static int mcts_is_sane(double x) {
+    return x >= 0 && x <= 1e9;
+}
+
+static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
+    if (o->simulations < 0 || o->simulations > MCTS_MAX_SIMULATIONS)
+        return fail(e, POLAR_ARGUMENT, "%d simulations: 0..%d are possible", o->simulations, MCTS_MAX_SIMULATIONS);
+    if (!polar_search_space_name(o->space)) return fail(e, POLAR_ARGUMENT, "no search space %d", (int)o->space);
+    if (o->max_length < 1 || o->max_length > POLAR_MAX_LAYER)
+        return fail(e, POLAR_ARGUMENT, "edits of %d layers: 1..%d are possible", o->max_length, POLAR_MAX_LAYER);
+    if (o->max_times < 2 || o->max_times > MCTS_MAX_TIMES)
+        return fail(e, POLAR_ARGUMENT, "at most %d executions: 2..%d are possible", o->max_times, MCTS_MAX_TIMES);
+    if (o->max_in_flight < 1 || o->max_in_flight > MCTS_MAX_IN_FLIGHT)
+        return fail(e, POLAR_ARGUMENT, "%d in flight: 1..%d are possible", o->max_in_flight, MCTS_MAX_IN_FLIGHT);
+    if (!mcts_is_sane(o->length_penalty) || !mcts_is_sane(o->exploration) || !mcts_is_sane(o->widening_alpha))
+        return fail(e, POLAR_ARGUMENT, "penalty, exploration and widening must be numbers >= 0");
+    if (!(o->widening_beta >= 0 && o->widening_beta <= 1) || !(o->epsilon >= 0 && o->epsilon <= 1))
+        return fail(e, POLAR_ARGUMENT, "epsilon and the exponent of the widening must be numbers from 0 to 1");
+    if (o->max_cost != 0 && !(o->max_cost >= 1 && o->max_cost <= POLAR_MAX_CALLS))
+        return fail(e, POLAR_ARGUMENT, "the largest cost must be at least 1, which is the identity's, or 0 for any");
+    return POLAR_OK;
+}
+
+/* Everything that follows from the options. */
+static polar_status mcts_init(polar_search *s, int n_layer, const polar_search_options *options, polar_error *e) {
+    polar_status status;
+    memset(s, 0, sizeof *s);
+    s->options = options ? *options : polar_search_defaults();
+    if ((status = prog_check_layers(n_layer, e)) || (status = mcts_check(&s->options, e))) return status;
+    s->allocator = mem_allocator(s->options.allocator);
+    s->n_layer = n_layer;
+    s->max_calls = POLAR_MAX_CALLS;
+    if (s->options.max_cost > 0)
+        s->max_calls = (int)MIN(POLAR_MAX_CALLS, floor(mul64(s->options.max_cost, n_layer) + 1e-9));
+    s->options.max_length = MIN(s->options.max_length, n_layer);
+    s->n_actions = n_layer * s->options.max_length * mcts_n_kinds(&s->options);
+    s->max_depth = MIN(n_layer, s->options.simulations) + 1; /* each edit takes a layer; and a simulation */
+    for (s->table_size = 2; s->table_size < 2 * (s->options.simulations + 1);) s->table_size *= 2;
+    return POLAR_OK;
+}
+
+static void mcts_place(polar_search *s, layout *l) {
+    const size_t n = (size_t)s->options.simulations + 1, flights = (size_t)s->options.max_in_flight;
+    s->nodes = layout_place(l, n, sizeof *s->nodes);
+    s->edges = layout_place(l, n, sizeof *s->edges);
+    s->results = layout_place(l, n, sizeof *s->results);
+    s->node_table = layout_place(l, (size_t)s->table_size, sizeof *s->node_table);
+    s->path_table = layout_place(l, (size_t)s->table_size, sizeof *s->path_table);
+    s->flights = layout_place(l, flights, sizeof *s->flights);
+    s->flight_nodes = layout_place(l, flights * (size_t)s->max_depth, sizeof *s->flight_nodes);
+    s->tried = layout_place(l, (size_t)(s->n_actions + 7) / 8, 1);
+}
+
+static size_t mcts_measure(polar_search *s) {
+    layout l = layout_begin(NULL);
+    layout_place(&l, 1, sizeof *s);
+    mcts_place(s, &l);
+    return layout_bytes(&l);
+}
+
+size_t polar_search_bytes(int n_layer, const polar_search_options *options) {
+    polar_search s;
+    return mcts_init(&s, n_layer, options, NULL) ? 0 : mcts_measure(&s);
+}
+
+/* The seed of a question, so that two questions never share their random numbers. */
+static uint64_t mcts_seed(uint64_t seed, const char *question, size_t length) {
+    uint64_t state = rng_next(&seed) ^ mem_hash(question, length);
+    return rng_next(&state);
+}
+
+polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
+                                 const polar_search_options *options, polar_error *error) {
+    const mcts_edit none = {0, 0, 0};
+    polar_search head, *s;
+    polar_status status;
+    layout l;
+    void *block;
+    err_clear(error);
+    if (!out) return fail(error, POLAR_ARGUMENT, "nowhere to put the search");
+    *out = NULL;
+    if (!question && length) return fail(error, POLAR_ARGUMENT, "no question");
+    if ((status = mcts_init(&head, n_layer, options, error))) return status;
+    if (!(head.bytes = mcts_measure(&head)))
+        return fail(error, POLAR_MEMORY, "out of memory: the search is larger than the address space");
+    if (!(block = mem_alloc(&head.allocator, head.bytes, error))) return POLAR_MEMORY;
+    memset(block, 0, head.bytes);
+    l = layout_begin(block);
+    s = layout_place(&l, 1, sizeof *s);
+    *s = head;
+    s->block = block;
+    mcts_place(s, &l);
+    s->rng = mcts_seed(s->options.seed, question, length);
+    for (int i = 0; i < s->options.max_in_flight; i++) s->flights[i].nodes = s->flight_nodes + i * s->max_depth;
+    mcts_add_node(s, -1, none, 0);
+    *out = s;
+    return POLAR_OK;
+}
+
+void polar_search_free(polar_search *s) {
+    polar_allocator a;
+    if (!s) return;
+    a = s->allocator; /* the search lies in the block that goes */
+    mem_free(&a, s->block, s->bytes);
+}
+
+#endif /* POLAR_NO_SEARCH */
 
 /* ======================================================================================
  * [pred] Predictor

@@ -429,6 +429,76 @@ polar_ask_options polar_ask_defaults(void);
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error);
 
+/* --- [search] search for programs ------------------------------------------------------------------- */
+
+/* Monte Carlo tree search for programs that answer one question. The model is not inside: the search proposes
+ * a program, the caller runs it and reports a reward.
+ *
+ *     polar_search_create(&search, n_layer, question, strlen(question), NULL, &error);
+ *     while ((id = polar_search_next(search, &program)) >= 0)
+ *         polar_search_report(search, id, is_correct(&program), &error);
+ *
+ * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time; the
+ * rules are in METHOD 3, and in polar.c where the papers leave them open. The trajectory is a pure function of
+ * options, question, rewards, and the order of next and report; it is the same on every machine. */
+typedef struct polar_search polar_search;
+
+typedef enum polar_search_space {
+    POLAR_SEARCH_BOTH, /* edits skip or repeat */
+    POLAR_SEARCH_SKIP, /* edits skip */
+    POLAR_SEARCH_LOOP, /* edits repeat */
+    POLAR_N_SEARCH_SPACE
+} polar_search_space;
+/* "both", "skip", "loop"; NULL for any other number. */
+const char *polar_search_space_name(polar_search_space space);
+
+typedef struct polar_search_options {
+    const polar_allocator *allocator; /* NULL: malloc and free */
+    uint64_t seed;         /* of the run; every question gets its own from it and its text. 0 */
+    int simulations;       /* 200 [C]; the identity comes before them */
+    double length_penalty; /* lambda, 5.0 [C] */
+    double exploration;    /* c, sqrt 2 [R] */
+    double epsilon;        /* probability of an unexplored edit where the best known would be next, 0.1 [C] */
+    double widening_alpha; /* children of a node: at most max(1, ceil(alpha visits^beta)); 2 [R] */
+    double widening_beta;  /* 0.5 [R] */
+    int max_length;        /* layers of an edit, 4 */
+    int max_times;         /* executions of a repeated edit, 5 */
+    polar_search_space space;
+    double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
+    int max_in_flight;     /* proposals that may wait for their reward at once, 64 */
+} polar_search_options;
+polar_search_options polar_search_defaults(void);
+
+/* Bytes that polar_search_create will take from the allocator; 0 if the options are refused. */
+size_t polar_search_bytes(int n_layer, const polar_search_options *options);
+/* Begins a search. All memory is taken here, none later. NULL options are the defaults. */
+polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
+                                 const polar_search_options *options, polar_error *error);
+void polar_search_free(polar_search *search);
+
+#define POLAR_SEARCH_WAIT (-1) /* nothing to propose before an outstanding reward is reported */
+#define POLAR_SEARCH_DONE (-2) /* all simulations are over */
+/* The next program to run, and its id; or one of the two numbers above. Ids count from 0, which is the
+ * identity; no path is proposed twice. Taking several before reporting is allowed: each counts as a loss until
+ * its reward comes. With one at a time this is the textbook algorithm. */
+int polar_search_next(polar_search *search, polar_program *program);
+/* The reward of a proposal, 0..1: 1 for a correct answer. Once for each id, in any order. */
+polar_status polar_search_report(polar_search *search, int id, double reward, polar_error *error);
+/* Simulations whose reward is known, the identity not counted. It ends at options.simulations. */
+int polar_search_simulations(const polar_search *search);
+
+/* Every distinct path tried, in the order of the trajectory. */
+typedef struct polar_search_result {
+    polar_program program; /* in a form of which every path has one */
+    int parent;            /* id of the program that got one more edit; -1 for the identity */
+    int simulation;        /* that proposed it; 0 for the identity */
+    int reported;          /* 0: the reward is not known yet */
+    double reward;
+} polar_search_result;
+int polar_search_n_results(const polar_search *search);
+/* 0 if there is no such id. */
+int polar_search_get(const polar_search *search, int id, polar_search_result *result);
+
 #ifdef __cplusplus
 }
 #endif
