@@ -35,6 +35,8 @@ build/test_%: tests/test_%.c tests/test.h polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. $< -o $@ $(LDFLAGS) $(LIBS)
 
+build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
+
 # Each test program prints its own line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
 test: polar $(TESTS:%=build/%)
 	@sh tests/run.sh $(TESTS:%=build/%)

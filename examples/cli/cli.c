@@ -169,7 +169,7 @@ static int read_int(const char *s, int *value) {
 }
 
 /* The program never calls setlocale, so that strtod reads a point here. */
-static int read_number(const char *s, double *value) {
+static int read_double(const char *s, double *value) {
     char *end;
     double v = strtod(s, &end);
     if (end == s || *end || v - v != 0) return 0;
@@ -192,7 +192,7 @@ static int store(const cli_option *o, const char *value) {
         break;
     case CLI_NUMBER:
     case CLI_FLOAT:
-        if (!read_number(value, &number)) return cli_usage("--%s: \"%s\" is not a number", o->name, value);
+        if (!read_double(value, &number)) return cli_usage("--%s: \"%s\" is not a number", o->name, value);
         if (o->type == CLI_NUMBER) *(double *)o->value = number;
         else *(float *)o->value = (float)number;
         break;
