@@ -6778,10 +6778,2116 @@ void polar_search_free(polar_search *s) {
 
 /* ======================================================================================
  * [pred] Predictor
+ *
+ * The network of [P] over a question's features, the decoding of its logits into programs, the menu head, files
+ * and the import of weights trained elsewhere. Below mat_* stand the matrix products that all of it, and the
+ * training, runs on. Promises: bits independent of threads and instruction set; files are not trusted.
+ * Uses: [err] [mem] [num] [thread] [gguf] [json] [prog].
  * ====================================================================================== */
-/*PRED*/
+
+/* --- matrices -------------------------------------------------------------------------
+ *
+ * The right-hand matrix B of C += A B is packed in panels of MAT_COLUMNS columns, [panel][k][column], filled up
+ * with zeros. The definition: every element of C is one chain of fused multiply-adds over k in ascending order
+ * that starts from what C holds. So neither the size of a tile nor the number of threads changes a bit. */
+
+#define MAT_COLUMNS 16
+
+/* Floats of the panels of a (depth, n) matrix. */
+static size_t mat_panels(int depth, int n) {
+    return (size_t)depth * (((size_t)n + MAT_COLUMNS - 1) / MAT_COLUMNS * MAT_COLUMNS);
+}
+
+/* Packs B; its element (k, j) is b[k * row + j * column]. */
+static void mat_pack(float *panels, const float *b, size_t row, size_t column, int depth, int n) {
+    for (int j = 0; j < n; j += MAT_COLUMNS) {
+        const int width = MIN(MAT_COLUMNS, n - j);
+        for (int k = 0; k < depth; k++, panels += MAT_COLUMNS) {
+            const float *from = b + (size_t)k * row + (size_t)j * column;
+            if (width < MAT_COLUMNS) memset(panels, 0, MAT_COLUMNS * sizeof *panels);
+            for (int c = 0; c < width; c++) panels[c] = from[(size_t)c * column];
+        }
+    }
+}
+
+/* What runs differently per instruction set, beside the kernels of [kern]; same bits. Sums over a row run in 8
+ * strided lanes and end in sum8. */
+typedef struct mat_kernels {
+    /* One panel of C += A B: (m, depth) by (depth, MAT_COLUMNS). Element (i, k) of A is a[i * row + k * column]. */
+    void (*panel)(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c, size_t c_row);
+    /* hat = (x - mean) * rstd, y = hat * gain + bias; returns rstd = 1 / sqrt(variance + eps). */
+    float (*norm_row)(float *y, float *hat, const float *x, const float *gain, const float *bias, int n);
+    /* dx from dy, and dgain += dy * hat, dbias += dy. */
+    void (*norm_row_backward)(float *dx, const float *dy, const float *hat, float rstd, const float *gain,
+                              float *dgain, float *dbias, int n);
+    /* Softmax: ds = p * (dp - sum p dp) * scale, in place of dp. */
+    void (*softmax_row_backward)(float *dp, const float *p, int n, float scale);
+    /* AdamW: see train_update. */
+    void (*adam)(float *p, const float *g, float *m, float *v, size_t n, const float *constants);
+} mat_kernels;
+
+static void mat_panel_plain(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c,
+                            size_t c_row) {
+    for (int i = 0; i < m; i++, a += row, c += c_row)
+        for (int k = 0; k < depth; k++) {
+            const float x = a[(size_t)k * column], *y = b + (size_t)k * MAT_COLUMNS;
+            for (int j = 0; j < MAT_COLUMNS; j++) c[j] = fma32(x, y[j], c[j]);
+        }
+}
+
+/* The bodies below are compiled twice: with fma32, and inside functions for processors that have the
+ * instruction, where `hw` is 1. */
+#ifdef __GNUC__
+#define MAT_FMA(hw, a, b, c) ((hw) ? __builtin_fmaf(a, b, c) : fma32(a, b, c))
+#else
+#define MAT_FMA(hw, a, b, c) fma32(a, b, c)
+#endif
+#define MAT_NORM_EPS 1e-5f
+
+static ALWAYS_INLINE float mat_norm_row(int hw, float *y, float *hat, const float *x, const float *gain,
+                                        const float *bias, int n) {
+    float s[8] = {0}, v[8] = {0}, mean, rstd;
+    int i, l;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (l = 0; l < 8; l++) s[l] += x[i + l];
+    for (l = 0; i + l < n; l++) s[l] += x[i + l];
+    mean = sum8(s) / (float)n;
+    for (i = 0; i < n; i++) hat[i] = x[i] - mean;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (l = 0; l < 8; l++) v[l] = MAT_FMA(hw, hat[i + l], hat[i + l], v[l]);
+    for (l = 0; i + l < n; l++) v[l] = MAT_FMA(hw, hat[i + l], hat[i + l], v[l]);
+    rstd = 1.0f / sqrtf(sum8(v) / (float)n + MAT_NORM_EPS);
+    for (i = 0; i < n; i++) {
+        hat[i] *= rstd;
+        y[i] = MAT_FMA(hw, hat[i], gain[i], bias[i]);
+    }
+    return rstd;
+}
+
+/* With g = dy * gain: dx = rstd * (g - mean(g) - hat * mean(g * hat)). */
+static ALWAYS_INLINE void mat_norm_row_backward(int hw, float *dx, const float *dy, const float *hat, float rstd,
+                                                const float *gain, float *dgain, float *dbias, int n) {
+    float s[8] = {0}, v[8] = {0}, mean, mean_hat;
+    int i, l;
+    for (i = 0; i < n; i++) {
+        dx[i] = dy[i] * gain[i];
+        dgain[i] = MAT_FMA(hw, dy[i], hat[i], dgain[i]);
+        dbias[i] += dy[i];
+    }
+    for (i = 0; i + 8 <= n; i += 8)
+        for (l = 0; l < 8; l++) {
+            s[l] += dx[i + l];
+            v[l] = MAT_FMA(hw, dx[i + l], hat[i + l], v[l]);
+        }
+    for (l = 0; i + l < n; l++) {
+        s[l] += dx[i + l];
+        v[l] = MAT_FMA(hw, dx[i + l], hat[i + l], v[l]);
+    }
+    mean = sum8(s) / (float)n;
+    mean_hat = sum8(v) / (float)n;
+    for (i = 0; i < n; i++) dx[i] = MAT_FMA(hw, -hat[i], mean_hat, dx[i] - mean) * rstd;
+}
+
+static ALWAYS_INLINE void mat_softmax_row_backward(int hw, float *dp, const float *p, int n, float scale) {
+    float s[8] = {0}, sum;
+    int i, l;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (l = 0; l < 8; l++) s[l] = MAT_FMA(hw, p[i + l], dp[i + l], s[l]);
+    for (l = 0; i + l < n; l++) s[l] = MAT_FMA(hw, p[i + l], dp[i + l], s[l]);
+    sum = sum8(s);
+    for (i = 0; i < n; i++) dp[i] = p[i] * (dp[i] - sum) * scale;
+}
+
+/* AdamW, constants {decay, beta1, 1 - beta1, beta2, 1 - beta2, step size, root, eps, clip}:
+ *     g *= clip;  p *= decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+ *     p -= step * m / (sqrt(v) / root + eps) */
+static void mat_adam_plain(float *p, const float *g, float *m, float *v, size_t n, const float *k) {
+    for (size_t i = 0; i < n; i++) {
+        const float x = g[i] * k[8];
+        m[i] = fma32(k[2], x, m[i] * k[1]);
+        v[i] = fma32(x * k[4], x, v[i] * k[3]);
+        p[i] = fma32(-k[5], m[i] / (sqrtf(v[i]) / k[6] + k[7]), p[i] * k[0]);
+    }
+}
+
+static float mat_norm_row_plain(float *y, float *hat, const float *x, const float *gain, const float *bias, int n) {
+    return mat_norm_row(0, y, hat, x, gain, bias, n);
+}
+
+static void mat_norm_row_backward_plain(float *dx, const float *dy, const float *hat, float rstd, const float *gain,
+                                        float *dgain, float *dbias, int n) {
+    mat_norm_row_backward(0, dx, dy, hat, rstd, gain, dgain, dbias, n);
+}
+
+static void mat_softmax_row_backward_plain(float *dp, const float *p, int n, float scale) {
+    mat_softmax_row_backward(0, dp, p, n, scale);
+}
+
+static const mat_kernels mat_plain = {mat_panel_plain, mat_norm_row_plain, mat_norm_row_backward_plain,
+                                      mat_softmax_row_backward_plain, mat_adam_plain};
+
+#ifdef POLAR_X86
+/* R rows of a panel in 2 R registers: 12 of 16 for R = 6, the rest holds two of B and one of A. */
+#define MAT_ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define MAT_ROWS4(X) X(0) X(1) X(2) X(3)
+#define MAT_ROWS2(X) X(0) X(1)
+#define MAT_ROWS1(X) X(0)
+#define MAT_LOAD(r) __m256 l##r = _mm256_loadu_ps(c + (r) * c_row), h##r = _mm256_loadu_ps(c + (r) * c_row + 8);
+#define MAT_STEP(r)                                            \
+    {                                                          \
+        const __m256 x = _mm256_broadcast_ss(a + (r) * row);   \
+        l##r = _mm256_fmadd_ps(x, b0, l##r);                   \
+        h##r = _mm256_fmadd_ps(x, b1, h##r);                   \
+    }
+#define MAT_STORE(r)                             \
+    _mm256_storeu_ps(c + (r) * c_row, l##r);     \
+    _mm256_storeu_ps(c + (r) * c_row + 8, h##r);
+#define MAT_TILE(name, ROWS)                                                                                        \
+    static AVX2 void name(int depth, const float *a, size_t row, size_t column, const float *b, float *c, size_t c_row) { \
+        ROWS(MAT_LOAD)                                                                                              \
+        for (int k = 0; k < depth; k++, a += column, b += MAT_COLUMNS) {                                            \
+            const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                                      \
+            ROWS(MAT_STEP)                                                                                          \
+        }                                                                                                           \
+        ROWS(MAT_STORE)                                                                                             \
+    }
+MAT_TILE(mat_tile6_avx2, MAT_ROWS6)
+MAT_TILE(mat_tile4_avx2, MAT_ROWS4)
+MAT_TILE(mat_tile2_avx2, MAT_ROWS2)
+MAT_TILE(mat_tile1_avx2, MAT_ROWS1)
+
+static void mat_panel_avx2(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c,
+                           size_t c_row) {
+    for (int n; m > 0; m -= n, a += (size_t)n * row, c += (size_t)n * c_row) {
+        n = m >= 6 ? 6 : m >= 4 ? 4 : m >= 2 ? 2 : 1;
+        (n == 6 ? mat_tile6_avx2 : n == 4 ? mat_tile4_avx2 : n == 2 ? mat_tile2_avx2 : mat_tile1_avx2)(
+            depth, a, row, column, b, c, c_row);
+    }
+}
+
+static AVX2 float mat_norm_row_avx2(float *y, float *hat, const float *x, const float *gain, const float *bias, int n) {
+    return mat_norm_row(1, y, hat, x, gain, bias, n);
+}
+
+static AVX2 void mat_norm_row_backward_avx2(float *dx, const float *dy, const float *hat, float rstd, const float *gain,
+                                       float *dgain, float *dbias, int n) {
+    mat_norm_row_backward(1, dx, dy, hat, rstd, gain, dgain, dbias, n);
+}
+
+static AVX2 void mat_softmax_row_backward_avx2(float *dp, const float *p, int n, float scale) {
+    mat_softmax_row_backward(1, dp, p, n, scale);
+}
+
+static AVX2 void mat_adam_avx2(float *p, const float *g, float *m, float *v, size_t n, const float *k) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(g + i), _mm256_set1_ps(k[8]));
+        const __m256 y = _mm256_fmadd_ps(_mm256_set1_ps(k[2]), x, _mm256_mul_ps(_mm256_loadu_ps(m + i), _mm256_set1_ps(k[1])));
+        const __m256 z = _mm256_fmadd_ps(_mm256_mul_ps(x, _mm256_set1_ps(k[4])), x,
+                                         _mm256_mul_ps(_mm256_loadu_ps(v + i), _mm256_set1_ps(k[3])));
+        const __m256 root = _mm256_add_ps(_mm256_div_ps(_mm256_sqrt_ps(z), _mm256_set1_ps(k[6])), _mm256_set1_ps(k[7]));
+        _mm256_storeu_ps(m + i, y);
+        _mm256_storeu_ps(v + i, z);
+        _mm256_storeu_ps(p + i, _mm256_fnmadd_ps(_mm256_set1_ps(k[5]), _mm256_div_ps(y, root),
+                                                 _mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_set1_ps(k[0]))));
+    }
+    mat_adam_plain(p + i, g + i, m + i, v + i, n - i, k);
+}
+
+static const mat_kernels mat_avx2 = {mat_panel_avx2, mat_norm_row_avx2, mat_norm_row_backward_avx2,
+                                     mat_softmax_row_backward_avx2, mat_adam_avx2};
+#endif
+
+/* Those that go with a row of [kern]'s table. */
+static const mat_kernels *mat_choose(const kern *k) {
+#ifdef POLAR_X86
+    if (k->cpu == POLAR_CPU_AVX2) return &mat_avx2;
+#endif
+    (void)k;
+    return &mat_plain;
+}
+
+/* C (m, n) += A (m, depth) B (depth, n); the panels are B. */
+static void mat_mul(const mat_kernels *kernels, int m, int n, int depth, const float *a, size_t row, size_t column,
+                    const float *panels, float *c, size_t c_row) {
+    float edge[8 * MAT_COLUMNS];
+    int j = 0;
+    for (; j + MAT_COLUMNS <= n; j += MAT_COLUMNS, panels += (size_t)depth * MAT_COLUMNS)
+        kernels->panel(m, depth, a, row, column, panels, c + j, c_row);
+    for (int i = 0, rows; j < n && i < m; i += rows) { /* the last panel is wider than what is left of C */
+        rows = MIN(8, m - i);
+        memset(edge, 0, sizeof edge);
+        for (int r = 0; r < rows; r++)
+            memcpy(edge + r * MAT_COLUMNS, c + (size_t)(i + r) * c_row + j, (size_t)(n - j) * sizeof *c);
+        kernels->panel(rows, depth, a + (size_t)i * row, row, column, panels, edge, MAT_COLUMNS);
+        for (int r = 0; r < rows; r++)
+            memcpy(c + (size_t)(i + r) * c_row + j, edge + r * MAT_COLUMNS, (size_t)(n - j) * sizeof *c);
+    }
+}
+
+/* --- the network ---------------------------------------------------------------------- */
+
+#define PRED_MAX_BLOCK 8
+#define PRED_MAX_HEAD 64
+#define PRED_MAX_WIDTH 16384 /* of features, layer vectors and feed-forward */
+#define PRED_MAX_TOKENS 65536
+
+typedef struct pred_shape {
+    int n_layer, q_dim, d_model, n_head, n_block, n_ff;
+} pred_shape;
+
+/* Pointers into one array that holds all parameters in the order of a PyTorch state dict. Weights are
+ * (out, in), row by row; `qkv` stacks those of query, key and value. The gradients have the same form. */
+typedef struct pred_block {
+    float *qkv_weight, *qkv_bias, *out_weight, *out_bias, *up_weight, *up_bias, *down_weight, *down_bias;
+    float *gain1, *bias1, *gain2, *bias2;
+} pred_block;
+
+typedef struct pred_weights {
+    float *project_weight, *project_bias; /* q_proj: features to (d_model) */
+    float *layers;                        /* (n_layer, d_model): what each layer asks the question's tokens */
+    float *qkv_weight, *qkv_bias, *out_weight, *out_bias; /* cross-attention */
+    pred_block block[PRED_MAX_BLOCK];
+    float *seg_weight, *seg_bias, *op_weight, *op_bias;
+} pred_weights;
+
+/* One tensor of the state dict. */
+typedef struct pred_tensor {
+    char name[64];
+    int rows, columns; /* rows 0: a vector */
+    size_t offset, count;
+    int small; /* everything but the weights of linear layers inside: training sums its gradient up per pass */
+} pred_tensor;
+
+#define PRED_MAX_TENSORS (11 + 12 * PRED_MAX_BLOCK)
+
+static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int block, const char *name, int rows,
+                            int columns) {
+    pred_tensor *t = &list[*n];
+    text s = {t->name, sizeof t->name, 0};
+    if (block >= 0) text_format(&s, "layer_encoder.layers.%d.%s", block, name);
+    else text_format(&s, "%s%s", prefix, name);
+    t->rows = rows;
+    t->columns = columns;
+    t->count = (size_t)MAX(rows, 1) * (size_t)columns;
+    t->offset = *n ? t[-1].offset + t[-1].count : 0;
+    t->small = !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
+    ++*n;
+}
+
+/* The tensors of a network in their order. Returns their number. */
+static int pred_tensors(const pred_shape *s, pred_tensor *list) {
+    const int d = s->d_model;
+    int n = 0;
+    pred_add_tensor(list, &n, "q_proj.", -1, "weight", d, s->q_dim);
+    pred_add_tensor(list, &n, "q_proj.", -1, "bias", 0, d);
+    pred_add_tensor(list, &n, "layer_embedding.", -1, "weight", s->n_layer, d);
+    pred_add_tensor(list, &n, "cross_attn.", -1, "in_proj_weight", 3 * d, d);
+    pred_add_tensor(list, &n, "cross_attn.", -1, "in_proj_bias", 0, 3 * d);
+    pred_add_tensor(list, &n, "cross_attn.", -1, "out_proj.weight", d, d);
+    pred_add_tensor(list, &n, "cross_attn.", -1, "out_proj.bias", 0, d);
+    for (int b = 0; b < s->n_block; b++) {
+        pred_add_tensor(list, &n, "", b, "self_attn.in_proj_weight", 3 * d, d);
+        pred_add_tensor(list, &n, "", b, "self_attn.in_proj_bias", 0, 3 * d);
+        pred_add_tensor(list, &n, "", b, "self_attn.out_proj.weight", d, d);
+        pred_add_tensor(list, &n, "", b, "self_attn.out_proj.bias", 0, d);
+        pred_add_tensor(list, &n, "", b, "linear1.weight", s->n_ff, d);
+        pred_add_tensor(list, &n, "", b, "linear1.bias", 0, s->n_ff);
+        pred_add_tensor(list, &n, "", b, "linear2.weight", d, s->n_ff);
+        pred_add_tensor(list, &n, "", b, "linear2.bias", 0, d);
+        pred_add_tensor(list, &n, "", b, "norm1.weight", 0, d);
+        pred_add_tensor(list, &n, "", b, "norm1.bias", 0, d);
+        pred_add_tensor(list, &n, "", b, "norm2.weight", 0, d);
+        pred_add_tensor(list, &n, "", b, "norm2.bias", 0, d);
+    }
+    pred_add_tensor(list, &n, "seg_head.", -1, "weight", 1, d);
+    pred_add_tensor(list, &n, "seg_head.", -1, "bias", 0, 1);
+    pred_add_tensor(list, &n, "op_head.", -1, "weight", 3, d);
+    pred_add_tensor(list, &n, "op_head.", -1, "bias", 0, 3);
+    return n;
+}
+
+/* Number of parameters; shapes are checked, so it cannot overflow. */
+static size_t pred_count(const pred_shape *s) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    const int n = pred_tensors(s, list);
+    return list[n - 1].offset + list[n - 1].count;
+}
+
+static float *pred_take(float **at, size_t n) {
+    float *p = *at;
+    *at += n;
+    return p;
+}
+
+/* Cuts an array into tensors, in the order of pred_tensors. With `small` only those that are marked so. */
+static pred_weights pred_place(const pred_shape *s, float *at, int small) {
+    const size_t d = (size_t)s->d_model, n_ff = (size_t)s->n_ff;
+    pred_weights w;
+    memset(&w, 0, sizeof w);
+    if (!small) w.project_weight = pred_take(&at, d * (size_t)s->q_dim);
+    w.project_bias = pred_take(&at, d);
+    w.layers = pred_take(&at, (size_t)s->n_layer * d);
+    if (!small) w.qkv_weight = pred_take(&at, 3 * d * d);
+    w.qkv_bias = pred_take(&at, 3 * d);
+    if (!small) w.out_weight = pred_take(&at, d * d);
+    w.out_bias = pred_take(&at, d);
+    for (int b = 0; b < s->n_block; b++) {
+        pred_block *k = &w.block[b];
+        if (!small) k->qkv_weight = pred_take(&at, 3 * d * d);
+        k->qkv_bias = pred_take(&at, 3 * d);
+        if (!small) k->out_weight = pred_take(&at, d * d);
+        k->out_bias = pred_take(&at, d);
+        if (!small) k->up_weight = pred_take(&at, n_ff * d);
+        k->up_bias = pred_take(&at, n_ff);
+        if (!small) k->down_weight = pred_take(&at, d * n_ff);
+        k->down_bias = pred_take(&at, d);
+        k->gain1 = pred_take(&at, d);
+        k->bias1 = pred_take(&at, d);
+        k->gain2 = pred_take(&at, d);
+        k->bias2 = pred_take(&at, d);
+    }
+    w.seg_weight = pred_take(&at, d);
+    w.seg_bias = pred_take(&at, 1);
+    w.op_weight = pred_take(&at, 3 * d);
+    w.op_bias = pred_take(&at, 3);
+    return w;
+}
+
+static polar_status pred_check_shape(const pred_shape *s, polar_error *e) {
+    if (s->n_layer < 1 || s->n_layer > POLAR_MAX_LAYER)
+        return fail(e, POLAR_ARGUMENT, "a predictor for %d layers: 1..%d are possible", s->n_layer, POLAR_MAX_LAYER);
+    if (s->q_dim < 1 || s->q_dim > PRED_MAX_WIDTH || s->d_model < 1 || s->d_model > PRED_MAX_WIDTH || s->n_ff < 1 ||
+        s->n_ff > PRED_MAX_WIDTH)
+        return fail(e, POLAR_ARGUMENT, "a predictor of widths %d, %d, %d: 1..%d are possible", s->q_dim, s->d_model,
+                    s->n_ff, PRED_MAX_WIDTH);
+    if (s->n_head < 1 || s->n_head > PRED_MAX_HEAD || s->d_model % s->n_head)
+        return fail(e, POLAR_ARGUMENT, "%d attention heads do not divide vectors of %d", s->n_head, s->d_model);
+    if (s->n_block < 0 || s->n_block > PRED_MAX_BLOCK)
+        return fail(e, POLAR_ARGUMENT, "a predictor of %d blocks: 0..%d are possible", s->n_block, PRED_MAX_BLOCK);
+    return POLAR_OK;
+}
+
+/* A linear layer y = x W^T + b, with W packed for y, and for dx = dy W where it is trained. */
+typedef struct pred_linear {
+    int in, out;
+    const float *weight, *bias;
+    float *forward, *backward;
+} pred_linear;
+
+/* The linear layers in the order: projection, keys and values of the cross-attention, its output, and for each
+ * block qkv, output, up, down. */
+enum { PRED_PROJECT, PRED_CROSS_KV, PRED_CROSS_OUT, PRED_BLOCK };
+enum { PRED_QKV, PRED_OUT, PRED_UP, PRED_DOWN, PRED_PER_BLOCK };
+#define PRED_MAX_LINEAR (PRED_BLOCK + PRED_PER_BLOCK * PRED_MAX_BLOCK)
+
+typedef struct pred_net {
+    pred_shape shape;
+    const kern *kern;
+    const mat_kernels *kernels;
+    pred_weights w;
+    pred_linear linear[PRED_MAX_LINEAR];
+    int n_linear;
+    float *queries;       /* (n_layer, d_model): the layers' queries, the same for every question */
+    float *query_forward; /* scratch: packed weight of the queries, (d_model, d_model) */
+} pred_net;
+
+static pred_linear pred_linear_of(const float *weight, const float *bias, int out, int in) {
+    pred_linear l = {in, out, weight, bias, NULL, NULL};
+    return l;
+}
+
+/* Names the layers of a network; the weights may still be to be placed. */
+static void pred_wire(pred_net *net) {
+    const pred_weights *w = &net->w;
+    const int d = net->shape.d_model, n_ff = net->shape.n_ff;
+    pred_linear *l = net->linear;
+    const float *kv_weight = w->qkv_weight ? w->qkv_weight + (size_t)d * (size_t)d : NULL;
+    const float *kv_bias = w->qkv_bias ? w->qkv_bias + d : NULL;
+    l[PRED_PROJECT] = pred_linear_of(w->project_weight, w->project_bias, d, net->shape.q_dim);
+    l[PRED_CROSS_KV] = pred_linear_of(kv_weight, kv_bias, 2 * d, d);
+    l[PRED_CROSS_OUT] = pred_linear_of(w->out_weight, w->out_bias, d, d);
+    for (int b = 0; b < net->shape.n_block; b++) {
+        const pred_block *k = &w->block[b];
+        pred_linear *at = l + PRED_BLOCK + b * PRED_PER_BLOCK;
+        at[PRED_QKV] = pred_linear_of(k->qkv_weight, k->qkv_bias, 3 * d, d);
+        at[PRED_OUT] = pred_linear_of(k->out_weight, k->out_bias, d, d);
+        at[PRED_UP] = pred_linear_of(k->up_weight, k->up_bias, n_ff, d);
+        at[PRED_DOWN] = pred_linear_of(k->down_weight, k->down_bias, d, n_ff);
+    }
+    net->n_linear = PRED_BLOCK + PRED_PER_BLOCK * net->shape.n_block;
+}
+
+/* Places what pred_pack fills: packed weights, for training in both directions. */
+static void pred_place_packed(pred_net *net, layout *l, int training) {
+    const size_t d = (size_t)net->shape.d_model;
+    net->queries = layout_place(l, (size_t)net->shape.n_layer * d, sizeof(float));
+    net->query_forward = layout_place(l, mat_panels((int)d, (int)d), sizeof(float));
+    for (int i = 0; i < net->n_linear; i++) {
+        pred_linear *at = &net->linear[i];
+        at->forward = layout_place(l, mat_panels(at->in, at->out), sizeof(float));
+        if (training && i != PRED_PROJECT) at->backward = layout_place(l, mat_panels(at->out, at->in), sizeof(float));
+    }
+}
+
+/* y (rows, out) = x (rows, in) W^T + b */
+static void linear_forward(const mat_kernels *kernels, float *y, const float *x, int rows, const pred_linear *l) {
+    for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * (size_t)l->out, l->bias, (size_t)l->out * sizeof *y);
+    mat_mul(kernels, rows, l->out, l->in, x, (size_t)l->in, 1, l->forward, y, (size_t)l->out);
+}
+
+/* Packs linear layer `i` after its weights changed; the tasks are independent. */
+static void pred_pack_task(void *context, int i, int worker) {
+    const pred_net *net = context;
+    const pred_linear *l = &net->linear[i];
+    (void)worker;
+    mat_pack(l->forward, l->weight, 1, (size_t)l->in, l->in, l->out);
+    if (l->backward) mat_pack(l->backward, l->weight, (size_t)l->in, 1, l->out, l->in);
+}
+
+/* The queries depend on no question: computed when weights change. */
+static void pred_pack_queries(const pred_net *net) {
+    const int d = net->shape.d_model;
+    pred_linear l = pred_linear_of(net->w.qkv_weight, net->w.qkv_bias, d, d);
+    l.forward = net->query_forward;
+    mat_pack(l.forward, l.weight, 1, (size_t)d, d, d);
+    linear_forward(net->kernels, net->queries, net->w.layers, net->shape.n_layer, &l);
+}
+
+static void pred_pack(pred_net *net, const polar_runner *runner) {
+    parallel_for(runner, net->n_linear, pred_pack_task, net);
+    pred_pack_queries(net);
+}
+
+/* --- dropout -------------------------------------------------------------------------- */
+
+/* A stream of random numbers named by numbers: seed, step, example, place. */
+static uint64_t pred_key(uint64_t key, uint64_t n) {
+    uint64_t state = key ^ n * 0xD1342543DE82EF95u;
+    return rng_next(&state);
+}
+
+typedef struct pred_dropout {
+    uint64_t key;       /* of one example in one step */
+    unsigned threshold; /* of 65536 values of 16 bits, those below it drop; 0 for no dropout */
+    float scale;        /* 1 / (1 - p) */
+} pred_dropout;
+
+static pred_dropout pred_dropout_of(double p, uint64_t key) {
+    pred_dropout d;
+    d.key = key;
+    d.threshold = (unsigned)(p * 65536.0 + 0.5);
+    d.scale = (float)(1.0 / (1.0 - p));
+    return d;
+}
+
+/* x = x * mask / (1 - p). The mask depends on the key and the place only, so the backward pass does the same. */
+static void pred_drop(const pred_dropout *drop, int place, float *x, size_t n) {
+    uint64_t state, bits = 0;
+    if (!drop || !drop->threshold) return;
+    state = pred_key(drop->key, (uint64_t)place);
+    for (size_t i = 0; i < n; i++, bits >>= 16) {
+        if (i % 4 == 0) bits = rng_next(&state);
+        x[i] = (bits & 0xffff) < drop->threshold ? 0 : x[i] * drop->scale;
+    }
+}
+
+/* Places where dropout acts. */
+enum { DROP_CROSS, DROP_BLOCK };
+enum { DROP_PROBS, DROP_OUT, DROP_UP, DROP_DOWN, DROP_PER_BLOCK }; /* in a block */
+
+/* --- forward -------------------------------------------------------------------------- */
+
+/* What a block computes, kept for the backward pass; D = n_layer, d = d_model. */
+typedef struct pred_block_trace {
+    float *x;            /* (D, d) input */
+    float *qkv;          /* (D, 3 d) */
+    float *probs;        /* (n_head, D, D) before dropout */
+    float *context;      /* (D, d) what attention gathers */
+    float *hat1, *rstd1; /* (D, d) and (D): first LayerNorm */
+    float *mid;          /* (D, d) its result */
+    float *up;           /* (D, n_ff) after ReLU and dropout */
+    float *hat2, *rstd2; /* second LayerNorm */
+} pred_block_trace;
+
+/* The same for a whole pass over one question of T tokens, or for several passes one after the other. */
+typedef struct pred_trace {
+    int n_tokens;
+    float *features; /* (T, q_dim) input, set by the caller */
+    float *tokens;   /* (T, d) projected */
+    float *kv;       /* (T, 2 d) keys and values */
+    float *probs;    /* (n_head, D, T) */
+    float *context;  /* (D, d) */
+    pred_block_trace block[PRED_MAX_BLOCK];
+    float *out;      /* (D, d) */
+    float *logits;   /* (D, 4): segment, then three operations */
+} pred_trace;
+
+/* Memory that a pass needs and nobody reads later. */
+typedef struct pred_scratch {
+    float *panels; /* packed keys or values of one head */
+    float *scores; /* (D, max(T, D)) */
+    float *sum;    /* (D, d) */
+} pred_scratch;
+
+static void pred_place_trace(const pred_shape *s, layout *l, pred_trace *t, size_t n_passes, size_t n_tokens) {
+    const size_t rows = n_passes * (size_t)s->n_layer, d = (size_t)s->d_model, f = sizeof(float);
+    t->tokens = layout_place(l, n_tokens * d, f);
+    t->kv = layout_place(l, n_tokens * 2 * d, f);
+    t->probs = layout_place(l, n_tokens * (size_t)s->n_layer, f * (size_t)s->n_head);
+    t->context = layout_place(l, rows * d, f);
+    for (int b = 0; b < s->n_block; b++) {
+        pred_block_trace *k = &t->block[b];
+        k->x = layout_place(l, rows * d, f);
+        k->qkv = layout_place(l, rows * 3 * d, f);
+        k->probs = layout_place(l, rows * (size_t)s->n_layer, f * (size_t)s->n_head);
+        k->context = layout_place(l, rows * d, f);
+        k->hat1 = layout_place(l, rows * d, f);
+        k->rstd1 = layout_place(l, rows, f);
+        k->mid = layout_place(l, rows * d, f);
+        k->up = layout_place(l, rows * (size_t)s->n_ff, f);
+        k->hat2 = layout_place(l, rows * d, f);
+        k->rstd2 = layout_place(l, rows, f);
+    }
+    t->out = layout_place(l, rows * d, f);
+    t->logits = layout_place(l, rows * 4, f);
+}
+
+static void pred_place_scratch(const pred_shape *s, layout *l, pred_scratch *c, size_t n_tokens) {
+    const size_t n = MAX(n_tokens, (size_t)s->n_layer), head = (size_t)(s->d_model / s->n_head);
+    const size_t keys = mat_panels((int)head, (int)n), values = mat_panels((int)n, (int)head);
+    c->panels = layout_place(l, MAX(keys, values), sizeof(float));
+    c->scores = layout_place(l, n * (size_t)s->n_layer, sizeof(float));
+    c->sum = layout_place(l, (size_t)s->n_layer * (size_t)s->d_model, sizeof(float));
+}
+
+/* Sizes of one attention: n_q queries look at n_kv tokens. Rows of q, k, v, out are q_row, kv_row, d apart. */
+typedef struct pred_attention {
+    const kern *kern;
+    const mat_kernels *kernels;
+    int n_q, n_kv, n_head, head;
+    size_t q_row, kv_row, out_row;
+    float scale; /* 1 / sqrt(head) */
+} pred_attention;
+
+static pred_attention pred_attention_of(const pred_net *net, int n_kv, size_t q_row, size_t kv_row) {
+    pred_attention a;
+    a.kern = net->kern;
+    a.kernels = net->kernels;
+    a.n_q = net->shape.n_layer;
+    a.n_kv = n_kv;
+    a.n_head = net->shape.n_head;
+    a.head = net->shape.d_model / net->shape.n_head;
+    a.q_row = q_row;
+    a.kv_row = kv_row;
+    a.out_row = (size_t)net->shape.d_model;
+    a.scale = 1.0f / sqrtf((float)a.head);
+    return a;
+}
+
+/* probs = softmax(q k^T * scale), out = dropout(probs) v, for each head. */
+static void attention_forward(const pred_attention *a, float *out, float *probs, const float *q, const float *k,
+                              const float *v, const pred_scratch *c, const pred_dropout *drop, int place) {
+    const size_t n_probs = (size_t)a->n_q * (size_t)a->n_kv;
+    for (int h = 0; h < a->n_head; h++, probs += n_probs) {
+        const size_t at = (size_t)h * (size_t)a->head;
+        memset(probs, 0, n_probs * sizeof *probs);
+        mat_pack(c->panels, k + at, 1, a->kv_row, a->head, a->n_kv);
+        mat_mul(a->kernels, a->n_q, a->n_kv, a->head, q + at, a->q_row, 1, c->panels, probs, (size_t)a->n_kv);
+        for (int r = 0; r < a->n_q; r++) {
+            float *row = probs + (size_t)r * (size_t)a->n_kv, inverse;
+            for (int i = 0; i < a->n_kv; i++) row[i] *= a->scale;
+            inverse = 1.0f / a->kern->softmax(row, a->n_kv);
+            for (int i = 0; i < a->n_kv; i++) row[i] *= inverse;
+        }
+        memcpy(c->scores, probs, n_probs * sizeof *probs);
+        pred_drop(drop, place * PRED_MAX_HEAD + h, c->scores, n_probs);
+        for (int r = 0; r < a->n_q; r++)
+            memset(out + (size_t)r * a->out_row + at, 0, (size_t)a->head * sizeof *out);
+        mat_pack(c->panels, v + at, a->kv_row, 1, a->n_kv, a->head);
+        mat_mul(a->kernels, a->n_q, a->head, a->n_kv, c->scores, (size_t)a->n_kv, 1, c->panels, out + at, a->out_row);
+    }
+}
+
+static void norm_forward(const mat_kernels *kernels, float *y, float *hat, float *rstd, const float *x,
+                         const float *gain, const float *bias, int rows, int d) {
+    for (int r = 0; r < rows; r++) {
+        const size_t at = (size_t)r * (size_t)d;
+        rstd[r] = kernels->norm_row(y + at, hat + at, x + at, gain, bias, d);
+    }
+}
+
+/* a += b */
+static void pred_add(float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i++) a[i] += b[i];
+}
+
+/* One post-norm transformer block over the layers' vectors: y from t->x. */
+static void block_forward(const pred_net *net, int b, const pred_block_trace *t, float *y, const pred_scratch *c,
+                          const pred_dropout *drop) {
+    const pred_linear *l = net->linear + PRED_BLOCK + b * PRED_PER_BLOCK;
+    const pred_block *w = &net->w.block[b];
+    const int rows = net->shape.n_layer, d = net->shape.d_model, place = DROP_BLOCK + b * DROP_PER_BLOCK;
+    const size_t n = (size_t)rows * (size_t)d, n_up = (size_t)rows * (size_t)net->shape.n_ff;
+    const pred_attention a = pred_attention_of(net, rows, 3 * (size_t)d, 3 * (size_t)d);
+
+    linear_forward(net->kernels, t->qkv, t->x, rows, &l[PRED_QKV]);
+    attention_forward(&a, t->context, t->probs, t->qkv, t->qkv + d, t->qkv + 2 * d, c, drop, place + DROP_PROBS);
+    linear_forward(net->kernels, c->sum, t->context, rows, &l[PRED_OUT]);
+    pred_drop(drop, (place + DROP_OUT) * PRED_MAX_HEAD, c->sum, n);
+    pred_add(c->sum, t->x, n);
+    norm_forward(net->kernels, t->mid, t->hat1, t->rstd1, c->sum, w->gain1, w->bias1, rows, d);
+
+    linear_forward(net->kernels, t->up, t->mid, rows, &l[PRED_UP]);
+    for (size_t i = 0; i < n_up; i++) t->up[i] = t->up[i] > 0 ? t->up[i] : 0;
+    pred_drop(drop, (place + DROP_UP) * PRED_MAX_HEAD, t->up, n_up);
+    linear_forward(net->kernels, c->sum, t->up, rows, &l[PRED_DOWN]);
+    pred_drop(drop, (place + DROP_DOWN) * PRED_MAX_HEAD, c->sum, n);
+    pred_add(c->sum, t->mid, n);
+    norm_forward(net->kernels, y, t->hat2, t->rstd2, c->sum, w->gain2, w->bias2, rows, d);
+}
+
+static float pred_dot(const float *a, const float *b, int n, float sum) {
+    for (int i = 0; i < n; i++) sum = fma32(a[i], b[i], sum);
+    return sum;
+}
+
+/* logits (D, 4) of the layers' vectors x (D, d) */
+static void heads_forward(const pred_net *net, float *logits, const float *x) {
+    const pred_weights *w = &net->w;
+    const int d = net->shape.d_model;
+    for (int i = 0; i < net->shape.n_layer; i++, logits += 4, x += d) {
+        logits[0] = pred_dot(w->seg_weight, x, d, w->seg_bias[0]);
+        for (int k = 0; k < 3; k++) logits[1 + k] = pred_dot(w->op_weight + (size_t)k * (size_t)d, x, d, w->op_bias[k]);
+    }
+}
+
+/* The whole network for one question: t->features to t->logits. */
+static void pred_forward(const pred_net *net, const pred_trace *t, const pred_scratch *c, const pred_dropout *drop) {
+    const pred_linear *l = net->linear;
+    const int d = net->shape.d_model, n_block = net->shape.n_block;
+    const pred_attention a = pred_attention_of(net, t->n_tokens, (size_t)d, 2 * (size_t)d);
+    linear_forward(net->kernels, t->tokens, t->features, t->n_tokens, &l[PRED_PROJECT]);
+    linear_forward(net->kernels, t->kv, t->tokens, t->n_tokens, &l[PRED_CROSS_KV]);
+    attention_forward(&a, t->context, t->probs, net->queries, t->kv, t->kv + d, c, drop, DROP_CROSS);
+    linear_forward(net->kernels, n_block ? t->block[0].x : t->out, t->context, net->shape.n_layer, &l[PRED_CROSS_OUT]);
+    for (int b = 0; b < n_block; b++)
+        block_forward(net, b, &t->block[b], b + 1 < n_block ? t->block[b + 1].x : t->out, c, drop);
+    heads_forward(net, t->logits, t->out);
+}
+
+/* --- decoding ------------------------------------------------------------------------- */
+
+polar_decode_options polar_decode_defaults(void) {
+    const polar_decode_options o = {0.5, 4, 5, 2, 0};
+    return o;
+}
+
+static int pred_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!(x[i] - x[i] == 0)) return 0;
+    return 1;
+}
+
+/* sigmoid and log-softmax, rounded to float after each step as the reference does it. */
+static float pred_sigmoid(float x) {
+    return (float)(1 / (1 + exp64(-(double)x)));
+}
+
+static void pred_log_softmax(const float *x, float *logp) {
+    const float max = MAX(x[0], MAX(x[1], x[2]));
+    float sum = 0, log_sum;
+    for (int i = 0; i < 3; i++) sum += (float)exp64((double)(x[i] - max));
+    log_sum = (float)log64((double)sum);
+    for (int i = 0; i < 3; i++) logp[i] = (x[i] - max) - log_sum;
+}
+
+/* Segment starts where the probability reaches the threshold; longer runs are cut from the left. */
+static int pred_segments(const float *seg_logits, int n_layer, const polar_decode_options *o, polar_segment *segments) {
+    int n = 0;
+    for (int i = 0; i < n_layer; i++) {
+        const int starts = i == 0 || (double)pred_sigmoid(seg_logits[i]) >= o->threshold;
+        if (starts || segments[n - 1].length == o->max_length) {
+            segments[n].start = (int16_t)i;
+            segments[n].length = 0;
+            segments[n++].times = 1;
+        }
+        segments[n - 1].length++;
+    }
+    return n;
+}
+
+/* The three operations, most probable first; equal ones stay in order. */
+static void pred_sort_ops(const float *logp, int *ops) {
+    for (int i = 0; i < 3; i++) {
+        int k = i;
+        for (; k > 0 && logp[i] > logp[ops[k - 1]]; k--) ops[k] = ops[k - 1];
+        ops[k] = i;
+    }
+}
+
+/* A beam: operations chosen so far. */
+typedef struct pred_beam {
+    double score;
+    uint8_t op[POLAR_MAX_LAYER];
+} pred_beam;
+
+/* All beams extended by the best `n_ops` operations of a segment; the best n_beams of them stay. Insertion
+ * keeps equal scores in the order in which they come up. Returns the new number. */
+static int pred_extend(const pred_beam *from, int n, pred_beam *to, int segment, const float *logp,
+                       const polar_decode_options *o) {
+    int ops[3], m = 0;
+    pred_sort_ops(logp, ops);
+    for (int b = 0; b < n; b++)
+        for (int k = 0; k < o->n_ops; k++) {
+            const double score = from[b].score + (double)logp[ops[k]];
+            int at = m;
+            while (at > 0 && score > to[at - 1].score) at--;
+            if (at == o->n_beams) continue;
+            if (m < o->n_beams) m++;
+            memmove(to + at + 1, to + at, (size_t)(m - 1 - at) * sizeof *to);
+            to[at] = from[b];
+            to[at].score = score;
+            to[at].op[segment] = (uint8_t)ops[k];
+        }
+    return m;
+}
+
+static polar_status pred_check_decode(const float *seg_logits, const float *op_logits, int n_layer,
+                                      const polar_decode_options *o, polar_error *e) {
+    if (!seg_logits || !op_logits) return fail(e, POLAR_ARGUMENT, "no logits to decode");
+    if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
+        return fail(e, POLAR_ARGUMENT, "logits of %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
+    if (o->max_length < 1 || o->n_beams < 1 || o->n_beams > POLAR_MAX_BEAMS || o->n_ops < 1 || o->n_ops > 3)
+        return fail(e, POLAR_ARGUMENT, "decoding with segments of %d layers, %d beams, %d operations: at least 1, "
+                    "1..%d, 1..3 are possible", o->max_length, o->n_beams, o->n_ops, POLAR_MAX_BEAMS);
+    if (!pred_finite(seg_logits, (size_t)n_layer) || !pred_finite(op_logits, (size_t)n_layer * 3))
+        return fail(e, POLAR_NUMERIC, "the predictor's logits are not finite");
+    return POLAR_OK;
+}
+
+static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment *segments, int n, int n_layer) {
+    polar_candidate c;
+    memset(&c, 0, sizeof c);
+    c.score = beam->score;
+    c.program.n_layer = n_layer;
+    c.program.n_segments = n;
+    for (int i = 0; i < n; i++) {
+        c.program.segments[i] = segments[i];
+        c.program.segments[i].times = beam->op[i];
+    }
+    return c;
+}
+
+/* Stable, best first, by score minus penalty times length. */
+static void pred_rerank(polar_candidate *c, int n, double penalty) {
+    double value[POLAR_MAX_BEAMS];
+    for (int i = 0; i < n; i++) {
+        const polar_candidate x = c[i];
+        const double v = x.score - mul64(penalty, polar_program_length(&x.program));
+        int at = i;
+        for (; at > 0 && v > value[at - 1]; at--) {
+            c[at] = c[at - 1];
+            value[at] = value[at - 1];
+        }
+        c[at] = x;
+        value[at] = v;
+    }
+}
+
+polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
+                          const polar_decode_options *options, polar_candidate *out, int *n_out, polar_error *error) {
+    polar_decode_options o = options ? *options : polar_decode_defaults();
+    polar_segment segments[POLAR_MAX_LAYER];
+    pred_beam beams[2][POLAR_MAX_BEAMS];
+    polar_status status;
+    int n_segments, n = 1;
+    err_clear(error);
+    if (!out || !n_out) return fail(error, POLAR_ARGUMENT, "polar_decode: no place for the result");
+    if ((status = pred_check_decode(seg_logits, op_logits, n_layer, &o, error))) return status;
+    n_segments = pred_segments(seg_logits, n_layer, &o, segments);
+    memset(&beams[0][0], 0, sizeof beams[0][0]);
+    for (int i = 0; i < n_segments; i++) {
+        float logp[3];
+        pred_log_softmax(op_logits + 3 * segments[i].start, logp);
+        n = pred_extend(beams[i % 2], n, beams[1 - i % 2], i, logp, &o);
+    }
+    for (int b = 0; b < n; b++) out[b] = pred_candidate(&beams[n_segments % 2][b], segments, n_segments, n_layer);
+    if (o.length_penalty != 0) pred_rerank(out, n, o.length_penalty);
+    *n_out = n;
+    return POLAR_OK;
+}
+
+/* --- predictors ----------------------------------------------------------------------- */
+
+struct polar_predictor {
+    polar_allocator allocator;
+    pred_net net;
+    float *params;
+};
 
 /* ======================================================================================
  * [train] Training
+ *
+ * Trains the network of [pred] on paths that were found: reverse mode by hand, each xxx_forward of [pred] with
+ * its xxx_backward here, arguments in the same order with a d in front. A step runs its passes (a question and
+ * some of its paths) in chunks: first forward and backward of each pass, in parallel, which leaves the
+ * gradients of all linear layers' results; then the gradients of their weights, in parallel over pieces of
+ * them, each a chain over all rows in the order of the passes. So results depend on no number of threads.
+ * Uses: [err] [mem] [num] [thread] [kern] [gguf] [prog] [pred].
  * ====================================================================================== */
-/*TRAIN*/
+
+#ifndef POLAR_NO_TRAIN
+
+/* --- data ----------------------------------------------------------------------------- */
+
+polar_train_options polar_train_defaults(void) {
+    polar_train_options o;
+    memset(&o, 0, sizeof o);
+    o.d_model = 256;
+    o.n_head = 4;
+    o.n_block = 2;
+    o.dropout = 0.1;
+    o.standardize = 1;
+    o.n_epochs = 10;
+    o.batch = 128;
+    o.group = 8;
+    o.lr = 5e-4;
+    o.schedule = POLAR_SCHEDULE_COSINE;
+    o.warmup = 10;
+    o.max_paths = 50;
+    o.identity_weight = 0.3;
+    o.validation = 0.1;
+    return o;
+}
+
+#define TRAIN_NO_SEGMENT 3 /* label of a layer at which no segment starts */
+
+/* One path of a question. Its labels are n_layer bytes, in trainer.labels. */
+typedef struct train_example {
+    int question, length;
+    float weight;
+    int anti; /* the identity does not answer the question */
+} train_example;
+
+/* A question with its examples first .. first + count - 1. */
+typedef struct train_question {
+    int source; /* index in the caller's array */
+    int first, count;
+} train_question;
+
+/* The validity of the identity among a question's paths. */
+typedef struct train_survey {
+    int n_valid, has_identity, has_shorter;
+} train_survey;
+
+static int train_is_identity(const polar_train_path *p, int n_layer) {
+    if (p->length != n_layer) return 0;
+    for (int i = 0; i < n_layer; i++)
+        if (p->path[i] != i) return 0;
+    return 1;
+}
+
+static train_survey train_look(const polar_train_question *q, int n_layer) {
+    train_survey s = {0, 0, 0};
+    for (int i = 0; i < q->n_paths; i++) {
+        const polar_train_path *p = &q->paths[i];
+        if (p->result != POLAR_RESULT_VALID) continue;
+        s.n_valid++;
+        if (train_is_identity(p, n_layer)) s.has_identity = 1;
+        else if (p->length < n_layer) s.has_shorter = 1;
+    }
+    return s;
+}
+
+/* Labels of a path: the operation where a segment starts. 0 if it has no segment form. */
+static int train_labels(const polar_train_path *p, int n_layer, uint8_t *labels) {
+    int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER];
+    polar_program program;
+    if (p->length < 1 || polar_program_from_path(&program, n_layer, p->path, p->length, 4, 2, NULL)) return 0;
+    polar_program_targets(&program, seg_flip, op);
+    for (int i = 0; i < n_layer; i++) labels[i] = (uint8_t)(op[i] == POLAR_OP_NONE ? TRAIN_NO_SEGMENT : op[i]);
+    return 1;
+}
+
+/* The examples of one question: a seeded sample of its valid paths, those that parse, weighted. `out` and
+ * `labels` NULL only count. */
+static int train_question_examples(const polar_train_question *q, int index, int n_layer,
+                                   const polar_train_options *o, train_example *out, uint8_t *labels) {
+    const train_survey s = train_look(q, n_layer);
+    const int trigger = s.has_identity && s.has_shorter;
+    const int drop = trigger && o->identity == POLAR_IDENTITY_DROP;
+    uint64_t state = pred_key(o->seed, (uint64_t)index);
+    int left = s.n_valid - drop, wanted = o->max_paths > 0 ? MIN(left, o->max_paths) : left, n = 0;
+    uint8_t scratch[POLAR_MAX_LAYER];
+    for (int i = 0; i < q->n_paths; i++) {
+        const polar_train_path *p = &q->paths[i];
+        const int identity = train_is_identity(p, n_layer);
+        if (p->result != POLAR_RESULT_VALID || (drop && identity)) continue;
+        /* Of `left` paths `wanted` are still to be taken. */
+        if (wanted < left && (int)(rng_next(&state) % (uint64_t)left) >= wanted) {
+            left--;
+            continue;
+        }
+        left--;
+        wanted--;
+        if (!train_labels(p, n_layer, labels ? labels + (size_t)n * (size_t)n_layer : scratch)) continue;
+        if (out) {
+            out[n].length = p->length;
+            out[n].weight = trigger && identity && o->identity == POLAR_IDENTITY_REWEIGHT ? (float)o->identity_weight : 1;
+            out[n].anti = !s.has_identity;
+        }
+        n++;
+    }
+    for (int i = 0; out && o->per_question && i < n; i++) out[i].weight /= (float)n;
+    return n;
+}
+
+/* --- the trainer ---------------------------------------------------------------------- */
+
+#define TRAIN_CHUNK 16 /* passes whose traces are in memory at a time */
+#define TRAIN_ROWS 48  /* rows of a weight gradient that are one task: a multiple of the tiles' 6 */
+#define TRAIN_DEPTH 256 /* rows of activations packed at a time */
+#define TRAIN_BLOCK 16384 /* parameters of one task of the optimizer */
+
+/* One forward and backward pass: a question and some of its examples. */
+typedef struct train_pass {
+    int question, first, count; /* examples batch_examples[first ..] */
+    int token;                  /* first row of its tokens in the chunk */
+} train_pass;
+
+/* What one pass adds to the losses and counts. */
+typedef struct train_sum {
+    double loss, weight; /* sums of w (seg + op) and of w */
+    double anti;         /* sum of the anti-identity terms */
+    int n_anti, hit1, hit5, identity;
+} train_sum;
+
+/* A piece of one weight gradient: TRAIN_ROWS rows of dW from `row` on. */
+typedef struct train_piece {
+    int linear, row;
+} train_piece;
+
+/* Gradients with respect to the results of the linear layers, kept until those of the weights are made. */
+typedef struct train_trace {
+    float *tokens, *kv, *cross;                     /* (T, d) (T, 2 d) (D, d) */
+    float *linear[PRED_PER_BLOCK * PRED_MAX_BLOCK]; /* (D, out) */
+} train_trace;
+
+/* What a worker needs for itself. */
+typedef struct train_worker {
+    pred_scratch scratch;
+    float *left, *right;               /* packed operands of a weight gradient */
+    float *dx, *dsum, *dcontext, *dq;  /* (D, d) */
+    float *dprobs;                     /* (D, max(T, D)) */
+} train_worker;
+
+/* What a run has come to: with params, m, v and best all that a checkpoint holds. */
+typedef struct train_state {
+    int32_t epoch, step;       /* the next one */
+    int32_t n_updates, n_skipped, n_epoch_skipped, best_epoch;
+    double epoch_loss;         /* sum over the steps of the epoch */
+    double loss, norm, lr;     /* of the last step */
+    double best;               /* value of best_epoch; smaller is better */
+} train_state;
+
+struct polar_trainer {
+    polar_allocator allocator;
+    void *block; /* all arrays */
+    size_t bytes;
+    polar_train_options options;
+    const polar_train_question *sources;
+    polar_runner runner;
+    polar_pool *pool; /* of the runner, where the caller gave none */
+    uint64_t fingerprint;
+
+    pred_net net;
+    size_t n_params, n_small;
+    float *params, *grads, *m, *v, *best;
+    float *mean, *inverse; /* (q_dim): the network sees (x - mean) * inverse */
+    double *norms;         /* sums of squares of the blocks of grads */
+    train_piece *pieces;
+    int n_pieces;
+
+    int n_questions, n_validation; /* with examples; the last n_validation are held out */
+    int n_examples, n_train, max_tokens;
+    train_question *questions;
+    train_example *examples; /* those of training first */
+    uint8_t *labels;         /* n_layer of each example */
+    int n_steps;             /* per epoch */
+
+    int *order, *units, n_units; /* the epoch: examples, and where in `order` each unit starts */
+    int *shuffle;                /* order of the units; scratch */
+    int *batches;                /* first unit of each step, n_steps + 1 */
+    int planned;                 /* epoch that these are laid out for, or -1 */
+
+    train_pass *passes; /* of the present batch */
+    train_sum *sums;
+    int n_passes, n_batch, max_passes;
+    int *batch_examples, *stamp; /* stamp: the pass of each question in the batch, or -1 */
+    double *weights, anti_total;
+    uint64_t key; /* of the step's dropout */
+    int backward; /* 0: validation */
+
+    int chunk_capacity, chunk_first, chunk_passes, chunk_tokens;
+    pred_trace trace;
+    train_trace dtrace;
+    float *small; /* (chunk_capacity, n_small) */
+    train_worker *workers;
+
+    train_state state;
+    polar_train_epoch *curve;
+};
+
+/* --- backward ------------------------------------------------------------------------- */
+
+/* dx = dy W, or dx += */
+static void linear_backward(const mat_kernels *kernels, float *dx, const float *dy, int rows, const pred_linear *l,
+                            int add) {
+    if (!add) memset(dx, 0, (size_t)rows * (size_t)l->in * sizeof *dx);
+    mat_mul(kernels, rows, l->in, l->out, dy, (size_t)l->out, 1, l->backward, dx, (size_t)l->in);
+}
+
+/* sum += rows of x */
+static void train_sum_rows(float *sum, const float *x, int rows, int n) {
+    for (int r = 0; r < rows; r++, x += n) pred_add(sum, x, (size_t)n);
+}
+
+/* dq, dk, dv from dout. Per head, with P = dropout(probs): dv = P^T dout, dP = dout v^T through dropout and
+ * softmax to dS, dq = dS k, dk = dS^T q. Rows of dq, dk, dv lie as those of q, k, v. */
+static void attention_backward(const pred_attention *a, const float *dout, const float *probs, float *dq, float *dk,
+                               float *dv, const float *q, const float *k, const float *v, const train_worker *w,
+                               const pred_dropout *drop, int place) {
+    const size_t n_probs = (size_t)a->n_q * (size_t)a->n_kv, n_kv = (size_t)a->n_kv;
+    float *panels = w->scratch.panels, *dropped = w->scratch.scores, *ds = w->dprobs;
+    for (int h = 0; h < a->n_head; h++, probs += n_probs) {
+        const size_t at = (size_t)h * (size_t)a->head, bytes = (size_t)a->head * sizeof(float);
+        for (int r = 0; r < a->n_q; r++) memset(dq + (size_t)r * a->q_row + at, 0, bytes);
+        for (int r = 0; r < a->n_kv; r++) {
+            memset(dk + (size_t)r * a->kv_row + at, 0, bytes);
+            memset(dv + (size_t)r * a->kv_row + at, 0, bytes);
+        }
+        memcpy(dropped, probs, n_probs * sizeof *probs);
+        pred_drop(drop, place * PRED_MAX_HEAD + h, dropped, n_probs);
+        mat_pack(panels, dout + at, a->out_row, 1, a->n_q, a->head);
+        mat_mul(a->kernels, a->n_kv, a->head, a->n_q, dropped, 1, n_kv, panels, dv + at, a->kv_row);
+
+        memset(ds, 0, n_probs * sizeof *ds);
+        mat_pack(panels, v + at, 1, a->kv_row, a->head, a->n_kv);
+        mat_mul(a->kernels, a->n_q, a->n_kv, a->head, dout + at, a->out_row, 1, panels, ds, n_kv);
+        pred_drop(drop, place * PRED_MAX_HEAD + h, ds, n_probs);
+        for (int r = 0; r < a->n_q; r++)
+            a->kernels->softmax_row_backward(ds + (size_t)r * n_kv, probs + (size_t)r * n_kv, a->n_kv, a->scale);
+
+        mat_pack(panels, k + at, a->kv_row, 1, a->n_kv, a->head);
+        mat_mul(a->kernels, a->n_q, a->head, a->n_kv, ds, n_kv, 1, panels, dq + at, a->q_row);
+        mat_pack(panels, q + at, a->q_row, 1, a->n_q, a->head);
+        mat_mul(a->kernels, a->n_kv, a->head, a->n_q, ds, 1, n_kv, panels, dk + at, a->kv_row);
+    }
+}
+
+static void norm_backward(const mat_kernels *kernels, float *dx, const float *dy, const float *hat, const float *rstd,
+                          const float *gain, float *dgain, float *dbias, int rows, int d) {
+    for (int r = 0; r < rows; r++) {
+        const size_t at = (size_t)r * (size_t)d;
+        kernels->norm_row_backward(dx + at, dy + at, hat + at, rstd[r], gain, dgain, dbias, d);
+    }
+}
+
+/* w->dx: gradient of the block's result, replaced by that of its input. */
+static void block_backward(const pred_net *net, int b, const pred_block_trace *t, float *const *dlinear,
+                           const pred_block *small, const train_worker *w, const pred_dropout *drop) {
+    const pred_linear *l = net->linear + PRED_BLOCK + b * PRED_PER_BLOCK;
+    const pred_block *k = &net->w.block[b];
+    const int rows = net->shape.n_layer, d = net->shape.d_model, place = DROP_BLOCK + b * DROP_PER_BLOCK;
+    const size_t n = (size_t)rows * (size_t)d, n_up = (size_t)rows * (size_t)net->shape.n_ff;
+    const pred_attention a = pred_attention_of(net, rows, 3 * (size_t)d, 3 * (size_t)d);
+    float *dqkv = dlinear[PRED_QKV], *dout = dlinear[PRED_OUT], *dup = dlinear[PRED_UP], *ddown = dlinear[PRED_DOWN];
+
+    norm_backward(net->kernels, w->dsum, w->dx, t->hat2, t->rstd2, k->gain2, small->gain2, small->bias2, rows, d);
+    memcpy(ddown, w->dsum, n * sizeof *ddown);
+    pred_drop(drop, (place + DROP_DOWN) * PRED_MAX_HEAD, ddown, n);
+    train_sum_rows(small->down_bias, ddown, rows, d);
+    linear_backward(net->kernels, dup, ddown, rows, &l[PRED_DOWN], 0);
+    for (size_t i = 0; i < n_up; i++) /* what ReLU or dropout made 0 stays 0 */
+        dup[i] = t->up[i] > 0 ? (drop && drop->threshold ? dup[i] * drop->scale : dup[i]) : 0;
+    train_sum_rows(small->up_bias, dup, rows, net->shape.n_ff);
+    linear_backward(net->kernels, w->dsum, dup, rows, &l[PRED_UP], 1);
+
+    norm_backward(net->kernels, w->dx, w->dsum, t->hat1, t->rstd1, k->gain1, small->gain1, small->bias1, rows, d);
+    memcpy(dout, w->dx, n * sizeof *dout);
+    pred_drop(drop, (place + DROP_OUT) * PRED_MAX_HEAD, dout, n);
+    train_sum_rows(small->out_bias, dout, rows, d);
+    linear_backward(net->kernels, w->dcontext, dout, rows, &l[PRED_OUT], 0);
+    attention_backward(&a, w->dcontext, t->probs, dqkv, dqkv + d, dqkv + 2 * d, t->qkv, t->qkv + d, t->qkv + 2 * d, w,
+                       drop, place + DROP_PROBS);
+    train_sum_rows(small->qkv_bias, dqkv, rows, 3 * d);
+    linear_backward(net->kernels, w->dx, dqkv, rows, &l[PRED_QKV], 1);
+}
+
+/* dx (D, d) and the heads' own gradients from dlogits (D, 4) */
+static void heads_backward(const pred_net *net, float *dx, const float *dlogits, const float *x,
+                           const pred_weights *small) {
+    const int d = net->shape.d_model;
+    for (int i = 0; i < net->shape.n_layer; i++, x += d, dx += d, dlogits += 4) {
+        memset(dx, 0, (size_t)d * sizeof *dx);
+        small->seg_bias[0] += dlogits[0];
+        for (int k = 0; k < 3; k++) small->op_bias[k] += dlogits[1 + k];
+        for (int k = 0; k < 4; k++) {
+            const size_t at = k ? (size_t)(k - 1) * (size_t)d : 0;
+            const float *weight = k ? net->w.op_weight + at : net->w.seg_weight;
+            float *dweight = k ? small->op_weight + at : small->seg_weight;
+            net->kern->axpy(dx, dlogits[k], weight, d);
+            net->kern->axpy(dweight, dlogits[k], x, d);
+        }
+    }
+}
+
+/* The whole network, from dlogits down to what the linear layers' weights need. */
+static void pred_backward(const pred_net *net, const pred_trace *t, const train_trace *dt, const float *dlogits,
+                          const pred_weights *small, const train_worker *w, const pred_dropout *drop) {
+    const pred_linear *l = net->linear;
+    const int rows = net->shape.n_layer, d = net->shape.d_model;
+    const pred_attention a = pred_attention_of(net, t->n_tokens, (size_t)d, 2 * (size_t)d);
+    heads_backward(net, w->dx, dlogits, t->out, small);
+    for (int b = net->shape.n_block - 1; b >= 0; b--)
+        block_backward(net, b, &t->block[b], dt->linear + b * PRED_PER_BLOCK, &small->block[b], w, drop);
+    memcpy(dt->cross, w->dx, (size_t)rows * (size_t)d * sizeof(float));
+    train_sum_rows(small->out_bias, dt->cross, rows, d);
+    linear_backward(net->kernels, w->dcontext, dt->cross, rows, &l[PRED_CROSS_OUT], 0);
+    attention_backward(&a, w->dcontext, t->probs, w->dq, dt->kv, dt->kv + d, net->queries, t->kv, t->kv + d, w, drop,
+                       DROP_CROSS);
+    pred_add(small->layers, w->dq, (size_t)rows * (size_t)d);
+    train_sum_rows(small->qkv_bias + d, dt->kv, t->n_tokens, 2 * d);
+    linear_backward(net->kernels, dt->tokens, dt->kv, t->n_tokens, &l[PRED_CROSS_KV], 0);
+    train_sum_rows(small->project_bias, dt->tokens, t->n_tokens, d);
+}
+
+/* --- gradients of weights ------------------------------------------------------------- */
+
+/* Packs the transpose of (k, m) for tiles of 6 rows. */
+static void train_pack_left(float *to, const float *from, size_t row, int k, int m) {
+    for (int i = 0; i < m; i += 6)
+        for (int r = 0; r < k; r++, to += 6)
+            for (int c = 0; c < 6; c++) to[c] = i + c < m ? from[(size_t)r * row + (size_t)(i + c)] : 0;
+}
+
+static void train_weight_gradient(const mat_kernels *kernels, const train_worker *w, float *dweight, const float *dy,
+                                  const float *x, const pred_linear *l, int first, int rows) {
+    const int m = MIN(TRAIN_ROWS, l->out - first);
+    for (int at = 0; at < rows; at += TRAIN_DEPTH) {
+        const int depth = MIN(TRAIN_DEPTH, rows - at);
+        const float *x_at = x + (size_t)at * (size_t)l->in;
+        train_pack_left(w->left, dy + (size_t)at * (size_t)l->out + first, (size_t)l->out, depth, m);
+        for (int j = 0; j < l->in; j += MAT_COLUMNS) {
+            const int width = MIN(MAT_COLUMNS, l->in - j);
+            mat_pack(w->right, x_at + j, (size_t)l->in, 1, depth, width);
+            for (int i = 0; i < m; i += 6)
+                mat_mul(kernels, MIN(6, m - i), width, depth, w->left + (size_t)i * (size_t)depth, 1, 6, w->right,
+                        dweight + (size_t)(first + i) * (size_t)l->in + j, (size_t)l->in);
+        }
+    }
+}
+
+static void train_piece_task(void *context, int index, int worker) {
+    polar_trainer *t = context;
+    const train_piece p = t->pieces[index];
+    const pred_linear *l = &t->net.linear[p.linear];
+    const int n_tokens = t->chunk_tokens, n_rows = t->chunk_passes * t->net.shape.n_layer;
+    const int b = (p.linear - PRED_BLOCK) / PRED_PER_BLOCK, kind = (p.linear - PRED_BLOCK) % PRED_PER_BLOCK;
+    const pred_block_trace *k = &t->trace.block[MAX(b, 0)];
+    const float *const inputs[PRED_PER_BLOCK] = {k->x, k->context, k->mid, k->up};
+    const float *dy, *x;
+    if (p.linear == PRED_PROJECT) dy = t->dtrace.tokens, x = t->trace.features;
+    else if (p.linear == PRED_CROSS_KV) dy = t->dtrace.kv, x = t->trace.tokens;
+    else if (p.linear == PRED_CROSS_OUT) dy = t->dtrace.cross, x = t->trace.context;
+    else dy = t->dtrace.linear[p.linear - PRED_BLOCK], x = inputs[kind];
+    train_weight_gradient(t->net.kernels, &t->workers[worker], t->grads + (l->weight - t->params), dy, x, l, p.row,
+                          p.linear <= PRED_CROSS_KV ? n_tokens : n_rows);
+}
+
+/* --- losses --------------------------------------------------------------------------- */
+
+/* Weights of the examples in batch_examples[0 .. n_batch): [P]'s, with mean 1; and the number of those with
+ * an anti-identity term. */
+static void train_weigh(polar_trainer *t) {
+    const double beta = t->options.length_preference;
+    double sum = 0, sum2 = 0;
+    t->anti_total = 0; /* at least 1 below: [P] divides by max(1, number) */
+    for (int i = 0; i < t->n_batch; i++) {
+        const train_example *x = &t->examples[t->batch_examples[i]];
+        t->weights[i] = beta != 0 ? exp64(mul64(-beta, x->length)) : 1;
+        sum += t->weights[i];
+        t->anti_total += x->anti;
+    }
+    for (int i = 0; i < t->n_batch; i++) {
+        if (beta != 0) t->weights[i] /= sum / t->n_batch + 1e-8;
+        t->weights[i] *= (double)t->examples[t->batch_examples[i]].weight;
+        sum2 += t->weights[i];
+    }
+    for (int i = 0; i < t->n_batch; i++) t->weights[i] /= sum2 / t->n_batch + 1e-8;
+    t->anti_total = MAX(t->anti_total, 1);
+}
+
+/* Probabilities of one pass, shared by its examples: of a segment start and of no start, and their logarithms;
+ * of the operations, and their logarithms. */
+typedef struct train_probs {
+    double seg[POLAR_MAX_LAYER], log_seg[POLAR_MAX_LAYER][2], op[POLAR_MAX_LAYER][3], log_op[POLAR_MAX_LAYER][3];
+} train_probs;
+
+/* ln(1 + e^x) */
+static double train_softplus(double x) {
+    return x > 0 ? x + log64(1 + exp64(-x)) : log64(1 + exp64(x));
+}
+
+static void train_probabilities(train_probs *p, const float *logits, int n_layer) {
+    for (int i = 0; i < n_layer; i++, logits += 4) {
+        const double x = (double)logits[0], max = (double)MAX(logits[1], MAX(logits[2], logits[3]));
+        double sum = 0;
+        p->seg[i] = 1 / (1 + exp64(-x));
+        p->log_seg[i][0] = -train_softplus(x);
+        p->log_seg[i][1] = -train_softplus(-x);
+        for (int k = 0; k < 3; k++) sum += exp64((double)logits[1 + k] - max);
+        for (int k = 0; k < 3; k++) {
+            p->log_op[i][k] = (double)logits[1 + k] - max - log64(sum);
+            p->op[i][k] = exp64(p->log_op[i][k]);
+        }
+    }
+}
+
+/* Loss of one example, seg + op: mean BCE over the layers from 1 on, mean cross-entropy over segment starts. */
+static void train_example_loss(const train_probs *p, const uint8_t *labels, int n_layer, double *seg, double *op) {
+    int n_starts = 0;
+    *seg = *op = 0;
+    for (int i = 0; i < n_layer; i++) {
+        const int starts = labels[i] != TRAIN_NO_SEGMENT;
+        if (i > 0) *seg -= p->log_seg[i][starts];
+        if (starts) *op -= p->log_op[i][labels[i]];
+        n_starts += starts;
+    }
+    *seg /= MAX(n_layer - 1, 1);
+    *op /= MAX(n_starts, 1);
+}
+
+/* Adds the gradient of one example, times its share of the batch, to d (n_layer, 4). */
+static void train_example_gradient(const train_probs *p, const uint8_t *labels, int n_layer, double share, double *d) {
+    int n_starts = 0;
+    double seg = share / MAX(n_layer - 1, 1), op;
+    for (int i = 0; i < n_layer; i++) n_starts += labels[i] != TRAIN_NO_SEGMENT;
+    op = share / MAX(n_starts, 1);
+    for (int i = 0; i < n_layer; i++, d += 4) {
+        const int starts = labels[i] != TRAIN_NO_SEGMENT;
+        if (i > 0) d[0] += mul64(seg, p->seg[i] - starts);
+        for (int k = 0; starts && k < 3; k++) d[1 + k] += mul64(op, p->op[i][k] - (k == labels[i]));
+    }
+}
+
+/* keep = mean over layers of P(keep): the anti-identity term. Adds `share` times its gradient. */
+static double train_keep(const train_probs *p, int n_layer, double share, double *d) {
+    double keep = 0;
+    for (int i = 0; i < n_layer; i++) {
+        const double x = p->op[i][1];
+        keep += x;
+        for (int k = 0; k < 3; k++) d[4 * i + 1 + k] += mul64(mul64(share / n_layer, x), (k == 1) - p->op[i][k]);
+    }
+    return keep / n_layer;
+}
+
+/* Losses of one pass and the gradient of its logits. */
+static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass, const float *logits, float *dlogits) {
+    const int n_layer = t->net.shape.n_layer;
+    const double lambda = t->options.anti_identity;
+    double d[POLAR_MAX_LAYER * 4] = {0};
+    train_sum sum;
+    train_probs p;
+    memset(&sum, 0, sizeof sum);
+    train_probabilities(&p, logits, n_layer);
+    for (int i = pass->first; i < pass->first + pass->count; i++) {
+        const int example = t->batch_examples[i];
+        const uint8_t *labels = t->labels + (size_t)example * (size_t)n_layer;
+        double seg, op;
+        train_example_loss(&p, labels, n_layer, &seg, &op);
+        sum.loss += mul64(t->weights[i], seg + op);
+        train_example_gradient(&p, labels, n_layer, t->weights[i] / t->n_batch, d);
+        if (lambda > 0 && t->examples[example].anti) sum.anti += train_keep(&p, n_layer, lambda / t->anti_total, d);
+    }
+    for (int i = 0; i < n_layer * 4; i++) dlogits[i] = (float)d[i];
+    return sum;
+}
+
+/* 1 if the question has that path among those known to be valid. */
+static int train_is_valid(const polar_train_question *q, const polar_program *program) {
+    int path[POLAR_MAX_CALLS], n = polar_program_path(program, path, POLAR_MAX_CALLS);
+    for (int i = 0; i < q->n_paths; i++)
+        if (q->paths[i].result == POLAR_RESULT_VALID && q->paths[i].length == n &&
+            !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
+            return 1;
+    return 0;
+}
+
+/* Losses of a held-out question over all its examples, and whether what the decoder proposes is known to be
+ * valid. */
+static train_sum train_judge(const polar_trainer *t, const train_question *question, const float *logits) {
+    const int n_layer = t->net.shape.n_layer;
+    float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
+    const polar_program identity = polar_program_identity(n_layer);
+    polar_candidate beams[5];
+    train_probs p;
+    train_sum sum;
+    int n = 0;
+    memset(&sum, 0, sizeof sum);
+    train_probabilities(&p, logits, n_layer);
+    for (int i = question->first; i < question->first + question->count; i++) {
+        const train_example *x = &t->examples[i];
+        const double shorter = n_layer - x->length;
+        const double w = (double)x->weight * exp64(mul64(t->options.length_preference, shorter));
+        double seg, op, unused[POLAR_MAX_LAYER * 4] = {0};
+        train_example_loss(&p, t->labels + (size_t)i * (size_t)n_layer, n_layer, &seg, &op);
+        sum.loss += mul64(w, seg + op);
+        sum.weight += w;
+        sum.n_anti += x->anti;
+        if (x->anti) sum.anti += train_keep(&p, n_layer, 0, unused);
+    }
+    for (int i = 0; i < n_layer; i++, logits += 4) {
+        seg_logits[i] = logits[0];
+        memcpy(op_logits + 3 * i, logits + 1, 3 * sizeof(float));
+    }
+    if (polar_decode(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum; /* not finite: loss says so */
+    for (int i = 0; i < n; i++) {
+        const int valid = train_is_valid(&t->sources[question->source], &beams[i].program);
+        sum.hit5 |= valid;
+        if (i == 0) sum.hit1 = valid;
+    }
+    sum.identity = polar_program_equal(&beams[0].program, &identity);
+    return sum;
+}
+
+/* --- passes --------------------------------------------------------------------------- */
+
+/* The part of a chunk's trace that belongs to pass `i` of it. */
+static pred_trace train_trace_at(const polar_trainer *t, int i, int token, int n_tokens) {
+    const pred_shape *s = &t->net.shape;
+    const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, at = (size_t)token;
+    pred_trace v = t->trace;
+    v.n_tokens = n_tokens;
+    v.features += at * (size_t)s->q_dim;
+    v.tokens += at * d;
+    v.kv += at * 2 * d;
+    v.probs += at * (size_t)s->n_layer * (size_t)s->n_head;
+    v.context += rows * d;
+    for (int b = 0; b < s->n_block; b++) {
+        pred_block_trace *k = &v.block[b];
+        k->x += rows * d;
+        k->qkv += rows * 3 * d;
+        k->probs += rows * (size_t)s->n_layer * (size_t)s->n_head;
+        k->context += rows * d;
+        k->hat1 += rows * d;
+        k->rstd1 += rows;
+        k->mid += rows * d;
+        k->up += rows * (size_t)s->n_ff;
+        k->hat2 += rows * d;
+        k->rstd2 += rows;
+    }
+    v.out += rows * d;
+    v.logits += rows * 4;
+    return v;
+}
+
+static train_trace train_dtrace_at(const polar_trainer *t, int i, int token) {
+    const pred_shape *s = &t->net.shape;
+    const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, at = (size_t)token;
+    train_trace v = t->dtrace;
+    v.tokens += at * d;
+    v.kv += at * 2 * d;
+    v.cross += rows * d;
+    for (int l = PRED_BLOCK; l < t->net.n_linear; l++) v.linear[l - PRED_BLOCK] += rows * (size_t)t->net.linear[l].out;
+    return v;
+}
+
+/* Features of a question, shifted and scaled. */
+static void train_features(const polar_trainer *t, const polar_train_question *q, float *to) {
+    const int n = t->net.shape.q_dim;
+    for (int i = 0; i < q->n_tokens; i++, to += n)
+        for (int k = 0; k < n; k++) to[k] = (q->features[(size_t)i * (size_t)n + (size_t)k] - t->mean[k]) * t->inverse[k];
+}
+
+/* Pass `index` of the chunk: forward, and loss and backward or the judgement of a held-out question. */
+static void train_pass_task(void *context, int index, int worker) {
+    polar_trainer *t = context;
+    const int number = t->chunk_first + index; /* of the pass in the batch */
+    const train_pass *p = &t->passes[number];
+    const train_question *question = &t->questions[p->question];
+    const polar_train_question *q = &t->sources[question->source];
+    const train_worker *w = &t->workers[worker];
+    const pred_trace trace = train_trace_at(t, index, p->token, q->n_tokens);
+    const pred_dropout drop = pred_dropout_of(t->options.dropout, pred_key(t->key, (uint64_t)number));
+    train_features(t, q, trace.features);
+    pred_forward(&t->net, &trace, &w->scratch, t->backward ? &drop : NULL);
+    if (t->backward) {
+        float dlogits[POLAR_MAX_LAYER * 4];
+        float *small = t->small + (size_t)index * t->n_small;
+        const train_trace dtrace = train_dtrace_at(t, index, p->token);
+        const pred_weights s = pred_place(&t->net.shape, small, 1);
+        memset(small, 0, t->n_small * sizeof *small);
+        t->sums[number] = train_pass_loss(t, p, trace.logits, dlogits);
+        pred_backward(&t->net, &trace, &dtrace, dlogits, &s, w, &drop);
+    } else {
+        t->sums[number] = train_judge(t, question, trace.logits);
+    }
+}
+
+/* Adds the small gradients of a chunk, pass by pass. */
+static void train_add_small(polar_trainer *t) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    const int n = pred_tensors(&t->net.shape, list);
+    for (int p = 0; p < t->chunk_passes; p++) {
+        const float *from = t->small + (size_t)p * t->n_small;
+        for (int i = 0; i < n; i++) {
+            if (!list[i].small) continue;
+            pred_add(t->grads + list[i].offset, from, list[i].count);
+            from += list[i].count;
+        }
+    }
+}
+
+/* Runs t->passes, as many at a time as there is memory for. */
+static void train_run_passes(polar_trainer *t) {
+    const int n_chunks = (t->n_passes + t->chunk_capacity - 1) / t->chunk_capacity;
+    for (int c = 0; c < n_chunks; c++) {
+        const int end = (int)((int64_t)t->n_passes * (c + 1) / n_chunks);
+        t->chunk_first = (int)((int64_t)t->n_passes * c / n_chunks);
+        t->chunk_passes = end - t->chunk_first;
+        t->chunk_tokens = 0;
+        for (int i = t->chunk_first; i < end; i++) {
+            t->passes[i].token = t->chunk_tokens;
+            t->chunk_tokens += t->sources[t->questions[t->passes[i].question].source].n_tokens;
+        }
+        parallel_for(&t->runner, t->chunk_passes, train_pass_task, t);
+        if (!t->backward) continue;
+        parallel_for(&t->runner, t->n_pieces, train_piece_task, t);
+        train_add_small(t);
+    }
+}
+
+/* The queries are made of the layers' embeddings and the first third of the cross-attention's weights: their
+ * gradient, which stands in place of that of the embeddings, goes to both. */
+static void train_query_gradient(polar_trainer *t) {
+    const int n_layer = t->net.shape.n_layer, d = t->net.shape.d_model;
+    const pred_weights g = pred_place(&t->net.shape, t->grads, 0);
+    const train_worker *w = &t->workers[0];
+    pred_linear l = pred_linear_of(t->net.w.qkv_weight, t->net.w.qkv_bias, d, d);
+    l.backward = t->net.query_forward; /* its content is of no use until weights change */
+    memcpy(w->dq, g.layers, (size_t)n_layer * (size_t)d * sizeof *w->dq);
+    train_sum_rows(g.qkv_bias, w->dq, n_layer, d);
+    for (int row = 0; row < d; row += TRAIN_ROWS)
+        train_weight_gradient(t->net.kernels, w, g.qkv_weight, w->dq, t->net.w.layers, &l, row, n_layer);
+    mat_pack(l.backward, l.weight, (size_t)d, 1, d, d);
+    linear_backward(t->net.kernels, g.layers, w->dq, n_layer, &l, 0);
+}
+
+/* Gradients and loss of the batch in t->passes. */
+static double train_gradients(polar_trainer *t) {
+    double loss = 0, anti = 0;
+    t->backward = 1;
+    memset(t->grads, 0, t->n_params * sizeof *t->grads);
+    train_weigh(t);
+    train_run_passes(t);
+    train_query_gradient(t);
+    for (int i = 0; i < t->n_passes; i++) {
+        loss += t->sums[i].loss;
+        anti += t->sums[i].anti;
+    }
+    return loss / t->n_batch + mul64(t->options.anti_identity, anti / t->anti_total);
+}
+
+/* --- optimizer ------------------------------------------------------------------------ */
+
+#define TRAIN_BETA1 0.9
+#define TRAIN_BETA2 0.999
+#define TRAIN_EPS 1e-8
+
+/* Share of the learning rate in update `n` of `total`. */
+static double train_schedule(polar_schedule schedule, int n, int warmup, int total) {
+    double x, sine, cosine;
+    warmup = MIN(warmup, total - 1);
+    if (warmup > 0 && n < warmup) return (double)n / warmup;
+    x = MIN(1.0, (double)(n - warmup) / MAX(1, total - warmup));
+    if (schedule == POLAR_SCHEDULE_LINEAR) return 1 - x;
+    if (schedule == POLAR_SCHEDULE_CONSTANT) return 1;
+    turn_sincos((uint64_t)(x * 9223372036854775808.0), &sine, &cosine); /* x half turns */
+    return mul64(0.5, 1 + cosine);
+}
+
+static void train_norm_task(void *context, int index, int worker) {
+    polar_trainer *t = context;
+    const size_t first = (size_t)index * TRAIN_BLOCK, end = MIN(first + TRAIN_BLOCK, t->n_params);
+    double sum = 0;
+    (void)worker;
+    for (size_t i = first; i < end; i++) sum += (double)t->grads[i] * (double)t->grads[i]; /* exact product */
+    t->norms[index] = sum;
+}
+
+typedef struct train_adam {
+    polar_trainer *t;
+    float constants[9];
+} train_adam;
+
+static void train_adam_task(void *context, int index, int worker) {
+    const train_adam *a = context;
+    const polar_trainer *t = a->t;
+    const size_t first = (size_t)index * TRAIN_BLOCK, n = MIN((size_t)TRAIN_BLOCK, t->n_params - first);
+    (void)worker;
+    t->net.kernels->adam(t->params + first, t->grads + first, t->m + first, t->v + first, n, a->constants);
+}
+
+/* One AdamW step with the gradients; 0 if they are not finite, and nothing changes. */
+static int train_update(polar_trainer *t, double loss) {
+    const polar_train_options *o = &t->options;
+    const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), n = t->state.n_updates;
+    double norm = 0, beta1 = 1, beta2 = 1;
+    train_adam a;
+    parallel_for(&t->runner, n_blocks, train_norm_task, t);
+    for (int i = 0; i < n_blocks; i++) norm += t->norms[i];
+    norm = sqrt(norm);
+    t->state.loss = loss;
+    t->state.norm = norm;
+    if (!(loss - loss == 0) || !(norm - norm == 0)) return 0;
+    beta1 = 1 - pow64(TRAIN_BETA1, n + 1);
+    beta2 = 1 - pow64(TRAIN_BETA2, n + 1);
+    t->state.lr = mul64(o->lr, train_schedule(o->schedule, n, o->warmup, t->n_steps * o->n_epochs));
+    a.t = t;
+    a.constants[0] = (float)(1 - mul64(t->state.lr, o->weight_decay));
+    a.constants[1] = (float)TRAIN_BETA1;
+    a.constants[2] = (float)(1 - TRAIN_BETA1);
+    a.constants[3] = (float)TRAIN_BETA2;
+    a.constants[4] = (float)(1 - TRAIN_BETA2);
+    a.constants[5] = (float)(t->state.lr / beta1);
+    a.constants[6] = (float)sqrt(beta2);
+    a.constants[7] = (float)TRAIN_EPS;
+    a.constants[8] = (float)(o->clip > 0 ? MIN(1.0, o->clip / (norm + 1e-6)) : 1.0);
+    parallel_for(&t->runner, n_blocks, train_adam_task, &a);
+    t->state.n_updates++;
+    pred_pack(&t->net, &t->runner);
+    return 1;
+}
+
+/* --- order of the examples ------------------------------------------------------------ */
+
+static void train_shuffle(int *x, int n, uint64_t *state) {
+    for (int i = n - 1; i > 0; i--) {
+        const int k = (int)(rng_next(state) % (uint64_t)(i + 1)), y = x[i];
+        x[i] = x[k];
+        x[k] = y;
+    }
+}
+
+/* Lays out an epoch: each question's examples in random order, cut into units of about equal size up to
+ * `group`; the units in random order; a step takes those that begin in its share of the examples. With a group
+ * of 1 that is [P]'s order: examples shuffled, batches of equal size. */
+static void train_plan(polar_trainer *t) {
+    uint64_t state = pred_key(pred_key(t->options.seed, 1), (uint64_t)t->state.epoch);
+    const int group = MIN(t->options.group, t->options.batch);
+    int n_units = 0;
+    int64_t at = 0; /* examples laid out so far */
+    for (int q = 0; q < t->n_questions - t->n_validation; q++) {
+        const train_question *x = &t->questions[q];
+        const int parts = (x->count + group - 1) / group;
+        for (int i = 0; i < x->count; i++) t->order[x->first + i] = x->first + i;
+        train_shuffle(t->order + x->first, x->count, &state);
+        for (int i = 0; i < parts; i++) t->units[n_units++] = x->first + (int)((int64_t)x->count * i / parts);
+    }
+    t->units[n_units] = t->n_train;
+    t->n_units = n_units;
+    for (int u = 0; u < n_units; u++) t->shuffle[u] = u;
+    train_shuffle(t->shuffle, n_units, &state);
+    for (int step = 0, u = 0; step < t->n_steps; step++) {
+        t->batches[step] = u;
+        do at += t->units[t->shuffle[u] + 1] - t->units[t->shuffle[u]];
+        while (++u, n_units - u > t->n_steps - 1 - step && at < (int64_t)(step + 1) * t->options.batch);
+    }
+    t->batches[t->n_steps] = n_units;
+}
+
+/* Sets up the passes of the present step. Without dropout all examples of a question share one pass, which
+ * changes nothing but the work; with it each unit has its own masks. */
+static void train_gather(polar_trainer *t) {
+    const int first = t->batches[t->state.step], end = t->batches[t->state.step + 1];
+    const int merge = t->options.dropout == 0;
+    t->n_passes = t->n_batch = 0;
+    for (int u = first; u < end; u++) {
+        const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
+        const int question = t->examples[t->order[from]].question, stamp = t->stamp[question];
+        train_pass *p = &t->passes[merge && stamp >= 0 ? stamp : t->n_passes];
+        if (!merge || stamp < 0) {
+            p->question = question;
+            p->count = 0;
+            t->stamp[question] = t->n_passes++;
+        }
+        p->count += count;
+        t->n_batch += count;
+    }
+    for (int i = 0, at = 0; i < t->n_passes; i++) {
+        t->passes[i].first = at;
+        at += t->passes[i].count;
+        t->passes[i].count = 0;
+    }
+    for (int u = first, pass = 0; u < end; u++) {
+        const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
+        train_pass *p = &t->passes[merge ? t->stamp[t->examples[t->order[from]].question] : pass++];
+        memcpy(t->batch_examples + p->first + p->count, t->order + from, (size_t)count * sizeof *t->order);
+        p->count += count;
+    }
+    for (int i = 0; i < t->n_passes; i++) t->stamp[t->passes[i].question] = -1;
+}
+
+/* --- running -------------------------------------------------------------------------- */
+
+/* Losses and hits of the held-out questions, without dropout. */
+static void train_validate(polar_trainer *t, polar_train_epoch *out) {
+    const int first = t->n_questions - t->n_validation;
+    double loss = 0, weight = 0, anti = 0;
+    int n_anti = 0, hit1 = 0, hit5 = 0, identity = 0;
+    t->backward = 0;
+    for (int at = first; at < t->n_questions; at += t->n_passes) {
+        t->n_passes = MIN(t->max_passes, t->n_questions - at);
+        for (int i = 0; i < t->n_passes; i++) t->passes[i].question = at + i;
+        train_run_passes(t);
+        for (int i = 0; i < t->n_passes; i++) {
+            const train_sum *s = &t->sums[i];
+            loss += s->loss;
+            weight += s->weight;
+            anti += s->anti;
+            n_anti += s->n_anti;
+            hit1 += s->hit1;
+            hit5 += s->hit5;
+            identity += s->identity;
+        }
+    }
+    out->validation_loss = loss / weight + mul64(t->options.anti_identity, anti / MAX(n_anti, 1));
+    out->hit1 = (double)hit1 / t->n_validation;
+    out->hit5 = (double)hit5 / t->n_validation;
+    out->identity = (double)identity / t->n_validation;
+}
+
+/* After the last step of an epoch: its place on the curve, and whether it is the best. */
+static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
+    train_state *s = &t->state;
+    polar_train_epoch *x = &t->curve[s->epoch];
+    const int n = t->n_steps - s->n_epoch_skipped;
+    double value;
+    memset(x, 0, sizeof *x);
+    x->lr = s->lr;
+    x->loss = s->epoch_loss / MAX(n, 1);
+    if (n == 0)
+        return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number", s->epoch + 1);
+    if (t->n_validation) train_validate(t, x);
+    value = t->options.select == POLAR_SELECT_HIT1 ? -x->hit1 : t->options.select == POLAR_SELECT_HIT5 ? -x->hit5
+                                                                                  : x->validation_loss;
+    if (!t->n_validation || s->best_epoch < 0 || value < s->best) {
+        s->best = value;
+        s->best_epoch = s->epoch;
+        memcpy(t->best, t->params, t->n_params * sizeof *t->best);
+    }
+    s->epoch++;
+    s->step = 0;
+    s->n_epoch_skipped = 0;
+    s->epoch_loss = 0;
+    return POLAR_OK;
+}
+
+static polar_status train_step(polar_trainer *t, polar_error *e) {
+    train_state *s = &t->state;
+    double loss;
+    if (t->planned != s->epoch) {
+        train_plan(t);
+        t->planned = s->epoch;
+    }
+    train_gather(t);
+    t->key = pred_key(pred_key(pred_key(t->options.seed, 2), (uint64_t)s->epoch), (uint64_t)s->step);
+    loss = train_gradients(t);
+    if (train_update(t, loss)) {
+        s->epoch_loss += loss;
+    } else {
+        s->n_skipped++;
+        s->n_epoch_skipped++;
+    }
+    return ++s->step == t->n_steps ? train_end_epoch(t, e) : POLAR_OK;
+}
+
+int polar_trainer_done(const polar_trainer *trainer) {
+    return trainer->state.epoch == trainer->options.n_epochs;
+}
+
+void polar_trainer_get_progress(const polar_trainer *t, polar_train_progress *out) {
+    const train_state *s = &t->state;
+    memset(out, 0, sizeof *out);
+    out->n_questions = t->n_questions - t->n_validation;
+    out->n_validation = t->n_validation;
+    out->n_examples = t->n_train;
+    out->epoch = s->epoch;
+    out->step = s->epoch * t->n_steps + s->step;
+    out->n_steps = t->options.n_epochs * t->n_steps;
+    out->n_skipped = s->n_skipped;
+    out->n_params = t->n_params;
+    out->loss = s->loss;
+    out->norm = s->norm;
+    out->lr = s->lr;
+    out->best_epoch = s->best_epoch;
+    out->curve = t->curve;
+}
+
+polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error) {
+    err_clear(error);
+    if (!trainer) return fail(error, POLAR_ARGUMENT, "polar_trainer_run: no trainer");
+    for (int i = 0; (n_steps <= 0 || i < n_steps) && !polar_trainer_done(trainer); i++) {
+        const polar_train_options *o = &trainer->options;
+        polar_status status = train_step(trainer, error);
+        if (status) return status;
+        if (o->progress) {
+            polar_train_progress p;
+            polar_trainer_get_progress(trainer, &p);
+            if (o->progress(o->progress_user, &p)) return fail(error, POLAR_CANCELLED, "training was cancelled");
+        }
+    }
+    return POLAR_OK;
+}
+
+/* --- making a trainer ----------------------------------------------------------------- */
+
+/* Normal random number: Box-Muller. */
+static float train_normal(uint64_t *state) {
+    const double u = ((double)(rng_next(state) >> 11) + 1) / 9007199254740993.0;
+    double sine, cosine;
+    turn_sincos(rng_next(state), &sine, &cosine);
+    return (float)mul64(sqrt(-2 * log64(u)), cosine);
+}
+
+/* PyTorch's initial values: linear layers uniform within 1 / sqrt(in), stacked attention weights by Xavier,
+ * attention biases 0, embeddings normal, LayerNorm 1 and 0. */
+static void train_initialize(const pred_shape *s, float *params, uint64_t seed) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    const int n = pred_tensors(s, list);
+    int fan_in = 1;
+    for (int i = 0; i < n; i++) {
+        const pred_tensor *t = &list[i];
+        const char *name = t->name;
+        uint64_t state = pred_key(pred_key(seed, 3), (uint64_t)i);
+        double bound;
+        if (t->rows) fan_in = t->columns;
+        bound = 1 / sqrt(fan_in);
+        if (strstr(name, "in_proj_weight")) bound = sqrt(6.0 / (t->rows + t->columns));
+        if (strstr(name, "in_proj_bias") || strstr(name, "out_proj.bias")) bound = 0;
+        for (size_t k = 0; k < t->count; k++) {
+            float *x = &params[t->offset + k];
+            if (strstr(name, "layer_embedding")) *x = train_normal(&state);
+            else if (strstr(name, ".norm")) *x = strstr(name, "weight") ? 1 : 0;
+            else *x = (2 * rng_float(&state) - 1) * (float)bound;
+        }
+    }
+}
+
+/* Mean and inverse deviation of each feature over the training questions' tokens; a feature that hardly varies
+ * is not blown up. Features that are not finite are an error. */
+static polar_status train_standardize(polar_trainer *t, double *sum, double *squares, polar_error *e) {
+    const int n = t->net.shape.q_dim;
+    double n_rows = 0, total = 0;
+    memset(sum, 0, (size_t)n * sizeof *sum);
+    memset(squares, 0, (size_t)n * sizeof *squares);
+    for (int q = 0; q < t->n_questions; q++) {
+        const polar_train_question *x = &t->sources[t->questions[q].source];
+        const size_t count = (size_t)x->n_tokens * (size_t)n;
+        if (!pred_finite(x->features, count))
+            return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite", t->questions[q].source);
+        if (q >= t->n_questions - t->n_validation) continue;
+        for (size_t i = 0; i < count; i += (size_t)n)
+            for (int k = 0; k < n; k++) {
+                const double y = (double)x->features[i + (size_t)k];
+                sum[k] += y;
+                squares[k] += y * y; /* exact: a square of a float fits a double */
+            }
+        n_rows += x->n_tokens;
+    }
+    for (int k = 0; k < n; k++) {
+        sum[k] /= n_rows;
+        squares[k] = MAX(squares[k] / n_rows - mul64(sum[k], sum[k]), 0);
+        total += squares[k];
+    }
+    for (int k = 0; k < n; k++) {
+        const double floor = total / n * 1e-4;
+        t->mean[k] = t->options.standardize ? (float)sum[k] : 0;
+        t->inverse[k] = t->options.standardize && total > 0 ? (float)(1 / sqrt(squares[k] + floor)) : 1;
+    }
+    return POLAR_OK;
+}
+
+/* Arrays of the trainer in its block; `t` has the sizes. Runs twice, to measure and to place. */
+static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels) {
+    const pred_shape *s = &t->net.shape;
+    const size_t d = (size_t)s->n_layer * (size_t)s->d_model, f = sizeof(float), chunk = (size_t)t->chunk_capacity;
+    const size_t n_tokens = chunk * (size_t)t->max_tokens, widest = (size_t)MAX(t->max_tokens, s->n_layer);
+    float **const arrays[] = {&t->params, &t->grads, &t->m, &t->v, &t->best};
+    for (int i = 0; i < COUNT(arrays); i++) *arrays[i] = layout_place(l, t->n_params, f);
+    if (t->params) t->net.w = pred_place(s, t->params, 0);
+    pred_wire(&t->net);
+    t->mean = layout_place(l, (size_t)s->q_dim, f);
+    t->inverse = layout_place(l, (size_t)s->q_dim, f);
+    t->norms = layout_place(l, t->n_params / TRAIN_BLOCK + 1 + 2 * (size_t)s->q_dim, sizeof *t->norms);
+    t->pieces = layout_place(l, (size_t)t->n_pieces, sizeof *t->pieces);
+    t->questions = layout_place(l, (size_t)n_sources, sizeof *t->questions);
+    t->examples = layout_place(l, (size_t)n_labels, sizeof *t->examples);
+    t->labels = layout_place(l, (size_t)n_labels, (size_t)s->n_layer);
+    t->order = layout_place(l, (size_t)n_labels, sizeof *t->order);
+    t->units = layout_place(l, (size_t)n_labels + 1, sizeof *t->units);
+    t->shuffle = layout_place(l, (size_t)n_labels, sizeof *t->shuffle);
+    t->batches = layout_place(l, (size_t)n_labels + 2, sizeof *t->batches);
+    t->passes = layout_place(l, (size_t)t->max_passes, sizeof *t->passes);
+    t->sums = layout_place(l, (size_t)t->max_passes, sizeof *t->sums);
+    t->batch_examples = layout_place(l, (size_t)t->max_passes, sizeof *t->batch_examples);
+    t->stamp = layout_place(l, (size_t)n_sources, sizeof *t->stamp);
+    t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
+    t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
+    pred_place_packed(&t->net, l, 1);
+    t->trace.features = layout_place(l, n_tokens * (size_t)s->q_dim, f);
+    pred_place_trace(s, l, &t->trace, chunk, n_tokens);
+    t->dtrace.tokens = layout_place(l, n_tokens * (size_t)s->d_model, f);
+    t->dtrace.kv = layout_place(l, n_tokens * 2 * (size_t)s->d_model, f);
+    t->dtrace.cross = layout_place(l, chunk * d, f);
+    for (int i = PRED_BLOCK; i < t->net.n_linear; i++)
+        t->dtrace.linear[i - PRED_BLOCK] =
+            layout_place(l, chunk * (size_t)s->n_layer, (size_t)t->net.linear[i].out * f);
+    t->small = layout_place(l, chunk * t->n_small, f);
+    t->workers = layout_place(l, (size_t)t->runner.n_threads, sizeof *t->workers);
+    for (int i = 0; i < t->runner.n_threads; i++) {
+        train_worker w;
+        pred_place_scratch(s, l, &w.scratch, widest);
+        w.left = layout_place(l, TRAIN_DEPTH * TRAIN_ROWS, f);
+        w.right = layout_place(l, TRAIN_DEPTH * MAT_COLUMNS, f);
+        w.dx = layout_place(l, d, f);
+        w.dsum = layout_place(l, d, f);
+        w.dcontext = layout_place(l, d, f);
+        w.dq = layout_place(l, d, f);
+        w.dprobs = layout_place(l, widest * (size_t)s->n_layer, f);
+        if (l->base && !l->overflow) t->workers[i] = w;
+    }
+}
+
+static polar_status train_check_options(const polar_train_options *o, polar_error *e) {
+    if (o->n_epochs < 1 || o->n_epochs > 100000 || o->batch < 1 || o->batch > 1 << 20 || o->group < 1)
+        return fail(e, POLAR_ARGUMENT, "training: %d epochs, batches of %d, groups of %d; at least 1 each", o->n_epochs,
+                    o->batch, o->group);
+    if (!(o->dropout >= 0 && o->dropout < 1)) return fail(e, POLAR_ARGUMENT, "training: dropout must be in 0..1");
+    if (!(o->validation >= 0 && o->validation < 1))
+        return fail(e, POLAR_ARGUMENT, "training: the share of validation must be in 0..1");
+    if (!(o->lr >= 0 && o->lr <= 1)) return fail(e, POLAR_ARGUMENT, "training: the learning rate must be in 0..1");
+    return POLAR_OK;
+}
+
+static polar_status train_check_question(const polar_train_question *q, int index, polar_error *e) {
+    if (!q->features || q->n_tokens < 1 || q->n_tokens > PRED_MAX_TOKENS)
+        return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index,
+                    q->features ? q->n_tokens : 0);
+    if (q->n_paths < 0 || (q->n_paths && !q->paths))
+        return fail(e, POLAR_ARGUMENT, "training: question %d has %d paths", index, q->n_paths);
+    for (int i = 0; i < q->n_paths; i++)
+        if (q->paths[i].length < 0 || q->paths[i].length > POLAR_MAX_CALLS || (q->paths[i].length && !q->paths[i].path))
+            return fail(e, POLAR_ARGUMENT, "training: path %d of question %d has %d calls", i, index, q->paths[i].length);
+    return POLAR_OK;
+}
+
+/* Counts questions with examples, and examples. Says what is wrong where there are none. */
+static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_labels, polar_error *e) {
+    int n_valid = 0;
+    *n_labels = 0;
+    for (int i = 0; i < n_sources; i++) {
+        const polar_train_question *q = &t->sources[i];
+        polar_status status = train_check_question(q, i, e);
+        int n;
+        if (status) return status;
+        n = train_question_examples(q, i, t->net.shape.n_layer, &t->options, NULL, NULL);
+        n_valid += train_look(q, t->net.shape.n_layer).n_valid > 0;
+        if (n == 0) continue;
+        if (n > (1 << 28) - *n_labels) return fail(e, POLAR_ARGUMENT, "training: more than %d examples", 1 << 28);
+        *n_labels += n;
+        t->n_questions++;
+        t->max_tokens = MAX(t->max_tokens, q->n_tokens);
+    }
+    if (t->n_questions) return POLAR_OK;
+    if (n_valid)
+        return fail(e, POLAR_MISMATCH, "training: %d of %d questions have a valid path, but none of these has a segment "
+                    "form over %d layers; were they found with another model?", n_valid, n_sources, t->net.shape.n_layer);
+    return fail(e, POLAR_ARGUMENT, "training: none of %d questions has a valid path", n_sources);
+}
+
+/* Fills questions and examples; the held-out questions are a seeded choice and come last. */
+static void train_fill(polar_trainer *t, int n_sources) {
+    const int n_layer = t->net.shape.n_layer;
+    uint64_t state = pred_key(t->options.seed, 0);
+    int n = 0, n_train;
+    for (int i = 0; i < n_sources; i++) t->stamp[i] = i;
+    train_shuffle(t->stamp, n_sources, &state);
+    for (int i = 0; i < n_sources; i++) {
+        const int source = t->stamp[i];
+        if (train_question_examples(&t->sources[source], source, n_layer, &t->options, NULL, NULL))
+            t->questions[n++].source = source;
+    }
+    t->n_validation = (int)(t->options.validation * t->n_questions + 0.5);
+    if (t->options.validation > 0) t->n_validation = MIN(MAX(t->n_validation, 1), t->n_questions - 1);
+    n_train = t->n_questions - t->n_validation;
+    for (int q = 0; q < t->n_questions; q++) {
+        train_question *x = &t->questions[q];
+        x->first = t->n_examples;
+        x->count = train_question_examples(&t->sources[x->source], x->source, n_layer, &t->options,
+                                           t->examples + x->first, t->labels + (size_t)x->first * (size_t)n_layer);
+        for (int i = 0; i < x->count; i++) t->examples[x->first + i].question = q;
+        t->n_examples += x->count;
+        if (q + 1 == n_train) t->n_train = t->n_examples;
+    }
+    for (int i = 0; i < n_sources; i++) t->stamp[i] = -1;
+    t->n_steps = (t->n_train + t->options.batch - 1) / t->options.batch;
+    t->planned = -1;
+    t->state.best_epoch = -1;
+}
+
+static void train_cut_pieces(polar_trainer *t) {
+    int n = 0;
+    for (int i = 0; i < t->net.n_linear; i++)
+        for (int row = 0; row < t->net.linear[i].out; row += TRAIN_ROWS, n++) {
+            if (!t->pieces) continue;
+            t->pieces[n].linear = i;
+            t->pieces[n].row = row;
+        }
+    t->n_pieces = n;
+}
+
+/* Two runs may share a checkpoint if they have the same options, examples and features. */
+static uint64_t train_fingerprint(const polar_trainer *t) {
+    const polar_train_options *o = &t->options;
+    const double numbers[] = {o->n_epochs, o->batch, o->group, o->lr, o->schedule, o->warmup, o->weight_decay, o->clip,
+                              o->dropout, o->length_preference, o->anti_identity, o->select, t->n_questions,
+                              t->n_validation, t->n_examples, t->net.shape.n_layer, t->net.shape.d_model,
+                              t->net.shape.n_head, t->net.shape.n_block};
+    uint64_t h = o->seed;
+    for (int i = 0; i < COUNT(numbers); i++) h = pred_key(h, f64_bits(numbers[i]));
+    for (int i = 0; i < t->n_examples; i++) h = pred_key(h, f32_bits(t->examples[i].weight));
+    for (int k = 0; k < t->net.shape.q_dim; k++) h = pred_key(h, f32_bits(t->mean[k]) ^ f32_bits(t->inverse[k]));
+    return h ^ mem_hash(t->labels, (size_t)t->n_examples * (size_t)t->net.shape.n_layer);
+}
+
+/* Weights to start from: those of a predictor, with the shift and scale of the features taken out of its
+ * projection, or random ones. */
+static void train_start(polar_trainer *t) {
+    const polar_predictor *from = t->options.start;
+    const pred_shape *s = &t->net.shape;
+    if (!from) {
+        train_initialize(s, t->params, t->options.seed);
+        return;
+    }
+    memcpy(t->params, from->params, t->n_params * sizeof *t->params);
+    for (int i = 0; i < s->d_model; i++) {
+        float *w = t->net.w.project_weight + (size_t)i * (size_t)s->q_dim, *b = &t->net.w.project_bias[i];
+        for (int k = 0; k < s->q_dim; k++) {
+            *b = fma32(w[k], t->mean[k], *b);
+            w[k] /= t->inverse[k];
+        }
+    }
+}
+
+static polar_status train_shape(polar_trainer *t, int n_layer, int q_dim, polar_error *e) {
+    const polar_train_options *o = &t->options;
+    const pred_shape s = {n_layer, q_dim, o->d_model, o->n_head, o->n_block, 4 * o->d_model};
+    t->net.shape = s;
+    if (o->start) {
+        const pred_shape *from = &o->start->net.shape;
+        if (!from->d_model) return fail(e, POLAR_MISMATCH, "training: the predictor to start from has only a menu");
+        if (from->n_layer != n_layer || from->q_dim != q_dim)
+            return fail(e, POLAR_MISMATCH, "training: the predictor to start from is for %d layers and features of %d; "
+                        "expected are %d and %d", from->n_layer, from->q_dim, n_layer, q_dim);
+        t->net.shape = *from;
+    }
+    return pred_check_shape(&t->net.shape, e);
+}
+
+/* The runner: the caller's, or a pool of the trainer. */
+static polar_status train_runner(polar_trainer *t, polar_error *e) {
+    polar_status status;
+    if (t->options.runner) {
+        t->runner = *t->options.runner;
+        if (t->runner.run && t->runner.n_threads >= 1) return POLAR_OK;
+        return fail(e, POLAR_ARGUMENT, "training: the runner has no function or no threads");
+    }
+    if ((status = polar_pool_create(&t->pool, t->options.n_threads, &t->allocator, e))) return status;
+    t->runner = polar_pool_runner(t->pool);
+    return POLAR_OK;
+}
+
+/* Sizes that the layout needs. */
+static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int n_sources, int *n_labels, polar_error *e) {
+    polar_status status;
+    pred_tensor list[PRED_MAX_TENSORS];
+    if ((status = train_check_options(&t->options, e)) || (status = train_shape(t, n_layer, q_dim, e)) ||
+        (status = train_survey_all(t, n_sources, n_labels, e)) || (status = train_runner(t, e)))
+        return status;
+    if (!(t->net.kern = kern_find(t->options.cpu)))
+        return fail(e, POLAR_UNSUPPORTED, "training: this processor does not run the variant \"%s\"",
+                    polar_cpu_name(t->options.cpu) ? polar_cpu_name(t->options.cpu) : "?");
+    t->net.kernels = mat_choose(t->net.kern);
+    t->n_params = pred_count(&t->net.shape);
+    for (int i = 0, n = pred_tensors(&t->net.shape, list); i < n; i++) t->n_small += list[i].small ? list[i].count : 0;
+    t->max_passes = MIN(2 * t->options.batch, *n_labels);
+    t->chunk_capacity = MIN(MAX(TRAIN_CHUNK, t->runner.n_threads), t->max_passes);
+    pred_wire(&t->net);
+    train_cut_pieces(t); /* counts them */
+    return POLAR_OK;
+}
+
+/* Takes and fills the arrays. */
+static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, polar_error *e) {
+    layout l = layout_begin(NULL);
+    polar_status status;
+    train_place(t, &l, n_sources, n_labels);
+    if (!(t->bytes = layout_bytes(&l))) return fail(e, POLAR_MEMORY, "training: more memory than can be addressed");
+    if (!(t->block = mem_alloc(&t->allocator, t->bytes, e))) return POLAR_MEMORY;
+    memset(t->block, 0, t->bytes);
+    l = layout_begin(t->block);
+    train_place(t, &l, n_sources, n_labels);
+    train_cut_pieces(t);
+    train_fill(t, n_sources);
+    if ((status = train_standardize(t, t->norms, t->norms + t->net.shape.q_dim, e))) return status;
+    t->fingerprint = train_fingerprint(t);
+    train_start(t);
+    pred_pack(&t->net, &t->runner);
+    return POLAR_OK;
+}
+
+polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, const polar_train_question *questions,
+                                  int n_questions, const polar_train_options *options, polar_error *error) {
+    const polar_train_options o = options ? *options : polar_train_defaults();
+    const polar_allocator a = mem_allocator(o.allocator);
+    polar_trainer *t;
+    polar_status status;
+    int n_labels;
+    err_clear(error);
+    if (!out) return fail(error, POLAR_ARGUMENT, "polar_trainer_create: out is NULL");
+    *out = NULL;
+    if (!questions || n_questions < 1) return fail(error, POLAR_ARGUMENT, "training: no questions");
+    if (!(t = mem_alloc(&a, sizeof *t, error))) return POLAR_MEMORY;
+    memset(t, 0, sizeof *t);
+    t->allocator = a;
+    t->options = o;
+    t->sources = questions;
+    if ((status = train_measure(t, n_layer, q_dim, n_questions, &n_labels, error)) ||
+        (status = train_build(t, n_questions, n_labels, error)))
+        polar_trainer_free(t);
+    else *out = t;
+    return status;
+}
+
+void polar_trainer_free(polar_trainer *trainer) {
+    polar_allocator a;
+    if (!trainer) return;
+    a = trainer->allocator;
+    polar_pool_free(trainer->pool);
+    mem_free(&a, trainer->block, trainer->bytes);
+    mem_free(&a, trainer, sizeof *trainer);
+}
+#endif /* POLAR_NO_TRAIN */

@@ -499,6 +499,126 @@ int polar_search_n_results(const polar_search *search);
 /* 0 if there is no such id. */
 int polar_search_get(const polar_search *search, int id, polar_search_result *result);
 
+/* --- [pred] predictor ------------------------------------------------------------------------------- */
+
+typedef struct polar_predictor polar_predictor;
+
+/* How logits become programs: layers where the probability of a segment start reaches the threshold start one,
+ * segments longer than max_length are cut; then a beam search over the operation of each segment, by the sum of
+ * log probabilities at the segments' first layers. */
+typedef struct polar_decode_options {
+    double threshold;      /* 0.5 */
+    int max_length;        /* 4 layers */
+    int n_beams;           /* 5, at most POLAR_MAX_BEAMS */
+    int n_ops;             /* 2: operations tried per segment, 1..3 */
+    double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
+} polar_decode_options;
+polar_decode_options polar_decode_defaults(void);
+
+#define POLAR_MAX_BEAMS 32
+
+/* A program that was proposed, with the logarithm of its probability. */
+typedef struct polar_candidate {
+    polar_program program; /* may skip every layer: polar_program_validate says so */
+    double score;
+} polar_candidate;
+
+/* Decodes the logits of one question: seg_logits (n_layer), op_logits (n_layer, 3) of skip, keep, repeat. `out`
+ * has room for n_beams, *n gets the number, best first. Ties are decided as in [P]. NULL options are the
+ * defaults. */
+polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
+                          const polar_decode_options *options, polar_candidate *out, int *n, polar_error *error);
+
+/* --- [train] training ------------------------------------------------------------------------------- */
+
+/* What running a program on a question gave. */
+typedef enum polar_result_kind { POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID, POLAR_RESULT_INVALID } polar_result_kind;
+
+typedef struct polar_train_path {
+    const int *path; /* calls */
+    int length;
+    polar_result_kind result;
+} polar_train_path;
+
+/* A question: its features (n_tokens, q_dim), computed once, and the paths that were tried. All borrowed. */
+typedef struct polar_train_question {
+    const float *features;
+    int n_tokens, n_paths;
+    const polar_train_path *paths;
+} polar_train_question;
+
+typedef enum polar_schedule { POLAR_SCHEDULE_COSINE, POLAR_SCHEDULE_LINEAR, POLAR_SCHEDULE_CONSTANT } polar_schedule;
+/* What happens to the identity path where a question has a shorter valid one too. */
+typedef enum polar_identity { POLAR_IDENTITY_PLAIN, POLAR_IDENTITY_REWEIGHT, POLAR_IDENTITY_DROP } polar_identity;
+/* Which epoch is the best: least loss, or most held-out questions whose first (one of five first) proposals are
+ * known to be valid. The loss prefers the identity, which most labels share. */
+typedef enum polar_select { POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5 } polar_select;
+
+/* One epoch of the loss curve. Values of validation are 0 without held-out questions. */
+typedef struct polar_train_epoch {
+    double loss, lr;        /* mean over the steps; rate of the last */
+    double validation_loss; /* per example, without dropout */
+    double hit1, hit5;      /* share of held-out questions with a known valid program first, among the first 5 */
+    double identity;        /* share with the identity first */
+} polar_train_epoch;
+
+typedef struct polar_train_progress {
+    int n_questions, n_validation, n_examples; /* trained on, held out; paths trained on */
+    int epoch, step, n_steps;  /* finished */
+    int n_skipped;             /* steps left out because loss or gradient were not finite */
+    size_t n_params;
+    double loss, norm, lr;     /* of the last step; norm: of the gradient */
+    int best_epoch;            /* from 0; -1: none yet */
+    const polar_train_epoch *curve; /* of `epoch` epochs */
+} polar_train_progress;
+
+/* The defaults are the recipe of [P] but for `group` and `standardize`; what is 0 there is off. */
+typedef struct polar_train_options {
+    const polar_allocator *allocator;
+    int n_threads;              /* 0: one per core. Ignored with a runner */
+    const polar_runner *runner;
+    polar_cpu cpu;
+    uint64_t seed;              /* of everything random. Results depend on it, never on threads or cpu */
+    const polar_predictor *start; /* weights to go on from; NULL: random ones */
+    int d_model, n_head, n_block; /* 256, 4, 2; those of `start` with one */
+    double dropout;             /* 0.1 */
+    int standardize;            /* 1: features are shifted and scaled to mean 0, variance 1; the weights that are
+                                   saved take the features as they are */
+    int n_epochs, batch;        /* 10; 128 examples per step */
+    int group;                  /* 8: at most so many paths of a question are kept together; they share a pass and
+                                   its dropout, which is as many times faster. 1: examples shuffled one by one */
+    double lr;                  /* 5e-4 */
+    polar_schedule schedule;
+    int warmup;                 /* 10 steps */
+    double weight_decay;        /* 0 */
+    double clip;                /* 0: bound of the gradient's norm */
+    int max_paths;              /* 50 of a question, a seeded choice; 0: all */
+    polar_identity identity;    /* PLAIN */
+    double identity_weight;     /* 0.3, for REWEIGHT */
+    double length_preference;   /* 0: beta of weights exp(-beta length) */
+    double anti_identity;       /* 0: lambda of a penalty on keeping all where the identity is not valid */
+    int per_question;           /* 0; 1: the weights of a question's examples add up to 1 */
+    double validation;          /* 0.1: share of the questions that is held out */
+    polar_select select;        /* LOSS */
+    /* Called after each step; not 0 cancels. The trainer can go on afterwards. */
+    int (*progress)(void *user, const polar_train_progress *progress);
+    void *progress_user;
+} polar_train_options;
+polar_train_options polar_train_defaults(void);
+
+/* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path
+ * that parses are left out. */
+typedef struct polar_trainer polar_trainer;
+polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, const polar_train_question *questions,
+                                  int n_questions, const polar_train_options *options, polar_error *error);
+void polar_trainer_free(polar_trainer *trainer);
+/* n_steps steps, or all that are left (0). POLAR_CANCELLED if the progress function said so. */
+polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error);
+/* 1 when all epochs are done. */
+int polar_trainer_done(const polar_trainer *trainer);
+/* `curve` belongs to the trainer. */
+void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
+
 #ifdef __cplusplus
 }
 #endif
