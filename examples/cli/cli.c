@@ -215,7 +215,7 @@ static int read_option(cli *c, const cli_option *options, int *i) {
     const cli_option *o = find_option(options, word);
     if (!o) return unknown_option(options, word);
     if (o->type == CLI_FLAG && equals) return cli_usage("--%s takes no value", o->name);
-    if (o->type == CLI_FLAG) return store(o, NULL);
+    if (o->type == CLI_FLAG) return store(o, "");
     if (equals) return store(o, equals + 1);
     if (*i + 1 == c->n_args) return cli_usage("--%s needs a value: %s", o->name, o->parameter);
     return store(o, c->args[++*i]);
