@@ -80,7 +80,7 @@
 #include <cpuid.h>
 #endif
 #endif
-#if defined(__aarch64__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__)
+#if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && !defined(__TINYC__)
 #define POLAR_ARM 1
 #include <arm_neon.h>
 #endif
@@ -4367,7 +4367,467 @@ static int cpu_has_avx2(void) {
 }
 #endif
 
-/*NEON*/
+/* --- ARM with NEON: baseline AArch64, nothing to detect --- */
+#ifdef POLAR_ARM
+
+static ALWAYS_INLINE float32x4_t load4_neon(int type, const uint8_t *p) {
+    if (type == QUANT_F32) return vreinterpretq_f32_u8(vld1q_u8(p));
+    if (type == QUANT_F16) return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+
+static const uint8_t *bytes_of(const float *x) {
+    return (const uint8_t *)(const void *)x;
+}
+
+static void quantize_neon(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
+    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC);
+    const int32x4_t zero = vreinterpretq_s32_f32(magic);
+    for (int b = 0; b < n; b += block, d++) {
+        uint32x4_t m4 = vdupq_n_u32(0);
+        float max, inverse;
+        for (int i = b; i < b + block; i += 4)
+            m4 = vmaxq_u32(m4, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
+        max = bits_f32(vmaxvq_u32(m4));
+        inverse = max > 0 ? 127.0f / max : 0;
+        *d = max / 127.0f;
+        if (!(max < INFINITY) || !(inverse < INFINITY)) {
+            *d = max < INFINITY ? 0 : NAN;
+            inverse = 0;
+        }
+        if (!(inverse > 0)) {
+            memset(q8 + b, 0, (size_t)block);
+            memset(q16 + b, 0, (size_t)block * 2);
+            memset(sums + b / 16, 0, (size_t)block / 8);
+            continue;
+        }
+        for (int i = b; i < b + block; i += 16) {
+            const float32x4_t s = vdupq_n_f32(inverse);
+            int16x4_t w[4];
+            int16x8_t lo, hi;
+            for (int j = 0; j < 4; j++) /* the integer is the difference of the bit patterns */
+                w[j] = vmovn_s32(vsubq_s32(vreinterpretq_s32_f32(vfmaq_f32(magic, vld1q_f32(x + i + 4 * j), s)), zero));
+            lo = vcombine_s16(w[0], w[1]);
+            hi = vcombine_s16(w[2], w[3]);
+            vst1q_s16(q16 + i, lo);
+            vst1q_s16(q16 + i + 8, hi);
+            vst1q_s8(q8 + i, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+            sums[i / 16] = vaddvq_s16(vaddq_s16(lo, hi));
+        }
+    }
+}
+
+/* Eight partial sums, the elements from i to n that do not fill eight lanes, and the final sum. */
+static float dot_end_neon(float32x4_t lo, float32x4_t hi, int type, const uint8_t *w, const float *x, int i, int n) {
+    float s[8];
+    vst1q_f32(s, lo);
+    vst1q_f32(s + 4, hi);
+    for (; i < n; i++) s[i & 7] = fma32(load_float(type, w, i), x[i], s[i & 7]);
+    return sum8(s);
+}
+
+/* Products of one row of floats with four others: weights with tokens, or a token with weights. */
+static ALWAYS_INLINE void dot4_neon(int type_a, const uint8_t *a, int type_b, const uint8_t *const b[4], int n,
+                                    float32x4_t lo[4], float32x4_t hi[4]) {
+    const int size_a = type_a == QUANT_F32 ? 4 : 2, size_b = type_b == QUANT_F32 ? 4 : 2;
+    float32x4_t l0 = vdupq_n_f32(0), l1 = l0, l2 = l0, l3 = l0, h0 = l0, h1 = l0, h2 = l0, h3 = l0;
+    for (int i = 0; i + 8 <= n; i += 8) {
+        const float32x4_t u = load4_neon(type_a, a + i * size_a), v = load4_neon(type_a, a + (i + 4) * size_a);
+        const int j = i * size_b, k = (i + 4) * size_b;
+        l0 = vfmaq_f32(l0, u, load4_neon(type_b, b[0] + j)), h0 = vfmaq_f32(h0, v, load4_neon(type_b, b[0] + k));
+        l1 = vfmaq_f32(l1, u, load4_neon(type_b, b[1] + j)), h1 = vfmaq_f32(h1, v, load4_neon(type_b, b[1] + k));
+        l2 = vfmaq_f32(l2, u, load4_neon(type_b, b[2] + j)), h2 = vfmaq_f32(h2, v, load4_neon(type_b, b[2] + k));
+        l3 = vfmaq_f32(l3, u, load4_neon(type_b, b[3] + j)), h3 = vfmaq_f32(h3, v, load4_neon(type_b, b[3] + k));
+    }
+    lo[0] = l0, lo[1] = l1, lo[2] = l2, lo[3] = l3, hi[0] = h0, hi[1] = h1, hi[2] = h2, hi[3] = h3;
+}
+
+/* One token with four rows. `type` is a constant at every call, so each type gets a loop of its own. */
+static ALWAYS_INLINE void dot_rows4_neon(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
+    float32x4_t lo[4], hi[4];
+    dot4_neon(QUANT_F32, bytes_of(x), type, w, n, lo, hi);
+    for (int i = 0; i < 4; i++) out[i] = dot_end_neon(lo[i], hi[i], type, w[i], x, n & ~7, n);
+}
+
+static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, int row, int n_rows) {
+    const int n = p->a->n;
+    float32x4_t lo[4], hi[4];
+    int k = 0;
+    for (; k + 4 <= p->n_tokens; k += 4) {
+        const uint8_t *x[4];
+        for (int i = 0; i < 4; i++) x[i] = bytes_of(p->a->x + (size_t)(p->index ? p->index[k + i] : k + i) * (size_t)n);
+        for (int r = row; r < row + n_rows; r++) {
+            const uint8_t *w = p->w + (size_t)r * p->row_bytes;
+            dot4_neon(type, w, QUANT_F32, x, n, lo, hi);
+            for (int i = 0; i < 4; i++)
+                p->y[(size_t)(k + i) * (size_t)p->ldy + (size_t)r] =
+                    dot_end_neon(lo[i], hi[i], type, w, (const float *)(const void *)x[i], n & ~7, n);
+        }
+    }
+    for (; k < p->n_tokens; k++)
+        for (int r = row; r < row + n_rows; r += 4) {
+            const int rows = MIN(4, row + n_rows - r);
+            const uint8_t *w[4];
+            float out[4];
+            for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+            dot_rows4_neon(type, w, p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)n, n, out);
+            memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
+        }
+}
+
+/* --- NEON, few tokens: four weight rows at a time --- */
+
+/* The halves at the same place of four rows, as floats. */
+static float32x4_t load_f16x4_neon(const uint8_t *const w[4], size_t at) {
+    const uint16_t h[4] = {rd_u16(w[0] + at), rd_u16(w[1] + at), rd_u16(w[2] + at), rd_u16(w[3] + at)};
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h)));
+}
+
+/* Lane i is the sum of the lanes of v[i]. */
+static int32x4_t isum4x4_neon(const int32x4_t v[4]) {
+    return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+}
+
+/* p + pairs of products, |w| <= 128 and |a| <= 127: two of them fit 16 bits. */
+static ALWAYS_INLINE int16x8_t pairs_neon(int8x16_t w, int8x16_t a) {
+    return vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(a)), w, a);
+}
+
+static ALWAYS_INLINE float32x4_t rows4_32_neon(int type, const uint8_t *const w[4], int n, const int8_t *q,
+                                               const float *d) {
+    const size_t bytes = type == QUANT_Q8_0 ? 34 : 18;
+    const int8x16_t eight = vdupq_n_s8(8);
+    float32x4_t acc = vdupq_n_f32(0);
+    for (int b = 0; b < n / 32; b++) {
+        const size_t at = (size_t)b * bytes;
+        const int8x16_t a0 = vld1q_s8(q + 32 * b), a1 = vld1q_s8(q + 32 * b + 16);
+        int32x4_t s[4];
+        for (int r = 0; r < 4; r++) {
+            int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(w[r] + at + 2)), w1;
+            if (type == QUANT_Q8_0) {
+                w1 = vreinterpretq_s8_u8(vld1q_u8(w[r] + at + 18));
+            } else { /* low nibbles, then high ones */
+                w1 = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(w0), 4)), eight);
+                w0 = vsubq_s8(vandq_s8(w0, vdupq_n_s8(15)), eight);
+            }
+            s[r] = vpadalq_s16(vpaddlq_s16(pairs_neon(w0, a0)), pairs_neon(w1, a1));
+        }
+        acc = vfmaq_f32(acc, vmulq_n_f32(load_f16x4_neon(w, at), d[b]), vcvtq_f32_s32(isum4x4_neon(s)));
+    }
+    return acc;
+}
+
+/* The 6-bit scales and minima of Q4_K as 16-bit numbers. */
+static void scales_k4_neon(const uint8_t *p, int16x8_t *scales, int16x8_t *mins) {
+    const uint32_t a = rd_u32(p), b = rd_u32(p + 4), c = rd_u32(p + 8);
+    const uint32_t s = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030), m = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
+    *scales = vreinterpretq_s16_u16(vmovl_u8(vcreate_u8((a & 0x3f3f3f3f) | (uint64_t)s << 32)));
+    *mins = vreinterpretq_s16_u16(vmovl_u8(vcreate_u8((b & 0x3f3f3f3f) | (uint64_t)m << 32)));
+}
+
+/* Sum over the nibbles of a Q4_K block times q, in four lanes. */
+static ALWAYS_INLINE int32x4_t dot_q4_k_neon(const uint8_t *nibbles, int16x8_t scales, const int8_t *q) {
+    int16_t scale[8];
+    int32x4_t sum = vdupq_n_s32(0);
+    vst1q_s16(scale, scales);
+    for (int j = 0; j < 4; j++, nibbles += 32, q += 64) { /* 64 numbers: low nibbles are sub-block 2j, high ones 2j + 1 */
+        const uint8x16_t v0 = vld1q_u8(nibbles), v1 = vld1q_u8(nibbles + 16), low = vdupq_n_u8(15);
+        /* four products of 15 * 127 fit 16 bits */
+        const int16x8_t lo = vaddq_s16(pairs_neon(vreinterpretq_s8_u8(vandq_u8(v0, low)), vld1q_s8(q)),
+                                       pairs_neon(vreinterpretq_s8_u8(vandq_u8(v1, low)), vld1q_s8(q + 16)));
+        const int16x8_t hi = vaddq_s16(pairs_neon(vreinterpretq_s8_u8(vshrq_n_u8(v0, 4)), vld1q_s8(q + 32)),
+                                       pairs_neon(vreinterpretq_s8_u8(vshrq_n_u8(v1, 4)), vld1q_s8(q + 48)));
+        sum = vmlal_n_s16(vmlal_high_n_s16(sum, lo, scale[2 * j]), vget_low_s16(lo), scale[2 * j]);
+        sum = vmlal_n_s16(vmlal_high_n_s16(sum, hi, scale[2 * j + 1]), vget_low_s16(hi), scale[2 * j + 1]);
+    }
+    return sum;
+}
+
+static float32x4_t rows4_q4_k_neon(const uint8_t *const w[4], int n, const int8_t *q, const int16_t *sums,
+                                   const float *d) {
+    float32x4_t acc = vdupq_n_f32(0);
+    for (int b = 0; b < n / 256; b++) {
+        const size_t at = (size_t)b * 144;
+        /* sums over the 8 sub-blocks of 32 */
+        const int16x8_t s32 = vpaddq_s16(vld1q_s16(sums + 16 * b), vld1q_s16(sums + 16 * b + 8));
+        int32x4_t s[4], m[4];
+        for (int r = 0; r < 4; r++) {
+            int16x8_t scales, mins;
+            scales_k4_neon(w[r] + at + 4, &scales, &mins);
+            s[r] = dot_q4_k_neon(w[r] + at + 16, scales, q + 256 * b);
+            m[r] = vmlal_high_s16(vmull_s16(vget_low_s16(s32), vget_low_s16(mins)), s32, mins);
+        }
+        acc = vfmaq_f32(acc, vmulq_n_f32(load_f16x4_neon(w, at), d[b]), vcvtq_f32_s32(isum4x4_neon(s)));
+        acc = vfmaq_f32(acc, vmulq_n_f32(vnegq_f32(load_f16x4_neon(w, at + 2)), d[b]), vcvtq_f32_s32(isum4x4_neon(m)));
+    }
+    return acc;
+}
+
+/* Products of a block of 16-bit numbers with four others. */
+static ALWAYS_INLINE int32x4_t dot_block4_neon(const int16_t *const a[4], const int16_t *b, int n) {
+    int32x4_t s[4];
+    for (int k = 0; k < 4; k++) s[k] = vdupq_n_s32(0);
+    for (int i = 0; i < n; i += 8) {
+        const int16x8_t v = vld1q_s16(b + i);
+        for (int k = 0; k < 4; k++) {
+            const int16x8_t u = vld1q_s16(a[k] + i);
+            s[k] = vmlal_high_s16(vmlal_s16(s[k], vget_low_s16(u), vget_low_s16(v)), u, v);
+        }
+    }
+    return isum4x4_neon(s);
+}
+
+static int sum_mins(const quant_block *w, const int16_t *sums, int block) {
+    int sum = 0;
+    for (int j = 0; j < block / 16; j++) sum += w->mins[j] * sums[j];
+    return sum;
+}
+
+/* Types without a loop of their own: unpacked as in the definition. */
+static float32x4_t rows4_any_neon(int type, const uint8_t *const w[4], int n, const int16_t *q, const int16_t *sums,
+                                  const float *d, quant_block *u) {
+    const quant_type *t = &quant_types[type];
+    const int16_t *const in[4] = {u[0].q, u[1].q, u[2].q, u[3].q};
+    float32x4_t acc = vdupq_n_f32(0);
+    for (int b = 0; b < n / t->block; b++) {
+        float scale[4], min[4] = {0};
+        int32_t m[4] = {0};
+        for (int r = 0; r < 4; r++) {
+            t->unpack(w[r] + (size_t)b * (size_t)t->bytes, &u[r]);
+            scale[r] = u[r].d;
+            if (!t->has_mins) continue;
+            min[r] = u[r].m;
+            m[r] = sum_mins(&u[r], sums + b * t->block / 16, t->block);
+        }
+        acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(scale), d[b]),
+                        vcvtq_f32_s32(dot_block4_neon(in, q + b * t->block, t->block)));
+        if (t->has_mins) acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(min), d[b]), vcvtq_f32_s32(vld1q_s32(m)));
+    }
+    return acc;
+}
+
+static void multiply_rows_neon(const product *p, const act_blocks *a, int row, int n_rows, quant_block *unpacked) {
+    const int n = p->a->n;
+    for (int r = row; r < row + n_rows; r += 4) {
+        const int rows = MIN(4, row + n_rows - r);
+        const uint8_t *w[4];
+        for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (int k = 0; k < p->n_tokens; k++) {
+            const size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)n;
+            const int8_t *q = a->q8 + from;
+            const int16_t *sums = a->sums + from / 16;
+            const float *d = a->d + from / (size_t)quant_types[p->type].block;
+            float32x4_t y;
+            float out[4];
+            switch (p->type) {
+            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d); break;
+            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d); break;
+            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d); break;
+            default: y = rows4_any_neon(p->type, w, n, a->q16 + from, sums, d, unpacked);
+            }
+            vst1q_f32(out, y);
+            memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
+        }
+    }
+}
+
+/* --- NEON, many tokens: the blocks of a row are unpacked once, and every token goes over them --- */
+
+/* Blocks [from, from + count) of row r times tokens k .. k+3 (the last one repeated past the end). */
+static void multiply_tokens4_neon(const quant_block *w, const product *p, const act_blocks *a, int r, int k, int from,
+                                  int count) {
+    const quant_type *t = &quant_types[p->type];
+    const int16_t *q[4], *sums[4];
+    const float *d[4];
+    float y[4];
+    float32x4_t acc;
+    for (int i = 0; i < 4; i++) {
+        const int token = MIN(k + i, p->n_tokens - 1);
+        const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)(from * t->block);
+        q[i] = a->q16 + at;
+        sums[i] = a->sums + at / 16;
+        d[i] = a->d + at / (size_t)t->block;
+        y[i] = from ? p->y[(size_t)token * (size_t)p->ldy + (size_t)r] : 0;
+    }
+    acc = vld1q_f32(y);
+    for (int b = 0; b < count; b++, w++) {
+        const float da[4] = {d[0][b], d[1][b], d[2][b], d[3][b]};
+        int32_t m[4];
+        acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(da), w->d), vcvtq_f32_s32(dot_block4_neon(q, w->q, t->block)));
+        if (t->has_mins) {
+            for (int i = 0; i < 4; i++) m[i] = sum_mins(w, sums[i] + b * t->block / 16, t->block);
+            acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(da), w->m), vcvtq_f32_s32(vld1q_s32(m)));
+        }
+        for (int i = 0; i < 4; i++) q[i] += t->block;
+    }
+    vst1q_f32(y, acc);
+    for (int i = 0; i < 4 && k + i < p->n_tokens; i++) p->y[(size_t)(k + i) * (size_t)p->ldy + (size_t)r] = y[i];
+}
+
+static void multiply_blocks_neon(const product *p, const act_blocks *a, int row, int n_rows, quant_block *unpacked) {
+    const quant_type *t = &quant_types[p->type];
+    const int n_blocks = p->a->n / t->block, chunk = KERN_CHUNK / t->block;
+    for (int r = row; r < row + n_rows; r++)
+        for (int b = 0; b < n_blocks; b += chunk) {
+            const int count = MIN(chunk, n_blocks - b);
+            const uint8_t *w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)t->bytes;
+            for (int i = 0; i < count; i++) t->unpack(w + (size_t)i * (size_t)t->bytes, &unpacked[i]);
+            for (int k = 0; k < p->n_tokens; k += 4) multiply_tokens4_neon(unpacked, p, a, r, k, b, count);
+        }
+}
+
+/* The scratch memory holds the unpacked blocks of a chunk. */
+typedef char scratch_holds_blocks[KERN_CHUNK / 32 * (int)sizeof(quant_block) <= KERN_SCRATCH ? 1 : -1];
+
+static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    switch (p->type) {
+    case QUANT_F32: multiply_float_type_neon(QUANT_F32, p, row, n_rows); break;
+    case QUANT_F16: multiply_float_type_neon(QUANT_F16, p, row, n_rows); break;
+    case QUANT_BF16: multiply_float_type_neon(QUANT_BF16, p, row, n_rows); break;
+    default:
+        if (p->n_tokens < 4) multiply_rows_neon(p, a, row, n_rows, scratch);
+        else multiply_blocks_neon(p, a, row, n_rows, scratch);
+    }
+}
+
+/* exp32 in four lanes. */
+static float32x4_t exp4_neon(float32x4_t x) {
+    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC), t = vfmaq_f32(magic, x, vdupq_n_f32(EXP_LOG2E));
+    const float32x4_t n = vsubq_f32(t, magic);
+    const int32x4_t i = vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(magic));
+    const uint32x4_t under = vcltq_f32(x, vdupq_n_f32(EXP_MIN)), in_range = vcleq_f32(x, vdupq_n_f32(EXP_MAX));
+    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(EXP_LN2_HI)), p = vdupq_n_f32(exp_poly[0]), y;
+    r = vfmsq_f32(r, n, vdupq_n_f32(EXP_LN2_LO));
+    for (int k = 1; k < COUNT(exp_poly); k++) p = vfmaq_f32(vdupq_n_f32(exp_poly[k]), p, r);
+    y = vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(i, vdupq_n_s32(127)), 23)));
+    y = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), under));
+    return vbslq_f32(in_range, y, vaddq_f32(x, vdupq_n_f32(INFINITY))); /* above: infinity, or NaN */
+}
+
+static void rms_norm_neon(float *out, const float *x, const float *w, int n, float eps) {
+    float32x4_t lo = vdupq_n_f32(0), hi = lo;
+    float scale;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
+        lo = vfmaq_f32(lo, a, a);
+        hi = vfmaq_f32(hi, b, b);
+    }
+    scale = 1.0f / sqrtf(dot_end_neon(lo, hi, QUANT_F32, bytes_of(x), x, i, n) / (float)n + eps);
+    for (i = 0; i + 4 <= n; i += 4)
+        vst1q_f32(out + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(w + i)));
+    for (; i < n; i++) out[i] = x[i] * scale * w[i];
+}
+
+static void swiglu_neon(float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const float32x4_t g = vld1q_f32(gate + i), e = exp4_neon(vnegq_f32(g));
+        vst1q_f32(gate + i, vmulq_f32(vdivq_f32(g, vaddq_f32(vdupq_n_f32(1), e)), vld1q_f32(up + i)));
+    }
+    swiglu_c(gate + i, up + i, n - i);
+}
+
+static void rope_neon(float *x, const float *cs, int half, int neox) {
+    if (half % 4) {
+        rope_c(x, cs, half, neox);
+        return;
+    }
+    for (int i = 0; i < half; i += 4) {
+        const float32x4_t c = vld1q_f32(cs + i), s = vld1q_f32(cs + half + i);
+        float32x4x2_t v;
+        if (neox) v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + half + i);
+        else v = vld2q_f32(x + 2 * i);
+        const float32x4_t a = v.val[0], b = v.val[1];
+        v.val[0] = vfmaq_f32(vmulq_f32(b, vnegq_f32(s)), a, c);
+        v.val[1] = vfmaq_f32(vmulq_f32(a, s), b, c);
+        if (neox) vst1q_f32(x + i, v.val[0]), vst1q_f32(x + half + i, v.val[1]);
+        else vst2q_f32(x + 2 * i, v);
+    }
+}
+
+static ALWAYS_INLINE void scores_type_neon(int type, float *scores, const float *q, const uint8_t *k, int n, int head_dim,
+                                           float scale) {
+    const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2);
+    for (int t = 0; t < n; t += 4) {
+        const uint8_t *row[4];
+        float out[4];
+        for (int r = 0; r < 4; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
+        dot_rows4_neon(type, row, q, head_dim, out);
+        for (int r = 0; r < 4 && t + r < n; r++) scores[t + r] = out[r] * scale;
+    }
+}
+
+static void scores_neon(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
+    if (f16) scores_type_neon(QUANT_F16, scores, q, k, n, head_dim, scale);
+    else scores_type_neon(QUANT_F32, scores, q, k, n, head_dim, scale);
+}
+
+static float softmax_neon(float *x, int n) {
+    float32x4_t m = vdupq_n_f32(-INFINITY), lo = vdupq_n_f32(0), hi = lo;
+    float s[8], max;
+    int i = 0;
+    for (; i + 4 <= n; i += 4) m = vmaxq_f32(m, vld1q_f32(x + i));
+    max = vmaxvq_f32(m);
+    for (; i < n; i++) max = MAX(max, x[i]);
+    for (i = 0; i + 8 <= n; i += 8) {
+        const float32x4_t a = exp4_neon(vsubq_f32(vld1q_f32(x + i), vdupq_n_f32(max)));
+        const float32x4_t b = exp4_neon(vsubq_f32(vld1q_f32(x + i + 4), vdupq_n_f32(max)));
+        vst1q_f32(x + i, a);
+        vst1q_f32(x + i + 4, b);
+        lo = vaddq_f32(lo, a);
+        hi = vaddq_f32(hi, b);
+    }
+    vst1q_f32(s, lo);
+    vst1q_f32(s + 4, hi);
+    for (; i < n; i++) {
+        x[i] = exp32(x[i] - max);
+        s[i & 7] += x[i];
+    }
+    return sum8(s);
+}
+
+static ALWAYS_INLINE void accumulate_type_neon(int type, float *out, const float *p, const uint8_t *v, int n, int head_dim) {
+    const int size = type == QUANT_F32 ? 4 : 2;
+    const size_t stride = (size_t)(head_dim * size);
+    int i = 0;
+    for (; i + 16 <= head_dim; i += 16) {
+        float32x4_t a = vld1q_f32(out + i), b = vld1q_f32(out + i + 4), c = vld1q_f32(out + i + 8),
+                    d = vld1q_f32(out + i + 12);
+        const uint8_t *at = v + i * size;
+        for (int t = 0; t < n; t++, at += stride) {
+            a = vfmaq_n_f32(a, load4_neon(type, at), p[t]);
+            b = vfmaq_n_f32(b, load4_neon(type, at + 4 * size), p[t]);
+            c = vfmaq_n_f32(c, load4_neon(type, at + 8 * size), p[t]);
+            d = vfmaq_n_f32(d, load4_neon(type, at + 12 * size), p[t]);
+        }
+        vst1q_f32(out + i, a), vst1q_f32(out + i + 4, b), vst1q_f32(out + i + 8, c), vst1q_f32(out + i + 12, d);
+    }
+    for (; i < head_dim; i++)
+        for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
+}
+
+static void accumulate_neon(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16) {
+    if (f16) accumulate_type_neon(QUANT_F16, out, p, v, n, head_dim);
+    else accumulate_type_neon(QUANT_F32, out, p, v, n, head_dim);
+}
+
+static void to_f16_neon(uint8_t *out, const float *x, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) vst1_u8(out + 2 * i, vreinterpret_u8_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    to_f16_c(out + 2 * i, x + i, n - i);
+}
+
+static void axpy_neon(float *out, float a, const float *x, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vfmaq_n_f32(vld1q_f32(out + i), vld1q_f32(x + i), a));
+    axpy_c(out + i, a, x + i, n - i);
+}
+
+static const kern kern_neon = {POLAR_CPU_NEON, quantize_neon, multiply_neon, rms_norm_neon, swiglu_neon, rope_neon,
+                               scores_neon, softmax_neon, accumulate_neon, to_f16_neon, axpy_neon};
+#endif
 
 /* --- the choice --- */
 
