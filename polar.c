@@ -4853,37 +4853,1299 @@ int polar_cpu_available(polar_cpu cpu) {
 }
 
 /* ======================================================================================
- * [uni] Unicode classes
+ * [uni] UTF-8 and Unicode classes
+ *
+ * The classes that pre-tokenizers ask for: letters (L*), numbers (N*) and white space, of all code points.
+ * Any bytes are accepted: what is not well-formed UTF-8 is read as single bytes of class other. Uses: nothing.
  * ====================================================================================== */
-/*UNI*/
+
+enum { UNI_OTHER, UNI_LETTER, UNI_NUMBER, UNI_SPACE };
+
+#define UNI_INVALID 0x110000u /* one byte that belongs to no character */
+
+/* Runs of code points of one class from 128 on: first code point * 4 + class. Unicode 17, made by
+ * node tests/make_unicode.js. */
+static const uint32_t uni_runs[] = {
+    /* Unicode 17.0 */
+    0x200, 0x217, 0x218, 0x283, 0x284, 0x2a9, 0x2ac, 0x2ca, 0x2d0, 0x2d5, 0x2d8, 0x2e6, 0x2e9, 0x2ec, 0x2f2, 0x2fc,
+    0x301, 0x35c, 0x361, 0x3dc, 0x3e1, 0xb08, 0xb19, 0xb48, 0xb81, 0xb94, 0xbb1, 0xbb4, 0xbb9, 0xbbc, 0xdc1, 0xdd4,
+    0xdd9, 0xde0, 0xde9, 0xdf8, 0xdfd, 0xe00, 0xe19, 0xe1c, 0xe21, 0xe2c, 0xe31, 0xe34, 0xe39, 0xe88, 0xe8d, 0xfd8,
+    0xfdd, 0x1208, 0x1229, 0x14c0, 0x14c5, 0x155c, 0x1565, 0x1568, 0x1581, 0x1624, 0x1741, 0x17ac, 0x17bd, 0x17cc,
+    0x1881, 0x192c, 0x1982, 0x19a8, 0x19b9, 0x19c0, 0x19c5, 0x1b50, 0x1b55, 0x1b58, 0x1b95, 0x1b9c, 0x1bb9, 0x1bc2,
+    0x1be9, 0x1bf4, 0x1bfd, 0x1c00, 0x1c41, 0x1c44, 0x1c49, 0x1cc0, 0x1d35, 0x1e98, 0x1ec5, 0x1ec8, 0x1f02, 0x1f29,
+    0x1fac, 0x1fd1, 0x1fd8, 0x1fe9, 0x1fec, 0x2001, 0x2058, 0x2069, 0x206c, 0x2091, 0x2094, 0x20a1, 0x20a4, 0x2101,
+    0x2164, 0x2181, 0x21ac, 0x21c1, 0x2220, 0x2225, 0x2240, 0x2281, 0x2328, 0x2411, 0x24e8, 0x24f5, 0x24f8, 0x2541,
+    0x2544, 0x2561, 0x2588, 0x259a, 0x25c0, 0x25c5, 0x2604, 0x2615, 0x2634, 0x263d, 0x2644, 0x264d, 0x26a4, 0x26a9,
+    0x26c4, 0x26c9, 0x26cc, 0x26d9, 0x26e8, 0x26f5, 0x26f8, 0x2739, 0x273c, 0x2771, 0x2778, 0x277d, 0x2788, 0x279a,
+    0x27c1, 0x27c8, 0x27d2, 0x27e8, 0x27f1, 0x27f4, 0x2815, 0x282c, 0x283d, 0x2844, 0x284d, 0x28a4, 0x28a9, 0x28c4,
+    0x28c9, 0x28d0, 0x28d5, 0x28dc, 0x28e1, 0x28e8, 0x2965, 0x2974, 0x2979, 0x297c, 0x299a, 0x29c0, 0x29c9, 0x29d4,
+    0x2a15, 0x2a38, 0x2a3d, 0x2a48, 0x2a4d, 0x2aa4, 0x2aa9, 0x2ac4, 0x2ac9, 0x2ad0, 0x2ad5, 0x2ae8, 0x2af5, 0x2af8,
+    0x2b41, 0x2b44, 0x2b81, 0x2b88, 0x2b9a, 0x2bc0, 0x2be5, 0x2be8, 0x2c15, 0x2c34, 0x2c3d, 0x2c44, 0x2c4d, 0x2ca4,
+    0x2ca9, 0x2cc4, 0x2cc9, 0x2cd0, 0x2cd5, 0x2ce8, 0x2cf5, 0x2cf8, 0x2d71, 0x2d78, 0x2d7d, 0x2d88, 0x2d9a, 0x2dc0,
+    0x2dc5, 0x2dca, 0x2de0, 0x2e0d, 0x2e10, 0x2e15, 0x2e2c, 0x2e39, 0x2e44, 0x2e49, 0x2e58, 0x2e65, 0x2e6c, 0x2e71,
+    0x2e74, 0x2e79, 0x2e80, 0x2e8d, 0x2e94, 0x2ea1, 0x2eac, 0x2eb9, 0x2ee8, 0x2f41, 0x2f44, 0x2f9a, 0x2fcc, 0x3015,
+    0x3034, 0x3039, 0x3044, 0x3049, 0x30a4, 0x30a9, 0x30e8, 0x30f5, 0x30f8, 0x3161, 0x316c, 0x3171, 0x3178, 0x3181,
+    0x3188, 0x319a, 0x31c0, 0x31e2, 0x31fc, 0x3201, 0x3204, 0x3215, 0x3234, 0x3239, 0x3244, 0x3249, 0x32a4, 0x32a9,
+    0x32d0, 0x32d5, 0x32e8, 0x32f5, 0x32f8, 0x3371, 0x337c, 0x3381, 0x3388, 0x339a, 0x33c0, 0x33c5, 0x33cc, 0x3411,
+    0x3434, 0x3439, 0x3444, 0x3449, 0x34ec, 0x34f5, 0x34f8, 0x3539, 0x353c, 0x3551, 0x355c, 0x3562, 0x357d, 0x3588,
+    0x359a, 0x35e4, 0x35e9, 0x3600, 0x3615, 0x365c, 0x3669, 0x36c8, 0x36cd, 0x36f0, 0x36f5, 0x36f8, 0x3701, 0x371c,
+    0x379a, 0x37c0, 0x3805, 0x38c4, 0x38c9, 0x38d0, 0x3901, 0x391c, 0x3942, 0x3968, 0x3a05, 0x3a0c, 0x3a11, 0x3a14,
+    0x3a19, 0x3a2c, 0x3a31, 0x3a90, 0x3a95, 0x3a98, 0x3a9d, 0x3ac4, 0x3ac9, 0x3ad0, 0x3af5, 0x3af8, 0x3b01, 0x3b14,
+    0x3b19, 0x3b1c, 0x3b42, 0x3b68, 0x3b71, 0x3b80, 0x3c01, 0x3c04, 0x3c82, 0x3cd0, 0x3d01, 0x3d20, 0x3d25, 0x3db4,
+    0x3e21, 0x3e34, 0x4001, 0x40ac, 0x40fd, 0x4102, 0x4128, 0x4141, 0x4158, 0x4169, 0x4178, 0x4185, 0x4188, 0x4195,
+    0x419c, 0x41b9, 0x41c4, 0x41d5, 0x4208, 0x4239, 0x423c, 0x4242, 0x4268, 0x4281, 0x4318, 0x431d, 0x4320, 0x4335,
+    0x4338, 0x4341, 0x43ec, 0x43f1, 0x4924, 0x4929, 0x4938, 0x4941, 0x495c, 0x4961, 0x4964, 0x4969, 0x4978, 0x4981,
+    0x4a24, 0x4a29, 0x4a38, 0x4a41, 0x4ac4, 0x4ac9, 0x4ad8, 0x4ae1, 0x4afc, 0x4b01, 0x4b04, 0x4b09, 0x4b18, 0x4b21,
+    0x4b5c, 0x4b61, 0x4c44, 0x4c49, 0x4c58, 0x4c61, 0x4d6c, 0x4da6, 0x4df4, 0x4e01, 0x4e40, 0x4e81, 0x4fd8, 0x4fe1,
+    0x4ff8, 0x5005, 0x59b4, 0x59bd, 0x5a03, 0x5a05, 0x5a6c, 0x5a81, 0x5bac, 0x5bba, 0x5bc5, 0x5be4, 0x5c01, 0x5c48,
+    0x5c7d, 0x5cc8, 0x5d01, 0x5d48, 0x5d81, 0x5db4, 0x5db9, 0x5dc4, 0x5e01, 0x5ed0, 0x5f5d, 0x5f60, 0x5f71, 0x5f74,
+    0x5f82, 0x5fa8, 0x5fc2, 0x5fe8, 0x6042, 0x6068, 0x6081, 0x61e4, 0x6201, 0x6214, 0x621d, 0x62a4, 0x62a9, 0x62ac,
+    0x62c1, 0x63d8, 0x6401, 0x647c, 0x651a, 0x6541, 0x65b8, 0x65c1, 0x65d4, 0x6601, 0x66b0, 0x66c1, 0x6728, 0x6742,
+    0x676c, 0x6801, 0x685c, 0x6881, 0x6954, 0x6a02, 0x6a28, 0x6a42, 0x6a68, 0x6a9d, 0x6aa0, 0x6c15, 0x6cd0, 0x6d15,
+    0x6d34, 0x6d42, 0x6d68, 0x6e0d, 0x6e84, 0x6eb9, 0x6ec2, 0x6ee9, 0x6f98, 0x7001, 0x7090, 0x7102, 0x7128, 0x7135,
+    0x7142, 0x7169, 0x71f8, 0x7201, 0x722c, 0x7241, 0x72ec, 0x72f5, 0x7300, 0x73a5, 0x73b4, 0x73b9, 0x73d0, 0x73d5,
+    0x73dc, 0x73e9, 0x73ec, 0x7401, 0x7700, 0x7801, 0x7c58, 0x7c61, 0x7c78, 0x7c81, 0x7d18, 0x7d21, 0x7d38, 0x7d41,
+    0x7d60, 0x7d65, 0x7d68, 0x7d6d, 0x7d70, 0x7d75, 0x7d78, 0x7d7d, 0x7df8, 0x7e01, 0x7ed4, 0x7ed9, 0x7ef4, 0x7ef9,
+    0x7efc, 0x7f09, 0x7f14, 0x7f19, 0x7f34, 0x7f41, 0x7f50, 0x7f59, 0x7f70, 0x7f81, 0x7fb4, 0x7fc9, 0x7fd4, 0x7fd9,
+    0x7ff4, 0x8003, 0x802c, 0x80a3, 0x80a8, 0x80bf, 0x80c0, 0x817f, 0x8180, 0x81c2, 0x81c5, 0x81c8, 0x81d2, 0x81e8,
+    0x81fd, 0x8202, 0x8228, 0x8241, 0x8274, 0x8409, 0x840c, 0x841d, 0x8420, 0x8429, 0x8450, 0x8455, 0x8458, 0x8465,
+    0x8478, 0x8491, 0x8494, 0x8499, 0x849c, 0x84a1, 0x84a4, 0x84a9, 0x84b8, 0x84bd, 0x84e8, 0x84f1, 0x8500, 0x8515,
+    0x8528, 0x8539, 0x853c, 0x8542, 0x860d, 0x8616, 0x8628, 0x9182, 0x9270, 0x93aa, 0x9400, 0x9dda, 0x9e50, 0xb001,
+    0xb394, 0xb3ad, 0xb3bc, 0xb3c9, 0xb3d0, 0xb3f6, 0xb3f8, 0xb401, 0xb498, 0xb49d, 0xb4a0, 0xb4b5, 0xb4b8, 0xb4c1,
+    0xb5a0, 0xb5bd, 0xb5c0, 0xb601, 0xb65c, 0xb681, 0xb69c, 0xb6a1, 0xb6bc, 0xb6c1, 0xb6dc, 0xb6e1, 0xb6fc, 0xb701,
+    0xb71c, 0xb721, 0xb73c, 0xb741, 0xb75c, 0xb761, 0xb77c, 0xb8bd, 0xb8c0, 0xc003, 0xc004, 0xc015, 0xc01e, 0xc020,
+    0xc086, 0xc0a8, 0xc0c5, 0xc0d8, 0xc0e2, 0xc0ed, 0xc0f4, 0xc105, 0xc25c, 0xc275, 0xc280, 0xc285, 0xc3ec, 0xc3f1,
+    0xc400, 0xc415, 0xc4c0, 0xc4c5, 0xc63c, 0xc64a, 0xc658, 0xc681, 0xc700, 0xc7c1, 0xc800, 0xc882, 0xc8a8, 0xc922,
+    0xc940, 0xc946, 0xc980, 0xca02, 0xca28, 0xcac6, 0xcb00, 0xd001, 0x13700, 0x13801, 0x29234, 0x29341, 0x293f8,
+    0x29401, 0x29834, 0x29841, 0x29882, 0x298a9, 0x298b0, 0x29901, 0x299bc, 0x299fd, 0x29a78, 0x29a81, 0x29b9a,
+    0x29bc0, 0x29c5d, 0x29c80, 0x29c89, 0x29e24, 0x29e2d, 0x29f74, 0x29fc5, 0x2a008, 0x2a00d, 0x2a018, 0x2a01d,
+    0x2a02c, 0x2a031, 0x2a08c, 0x2a0c2, 0x2a0d8, 0x2a101, 0x2a1d0, 0x2a209, 0x2a2d0, 0x2a342, 0x2a368, 0x2a3c9,
+    0x2a3e0, 0x2a3ed, 0x2a3f0, 0x2a3f5, 0x2a3fc, 0x2a402, 0x2a429, 0x2a498, 0x2a4c1, 0x2a51c, 0x2a581, 0x2a5f4,
+    0x2a611, 0x2a6cc, 0x2a73d, 0x2a742, 0x2a768, 0x2a781, 0x2a794, 0x2a799, 0x2a7c2, 0x2a7e9, 0x2a7fc, 0x2a801,
+    0x2a8a4, 0x2a901, 0x2a90c, 0x2a911, 0x2a930, 0x2a942, 0x2a968, 0x2a981, 0x2a9dc, 0x2a9e9, 0x2a9ec, 0x2a9f9,
+    0x2aac0, 0x2aac5, 0x2aac8, 0x2aad5, 0x2aadc, 0x2aae5, 0x2aaf8, 0x2ab01, 0x2ab04, 0x2ab09, 0x2ab0c, 0x2ab6d,
+    0x2ab78, 0x2ab81, 0x2abac, 0x2abc9, 0x2abd4, 0x2ac05, 0x2ac1c, 0x2ac25, 0x2ac3c, 0x2ac45, 0x2ac5c, 0x2ac81,
+    0x2ac9c, 0x2aca1, 0x2acbc, 0x2acc1, 0x2ad6c, 0x2ad71, 0x2ada8, 0x2adc1, 0x2af8c, 0x2afc2, 0x2afe8, 0x2b001,
+    0x35e90, 0x35ec1, 0x35f1c, 0x35f2d, 0x35ff0, 0x3e401, 0x3e9b8, 0x3e9c1, 0x3eb68, 0x3ec01, 0x3ec1c, 0x3ec4d,
+    0x3ec60, 0x3ec75, 0x3ec78, 0x3ec7d, 0x3eca4, 0x3eca9, 0x3ecdc, 0x3ece1, 0x3ecf4, 0x3ecf9, 0x3ecfc, 0x3ed01,
+    0x3ed08, 0x3ed0d, 0x3ed14, 0x3ed19, 0x3eec8, 0x3ef4d, 0x3f4f8, 0x3f541, 0x3f640, 0x3f649, 0x3f720, 0x3f7c1,
+    0x3f7f0, 0x3f9c1, 0x3f9d4, 0x3f9d9, 0x3fbf4, 0x3fc42, 0x3fc68, 0x3fc85, 0x3fcec, 0x3fd05, 0x3fd6c, 0x3fd99,
+    0x3fefc, 0x3ff09, 0x3ff20, 0x3ff29, 0x3ff40, 0x3ff49, 0x3ff60, 0x3ff69, 0x3ff74, 0x40001, 0x40030, 0x40035,
+    0x4009c, 0x400a1, 0x400ec, 0x400f1, 0x400f8, 0x400fd, 0x40138, 0x40141, 0x40178, 0x40201, 0x403ec, 0x4041e,
+    0x404d0, 0x40502, 0x405e4, 0x4062a, 0x40630, 0x40a01, 0x40a74, 0x40a81, 0x40b44, 0x40b86, 0x40bf0, 0x40c01,
+    0x40c82, 0x40c90, 0x40cb5, 0x40d06, 0x40d09, 0x40d2a, 0x40d2c, 0x40d41, 0x40dd8, 0x40e01, 0x40e78, 0x40e81,
+    0x40f10, 0x40f21, 0x40f40, 0x40f46, 0x40f58, 0x41001, 0x41278, 0x41282, 0x412a8, 0x412c1, 0x41350, 0x41361,
+    0x413f0, 0x41401, 0x414a0, 0x414c1, 0x41590, 0x415c1, 0x415ec, 0x415f1, 0x4162c, 0x41631, 0x4164c, 0x41651,
+    0x41658, 0x4165d, 0x41688, 0x4168d, 0x416c8, 0x416cd, 0x416e8, 0x416ed, 0x416f4, 0x41701, 0x417d0, 0x41801,
+    0x41cdc, 0x41d01, 0x41d58, 0x41d81, 0x41da0, 0x41e01, 0x41e18, 0x41e1d, 0x41ec4, 0x41ec9, 0x41eec, 0x42001,
+    0x42018, 0x42021, 0x42024, 0x42029, 0x420d8, 0x420dd, 0x420e4, 0x420f1, 0x420f4, 0x420fd, 0x42158, 0x42162,
+    0x42181, 0x421dc, 0x421e6, 0x42201, 0x4227c, 0x4229e, 0x422c0, 0x42381, 0x423cc, 0x423d1, 0x423d8, 0x423ee,
+    0x42401, 0x4245a, 0x42470, 0x42481, 0x424e8, 0x42501, 0x42568, 0x42601, 0x426e0, 0x426f2, 0x426f9, 0x42702,
+    0x42740, 0x4274a, 0x42801, 0x42804, 0x42841, 0x42850, 0x42855, 0x42860, 0x42865, 0x428d8, 0x42902, 0x42924,
+    0x42981, 0x429f6, 0x429fc, 0x42a01, 0x42a76, 0x42a80, 0x42b01, 0x42b20, 0x42b25, 0x42b94, 0x42bae, 0x42bc0,
+    0x42c01, 0x42cd8, 0x42d01, 0x42d58, 0x42d62, 0x42d81, 0x42dcc, 0x42de2, 0x42e01, 0x42e48, 0x42ea6, 0x42ec0,
+    0x43001, 0x43124, 0x43201, 0x432cc, 0x43301, 0x433cc, 0x433ea, 0x43401, 0x43490, 0x434c2, 0x434e8, 0x43502,
+    0x43529, 0x43598, 0x435bd, 0x43618, 0x43982, 0x439fc, 0x43a01, 0x43aa8, 0x43ac1, 0x43ac8, 0x43b09, 0x43b20,
+    0x43c01, 0x43c76, 0x43c9d, 0x43ca0, 0x43cc1, 0x43d18, 0x43d46, 0x43d54, 0x43dc1, 0x43e08, 0x43ec1, 0x43f16,
+    0x43f30, 0x43f81, 0x43fdc, 0x4400d, 0x440e0, 0x4414a, 0x441c0, 0x441c5, 0x441cc, 0x441d5, 0x441d8, 0x4420d,
+    0x442c0, 0x44341, 0x443a4, 0x443c2, 0x443e8, 0x4440d, 0x4449c, 0x444da, 0x44500, 0x44511, 0x44514, 0x4451d,
+    0x44520, 0x44541, 0x445cc, 0x445d9, 0x445dc, 0x4460d, 0x446cc, 0x44705, 0x44714, 0x44742, 0x44769, 0x4476c,
+    0x44771, 0x44774, 0x44786, 0x447d4, 0x44801, 0x44848, 0x4484d, 0x448b0, 0x448fd, 0x44904, 0x44a01, 0x44a1c,
+    0x44a21, 0x44a24, 0x44a29, 0x44a38, 0x44a3d, 0x44a78, 0x44a7d, 0x44aa4, 0x44ac1, 0x44b7c, 0x44bc2, 0x44be8,
+    0x44c15, 0x44c34, 0x44c3d, 0x44c44, 0x44c4d, 0x44ca4, 0x44ca9, 0x44cc4, 0x44cc9, 0x44cd0, 0x44cd5, 0x44ce8,
+    0x44cf5, 0x44cf8, 0x44d41, 0x44d44, 0x44d75, 0x44d88, 0x44e01, 0x44e28, 0x44e2d, 0x44e30, 0x44e39, 0x44e3c,
+    0x44e41, 0x44ed8, 0x44edd, 0x44ee0, 0x44f45, 0x44f48, 0x44f4d, 0x44f50, 0x45001, 0x450d4, 0x4511d, 0x4512c,
+    0x45142, 0x45168, 0x4517d, 0x45188, 0x45201, 0x452c0, 0x45311, 0x45318, 0x4531d, 0x45320, 0x45342, 0x45368,
+    0x45601, 0x456bc, 0x45761, 0x45770, 0x45801, 0x458c0, 0x45911, 0x45914, 0x45942, 0x45968, 0x45a01, 0x45aac,
+    0x45ae1, 0x45ae4, 0x45b02, 0x45b28, 0x45b42, 0x45b90, 0x45c01, 0x45c6c, 0x45cc2, 0x45cf0, 0x45d01, 0x45d1c,
+    0x46001, 0x460b0, 0x46281, 0x46382, 0x463cc, 0x463fd, 0x4641c, 0x46425, 0x46428, 0x46431, 0x46450, 0x46455,
+    0x4645c, 0x46461, 0x464c0, 0x464fd, 0x46500, 0x46505, 0x46508, 0x46542, 0x46568, 0x46681, 0x466a0, 0x466a9,
+    0x46744, 0x46785, 0x46788, 0x4678d, 0x46790, 0x46801, 0x46804, 0x4682d, 0x468cc, 0x468e9, 0x468ec, 0x46941,
+    0x46944, 0x46971, 0x46a28, 0x46a75, 0x46a78, 0x46ac1, 0x46be4, 0x46f01, 0x46f84, 0x46fc2, 0x46fe8, 0x47001,
+    0x47024, 0x47029, 0x470bc, 0x47101, 0x47104, 0x47142, 0x471b4, 0x471c9, 0x47240, 0x47401, 0x4741c, 0x47421,
+    0x47428, 0x4742d, 0x474c4, 0x47519, 0x4751c, 0x47542, 0x47568, 0x47581, 0x47598, 0x4759d, 0x475a4, 0x475a9,
+    0x47628, 0x47661, 0x47664, 0x47682, 0x476a8, 0x476c1, 0x47770, 0x47782, 0x477a8, 0x47b81, 0x47bcc, 0x47c09,
+    0x47c0c, 0x47c11, 0x47c44, 0x47c49, 0x47cd0, 0x47d42, 0x47d68, 0x47ec1, 0x47ec4, 0x47f02, 0x47f54, 0x48001,
+    0x48e68, 0x49002, 0x491bc, 0x49201, 0x49510, 0x4be41, 0x4bfc4, 0x4c001, 0x4d0c0, 0x4d105, 0x4d11c, 0x4d181,
+    0x50fec, 0x51001, 0x5191c, 0x58401, 0x58478, 0x584c2, 0x584e8, 0x5a001, 0x5a8e4, 0x5a901, 0x5a97c, 0x5a982,
+    0x5a9a8, 0x5a9c1, 0x5aafc, 0x5ab02, 0x5ab28, 0x5ab41, 0x5abb8, 0x5ac01, 0x5acc0, 0x5ad01, 0x5ad10, 0x5ad42,
+    0x5ad68, 0x5ad6e, 0x5ad88, 0x5ad8d, 0x5ade0, 0x5adf5, 0x5ae40, 0x5b501, 0x5b5b4, 0x5b5c2, 0x5b5e8, 0x5b901,
+    0x5ba02, 0x5ba5c, 0x5ba81, 0x5bae4, 0x5baed, 0x5bb50, 0x5bc01, 0x5bd2c, 0x5bd41, 0x5bd44, 0x5be4d, 0x5be80,
+    0x5bf81, 0x5bf88, 0x5bf8d, 0x5bf90, 0x5bfc9, 0x5bfd2, 0x5bfdc, 0x5c001, 0x63358, 0x633fd, 0x6347c, 0x63601,
+    0x637cc, 0x6bfc1, 0x6bfd0, 0x6bfd5, 0x6bff0, 0x6bff5, 0x6bffc, 0x6c001, 0x6c48c, 0x6c4c9, 0x6c4cc, 0x6c541,
+    0x6c54c, 0x6c555, 0x6c558, 0x6c591, 0x6c5a0, 0x6c5c1, 0x6cbf0, 0x6f001, 0x6f1ac, 0x6f1c1, 0x6f1f4, 0x6f201,
+    0x6f224, 0x6f241, 0x6f268, 0x733c2, 0x733e8, 0x74b02, 0x74b50, 0x74b82, 0x74bd0, 0x74d82, 0x74de4, 0x75001,
+    0x75154, 0x75159, 0x75274, 0x75279, 0x75280, 0x75289, 0x7528c, 0x75295, 0x7529c, 0x752a5, 0x752b4, 0x752b9,
+    0x752e8, 0x752ed, 0x752f0, 0x752f5, 0x75310, 0x75315, 0x75418, 0x7541d, 0x7542c, 0x75435, 0x75454, 0x75459,
+    0x75474, 0x75479, 0x754e8, 0x754ed, 0x754fc, 0x75501, 0x75514, 0x75519, 0x7551c, 0x75529, 0x75544, 0x75549,
+    0x75a98, 0x75aa1, 0x75b04, 0x75b09, 0x75b6c, 0x75b71, 0x75bec, 0x75bf1, 0x75c54, 0x75c59, 0x75cd4, 0x75cd9,
+    0x75d3c, 0x75d41, 0x75dbc, 0x75dc1, 0x75e24, 0x75e29, 0x75ea4, 0x75ea9, 0x75f0c, 0x75f11, 0x75f30, 0x75f3a,
+    0x76000, 0x77c01, 0x77c7c, 0x77c95, 0x77cac, 0x780c1, 0x781b8, 0x78401, 0x784b4, 0x784dd, 0x784f8, 0x78502,
+    0x78528, 0x78539, 0x7853c, 0x78a41, 0x78ab8, 0x78b01, 0x78bb0, 0x78bc2, 0x78be8, 0x79341, 0x793b0, 0x793c2,
+    0x793e8, 0x79741, 0x797b8, 0x797c1, 0x797c6, 0x797ec, 0x79b01, 0x79b7c, 0x79b81, 0x79b8c, 0x79b91, 0x79b98,
+    0x79b9d, 0x79bb8, 0x79bc1, 0x79bd4, 0x79bf9, 0x79c00, 0x79f81, 0x79f9c, 0x79fa1, 0x79fb0, 0x79fb5, 0x79fbc,
+    0x79fc1, 0x79ffc, 0x7a001, 0x7a314, 0x7a31e, 0x7a340, 0x7a401, 0x7a510, 0x7a52d, 0x7a530, 0x7a542, 0x7a568,
+    0x7b1c6, 0x7b2b0, 0x7b2b6, 0x7b2c0, 0x7b2c6, 0x7b2d4, 0x7b406, 0x7b4b8, 0x7b4be, 0x7b4f8, 0x7b801, 0x7b810,
+    0x7b815, 0x7b880, 0x7b885, 0x7b88c, 0x7b891, 0x7b894, 0x7b89d, 0x7b8a0, 0x7b8a5, 0x7b8cc, 0x7b8d1, 0x7b8e0,
+    0x7b8e5, 0x7b8e8, 0x7b8ed, 0x7b8f0, 0x7b909, 0x7b90c, 0x7b91d, 0x7b920, 0x7b925, 0x7b928, 0x7b92d, 0x7b930,
+    0x7b935, 0x7b940, 0x7b945, 0x7b94c, 0x7b951, 0x7b954, 0x7b95d, 0x7b960, 0x7b965, 0x7b968, 0x7b96d, 0x7b970,
+    0x7b975, 0x7b978, 0x7b97d, 0x7b980, 0x7b985, 0x7b98c, 0x7b991, 0x7b994, 0x7b99d, 0x7b9ac, 0x7b9b1, 0x7b9cc,
+    0x7b9d1, 0x7b9e0, 0x7b9e5, 0x7b9f4, 0x7b9f9, 0x7b9fc, 0x7ba01, 0x7ba28, 0x7ba2d, 0x7ba70, 0x7ba85, 0x7ba90,
+    0x7ba95, 0x7baa8, 0x7baad, 0x7baf0, 0x7c402, 0x7c434, 0x7efc2, 0x7efe8, 0x80001, 0xa9b80, 0xa9c01, 0xae078,
+    0xae081, 0xb3ab8, 0xb3ac1, 0xbaf84, 0xbafc1, 0xbb978, 0xbe001, 0xbe878, 0xc0001, 0xc4d2c, 0xc4d41, 0xcd1e8
+};
+
+static int uni_class(uint32_t c) {
+    int low = 0, high = COUNT(uni_runs); /* uni_runs[low] is the run of c when high = low + 1 */
+    if (c < 128) {
+        if ((c | 32) - 'a' < 26) return UNI_LETTER;
+        if (c - '0' < 10) return UNI_NUMBER;
+        return c == ' ' || c - 9 < 5 ? UNI_SPACE : UNI_OTHER;
+    }
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (uni_runs[middle] >> 2 <= c) low = middle;
+        else high = middle;
+    }
+    return (int)(uni_runs[low] & 3);
+}
+
+/* Bytes of the character that starts with `lead`; 0 if none does. */
+static size_t uni_length(uint8_t lead) {
+    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+}
+
+/* Are the n bytes, not more than their lead asks for, the start of a well-formed character? After E0, ED, F0
+ * and F4 the second byte has a narrower range: no overlong forms, no surrogates, nothing above 10FFFF. */
+static int uni_well_formed(const uint8_t *s, size_t n) {
+    if (n > 1 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+                  (s[0] == 0xf4 && s[1] > 0x8f)))
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    return 1;
+}
+
+/* The character at s (n > 0 bytes) and its length; UNI_INVALID and 1 if there is none. */
+static size_t uni_decode(const uint8_t *s, size_t n, uint32_t *c) {
+    size_t length = uni_length(s[0]);
+    if (length == 1) *c = s[0];
+    else if (!length || length > n || !uni_well_formed(s, length)) {
+        *c = UNI_INVALID;
+        length = 1;
+    } else {
+        *c = s[0] & (0x7fu >> length);
+        for (size_t i = 1; i < length; i++) *c = *c << 6 | (s[i] & 0x3f);
+    }
+    return length;
+}
+
+/* Length of the longest prefix that does not end inside a character. Bytes that can not become one by what
+ * follows count as complete. */
+static size_t uni_complete_prefix(const uint8_t *s, size_t n) {
+    for (size_t tail = 1; tail < 4 && tail <= n; tail++)
+        if (uni_length(s[n - tail]) > tail) return uni_well_formed(s + n - tail, tail) ? n - tail : n;
+    return n;
+}
 
 /* ======================================================================================
  * [tok] Tokenizers and chat formats
+ *
+ * Two kinds of vocabulary: byte-level BPE ("gpt2" in files), where a pre-tokenizer cuts the text into pieces
+ * and merges are ranked, and SentencePiece ("llama"), where the whole text is one piece and tokens are scored.
+ * Both join neighbours, best first, in one loop. Promises: any bytes are accepted, time n log n in the text,
+ * control tokens come out of a text only when asked for, decoding gives back what was encoded (bytes for BPE
+ * and for SentencePiece with byte tokens). A vocabulary that breaks its rules is refused, or the part of it
+ * that cannot be used is never produced. Uses: [err] [mem] [num] [gguf] [uni].
  * ====================================================================================== */
-/*TOK*/
-/*TOK-STUB: to be removed with the real section*/
-typedef struct tok_vocab { int n, bos, eos, eot; polar_chat chat; } tok_vocab;
-static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
-    const gguf_kv *kv; (void)a;
-    polar_status s = gguf_get_array(g, "tokenizer.ggml.tokens", GGUF_STRING, &kv, 1, e);
-    if (s) return s;
-    v->n = (int)kv->count; v->bos = v->eos = v->eot = -1; v->chat = POLAR_CHAT_RAW;
+
+/* Kinds of tokens, with the numbers that files use, and a flag. */
+enum { TOK_NORMAL = 1, TOK_UNKNOWN, TOK_CONTROL, TOK_USER, TOK_UNUSED, TOK_BYTE, TOK_KIND = 15, TOK_END = 16 };
+
+/* A token that a text may name: control, unknown, user-defined. */
+typedef struct tok_special {
+    const uint8_t *text;
+    uint32_t length;
+    int32_t id;
+} tok_special;
+
+/* Slots of two hash tables with linear probing: normal tokens by their text, merges by the pair they join. */
+typedef struct tok_slot {
+    uint32_t hash;
+    int32_t id; /* -1: empty */
+} tok_slot;
+
+typedef struct tok_pair {
+    int32_t left, right; /* left -1: empty */
+    int32_t joined;
+    uint32_t rank;
+} tok_pair;
+
+/* A file could be made so that its entries collide. Longer ways through a table are refused at loading, and
+ * no look-up takes one. */
+#define TOK_MAX_PROBES 256
+#define TOK_MAX_SPECIAL 1024 /* bytes of the text of a special token */
+#define TOK_NONE UINT32_MAX  /* no order: these two do not join */
+
+typedef struct tok_vocab {
+    const struct tok_pre *pre; /* NULL: SentencePiece */
+    int n_tokens;
+    int bos, eos, eot, eom, unknown; /* -1: none */
+    int add_bos;                     /* the file wants BOS in front */
+    int add_space;                   /* SentencePiece: a space in front of a text, taken away by decoding */
+    int think;                       /* the template turns thinking off with an empty block */
+    polar_chat chat;                 /* what the template asks for */
+    const char *system;              /* what the template says where no system message is given, or NULL; it */
+    size_t system_length;            /* is in the file */
+    void *block;                     /* all that follows */
+    size_t block_bytes;
+    uint8_t *bytes;       /* of all tokens, decoded: real bytes, real spaces */
+    uint32_t *offsets;    /* (n_tokens + 1) into bytes */
+    uint8_t *kinds;       /* (n_tokens) */
+    uint32_t *orders;     /* (n_tokens) SentencePiece: the higher the score the lower */
+    tok_slot *slots;      /* (slot_mask + 1) */
+    tok_pair *pairs;      /* (pair_mask + 1) BPE */
+    uint32_t slot_mask, pair_mask;
+    tok_special *specials; /* in order of their text */
+    int n_specials;
+    uint8_t *raw;          /* (n_raw) scratch of loading: the longest token as the file spells it */
+    size_t n_raw;
+    int32_t byte_ids[256];     /* the token of a single byte, or -1 */
+    uint8_t first_bytes[256];  /* bit 1 << kind: a special token of that kind starts with this byte */
+} tok_vocab;
+
+static int tok_count(const tok_vocab *v) {
+    return v->n_tokens;
+}
+
+/* The bytes of a token; nothing for a number that is no token. */
+static const char *tok_bytes(const tok_vocab *v, int32_t id, size_t *length) {
+    *length = 0;
+    if (id < 0 || id >= v->n_tokens) return "";
+    *length = v->offsets[id + 1] - v->offsets[id];
+    return (const char *)v->bytes + v->offsets[id];
+}
+
+static int tok_kind(const tok_vocab *v, int32_t id) {
+    return id >= 0 && id < v->n_tokens ? v->kinds[id] & TOK_KIND : 0;
+}
+
+static int tok_is_control(const tok_vocab *v, int32_t id) {
+    int kind = tok_kind(v, id);
+    return kind == TOK_CONTROL || kind == TOK_UNKNOWN || kind == TOK_UNUSED;
+}
+
+/* What a reader sees of a token: nothing of control tokens. */
+static const char *tok_text(const tok_vocab *v, int32_t id, size_t *length) {
+    const char *s = tok_bytes(v, id, length);
+    if (tok_is_control(v, id)) *length = 0;
+    return s;
+}
+
+static int tok_is_end(const tok_vocab *v, int32_t id) {
+    return id >= 0 && id < v->n_tokens && v->kinds[id] & TOK_END;
+}
+
+/* --- pre-tokenizers
+ *
+ * Published as regular expressions that are matched again and again at the place where the last match ended.
+ * Each is a function here that returns the length of the match at the start of s; n > 0, result > 0. */
+
+typedef struct tok_pre {
+    const char *names[6]; /* tokenizer.ggml.pre; the first is what we call it */
+    size_t (*split)(const struct tok_pre *pre, const uint8_t *s, size_t n);
+    int max_digits;  /* numbers that stay together; 0: all */
+    int whole_words; /* a piece that is a token is that token, whatever the merges say */
+    int add_bos;     /* unless the file says otherwise */
+} tok_pre;
+
+/* End of the run of at most `max` (0: any number of) characters of a class that starts at `at`. */
+static size_t tok_run(const uint8_t *s, size_t n, size_t at, int class, int max) {
+    uint32_t c;
+    for (int i = 0; at < n && (!max || i < max); i++) {
+        size_t length = uni_decode(s + at, n - at, &c);
+        if (uni_class(c) != class) break;
+        at += length;
+    }
+    return at;
+}
+
+/* 's 't 're 've 'm 'll 'd; 0 if it is none. Without case also 'S and so on, and U+017F, which folds to s. */
+static size_t tok_contraction(const uint8_t *s, size_t n, int any_case) {
+    uint8_t bit = any_case ? 32 : 0, a, b;
+    if (n < 2 || s[0] != '\'') return 0;
+    a = s[1] | bit;
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    if (any_case && n > 2 && s[1] == 0xc5 && s[2] == 0xbf) return 3;
+    if (n < 3) return 0;
+    b = s[2] | bit;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* `\s+(?!\S)|\s+`: white space without its last character where a word follows, which takes that one. Before
+ * it, with `newlines`, `\s*[\r\n]+`: up to the last line end. With digits_apart, numbers take no space. */
+static size_t tok_split_space(const uint8_t *s, size_t n, int newlines, int digits_apart) {
+    size_t end = 0, last = 0, line = 0;
+    uint32_t c = 0;
+    int class = UNI_SPACE;
+    while (end < n) {
+        size_t length = uni_decode(s + end, n - end, &c);
+        if ((class = uni_class(c)) != UNI_SPACE) break;
+        last = end;
+        end += length;
+        if (newlines && (c == '\r' || c == '\n')) line = end;
+    }
+    if (line) return line;
+    if (end == n || !last || (digits_apart && class == UNI_NUMBER)) return end;
+    return last;
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,max_digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|
+ * \s*[\r\n]+|\s+(?!\S)|\s+ */
+static size_t tok_split_llama3(const tok_pre *pre, const uint8_t *s, size_t n) {
+    uint32_t c;
+    size_t first = uni_decode(s, n, &c), end = tok_contraction(s, n, 1);
+    int class = uni_class(c);
+    if (end) return end;
+    if (class == UNI_NUMBER) return tok_run(s, n, 0, UNI_NUMBER, pre->max_digits);
+    if (class == UNI_LETTER) return tok_run(s, n, 0, UNI_LETTER, 0);
+    if (c != '\r' && c != '\n' && (end = tok_run(s, n, first, UNI_LETTER, 0)) > first) return end;
+    first = c == ' ';
+    if ((end = tok_run(s, n, first, UNI_OTHER, 0)) > first) {
+        while (end < n && (s[end] == '\r' || s[end] == '\n')) end++;
+        return end;
+    }
+    return tok_split_space(s, n, 1, 0);
+}
+
+/* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ * With max_digits, numbers are cut into pieces first and take no space in front. */
+static size_t tok_split_gpt2(const tok_pre *pre, const uint8_t *s, size_t n) {
+    uint32_t c;
+    size_t first = s[0] == ' ', end = tok_contraction(s, n, 0);
+    if (end) return end;
+    if (first < n) {
+        int class;
+        uni_decode(s + first, n - first, &c);
+        class = uni_class(c);
+        if (class == UNI_NUMBER && pre->max_digits) {
+            if (!first) return tok_run(s, n, 0, UNI_NUMBER, pre->max_digits);
+        } else if (class != UNI_SPACE) return tok_run(s, n, first, class, 0);
+    }
+    return tok_split_space(s, n, 0, pre->max_digits);
+}
+
+static const tok_pre tok_pres[] = {
+    {{"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"}, tok_split_llama3, 3, 1, 1},
+    {{"smaug-bpe", "dbrx"}, tok_split_llama3, 3, 0, 0},
+    {{"qwen2", "deepseek-r1-qwen", "megrez"}, tok_split_llama3, 1, 0, 0},
+    {{"gpt-2", "phi-2"}, tok_split_gpt2, 0, 0, 0},
+    {{"smollm"}, tok_split_gpt2, 1, 0, 0},
+};
+
+static const tok_pre *tok_find_pre(const char *name, size_t length) {
+    for (int i = 0; i < COUNT(tok_pres); i++)
+        for (int k = 0; k < COUNT(tok_pres[i].names) && tok_pres[i].names[k]; k++)
+            if (strlen(tok_pres[i].names[k]) == length && !memcmp(tok_pres[i].names[k], name, length))
+                return &tok_pres[i];
+    return NULL;
+}
+
+static const char *tok_name(const tok_vocab *v) {
+    return v->pre ? v->pre->names[0] : "llama";
+}
+
+/* --- look-ups */
+
+static uint32_t tok_hash(const uint8_t *s, size_t n) {
+    uint64_t h = mem_hash(s, n) * 0x9E3779B97F4A7C15u;
+    return (uint32_t)(h >> 32);
+}
+
+static uint32_t tok_hash_pair(int32_t left, int32_t right) {
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
+    return (uint32_t)(h >> 32);
+}
+
+/* The slot that holds a text, or the empty one where it would go; NULL if neither is near. */
+static tok_slot *tok_find_slot(const tok_vocab *v, const uint8_t *s, size_t n, uint32_t hash) {
+    for (uint32_t i = 0; i < TOK_MAX_PROBES; i++) {
+        tok_slot *slot = &v->slots[(hash + i) & v->slot_mask];
+        size_t length;
+        const char *piece;
+        if (slot->id < 0) return slot;
+        if (slot->hash != hash) continue;
+        piece = tok_bytes(v, slot->id, &length);
+        if (length == n && !memcmp(piece, s, n)) return slot;
+    }
+    return NULL;
+}
+
+static tok_pair *tok_find_pair(const tok_vocab *v, int32_t left, int32_t right) {
+    uint32_t hash = tok_hash_pair(left, right);
+    for (uint32_t i = 0; i < TOK_MAX_PROBES; i++) {
+        tok_pair *pair = &v->pairs[(hash + i) & v->pair_mask];
+        if (pair->left < 0 || (pair->left == left && pair->right == right)) return pair;
+    }
+    return NULL;
+}
+
+/* The normal token with this text, or -1. */
+static int32_t tok_find(const tok_vocab *v, const uint8_t *s, size_t n) {
+    const tok_slot *slot = n && n <= v->n_raw ? tok_find_slot(v, s, n, tok_hash(s, n)) : NULL;
+    return slot ? slot->id : -1;
+}
+
+/* The first special token from `low` on whose byte `at` is not below c; entries low..high share what is before. */
+static int tok_special_bound(const tok_vocab *v, int low, int high, uint32_t at, int c) {
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        const tok_special *t = &v->specials[middle];
+        if (t->length <= at || t->text[at] < c) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* The longest special token that s starts with, of a kind whose bit is in `mask`; -1 if none. */
+static int32_t tok_match(const tok_vocab *v, const uint8_t *s, size_t n, int mask, size_t *length) {
+    int low = 0, high = v->n_specials;
+    int32_t id = -1;
+    if (!(v->first_bytes[s[0]] & mask)) return -1;
+    for (uint32_t at = 0; low < high; at++) {
+        /* Those that end here come first. */
+        for (; low < high && v->specials[low].length == at; low++)
+            if (mask & 1 << tok_kind(v, v->specials[low].id) && (id < 0 || *length < at)) {
+                id = v->specials[low].id;
+                *length = at;
+            }
+        if (at >= n) break;
+        high = tok_special_bound(v, low, high, at, s[at] + 1);
+        low = tok_special_bound(v, low, high, at, s[at]);
+    }
+    return id;
+}
+
+/* The token that a file calls by this name, special or not; -1 if none. */
+static int32_t tok_id(const tok_vocab *v, const char *name) {
+    const uint8_t *s = (const uint8_t *)name;
+    size_t n = strlen(name), length = 0;
+    int32_t id = tok_match(v, s, n, -1, &length);
+    return id >= 0 && length == n ? id : tok_find(v, s, n);
+}
+
+/* --- loading */
+
+#define TOK_KEY "tokenizer.ggml."
+
+/* Tokens with a meaning, by name: files do not always give them the right kind, or name their ids. */
+static const struct {
+    const char *name;
+    int end;  /* ends a generation */
+    int turn; /* ... and an assistant's turn: what eot is where the file does not say */
+} tok_named[] = {
+    {"<|eot_id|>", 1, 1},      {"<|im_end|>", 1, 1},     {"<|end|>", 1, 1},          {"<end_of_turn>", 1, 1},
+    {"<|endoftext|>", 1, 0},   {"<|end_of_text|>", 1, 0}, {"<|eom_id|>", 1, 0},      {"<EOT>", 1, 0},
+    {"<|im_start|>", 0, 0},    {"<|start_header_id|>", 0, 0}, {"<|end_header_id|>", 0, 0},
+    {"<|begin_of_text|>", 0, 0},
+};
+
+/* The arrays of a file that make a vocabulary. */
+typedef struct tok_source {
+    const gguf_file *g;
+    const gguf_kv *tokens, *kinds, *scores, *merges; /* kinds may be NULL, scores and merges belong to one kind */
+    size_t n_bytes;    /* of all tokens */
+    size_t longest;    /* bytes of the longest token */
+    size_t n_specials; /* bound of their number */
+    polar_error *error;
+} tok_source;
+
+/* The byte that a character stands for in the alphabet of GPT-2, -1 if none: printable characters of Latin-1
+ * stand for themselves, the other bytes, in order, are U+0100 and up. */
+static int tok_alphabet(uint32_t c) {
+    if ((c >= 0x21 && c <= 0x7e) || (c >= 0xa1 && c <= 0xff && c != 0xad)) return (int)c;
+    if (c < 0x100 || c > 0x143) return -1;
+    c -= 0x100;
+    return c < 33 ? (int)c : c < 67 ? (int)c + 0x7f - 33 : 0xad;
+}
+
+/* Writes the bytes that s, in that alphabet, stands for; never more than n. 0 if s is not in the alphabet. */
+static int tok_decode_bpe(const uint8_t *s, size_t n, uint8_t *out, size_t *length) {
+    size_t k = 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t c;
+        int byte;
+        i += uni_decode(s + i, n - i, &c);
+        if ((byte = tok_alphabet(c)) < 0) return 0;
+        out[k++] = (uint8_t)byte;
+    }
+    *length = k;
+    return 1;
+}
+
+/* U+2581, the visible space of SentencePiece, becomes a space. */
+static size_t tok_decode_spaces(const uint8_t *s, size_t n, uint8_t *out) {
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        int space = n - i >= 3 && s[i] == 0xe2 && s[i + 1] == 0x96 && s[i + 2] == 0x81;
+        out[k++] = space ? ' ' : s[i];
+        if (space) i += 2;
+    }
+    return k;
+}
+
+/* "<0x0A>" to 10; -1 if it is no such name. */
+static int tok_byte_name(const uint8_t *s, size_t n) {
+    int value = 0;
+    if (n != 6 || memcmp(s, "<0x", 3) || s[5] != '>') return -1;
+    for (int i = 3; i < 5; i++) {
+        int digit = s[i] >= '0' && s[i] <= '9' ? s[i] - '0' : s[i] >= 'A' && s[i] <= 'F' ? s[i] - 'A' + 10 : -1;
+        if (digit < 0) return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+/* The kind of token i: what the file says, corrected where the name has a fixed meaning; -1 after an error. */
+static int tok_read_kind(const tok_vocab *v, const tok_source *src, int32_t i, const char *s, size_t n) {
+    int64_t kind = TOK_NORMAL;
+    if (src->kinds) {
+        gguf_int_at(src->kinds, (size_t)i, &kind);
+        if (kind < 0 || kind > TOK_BYTE) {
+            fail(src->error, POLAR_FORMAT, "%s: " TOK_KEY "token_type of token %d is %lld, expected 0 to %d",
+                 src->g->name, i, (long long)kind, TOK_BYTE);
+            return -1;
+        }
+        if (!kind) kind = TOK_NORMAL;
+    } else if (i == v->bos || i == v->eos || i == v->eot || i == v->eom) kind = TOK_CONTROL;
+    else if (i == v->unknown) kind = TOK_UNKNOWN;
+    else if (!v->pre && tok_byte_name((const uint8_t *)s, n) >= 0) kind = TOK_BYTE;
+    for (int k = 0; n && s[0] == '<' && k < COUNT(tok_named); k++)
+        if (strlen(tok_named[k].name) == n && !memcmp(tok_named[k].name, s, n))
+            return TOK_CONTROL | (tok_named[k].end ? TOK_END : 0);
+    return (int)kind;
+}
+
+/* Adds token `id` to the table of normal tokens. Of two with the same text the first counts. */
+static polar_status tok_insert(tok_vocab *v, const tok_source *src, int32_t id) {
+    size_t n;
+    const uint8_t *s = (const uint8_t *)tok_bytes(v, id, &n);
+    uint32_t hash = tok_hash(s, n);
+    tok_slot *slot = tok_find_slot(v, s, n, hash);
+    if (!slot) return fail(src->error, POLAR_FORMAT, "%s: the tokens collide in the hash table", src->g->name);
+    if (slot->id < 0) *slot = (tok_slot){hash, id};
     return POLAR_OK;
 }
-static int tok_count(const tok_vocab *v) { return v->n; }
-static void tok_free(tok_vocab *v, const polar_allocator *a) { (void)v; (void)a; }
-static const char *tok_name(const tok_vocab *v) { (void)v; return "stub"; }
-static int tok_is_end(const tok_vocab *v, int t) { return t == v->eos; }
-static const char *tok_bytes(const tok_vocab *v, int t, size_t *n) { (void)v; (void)t; *n = 1; return "?"; }
-static size_t uni_complete_prefix(const uint8_t *b, size_t n) { (void)b; return n; }
-polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
-                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error)
-{ (void)model;(void)chat;(void)messages;(void)n_messages;(void)tokens;(void)capacity;(void)n;(void)error; return POLAR_OK;}
-const char *polar_chat_name(polar_chat chat) {
-    static const char *const names[] = {"auto", "raw", "chatml", "llama3"};
-    return (int)chat >= 0 && chat < POLAR_N_CHAT ? names[chat] : NULL;
+
+/* Decodes token i of the file to the end of `bytes`, and enters it where its kind belongs. */
+static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t i, const char *name, size_t n) {
+    const uint8_t *s = (const uint8_t *)name;
+    uint8_t *out = v->bytes + v->offsets[i];
+    int flags = tok_read_kind(v, src, i, name, n), kind = flags & TOK_KIND, normal = kind == TOK_NORMAL;
+    size_t length = n;
+    if (flags < 0) return POLAR_FORMAT;
+    if (kind == TOK_BYTE && !v->pre) {
+        int byte = tok_byte_name(s, n);
+        if (byte < 0)
+            return fail(src->error, POLAR_FORMAT, "%s: token %d is a byte by its type, expected a name like <0x0A>, "
+                        "found %.*s", src->g->name, i, (int)MIN(n, 40), name);
+        out[0] = (uint8_t)byte;
+        length = 1;
+        v->byte_ids[byte] = i;
+    } else if (!v->pre) length = tok_decode_spaces(s, n, out);
+    else if (!normal || !tok_decode_bpe(s, n, out, &length)) {
+        memcpy(out, s, n);
+        normal = 0; /* a normal token outside of the alphabet: no text leads to it */
+    }
+    v->kinds[i] = (uint8_t)flags;
+    v->offsets[i + 1] = v->offsets[i] + (uint32_t)length;
+    if (normal && length) return tok_insert(v, src, i);
+    if (!length || kind == TOK_NORMAL || kind == TOK_UNUSED || kind == TOK_BYTE) return POLAR_OK;
+    if (length > TOK_MAX_SPECIAL)
+        return fail(src->error, POLAR_UNSUPPORTED, "%s: the special token %d has %zu bytes, expected at most %d",
+                    src->g->name, i, length, TOK_MAX_SPECIAL);
+    v->first_bytes[out[0]] |= (uint8_t)(1 << kind);
+    v->specials[v->n_specials++] = (tok_special){out, (uint32_t)length, i};
+    return POLAR_OK;
 }
-/*TOK-STUB END*/
+
+/* By text; equal texts by id, so that the result does not depend on the sorting algorithm. */
+static int tok_compare_specials(const void *a, const void *b) {
+    const tok_special *x = a, *y = b;
+    int order = memcmp(x->text, y->text, MIN(x->length, y->length));
+    if (order) return order;
+    if (x->length != y->length) return x->length < y->length ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static polar_status tok_read_tokens(tok_vocab *v, const tok_source *src) {
+    gguf_strings it = gguf_strings_begin(src->tokens);
+    polar_status status = POLAR_OK;
+    const char *s;
+    size_t n;
+    for (uint32_t i = 0; i <= v->slot_mask; i++) v->slots[i].id = -1;
+    for (int i = 0; i < 256; i++) v->byte_ids[i] = -1;
+    v->offsets[0] = 0;
+    for (int32_t i = 0; status == POLAR_OK && gguf_strings_next(&it, &s, &n); i++)
+        status = tok_read_token(v, src, i, s, n);
+    if (status != POLAR_OK) return status;
+    qsort(v->specials, (size_t)v->n_specials, sizeof *v->specials, tok_compare_specials);
+    for (int i = 0; i < 256 && v->pre; i++) {
+        uint8_t byte = (uint8_t)i;
+        v->byte_ids[i] = tok_find(v, &byte, 1);
+    }
+    return POLAR_OK;
+}
+
+/* Scores as numbers that sort the other way round: the best is the least. */
+static polar_status tok_read_scores(tok_vocab *v, const tok_source *src) {
+    for (int32_t i = 0; i < v->n_tokens; i++) {
+        float score = rd_f32(src->scores->at + 4 * (size_t)i);
+        uint32_t u = f32_bits(score + 0.0f); /* there is one zero */
+        if (!(score - score == 0))
+            return fail(src->error, POLAR_FORMAT, "%s: " TOK_KEY "scores of token %d is no finite number",
+                        src->g->name, i);
+        v->orders[i] = u >> 31 ? u : ~(u | 0x80000000u);
+    }
+    return POLAR_OK;
+}
+
+/* Merge number `rank` of the file, "left right" in the alphabet. One that names unknown tokens is left out. */
+static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t rank, const char *s, size_t n) {
+    const uint8_t *bytes = (const uint8_t *)s;
+    const char *space = n > 1 ? memchr(s + 1, ' ', n - 1) : NULL;
+    size_t a = space ? (size_t)(space - s) : 0, n_left, n_right;
+    int32_t left, right, joined;
+    tok_pair *pair;
+    if (!space || n - 1 > v->n_raw) return POLAR_OK; /* longer than any token */
+    if (!tok_decode_bpe(bytes, a, v->raw, &n_left)) return POLAR_OK;
+    if (!tok_decode_bpe(bytes + a + 1, n - a - 1, v->raw + n_left, &n_right)) return POLAR_OK;
+    left = tok_find(v, v->raw, n_left);
+    right = tok_find(v, v->raw + n_left, n_right);
+    joined = tok_find(v, v->raw, n_left + n_right);
+    if (left < 0 || right < 0 || joined < 0) return POLAR_OK;
+    if (!(pair = tok_find_pair(v, left, right)))
+        return fail(src->error, POLAR_FORMAT, "%s: the merges collide in the hash table", src->g->name);
+    if (pair->left < 0) *pair = (tok_pair){left, right, joined, rank}; /* of two for a pair the first counts */
+    return POLAR_OK;
+}
+
+static polar_status tok_read_merges(tok_vocab *v, const tok_source *src) {
+    gguf_strings it = gguf_strings_begin(src->merges);
+    polar_status status = POLAR_OK;
+    const char *s;
+    size_t n;
+    for (uint32_t i = 0; i <= v->pair_mask; i++) v->pairs[i].left = -1;
+    for (uint32_t i = 0; status == POLAR_OK && gguf_strings_next(&it, &s, &n); i++)
+        status = tok_read_merge(v, src, i, s, n);
+    return status;
+}
+
+/* A power of two with at least a third of the slots free, less one. */
+static uint32_t tok_table_mask(size_t n) {
+    size_t size = 16;
+    while (size / 3 * 2 < n) size *= 2;
+    return (uint32_t)(size - 1);
+}
+
+static void tok_place(tok_vocab *v, const tok_source *src, layout *l) {
+    size_t n = (size_t)v->n_tokens;
+    v->offsets = layout_place(l, n + 1, sizeof *v->offsets);
+    v->slots = layout_place(l, (size_t)v->slot_mask + 1, sizeof *v->slots);
+    v->pairs = layout_place(l, v->pre ? (size_t)v->pair_mask + 1 : 0, sizeof *v->pairs);
+    v->orders = layout_place(l, v->pre ? 0 : n, sizeof *v->orders);
+    v->specials = layout_place(l, src->n_specials, sizeof *v->specials);
+    v->kinds = layout_place(l, n, 1);
+    v->bytes = layout_place(l, src->n_bytes, 1);
+    v->raw = layout_place(l, v->n_raw, 1);
+}
+
+/* Reads the key of a token id. 2^32 - 1, which is how some files write -1, means that there is none. */
+static polar_status tok_read_id(const tok_vocab *v, const tok_source *src, const char *key, int *id) {
+    const gguf_kv *kv = gguf_find(src->g, key);
+    int64_t n;
+    if (kv && !kv->is_array && kv->type == GGUF_U32 && gguf_int_at(kv, 0, &n) && n == UINT32_MAX) return POLAR_OK;
+    return gguf_get_int(src->g, key, id, -1, v->n_tokens - 1, GGUF_OPTIONAL, src->error);
+}
+
+static polar_status tok_read_ids(tok_vocab *v, const tok_source *src) {
+    const struct {
+        const char *key;
+        int *id;
+    } ids[] = {{TOK_KEY "bos_token_id", &v->bos}, {TOK_KEY "eos_token_id", &v->eos}, {TOK_KEY "eot_token_id", &v->eot},
+               {TOK_KEY "eom_token_id", &v->eom}, {TOK_KEY "unknown_token_id", &v->unknown}};
+    polar_status status = POLAR_OK;
+    for (int i = 0; i < COUNT(ids) && status == POLAR_OK; i++) {
+        *ids[i].id = -1;
+        status = tok_read_id(v, src, ids[i].key, ids[i].id);
+    }
+    return status;
+}
+
+/* What the keys left open, by the names of tokens, and which tokens end a generation. */
+static void tok_find_ids(tok_vocab *v) {
+    if (!v->pre) {
+        if (v->unknown < 0) v->unknown = tok_id(v, "<unk>");
+        if (v->bos < 0) v->bos = tok_id(v, "<s>");
+        if (v->eos < 0) v->eos = tok_id(v, "</s>");
+    }
+    for (int i = 0; i < COUNT(tok_named) && v->eot < 0; i++)
+        if (tok_named[i].turn) v->eot = tok_id(v, tok_named[i].name);
+    if (v->eos >= 0) v->kinds[v->eos] |= TOK_END;
+    if (v->eot >= 0) v->kinds[v->eot] |= TOK_END;
+    if (v->eom >= 0) v->kinds[v->eom] |= TOK_END;
+}
+
+static int tok_starts(const char *s, size_t n, const char *prefix) {
+    return n >= strlen(prefix) && !memcmp(s, prefix, strlen(prefix));
+}
+
+/* The pre-tokenizer. Files from before the key existed, or whose converter did not know it, get that of their
+ * architecture. */
+static polar_status tok_read_pre(tok_vocab *v, const tok_source *src) {
+    const char *name = "default", *arch = "";
+    size_t length = strlen(name), arch_length = 0;
+    polar_status status = gguf_get_str(src->g, TOK_KEY "pre", &name, &length, GGUF_OPTIONAL, src->error);
+    if (status == POLAR_OK)
+        status = gguf_get_str(src->g, "general.architecture", &arch, &arch_length, GGUF_OPTIONAL, src->error);
+    if (status != POLAR_OK) return status;
+    if (length == 7 && !memcmp(name, "default", 7)) {
+        name = tok_starts(arch, arch_length, "qwen") ? "qwen2" : src->tokens->count >= 128000 ? "llama-bpe" : "gpt-2";
+        length = strlen(name);
+    }
+    if (!(v->pre = tok_find_pre(name, length)))
+        return fail(src->error, POLAR_UNSUPPORTED, "%s: the pre-tokenizer %.*s is unknown here; known are llama-bpe, "
+                    "smaug-bpe, qwen2, gpt-2, smollm", src->g->name, (int)MIN(length, 80), name);
+    return POLAR_OK;
+}
+
+/* One of the arrays beside the tokens, as long as they are. */
+static polar_status tok_read_array(const tok_source *src, const char *key, gguf_value_type type, const gguf_kv **out,
+                                   int required) {
+    polar_status status = gguf_get_array(src->g, key, type, out, required, src->error);
+    if (status == POLAR_OK && *out && (*out)->count != src->tokens->count)
+        return fail(src->error, POLAR_FORMAT, "%s: %s has %zu elements, expected one for each of %zu tokens",
+                    src->g->name, key, (*out)->count, src->tokens->count);
+    return status;
+}
+
+/* Finds the arrays and the kind of tokenizer. */
+static polar_status tok_read_source(tok_vocab *v, tok_source *src) {
+    polar_error *e = src->error;
+    const char *model = "";
+    size_t length = 0;
+    polar_status status = gguf_get_str(src->g, TOK_KEY "model", &model, &length, GGUF_REQUIRED, e);
+    int bpe = length == 4 && !memcmp(model, "gpt2", 4), sentencepiece = length == 5 && !memcmp(model, "llama", 5);
+    if (status != POLAR_OK) return status;
+    if (!bpe && !sentencepiece)
+        return fail(e, POLAR_UNSUPPORTED, "%s: the tokenizer %.*s is unknown here, expected gpt2 or llama",
+                    src->g->name, (int)MIN(length, 80), model);
+    status = gguf_get_array(src->g, TOK_KEY "tokens", GGUF_STRING, &src->tokens, GGUF_REQUIRED, e);
+    if (status != POLAR_OK) return status;
+    if (!src->tokens->count || src->tokens->count > INT_MAX / 2 || src->tokens->bytes > UINT32_MAX)
+        return fail(e, POLAR_FORMAT, "%s: " TOK_KEY "tokens has %zu elements in %zu bytes", src->g->name,
+                    src->tokens->count, src->tokens->bytes);
+    v->n_tokens = (int)src->tokens->count;
+    v->add_bos = v->add_space = sentencepiece;
+    status = tok_read_array(src, TOK_KEY "token_type", GGUF_I32, &src->kinds, GGUF_OPTIONAL);
+    if (status != POLAR_OK) return status;
+    if (sentencepiece) return tok_read_array(src, TOK_KEY "scores", GGUF_F32, &src->scores, GGUF_REQUIRED);
+    status = gguf_get_array(src->g, TOK_KEY "merges", GGUF_STRING, &src->merges, GGUF_REQUIRED, e);
+    if (status == POLAR_OK && src->merges->count > UINT32_MAX / 4)
+        return fail(e, POLAR_FORMAT, "%s: " TOK_KEY "merges has %zu elements", src->g->name, src->merges->count);
+    if (status == POLAR_OK) status = tok_read_pre(v, src);
+    if (status == POLAR_OK) v->add_bos = v->pre->add_bos;
+    return status;
+}
+
+/* Sizes, before anything is allocated; they are in proportion to the file. */
+static void tok_measure(tok_vocab *v, tok_source *src) {
+    gguf_strings it = gguf_strings_begin(src->tokens);
+    const char *s;
+    size_t n;
+    while (gguf_strings_next(&it, &s, &n)) {
+        src->n_bytes += n;
+        src->longest = MAX(src->longest, n);
+    }
+    src->n_specials = COUNT(tok_named) + 5; /* the named, and the ids of keys where there are no kinds */
+    for (size_t i = 0; src->kinds && i < src->kinds->count; i++) {
+        int64_t kind = 0;
+        gguf_int_at(src->kinds, i, &kind);
+        src->n_specials += kind == TOK_CONTROL || kind == TOK_USER || kind == TOK_UNKNOWN;
+    }
+    v->n_raw = src->longest;
+    v->slot_mask = tok_table_mask(src->tokens->count);
+    if (v->pre) v->pair_mask = tok_table_mask(src->merges->count);
+}
+
+static void tok_free(tok_vocab *v, const polar_allocator *a) {
+    mem_free(a, v->block, v->block_bytes);
+    memset(v, 0, sizeof *v);
+}
+
+static polar_status tok_read_chat(tok_vocab *v, const tok_source *src);
+
+/* Reads the vocabulary of an open file. Keeps pointers into the file, which has to stay open. */
+static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
+    tok_source src = {g, NULL, NULL, NULL, NULL, 0, 0, 0, e};
+    layout measure = layout_begin(NULL), place;
+    polar_status status;
+    memset(v, 0, sizeof *v);
+    if ((status = tok_read_source(v, &src)) != POLAR_OK) return status;
+    if ((status = tok_read_ids(v, &src)) != POLAR_OK) return status;
+    if ((status = gguf_get_bool(g, TOK_KEY "add_bos_token", &v->add_bos, GGUF_OPTIONAL, e)) != POLAR_OK) return status;
+    status = gguf_get_bool(g, TOK_KEY "add_space_prefix", &v->add_space, GGUF_OPTIONAL, e);
+    if (status != POLAR_OK) return status;
+    v->add_space = v->add_space && !v->pre;
+    tok_measure(v, &src);
+    tok_place(v, &src, &measure);
+    if (!(v->block_bytes = layout_bytes(&measure)))
+        return fail(e, POLAR_MEMORY, "%s: the vocabulary is larger than memory", g->name);
+    if (!(v->block = mem_alloc(a, v->block_bytes, e))) return POLAR_MEMORY;
+    place = layout_begin(v->block);
+    tok_place(v, &src, &place);
+    status = tok_read_tokens(v, &src);
+    if (status == POLAR_OK) status = v->pre ? tok_read_merges(v, &src) : tok_read_scores(v, &src);
+    if (status == POLAR_OK) tok_find_ids(v);
+    if (status == POLAR_OK) status = tok_read_chat(v, &src);
+    if (status != POLAR_OK) tok_free(v, a);
+    return status;
+}
+
+/* --- encoding
+ *
+ * A piece of text is a chain of symbols: bytes for BPE, characters for SentencePiece. Again and again the two
+ * neighbours are joined that the vocabulary wants joined first; of equals the leftmost. */
+
+typedef struct tok_symbol {
+    int32_t id;              /* its token, or -1 */
+    int32_t joined;          /* the token of this symbol and the next in one */
+    uint32_t order;          /* when to join them: rank or score, the least first; TOK_NONE never */
+    uint32_t start, end;     /* in the text */
+    uint32_t previous, next; /* TOK_NONE: none */
+} tok_symbol;
+
+/* A growing text. */
+typedef struct tok_buffer {
+    uint8_t *at;
+    size_t length, capacity;
+} tok_buffer;
+
+/* One encoding: where the tokens go, and scratch that lives until its end. */
+typedef struct tok_coder {
+    const tok_vocab *v;
+    const polar_allocator *a;
+    polar_error *error;
+    int32_t *tokens;
+    size_t capacity, n; /* n also counts what did not fit */
+    int32_t last;       /* token */
+    tok_symbol *symbols;
+    size_t symbols_capacity;
+    uint64_t *heap; /* order << 32 | index of the left symbol: the least is next */
+    size_t heap_capacity, n_heap;
+    tok_buffer padded;  /* SentencePiece: the text with a space in front */
+    tok_buffer pending; /* chat: text that goes on */
+    polar_status status;
+} tok_coder;
+
+static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, int32_t *tokens, size_t capacity,
+                                 polar_error *e) {
+    tok_coder c;
+    memset(&c, 0, sizeof c);
+    c.v = v;
+    c.a = a;
+    c.error = e;
+    c.tokens = tokens;
+    c.capacity = tokens ? capacity : 0;
+    c.last = -1;
+    return c;
+}
+
+static polar_status tok_coder_end(tok_coder *c, size_t *n) {
+    mem_free(c->a, c->symbols, c->symbols_capacity * sizeof *c->symbols);
+    mem_free(c->a, c->heap, c->heap_capacity * sizeof *c->heap);
+    mem_free(c->a, c->padded.at, c->padded.capacity);
+    mem_free(c->a, c->pending.at, c->pending.capacity);
+    *n = c->status == POLAR_OK ? c->n : 0;
+    return c->status;
+}
+
+static void tok_emit(tok_coder *c, int32_t id) {
+    if (c->n < c->capacity) c->tokens[c->n] = id;
+    c->n++;
+    c->last = id;
+}
+
+static void tok_put(tok_coder *c, tok_buffer *t, const void *s, size_t n) {
+    void *at = t->at;
+    size_t need;
+    if (c->status != POLAR_OK || !n) return;
+    if (!add_size(&need, t->length, n) || need > INT_MAX)
+        c->status = fail(c->error, POLAR_ARGUMENT, "the text is too long, expected at most %d bytes", INT_MAX);
+    else if (!mem_grow(c->a, &at, &t->capacity, need, 1, c->error)) c->status = POLAR_MEMORY;
+    else {
+        t->at = at;
+        memcpy(t->at + t->length, s, n);
+        t->length = need;
+    }
+}
+
+/* Moves heap[i] down to where neither child is less. */
+static void tok_heap_down(uint64_t *heap, size_t n, size_t i) {
+    uint64_t x = heap[i];
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+        if (x <= heap[child]) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = x;
+}
+
+static void tok_heap_push(tok_coder *c, uint64_t x) {
+    size_t i = c->n_heap++;
+    for (size_t parent; i && x < c->heap[parent = (i - 1) / 2]; i = parent) c->heap[i] = c->heap[parent];
+    c->heap[i] = x;
+}
+
+static uint64_t tok_heap_pop(tok_coder *c) {
+    uint64_t x = c->heap[0];
+    c->heap[0] = c->heap[--c->n_heap];
+    if (c->n_heap) tok_heap_down(c->heap, c->n_heap, 0);
+    return x;
+}
+
+/* Finds out what becomes of symbol i and the next one. */
+static void tok_look(const tok_coder *c, const uint8_t *s, uint32_t i) {
+    const tok_vocab *v = c->v;
+    tok_symbol *left = &c->symbols[i];
+    const tok_symbol *right;
+    left->order = TOK_NONE;
+    if (left->next == TOK_NONE) return;
+    right = &c->symbols[left->next];
+    if (v->pre) {
+        const tok_pair *pair = left->id >= 0 && right->id >= 0 ? tok_find_pair(v, left->id, right->id) : NULL;
+        if (!pair || pair->left < 0) return;
+        left->joined = pair->joined;
+        left->order = pair->rank;
+    } else if ((left->joined = tok_find(v, s + left->start, right->end - left->start)) >= 0)
+        left->order = v->orders[left->joined];
+}
+
+static void tok_look_push(tok_coder *c, const uint8_t *s, uint32_t i) {
+    tok_look(c, s, i);
+    if (c->symbols[i].order != TOK_NONE) tok_heap_push(c, (uint64_t)c->symbols[i].order << 32 | i);
+}
+
+/* Joins until nothing joins. An entry of the heap whose symbol has got another order since is out of date. */
+static void tok_join(tok_coder *c, const uint8_t *s) {
+    while (c->n_heap) {
+        uint64_t entry = tok_heap_pop(c);
+        uint32_t i = (uint32_t)entry;
+        tok_symbol *left = &c->symbols[i], *right;
+        if (left->order != (uint32_t)(entry >> 32)) continue;
+        right = &c->symbols[left->next];
+        left->id = left->joined;
+        left->end = right->end;
+        left->next = right->next;
+        right->order = TOK_NONE;
+        if (left->next != TOK_NONE) c->symbols[left->next].previous = i;
+        tok_look_push(c, s, i);
+        if (left->previous != TOK_NONE) tok_look_push(c, s, left->previous);
+    }
+}
+
+/* Cuts a piece into symbols; returns their number. */
+static uint32_t tok_cut(const tok_coder *c, const uint8_t *s, size_t n) {
+    const tok_vocab *v = c->v;
+    uint32_t k = 0;
+    for (size_t at = 0; at < n; k++) {
+        uint32_t character;
+        size_t length = v->pre ? 1 : uni_decode(s + at, n - at, &character);
+        tok_symbol *t = &c->symbols[k];
+        t->id = v->pre ? v->byte_ids[s[at]] : tok_find(v, s + at, length);
+        t->start = (uint32_t)at;
+        t->end = (uint32_t)(at += length);
+        t->previous = k ? k - 1 : TOK_NONE;
+        t->next = at < n ? k + 1 : TOK_NONE;
+    }
+    return k;
+}
+
+/* What no token spells: its bytes one by one, or the unknown token, once for a run. */
+static void tok_emit_unknown(tok_coder *c, const uint8_t *s, size_t n) {
+    const tok_vocab *v = c->v;
+    int have = 1;
+    for (size_t i = 0; i < n; i++) have = have && v->byte_ids[s[i]] >= 0;
+    if (have)
+        for (size_t i = 0; i < n; i++) tok_emit(c, v->byte_ids[s[i]]);
+    else if (v->unknown < 0)
+        c->status = fail(c->error, POLAR_FORMAT, "the vocabulary has no token for the byte 0x%x, and none for the "
+                         "unknown", (unsigned)s[0]);
+    else if (c->last != v->unknown) tok_emit(c, v->unknown);
+}
+
+/* Encodes a piece: one that the pre-tokenizer cut off, or a whole text for SentencePiece. */
+static void tok_encode_piece(tok_coder *c, const uint8_t *s, size_t n) {
+    void *symbols = c->symbols, *heap = c->heap;
+    uint32_t n_symbols;
+    int32_t id;
+    if (c->v->pre && c->v->pre->whole_words && (id = tok_find(c->v, s, n)) >= 0) {
+        tok_emit(c, id);
+        return;
+    }
+    /* A join takes one entry off the heap and adds two at most: never more than twice the symbols. */
+    if (!mem_grow(c->a, &symbols, &c->symbols_capacity, n, sizeof *c->symbols, c->error)) c->status = POLAR_MEMORY;
+    else c->symbols = symbols;
+    if (!mem_grow(c->a, &heap, &c->heap_capacity, 2 * n, sizeof *c->heap, c->error)) c->status = POLAR_MEMORY;
+    else c->heap = heap;
+    if (c->status != POLAR_OK) return;
+    n_symbols = tok_cut(c, s, n);
+    c->n_heap = 0;
+    for (uint32_t i = 0; i < n_symbols; i++) {
+        tok_look(c, s, i);
+        if (c->symbols[i].order != TOK_NONE) c->heap[c->n_heap++] = (uint64_t)c->symbols[i].order << 32 | i;
+    }
+    for (size_t i = c->n_heap / 2; i-- > 0;) tok_heap_down(c->heap, c->n_heap, i);
+    tok_join(c, s);
+    for (uint32_t i = 0; i != TOK_NONE && c->status == POLAR_OK; i = c->symbols[i].next) {
+        const tok_symbol *t = &c->symbols[i];
+        if (t->id >= 0) tok_emit(c, t->id);
+        else tok_emit_unknown(c, s + t->start, t->end - t->start);
+    }
+}
+
+/* Encodes text without special tokens in it. */
+static void tok_encode_plain(tok_coder *c, const uint8_t *s, size_t n) {
+    const tok_vocab *v = c->v;
+    if (!n) return;
+    if (v->pre) {
+        for (size_t at = 0; at < n && c->status == POLAR_OK;) {
+            size_t length = v->pre->split(v->pre, s + at, n - at);
+            tok_encode_piece(c, s + at, length);
+            at += length;
+        }
+        return;
+    }
+    if (v->add_space) {
+        c->padded.length = 0;
+        tok_put(c, &c->padded, " ", 1);
+        tok_put(c, &c->padded, s, n);
+        s = c->padded.at;
+        n = c->padded.length;
+    }
+    if (c->status == POLAR_OK) tok_encode_piece(c, s, n);
+}
+
+/* Encodes text. Special tokens in it, the longest that begins first, are looked for if `special` is set; those
+ * that are user-defined belong to the text of SentencePiece in any case. */
+static void tok_encode_text(tok_coder *c, const uint8_t *s, size_t n, int special) {
+    const tok_vocab *v = c->v;
+    int mask = special ? 1 << TOK_CONTROL | 1 << TOK_USER | 1 << TOK_UNKNOWN : v->pre ? 0 : 1 << TOK_USER;
+    size_t from = 0, at = 0;
+    while (mask && at < n && c->status == POLAR_OK) {
+        size_t length = 0;
+        int32_t id = tok_match(v, s + at, n - at, mask, &length);
+        if (id < 0) {
+            at++;
+            continue;
+        }
+        tok_encode_plain(c, s + from, at - from);
+        tok_emit(c, id);
+        from = at += length;
+    }
+    if (c->status == POLAR_OK) tok_encode_plain(c, s + from, n - from);
+}
+
+static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
+                               int32_t *tokens, size_t capacity, size_t *n, polar_error *e) {
+    tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
+    const uint8_t *s = (const uint8_t *)text;
+    int special = flags & POLAR_TOKENIZE_SPECIAL;
+    size_t ignored;
+    *n = 0;
+    if (length > INT_MAX)
+        return fail(e, POLAR_ARGUMENT, "the text has %zu bytes, expected at most %d", length, INT_MAX);
+    /* A text that brings its own BOS gets no second one. */
+    if (flags & POLAR_TOKENIZE_BOS && v->add_bos && v->bos >= 0 &&
+        !(special && length && tok_match(v, s, length, -1, &ignored) == v->bos))
+        tok_emit(&c, v->bos);
+    tok_encode_text(&c, s, length, special);
+    return tok_coder_end(&c, n);
+}
+
+/* --- decoding */
+
+/* The space that encoding put in front of a text, after special tokens too, is taken away again. */
+static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text,
+                               size_t capacity, size_t *length, polar_error *e) {
+    int front = v->add_space;
+    size_t total = 0;
+    *length = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t bytes;
+        const char *piece = tok_bytes(v, tokens[i], &bytes);
+        int special = tok_is_control(v, tokens[i]);
+        if (!tok_kind(v, tokens[i]))
+            return fail(e, POLAR_ARGUMENT, "token %zu of %zu is %d, expected 0 to %d", i, n, (int)tokens[i],
+                        v->n_tokens - 1);
+        if (special && !(flags & POLAR_DETOKENIZE_SPECIAL)) continue;
+        special |= tok_kind(v, tokens[i]) == TOK_USER;
+        if (front && !special && bytes && *piece == ' ') piece++, bytes--;
+        front = special && v->add_space;
+        if (total < capacity && bytes) memcpy(text + total, piece, MIN(bytes, capacity - total));
+        if (!add_size(&total, total, bytes)) return fail(e, POLAR_ARGUMENT, "the text is longer than memory");
+    }
+    *length = total;
+    return POLAR_OK;
+}
+
+/* --- chat formats */
+
+/* A message is: open, role, close, gap, content, end, tail; open, close and end are control tokens. What the
+ * assistant says next is introduced by open, its role, close and gap. */
+static const struct tok_chat_format {
+    const char *name;
+    const char *open, *close, *gap, *end, *tail; /* "" or NULL: nothing. The format is known by `open` */
+    int bos;  /* the template writes BOS, whatever add_bos says */
+    int trim; /* it takes white space off the ends of contents */
+} tok_chats[POLAR_N_CHAT] = {
+    [POLAR_CHAT_AUTO] = {"auto", NULL, NULL, "", NULL, "", 0, 0},
+    [POLAR_CHAT_RAW] = {"raw", NULL, NULL, "", NULL, "", 0, 0},
+    [POLAR_CHAT_CHATML] = {"chatml", "<|im_start|>", NULL, "\n", "<|im_end|>", "\n", 0, 0},
+    [POLAR_CHAT_LLAMA3] = {"llama3", "<|start_header_id|>", "<|end_header_id|>", "\n\n", "<|eot_id|>", "", 1, 1},
+};
+
+#define TOK_THINK "<think>\n\n</think>\n\n"
+
+/* The first place of `what` in s, or NULL. */
+static const char *tok_search(const char *s, size_t n, const char *what) {
+    size_t m = strlen(what);
+    for (const char *at = s; n >= m && (at = memchr(at, *what, n - m + 1 - (size_t)(at - s))); at++)
+        if (!memcmp(at, what, m)) return at;
+        else if ((size_t)(at - s) == n - m) break;
+    return NULL;
+}
+
+/* ChatML templates that have a system text of their own hold it as '<|im_start|>system\nTEXT<|im_end|>\n', in
+ * one string literal. */
+static void tok_find_system(tok_vocab *v, const char *s, size_t n) {
+    static const char before[] = "<|im_start|>system\\n", after[] = "<|im_end|>";
+    const char *end = s + n;
+    while ((s = tok_search(s, (size_t)(end - s), before))) {
+        const char *stop, *from = s += sizeof before - 1;
+        while (s < end && !strchr("'\"\\{}", *s) && *s != '<') s++;
+        stop = s;
+        if (!tok_starts(stop, (size_t)(end - stop), after)) continue;
+        v->system = from;
+        v->system_length = (size_t)(stop - from);
+        return;
+    }
+}
+
+/* Which format the template asks for; one that is unknown here, or whose tokens are missing, is RAW. */
+static polar_status tok_read_chat(tok_vocab *v, const tok_source *src) {
+    const char *s = NULL, *arch = "";
+    size_t n = 0, arch_length = 0;
+    polar_status status = gguf_get_str(src->g, "tokenizer.chat_template", &s, &n, GGUF_OPTIONAL, src->error);
+    if (status == POLAR_OK)
+        status = gguf_get_str(src->g, "general.architecture", &arch, &arch_length, GGUF_OPTIONAL, src->error);
+    if (status != POLAR_OK) return status;
+    v->chat = POLAR_CHAT_RAW;
+    for (int i = POLAR_CHAT_RAW + 1; s && i < POLAR_N_CHAT; i++)
+        if (tok_search(s, n, tok_chats[i].open) && tok_id(v, tok_chats[i].open) >= 0 &&
+            tok_id(v, tok_chats[i].end) >= 0 && v->chat == POLAR_CHAT_RAW)
+            v->chat = (polar_chat)i;
+    if (v->chat == POLAR_CHAT_CHATML) tok_find_system(v, s, n);
+    v->think = tok_starts(arch, arch_length, "qwen3") && (!s || tok_search(s, n, "enable_thinking")) &&
+               tok_id(v, "<think>") >= 0 && tok_id(v, "</think>") >= 0;
+    return POLAR_OK;
+}
+
+/* Text goes on until a control token: "user", "\n" and the content are cut into pieces as one. */
+static void tok_chat_text(tok_coder *c, const char *s, size_t n) {
+    tok_put(c, &c->pending, s, n);
+}
+
+static void tok_chat_flush(tok_coder *c) {
+    if (c->status == POLAR_OK) tok_encode_text(c, c->pending.at, c->pending.length, 0);
+    c->pending.length = 0;
+}
+
+static void tok_chat_control(tok_coder *c, const char *name) {
+    int32_t id;
+    if (!name) return;
+    tok_chat_flush(c);
+    if (c->status != POLAR_OK) return;
+    if ((id = tok_id(c->v, name)) >= 0) tok_emit(c, id);
+    else
+        c->status = fail(c->error, POLAR_MISMATCH, "the vocabulary has no token %s, which the chat format needs", name);
+}
+
+static void tok_chat_header(tok_coder *c, const struct tok_chat_format *f, const char *role) {
+    tok_chat_control(c, f->open);
+    tok_chat_text(c, role, strlen(role));
+    tok_chat_control(c, f->close);
+    tok_chat_text(c, f->gap, strlen(f->gap));
+}
+
+/* Takes white space off both ends. */
+static void tok_trim(const char **text, size_t *length) {
+    const uint8_t *s = (const uint8_t *)*text;
+    size_t n = *length, start = tok_run(s, n, 0, UNI_SPACE, 0), end = start;
+    for (size_t at = start; at < n;) {
+        uint32_t c;
+        at += uni_decode(s + at, n - at, &c);
+        if (uni_class(c) != UNI_SPACE) end = at;
+    }
+    *text += start;
+    *length = end - start;
+}
+
+static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, const char *role, const char *content,
+                             size_t length) {
+    if (f->trim) tok_trim(&content, &length);
+    if (f->open) tok_chat_header(c, f, role);
+    tok_chat_text(c, content, length);
+    tok_chat_control(c, f->end);
+    tok_chat_text(c, f->tail, strlen(f->tail));
+}
+
+static polar_status tok_check_messages(const polar_message *messages, int n, polar_error *e) {
+    if (n < 0 || (n && !messages)) return fail(e, POLAR_ARGUMENT, "%d messages, expected a list", n);
+    for (int i = 0; i < n; i++)
+        if (!messages[i].role || !messages[i].content)
+            return fail(e, POLAR_ARGUMENT, "message %d has no %s", i, messages[i].role ? "content" : "role");
+    return POLAR_OK;
+}
+
+/* A conversation, ready for the assistant. Of the templates this leaves out tools, dates and the removal of
+ * thoughts from earlier turns. */
+static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
+                                    const polar_message *messages, int n_messages, int32_t *tokens, size_t capacity,
+                                    size_t *n, polar_error *e) {
+    tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
+    const struct tok_chat_format *f;
+    polar_status status = tok_check_messages(messages, n_messages, e);
+    *n = 0;
+    if (status != POLAR_OK) return status;
+    if (chat == POLAR_CHAT_AUTO) chat = v->chat;
+    if ((int)chat < 0 || chat >= POLAR_N_CHAT) return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
+    f = &tok_chats[chat];
+    if (v->bos >= 0 && (f->bos || v->add_bos)) tok_emit(&c, v->bos);
+    if (chat == v->chat && v->system && !(n_messages && !strcmp(messages[0].role, "system")))
+        tok_chat_message(&c, f, "system", v->system, v->system_length);
+    for (int i = 0; i < n_messages; i++)
+        tok_chat_message(&c, f, messages[i].role, messages[i].content, strlen(messages[i].content));
+    if (f->open) tok_chat_header(&c, f, "assistant");
+    tok_chat_flush(&c);
+    if (chat == POLAR_CHAT_CHATML && v->think && c.status == POLAR_OK)
+        tok_encode_text(&c, (const uint8_t *)TOK_THINK, strlen(TOK_THINK), 1);
+    return tok_coder_end(&c, n);
+}
+
+const char *polar_chat_name(polar_chat chat) {
+    return (int)chat >= 0 && chat < POLAR_N_CHAT ? tok_chats[chat].name : NULL;
+}
 
 /* ======================================================================================
  * [model] Architectures and weights
@@ -5368,6 +6630,47 @@ uint64_t polar_model_checksum(const polar_model *m) {
         h = checksum_add(h, g->data, g->bytes);
     }
     return h;
+}
+
+/* --- public token functions --- */
+
+/* What every function that takes tokens or text in checks first. */
+static polar_status model_check_tokens(const polar_model *m, const void *in, size_t n_in, const void *out,
+                                       size_t capacity, const size_t *n, polar_error *e) {
+    err_clear(e);
+    if (!m || !n || (n_in && !in) || (capacity && !out))
+        return fail(e, POLAR_ARGUMENT, "%s is NULL", !m ? "the model" : !n ? "the place for the number" :
+                                                     n_in && !in ? "the input" : "the output");
+    return POLAR_OK;
+}
+
+polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags, int32_t *tokens,
+                            size_t capacity, size_t *n, polar_error *error) {
+    polar_status status = model_check_tokens(model, text, length, tokens, capacity, n, error);
+    if (status != POLAR_OK) return status;
+    return tok_encode(&model->vocab, &model->allocator, text, length, flags, tokens, capacity, n, error);
+}
+
+polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags, char *text,
+                              size_t capacity, size_t *length, polar_error *error) {
+    polar_status status = model_check_tokens(model, tokens, n, text, capacity, length, error);
+    if (status != POLAR_OK) return status;
+    return tok_decode(&model->vocab, tokens, n, flags, text, capacity, length, error);
+}
+
+int polar_token_is_control(const polar_model *model, int token) {
+    return tok_is_control(&model->vocab, token);
+}
+
+int polar_token_is_end(const polar_model *model, int token) {
+    return tok_is_end(&model->vocab, token);
+}
+
+polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
+                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
+    polar_status status = model_check_tokens(model, NULL, 0, tokens, capacity, n, error);
+    if (status != POLAR_OK) return status;
+    return tok_chat_encode(&model->vocab, &model->allocator, chat, messages, n_messages, tokens, capacity, n, error);
 }
 
 /* ======================================================================================
@@ -6644,7 +7947,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
         }
         r.logprob += gen_logprob(s->model, logits, token, s->draw);
         r.n_generated++;
-        bytes = tok_bytes(&s->model->vocab, token, &length);
+        bytes = tok_text(&s->model->vocab, token, &length);
         if (!gen_add(&t, bytes, length)) return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
         if (t.stopped) {
             r.stop = POLAR_STOP_STRING;
