@@ -31,7 +31,7 @@ ifdef SAN
 TEST_CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 endif
 
-build/test_%: tests/test_%.c tests/test.h polar.c polar.h
+build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. $< -o $@ $(LDFLAGS) $(LIBS)
 

@@ -44,6 +44,7 @@ static FILE *test_shared(const char *path) {
 }
 
 static int test_main(const test_case *tests, int n, int argc, char **argv) {
+    setvbuf(stdout, NULL, _IONBF, 0);
     int passed = 0, failed = 0;
     for (int i = 0; i < n; i++) {
         int wanted = argc < 2;

@@ -1,0 +1,383 @@
+/* The forward pass by program: against independent numbers, and against itself where the definition says that
+ * results are equal - cached and recomputed, in chunks, on threads, on every instruction set. */
+#include "../polar.c"
+#include "test.h"
+#include "fixture.h"
+
+static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
+
+static polar_model *opened(const fixture *f, polar_cpu cpu) {
+    polar_model_options o = polar_model_defaults();
+    polar_model *m = NULL;
+    polar_error e;
+    o.cpu = cpu;
+    polar_model_open_memory(&m, f->data, f->size, &o, &e);
+    CHECK_STR(e.message, "");
+    return m;
+}
+
+static polar_session *started(const polar_model *m, polar_session_options o, const int *path, int n) {
+    polar_session *s = NULL;
+    polar_error e;
+    o.max_calls = MAX(n, m->n_layer);
+    polar_session_create(&s, m, NULL, &o, &e);
+    CHECK_STR(e.message, "");
+    if (s) CHECK(!polar_session_set_path(s, path, n, &e));
+    return s;
+}
+
+static uint64_t seed = 7;
+
+static int random_below(int n) {
+    return (int)(rng_next(&seed) % (uint64_t)n);
+}
+
+/* 1..8 calls in any order, with repeats. */
+static int random_path(int *path) {
+    const int n = 1 + random_below(8);
+    for (int i = 0; i < n; i++) path[i] = random_below(FX_LAYERS);
+    return n;
+}
+
+/* Evaluates tokens in pieces of the sizes that `pieces` gives in turn; the last logits are copied. */
+static void evaluate(polar_session *s, const int32_t *tokens, int n, const int *pieces, int n_pieces, float *logits) {
+    polar_error e;
+    for (int at = 0, i = 0; at < n; i++) {
+        const int step = MIN(pieces[i % n_pieces], n - at);
+        CHECK(!polar_session_eval(s, tokens + at, step, &e));
+        at += step;
+    }
+    memcpy(logits, polar_session_logits(s, 0), FX_VOCAB * sizeof *logits);
+}
+
+TEST(cached_is_recomputed) {
+    static float whole[FX_VOCAB], other[FX_VOCAB];
+    const int all[] = {FX_CTX}, ones[] = {1}, mixed[] = {5, 1, 1, 9, 3};
+    for (int a = 0; a < COUNT(arch_names); a++)
+        for (int round = 0; round < 6; round++) {
+            const int types[] = {QUANT_Q4_K, QUANT_F32, QUANT_Q8_0, QUANT_Q6_K, QUANT_Q5_0, QUANT_F16};
+            fixture f = fixture_model(arch_names[a], types[round], (uint64_t)round);
+            polar_model *m = opened(&f, POLAR_CPU_AUTO), *plain = opened(&f, POLAR_CPU_PLAIN);
+            polar_session_options o = polar_session_defaults();
+            int32_t tokens[40];
+            int path[8], n_path = random_path(path), n = 8 + random_below(12);
+            polar_session *s;
+            for (int i = 0; i < n; i++) tokens[i] = random_below(FX_VOCAB);
+            o.kv_type = round % 2 ? POLAR_KV_F32 : POLAR_KV_F16;
+            o.n_threads = 2;
+            s = started(m, o, path, n_path);
+            evaluate(s, tokens, n, all, 1, whole);
+            polar_session_truncate(s, 0, NULL);
+            evaluate(s, tokens, n, ones, 1, other);
+            CHECK_BITS(whole, other, FX_VOCAB);
+            polar_session_truncate(s, n / 2, NULL); /* the first half is kept */
+            evaluate(s, tokens + n / 2, n - n / 2, mixed, 5, other);
+            CHECK_BITS(whole, other, FX_VOCAB);
+            polar_session_free(s);
+            o.n_threads = 5, o.n_batch = 3; /* other threads, other chunks, plain C */
+            s = started(plain, o, path, n_path);
+            evaluate(s, tokens, n, mixed, 5, other);
+            CHECK_BITS(whole, other, FX_VOCAB);
+            polar_session_free(s);
+            polar_model_close(m);
+            polar_model_close(plain);
+            free(f.data);
+        }
+}
+
+/* All tensor types run, and agree with the same weights as floats within what quantized activations lose. */
+TEST(tensor_types) {
+    const int path[] = {0, 1, 2, 2, 3};
+    const int32_t tokens[] = {5, 9, 200, 31, 7};
+    for (int type = 0; type < QUANT_N; type++) {
+        fixture f = fixture_model("llama", type, 3);
+        polar_model *m = opened(&f, POLAR_CPU_AUTO);
+        polar_session *s = started(m, polar_session_defaults(), path, COUNT(path));
+        CHECK(s && !polar_session_eval(s, tokens, COUNT(tokens), NULL));
+        polar_session_free(s);
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
+static int shuffle_calls;
+static void shuffle_run(void *user, int n, polar_task task, void *context) {
+    (void)user;
+    shuffle_calls++;
+    for (int i = n - 1; i >= 0; i -= 2) task(context, i, i % 3);
+    for (int i = n - 2; i >= 0; i -= 2) task(context, i, i % 3);
+}
+
+TEST(own_runner) {
+    static float a[FX_VOCAB], b[FX_VOCAB];
+    const polar_runner runner = {shuffle_run, NULL, 3};
+    const int path[] = {0, 1, 1, 3}, all[] = {FX_CTX};
+    const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7};
+    fixture f = fixture_model("qwen2moe", QUANT_Q4_0, 1);
+    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_session_options o = polar_session_defaults();
+    polar_session *s = started(m, o, path, 4);
+    evaluate(s, tokens, 7, all, 1, a);
+    polar_session_free(s);
+    o.runner = &runner;
+    s = started(m, o, path, 4);
+    evaluate(s, tokens, 7, all, 1, b);
+    CHECK_BITS(a, b, FX_VOCAB);
+    CHECK(shuffle_calls > 0);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- taps --- */
+
+typedef struct tap_log {
+    int calls, layers[16], stop_at, change;
+} tap_log;
+
+static int on_call(void *user, const polar_tap_info *info) {
+    tap_log *log = user;
+    if (log->calls < 16) log->layers[log->calls] = info->layer;
+    if (log->change && info->call == 1) memset(info->hidden, 0, (size_t)info->n_rows * (size_t)info->n_embd * sizeof(float));
+    return log->calls++ == log->stop_at;
+}
+
+TEST(tap) {
+    static float before[FX_VOCAB], after[FX_VOCAB];
+    const int path[] = {0, 2, 1}, all[] = {FX_CTX}, seen[] = {-1, 0, 2, 1};
+    const int32_t tokens[] = {1, 2, 3};
+    tap_log log = {0, {0}, -1, 0};
+    fixture f = fixture_model("llama", QUANT_Q8_0, 1);
+    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_session_options o = polar_session_defaults();
+    polar_session *s;
+    polar_error e;
+    o.tap = on_call;
+    o.tap_user = &log;
+    s = started(m, o, path, 3);
+    evaluate(s, tokens, 3, all, 1, before);
+    CHECK(log.calls == 4 && !memcmp(log.layers, seen, sizeof seen));
+    for (int stop = 0; stop < 4; stop++) { /* cancelled at any call, the session is as before */
+        log.calls = 0, log.stop_at = stop;
+        CHECK(polar_session_eval(s, tokens, 1, &e) == POLAR_CANCELLED && polar_session_position(s) == 3);
+    }
+    log.calls = 0, log.stop_at = -1, log.change = 1;
+    polar_session_truncate(s, 0, NULL);
+    evaluate(s, tokens, 3, all, 1, after);
+    CHECK(memcmp(before, after, sizeof before) != 0);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- memory --- */
+
+typedef struct counting {
+    size_t now, peak;
+    int n, fail_at, live;
+} counting;
+
+static void *count_alloc(void *user, size_t size) {
+    counting *c = user;
+    void *p = c->n++ == c->fail_at ? NULL : malloc(size);
+    if (!p) return NULL;
+    c->live++;
+    c->now += size;
+    c->peak = MAX(c->peak, c->now);
+    return p;
+}
+
+static void count_free(void *user, void *p, size_t size) {
+    counting *c = user;
+    c->live--;
+    c->now -= size;
+    free(p);
+}
+
+TEST(session_bytes) {
+    fixture f = fixture_model("qwen3", QUANT_Q4_0, 1);
+    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    for (int i = 0; i < 8; i++) {
+        counting c = {0, 0, 0, -1, 0};
+        const polar_allocator a = {count_alloc, count_free, &c};
+        polar_session_options o = polar_session_defaults();
+        polar_session *s;
+        const int32_t tokens[] = {1, 2, 3};
+        o.allocator = &a;
+        o.n_ctx = 10 + 7 * i;
+        o.n_threads = 1 + i % 3;
+        o.kv_type = i % 2 ? POLAR_KV_F16 : POLAR_KV_F32;
+        o.kv_mode = i % 4 < 2 ? POLAR_KV_PER_CALL : POLAR_KV_SHARED;
+        CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
+        CHECK(c.now == polar_session_bytes(m, NULL, &o) && c.peak == c.now);
+        c.fail_at = c.n; /* nothing is allocated from here on */
+        CHECK(!polar_session_eval(s, tokens, 3, NULL));
+        CHECK(!polar_session_generate(s, NULL, 0, NULL, NULL, 0, NULL, NULL));
+        CHECK(c.n == c.fail_at);
+        polar_session_free(s);
+        CHECK(c.live == 0 && c.now == 0);
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* Every allocation fails in turn: an error, and nothing is leaked. */
+TEST(allocation_failures) {
+    fixture f = fixture_model("qwen2moe", QUANT_Q4_0, 1);
+    int failed = 0;
+    for (int at = 0; at < 100; at++) {
+        counting c = {0, 0, 0, at, 0};
+        const polar_allocator a = {count_alloc, count_free, &c};
+        polar_model_options mo = polar_model_defaults();
+        polar_ask_options ao = polar_ask_defaults();
+        polar_model *m = NULL;
+        polar_error e;
+        polar_status status;
+        mo.allocator = &a;
+        ao.generate.max_tokens = 2;
+        ao.session.n_threads = 2;
+        status = polar_model_open_memory(&m, f.data, f.size, &mo, &e);
+        if (!status) status = polar_ask(m, "the question", &ao, NULL, &e);
+        polar_model_close(m);
+        CHECK(c.live == 0);
+        if (c.n <= at) {
+            CHECK(status == POLAR_OK);
+            break;
+        }
+        CHECK(status == POLAR_MEMORY && e.message[0]);
+        failed++;
+    }
+    CHECK(failed > 5 && failed < 100);
+    free(f.data);
+}
+
+/* --- errors --- */
+
+TEST(errors) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 1);
+    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_session *s = NULL;
+    polar_error e;
+    polar_session_options o = polar_session_defaults();
+    polar_program p = polar_program_identity(FX_LAYERS + 1);
+    int32_t tokens[FX_CTX + 1] = {0};
+    const int bad_layer[] = {0, FX_LAYERS}, many[] = {0, 1, 2, 3, 0};
+    CHECK(polar_session_create(&s, m, &p, NULL, &e) != POLAR_OK && !s && e.message[0]);
+    o.n_ctx = FX_CTX + 1;
+    CHECK(polar_session_create(&s, m, NULL, &o, &e) == POLAR_ARGUMENT && polar_session_bytes(m, NULL, &o) == 0);
+    o.n_ctx = 8;
+    CHECK(!polar_session_create(&s, m, NULL, &o, &e));
+    CHECK(polar_session_set_path(s, bad_layer, 2, &e) == POLAR_MISMATCH);
+    CHECK(polar_session_set_path(s, many, 5, &e) == POLAR_ARGUMENT);
+    CHECK(polar_session_eval(s, tokens, 9, &e) == POLAR_CONTEXT && polar_session_position(s) == 0);
+    CHECK(polar_session_eval(s, tokens, 0, &e) == POLAR_ARGUMENT);
+    tokens[2] = FX_VOCAB;
+    CHECK(polar_session_eval(s, tokens, 3, &e) == POLAR_ARGUMENT && strstr(e.message, "300"));
+    tokens[2] = -1;
+    CHECK(polar_session_eval(s, tokens, 3, &e) == POLAR_ARGUMENT);
+    CHECK(!polar_session_logits(s, 0));
+    CHECK(polar_session_generate(s, NULL, 0, NULL, NULL, 0, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(!polar_session_eval(s, tokens, 2, &e) && polar_session_logits(s, 0) && !polar_session_logits(s, 1));
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- against independent numbers --- */
+
+static char *shared_text(const char *path, size_t *n) {
+    FILE *f = test_shared(path);
+    char *text;
+    long size;
+    if (!f) return NULL;
+    fseek(f, 0, SEEK_END);
+    size = ftell(f);
+    rewind(f);
+    text = malloc((size_t)size + 1);
+    *n = text ? fread(text, 1, (size_t)size, f) : 0;
+    fclose(f);
+    return text;
+}
+
+static int ints_of(json v, int *out, int capacity) {
+    json_iterator it = json_members(v);
+    int n = 0;
+    int64_t x;
+    for (; json_next(&it) && n < capacity; n++) {
+        json_int(it.value, &x, INT32_MIN, INT32_MAX);
+        out[n] = (int)x;
+    }
+    return n;
+}
+
+/* Runs a case: relative error of the logits, and 1 if the greedy ids agree. */
+static double oracle_case(const polar_model *m, json c, json want, polar_kv_mode mode, int n_batch, int *greedy_ok) {
+    static int path[64], ids[512], greedy[64];
+    polar_session_options o = polar_session_defaults();
+    const int n_path = ints_of(json_get(c, "path"), path, 64), n = ints_of(json_get(c, "tokens"), ids, 512);
+    const int n_new = ints_of(json_get(want, "greedy"), greedy, 64);
+    json_iterator it = json_members(json_get(want, "prefill_logits"));
+    double low = 1e30, high = -1e30, error = 0, x;
+    polar_session *s;
+    o.kv_mode = mode;
+    o.kv_type = POLAR_KV_F32;
+    o.n_ctx = n + n_new;
+    o.n_threads = 1;
+    o.n_batch = n_batch;
+    s = started(m, o, path, n_path);
+    CHECK(!polar_session_eval(s, ids, n, NULL));
+    for (int i = 0; json_next(&it); i++) {
+        json_double(it.value, &x);
+        low = MIN(low, x), high = MAX(high, x);
+        error = MAX(error, fabs(x - (double)polar_session_logits(s, 0)[i]));
+    }
+    *greedy_ok = n_new > 0;
+    for (int i = 0; i < n_new; i++) {
+        const int32_t token = draw_greedy(polar_session_logits(s, 0), m->n_vocab);
+        *greedy_ok &= token == greedy[i];
+        if (i + 1 < n_new) CHECK(!polar_session_eval(s, &token, 1, NULL));
+    }
+    polar_session_free(s);
+    return error / (high - low);
+}
+
+TEST(oracle) {
+    static const char *const names[] = {"llama", "llama3", "qwen2", "qwen3", "qwen2moe"};
+    for (int a = 0; a < COUNT(names); a++) {
+        char path[96];
+        size_t n, n_model;
+        char *text, *data;
+        polar_model *m = NULL;
+        json root, cases;
+        json_iterator it;
+        int i = 0;
+        snprintf(path, sizeof path, "oracle/cases_%s.json", names[a]);
+        if (!(text = shared_text(path, &n))) return;
+        snprintf(path, sizeof path, "oracle/model_%s.gguf", names[a]);
+        if (!(data = shared_text(path, &n_model))) return;
+        CHECK(!polar_model_open_memory(&m, data, n_model, NULL, NULL));
+        CHECK(!json_parse(&root, text, n, path, NULL));
+        cases = json_get(root, "cases");
+        for (it = json_members(cases); json_next(&it); i++)
+            for (int mode = 0; mode < 2; mode++) {
+                const json want = json_get(it.value, mode ? "shared" : "percall");
+                int greedy_ok;
+                if (!want.at || (i % 3 && mode == 0 && a > 0)) continue; /* a third of them: the whole takes long */
+                CHECK(oracle_case(m, it.value, want, mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL, i % 2 ? 5 : 128, &greedy_ok) < 1e-4);
+                CHECK(greedy_ok);
+            }
+        CHECK(i > 20);
+        polar_model_close(m);
+        free(text);
+        free(data);
+    }
+}
+
+static const test_case tests[] = {
+#define T(name) {#name, test_##name}
+    T(cached_is_recomputed), T(tensor_types), T(own_runner), T(tap), T(session_bytes), T(allocation_failures), T(errors), T(oracle),
+};
+
+int main(int argc, char **argv) {
+    return test_main(tests, COUNT(tests), argc, argv);
+}
