@@ -6896,11 +6896,22 @@ typedef struct prog_rest {
     int exists;
 } prog_rest;
 
-/* How often layers i .. i+length-1 are executed, as one segment, in path[0..n); -1 if they are not. */
-static int prog_match(const int *path, int n, int i, int length) {
-    if (n % length) return -1;
-    for (int k = 0; k < n; k++)
-        if (path[k] != i + k % length) return -1;
+/* How far path[0..n) ascends in steps of one from layer i: the length of i, i+1, i+2, ... */
+static int prog_run(const int *path, int n, int i) {
+    int run = 0;
+    while (run < n && path[run] == i + run) run++;
+    return run;
+}
+
+/* How often `length` layers are executed, as one segment, in path[0..n); -1 if they are not. `run` is how
+ * far the path ascends from here, which decides all but one length: a repeat begins where it stops. */
+static int prog_match(const int *path, int n, int length, int run) {
+    if (n == 0) return 0;
+    if (n % length || run < length) return -1;
+    if (n == length) return 1;
+    if (run > length) return -1;
+    for (int k = length; k < n; k++)
+        if (path[k] != path[k - length]) return -1;
     return n / length;
 }
 
@@ -6921,11 +6932,12 @@ static void prog_solve(const int *path, int n_layer, const int *position, int ma
                        prog_rest *rest) {
     rest[n_layer].exists = 1;
     for (int i = n_layer - 1; i >= 0; i--) {
+        const int run = prog_run(path + position[i], position[n_layer] - position[i], i);
         for (int length = MIN(max_length, n_layer - i); length >= 1; length--) {
             const int n = position[i + length] - position[i];
             prog_rest r = rest[i + length];
             if (!r.exists || n > length * max_times) continue;
-            if ((r.times = prog_match(path + position[i], n, i, length)) < 0) continue;
+            if ((r.times = prog_match(path + position[i], n, length, run)) < 0) continue;
             r.length = length;
             r.n_segments++;
             r.n_skips += r.times == 0;
