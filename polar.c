@@ -1249,10 +1249,12 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 #define GGUF_ALIGNMENT 32
 #define GGUF_MAX_PARTS 1000
 
-/* Types of metadata values, with the numbers that files use. */
+/* Types of metadata values by their short names. */
 typedef enum gguf_value_type {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
-    GGUF_U64, GGUF_I64, GGUF_F64, GGUF_N_VALUE_TYPES
+    GGUF_U8 = POLAR_GGUF_U8, GGUF_I8 = POLAR_GGUF_I8, GGUF_U16 = POLAR_GGUF_U16, GGUF_I16 = POLAR_GGUF_I16,
+    GGUF_U32 = POLAR_GGUF_U32, GGUF_I32 = POLAR_GGUF_I32, GGUF_F32 = POLAR_GGUF_F32, GGUF_BOOL = POLAR_GGUF_BOOL,
+    GGUF_STRING = POLAR_GGUF_STRING, GGUF_ARRAY = POLAR_GGUF_ARRAY, GGUF_U64 = POLAR_GGUF_U64,
+    GGUF_I64 = POLAR_GGUF_I64, GGUF_F64 = POLAR_GGUF_F64, GGUF_N_VALUE_TYPES = POLAR_GGUF_N_VALUE_TYPES
 } gguf_value_type;
 
 static const struct {
@@ -1282,6 +1284,22 @@ static const struct gguf_type {
 /* "Q4_K", or NULL for a number that is no type. */
 static const char *gguf_type_name(int64_t type) {
     return type >= 0 && type < COUNT(gguf_types) ? gguf_types[type].name : NULL;
+}
+
+const char *polar_gguf_type_name(int type) {
+    return gguf_type_name(type);
+}
+
+int polar_gguf_type_find(const char *name) {
+    for (int i = 0; i < COUNT(gguf_types); i++)
+        if (gguf_types[i].name && !strcmp(gguf_types[i].name, name)) return i;
+    return -1;
+}
+
+size_t polar_gguf_row_bytes(int type, int64_t n) {
+    size_t bytes;
+    if (!gguf_type_name(type) || n < 0 || n % gguf_types[type].block || (uint64_t)n > SIZE_MAX) return 0;
+    return mul_size(&bytes, (size_t)n / gguf_types[type].block, gguf_types[type].bytes) ? bytes : 0;
 }
 
 /* A metadata pair. Values stay as the file has them: gguf_get_* read them. */
@@ -1601,6 +1619,46 @@ static int gguf_float_at(const gguf_kv *kv, size_t i, double *out) {
     return 1;
 }
 
+/* Walks the strings of an array, or a single one:
+ *     gguf_strings it = gguf_strings_begin(kv);
+ *     while (gguf_strings_next(&it, &s, &length)) ... */
+typedef struct gguf_strings {
+    const uint8_t *at;
+    size_t left;
+} gguf_strings;
+
+static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
+    gguf_strings it = {kv->at, kv->count};
+    return it;
+}
+
+static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
+    if (!it->left) return 0;
+    it->left--;
+    *length = (size_t)rd_u64(it->at);
+    *s = (const char *)it->at + 8;
+    it->at += 8 + *length;
+    return 1;
+}
+
+/* Value or element as text. */
+static void gguf_put_text(text *t, const gguf_kv *kv, size_t element) {
+    int64_t n;
+    double x;
+    if (element >= kv->count) return;
+    if (kv->type == GGUF_STRING) {
+        const char *s = "";
+        size_t length = 0;
+        gguf_strings it = gguf_strings_begin(kv);
+        while (gguf_strings_next(&it, &s, &length) && element--) continue;
+        text_put(t, s, length);
+    } else if (kv->type == GGUF_BOOL) text_put(t, kv->at[element] ? "true" : "false", kv->at[element] ? 4 : 5);
+    else if (kv->type == GGUF_F32) text_put_float(t, rd_f32(kv->at + 4 * element));
+    else if (kv->type == GGUF_U64) text_put_u64(t, rd_u64(kv->at + 8 * element), 10);
+    else if (gguf_int_at(kv, element, &n)) text_put_i64(t, n);
+    else if (gguf_float_at(kv, element, &x)) text_put_double(t, x);
+}
+
 static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
                                  polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
@@ -1609,9 +1667,12 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
     if (kv->is_array || kv->type == GGUF_F32 || kv->type == GGUF_F64 || kv->type == GGUF_BOOL ||
         kv->type == GGUF_STRING)
         return gguf_wrong_type(g, kv, "an integer", e);
-    if (!gguf_int_at(kv, 0, &n)) n = INT64_MAX;
-    if (n < min || n > max)
-        return fail(e, POLAR_FORMAT, "%s: %s is %lld, expected %d to %d", g->name, key, (long long)n, min, max);
+    if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
+        char found[NUM_TEXT];
+        text t = {found, sizeof found, 0};
+        gguf_put_text(&t, kv, 0);
+        return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %d to %d", g->name, key, found, min, max);
+    }
     *out = (int)n;
     return POLAR_OK;
 }
@@ -1663,26 +1724,6 @@ static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_val
                 kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, gguf_values[type].name);
 }
 
-/* Walks the strings of an array: gguf_strings it = gguf_strings_begin(kv); while (gguf_strings_next(&it, &s, &n)) ... */
-typedef struct gguf_strings {
-    const uint8_t *at;
-    size_t left;
-} gguf_strings;
-
-static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
-    gguf_strings it = {kv->at, kv->count};
-    return it;
-}
-
-static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
-    if (!it->left) return 0;
-    it->left--;
-    *length = (size_t)rd_u64(it->at);
-    *s = (const char *)it->at + 8;
-    it->at += 8 + *length;
-    return 1;
-}
-
 /* --- files as byte ranges */
 
 #ifdef _WIN32
@@ -1722,6 +1763,7 @@ static FILE *gguf_fopen(const char *path, const char *mode, const polar_allocato
 /* Size of an open file that can be sought in, or -1. Leaves the position at the start. */
 static int64_t gguf_file_size(FILE *f) {
     int64_t size;
+    if (fgetc(f) == EOF && ferror(f)) return -1; /* a directory */
 #ifdef _WIN32
     if (_fseeki64(f, 0, SEEK_END)) return -1;
     size = _ftelli64(f);
@@ -1897,7 +1939,7 @@ static void gguf_read_header(gguf_reader *r, gguf_file *g) {
 }
 
 /* Turns the offsets, kept in `data` relative to the range's start until here, into places inside the data. */
-static polar_status gguf_place(gguf_reader *r, gguf_tensor *t, uint64_t offset, size_t start, size_t alignment) {
+static polar_status gguf_place_tensor(gguf_reader *r, gguf_tensor *t, uint64_t offset, size_t start, size_t alignment) {
     if (offset % alignment)
         return fail(r->error, POLAR_FORMAT, "%s: tensor %.*s starts at %llu, expected a multiple of %zu", r->file,
                     (int)MIN(t->name_length, 100), t->name, (unsigned long long)offset, alignment);
@@ -1923,7 +1965,7 @@ static void gguf_read_directory(gguf_reader *r, gguf_file *g, size_t alignment) 
     r->at = begin;
     for (size_t i = 0; i < g->tensors_capacity && r->status == POLAR_OK; i++) {
         gguf_read_tensor(r, &g->tensors[i], &offset);
-        r->status = gguf_place(r, &g->tensors[i], offset, start, alignment);
+        r->status = gguf_place_tensor(r, &g->tensors[i], offset, start, alignment);
     }
     g->n_tensors = g->tensors_capacity;
 }
@@ -2067,6 +2109,523 @@ static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const
     if (status != POLAR_OK) gguf_close(g);
     return status;
 #endif
+}
+
+/* --- looking into a file */
+
+struct polar_gguf {
+    gguf_file file;
+};
+
+static polar_status gguf_open_public(polar_gguf **out, const char *path, const void *data, size_t size,
+                                     const polar_allocator *allocator, polar_error *error) {
+    polar_allocator a = mem_allocator(allocator);
+    polar_gguf *g;
+    polar_status status;
+    err_clear(error);
+    if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_gguf_open: out, path or data is NULL");
+    *out = NULL;
+    if (!(g = mem_alloc(&a, sizeof *g, error))) return POLAR_MEMORY;
+    if (path) status = gguf_open(&g->file, path, 0, &a, NULL, NULL, error);
+    else status = gguf_open_memory(&g->file, data, size, &a, error);
+    if (status == POLAR_OK) *out = g;
+    else mem_free(&a, g, sizeof *g);
+    return status;
+}
+
+polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator, polar_error *error) {
+    return gguf_open_public(out, path, NULL, 0, allocator, error);
+}
+
+polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size, const polar_allocator *allocator,
+                                    polar_error *error) {
+    return gguf_open_public(out, NULL, data, size, allocator, error);
+}
+
+void polar_gguf_close(polar_gguf *g) {
+    polar_allocator a;
+    if (!g) return;
+    a = g->file.allocator;
+    gguf_close(&g->file);
+    mem_free(&a, g, sizeof *g);
+}
+
+int polar_gguf_get_pair(const polar_gguf *g, int index, polar_gguf_pair *pair) {
+    const gguf_kv *kv;
+    if (index < 0 || (size_t)index >= g->file.n_kv) return 0;
+    kv = &g->file.kv[index];
+    *pair = (polar_gguf_pair){kv->key, kv->key_length, (polar_gguf_value_type)kv->type, kv->is_array, kv->count};
+    return 1;
+}
+
+int polar_gguf_find(const polar_gguf *g, const char *key) {
+    const gguf_kv *kv = gguf_find(&g->file, key);
+    return kv ? (int)(kv - g->file.kv) : -1;
+}
+
+size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *text_at, size_t size) {
+    text t = {text_at, size, 0};
+    text_put(&t, "", 0);
+    if (index >= 0 && (size_t)index < g->file.n_kv) gguf_put_text(&t, &g->file.kv[index], element);
+    return t.length;
+}
+
+int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out) {
+    const gguf_tensor *t;
+    if (index < 0 || (size_t)index >= g->file.n_tensors) return 0;
+    t = &g->file.tensors[index];
+    *out = (polar_gguf_tensor){t->name, t->name_length, t->type, t->n_dims, {1, 1, 1, 1}, t->data, t->bytes};
+    memcpy(out->dims, t->dims, sizeof out->dims);
+    return 1;
+}
+
+/* --- writing */
+
+/* A pair in the serialized metadata, to find and replace it. */
+typedef struct gguf_place {
+    size_t at, bytes;
+} gguf_place;
+
+/* A tensor that was announced. Its name lies in the writer's `names`. */
+typedef struct gguf_announced {
+    size_t name, name_length;
+    int type, n_dims;
+    int64_t dims[4];
+    uint64_t bytes;
+} gguf_announced;
+
+struct polar_gguf_writer {
+    polar_allocator allocator;
+    polar_error error; /* the first one */
+    buf pairs, names;
+    gguf_place *places;
+    size_t n_places, places_capacity;
+    gguf_announced *tensors;
+    size_t n_tensors, tensors_capacity;
+    int begun, finished; /* header written; everything written */
+    size_t current;      /* tensor that the next bytes belong to */
+    uint64_t written;    /* bytes it has */
+    buf out;             /* the file in memory, or the header of a file */
+    char *path, *temporary; /* temporary is NULL where the path is no regular file (a device, a pipe) */
+    size_t path_bytes, temporary_bytes;
+#ifndef POLAR_NO_STDIO
+    FILE *file; /* NULL: in memory */
+#endif
+};
+
+static int gguf_writer_ok(polar_gguf_writer *w) {
+    if (w->pairs.failed || w->names.failed || w->out.failed)
+        fail(&w->error, POLAR_MEMORY, "out of memory while writing GGUF");
+    return w->error.status == POLAR_OK;
+}
+
+static void buf_put_u32(buf *b, uint32_t v) {
+    uint8_t bytes[4];
+    wr_u32(bytes, v);
+    buf_put(b, bytes, 4);
+}
+
+static void buf_put_u64(buf *b, uint64_t v) {
+    uint8_t bytes[8];
+    wr_u64(bytes, v);
+    buf_put(b, bytes, 8);
+}
+
+static void buf_put_counted(buf *b, const char *s, size_t n) {
+    buf_put_u64(b, n);
+    buf_put(b, s, n);
+}
+
+static int gguf_name_ok(const char *name, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (name[i] < 32 || name[i] > 126) return 0;
+    return n >= 1 && n <= GGUF_MAX_NAME;
+}
+
+static void gguf_remove_pair(polar_gguf_writer *w, const char *key, size_t length) {
+    for (size_t i = 0; i < w->n_places; i++) {
+        gguf_place p = w->places[i];
+        const char *pair = w->pairs.at + p.at;
+        if (rd_u64((const uint8_t *)pair) != length || memcmp(pair + 8, key, length)) continue;
+        memmove(w->pairs.at + p.at, w->pairs.at + p.at + p.bytes, w->pairs.length - p.at - p.bytes);
+        w->pairs.length -= p.bytes;
+        w->n_places--;
+        for (; i < w->n_places; i++) {
+            w->places[i] = w->places[i + 1];
+            w->places[i].at -= p.bytes;
+        }
+    }
+}
+
+/* Starts a pair at the end of the metadata: the caller puts its value and calls gguf_end_pair. */
+static int gguf_begin_pair(polar_gguf_writer *w, const char *key, gguf_value_type type) {
+    void *places = w->places;
+    size_t n = strlen(key);
+    if (!gguf_writer_ok(w)) return 0;
+    if (w->begun || !gguf_name_ok(key, n)) {
+        fail(&w->error, POLAR_ARGUMENT, w->begun ? "metadata %s comes after tensor data" : "\"%s\" is no metadata key", key);
+        return 0;
+    }
+    gguf_remove_pair(w, key, n);
+    if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error)) return 0;
+    w->places = places;
+    w->places[w->n_places].at = w->pairs.length;
+    buf_put_counted(&w->pairs, key, n);
+    buf_put_u32(&w->pairs, (uint32_t)type);
+    return 1;
+}
+
+static void gguf_end_pair(polar_gguf_writer *w) {
+    if (!gguf_writer_ok(w)) return;
+    w->places[w->n_places].bytes = w->pairs.length - w->places[w->n_places].at;
+    w->n_places++;
+}
+
+/* Numbers from the host's order to the file's. */
+static void gguf_put_values(buf *b, gguf_value_type type, const void *values, size_t count) {
+    const size_t width = gguf_values[type].bytes;
+    const uint8_t *p = values;
+    for (size_t i = 0; i < count && !b->failed; i++, p += width) {
+        uint8_t bytes[8] = {0};
+        uint16_t v16;
+        uint32_t v32;
+        uint64_t v64;
+        if (width == 1) bytes[0] = *p;
+        else if (width == 2) wr_u16(bytes, (memcpy(&v16, p, 2), v16));
+        else if (width == 4) wr_u32(bytes, (memcpy(&v32, p, 4), v32));
+        else wr_u64(bytes, (memcpy(&v64, p, 8), v64));
+        buf_put(b, bytes, width);
+    }
+}
+
+static void gguf_set(polar_gguf_writer *w, const char *key, gguf_value_type type, const void *value) {
+    if (!gguf_begin_pair(w, key, type)) return;
+    gguf_put_values(&w->pairs, type, value, 1);
+    gguf_end_pair(w);
+}
+
+void polar_gguf_writer_set_u32(polar_gguf_writer *w, const char *key, uint32_t value) {
+    gguf_set(w, key, GGUF_U32, &value);
+}
+
+void polar_gguf_writer_set_i32(polar_gguf_writer *w, const char *key, int32_t value) {
+    gguf_set(w, key, GGUF_I32, &value);
+}
+
+void polar_gguf_writer_set_u64(polar_gguf_writer *w, const char *key, uint64_t value) {
+    gguf_set(w, key, GGUF_U64, &value);
+}
+
+void polar_gguf_writer_set_f32(polar_gguf_writer *w, const char *key, float value) {
+    gguf_set(w, key, GGUF_F32, &value);
+}
+
+void polar_gguf_writer_set_f64(polar_gguf_writer *w, const char *key, double value) {
+    gguf_set(w, key, GGUF_F64, &value);
+}
+
+void polar_gguf_writer_set_bool(polar_gguf_writer *w, const char *key, int value) {
+    uint8_t byte = value != 0;
+    gguf_set(w, key, GGUF_BOOL, &byte);
+}
+
+void polar_gguf_writer_set_string(polar_gguf_writer *w, const char *key, const char *text, size_t length) {
+    if (!gguf_begin_pair(w, key, GGUF_STRING)) return;
+    buf_put_counted(&w->pairs, text, length);
+    gguf_end_pair(w);
+}
+
+void polar_gguf_writer_set_array(polar_gguf_writer *w, const char *key, polar_gguf_value_type type, const void *values,
+                                 size_t count) {
+    if ((int)type < 0 || type >= POLAR_GGUF_N_VALUE_TYPES || !gguf_values[type].bytes) {
+        fail(&w->error, POLAR_ARGUMENT, "array %s: %d is no type of numbers", key, (int)type);
+        return;
+    }
+    if (!gguf_begin_pair(w, key, GGUF_ARRAY)) return;
+    buf_put_u32(&w->pairs, (uint32_t)type);
+    buf_put_u64(&w->pairs, count);
+    gguf_put_values(&w->pairs, (gguf_value_type)type, values, count);
+    gguf_end_pair(w);
+}
+
+void polar_gguf_writer_set_strings(polar_gguf_writer *w, const char *key, const char *const *strings,
+                                   const size_t *lengths, size_t count) {
+    if (!gguf_begin_pair(w, key, GGUF_ARRAY)) return;
+    buf_put_u32(&w->pairs, GGUF_STRING);
+    buf_put_u64(&w->pairs, count);
+    for (size_t i = 0; i < count; i++) buf_put_counted(&w->pairs, strings[i], lengths ? lengths[i] : strlen(strings[i]));
+    gguf_end_pair(w);
+}
+
+static int gguf_key_is(const gguf_kv *kv, const char *prefix) {
+    size_t n = strlen(prefix);
+    return kv->key_length >= n && !memcmp(kv->key, prefix, n);
+}
+
+void polar_gguf_writer_copy(polar_gguf_writer *w, const polar_gguf *from) {
+    if (w->n_places || w->begun) fail(&w->error, POLAR_ARGUMENT, "polar_gguf_writer_copy comes before anything else");
+    for (size_t i = 0; i < from->file.n_kv && gguf_writer_ok(w); i++) {
+        const gguf_kv *kv = &from->file.kv[i];
+        void *places = w->places;
+        if (gguf_key_is(kv, "general.alignment") || gguf_key_is(kv, "split.")) continue;
+        if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error)) return;
+        w->places = places;
+        w->places[w->n_places].at = w->pairs.length;
+        buf_put_counted(&w->pairs, kv->key, kv->key_length);
+        buf_put_u32(&w->pairs, (uint32_t)(kv->is_array ? GGUF_ARRAY : kv->type));
+        if (kv->is_array) {
+            buf_put_u32(&w->pairs, (uint32_t)kv->type);
+            buf_put_u64(&w->pairs, kv->count);
+        }
+        buf_put(&w->pairs, kv->at, kv->bytes);
+        gguf_end_pair(w);
+    }
+}
+
+void polar_gguf_writer_add_tensor(polar_gguf_writer *w, const char *name, int type, int n_dims, const int64_t *dims) {
+    gguf_announced t = {w->names.length, strlen(name), type, n_dims, {1, 1, 1, 1}, 0};
+    void *tensors = w->tensors;
+    int64_t values = 1;
+    if (!gguf_writer_ok(w)) return;
+    if (w->begun || !gguf_name_ok(name, t.name_length) || n_dims < 1 || n_dims > 4 || !gguf_type_name(type)) {
+        fail(&w->error, POLAR_ARGUMENT, "tensor \"%s\" with %d dimensions of type %d cannot be added", name, n_dims, type);
+        return;
+    }
+    for (int i = 0; i < n_dims; i++) {
+        if (dims[i] < 1 || values > INT64_MAX / 512 / dims[i] || dims[0] % gguf_types[type].block) {
+            fail(&w->error, POLAR_ARGUMENT, "tensor %s of type %s cannot have dimension %d of %lld", name,
+                 gguf_type_name(type), i, (long long)dims[i]);
+            return;
+        }
+        t.dims[i] = dims[i];
+        values *= dims[i];
+    }
+    t.bytes = (uint64_t)(values / gguf_types[type].block) * gguf_types[type].bytes;
+    if (!mem_grow(&w->allocator, &tensors, &w->tensors_capacity, w->n_tensors + 1, sizeof *w->tensors, &w->error)) return;
+    w->tensors = tensors;
+    w->tensors[w->n_tensors++] = t;
+    buf_put(&w->names, name, t.name_length);
+}
+
+/* Names must differ: a file with two tensors of one name cannot be read. */
+static void gguf_check_names(polar_gguf_writer *w) {
+    gguf_entry *entries = mem_alloc(&w->allocator, w->n_tensors * sizeof *entries, &w->error);
+    const gguf_entry *twice;
+    if (!entries) return;
+    for (size_t i = 0; i < w->n_tensors; i++)
+        entries[i] = (gguf_entry){w->names.at + w->tensors[i].name, w->tensors[i].name_length, i};
+    if ((twice = gguf_sort(entries, w->n_tensors)))
+        fail(&w->error, POLAR_ARGUMENT, "the tensor %.*s was added twice", (int)MIN(twice->length, 100), twice->name);
+    mem_free(&w->allocator, entries, w->n_tensors * sizeof *entries);
+}
+
+static uint64_t gguf_padding(uint64_t n) {
+    return (GGUF_ALIGNMENT - n % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
+}
+
+static void gguf_emit(polar_gguf_writer *w, const void *bytes, size_t n) {
+#ifndef POLAR_NO_STDIO
+    if (w->file) {
+        if (n && w->error.status == POLAR_OK && fwrite(bytes, 1, n, w->file) != n)
+            fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(errno));
+        return;
+    }
+#endif
+    buf_put(&w->out, bytes, n);
+}
+
+/* Header, metadata and directory, once. */
+static void gguf_emit_header(polar_gguf_writer *w) {
+    static const char zeros[GGUF_ALIGNMENT] = {0};
+    uint64_t offset = 0;
+    buf head = {&w->allocator, NULL, 0, 0, 0};
+    if (w->begun || !gguf_writer_ok(w)) return;
+    w->begun = 1;
+    gguf_check_names(w);
+    buf_put(&head, "GGUF", 4);
+    buf_put_u32(&head, 3);
+    buf_put_u64(&head, w->n_tensors);
+    buf_put_u64(&head, w->n_places);
+    buf_put(&head, w->pairs.at, w->pairs.length);
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        const gguf_announced *t = &w->tensors[i];
+        buf_put_counted(&head, w->names.at + t->name, t->name_length);
+        buf_put_u32(&head, (uint32_t)t->n_dims);
+        for (int k = 0; k < t->n_dims; k++) buf_put_u64(&head, (uint64_t)t->dims[k]);
+        buf_put_u32(&head, (uint32_t)t->type);
+        buf_put_u64(&head, offset);
+        offset += t->bytes + gguf_padding(t->bytes);
+    }
+    buf_put(&head, zeros, (size_t)gguf_padding(head.length));
+    w->out.failed |= head.failed;
+    if (gguf_writer_ok(w)) gguf_emit(w, head.at, head.length);
+    buf_free(&head);
+}
+
+void polar_gguf_writer_write(polar_gguf_writer *w, const void *bytes, size_t n) {
+    static const char zeros[GGUF_ALIGNMENT] = {0};
+    const char *p = bytes;
+    gguf_emit_header(w);
+    while (n && gguf_writer_ok(w)) {
+        const gguf_announced *t = &w->tensors[w->current];
+        size_t part;
+        if (w->current == w->n_tensors) {
+            fail(&w->error, POLAR_ARGUMENT, "%zu bytes more were written than the tensors have", n);
+            return;
+        }
+        part = n < t->bytes - w->written ? n : (size_t)(t->bytes - w->written);
+        gguf_emit(w, p, part);
+        p += part;
+        n -= part;
+        w->written += part;
+        if (w->written < t->bytes) continue;
+        gguf_emit(w, zeros, (size_t)gguf_padding(t->bytes));
+        w->current++;
+        w->written = 0;
+    }
+}
+
+void polar_gguf_writer_write_f32(polar_gguf_writer *w, const float *values, size_t n) {
+    uint8_t bytes[4 * 256];
+    for (size_t i = 0; i < n;) {
+        size_t k = 0;
+        for (; k < sizeof bytes && i < n; k += 4) wr_u32(bytes + k, f32_bits(values[i++]));
+        polar_gguf_writer_write(w, bytes, k);
+    }
+}
+
+#ifndef POLAR_NO_STDIO
+#ifdef _WIN32
+static void gguf_remove(const char *path, const polar_allocator *a) {
+    size_t bytes;
+    wchar_t *wide = gguf_wide(path, &bytes, a, NULL);
+    if (wide) _wremove(wide);
+    mem_free(a, wide, bytes);
+}
+
+static int gguf_rename(const char *from, const char *to, const polar_allocator *a) {
+    size_t from_bytes, to_bytes;
+    wchar_t *f = gguf_wide(from, &from_bytes, a, NULL), *t = gguf_wide(to, &to_bytes, a, NULL);
+    int done = f && t && MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING);
+    mem_free(a, f, from_bytes);
+    mem_free(a, t, to_bytes);
+    return done;
+}
+#else
+static void gguf_remove(const char *path, const polar_allocator *a) {
+    (void)a;
+    remove(path);
+}
+
+static int gguf_rename(const char *from, const char *to, const polar_allocator *a) {
+    (void)a;
+    return !rename(from, to);
+}
+#endif
+
+/* 1 unless the path is a device, a pipe or the like, which must not be replaced. */
+static int gguf_is_replaceable(const char *path) {
+#ifdef POLAR_MMAP_POSIX
+    struct stat info;
+    return stat(path, &info) || S_ISREG(info.st_mode);
+#else
+    (void)path;
+    return 1;
+#endif
+}
+
+static void gguf_open_output(polar_gguf_writer *w, const char *path) {
+    w->path_bytes = strlen(path) + 1;
+    w->temporary_bytes = w->path_bytes + 4;
+    if (!(w->path = mem_alloc(&w->allocator, w->path_bytes, &w->error))) return;
+    memcpy(w->path, path, w->path_bytes);
+    if (gguf_is_replaceable(path)) {
+        if (!(w->temporary = mem_alloc(&w->allocator, w->temporary_bytes, &w->error))) return;
+        memcpy(w->temporary, path, w->path_bytes);
+        memcpy(w->temporary + w->path_bytes - 1, ".tmp", 5);
+    }
+    w->file = gguf_fopen(w->temporary ? w->temporary : path, "wb", &w->allocator, &w->error);
+}
+
+/* Closes the file, on the disk before it gets its name. */
+static void gguf_finish_file(polar_gguf_writer *w) {
+    int bad = fflush(w->file) != 0;
+#ifdef POLAR_MMAP_POSIX
+    if (w->temporary) bad |= fsync(fileno(w->file)) != 0;
+#endif
+    bad |= fclose(w->file) != 0;
+    w->file = NULL;
+    if (bad) fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(errno));
+    else if (w->temporary && !gguf_rename(w->temporary, w->path, &w->allocator))
+        fail(&w->error, POLAR_IO, "%s: cannot give %s its name: %s", w->path, w->temporary, strerror(errno));
+    else w->finished = 1;
+}
+#endif /* POLAR_NO_STDIO */
+
+polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path, const polar_allocator *allocator,
+                                    polar_error *error) {
+    polar_allocator a = mem_allocator(allocator);
+    polar_gguf_writer *w;
+    polar_status status;
+    err_clear(error);
+    if (!out) return fail(error, POLAR_ARGUMENT, "polar_gguf_writer_open: out is NULL");
+    *out = NULL;
+    if (!(w = mem_alloc(&a, sizeof *w, error))) return POLAR_MEMORY;
+    memset(w, 0, sizeof *w);
+    w->allocator = a;
+    w->pairs.allocator = w->names.allocator = w->out.allocator = &w->allocator;
+#ifdef POLAR_NO_STDIO
+    if (path) fail(&w->error, POLAR_UNSUPPORTED, "%s: this build writes no files (POLAR_NO_STDIO)", path);
+#else
+    if (path) gguf_open_output(w, path);
+#endif
+    status = w->error.status;
+    if (status == POLAR_OK) *out = w;
+    else {
+        if (error) *error = w->error;
+        polar_gguf_writer_close(w);
+    }
+    return status;
+}
+
+polar_status polar_gguf_writer_finish(polar_gguf_writer *w, polar_error *error) {
+    err_clear(error);
+    gguf_emit_header(w);
+    if (w->finished) fail(&w->error, POLAR_ARGUMENT, "polar_gguf_writer_finish was called twice");
+    if (gguf_writer_ok(w) && w->current < w->n_tensors) {
+        const gguf_announced *t = &w->tensors[w->current];
+        fail(&w->error, POLAR_ARGUMENT, "tensor %.*s got %llu of its %llu bytes", (int)MIN(t->name_length, 100),
+             w->names.at + t->name, (unsigned long long)w->written, (unsigned long long)t->bytes);
+    }
+#ifndef POLAR_NO_STDIO
+    if (gguf_writer_ok(w) && w->file) gguf_finish_file(w);
+#endif
+    if (gguf_writer_ok(w)) w->finished = 1;
+    if (error) *error = w->error;
+    return w->error.status;
+}
+
+const void *polar_gguf_writer_data(const polar_gguf_writer *w, size_t *size) {
+    *size = w->finished && !w->path ? w->out.length : 0;
+    return *size ? w->out.at : NULL;
+}
+
+void polar_gguf_writer_close(polar_gguf_writer *w) {
+    polar_allocator a;
+    if (!w) return;
+    a = w->allocator;
+#ifndef POLAR_NO_STDIO
+    if (w->file) fclose(w->file);
+    if (w->temporary && !w->finished) gguf_remove(w->temporary, &a);
+#endif
+    buf_free(&w->pairs);
+    buf_free(&w->names);
+    buf_free(&w->out);
+    mem_free(&a, w->places, w->places_capacity * sizeof *w->places);
+    mem_free(&a, w->tensors, w->tensors_capacity * sizeof *w->tensors);
+    mem_free(&a, w->path, w->path_bytes);
+    mem_free(&a, w->temporary, w->temporary_bytes);
+    mem_free(&a, w, sizeof *w);
 }
 
 /* ======================================================================================

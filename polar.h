@@ -155,7 +155,95 @@ const char *polar_cpu_name(polar_cpu cpu);
 int polar_cpu_available(polar_cpu cpu);
 
 /* --- [gguf] tensor types and files ------------------------------------------------------------------ */
-/*GGUF*/
+/* Name of a tensor type by its number in GGUF files, "Q4_K"; NULL for a number that is no type. All types are
+ * known by name, also those that models here cannot run. */
+const char *polar_gguf_type_name(int type);
+/* The number of a tensor type by its name, -1 if there is none. */
+int polar_gguf_type_find(const char *name);
+/* Bytes of a row of n values; 0 if the type is unknown or n is no multiple of its block. */
+size_t polar_gguf_row_bytes(int type, int64_t n);
+
+/* Types of metadata values, with the numbers that files use. */
+typedef enum polar_gguf_value_type {
+    POLAR_GGUF_U8, POLAR_GGUF_I8, POLAR_GGUF_U16, POLAR_GGUF_I16, POLAR_GGUF_U32, POLAR_GGUF_I32, POLAR_GGUF_F32,
+    POLAR_GGUF_BOOL, POLAR_GGUF_STRING, POLAR_GGUF_ARRAY, POLAR_GGUF_U64, POLAR_GGUF_I64, POLAR_GGUF_F64,
+    POLAR_GGUF_N_VALUE_TYPES
+} polar_gguf_value_type;
+
+/* Any GGUF file, opened to look into it; to run a model use polar_model_open. Immutable; what it hands out
+ * belongs to it and is valid until it is closed. */
+typedef struct polar_gguf polar_gguf;
+/* `path` is UTF-8; of a split model the first file. NULL allocator: malloc and free. */
+polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator, polar_error *error);
+/* In place: the bytes are not copied and must outlive it. They need no alignment. */
+polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size, const polar_allocator *allocator,
+                                    polar_error *error);
+void polar_gguf_close(polar_gguf *gguf);
+
+/* One metadata pair, 0 <= index. Returns 0 if there is none. */
+typedef struct polar_gguf_pair {
+    const char *key; /* printable ASCII, not NUL-terminated */
+    size_t key_length;
+    polar_gguf_value_type type; /* of the value, or of the elements of an array */
+    int is_array;
+    size_t count; /* elements; 1 if it is no array */
+} polar_gguf_pair;
+int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
+/* Index of the pair with that key, -1 if there is none. */
+int polar_gguf_find(const polar_gguf *gguf, const char *key);
+/* A value, or an element of an array, as text: NUL-terminated and cut at `size`. Returns its whole length. Costs
+ * the elements before it if they are strings. */
+size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
+
+/* One tensor, 0 <= index. Returns 0 if there is none. */
+typedef struct polar_gguf_tensor {
+    const char *name; /* printable ASCII, not NUL-terminated */
+    size_t name_length;
+    int type;
+    int n_dims;      /* 1..4 */
+    int64_t dims[4]; /* dims[0] is the length of a row; 1 past n_dims */
+    const void *data; /* as in the file: little-endian, perhaps unaligned */
+    size_t bytes;
+} polar_gguf_tensor;
+int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);
+
+/* Writes a GGUF file (version 3, little-endian on every host): first the metadata and the names and shapes of
+ * all tensors, then their data, in the same order. An error is remembered, makes what follows do nothing, and is
+ * reported by polar_gguf_writer_finish. */
+typedef struct polar_gguf_writer polar_gguf_writer;
+/* The file is written beside `path` (UTF-8) as path.tmp. NULL path: into memory. */
+polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path, const polar_allocator *allocator,
+                                    polar_error *error);
+/* Takes over all metadata of another file but for general.alignment and split.*. Comes before anything else. */
+void polar_gguf_writer_copy(polar_gguf_writer *writer, const polar_gguf *from);
+/* Set a value; a key that is set again gets the new one in its place at the end. */
+void polar_gguf_writer_set_string(polar_gguf_writer *writer, const char *key, const char *text, size_t length);
+void polar_gguf_writer_set_u32(polar_gguf_writer *writer, const char *key, uint32_t value);
+void polar_gguf_writer_set_i32(polar_gguf_writer *writer, const char *key, int32_t value);
+void polar_gguf_writer_set_u64(polar_gguf_writer *writer, const char *key, uint64_t value);
+void polar_gguf_writer_set_f32(polar_gguf_writer *writer, const char *key, float value);
+void polar_gguf_writer_set_f64(polar_gguf_writer *writer, const char *key, double value);
+void polar_gguf_writer_set_bool(polar_gguf_writer *writer, const char *key, int value);
+/* Arrays: `values` are C numbers of the type (uint8_t for bools). */
+void polar_gguf_writer_set_array(polar_gguf_writer *writer, const char *key, polar_gguf_value_type type,
+                                 const void *values, size_t count);
+/* NULL lengths: NUL-terminated strings. */
+void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, const char *const *strings,
+                                   const size_t *lengths, size_t count);
+/* Announces a tensor. */
+void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
+                                  const int64_t *dims);
+/* The next bytes of the tensors' data, in pieces of any size; padding comes by itself. The first call ends the
+ * announcements. */
+void polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
+/* The same for F32 tensors, from floats as the host has them. */
+void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
+/* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`. */
+polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *error);
+/* A finished file in memory: its bytes, valid until the writer is closed. NULL if there is none. */
+const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
+/* Frees the writer; an unfinished file is removed. */
+void polar_gguf_writer_close(polar_gguf_writer *writer);
 
 /* --- [model] ---------------------------------------------------------------------------------------- */
 
