@@ -30,6 +30,13 @@ static const cli_command commands[] = {
      "Logits of the last position; with --generate also greedy token ids.\n"
      "\n"
      "  polar logits -m model.gguf --tokens 1,403,407 --path 0,1,1,2,3,4 --generate 8 --json\n"},
+    {"bench", "measure speed and memory of models", command_bench,
+     "-m FILE [FILE ...] [options]\n"
+     "\n"
+     "Tokens per second in prefill and decode (medians), seconds to load, megabytes of the model file, of the\n"
+     "session and of the process at its peak (mapped pages counted).\n"
+     "\n"
+     "  polar bench -m model.gguf -p 128 -n 32 --threads 2\n"},
     {"program", "convert programs of layers between their forms, and draw them", command_program,
      "--layers D [options] [PROGRAM]\n"
      "\n"

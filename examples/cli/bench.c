@@ -1,0 +1,159 @@
+/* polar bench: speed and memory of models. Shows how the time of an evaluation is spent. */
+#include "cli.h"
+
+#ifdef __linux__
+#define HAVE_PEAK 1
+#endif
+
+typedef struct bench_options {
+    int prompt, decode, repeat, threads, json;
+    const char *program, *cpu, *kv_type;
+} bench_options;
+
+typedef struct bench_result {
+    double load, prefill, decode, prefill_best, decode_best; /* seconds; tokens per second: median, best */
+    double peak_mb, session_mb, model_mb;
+    int n_calls;
+} bench_result;
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Peak resident memory in MB, mapped file pages included; 0 where the system does not say. */
+static double peak_mb(void) {
+    double kb = 0;
+#ifdef HAVE_PEAK
+    char line[256];
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, "VmHWM:", 6)) kb = (double)strtol(line + 6, NULL, 10);
+    if (f) fclose(f);
+#endif
+    return kb / 1024;
+}
+
+/* Ids that any vocabulary has, without a pattern that a cache could use. */
+static void fill_tokens(int32_t *tokens, int n, int n_vocab) {
+    uint64_t r = 88172645463325252u;
+    for (int i = 0; i < n; i++) {
+        r ^= r << 13, r ^= r >> 7, r ^= r << 17;
+        tokens[i] = (int32_t)(r % (uint64_t)n_vocab);
+    }
+}
+
+static int measure(polar_session *s, const bench_options *o, const int32_t *tokens, double *prefill, double *decode) {
+    polar_error e;
+    for (int r = -1; r < o->repeat; r++) { /* the first round only warms up */
+        double start, middle, end;
+        if (polar_session_truncate(s, 0, &e)) return cli_fail("%s", e.message);
+        start = cli_seconds();
+        if (polar_session_eval(s, tokens, o->prompt, &e)) return cli_fail("%s", e.message);
+        middle = cli_seconds();
+        for (int i = 0; i < (r < 0 ? 1 : o->decode); i++)
+            if (polar_session_eval(s, tokens + o->prompt + i, 1, &e)) return cli_fail("%s", e.message);
+        end = cli_seconds();
+        if (r < 0) continue;
+        prefill[r] = o->prompt / (middle - start);
+        decode[r] = o->decode ? o->decode / (end - middle) : 0;
+    }
+    qsort(prefill, (size_t)o->repeat, sizeof *prefill, by_value);
+    qsort(decode, (size_t)o->repeat, sizeof *decode, by_value);
+    return 0;
+}
+
+#define MAX_REPEAT 99
+
+static int bench_model(const char *file, const bench_options *o, bench_result *r) {
+    double start = cli_seconds(), prefill[MAX_REPEAT], decode[MAX_REPEAT];
+    polar_session_options so = polar_session_defaults();
+    polar_model *model = NULL;
+    polar_session *s = NULL;
+    polar_model_info info;
+    polar_program program;
+    polar_error e;
+    int32_t *tokens = malloc((size_t)(o->prompt + o->decode + 1) * sizeof *tokens);
+    int status = cli_open_model(file, o->cpu, 0, &model);
+    if (status) goto done;
+    r->load = cli_seconds() - start;
+    polar_model_get_info(model, &info);
+    so.n_ctx = o->prompt + o->decode + 1;
+    so.n_threads = o->threads;
+    if ((status = cli_kv_type(o->kv_type, &so.kv_type))) goto done;
+    status = 1;
+    if (!tokens) cli_fail("out of memory");
+    else if (polar_program_parse(&program, info.n_layer, o->program, &e) || polar_session_create(&s, model, &program, &so, &e))
+        cli_fail("%s: %s", file, e.message);
+    else {
+        fill_tokens(tokens, so.n_ctx, info.n_vocab);
+        status = measure(s, o, tokens, prefill, decode);
+        r->prefill = prefill[o->repeat / 2], r->prefill_best = prefill[o->repeat - 1];
+        r->decode = decode[o->repeat / 2], r->decode_best = decode[o->repeat - 1];
+        r->n_calls = polar_program_length(&program);
+        r->peak_mb = peak_mb();
+        r->model_mb = (double)info.weight_bytes / 1048576;
+        r->session_mb = (double)polar_session_bytes(model, &program, &so) / 1048576;
+    }
+done:
+    polar_session_free(s);
+    polar_model_close(model);
+    free(tokens);
+    return status;
+}
+
+static void put_number(const char *key, double x) {
+    printf(",\"%s\":", key);
+    json_put_double(stdout, x);
+}
+
+static void print_result(const char *file, const bench_options *o, const bench_result *r) {
+    if (!o->json) {
+        printf("%-36s %9.1f %9.1f %9.3f %9.0f %9.0f %9.0f\n", file, r->prefill, r->decode, r->load, r->model_mb, r->session_mb, r->peak_mb);
+        return;
+    }
+    printf("{\"model\":");
+    json_put_text(stdout, file);
+    printf(",\"prompt\":%d,\"decode\":%d,\"threads\":%d,\"n_calls\":%d", o->prompt, o->decode,
+           o->threads > 0 ? o->threads : polar_cpu_count(), r->n_calls);
+    put_number("prefill_tps", r->prefill);
+    put_number("decode_tps", r->decode);
+    put_number("prefill_best", r->prefill_best);
+    put_number("decode_best", r->decode_best);
+    put_number("load_s", r->load);
+    put_number("model_mb", r->model_mb);
+    put_number("session_mb", r->session_mb);
+    put_number("peak_mb", r->peak_mb);
+    printf("}\n");
+}
+
+int command_bench(cli *c) {
+    bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
+    const char *file = NULL;
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
+        {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
+        {"decode", 'n', CLI_INT, &o.decode, "N", "tokens decoded one by one after it (32)"},
+        {"repeat", 'r', CLI_INT, &o.repeat, "N", "rounds; medians are printed (3)"},
+        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
+        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "one JSON object per model"},
+        {0}};
+    int status = cli_read(c, options, 0, -1);
+    if (status >= 0) return status;
+    if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");
+    if (o.prompt < 1 || o.decode < 0 || o.repeat < 1 || o.repeat > MAX_REPEAT)
+        return cli_usage("expected --prompt >= 1, --decode >= 0, --repeat 1..%d", MAX_REPEAT);
+    if (!o.json)
+        printf("%-36s %9s %9s %9s %9s %9s %9s\n", "model", "prefill/s", "decode/s", "load s", "model MB", "session", "peak MB");
+    for (int i = file ? -1 : 0; i < c->n_args; i++) {
+        const char *name = i < 0 ? file : c->args[i];
+        bench_result r;
+        memset(&r, 0, sizeof r);
+        if ((status = bench_model(name, &o, &r))) return status;
+        print_result(name, &o, &r);
+    }
+    return 0;
+}
