@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     polar_error error;
     polar_program p;
-    int path[POLAR_MAX_CALLS], n = 0;
+    int path[POLAR_MAX_CALLS] = {0}, n = 0;
     char *text;
     if (size < 3) return 0;
     if ((text = malloc(size - 2))) {
