@@ -41,7 +41,10 @@ build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
 test: polar $(TESTS:%=build/%)
 	@sh tests/run.sh $(TESTS:%=build/%)
 
+check-all:
+	@bash .ci/run
+
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help test clean
+.PHONY: all help test check-all clean

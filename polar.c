@@ -80,7 +80,8 @@
 #include <cpuid.h>
 #endif
 #endif
-#if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && !defined(__TINYC__)
+#if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && \
+    !defined(__TINYC__)
 #define POLAR_ARM 1
 #include <arm_neon.h>
 #endif

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs the test programs named, prints each one's result and the sum as the last line.
+# Runs the test programs named, prints each one's result and the sum as the last line. RUNNER, an emulator of another
+# CPU, may be in the environment.
 passed=0 failed=0
 for t in "$@"; do
-    out=$("$t" 2>&1); status=$?
+    out=$(${RUNNER:-} "$t" 2>&1); status=$?
     line=$(printf '%s\n' "$out" | tail -n 1)
     p=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1/p')
     f=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\2/p')
