@@ -260,7 +260,7 @@ TEST(oracle) {
     char line[4096];
     int count = 0;
     while (f && fgets(line, sizeof line, f)) {
-        int n_layer, max_length, path[256], flip[64], op[64], my_flip[64], my_op[64];
+        int n_layer = 0, max_length = 0, path[256], flip[64], op[64], my_flip[64], my_op[64];
         int n = numbers(line, "path", path, 256), ok = strstr(line, "\"ok\":true") != NULL;
         int repeat = strstr(line, "\"allow_repeat\":true") != NULL;
         polar_program p;
