@@ -517,6 +517,34 @@ polar_ask_options polar_ask_defaults(void);
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error);
 
+/* --- [answer] answers ------------------------------------------------------------------------------- */
+
+/* A piece of a text of the caller's; not NUL-terminated. */
+typedef struct polar_span {
+    const char *text;
+    size_t length;
+} polar_span;
+
+/* The final answer in a response: what follows "####" or "# Answer"; else the last \boxed{}; else what is said to be
+ * the answer ("the answer is 12."); else the last formula; else the last number. The result points into the
+ * response; its length is 0 if there is no answer. Of a long response only the last 64 KiB are read. */
+polar_span polar_answer_extract(const char *response, size_t length);
+/* The answer in a reference: the field "answer" or "solution" of a data set. "... #### 42" gives 42, a solution its
+ * \boxed{}, "9 (apples)" gives 9, any other text is the answer itself. Points into the text. */
+polar_span polar_answer_reference(const char *solution, size_t length);
+
+#define POLAR_ANSWER_SETS 1 /* lists are compared without order: the question asks for all solutions */
+/* The flags that a question asks for by its words ("find the ...", "all ... separated by commas"). */
+int polar_answer_flags(const char *question, size_t length);
+
+/* Sets *equal to 1 if two answers say the same, else to 0: numbers and LaTeX formulas equal in value, lists, sets,
+ * tuples, intervals, matrices, equations and inequalities, times, words; units, currency and percent signs are
+ * dropped. 0.333 is not 1/3; (1,2) is not (2,1); an empty or malformed answer equals nothing. Any bytes are
+ * accepted; cost is bounded (milliseconds, one block of half a megabyte). Answers above 2 KiB must be the same bytes. Fails
+ * for want of memory only. */
+polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, const char *gold, size_t n_gold, int flags,
+                                const polar_allocator *allocator, polar_error *error);
+
 /* --- [search] search for programs ------------------------------------------------------------------- */
 
 /* Monte Carlo tree search for programs that answer one question. The model is not inside: the search proposes
