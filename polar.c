@@ -8791,8 +8791,8 @@ static polar_span ans_sentence(polar_span s) {
         if (c == '$' && next != '$') dollar = !dollar && ans_find(ans_from(s, i + 1), "$") != ANS_NONE;
         if (depth > 0 || dollar) continue;
         if (c == '\n' || ans_at(s, i, "<|", 0) || (c == '.' && ans_is_space(next))) return ans_slice(s, 0, i);
-        if (c == ',' && next == ' ' && i + 3 < s.length && ans_is_letter(s.text[i + 2]) && ans_is_letter(s.text[i + 3]) &&
-            value && !ans_at(s, i + 2, "and ", 0) && !ans_at(s, i + 2, "or ", 0))
+        if (c == ',' && next == ' ' && i + 3 < s.length && ans_is_letter(s.text[i + 2]) &&
+            ans_is_letter(s.text[i + 3]) && value && !ans_at(s, i + 2, "and ", 0) && !ans_at(s, i + 2, "or ", 0))
             return ans_slice(s, 0, i);
     }
     return s;
@@ -8924,14 +8924,15 @@ static int ans_extract_number(polar_span s, polar_span *out) {
     for (start = end - 1; start; start--) {
         char c = s.text[start - 1];
         int thousands = c == ',' && start > 1 && ans_is_digit(s.text[start - 2]) && start + 2 < end &&
-                        ans_is_digit(s.text[start]) && ans_is_digit(s.text[start + 1]) && ans_is_digit(s.text[start + 2]) &&
-                        !(start + 3 < end && ans_is_digit(s.text[start + 3]));
+                        ans_is_digit(s.text[start]) && ans_is_digit(s.text[start + 1]) &&
+                        ans_is_digit(s.text[start + 2]) && !(start + 3 < end && ans_is_digit(s.text[start + 3]));
         int ratio = c == '/' && start > 1 && ans_is_digit(s.text[start - 2]) && ans_is_digit(s.text[start]);
         if (!ans_is_digit(c) && c != '.' && !thousands && !ratio) break;
     }
     while (s.text[start] == '.' && !(start + 1 < end && ans_is_digit(s.text[start + 1]))) start++; /* "...5" */
     if (s.text[start] == '.' && start && s.text[start - 1] == '.') start++;
-    if (start && s.text[start - 1] == '-' && !(start > 1 && (ans_is_digit(s.text[start - 2]) || s.text[start - 2] == ')')))
+    if (start && s.text[start - 1] == '-' &&
+        !(start > 1 && (ans_is_digit(s.text[start - 2]) || s.text[start - 2] == ')')))
         start--;
     *out = ans_slice(s, start, end);
     return 1;
@@ -9012,9 +9013,9 @@ int polar_answer_flags(const char *question, size_t length) {
 
 /* A natural number in the pool: limbs at, at+1, ... at+n-1, least significant first, without leading zeros.
  * n < 0: too large or too costly, which spreads through all operations as NaN does. */
-typedef struct big {
+typedef struct natural {
     int at, n;
-} big;
+} natural;
 
 typedef struct ans_token {
     const char *at; /* in the text that is read, or a constant */
@@ -9030,7 +9031,7 @@ typedef struct ans_node {
     int16_t first, last, next, n; /* children; next one of the same parent; number of children */
     int id;                      /* function, brackets, columns */
     uint64_t name;               /* of a symbol */
-    big num, den;
+    natural num, den;
     double value; /* of a NUMBER, as near as a double comes */
 } ans_node;
 
@@ -9076,11 +9077,11 @@ static int ans_pay(ans_work *w, int64_t cost) {
 
 /* --- exact integers --- */
 
-static const big big_unknown = {0, -1};
+static const natural nat_unknown = {0, -1};
 
-static big big_new(ans_work *w, int n) {
-    big b;
-    if (n > ANS_LIMBS || w->pool_used + n > ANS_POOL || !ans_pay(w, n / 4)) return big_unknown;
+static natural nat_new(ans_work *w, int n) {
+    natural b;
+    if (n > ANS_LIMBS || w->pool_used + n > ANS_POOL || !ans_pay(w, n / 4)) return nat_unknown;
     b.at = w->pool_used;
     b.n = n;
     w->pool_used += n;
@@ -9088,66 +9089,66 @@ static big big_new(ans_work *w, int n) {
     return b;
 }
 
-static big big_trim(const ans_work *w, big b) {
+static natural nat_trim(const ans_work *w, natural b) {
     while (b.n > 0 && !w->pool[b.at + b.n - 1]) b.n--;
     return b;
 }
 
-static big big_from(ans_work *w, uint64_t v) {
-    big b = big_new(w, 2);
+static natural nat_from(ans_work *w, uint64_t v) {
+    natural b = nat_new(w, 2);
     if (b.n < 0) return b;
     w->pool[b.at] = (uint32_t)v;
     w->pool[b.at + 1] = (uint32_t)(v >> 32);
-    return big_trim(w, b);
+    return nat_trim(w, b);
 }
 
-static uint32_t big_limb(const ans_work *w, big b, int i) {
+static uint32_t nat_limb(const ans_work *w, natural b, int i) {
     return i < b.n ? w->pool[b.at + i] : 0;
 }
 
-static int big_is_one(const ans_work *w, big b) {
+static int nat_is_one(const ans_work *w, natural b) {
     return b.n == 1 && w->pool[b.at] == 1;
 }
 
 /* -1, 0, 1 */
-static int big_compare(const ans_work *w, big a, big b) {
+static int nat_compare(const ans_work *w, natural a, natural b) {
     if (a.n != b.n) return a.n < b.n ? -1 : 1;
     for (int i = a.n - 1; i >= 0; i--)
         if (w->pool[a.at + i] != w->pool[b.at + i]) return w->pool[a.at + i] < w->pool[b.at + i] ? -1 : 1;
     return 0;
 }
 
-static big big_add(ans_work *w, big a, big b) {
+static natural nat_add(ans_work *w, natural a, natural b) {
     uint64_t carry = 0;
-    big r;
-    if (a.n < 0 || b.n < 0) return big_unknown;
-    r = big_new(w, MAX(a.n, b.n) + 1);
+    natural r;
+    if (a.n < 0 || b.n < 0) return nat_unknown;
+    r = nat_new(w, MAX(a.n, b.n) + 1);
     for (int i = 0; i < r.n; i++, carry >>= 32) {
-        carry += (uint64_t)big_limb(w, a, i) + big_limb(w, b, i);
+        carry += (uint64_t)nat_limb(w, a, i) + nat_limb(w, b, i);
         w->pool[r.at + i] = (uint32_t)carry;
     }
-    return r.n < 0 ? r : big_trim(w, r);
+    return r.n < 0 ? r : nat_trim(w, r);
 }
 
 /* a - b, for a >= b. */
-static big big_subtract(ans_work *w, big a, big b) {
+static natural nat_subtract(ans_work *w, natural a, natural b) {
     uint64_t borrow = 0;
-    big r;
-    if (a.n < 0 || b.n < 0) return big_unknown;
-    r = big_new(w, a.n);
+    natural r;
+    if (a.n < 0 || b.n < 0) return nat_unknown;
+    r = nat_new(w, a.n);
     for (int i = 0; i < r.n; i++) {
-        uint64_t d = (uint64_t)big_limb(w, a, i) - big_limb(w, b, i) - borrow;
+        uint64_t d = (uint64_t)nat_limb(w, a, i) - nat_limb(w, b, i) - borrow;
         w->pool[r.at + i] = (uint32_t)d;
         borrow = d >> 63;
     }
-    return r.n < 0 ? r : big_trim(w, r);
+    return r.n < 0 ? r : nat_trim(w, r);
 }
 
-static big big_multiply(ans_work *w, big a, big b) {
-    big r;
-    if (a.n < 0 || b.n < 0) return big_unknown;
-    r = big_new(w, a.n && b.n ? a.n + b.n : 0);
-    if (r.n <= 0 || !ans_pay(w, (int64_t)a.n * b.n / 4)) return r.n ? big_unknown : r;
+static natural nat_multiply(ans_work *w, natural a, natural b) {
+    natural r;
+    if (a.n < 0 || b.n < 0) return nat_unknown;
+    r = nat_new(w, a.n && b.n ? a.n + b.n : 0);
+    if (r.n <= 0 || !ans_pay(w, (int64_t)a.n * b.n / 4)) return r.n ? nat_unknown : r;
     for (int i = 0; i < a.n; i++) {
         uint64_t carry = 0;
         for (int k = 0; k < b.n; k++, carry >>= 32) {
@@ -9156,47 +9157,47 @@ static big big_multiply(ans_work *w, big a, big b) {
         }
         w->pool[r.at + i + b.n] = (uint32_t)carry;
     }
-    return big_trim(w, r);
+    return nat_trim(w, r);
 }
 
 /* b = b * factor + term in place, b has `room` limbs in the pool. */
-static big big_append(ans_work *w, big b, int room, uint32_t factor, uint32_t term) {
+static natural nat_append(ans_work *w, natural b, int room, uint32_t factor, uint32_t term) {
     uint64_t carry = term;
     for (int i = 0; i < b.n; i++, carry >>= 32) {
         carry += (uint64_t)w->pool[b.at + i] * factor;
         w->pool[b.at + i] = (uint32_t)carry;
     }
     if (!carry) return b;
-    if (b.n >= room) return big_unknown;
+    if (b.n >= room) return nat_unknown;
     w->pool[b.at + b.n++] = (uint32_t)carry;
     return b;
 }
 
 /* base^exponent */
-static big big_power(ans_work *w, big base, uint32_t exponent) {
-    big r = big_from(w, 1);
+static natural nat_power(ans_work *w, natural base, uint32_t exponent) {
+    natural r = nat_from(w, 1);
     for (; exponent; exponent >>= 1) {
-        if (exponent & 1) r = big_multiply(w, r, base);
-        if (exponent > 1) base = big_multiply(w, base, base);
+        if (exponent & 1) r = nat_multiply(w, r, base);
+        if (exponent > 1) base = nat_multiply(w, base, base);
     }
     return r;
 }
 
 /* The product lo (lo+1) ... hi. */
-static big big_product(ans_work *w, uint32_t lo, uint32_t hi) {
-    big r = big_new(w, ANS_LIMBS);
+static natural nat_product(ans_work *w, uint32_t lo, uint32_t hi) {
+    natural r = nat_new(w, ANS_LIMBS);
     if (r.n < 0) return r;
     w->pool[r.at] = 1;
     r.n = 1;
     for (uint32_t i = lo; i <= hi && r.n > 0 && i - lo < 1000; i++)
-        r = ans_pay(w, r.n / 4 + 1) ? big_append(w, r, ANS_LIMBS, i, 0) : big_unknown;
-    if (hi >= lo + 1000) return big_unknown;
+        r = ans_pay(w, r.n / 4 + 1) ? nat_append(w, r, ANS_LIMBS, i, 0) : nat_unknown;
+    if (hi >= lo + 1000) return nat_unknown;
     if (r.n > 0) w->pool_used = r.at + r.n;
     return r;
 }
 
 /* b = mantissa * 2^exponent with a mantissa of the top 96 bits, rounded. */
-static double big_double(const ans_work *w, big b, int *exponent) {
+static double nat_double(const ans_work *w, natural b, int *exponent) {
     double m = 0;
     int low = MAX(b.n - 3, 0);
     for (int i = b.n - 1; i >= low; i--) m = mul64(m, 4294967296.0) + w->pool[b.at + i];
@@ -9205,9 +9206,9 @@ static double big_double(const ans_work *w, big b, int *exponent) {
 }
 
 /* num / den as a double; infinite or 0 beyond its range. */
-static double big_ratio(const ans_work *w, big num, big den) {
+static double nat_ratio(const ans_work *w, natural num, natural den) {
     int e, f;
-    double n = big_double(w, num, &e), d = big_double(w, den, &f);
+    double n = nat_double(w, num, &e), d = nat_double(w, den, &f);
     return ldexp(n / d, e - f);
 }
 
@@ -9341,7 +9342,8 @@ static cx cx_log(cx z) {
     if (!(m > 1e-300) || !(m < 1e300)) return cx_nan();
     z = cx_on_axis(z);
     l = log64(m);
-    return cx_make(l, z.im == 0 && z.re > 0 ? 0 : atan2_64(z.im, z.re), 2 * z.err / m + mul64(4 * ANS_EPS, 1 + fabs(l)));
+    return cx_make(l, z.im == 0 && z.re > 0 ? 0 : atan2_64(z.im, z.re),
+                   2 * z.err / m + mul64(4 * ANS_EPS, 1 + fabs(l)));
 }
 
 static cx cx_sqrt(cx z) {
@@ -9480,72 +9482,75 @@ typedef struct ans_name {
 /* LaTeX commands, and bare words that mean them. */
 static const ans_name ans_names[] = {
     {"frac", T_FRACTION, 0, 1}, {"dfrac", T_FRACTION, 0, 1}, {"tfrac", T_FRACTION, 0, 1}, {"cfrac", T_FRACTION, 0, 1},
-    {"sfrac", T_FRACTION, 0, 0}, {"nicefrac", T_FRACTION, 0, 0}, {"binom", T_BINOMIAL, 0, 1}, {"dbinom", T_BINOMIAL, 0, 0},
-    {"tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"sqrt", T_ROOT, 0, 1}, {"surd", T_ROOT, 0, 0},
-    {"sin", T_FUNCTION, F_SIN, 1}, {"cos", T_FUNCTION, F_COS, 1}, {"tan", T_FUNCTION, F_TAN, 1},
-    {"cot", T_FUNCTION, F_COT, 1}, {"sec", T_FUNCTION, F_SEC, 1}, {"csc", T_FUNCTION, F_CSC, 1},
-    {"arcsin", T_FUNCTION, F_ARCSIN, 1}, {"arccos", T_FUNCTION, F_ARCCOS, 1}, {"arctan", T_FUNCTION, F_ARCTAN, 1},
-    {"arccot", T_FUNCTION, F_ARCCOT, 1}, {"arcsec", T_FUNCTION, F_ARCSEC, 1}, {"arccsc", T_FUNCTION, F_ARCCSC, 1},
-    {"asin", T_FUNCTION, F_ARCSIN, 2}, {"acos", T_FUNCTION, F_ARCCOS, 2}, {"atan", T_FUNCTION, F_ARCTAN, 2},
-    {"sinh", T_FUNCTION, F_SINH, 1}, {"cosh", T_FUNCTION, F_COSH, 1}, {"tanh", T_FUNCTION, F_TANH, 1},
-    {"coth", T_FUNCTION, F_COTH, 1}, {"sech", T_FUNCTION, F_SECH, 1}, {"csch", T_FUNCTION, F_CSCH, 1},
-    {"arcsinh", T_FUNCTION, F_ARSINH, 1}, {"arccosh", T_FUNCTION, F_ARCOSH, 1}, {"arctanh", T_FUNCTION, F_ARTANH, 1},
-    {"arsinh", T_FUNCTION, F_ARSINH, 1}, {"arcosh", T_FUNCTION, F_ARCOSH, 1}, {"artanh", T_FUNCTION, F_ARTANH, 1},
-    {"asinh", T_FUNCTION, F_ARSINH, 2}, {"acosh", T_FUNCTION, F_ARCOSH, 2}, {"atanh", T_FUNCTION, F_ARTANH, 2},
-    {"log", T_FUNCTION, F_LN, 1}, {"ln", T_FUNCTION, F_LN, 1}, {"lg", T_FUNCTION, F_LG, 0}, {"exp", T_FUNCTION, F_EXP, 1},
-    {"max", T_FUNCTION, F_MAX, 1}, {"min", T_FUNCTION, F_MIN, 0}, {"gcd", T_FUNCTION, F_GCD, 1},
-    {"lcm", T_FUNCTION, F_LCM, 1}, {"Re", T_FUNCTION, F_RE, 0}, {"Im", T_FUNCTION, F_IM, 0}, {"arg", T_FUNCTION, F_ARG, 0},
+    {"sfrac", T_FRACTION, 0, 0}, {"nicefrac", T_FRACTION, 0, 0}, {"binom", T_BINOMIAL, 0, 1},
+    {"dbinom", T_BINOMIAL, 0, 0}, {"tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"sqrt", T_ROOT, 0, 1},
+    {"surd", T_ROOT, 0, 0}, {"sin", T_FUNCTION, F_SIN, 1}, {"cos", T_FUNCTION, F_COS, 1},
+    {"tan", T_FUNCTION, F_TAN, 1}, {"cot", T_FUNCTION, F_COT, 1}, {"sec", T_FUNCTION, F_SEC, 1},
+    {"csc", T_FUNCTION, F_CSC, 1}, {"arcsin", T_FUNCTION, F_ARCSIN, 1}, {"arccos", T_FUNCTION, F_ARCCOS, 1},
+    {"arctan", T_FUNCTION, F_ARCTAN, 1}, {"arccot", T_FUNCTION, F_ARCCOT, 1}, {"arcsec", T_FUNCTION, F_ARCSEC, 1},
+    {"arccsc", T_FUNCTION, F_ARCCSC, 1}, {"asin", T_FUNCTION, F_ARCSIN, 2}, {"acos", T_FUNCTION, F_ARCCOS, 2},
+    {"atan", T_FUNCTION, F_ARCTAN, 2}, {"sinh", T_FUNCTION, F_SINH, 1}, {"cosh", T_FUNCTION, F_COSH, 1},
+    {"tanh", T_FUNCTION, F_TANH, 1}, {"coth", T_FUNCTION, F_COTH, 1}, {"sech", T_FUNCTION, F_SECH, 1},
+    {"csch", T_FUNCTION, F_CSCH, 1}, {"arcsinh", T_FUNCTION, F_ARSINH, 1}, {"arccosh", T_FUNCTION, F_ARCOSH, 1},
+    {"arctanh", T_FUNCTION, F_ARTANH, 1}, {"arsinh", T_FUNCTION, F_ARSINH, 1}, {"arcosh", T_FUNCTION, F_ARCOSH, 1},
+    {"artanh", T_FUNCTION, F_ARTANH, 1}, {"asinh", T_FUNCTION, F_ARSINH, 2}, {"acosh", T_FUNCTION, F_ARCOSH, 2},
+    {"atanh", T_FUNCTION, F_ARTANH, 2}, {"log", T_FUNCTION, F_LN, 1}, {"ln", T_FUNCTION, F_LN, 1},
+    {"lg", T_FUNCTION, F_LG, 0}, {"exp", T_FUNCTION, F_EXP, 1}, {"max", T_FUNCTION, F_MAX, 1},
+    {"min", T_FUNCTION, F_MIN, 0}, {"gcd", T_FUNCTION, F_GCD, 1}, {"lcm", T_FUNCTION, F_LCM, 1},
+    {"Re", T_FUNCTION, F_RE, 0}, {"Im", T_FUNCTION, F_IM, 0}, {"arg", T_FUNCTION, F_ARG, 0},
     {"sgn", T_FUNCTION, F_SGN, 1}, {"det", T_FUNCTION, F_DET, 0}, {"abs", T_FUNCTION, F_ABS, 2},
-    {"floor", T_FUNCTION, F_FLOOR, 2}, {"ceil", T_FUNCTION, F_CEILING, 2},
-    {"sum", T_LARGE, LARGE_SUM, 0}, {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int", T_LARGE, LARGE_OTHER, 0},
-    {"iint", T_LARGE, LARGE_OTHER, 0}, {"oint", T_LARGE, LARGE_OTHER, 0}, {"lim", T_LARGE, LARGE_OTHER, 0},
-    {"bigcup", T_LARGE, LARGE_OTHER, 0}, {"bigcap", T_LARGE, LARGE_OTHER, 0},
-    {"pi", T_CONSTANT, CONST_PI, 1}, {"infty", T_CONSTANT, CONST_INFINITY, 1}, {"infinity", T_CONSTANT, CONST_INFINITY, 2},
-    {"inf", T_CONSTANT, CONST_INFINITY, 2}, {"emptyset", T_CONSTANT, CONST_EMPTY, 0},
-    {"varnothing", T_CONSTANT, CONST_EMPTY, 0}, {"oslash", T_CONSTANT, CONST_EMPTY, 0},
-    {"le", T_RELATION, REL_LE, 0}, {"leq", T_RELATION, REL_LE, 0}, {"leqslant", T_RELATION, REL_LE, 0},
-    {"ge", T_RELATION, REL_GE, 0}, {"geq", T_RELATION, REL_GE, 0}, {"geqslant", T_RELATION, REL_GE, 0},
-    {"lt", T_RELATION, REL_LT, 0}, {"gt", T_RELATION, REL_GT, 0}, {"ne", T_RELATION, REL_NE, 0},
-    {"neq", T_RELATION, REL_NE, 0}, {"approx", T_RELATION, REL_ABOUT, 0}, {"simeq", T_RELATION, REL_ABOUT, 0},
-    {"in", T_RELATION, REL_IN, 0}, {"to", T_RELATION, REL_TO, 0}, {"rightarrow", T_RELATION, REL_TO, 0},
-    {"equiv", T_RELATION, REL_LIKE, 0}, {"cong", T_RELATION, REL_LIKE, 0}, {"sim", T_RELATION, REL_LIKE, 0},
-    {"mapsto", T_RELATION, REL_LIKE, 0}, {"perp", T_RELATION, REL_LIKE, 0}, {"parallel", T_RELATION, REL_LIKE, 0},
-    {"Rightarrow", T_RELATION, REL_LIKE, 0}, {"implies", T_RELATION, REL_LIKE, 0}, {"iff", T_RELATION, REL_LIKE, 0},
-    {"leftrightarrow", T_RELATION, REL_LIKE, 0}, {"propto", T_RELATION, REL_LIKE, 0}, {"subset", T_RELATION, REL_LIKE, 0},
-    {"subseteq", T_RELATION, REL_LIKE, 0}, {"cup", T_UNION, 0, 0}, {"cap", T_INTERSECTION, 0, 0},
-    {"setminus", T_WITHOUT, 0, 0}, {"backslash", T_WITHOUT, 0, 0}, {"pm", T_PLUS_MINUS, 0, 0}, {"mp", T_PLUS_MINUS, 1, 0},
-    {"cdot", T_CHARACTER, '*', 0}, {"times", T_CHARACTER, '*', 0}, {"ast", T_CHARACTER, '*', 0},
-    {"bullet", T_CHARACTER, '*', 0}, {"div", T_CHARACTER, '/', 0}, {"prime", T_CHARACTER, '\'', 0},
-    {"mid", T_CHARACTER, '|', 0}, {"vert", T_CHARACTER, '|', 0}, {"Vert", T_CHARACTER, '|', 0},
-    {"lvert", T_OPEN_BAR, 0, 0}, {"rvert", T_CLOSE_BAR, 0, 0}, {"lVert", T_OPEN_BAR, 0, 0}, {"rVert", T_CLOSE_BAR, 0, 0},
+    {"floor", T_FUNCTION, F_FLOOR, 2}, {"ceil", T_FUNCTION, F_CEILING, 2}, {"sum", T_LARGE, LARGE_SUM, 0},
+    {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int", T_LARGE, LARGE_OTHER, 0}, {"iint", T_LARGE, LARGE_OTHER, 0},
+    {"oint", T_LARGE, LARGE_OTHER, 0}, {"lim", T_LARGE, LARGE_OTHER, 0}, {"bigcup", T_LARGE, LARGE_OTHER, 0},
+    {"bigcap", T_LARGE, LARGE_OTHER, 0}, {"pi", T_CONSTANT, CONST_PI, 1}, {"infty", T_CONSTANT, CONST_INFINITY, 1},
+    {"infinity", T_CONSTANT, CONST_INFINITY, 2}, {"inf", T_CONSTANT, CONST_INFINITY, 2},
+    {"emptyset", T_CONSTANT, CONST_EMPTY, 0}, {"varnothing", T_CONSTANT, CONST_EMPTY, 0},
+    {"oslash", T_CONSTANT, CONST_EMPTY, 0}, {"le", T_RELATION, REL_LE, 0}, {"leq", T_RELATION, REL_LE, 0},
+    {"leqslant", T_RELATION, REL_LE, 0}, {"ge", T_RELATION, REL_GE, 0}, {"geq", T_RELATION, REL_GE, 0},
+    {"geqslant", T_RELATION, REL_GE, 0}, {"lt", T_RELATION, REL_LT, 0}, {"gt", T_RELATION, REL_GT, 0},
+    {"ne", T_RELATION, REL_NE, 0}, {"neq", T_RELATION, REL_NE, 0}, {"approx", T_RELATION, REL_ABOUT, 0},
+    {"simeq", T_RELATION, REL_ABOUT, 0}, {"in", T_RELATION, REL_IN, 0}, {"to", T_RELATION, REL_TO, 0},
+    {"rightarrow", T_RELATION, REL_TO, 0}, {"equiv", T_RELATION, REL_LIKE, 0}, {"cong", T_RELATION, REL_LIKE, 0},
+    {"sim", T_RELATION, REL_LIKE, 0}, {"mapsto", T_RELATION, REL_LIKE, 0}, {"perp", T_RELATION, REL_LIKE, 0},
+    {"parallel", T_RELATION, REL_LIKE, 0}, {"Rightarrow", T_RELATION, REL_LIKE, 0},
+    {"implies", T_RELATION, REL_LIKE, 0}, {"iff", T_RELATION, REL_LIKE, 0},
+    {"leftrightarrow", T_RELATION, REL_LIKE, 0}, {"propto", T_RELATION, REL_LIKE, 0},
+    {"subset", T_RELATION, REL_LIKE, 0}, {"subseteq", T_RELATION, REL_LIKE, 0}, {"cup", T_UNION, 0, 0},
+    {"cap", T_INTERSECTION, 0, 0}, {"setminus", T_WITHOUT, 0, 0}, {"backslash", T_WITHOUT, 0, 0},
+    {"pm", T_PLUS_MINUS, 0, 0}, {"mp", T_PLUS_MINUS, 1, 0}, {"cdot", T_CHARACTER, '*', 0},
+    {"times", T_CHARACTER, '*', 0}, {"ast", T_CHARACTER, '*', 0}, {"bullet", T_CHARACTER, '*', 0},
+    {"div", T_CHARACTER, '/', 0}, {"prime", T_CHARACTER, '\'', 0}, {"mid", T_CHARACTER, '|', 0},
+    {"vert", T_CHARACTER, '|', 0}, {"Vert", T_CHARACTER, '|', 0}, {"lvert", T_OPEN_BAR, 0, 0},
+    {"rvert", T_CLOSE_BAR, 0, 0}, {"lVert", T_OPEN_BAR, 0, 0}, {"rVert", T_CLOSE_BAR, 0, 0},
     {"lfloor", T_FLOOR, 0, 0}, {"rfloor", T_CLOSE_FLOOR, 0, 0}, {"lceil", T_CEILING, 0, 0},
     {"rceil", T_CLOSE_CEILING, 0, 0}, {"langle", T_OPEN_ANGLE, 0, 0}, {"rangle", T_CLOSE_ANGLE, 0, 0},
     {"lbrace", T_OPEN_SET, 0, 0}, {"rbrace", T_CLOSE_SET, 0, 0}, {"lbrack", T_CHARACTER, '[', 0},
     {"rbrack", T_CHARACTER, ']', 0}, {"lparen", T_CHARACTER, '(', 0}, {"rparen", T_CHARACTER, ')', 0},
-    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"and", T_SEPARATOR, SEPARATE_AND, 2}, {"or", T_SEPARATOR, SEPARATE_OR, 2},
-    {"land", T_SEPARATOR, SEPARATE_AND, 0}, {"lor", T_SEPARATOR, SEPARATE_OR, 0}, {"wedge", T_SEPARATOR, SEPARATE_AND, 0},
-    {"vee", T_SEPARATOR, SEPARATE_OR, 0}, {"begin", T_BEGIN, 0, 0}, {"end", T_FINISH, 0, 0},
-    {"circ", T_DEGREE_SIGN, 0, 0}, {"degree", T_DEGREE_SIGN, 0, 0}, {"overline", T_OVERLINE, 0, 0},
-    {"text", T_FONT, 1, 0}, {"textrm", T_FONT, 1, 0}, {"textbf", T_FONT, 1, 0}, {"textit", T_FONT, 1, 0},
-    {"textsf", T_FONT, 1, 0}, {"texttt", T_FONT, 1, 0}, {"textnormal", T_FONT, 1, 0}, {"mbox", T_FONT, 1, 0},
-    {"hbox", T_FONT, 1, 0}, {"emph", T_FONT, 1, 0}, {"mathrm", T_FONT, 1, 0}, {"mathbf", T_FONT, 1, 0},
-    {"mathit", T_FONT, 1, 0}, {"mathsf", T_FONT, 1, 0}, {"mathtt", T_FONT, 1, 0}, {"operatorname", T_FONT, 1, 0},
-    {"boldsymbol", T_FONT, 1, 0}, {"bm", T_FONT, 1, 0}, {"bold", T_FONT, 1, 0}, {"rm", T_FONT, 1, 0},
-    {"bf", T_FONT, 1, 0}, {"it", T_FONT, 1, 0}, {"mathcal", T_FONT, 1, 0}, {"mathbb", T_FONT, 2, 0},
-    {"underline", T_FONT, 0, 0}, {"overrightarrow", T_FONT, 0, 0}, {"overleftrightarrow", T_FONT, 0, 0},
-    {"overarc", T_FONT, 0, 0}, {"widehat", T_FONT, 0, 0}, {"hat", T_FONT, 0, 0}, {"bar", T_FONT, 0, 0},
-    {"vec", T_FONT, 0, 0}, {"tilde", T_FONT, 0, 0}, {"dot", T_FONT, 0, 0}, {"ddot", T_FONT, 0, 0},
-    {"boxed", T_FONT, 0, 0}, {"fbox", T_FONT, 0, 0}, {"ensuremath", T_FONT, 0, 0}, {"displaystyle", T_NOTHING, 0, 0},
-    {"textstyle", T_NOTHING, 0, 0}, {"scriptstyle", T_NOTHING, 0, 0}, {"limits", T_NOTHING, 0, 0},
-    {"left", T_NOTHING, 1, 0}, {"right", T_NOTHING, 2, 0}, {"middle", T_NOTHING, 0, 0}, {"big", T_NOTHING, 0, 0},
-    {"Big", T_NOTHING, 0, 0}, {"bigg", T_NOTHING, 0, 0}, {"Bigg", T_NOTHING, 0, 0}, {"bigl", T_NOTHING, 1, 0},
-    {"bigr", T_NOTHING, 2, 0}, {"Bigl", T_NOTHING, 1, 0}, {"Bigr", T_NOTHING, 2, 0}, {"biggl", T_NOTHING, 1, 0},
-    {"biggr", T_NOTHING, 2, 0}, {"quad", T_NOTHING, 0, 0}, {"qquad", T_NOTHING, 0, 0}, {"thinspace", T_NOTHING, 0, 0},
-    {"medspace", T_NOTHING, 0, 0}, {"thickspace", T_NOTHING, 0, 0}, {"negthinspace", T_NOTHING, 0, 0},
-    {"negmedspace", T_NOTHING, 0, 0}, {"negthickspace", T_NOTHING, 0, 0}, {"enspace", T_NOTHING, 0, 0},
-    {"noindent", T_NOTHING, 0, 0}, {"hline", T_NOTHING, 0, 0}, {"mathstrut", T_NOTHING, 0, 0}, {"strut", T_NOTHING, 0, 0},
-    {"nonumber", T_NOTHING, 0, 0}, {"newline", T_NOTHING, 0, 0}, {"approximately", T_NOTHING, 0, 2},
-    {"angle", T_NOTHING, 0, 0}, {"measuredangle", T_NOTHING, 0, 0}, {"euro", T_CURRENCY, 0, 0}, {"pounds", T_CURRENCY, 0, 0},
+    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"and", T_SEPARATOR, SEPARATE_AND, 2},
+    {"or", T_SEPARATOR, SEPARATE_OR, 2}, {"land", T_SEPARATOR, SEPARATE_AND, 0}, {"lor", T_SEPARATOR, SEPARATE_OR, 0},
+    {"wedge", T_SEPARATOR, SEPARATE_AND, 0}, {"vee", T_SEPARATOR, SEPARATE_OR, 0}, {"begin", T_BEGIN, 0, 0},
+    {"end", T_FINISH, 0, 0}, {"circ", T_DEGREE_SIGN, 0, 0}, {"degree", T_DEGREE_SIGN, 0, 0},
+    {"overline", T_OVERLINE, 0, 0}, {"text", T_FONT, 1, 0}, {"textrm", T_FONT, 1, 0}, {"textbf", T_FONT, 1, 0},
+    {"textit", T_FONT, 1, 0}, {"textsf", T_FONT, 1, 0}, {"texttt", T_FONT, 1, 0}, {"textnormal", T_FONT, 1, 0},
+    {"mbox", T_FONT, 1, 0}, {"hbox", T_FONT, 1, 0}, {"emph", T_FONT, 1, 0}, {"mathrm", T_FONT, 1, 0},
+    {"mathbf", T_FONT, 1, 0}, {"mathit", T_FONT, 1, 0}, {"mathsf", T_FONT, 1, 0}, {"mathtt", T_FONT, 1, 0},
+    {"operatorname", T_FONT, 1, 0}, {"boldsymbol", T_FONT, 1, 0}, {"bm", T_FONT, 1, 0}, {"bold", T_FONT, 1, 0},
+    {"rm", T_FONT, 1, 0}, {"bf", T_FONT, 1, 0}, {"it", T_FONT, 1, 0}, {"mathcal", T_FONT, 1, 0},
+    {"mathbb", T_FONT, 2, 0}, {"underline", T_FONT, 0, 0}, {"overrightarrow", T_FONT, 0, 0},
+    {"overleftrightarrow", T_FONT, 0, 0}, {"overarc", T_FONT, 0, 0}, {"widehat", T_FONT, 0, 0}, {"hat", T_FONT, 0, 0},
+    {"bar", T_FONT, 0, 0}, {"vec", T_FONT, 0, 0}, {"tilde", T_FONT, 0, 0}, {"dot", T_FONT, 0, 0},
+    {"ddot", T_FONT, 0, 0}, {"boxed", T_FONT, 0, 0}, {"fbox", T_FONT, 0, 0}, {"ensuremath", T_FONT, 0, 0},
+    {"displaystyle", T_NOTHING, 0, 0}, {"textstyle", T_NOTHING, 0, 0}, {"scriptstyle", T_NOTHING, 0, 0},
+    {"limits", T_NOTHING, 0, 0}, {"left", T_NOTHING, 1, 0}, {"right", T_NOTHING, 2, 0}, {"middle", T_NOTHING, 0, 0},
+    {"big", T_NOTHING, 0, 0}, {"Big", T_NOTHING, 0, 0}, {"bigg", T_NOTHING, 0, 0}, {"Bigg", T_NOTHING, 0, 0},
+    {"bigl", T_NOTHING, 1, 0}, {"bigr", T_NOTHING, 2, 0}, {"Bigl", T_NOTHING, 1, 0}, {"Bigr", T_NOTHING, 2, 0},
+    {"biggl", T_NOTHING, 1, 0}, {"biggr", T_NOTHING, 2, 0}, {"quad", T_NOTHING, 0, 0}, {"qquad", T_NOTHING, 0, 0},
+    {"thinspace", T_NOTHING, 0, 0}, {"medspace", T_NOTHING, 0, 0}, {"thickspace", T_NOTHING, 0, 0},
+    {"negthinspace", T_NOTHING, 0, 0}, {"negmedspace", T_NOTHING, 0, 0}, {"negthickspace", T_NOTHING, 0, 0},
+    {"enspace", T_NOTHING, 0, 0}, {"noindent", T_NOTHING, 0, 0}, {"hline", T_NOTHING, 0, 0},
+    {"mathstrut", T_NOTHING, 0, 0}, {"strut", T_NOTHING, 0, 0}, {"nonumber", T_NOTHING, 0, 0},
+    {"newline", T_NOTHING, 0, 0}, {"approximately", T_NOTHING, 0, 2}, {"angle", T_NOTHING, 0, 0},
+    {"measuredangle", T_NOTHING, 0, 0}, {"euro", T_CURRENCY, 0, 0}, {"pounds", T_CURRENCY, 0, 0},
     {"alpha", T_SYMBOL, 0, 1}, {"beta", T_SYMBOL, 0, 1}, {"gamma", T_SYMBOL, 0, 1}, {"delta", T_SYMBOL, 0, 1},
     {"theta", T_SYMBOL, 0, 1}, {"lambda", T_SYMBOL, 0, 1}, {"sigma", T_SYMBOL, 0, 1}, {"omega", T_SYMBOL, 0, 1},
 };
@@ -9566,21 +9571,22 @@ static const ans_word ans_words[] = {
 
 /* Short units; longer words after a number are units without being listed. */
 static const char *const ans_units[] = {
-    "m", "cm", "mm", "dm", "km", "nm", "pm", "um", "ft", "yd", "mi", "g", "kg", "mg", "t", "ton", "lb", "lbs", "oz", "s",
-    "sec", "secs", "min", "mins", "hr", "hrs", "day", "days", "bit", "bits", "V", "C", "eV", "Hz", "mph", "kph", "ml",
-    "mL", "pct", "USD", "sq", "inch", "in", "cent", "per", "a.m", "p.m", "am",
+    "m",  "cm",  "mm",  "dm",  "km",  "nm",   "pm",  "um",   "ft", "yd",   "mi",  "g",    "kg",  "mg",   "t",   "ton",
+    "lb", "lbs", "oz",  "s",   "sec", "secs", "min", "mins", "hr", "hrs",  "day", "days", "bit", "bits", "V",   "C",
+    "eV", "Hz",  "mph", "kph", "ml",  "mL",   "pct", "USD",  "sq", "inch", "in",  "cent", "per", "a.m",  "p.m", "am",
 };
 
 /* Signs of other alphabets, in UTF-8, as LaTeX. */
 static const ans_word ans_unicode[] = {
     {"\xc2\xa0", " "}, {"\xe2\x80\x89", " "}, {"\xe2\x80\xaf", " "}, {"\xe2\x88\x92", "-"}, {"\xe2\x80\x93", "-"},
-    {"\xe2\x80\x94", "-"}, {"\xe2\x80\x90", "-"}, {"\xe2\x80\x91", "-"}, {"\xef\xbc\x8d", "-"}, {"\xc3\x97", "\\times "}, {"\xc3\xb7", "/"},
-    {"\xe2\x88\x95", "/"}, {"\xc2\xb7", "\\cdot "}, {"\xe2\x8b\x85", "\\cdot "}, {"\xe2\x88\x99", "\\cdot "},
-    {"\xe2\x89\xa4", "\\le "}, {"\xe2\xa9\xbd", "\\le "}, {"\xe2\x89\xa5", "\\ge "}, {"\xe2\xa9\xbe", "\\ge "},
-    {"\xe2\x89\xa0", "\\ne "}, {"\xe2\x89\x88", "\\approx "}, {"\xcf\x80", "\\pi "}, {"\xe2\x88\x9e", "\\infty "},
-    {"\xe2\x88\xaa", "\\cup "}, {"\xe2\x88\xa9", "\\cap "}, {"\xe2\x88\x88", "\\in "}, {"\xe2\x88\x9a", "\\sqrt "},
-    {"\xc2\xb0", "^\\circ "}, {"\xc2\xb1", "\\pm "}, {"\xe2\x88\x85", "\\emptyset "}, {"\xe2\x84\x9d", "\\mathbb{R}"},
-    {"\xe2\x88\x96", "\\setminus "}, {"\xc2\xb2", "^{2}"}, {"\xc2\xb3", "^{3}"}, {"\xc2\xb9", "^{1}"}, {"\xe2\x81\xb0", "^{0}"},
+    {"\xe2\x80\x94", "-"}, {"\xe2\x80\x90", "-"}, {"\xe2\x80\x91", "-"}, {"\xef\xbc\x8d", "-"},
+    {"\xc3\x97", "\\times "}, {"\xc3\xb7", "/"}, {"\xe2\x88\x95", "/"}, {"\xc2\xb7", "\\cdot "},
+    {"\xe2\x8b\x85", "\\cdot "}, {"\xe2\x88\x99", "\\cdot "}, {"\xe2\x89\xa4", "\\le "}, {"\xe2\xa9\xbd", "\\le "},
+    {"\xe2\x89\xa5", "\\ge "}, {"\xe2\xa9\xbe", "\\ge "}, {"\xe2\x89\xa0", "\\ne "}, {"\xe2\x89\x88", "\\approx "},
+    {"\xcf\x80", "\\pi "}, {"\xe2\x88\x9e", "\\infty "}, {"\xe2\x88\xaa", "\\cup "}, {"\xe2\x88\xa9", "\\cap "},
+    {"\xe2\x88\x88", "\\in "}, {"\xe2\x88\x9a", "\\sqrt "}, {"\xc2\xb0", "^\\circ "}, {"\xc2\xb1", "\\pm "},
+    {"\xe2\x88\x85", "\\emptyset "}, {"\xe2\x84\x9d", "\\mathbb{R}"}, {"\xe2\x88\x96", "\\setminus "},
+    {"\xc2\xb2", "^{2}"}, {"\xc2\xb3", "^{3}"}, {"\xc2\xb9", "^{1}"}, {"\xe2\x81\xb0", "^{0}"},
     {"\xe2\x81\xb4", "^{4}"}, {"\xe2\x81\xb5", "^{5}"}, {"\xe2\x81\xb6", "^{6}"}, {"\xe2\x81\xb7", "^{7}"},
     {"\xe2\x81\xb8", "^{8}"}, {"\xe2\x81\xb9", "^{9}"}, {"\xe2\x82\x80", "_{0}"}, {"\xe2\x82\x81", "_{1}"},
     {"\xe2\x82\x82", "_{2}"}, {"\xe2\x82\x83", "_{3}"}, {"\xe2\x82\x84", "_{4}"}, {"\xe2\x82\x85", "_{5}"},
@@ -9588,12 +9594,12 @@ static const ans_word ans_unicode[] = {
     {"\xc2\xbd", "\\frac12 "}, {"\xc2\xbc", "\\frac14 "}, {"\xc2\xbe", "\\frac34 "}, {"\xe2\x85\x93", "\\frac13 "},
     {"\xe2\x85\x94", "\\frac23 "}, {"\xce\xb1", "\\alpha "}, {"\xce\xb2", "\\beta "}, {"\xce\xb3", "\\gamma "},
     {"\xce\xb4", "\\delta "}, {"\xce\xb8", "\\theta "}, {"\xce\xbb", "\\lambda "}, {"\xce\xbc", "\\mu "},
-    {"\xcf\x83", "\\sigma "}, {"\xcf\x86", "\\phi "}, {"\xcf\x89", "\\omega "}, {"\xe2\x82\xac", ""}, {"\xc2\xa3", ""},
-    {"\xc2\xa5", ""}, {"\xe2\x82\xb9", ""}, {"\xe2\x80\x9c", ""}, {"\xe2\x80\x9d", ""}, {"\xe2\x80\x98", "'"},
-    {"\xe2\x80\x99", "'"}, {"\xe2\x80\xb2", "'"}, {"\xef\xbc\x8c", ","}, {"\xe3\x80\x81", ","}, {"\xef\xbc\x88", "("},
-    {"\xef\xbc\x89", ")"}, {"\xef\xbc\x9a", ":"}, {"\xef\xbc\x9d", "="}, {"\xef\xbc\x85", "%"}, {"\xe3\x80\x82", " "},
-    {"\xe2\x8c\x8a", "\\lfloor "}, {"\xe2\x8c\x8b", "\\rfloor "}, {"\xe2\x8c\x88", "\\lceil "}, {"\xe2\x8c\x89", "\\rceil "},
-    {"\xe2\x86\x92", "\\to "}, {"\xe2\x80\xa6", "..."}, {"\xe2\x84\x83", ""},
+    {"\xcf\x83", "\\sigma "}, {"\xcf\x86", "\\phi "}, {"\xcf\x89", "\\omega "}, {"\xe2\x82\xac", ""},
+    {"\xc2\xa3", ""}, {"\xc2\xa5", ""}, {"\xe2\x82\xb9", ""}, {"\xe2\x80\x9c", ""}, {"\xe2\x80\x9d", ""},
+    {"\xe2\x80\x98", "'"}, {"\xe2\x80\x99", "'"}, {"\xe2\x80\xb2", "'"}, {"\xef\xbc\x8c", ","}, {"\xe3\x80\x81", ","},
+    {"\xef\xbc\x88", "("}, {"\xef\xbc\x89", ")"}, {"\xef\xbc\x9a", ":"}, {"\xef\xbc\x9d", "="}, {"\xef\xbc\x85", "%"},
+    {"\xe3\x80\x82", " "}, {"\xe2\x8c\x8a", "\\lfloor "}, {"\xe2\x8c\x8b", "\\rfloor "}, {"\xe2\x8c\x88", "\\lceil "},
+    {"\xe2\x8c\x89", "\\rceil "}, {"\xe2\x86\x92", "\\to "}, {"\xe2\x80\xa6", "..."}, {"\xe2\x84\x83", ""},
 };
 
 static void ans_put(ans_side *side, const char *s, size_t n) {
@@ -9606,7 +9612,8 @@ static void ans_put(ans_side *side, const char *s, size_t n) {
 static int ans_is_prime(polar_span s) {
     size_t n = s.length;
     if (n > 1 && s.text[n - 1] == '\'' && ans_is_digit(s.text[n - 2])) return ans_find(s, "\\circ") != ANS_NONE;
-    return n > 1 && s.text[n - 1] == '\'' && ans_is_letter(s.text[n - 2]) && !(n > 3 && ans_is_letter(s.text[n - 3]) && ans_is_letter(s.text[n - 4]));
+    return n > 1 && s.text[n - 1] == '\'' && ans_is_letter(s.text[n - 2]) &&
+           !(n > 3 && ans_is_letter(s.text[n - 3]) && ans_is_letter(s.text[n - 4]));
 }
 
 /* Strips from both ends of the cleaned text what is no part of an answer (rule 2.1 of the answer rules: the same
@@ -9617,7 +9624,8 @@ static polar_span ans_strip(polar_span s) {
         s = ans_trim(s);
         if (!s.length) return s;
         if (ans_starts(s, "\\\\")) s = ans_from(s, s.length > 2 && ans_is_letter(s.text[2]) ? 1 : 2);
-        else if (ans_starts(s, "\\)") || ans_starts(s, "\\]") || ans_starts(s, "\\(") || ans_starts(s, "\\[")) s = ans_from(s, 2);
+        else if (ans_starts(s, "\\)") || ans_starts(s, "\\]") || ans_starts(s, "\\(") || ans_starts(s, "\\["))
+            s = ans_from(s, 2);
         else if (strchr("!)]}:,#?\"'/", s.text[0])) s = ans_from(s, 1);
         else if (n == 2 && s.text[1] == ')' && ans_is_letter(s.text[0])) s.length--; /* a choice: "A)" */
         else if (s.text[0] == '.' && !(s.length > 1 && ans_is_digit(s.text[1]))) s = ans_from(s, 1);
@@ -9773,7 +9781,8 @@ static int ans_is_word(polar_span run) {
 
 static const char *ans_word_meaning(polar_span run) {
     for (int i = 0; i < COUNT(ans_words); i++)
-        if (strlen(ans_words[i].word) == run.length && ans_at(run, 0, ans_words[i].word, 1)) return ans_words[i].meaning;
+        if (strlen(ans_words[i].word) == run.length && ans_at(run, 0, ans_words[i].word, 1))
+            return ans_words[i].meaning;
     return NULL;
 }
 
@@ -9914,7 +9923,8 @@ static void ans_lex_escape(ans_lexer *x) {
 
 /* "^\circ" and "^{\circ}" */
 static int ans_lex_degree(ans_lexer *x) {
-    static const char *const forms[] = {"^\\circ", "^{\\circ}", "^ \\circ", "^{ \\circ }", "^\\degree", "^{\\degree}", "^{\\circ }"};
+    static const char *const forms[] = {"^\\circ",   "^{\\circ}",   "^ \\circ",  "^{ \\circ }",
+                                        "^\\degree", "^{\\degree}", "^{\\circ }"};
     for (int i = 0; i < COUNT(forms); i++)
         if (ans_at(x->s, x->at, forms[i], 0)) {
             x->at += strlen(forms[i]);
@@ -10019,7 +10029,8 @@ static void ans_lex(ans_side *side, int plain) {
  * Constant rational parts are calculated as they are built. Node 0 is no node. */
 
 typedef enum ans_op {
-    N_NONE, N_NUMBER, N_SYMBOL, N_CONSTANT, N_ADD, N_MULTIPLY, N_DIVIDE, N_POWER, N_NEGATE, N_PLUS_MINUS, N_CALL, N_ROOT,
+    N_NONE, N_NUMBER, N_SYMBOL, N_CONSTANT, N_ADD, N_MULTIPLY, N_DIVIDE, N_POWER, N_NEGATE, N_PLUS_MINUS, N_CALL,
+    N_ROOT,
     N_OPAQUE, /* an unknown function of its children: f(x), a_{n+1}, limits, 12_{5} */
     N_SUM,    /* variable in `name`, product if id is set: lower, upper, body */
     N_DEGREE,
@@ -10095,19 +10106,19 @@ static int ans_constant(ans_work *w, int id) {
 
 /* --- exact numbers */
 
-static int ans_rational(ans_work *w, int negative, big num, big den) {
+static int ans_rational(ans_work *w, int negative, natural num, natural den) {
     int n = ans_node_new(w, N_NUMBER);
     ans_node *p = &w->nodes[n];
     p->num = num;
     p->den = den;
     p->negative = (uint8_t)(negative && num.n != 0);
     p->flags = EXACT;
-    p->value = (negative ? -1 : 1) * big_ratio(w, num, den);
+    p->value = (negative ? -1 : 1) * nat_ratio(w, num, den);
     return n;
 }
 
 static int ans_integer(ans_work *w, uint64_t v) {
-    return ans_rational(w, 0, big_from(w, v), big_from(w, 1));
+    return ans_rational(w, 0, nat_from(w, v), nat_from(w, 1));
 }
 
 static int ans_is_exact(const ans_work *w, int n) {
@@ -10118,15 +10129,15 @@ static int ans_is_exact(const ans_work *w, int n) {
 static int ans_small_integer(ans_work *w, int node, int *value) {
     const ans_node *n = &w->nodes[node];
     double v = n->value;
-    big product;
+    natural product;
     if (n->op != N_NUMBER || !(fabs(v) < 100000) || floor(v) != v) return 0;
-    product = big_multiply(w, big_from(w, (uint64_t)fabs(v)), n->den);
+    product = nat_multiply(w, nat_from(w, (uint64_t)fabs(v)), n->den);
     *value = (int)v;
-    return product.n >= 0 && !big_compare(w, product, n->num);
+    return product.n >= 0 && !nat_compare(w, product, n->num);
 }
 
 /* A calculated number in place of the operation; 0 if it became too large. */
-static int ans_folded(ans_work *w, int negative, big num, big den, int flags) {
+static int ans_folded(ans_work *w, int negative, natural num, natural den, int flags) {
     int n;
     if (num.n < 0 || den.n <= 0) return 0;
     n = ans_rational(w, negative, num, den);
@@ -10135,26 +10146,26 @@ static int ans_folded(ans_work *w, int negative, big num, big den, int flags) {
 }
 
 static int ans_fold_sum(ans_work *w, const ans_node *a, const ans_node *b, int flags) {
-    big x = a->num, y = b->num, den = a->den;
-    if (big_compare(w, a->den, b->den)) {
-        x = big_multiply(w, a->num, b->den);
-        y = big_multiply(w, b->num, a->den);
-        den = big_multiply(w, a->den, b->den);
+    natural x = a->num, y = b->num, den = a->den;
+    if (nat_compare(w, a->den, b->den)) {
+        x = nat_multiply(w, a->num, b->den);
+        y = nat_multiply(w, b->num, a->den);
+        den = nat_multiply(w, a->den, b->den);
     }
     if (x.n < 0 || y.n < 0) return 0;
-    if (a->negative == b->negative) return ans_folded(w, a->negative, big_add(w, x, y), den, flags);
-    if (big_compare(w, x, y) >= 0) return ans_folded(w, a->negative, big_subtract(w, x, y), den, flags);
-    return ans_folded(w, b->negative, big_subtract(w, y, x), den, flags);
+    if (a->negative == b->negative) return ans_folded(w, a->negative, nat_add(w, x, y), den, flags);
+    if (nat_compare(w, x, y) >= 0) return ans_folded(w, a->negative, nat_subtract(w, x, y), den, flags);
+    return ans_folded(w, b->negative, nat_subtract(w, y, x), den, flags);
 }
 
 static int ans_fold_power(ans_work *w, const ans_node *a, int exponent_node, int flags) {
     int e, negative;
-    big num, den;
+    natural num, den;
     if (!ans_small_integer(w, exponent_node, &e) || abs(e) > 6400) return 0;
     if (!a->num.n && e <= 0) return 0;
     negative = a->negative && e % 2;
-    num = big_power(w, a->num, (uint32_t)abs(e));
-    den = big_power(w, a->den, (uint32_t)abs(e));
+    num = nat_power(w, a->num, (uint32_t)abs(e));
+    den = nat_power(w, a->den, (uint32_t)abs(e));
     return e < 0 ? ans_folded(w, negative, den, num, flags) : ans_folded(w, negative, num, den, flags);
 }
 
@@ -10164,9 +10175,10 @@ static int ans_fold(ans_work *w, ans_op op, int i, int k) {
     int flags = (a.flags | b.flags) & (DECIMAL | PERCENT), negative = a.negative != b.negative;
     if (!ans_is_exact(w, i) || !ans_is_exact(w, k)) return 0;
     if (op == N_ADD) return ans_fold_sum(w, &a, &b, flags);
-    if (op == N_MULTIPLY) return ans_folded(w, negative, big_multiply(w, a.num, b.num), big_multiply(w, a.den, b.den), flags);
+    if (op == N_MULTIPLY)
+        return ans_folded(w, negative, nat_multiply(w, a.num, b.num), nat_multiply(w, a.den, b.den), flags);
     if (op == N_DIVIDE && b.num.n)
-        return ans_folded(w, negative, big_multiply(w, a.num, b.den), big_multiply(w, a.den, b.num), flags);
+        return ans_folded(w, negative, nat_multiply(w, a.num, b.den), nat_multiply(w, a.den, b.num), flags);
     if (op == N_POWER) return ans_fold_power(w, &a, k, flags);
     return 0;
 }
@@ -10195,15 +10207,15 @@ static int ans_binary(ans_work *w, ans_op op, int a, int b) {
 static int ans_call(ans_work *w, ans_function f, int a, int b) {
     int n, i;
     if (f == F_FACTORIAL && ans_small_integer(w, a, &i) && i >= 0) {
-        if ((n = ans_folded(w, 0, big_product(w, 2, (uint32_t)MAX(i, 1)), big_from(w, 1), 0)) != 0) return n;
+        if ((n = ans_folded(w, 0, nat_product(w, 2, (uint32_t)MAX(i, 1)), nat_from(w, 1), 0)) != 0) return n;
     }
     if (f == F_BINOMIAL && a && b) {
         int top, under;
         if (ans_small_integer(w, a, &top) && ans_small_integer(w, b, &under) && top >= 0 && under >= 0) {
             if (under > top) return ans_integer(w, 0);
             under = MIN(under, top - under);
-            n = ans_folded(w, 0, big_product(w, (uint32_t)(top - under + 1), (uint32_t)top),
-                           big_product(w, 2, (uint32_t)MAX(under, 1)), 0);
+            n = ans_folded(w, 0, nat_product(w, (uint32_t)(top - under + 1), (uint32_t)top),
+                           nat_product(w, 2, (uint32_t)MAX(under, 1)), 0);
             if (n) return n;
         }
     }
@@ -10216,7 +10228,7 @@ static int ans_call(ans_work *w, ans_function f, int a, int b) {
 
 /* The digits of a NUMBER token, with what separates thousands, a point, a period, an exponent, as a rational. */
 static int ans_number(ans_work *w, const ans_token *t) {
-    big num = big_new(w, ANS_LIMBS), den, scale;
+    natural num = nat_new(w, ANS_LIMBS), den, scale;
     int64_t shift = 0, exponent = 0;
     int point = 0, n, down = 0;
     const char *s = t->at, *end = t->at + t->length;
@@ -10225,7 +10237,7 @@ static int ans_number(ans_work *w, const ans_token *t) {
     for (; s < end && *s != 'e' && *s != 'E'; s++) {
         if (*s == '.') point = 1;
         if (!ans_is_digit(*s)) continue;
-        num = ans_pay(w, num.n / 8 + 1) ? big_append(w, num, ANS_LIMBS, 10, (uint32_t)(*s - '0')) : big_unknown;
+        num = ans_pay(w, num.n / 8 + 1) ? nat_append(w, num, ANS_LIMBS, 10, (uint32_t)(*s - '0')) : nat_unknown;
         if (num.n < 0) return w->failed = 1, 0;
         shift += point;
     }
@@ -10237,20 +10249,20 @@ static int ans_number(ans_work *w, const ans_token *t) {
         for (; s < end; s++) exponent = MIN(exponent * 10 + (*s - '0'), 100000);
     }
     if (t->repeat) { /* x.yPPP... = (x.yPPP - x.y) as whole numbers, over 10^shift (10^repeat - 1) */
-        big whole = num, power = big_power(w, big_from(w, 10), t->repeat);
-        num = big_multiply(w, num, power);
+        natural whole = num, power = nat_power(w, nat_from(w, 10), t->repeat);
+        num = nat_multiply(w, num, power);
         for (int i = 0; i < t->repeat; i++) {
-            big digit = big_from(w, (uint64_t)(t->at[t->length + 10 + i] - '0'));
-            num = big_add(w, num, big_multiply(w, digit, big_power(w, big_from(w, 10), (uint32_t)(t->repeat - 1 - i))));
+            natural digit = nat_from(w, (uint64_t)(t->at[t->length + 10 + i] - '0'));
+            num = nat_add(w, num, nat_multiply(w, digit, nat_power(w, nat_from(w, 10), (uint32_t)(t->repeat - 1 - i))));
         }
         if (num.n < 0 || power.n < 0) return w->failed = 1, 0;
-        num = big_subtract(w, num, whole);
-        den = big_subtract(w, power, big_from(w, 1));
-    } else den = big_from(w, 1);
+        num = nat_subtract(w, num, whole);
+        den = nat_subtract(w, power, nat_from(w, 1));
+    } else den = nat_from(w, 1);
     shift += down ? exponent : -exponent;
-    scale = big_power(w, big_from(w, 10), (uint32_t)(shift < 0 ? -shift : shift));
-    n = shift < 0 ? ans_folded(w, 0, big_multiply(w, num, scale), den, 0)
-                  : ans_folded(w, 0, num, big_multiply(w, den, scale), 0);
+    scale = nat_power(w, nat_from(w, 10), (uint32_t)(shift < 0 ? -shift : shift));
+    n = shift < 0 ? ans_folded(w, 0, nat_multiply(w, num, scale), den, 0)
+                  : ans_folded(w, 0, num, nat_multiply(w, den, scale), 0);
     if (!n) return w->failed = 1, 0;
     w->nodes[n].flags |= PLAIN | (point || exponent ? (t->repeat ? 0 : DECIMAL) : 0);
     return n;
@@ -10383,7 +10395,8 @@ static int ans_read_set(ans_work *w) {
     if (ans_accept_kind(w, T_CLOSE_SET)) return ans_up(w, ans_constant(w, CONST_EMPTY));
     for (int i = w->at; i < w->stop && w->tokens[i].kind != T_CLOSE_SET; i++) bars += ans_is_char(&w->tokens[i], '|');
     ans_pay(w, 20);
-    if (w->at + 1 < w->stop && ans_now(w)->kind == T_LETTER && ans_is_char(ans_now(w) + 1, ':')) w->at += 2; /* {x : ...} */
+    if (w->at + 1 < w->stop && ans_now(w)->kind == T_LETTER && ans_is_char(ans_now(w) + 1, ':'))
+        w->at += 2; /* {x : ...} */
     n = ans_read_group(w, bars % 2); /* an odd bar separates */
     if (ans_accept(w, '|')) n = ans_read_group(w, 0);
     else if (n && w->nodes[n].op == N_LIST) w->nodes[n].op = N_SET;
@@ -10445,7 +10458,8 @@ static int ans_read_root(ans_work *w) {
 static int ans_read_function_argument(ans_work *w) {
     int n = 0;
     const ans_token *t = ans_now(w);
-    if (ans_is_char(t, '(') || ans_is_char(t, '[') || ans_is_char(t, '{') || t->kind == T_OPEN_SET || t->kind == T_OPEN_BAR) {
+    if (ans_is_char(t, '(') || ans_is_char(t, '[') || ans_is_char(t, '{') || t->kind == T_OPEN_SET ||
+        t->kind == T_OPEN_BAR) {
         w->at++;
         if (ans_is_char(t, '{')) return ans_read_braced(w);
         if (t->kind == T_OPEN_SET) return ans_read_set(w);
@@ -10682,8 +10696,8 @@ static int ans_starts_factor(ans_work *w) {
     const ans_token *t = ans_now(w);
     switch (t->kind) {
     case T_NUMBER: case T_LETTER: case T_SYMBOL: case T_CONSTANT: case T_FUNCTION: case T_FRACTION: case T_BINOMIAL:
-    case T_ROOT: case T_LARGE: case T_OPEN_SET: case T_OPEN_ANGLE: case T_FLOOR: case T_CEILING: case T_OPEN_BAR: case T_BEGIN:
-        return 1;
+    case T_ROOT: case T_LARGE: case T_OPEN_SET: case T_OPEN_ANGLE: case T_FLOOR: case T_CEILING: case T_OPEN_BAR:
+    case T_BEGIN: return 1;
     case T_CHARACTER: return t->id == '(' || t->id == '[' || t->id == '{' || (t->id == '|' && ans_bar_opens(w));
     }
     return 0;
@@ -10694,7 +10708,8 @@ static int ans_is_mixed(const ans_work *w, int at) {
     const ans_token *t = &w->tokens[at];
     const ans_token *a, *b;
     if (at >= w->stop) return 0;
-    if (t->kind == T_NUMBER && t->spaced && at + 2 < w->stop && ans_is_char(t + 1, '/') && t[2].kind == T_NUMBER) a = t, b = t + 2;
+    if (t->kind == T_NUMBER && t->spaced && at + 2 < w->stop && ans_is_char(t + 1, '/') && t[2].kind == T_NUMBER)
+        a = t, b = t + 2;
     else if (t->kind == T_FRACTION && at + 6 < w->stop && ans_is_char(t + 1, '{') && ans_is_char(t + 3, '}') &&
              ans_is_char(t + 4, '{') && ans_is_char(t + 6, '}')) a = t + 2, b = t + 5;
     else if (t->kind == T_FRACTION && at + 1 < w->stop && t[1].kind == T_NUMBER && t[1].length == 2)
@@ -10726,7 +10741,8 @@ static int ans_read_number(ans_work *w) {
             return ans_binary(w, N_ADD, n, fraction);
         }
         if (ans_is_char(ans_now(w), '/') && w->at + 1 < w->stop && ans_is_whole(&w->tokens[w->at + 1]) &&
-            !(w->at + 2 < w->stop && (ans_is_char(&w->tokens[w->at + 2], '^') || ans_is_char(&w->tokens[w->at + 2], '!')))) {
+            !(w->at + 2 < w->stop &&
+              (ans_is_char(&w->tokens[w->at + 2], '^') || ans_is_char(&w->tokens[w->at + 2], '!')))) {
             w->at++;
             return ans_binary(w, N_DIVIDE, n, ans_read_factor(w));
         }
@@ -10799,8 +10815,8 @@ static int ans_read_sum(ans_work *w) {
 
 /* 1 for what ends an operand at this level of brackets. */
 static int ans_ends_operand(const ans_token *t) {
-    return t->kind == T_END || t->kind == T_SEPARATOR || t->kind == T_RELATION || t->kind == T_ROW || t->kind == T_FINISH ||
-           t->kind == T_CHOOSE || ans_is_char(t, '&');
+    return t->kind == T_END || t->kind == T_SEPARATOR || t->kind == T_RELATION || t->kind == T_ROW ||
+           t->kind == T_FINISH || t->kind == T_CHOOSE || ans_is_char(t, '&');
 }
 
 /* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
@@ -10835,7 +10851,8 @@ static int ans_unit(const ans_work *w, int at, int stop, int loose) {
     length = (size_t)n;
     for (int plural = 0; plural < 2; plural++)
         for (int i = 0; i < COUNT(ans_units); i++)
-            if (strlen(ans_units[i]) == length - (size_t)plural && !memcmp(t->at, ans_units[i], length - (size_t)plural) &&
+            if (strlen(ans_units[i]) == length - (size_t)plural &&
+                !memcmp(t->at, ans_units[i], length - (size_t)plural) &&
                 (!plural || (t->at[n - 1] == 's' && length > 2)))
                 return n;
     return 0;
@@ -10845,8 +10862,12 @@ static int ans_unit(const ans_work *w, int at, int stop, int loose) {
 static int ans_unit_power(const ans_work *w, int at, int stop) {
     const ans_token *t = &w->tokens[at];
     if (at + 1 < stop && ans_is_char(t, '^') && t[1].kind == T_NUMBER) return 2;
-    if (at + 3 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && t[2].kind == T_NUMBER && ans_is_char(t + 3, '}')) return 4;
-    if (at + 4 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && ans_is_char(t + 2, '-') && ans_is_char(t + 4, '}')) return 5;
+    if (at + 3 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && t[2].kind == T_NUMBER &&
+        ans_is_char(t + 3, '}'))
+        return 4;
+    if (at + 4 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && ans_is_char(t + 2, '-') &&
+        ans_is_char(t + 4, '}'))
+        return 5;
     return 0;
 }
 
@@ -10865,8 +10886,9 @@ static int ans_all_units(ans_work *w, int at, int stop, int loose) {
 
 /* 1 if a value may end with this token. */
 static int ans_is_value_end(const ans_token *t) {
-    return t->kind == T_NUMBER || t->kind == T_LETTER || t->kind == T_SYMBOL || t->kind == T_CONSTANT || t->kind == T_PERCENT ||
-           t->kind == T_DEGREE || t->kind == T_CLOSE_SET || ans_is_char(t, '}') || ans_is_char(t, ')') || ans_is_char(t, ']');
+    return t->kind == T_NUMBER || t->kind == T_LETTER || t->kind == T_SYMBOL || t->kind == T_CONSTANT ||
+           t->kind == T_PERCENT || t->kind == T_DEGREE || t->kind == T_CLOSE_SET || ans_is_char(t, '}') ||
+           ans_is_char(t, ')') || ans_is_char(t, ']');
 }
 
 /* Where the operand ends without the units behind its value. Bare letters are units only after a number; of those
@@ -10877,7 +10899,8 @@ static int ans_without_units(ans_work *w, int stop) {
         if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION) continue;
         if (!ans_pay(w, 1)) break;
         if (!ans_is_value_end(before)) continue;
-        if (t->kind == T_LETTER && before->kind != T_NUMBER && before->kind != T_DEGREE && !ans_is_char(before, '}')) continue;
+        if (t->kind == T_LETTER && before->kind != T_NUMBER && before->kind != T_DEGREE && !ans_is_char(before, '}'))
+            continue;
         if (ans_all_units(w, i, stop, before->kind != T_NUMBER && before->kind != T_DEGREE)) return i;
     }
     return stop;
@@ -10921,7 +10944,8 @@ static int ans_read_operand(ans_work *w) {
 
 static int ans_read_item(ans_work *w) {
     int n, relation;
-    if (ans_now(w)->kind == T_RELATION && (ans_now(w)->id == REL_EQ || ans_now(w)->id == REL_ABOUT)) w->at++; /* "= 5" */
+    if (ans_now(w)->kind == T_RELATION && (ans_now(w)->id == REL_EQ || ans_now(w)->id == REL_ABOUT))
+        w->at++; /* "= 5" */
     n = ans_read_operand(w);
     if (w->failed || ans_now(w)->kind != T_RELATION) return n;
     relation = ans_node_new(w, N_RELATION);
@@ -11004,8 +11028,8 @@ static cx ans_opaque_value(ans_work *w, const ans_node *n) {
 static cx ans_sum_value(ans_work *w, const ans_node *n) {
     int lower = n->first, upper = w->nodes[lower].next, body = w->nodes[upper].next;
     cx a = ans_value(w, lower), b = ans_value(w, upper), r = cx_real(n->id ? 1 : 0);
-    int whole = a.im == 0 && b.im == 0 && floor(a.re) == a.re && floor(b.re) == b.re && b.re - a.re < 1000 && fabs(a.re) < 1e6 &&
-                !((w->nodes[lower].flags | w->nodes[upper].flags) & FREE);
+    int whole = a.im == 0 && b.im == 0 && floor(a.re) == a.re && floor(b.re) == b.re && b.re - a.re < 1000 &&
+                fabs(a.re) < 1e6 && !((w->nodes[lower].flags | w->nodes[upper].flags) & FREE);
     if (w->n_bound >= COUNT(w->bound_name)) return cx_nan();
     w->bound_name[w->n_bound++] = n->name;
     if (whole)
@@ -11016,7 +11040,8 @@ static cx ans_sum_value(ans_work *w, const ans_node *n) {
     else {
         w->bound_value[w->n_bound - 1] = 0.7390851;
         r = ans_value(w, body);
-        r = cx_add(cx_multiply(r, cx_add(a, cx_real(2.3))), cx_multiply(cx_multiply(b, b), cx_add(r, cx_scale(a, 0.7 + n->id))));
+        r = cx_add(cx_multiply(r, cx_add(a, cx_real(2.3))),
+                   cx_multiply(cx_multiply(b, b), cx_add(r, cx_scale(a, 0.7 + n->id))));
     }
     w->n_bound--;
     return r;
@@ -11131,7 +11156,8 @@ static cx ans_value(ans_work *w, int node) {
     cx a, b;
     if (!node || !ans_pay(w, 5)) return cx_nan();
     switch (n->op) {
-    case N_NUMBER: return cx_make(n->value, 0, big_is_one(w, n->den) && n->num.n < 2 ? 0 : mul64(2 * ANS_EPS, fabs(n->value)));
+    case N_NUMBER:
+        return cx_make(n->value, 0, nat_is_one(w, n->den) && n->num.n < 2 ? 0 : mul64(2 * ANS_EPS, fabs(n->value)));
     case N_SYMBOL: return ans_symbol_value(w, n->name);
     case N_CONSTANT: return ans_constant_value(n->id);
     case N_CALL: return ans_call_value(w, n);
@@ -11150,7 +11176,8 @@ static cx ans_value(ans_work *w, int node) {
     case N_PLUS_MINUS: return w->sign > 0 ? cx_add(a, b) : cx_subtract(a, b);
     case N_MULTIPLY: return cx_multiply(a, b);
     case N_DIVIDE: return cx_divide(a, b);
-    case N_POWER: return w->nodes[n->first].op == N_CONSTANT && w->nodes[n->first].id == CONST_E ? cx_exp(b) : cx_power(a, b);
+    case N_POWER:
+        return w->nodes[n->first].op == N_CONSTANT && w->nodes[n->first].id == CONST_E ? cx_exp(b) : cx_power(a, b);
     }
     return cx_nan();
 }
@@ -11212,10 +11239,10 @@ static int ans_infinity_sign(const ans_work *w, int n) {
 /* Two exact numbers. Without a decimal point there is no tolerance. */
 static int ans_same_rational(ans_work *w, int i, int k) {
     const ans_node *a = &w->nodes[i], *b = &w->nodes[k];
-    big x = big_multiply(w, a->num, b->den), y = big_multiply(w, b->num, a->den);
+    natural x = nat_multiply(w, a->num, b->den), y = nat_multiply(w, b->num, a->den);
     double m = MAX(fabs(a->value), fabs(b->value));
     int plain = a->flags & b->flags & PLAIN;
-    if (x.n >= 0 && y.n >= 0 && a->negative == b->negative && !big_compare(w, x, y)) return 1;
+    if (x.n >= 0 && y.n >= 0 && a->negative == b->negative && !nat_compare(w, x, y)) return 1;
     if (!(m < 1e300)) return 0;
     if (((a->flags | b->flags) & DECIMAL) && fabs(a->value - b->value) <= mul64(1e-9, m)) return 1;
     if (plain && ((a->flags | b->flags) & DECIMAL) && (m >= 0.1 || a->value == 0 || b->value == 0) &&
@@ -11228,7 +11255,8 @@ static int ans_same_value(ans_work *w, ans_part a, ans_part b) {
     const ans_node *x = &w->nodes[a.node], *y = &w->nodes[b.node];
     int agreed = 0, symbols = (x->flags | y->flags) & FREE, s;
     if (x->op == N_SYMBOL && y->op == N_SYMBOL && x->name == y->name) return 1;
-    if ((s = ans_infinity_sign(w, a.node)) != 0 || ans_infinity_sign(w, b.node)) return s == ans_infinity_sign(w, b.node);
+    if ((s = ans_infinity_sign(w, a.node)) != 0 || ans_infinity_sign(w, b.node))
+        return s == ans_infinity_sign(w, b.node);
     if (x->op == N_CONSTANT && y->op == N_CONSTANT) return x->id == y->id;
     if (ans_is_exact(w, a.node) && ans_is_exact(w, b.node)) return ans_same_rational(w, a.node, b.node);
     for (w->probe = 0; w->probe < (symbols ? ANS_PROBES : 1); w->probe++) {
@@ -11386,7 +11414,8 @@ static void ans_region_tidy(ans_region *r) {
     int n = 0;
     for (int i = 1; i < r->n; i++)
         for (int k = i; k && (r->part[k].low < r->part[k - 1].low ||
-                              (r->part[k].low == r->part[k - 1].low && r->part[k].low_open < r->part[k - 1].low_open)); k--) {
+                              (r->part[k].low == r->part[k - 1].low && r->part[k].low_open < r->part[k - 1].low_open));
+             k--) {
             ans_interval t = r->part[k];
             r->part[k] = r->part[k - 1];
             r->part[k - 1] = t;
@@ -11424,7 +11453,8 @@ static ans_region ans_region_meet(const ans_region *a, const ans_region *b) {
             double low = MAX(p->low, q->low), high = MIN(p->high, q->high);
             int low_open = (p->low == low && p->low_open) || (q->low == low && q->low_open);
             int high_open = (p->high == high && p->high_open) || (q->high == high && q->high_open);
-            if (low < high || (low == high && !low_open && !high_open)) ans_region_add(&r, low, high, low_open, high_open);
+            if (low < high || (low == high && !low_open && !high_open))
+                ans_region_add(&r, low, high, low_open, high_open);
         }
     ans_region_tidy(&r);
     return r;
@@ -11437,7 +11467,8 @@ static ans_region ans_region_complement(const ans_region *a) {
     if (a->n < 0) return *a;
     for (int i = 0; i < a->n; i++) {
         const ans_interval *p = &a->part[i];
-        if (low < p->low || (low == p->low && !open && p->low_open)) ans_region_add(&r, low, p->low, open, !p->low_open);
+        if (low < p->low || (low == p->low && !open && p->low_open))
+            ans_region_add(&r, low, p->low, open, !p->low_open);
         low = p->high;
         open = !p->high_open;
     }
@@ -11481,7 +11512,8 @@ static ans_region ans_region_of(ans_work *w, int node) {
     switch (n->op) {
     case N_CONSTANT:
         r.n = n->id == CONST_EMPTY || n->id == CONST_REALS ? 0 : -1;
-        if (n->id == CONST_REALS) ans_region_add(&r, -bits_f64(0x7ff0000000000000u), bits_f64(0x7ff0000000000000u), 1, 1);
+        if (n->id == CONST_REALS)
+            ans_region_add(&r, -bits_f64(0x7ff0000000000000u), bits_f64(0x7ff0000000000000u), 1, 1);
         break;
     case N_TUPLE:
         if (n->n == 2 && n->id < 4 && ans_real(w, c, &x) && ans_real(w, w->nodes[c].next, &y) && x < y) {
@@ -11489,8 +11521,9 @@ static ans_region ans_region_of(ans_work *w, int node) {
             ans_region_add(&r, x, y, !(n->id & 1), !(n->id & 2));
         }
         break;
-    case N_RELATION: return ans_result(w, node) != node && w->nodes[n->last].relation == REL_IN ? ans_region_of(w, n->last)
-                                                                                                 : ans_relation_region(w, n);
+    case N_RELATION:
+        return ans_result(w, node) != node && w->nodes[n->last].relation == REL_IN ? ans_region_of(w, n->last)
+                                                                                   : ans_relation_region(w, n);
     case N_UNION: case N_INTERSECTION: case N_WITHOUT:
         a = ans_region_of(w, c);
         b = ans_region_of(w, w->nodes[c].next);
@@ -11529,7 +11562,8 @@ static int ans_same_region(ans_work *w, int a, int b) {
     if (r.n != s.n) return 0;
     for (int i = 0; i < r.n; i++) {
         const ans_interval *p = &r.part[i], *q = &s.part[i];
-        if (!ans_near(p->low, q->low) || !ans_near(p->high, q->high) || p->low_open != q->low_open || p->high_open != q->high_open)
+        if (!ans_near(p->low, q->low) || !ans_near(p->high, q->high) || p->low_open != q->low_open ||
+            p->high_open != q->high_open)
             return 0;
     }
     return 1;
@@ -11696,7 +11730,8 @@ static int ans_same_set(ans_work *w, int a, int b) {
 
 /* --- dates and times */
 
-static const char *const ans_months[] = {"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"};
+static const char *const ans_months[] = {"jan", "feb", "mar", "apr", "may", "jun",
+                                         "jul", "aug", "sep", "oct", "nov", "dec"};
 
 /* Words and numbers of a text that could be a date or time, e.g. "1:03 PM" -> 1 3 with pm set. */
 typedef struct ans_moment {
@@ -11771,7 +11806,9 @@ static int ans_same_tokens(const ans_side *a, const ans_side *b) {
     for (int i = 0; i < n; i++) {
         const ans_token *s = &a->tokens[i], *t = &b->tokens[i];
         int text = s->kind == T_NUMBER || s->kind == T_LETTER || s->kind == T_SYMBOL || s->kind == T_WORD;
-        if (s->kind != t->kind || (!text && s->id != t->id) || (text && s->length != t->length) || s->repeat != t->repeat) return 0;
+        if (s->kind != t->kind || (!text && s->id != t->id) || (text && s->length != t->length) ||
+            s->repeat != t->repeat)
+            return 0;
         for (int k = 0; text && k < s->length; k++)
             if (ans_lower(s->at[k]) != ans_lower(t->at[k])) return 0;
     }
@@ -11800,7 +11837,8 @@ static int ans_is_text(const ans_side *s) {
 /* Equal words, of which one side may be too short to be known for a word: odd and \text{odd}. */
 static int ans_same_words(const ans_side *a, const ans_side *b) {
     int x = ans_is_text(a), y = ans_is_text(b);
-    return x && y && x + y < 4 && ans_text_name(a->tokens, a->n_tokens, "-'") == ans_text_name(b->tokens, b->n_tokens, "-'");
+    return x && y && x + y < 4 &&
+           ans_text_name(a->tokens, a->n_tokens, "-'") == ans_text_name(b->tokens, b->n_tokens, "-'");
 }
 
 /* One reading of both sides. */
@@ -11829,7 +11867,8 @@ polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, con
     polar_span p = ans_trim(ans_span(pred, n_pred)), g = ans_trim(ans_span(gold, n_gold));
     ans_work *w;
     err_clear(error);
-    if (!equal || (!pred && n_pred) || (!gold && n_gold)) return fail(error, POLAR_ARGUMENT, "polar_answer_equal: NULL");
+    if (!equal || (!pred && n_pred) || (!gold && n_gold))
+        return fail(error, POLAR_ARGUMENT, "polar_answer_equal: NULL");
     *equal = 0;
     if (!p.length || !g.length) return POLAR_OK;
     if (p.length > ANS_TEXT || g.length > ANS_TEXT) {

@@ -539,9 +539,10 @@ int polar_answer_flags(const char *question, size_t length);
 
 /* Sets *equal to 1 if two answers say the same, else to 0: numbers and LaTeX formulas equal in value, lists, sets,
  * tuples, intervals, matrices, equations and inequalities, times, words; units, currency and percent signs are
- * dropped. 0.333 is not 1/3; (1,2) is not (2,1); an empty or malformed answer equals nothing. Any bytes are
- * accepted; cost is bounded (milliseconds, one block of half a megabyte). Answers above 2 KiB must be the same bytes. Fails
- * for want of memory only. */
+ * dropped. 0.333 is not 1/3, (1,2) is not (2,1), and an empty or malformed answer equals nothing. Any bytes are
+ * accepted, at bounded cost: milliseconds, and one block of half a megabyte. Answers above 2 KiB must be the same
+ * bytes. Fails only without memory. A response that was cut off is wrong whatever it says; that is for the caller
+ * to decide. */
 polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, const char *gold, size_t n_gold, int flags,
                                 const polar_allocator *allocator, polar_error *error);
 

@@ -200,9 +200,24 @@ TEST(program) {
     check_command("polar program --jsonl /", 1, "polar program: cannot read /: Is a directory");
 }
 
+TEST(grade) {
+    check_command("polar grade '\\frac{1}{2}' 0.5", 0, "equal\n");
+    check_command("polar grade --sets 1,2 2,1", 0, "equal\n");
+    check_command("polar grade -- -3 3", 0, "different\n");
+    check_command("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
+    check_command("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
+    check_command("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' |"
+                  " polar grade --jsonl",
+                  0, "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
+    check_command("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0, "{\"equal\":true");
+    check_command("echo '{\"pred\":\"1\"}' | polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
+    check_command("echo '{\"gold\":\"1\"}' | polar grade --jsonl -", 1,
+                  "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands), T(program),
+    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands), T(program), T(grade),
 };
 
 int main(int argc, char **argv) {

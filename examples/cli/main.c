@@ -46,6 +46,15 @@ static const cli_command commands[] = {
      "  polar program --layers 12 \"2-5x2 8-9x0\"\n"
      "  polar program --layers 4 --path 0,1,1,2\n"
      "  echo '{\"D\":4,\"path\":[0,1,1,3]}' | polar program --jsonl\n"},
+    {"grade", "compare answers with references", command_grade,
+     "[options] PRED GOLD | --jsonl [FILE]\n"
+     "\n"
+     "Prints whether two answers say the same: equal or different. With --jsonl, one object {\"equal\",\"extracted\"}\n"
+     "per line read; of a response the final answer is taken.\n"
+     "\n"
+     "  polar grade \"\\frac{1}{2}\" 0.5\n"
+     "  polar grade --extract \"The answer is 12.\" 12\n"
+     "  echo '{\"response\":\"So \\\\boxed{x=7}.\",\"gold\":\"7\"}' | polar grade --jsonl\n"},
 };
 
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
