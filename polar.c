@@ -12942,7 +12942,7 @@ typedef struct pred_block_trace {
 /* The same for a whole pass over one question of T tokens, or for several passes one after the other. */
 typedef struct pred_trace {
     int n_tokens;
-    float *features; /* (T, q_dim) input, set by the caller */
+    const float *features; /* (T, q_dim) input, set by the caller */
     float *tokens;   /* (T, d) projected */
     float *kv;       /* (T, 2 d) keys and values */
     float *probs;    /* (n_head, D, T) */
@@ -13247,13 +13247,1346 @@ polar_status polar_decode(const float *seg_logits, const float *op_logits, int n
     return POLAR_OK;
 }
 
+/* --- the menu network ----------------------------------------------------------------- */
+
+/* For each of n_menu programs the logit of "answers the question correctly", from T token features:
+ *     f = relu(x W^T + b)               (T, width)
+ *     head h: a = softmax over tokens of f score_h;  its slice of pooled is the sum of a f
+ *     hidden = relu(W [pooled, log2(T) / 8] + b);  logits = W hidden + b
+ * Its parameters stand in one array, in this order. */
+typedef struct menu_shape {
+    int q_dim, width, n_head, n_menu;
+} menu_shape;
+
+typedef struct menu_weights {
+    float *project_weight, *project_bias; /* (width, q_dim) */
+    float *score_weight;                  /* (n_head, width) */
+    float *hidden_weight, *hidden_bias;   /* (width, width + 1) */
+    float *out_weight, *out_bias;         /* (n_menu, width) */
+} menu_weights;
+
+#define MENU_TENSORS 7
+#define MENU_MAX_WIDTH 1024
+
+static int menu_tensors(const menu_shape *s, pred_tensor *list) {
+    int n = 0;
+    pred_add_tensor(list, &n, "menu.project.", -1, "weight", s->width, s->q_dim);
+    pred_add_tensor(list, &n, "menu.project.", -1, "bias", 0, s->width);
+    pred_add_tensor(list, &n, "menu.score.", -1, "weight", s->n_head, s->width);
+    pred_add_tensor(list, &n, "menu.hidden.", -1, "weight", s->width, s->width + 1);
+    pred_add_tensor(list, &n, "menu.hidden.", -1, "bias", 0, s->width);
+    pred_add_tensor(list, &n, "menu.out.", -1, "weight", s->n_menu, s->width);
+    pred_add_tensor(list, &n, "menu.out.", -1, "bias", 0, s->n_menu);
+    return n;
+}
+
+static size_t menu_count(const menu_shape *s) {
+    pred_tensor list[MENU_TENSORS];
+    const int n = menu_tensors(s, list);
+    return list[n - 1].offset + list[n - 1].count;
+}
+
+static menu_weights menu_place(const menu_shape *s, float *at) {
+    const size_t width = (size_t)s->width;
+    menu_weights w;
+    w.project_weight = pred_take(&at, width * (size_t)s->q_dim);
+    w.project_bias = pred_take(&at, width);
+    w.score_weight = pred_take(&at, (size_t)s->n_head * width);
+    w.hidden_weight = pred_take(&at, width * (width + 1));
+    w.hidden_bias = pred_take(&at, width);
+    w.out_weight = pred_take(&at, (size_t)s->n_menu * width);
+    w.out_bias = pred_take(&at, (size_t)s->n_menu);
+    return w;
+}
+
+static polar_status menu_check_shape(const menu_shape *s, polar_error *e) {
+    if (s->q_dim < 1 || s->q_dim > PRED_MAX_WIDTH || s->width < 1 || s->width > MENU_MAX_WIDTH || s->n_head < 1 ||
+        s->n_head > PRED_MAX_HEAD || s->width % s->n_head || s->n_menu < 1 || s->n_menu > POLAR_MAX_MENU)
+        return fail(e, POLAR_ARGUMENT, "a menu of %d programs, width %d, %d heads, features of %d is not possible",
+                    s->n_menu, s->width, s->n_head, s->q_dim);
+    return POLAR_OK;
+}
+
+typedef struct menu_net {
+    menu_shape shape;
+    const kern *kern;
+    const mat_kernels *kernels;
+    menu_weights w;
+    float *panels; /* packed projection */
+} menu_net;
+
+/* What a pass computes, for the backward pass. */
+typedef struct menu_trace {
+    float *tokens; /* (T, width) f */
+    float *probs;  /* (n_head, T) */
+    float *pooled; /* width + 1 */
+    float *hidden; /* width, after ReLU and dropout */
+    float *logits; /* n_menu */
+} menu_trace;
+
+static void menu_place_trace(const menu_shape *s, layout *l, menu_trace *t, size_t n_tokens) {
+    t->tokens = layout_place(l, n_tokens * (size_t)s->width, sizeof(float));
+    t->probs = layout_place(l, n_tokens * (size_t)s->n_head, sizeof(float));
+    t->pooled = layout_place(l, (size_t)s->width + 1, sizeof(float));
+    t->hidden = layout_place(l, (size_t)s->width, sizeof(float));
+    t->logits = layout_place(l, (size_t)s->n_menu, sizeof(float));
+}
+
+static void menu_pack(menu_net *net) {
+    mat_pack(net->panels, net->w.project_weight, 1, (size_t)net->shape.q_dim, net->shape.q_dim, net->shape.width);
+}
+
+static void menu_forward(const menu_net *net, const menu_trace *t, const float *features, int n_tokens,
+                         const pred_dropout *drop) {
+    const menu_shape *s = &net->shape;
+    const menu_weights *w = &net->w;
+    const int width = s->width, slice = width / s->n_head;
+    pred_linear project = pred_linear_of(w->project_weight, w->project_bias, width, s->q_dim);
+    project.forward = net->panels;
+    linear_forward(net->kernels, t->tokens, features, n_tokens, &project);
+    for (size_t i = 0; i < (size_t)n_tokens * (size_t)width; i++) t->tokens[i] = MAX(t->tokens[i], 0);
+    memset(t->pooled, 0, (size_t)width * sizeof *t->pooled);
+    for (int h = 0; h < s->n_head; h++) {
+        float *probs = t->probs + (size_t)h * (size_t)n_tokens, inverse;
+        for (int i = 0; i < n_tokens; i++)
+            probs[i] = pred_dot(w->score_weight + (size_t)h * (size_t)width, t->tokens + (size_t)i * (size_t)width, width, 0);
+        inverse = 1 / net->kern->softmax(probs, n_tokens);
+        for (int i = 0; i < n_tokens; i++) {
+            probs[i] *= inverse;
+            net->kern->axpy(t->pooled + h * slice, probs[i], t->tokens + (size_t)i * (size_t)width + h * slice, slice);
+        }
+    }
+    t->pooled[width] = (float)(log64(n_tokens) / (8 * LN2));
+    for (int i = 0; i < width; i++)
+        t->hidden[i] = MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)(width + 1), t->pooled, width + 1,
+                                    w->hidden_bias[i]), 0);
+    pred_drop(drop, 0, t->hidden, (size_t)width);
+    for (int k = 0; k < s->n_menu; k++)
+        t->logits[k] = pred_dot(w->out_weight + (size_t)k * (size_t)width, t->hidden, width, w->out_bias[k]);
+}
+
 /* --- predictors ----------------------------------------------------------------------- */
+
+#define PRED_NAME_BYTES 256
 
 struct polar_predictor {
     polar_allocator allocator;
-    pred_net net;
-    float *params;
+    void *block;
+    size_t bytes;
+    polar_predictor_info info;
+    char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES];
+    pred_net net;  /* shape.d_model 0: none */
+    menu_net menu; /* shape.n_menu 0: none */
+    float *params, *menu_params;
+    polar_program *programs; /* of the menu */
 };
+
+const char *polar_feature_name(polar_feature feature) {
+    static const char *const names[POLAR_N_FEATURE] = {"embedding", "hidden", "encoder"};
+    return (int)feature >= 0 && feature < POLAR_N_FEATURE ? names[feature] : NULL;
+}
+
+static void pred_place_all(polar_predictor *p, layout *l) {
+    if (p->net.shape.d_model) {
+        p->params = layout_place(l, pred_count(&p->net.shape), sizeof(float));
+        if (p->params) p->net.w = pred_place(&p->net.shape, p->params, 0);
+        pred_wire(&p->net);
+        pred_place_packed(&p->net, l, 0);
+    }
+    if (p->menu.shape.n_menu) {
+        p->menu_params = layout_place(l, menu_count(&p->menu.shape), sizeof(float));
+        if (p->menu_params) p->menu.w = menu_place(&p->menu.shape, p->menu_params);
+        p->menu.panels = layout_place(l, mat_panels(p->menu.shape.q_dim, p->menu.shape.width), sizeof(float));
+        p->programs = layout_place(l, (size_t)p->menu.shape.n_menu, sizeof *p->programs);
+    }
+}
+
+/* A predictor with room for its weights, which are 0. NULL shapes are parts that it does not have. */
+static polar_status pred_create(polar_predictor **out, int n_layer, const pred_shape *shape, const menu_shape *menu,
+                                const polar_allocator *allocator, polar_error *e) {
+    const polar_allocator a = mem_allocator(allocator);
+    layout l = layout_begin(NULL);
+    polar_status status;
+    polar_predictor *p;
+    if (!shape && !menu) return fail(e, POLAR_FORMAT, "a predictor without the network of programs and without a menu");
+    if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
+        return fail(e, POLAR_ARGUMENT, "a predictor for %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
+    if ((shape && (status = pred_check_shape(shape, e))) || (menu && (status = menu_check_shape(menu, e)))) return status;
+    if (!(p = mem_alloc(&a, sizeof *p, e))) return POLAR_MEMORY;
+    memset(p, 0, sizeof *p);
+    p->allocator = a;
+    if (shape) p->net.shape = *shape;
+    if (menu) p->menu.shape = *menu;
+    p->net.kern = p->menu.kern = kern_find(POLAR_CPU_AUTO);
+    p->net.kernels = p->menu.kernels = mat_choose(p->net.kern);
+    p->info.n_layer = n_layer;
+    p->info.q_dim = shape ? shape->q_dim : menu->q_dim;
+    p->info.price = POLAR_MENU_PRICE;
+    pred_place_all(p, &l);
+    p->bytes = layout_bytes(&l);
+    if (p->bytes) p->block = mem_alloc(&a, p->bytes, e);
+    if (!p->block) {
+        fail(e, POLAR_MEMORY, "a predictor that is larger than the memory");
+        polar_predictor_close(p);
+        return POLAR_MEMORY;
+    }
+    memset(p->block, 0, p->bytes);
+    l = layout_begin(p->block);
+    pred_place_all(p, &l);
+    *out = p;
+    return POLAR_OK;
+}
+
+void polar_predictor_close(polar_predictor *predictor) {
+    polar_allocator a;
+    if (!predictor) return;
+    a = predictor->allocator;
+    mem_free(&a, predictor->block, predictor->bytes);
+    mem_free(&a, predictor, sizeof *predictor);
+}
+
+/* After the weights are set: packs them, and refuses what is not finite. */
+static polar_status pred_ready(polar_predictor *p, polar_error *e) {
+    if (p->net.shape.d_model) {
+        if (!pred_finite(p->params, pred_count(&p->net.shape)))
+            return fail(e, POLAR_NUMERIC, "the predictor has weights that are not finite");
+        for (int i = 0; i < p->net.n_linear; i++) pred_pack_task(&p->net, i, 0);
+        pred_pack_queries(&p->net);
+    }
+    if (p->menu.shape.n_menu) {
+        if (!pred_finite(p->menu_params, menu_count(&p->menu.shape)))
+            return fail(e, POLAR_NUMERIC, "the predictor's menu has weights that are not finite");
+        menu_pack(&p->menu);
+    }
+    return POLAR_OK;
+}
+
+void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *info) {
+    const pred_shape *s = &p->net.shape;
+    *info = p->info;
+    info->d_model = s->d_model;
+    info->n_head = s->n_head;
+    info->n_block = s->n_block;
+    info->n_ff = s->n_ff;
+    info->n_menu = p->menu.shape.n_menu;
+    info->n_params = (s->d_model ? pred_count(s) : 0) + (info->n_menu ? menu_count(&p->menu.shape) : 0);
+    info->model_name = p->model_name;
+    info->encoder_name = p->encoder_name;
+}
+
+/* Copies a name, cut at the size of its place. */
+static void pred_set_name(char *to, const char *from, size_t n) {
+    n = MIN(n, PRED_NAME_BYTES - 1);
+    if (from) memmove(to, from, n);
+    to[from ? n : 0] = 0;
+}
+
+polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
+    err_clear(error);
+    if (!p || !info) return fail(error, POLAR_ARGUMENT, "polar_predictor_set_info: an argument is NULL");
+    if (!polar_feature_name(info->feature) || info->feature_layer < 0 || info->feature_layer > p->info.n_layer ||
+        info->max_tokens < 0 || !(info->price >= 0 && info->price - info->price == 0))
+        return fail(error, POLAR_ARGUMENT, "features of kind %d after layer %d, at most %d tokens, or the price are not "
+                    "possible", (int)info->feature, info->feature_layer, info->max_tokens);
+    p->info.feature = info->feature;
+    p->info.feature_layer = info->feature_layer;
+    p->info.max_tokens = info->max_tokens;
+    p->info.model_checksum = info->model_checksum;
+    p->info.price = info->price;
+    pred_set_name(p->model_name, info->model_name, info->model_name ? strlen(info->model_name) : 0);
+    pred_set_name(p->encoder_name, info->encoder_name, info->encoder_name ? strlen(info->encoder_name) : 0);
+    return POLAR_OK;
+}
+
+/* Network of programs and properties of another predictor. */
+static MAYBE_UNUSED void pred_inherit(polar_predictor *p, const polar_predictor *from) {
+    if (from->net.shape.d_model) memcpy(p->params, from->params, pred_count(&from->net.shape) * sizeof *p->params);
+    p->info = from->info;
+    memcpy(p->model_name, from->model_name, sizeof p->model_name);
+    memcpy(p->encoder_name, from->encoder_name, sizeof p->encoder_name);
+}
+
+const polar_program *polar_predictor_program(const polar_predictor *p, int index) {
+    return index >= 0 && index < p->menu.shape.n_menu ? &p->programs[index] : NULL;
+}
+
+static polar_status pred_check_features(const float *features, int n_tokens, polar_error *e) {
+    if (!features || n_tokens < 1 || n_tokens > PRED_MAX_TOKENS)
+        return fail(e, POLAR_ARGUMENT, "features of %d tokens: 1..%d are possible", features ? n_tokens : 0, PRED_MAX_TOKENS);
+    return POLAR_OK;
+}
+
+polar_status polar_predictor_logits(const polar_predictor *p, const float *features, int n_tokens, float *seg_logits,
+                                    float *op_logits, polar_error *error) {
+    const pred_shape *s = p ? &p->net.shape : NULL;
+    pred_trace t;
+    pred_scratch c;
+    polar_status status;
+    void *block = NULL;
+    size_t bytes = 0;
+    err_clear(error);
+    if (!p || !seg_logits || !op_logits) return fail(error, POLAR_ARGUMENT, "polar_predictor_logits: an argument is NULL");
+    if (!s->d_model) return fail(error, POLAR_UNSUPPORTED, "this predictor has a menu only, no network of programs");
+    if ((status = pred_check_features(features, n_tokens, error))) return status;
+    for (int place = 0; place < 2; place++) { /* measure, then place */
+        layout l = layout_begin(block);
+        pred_place_trace(s, &l, &t, 1, (size_t)n_tokens);
+        pred_place_scratch(s, &l, &c, (size_t)n_tokens);
+        if (place) break;
+        bytes = layout_bytes(&l);
+        if (!bytes) return fail(error, POLAR_MEMORY, "a question of %d tokens is larger than the memory", n_tokens);
+        if (!(block = mem_alloc(&p->allocator, bytes, error))) return POLAR_MEMORY;
+    }
+    t.n_tokens = n_tokens;
+    t.features = features;
+    pred_forward(&p->net, &t, &c, NULL);
+    for (int i = 0; i < s->n_layer; i++) {
+        seg_logits[i] = t.logits[4 * i];
+        memcpy(op_logits + 3 * i, t.logits + 4 * i + 1, 3 * sizeof *op_logits);
+    }
+    if (!pred_finite(t.logits, (size_t)s->n_layer * 4))
+        status = fail(error, POLAR_NUMERIC, "the predictor's logits are not finite: are the features?");
+    mem_free(&p->allocator, block, bytes);
+    return status;
+}
+
+polar_status polar_predictor_propose(const polar_predictor *p, const float *features, int n_tokens,
+                                     const polar_decode_options *options, polar_candidate *out, int *n,
+                                     polar_error *error) {
+    float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
+    polar_status status = polar_predictor_logits(p, features, n_tokens, seg_logits, op_logits, error);
+    return status ? status : polar_decode(seg_logits, op_logits, p->info.n_layer, options, out, n, error);
+}
+
+polar_status polar_predictor_menu(const polar_predictor *p, const float *features, int n_tokens, double *probability,
+                                  polar_error *error) {
+    menu_trace t;
+    polar_status status;
+    void *block = NULL;
+    size_t bytes = 0;
+    err_clear(error);
+    if (!p || !probability) return fail(error, POLAR_ARGUMENT, "polar_predictor_menu: an argument is NULL");
+    if (!p->menu.shape.n_menu) return fail(error, POLAR_UNSUPPORTED, "this predictor has no menu");
+    if ((status = pred_check_features(features, n_tokens, error))) return status;
+    for (int place = 0; place < 2; place++) {
+        layout l = layout_begin(block);
+        menu_place_trace(&p->menu.shape, &l, &t, (size_t)n_tokens);
+        if (place) break;
+        bytes = layout_bytes(&l);
+        if (!bytes) return fail(error, POLAR_MEMORY, "a question of %d tokens is larger than the memory", n_tokens);
+        if (!(block = mem_alloc(&p->allocator, bytes, error))) return POLAR_MEMORY;
+    }
+    menu_forward(&p->menu, &t, features, n_tokens, NULL);
+    for (int k = 0; k < p->menu.shape.n_menu; k++) probability[k] = 1 / (1 + exp64(-(double)t.logits[k]));
+    if (!pred_finite(t.logits, (size_t)p->menu.shape.n_menu))
+        status = fail(error, POLAR_NUMERIC, "the menu's logits are not finite: are the features?");
+    mem_free(&p->allocator, block, bytes);
+    return status;
+}
+
+int polar_menu_pick(const polar_predictor *p, const double *probability, double price) {
+    double best = 0;
+    int at = -1;
+    if (price < 0) price = p->info.price;
+    for (int k = 0; k < p->menu.shape.n_menu; k++) {
+        const double utility = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
+        if (at >= 0 && !(utility > best)) continue;
+        best = utility;
+        at = k;
+    }
+    return at;
+}
+
+/* --- files ---------------------------------------------------------------------------- */
+
+#define PRED_ARCHITECTURE "polar-predictor"
+
+/* Reads tensors of a GGUF file into `base`. */
+static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *list, int n, float *base, polar_error *e) {
+    for (int i = 0; i < n; i++) {
+        const pred_tensor *want = &list[i];
+        const gguf_tensor *t = gguf_find_tensor(g, want->name);
+        float *to = base + want->offset;
+        if (!t) return fail(e, POLAR_FORMAT, "%s: the predictor lacks the tensor %s", g->name, want->name);
+        if (t->type != 0 || t->dims[0] != want->columns || t->dims[1] != MAX(want->rows, 1) || t->n_dims > 2)
+            return fail(e, POLAR_FORMAT, "%s: tensor %s must be F32 of %d x %d", g->name, want->name, want->columns,
+                        MAX(want->rows, 1));
+        for (size_t k = 0; k < want->count; k++) to[k] = rd_f32(t->data + 4 * k);
+    }
+    return POLAR_OK;
+}
+
+/* The sizes in the metadata; a part whose key is absent has d_model or n_menu 0. */
+static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shape *s, menu_shape *m, polar_error *e) {
+    const char *name;
+    const gguf_kv *programs = NULL;
+    size_t length;
+    int q_dim, version;
+    polar_status status;
+    memset(s, 0, sizeof *s);
+    memset(m, 0, sizeof *m);
+    if ((status = gguf_get_str(g, "general.architecture", &name, &length, 1, e))) return status;
+    if (length != strlen(PRED_ARCHITECTURE) || memcmp(name, PRED_ARCHITECTURE, length))
+        return fail(e, POLAR_MISMATCH, "%s: a file of architecture %.*s, not a predictor (%s)", g->name,
+                    (int)MIN(length, 60), name, PRED_ARCHITECTURE);
+    if ((status = gguf_get_int(g, "polar.version", &version, 1, 1, 1, e)) ||
+        (status = gguf_get_int(g, "polar.n_layer", n_layer, 1, POLAR_MAX_LAYER, 1, e)) ||
+        (status = gguf_get_int(g, "polar.q_dim", &q_dim, 1, PRED_MAX_WIDTH, 1, e)) ||
+        (status = gguf_get_int(g, "polar.paths.d_model", &s->d_model, 1, PRED_MAX_WIDTH, 0, e)) ||
+        (status = gguf_get_int(g, "polar.menu.width", &m->width, 1, MENU_MAX_WIDTH, 0, e)))
+        return status;
+    if (s->d_model) {
+        s->n_layer = *n_layer;
+        s->q_dim = q_dim;
+        if ((status = gguf_get_int(g, "polar.paths.n_head", &s->n_head, 1, PRED_MAX_HEAD, 1, e)) ||
+            (status = gguf_get_int(g, "polar.paths.n_block", &s->n_block, 0, PRED_MAX_BLOCK, 1, e)) ||
+            (status = gguf_get_int(g, "polar.paths.n_ff", &s->n_ff, 1, PRED_MAX_WIDTH, 1, e)))
+            return status;
+    }
+    if (m->width) {
+        m->q_dim = q_dim;
+        if ((status = gguf_get_int(g, "polar.menu.n_head", &m->n_head, 1, PRED_MAX_HEAD, 1, e)) ||
+            (status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, 1, e)))
+            return status;
+        if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
+            return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name, (size_t)programs->count,
+                        POLAR_MAX_MENU);
+        m->n_menu = (int)programs->count;
+    }
+    return POLAR_OK;
+}
+
+static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, polar_error *e) {
+    const gguf_kv *kv;
+    gguf_strings it;
+    const char *s;
+    char line[8192];
+    size_t n;
+    polar_status status;
+    if ((status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &kv, 1, e))) return status;
+    it = gguf_strings_begin(kv);
+    for (int i = 0; i < p->menu.shape.n_menu && gguf_strings_next(&it, &s, &n); i++) {
+        if (n >= sizeof line) return fail(e, POLAR_FORMAT, "%s: program %d of the menu is too long", g->name, i);
+        memcpy(line, s, n);
+        line[n] = 0;
+        if ((status = polar_program_parse(&p->programs[i], p->info.n_layer, line, e))) return status;
+    }
+    return POLAR_OK;
+}
+
+static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
+    static const char *const keys[] = {"polar.feature", "polar.model_name", "polar.encoder_name"};
+    const char *texts[COUNT(keys)] = {0};
+    size_t lengths[COUNT(keys)] = {0};
+    const gguf_kv *kv = gguf_find(g, "polar.model_checksum");
+    polar_status status;
+    for (int i = 0; i < COUNT(keys); i++)
+        if ((status = gguf_get_str(g, keys[i], &texts[i], &lengths[i], 0, e))) return status;
+    if ((status = gguf_get_int(g, "polar.feature_layer", &p->info.feature_layer, 0, p->info.n_layer, 0, e)) ||
+        (status = gguf_get_int(g, "polar.max_tokens", &p->info.max_tokens, 0, PRED_MAX_TOKENS, 0, e)) ||
+        (status = gguf_get_float(g, "polar.menu.price", &p->info.price, 0, 1e6, 0, e)))
+        return status;
+    if (kv && !kv->is_array && kv->type == GGUF_U64) p->info.model_checksum = rd_u64(kv->at);
+    pred_set_name(p->model_name, texts[1], lengths[1]);
+    pred_set_name(p->encoder_name, texts[2], lengths[2]);
+    if (!texts[0]) return POLAR_OK;
+    for (int i = 0; i < POLAR_N_FEATURE; i++) {
+        const char *name = polar_feature_name((polar_feature)i);
+        if (strlen(name) != lengths[0] || memcmp(name, texts[0], lengths[0])) continue;
+        p->info.feature = (polar_feature)i;
+        return POLAR_OK;
+    }
+    return fail(e, POLAR_UNSUPPORTED, "%s: features of kind %.*s", g->name, (int)MIN(lengths[0], 60), texts[0]);
+}
+
+static polar_status pred_read(polar_predictor **out, const gguf_file *g, const polar_allocator *a, polar_error *e) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    pred_shape s;
+    menu_shape m;
+    polar_predictor *p = NULL;
+    polar_status status;
+    int n_layer;
+    if ((status = pred_read_shapes(g, &n_layer, &s, &m, e))) return status;
+    if ((status = pred_create(&p, n_layer, s.d_model ? &s : NULL, m.n_menu ? &m : NULL, a, e))) return status;
+    if (s.d_model && (status = pred_read_tensors(g, list, pred_tensors(&s, list), p->params, e))) goto done;
+    if (m.n_menu && ((status = pred_read_tensors(g, list, menu_tensors(&m, list), p->menu_params, e)) ||
+                     (status = pred_read_programs(g, p, e))))
+        goto done;
+    if (!(status = pred_read_info(g, p, e))) status = pred_ready(p, e);
+done:
+    if (status) polar_predictor_close(p);
+    else *out = p;
+    return status;
+}
+
+static polar_status pred_open(polar_predictor **out, const char *path, const void *data, size_t size,
+                              const polar_allocator *allocator, polar_error *error) {
+    const polar_allocator a = mem_allocator(allocator);
+    gguf_file g;
+    polar_status status;
+    err_clear(error);
+    if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_predictor_open: an argument is NULL");
+    *out = NULL;
+    memset(&g, 0, sizeof g);
+    if (path) status = gguf_open(&g, path, 0, &a, NULL, NULL, error);
+    else status = gguf_open_memory(&g, data, size, &a, error);
+    if (status) return status;
+    status = pred_read(out, &g, &a, error);
+    gguf_close(&g);
+    return status;
+}
+
+#ifndef POLAR_NO_STDIO
+polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
+                                  polar_error *error) {
+    if (path) return pred_open(out, path, NULL, 0, allocator, error);
+    err_clear(error);
+    return fail(error, POLAR_ARGUMENT, "polar_predictor_open: path is NULL");
+}
+#endif
+
+polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
+                                         const polar_allocator *allocator, polar_error *error) {
+    return pred_open(out, NULL, data, size, allocator, error);
+}
+
+static void pred_write_tensors(polar_gguf_writer *w, const pred_tensor *list, int n) {
+    for (int i = 0; i < n; i++) {
+        const int64_t dims[2] = {list[i].columns, list[i].rows};
+        polar_gguf_writer_add_tensor(w, list[i].name, 0, list[i].rows ? 2 : 1, dims);
+    }
+}
+
+static void pred_write_programs(polar_gguf_writer *w, const polar_predictor *p, char *texts, size_t size) {
+    const char *list[POLAR_MAX_MENU];
+    for (int i = 0; i < p->menu.shape.n_menu; i++) {
+        list[i] = texts + (size_t)i * size;
+        polar_program_format(&p->programs[i], texts + (size_t)i * size, size);
+    }
+    polar_gguf_writer_set_strings(w, "polar.menu.programs", list, NULL, (size_t)p->menu.shape.n_menu);
+}
+
+static void pred_set_text(polar_gguf_writer *w, const char *key, const char *s) {
+    polar_gguf_writer_set_string(w, key, s, strlen(s));
+}
+
+static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
+    const pred_shape *s = &p->net.shape;
+    pred_set_text(w, "general.architecture", PRED_ARCHITECTURE);
+    polar_gguf_writer_set_u32(w, "polar.version", 1);
+    polar_gguf_writer_set_u32(w, "polar.n_layer", (uint32_t)p->info.n_layer);
+    polar_gguf_writer_set_u32(w, "polar.q_dim", (uint32_t)p->info.q_dim);
+    pred_set_text(w, "polar.feature", polar_feature_name(p->info.feature));
+    polar_gguf_writer_set_u32(w, "polar.feature_layer", (uint32_t)p->info.feature_layer);
+    polar_gguf_writer_set_u32(w, "polar.max_tokens", (uint32_t)p->info.max_tokens);
+    polar_gguf_writer_set_u64(w, "polar.model_checksum", p->info.model_checksum);
+    pred_set_text(w, "polar.model_name", p->model_name);
+    pred_set_text(w, "polar.encoder_name", p->encoder_name);
+    if (s->d_model) {
+        polar_gguf_writer_set_u32(w, "polar.paths.d_model", (uint32_t)s->d_model);
+        polar_gguf_writer_set_u32(w, "polar.paths.n_head", (uint32_t)s->n_head);
+        polar_gguf_writer_set_u32(w, "polar.paths.n_block", (uint32_t)s->n_block);
+        polar_gguf_writer_set_u32(w, "polar.paths.n_ff", (uint32_t)s->n_ff);
+    }
+    if (p->menu.shape.n_menu) {
+        polar_gguf_writer_set_u32(w, "polar.menu.width", (uint32_t)p->menu.shape.width);
+        polar_gguf_writer_set_u32(w, "polar.menu.n_head", (uint32_t)p->menu.shape.n_head);
+        polar_gguf_writer_set_f64(w, "polar.menu.price", p->info.price);
+    }
+}
+
+/* Data of the tensors, one by one: the file pads each of them. */
+static void pred_write_data(polar_gguf_writer *w, const pred_tensor *list, int n, const float *base) {
+    for (int i = 0; i < n; i++) polar_gguf_writer_write_f32(w, base + list[i].offset, list[i].count);
+}
+
+#define PRED_PROGRAM_BYTES 4096 /* of the text form: at most 15 for each of 256 segments */
+
+/* Writes a predictor to a path, or with NULL into memory; the writer is the caller's to close. */
+static polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out, const char *path, polar_error *e) {
+    pred_tensor list[PRED_MAX_TENSORS], menu[MENU_TENSORS];
+    const int n = p->net.shape.d_model ? pred_tensors(&p->net.shape, list) : 0;
+    const int n_menu = p->menu.shape.n_menu ? menu_tensors(&p->menu.shape, menu) : 0;
+    const size_t bytes = (size_t)p->menu.shape.n_menu * PRED_PROGRAM_BYTES;
+    char *texts = NULL;
+    polar_status status;
+    if ((status = polar_gguf_writer_open(out, path, &p->allocator, e))) return status;
+    pred_write_info(*out, p);
+    if (n_menu) {
+        if (!(texts = mem_alloc(&p->allocator, bytes, e))) return POLAR_MEMORY;
+        pred_write_programs(*out, p, texts, PRED_PROGRAM_BYTES);
+        mem_free(&p->allocator, texts, bytes);
+    }
+    pred_write_tensors(*out, list, n);
+    pred_write_tensors(*out, menu, n_menu);
+    pred_write_data(*out, list, n, p->params);
+    pred_write_data(*out, menu, n_menu, p->menu_params);
+    return polar_gguf_writer_finish(*out, e);
+}
+
+polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error) {
+    polar_gguf_writer *w = NULL;
+    polar_status status;
+    err_clear(error);
+    if (!predictor || !path) return fail(error, POLAR_ARGUMENT, "polar_predictor_save: an argument is NULL");
+    status = pred_write(predictor, &w, path, error);
+    polar_gguf_writer_close(w);
+    return status;
+}
+
+/* --- import: tensors of other programs ------------------------------------------------- */
+
+/* A tensor found in a file: contiguous numbers, row by row. */
+typedef enum import_type { IMPORT_F32, IMPORT_F16, IMPORT_BF16, IMPORT_F64, IMPORT_OTHER } import_type;
+
+typedef struct import_tensor {
+    const uint8_t *data; /* NULL: not found yet */
+    import_type type;
+    int n_dims;
+    int64_t dims[2]; /* rows, columns; a vector has only columns: dims[0] 1 */
+    size_t count;
+} import_tensor;
+
+/* What an import gathers: the tensors of a network with as many blocks as there can be. */
+typedef struct import_set {
+    polar_error *error;
+    const char *file;
+    pred_tensor names[PRED_MAX_TENSORS];
+    import_tensor found[PRED_MAX_TENSORS];
+    int n;
+    int n_head; /* as the file says; 0: it does not */
+} import_set;
+
+static void import_begin(import_set *s, const char *file, polar_error *e) {
+    const pred_shape all = {1, 1, 1, 1, PRED_MAX_BLOCK, 1};
+    memset(s, 0, sizeof *s);
+    s->error = e;
+    s->file = file;
+    s->n = pred_tensors(&all, s->names);
+}
+
+static int import_starts(const char *name, size_t length, const char *prefix) {
+    const size_t n = strlen(prefix);
+    return length >= n && !memcmp(name, prefix, n);
+}
+
+static int import_is(const char *name, size_t length, const char *text) {
+    return length == strlen(text) && !memcmp(name, text, length);
+}
+
+/* Index of a name of either public implementation; -1 for the frozen encoder's, -2 for any other. */
+static int import_index(const import_set *s, const char *name, size_t length) {
+    static const char module[] = "module.";
+    if (import_starts(name, length, module)) { /* saved from inside a wrapper for several devices */
+        name += sizeof module - 1;
+        length -= sizeof module - 1;
+    }
+    if (import_starts(name, length, "embedding_model.") || import_starts(name, length, "encoder.")) return -1;
+    if (import_is(name, length, "layer_queries.weight")) return 2;
+    for (int i = 0; i < s->n; i++)
+        if (import_is(name, length, s->names[i].name)) return i;
+    return -2;
+}
+
+/* Takes a tensor into the set. */
+static polar_status import_take(import_set *s, const char *name, size_t length, const import_tensor *t) {
+    const int index = import_index(s, name, length), shown = (int)MIN(length, 100);
+    if (index == -1) return POLAR_OK;
+    if (index == -2)
+        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s does not belong to a predictor", s->file, shown, name);
+    if (s->found[index].data) return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s occurs twice", s->file, shown, name);
+    if (t->type == IMPORT_OTHER)
+        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s is not of floating point numbers", s->file, shown, name);
+    if (t->n_dims != (s->names[index].rows ? 2 : 1))
+        return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s has %d dimensions", s->file, shown, name, t->n_dims);
+    s->found[index] = *t;
+    return POLAR_OK;
+}
+
+static size_t import_type_bytes(import_type t) {
+    return t == IMPORT_F64 ? 8 : t == IMPORT_F32 ? 4 : 2;
+}
+
+static float import_number(import_type type, const uint8_t *p) {
+    if (type == IMPORT_F32) return rd_f32(p);
+    if (type == IMPORT_F16) return rd_f16(p);
+    if (type == IMPORT_BF16) return bf16_f32(rd_u16(p));
+    return (float)bits_f64(rd_u64(p));
+}
+
+/* Product of sizes, at most INT_MAX elements. 0 if there are more, or a size is out of range. */
+static int import_count(import_tensor *t) {
+    t->count = 1;
+    for (int i = 2 - t->n_dims; i < 2; i++) {
+        if (t->dims[i] < 0 || t->dims[i] > INT_MAX) return 0;
+        if (!mul_size(&t->count, t->count, (size_t)t->dims[i]) || t->count > INT_MAX) return 0;
+    }
+    if (t->n_dims < 2) t->dims[0] = 1;
+    return 1;
+}
+
+/* The shape of the network from those of its tensors. */
+static polar_status import_shape(const import_set *s, pred_shape *shape, int n_head) {
+    const import_tensor *project = &s->found[0], *layers = &s->found[2], *up = &s->found[7 + 4];
+    memset(shape, 0, sizeof *shape);
+    if (!project->data || !layers->data)
+        return fail(s->error, POLAR_FORMAT, "%s: no tensors of a predictor (looked for q_proj.weight and "
+                    "layer_embedding.weight or layer_queries.weight)", s->file);
+    while (shape->n_block < PRED_MAX_BLOCK && s->found[7 + 12 * shape->n_block].data) shape->n_block++;
+    shape->d_model = (int)project->dims[0];
+    shape->q_dim = (int)project->dims[1];
+    shape->n_layer = (int)layers->dims[0];
+    shape->n_ff = shape->n_block && up->data ? (int)up->dims[0] : 1;
+    shape->n_head = n_head ? n_head : s->n_head ? s->n_head : 4;
+    return pred_check_shape(shape, s->error);
+}
+
+/* A predictor of the gathered tensors. */
+static polar_status import_finish(const import_set *s, polar_predictor **out, int n_head, const polar_allocator *a) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    pred_shape shape;
+    polar_predictor *p = NULL;
+    polar_status status = import_shape(s, &shape, n_head);
+    int n, n_found = 0;
+    if (status || (status = pred_create(&p, shape.n_layer, &shape, NULL, a, s->error))) return status;
+    n = pred_tensors(&shape, list);
+    for (int i = 0; i < s->n; i++) n_found += s->found[i].data != NULL;
+    for (int i = 0; i < n && !status; i++) {
+        const pred_tensor *want = &list[i];
+        const import_tensor *t = &s->found[i < n - 4 ? i : s->n - (n - i)]; /* the heads are the last four */
+        if (!t->data) status = fail(s->error, POLAR_FORMAT, "%s: the tensor %s is missing", s->file, want->name);
+        else if (t->count != want->count || t->dims[1] != want->columns)
+            status = fail(s->error, POLAR_FORMAT, "%s: tensor %s is %d x %d, expected are %d x %d", s->file, want->name,
+                          (int)t->dims[0], (int)t->dims[1], MAX(want->rows, 1), want->columns);
+        for (size_t k = 0; !status && k < want->count; k++)
+            p->params[want->offset + k] = import_number(t->type, t->data + k * import_type_bytes(t->type));
+    }
+    if (!status && n_found != n)
+        status = fail(s->error, POLAR_FORMAT, "%s: blocks are missing between those that are there", s->file);
+    p->info.feature = POLAR_FEATURE_ENCODER;
+    if (!status) status = pred_ready(p, s->error);
+    if (status) polar_predictor_close(p);
+    else *out = p;
+    return status;
+}
+
+/* --- safetensors: u64 length, JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ..}, data --- */
+
+static import_type safetensors_type(json v) {
+    return json_equals(v, "F32") ? IMPORT_F32 : json_equals(v, "F16") ? IMPORT_F16 : json_equals(v, "BF16") ? IMPORT_BF16
+         : json_equals(v, "F64") ? IMPORT_F64 : IMPORT_OTHER;
+}
+
+static polar_status safetensors_tensor(import_set *s, const char *name, size_t length, json v, const uint8_t *data,
+                                       size_t size) {
+    const json shape = json_get(v, "shape"), offsets = json_get(v, "data_offsets");
+    import_tensor t;
+    int64_t begin, end;
+    memset(&t, 0, sizeof t);
+    t.type = safetensors_type(json_get(v, "dtype"));
+    if (import_index(s, name, length) < 0 || t.type == IMPORT_OTHER) return import_take(s, name, length, &t);
+    t.n_dims = (int)MIN(json_count(shape), 3);
+    if (t.n_dims < 1 || t.n_dims > 2) return import_take(s, name, length, &t);
+    for (int i = 0; i < t.n_dims; i++)
+        if (!json_int(json_at(shape, (size_t)i), &t.dims[2 - t.n_dims + i], 0, INT_MAX)) t.n_dims = 0;
+    if (!t.n_dims || !import_count(&t) || json_count(offsets) != 2 ||
+        !json_int(json_at(offsets, 0), &begin, 0, INT64_MAX) || !json_int(json_at(offsets, 1), &end, begin, INT64_MAX) ||
+        (uint64_t)end > size || (uint64_t)(end - begin) != t.count * import_type_bytes(t.type))
+        return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s: shape and data_offsets do not fit each other or the file",
+                    s->file, (int)MIN(length, 100), name);
+    t.data = data + begin;
+    return import_take(s, name, length, &t);
+}
+
+static polar_status safetensors_read(import_set *s, const uint8_t *data, size_t size) {
+    const uint64_t n = size >= 8 ? rd_u64(data) : 0;
+    json root;
+    json_iterator it;
+    polar_status status;
+    if (n < 2 || n > size - 8) return fail(s->error, POLAR_FORMAT, "%s: neither safetensors nor a PyTorch file", s->file);
+    if ((status = json_parse(&root, (const char *)data + 8, (size_t)n, s->file, s->error))) return status;
+    if (json_kind(root) != JSON_OBJECT) return fail(s->error, POLAR_FORMAT, "%s: the header is no JSON object", s->file);
+    for (it = json_members(root); json_next(&it);) {
+        char name[128];
+        const size_t length = json_text_bytes(it.key);
+        if (json_equals(it.key, "__metadata__")) continue;
+        if (length > sizeof name) {
+            if (import_starts(it.key.at + 1, length, "encoder.") || import_starts(it.key.at + 1, length, "embedding_model."))
+                continue;
+            return fail(s->error, POLAR_UNSUPPORTED, "%s: a tensor whose name has %zu bytes", s->file, length);
+        }
+        json_text(it.key, name);
+        if ((status = safetensors_tensor(s, name, length, it.value, data + 8 + n, size - 8 - (size_t)n))) return status;
+    }
+    return POLAR_OK;
+}
+
+/* --- zip: stored entries only ---
+ *
+ * The central directory at the end names the entries; with ZIP64 its numbers stand in records of their own:
+ *   | entries .. | directory | [end64 56+] [locator64 20] | end 22 + comment | */
+
+typedef struct zip_entry {
+    const char *name;
+    size_t name_length, size;
+    const uint8_t *data;
+} zip_entry;
+
+typedef struct zip_file {
+    import_set *set;
+    const uint8_t *data;
+    size_t size;
+    uint64_t at, end; /* the directory; `at` moves */
+} zip_file;
+
+static polar_status zip_bad(const zip_file *z, const char *what) {
+    return fail(z->set->error, POLAR_FORMAT, "%s: %s", z->set->file, what);
+}
+
+static polar_status zip_open(zip_file *z) {
+    size_t at = z->size, stop;
+    uint64_t offset, size;
+    if (z->size < 22) return zip_bad(z, "no zip directory");
+    stop = z->size > 22 + 65535 ? z->size - 22 - 65535 : 0;
+    for (at = z->size - 22; rd_u32(z->data + at) != 0x06054b50; at--)
+        if (at == stop) return zip_bad(z, "no zip directory");
+    size = rd_u32(z->data + at + 12);
+    offset = rd_u32(z->data + at + 16);
+    if (at >= 20 && rd_u32(z->data + at - 20) == 0x07064b50) {
+        const uint64_t end64 = rd_u64(z->data + at - 20 + 8);
+        if (end64 > z->size || z->size - end64 < 56 || rd_u32(z->data + end64) != 0x06064b50)
+            return zip_bad(z, "a broken zip directory");
+        size = rd_u64(z->data + end64 + 40);
+        offset = rd_u64(z->data + end64 + 48);
+    }
+    if (offset > z->size || size > z->size - offset) return zip_bad(z, "the zip directory lies outside of the file");
+    z->at = offset;
+    z->end = offset + size;
+    return POLAR_OK;
+}
+
+/* ZIP64 numbers of an entry: those of the 32-bit fields that are all ones, in order. */
+static int zip_wide(const uint8_t *extra, size_t n, uint64_t *stored, uint64_t *size, uint64_t *offset) {
+    uint64_t *const fields[] = {size, stored, offset};
+    for (size_t at = 0; n - at >= 4;) {
+        const size_t length = rd_u16(extra + at + 2), id = rd_u16(extra + at);
+        size_t used = 0;
+        if (length > n - at - 4) return 0;
+        for (int i = 0; id == 1 && i < 3; i++) {
+            if (*fields[i] != 0xffffffff) continue;
+            if (length - used < 8) return 0;
+            *fields[i] = rd_u64(extra + at + 4 + used);
+            used += 8;
+        }
+        at += 4 + length;
+    }
+    return 1;
+}
+
+/* The next entry: 1, 0 at the end, -1 after an error. */
+static int zip_next(zip_file *z, zip_entry *out) {
+    const uint8_t *p = z->data + z->at, *local;
+    uint64_t stored, size, offset, start;
+    size_t name, extra, comment;
+    if (z->at == z->end) return 0;
+    if (z->end - z->at < 46 || rd_u32(p) != 0x02014b50) return zip_bad(z, "a broken zip directory"), -1;
+    name = rd_u16(p + 28);
+    extra = rd_u16(p + 30);
+    comment = rd_u16(p + 32);
+    if (z->end - z->at - 46 < name + extra + comment) return zip_bad(z, "a broken zip directory"), -1;
+    stored = rd_u32(p + 20);
+    size = rd_u32(p + 24);
+    offset = rd_u32(p + 42);
+    if (!zip_wide(p + 46 + name, extra, &stored, &size, &offset)) return zip_bad(z, "a broken zip entry"), -1;
+    if (rd_u16(p + 8) & 1 || rd_u16(p + 10) != 0 || stored != size)
+        return zip_bad(z, "a zip entry that is compressed or encrypted; PyTorch stores them as they are"), -1;
+    if (offset > z->size || z->size - offset < 30) return zip_bad(z, "a zip entry outside of the file"), -1;
+    local = z->data + offset;
+    start = offset + 30 + rd_u16(local + 26) + rd_u16(local + 28);
+    if (rd_u32(local) != 0x04034b50 || start > z->size || size > z->size - start)
+        return zip_bad(z, "a zip entry outside of the file"), -1;
+    out->name = (const char *)p + 46;
+    out->name_length = name;
+    out->data = z->data + start;
+    out->size = (size_t)size;
+    z->at += 46 + name + extra + comment;
+    return 1;
+}
+
+/* The entry ROOT/`name`, where the root is that of data.pkl (length 0: any). 1, 0 or -1 as above. */
+static int zip_find(const zip_file *file, const char *root, size_t root_length, const char *name, size_t length,
+                    zip_entry *out) {
+    zip_file z = *file;
+    int more;
+    while ((more = zip_next(&z, out)) > 0) {
+        const size_t n = out->name_length;
+        if (n <= length || out->name[n - length - 1] != '/' || memcmp(out->name + n - length, name, length)) continue;
+        if (!root || (n == root_length + length && !memcmp(out->name, root, root_length))) return 1;
+    }
+    return more;
+}
+
+/* --- pickle: only what torch.save writes for dictionaries of tensors and plain values --- */
+
+typedef enum pickle_kind {
+    PICKLE_NONE, PICKLE_MARK, PICKLE_CELL, PICKLE_INT, PICKLE_TEXT, PICKLE_VALUE, /* VALUE: of no interest */
+    PICKLE_TUPLE, PICKLE_LIST, PICKLE_DICT, PICKLE_GLOBAL, PICKLE_STORAGE, PICKLE_TENSOR
+} pickle_kind;
+
+/* Functions and classes that may be named. */
+typedef enum pickle_global { GLOBAL_DICT, GLOBAL_TENSOR, GLOBAL_PARAMETER, GLOBAL_STORAGE } pickle_global;
+static const struct {
+    const char *name;
+    pickle_global kind;
+    import_type type;
+} pickle_globals[] = {
+    {"collections\nOrderedDict\n", GLOBAL_DICT, IMPORT_OTHER},
+    {"torch._utils\n_rebuild_tensor_v2\n", GLOBAL_TENSOR, IMPORT_OTHER},
+    {"torch._utils\n_rebuild_parameter\n", GLOBAL_PARAMETER, IMPORT_OTHER},
+    {"torch\nFloatStorage\n", GLOBAL_STORAGE, IMPORT_F32},
+    {"torch\nHalfStorage\n", GLOBAL_STORAGE, IMPORT_F16},
+    {"torch\nBFloat16Storage\n", GLOBAL_STORAGE, IMPORT_BF16},
+    {"torch\nDoubleStorage\n", GLOBAL_STORAGE, IMPORT_F64},
+    {"torch\nLongStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+    {"torch\nIntStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+    {"torch\nShortStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+    {"torch\nCharStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+    {"torch\nByteStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+    {"torch\nBoolStorage\n", GLOBAL_STORAGE, IMPORT_OTHER},
+};
+
+/* A value. Containers are chains of cells: `first`, `last`, `number` of them; a cell has its value in `first`,
+ * the next cell in `last`. A dictionary's cells are keys and values in turn. */
+typedef struct pickle_node {
+    pickle_kind kind;
+    int first, last; /* STORAGE: key, index of the global. TENSOR: storage, tuple of sizes */
+    int64_t number;  /* INT: value; TEXT: length; TENSOR: offset; GLOBAL: index */
+    const char *text;
+} pickle_node;
+
+typedef struct pickle {
+    const uint8_t *at, *end;
+    import_set *set;
+    const polar_allocator *allocator;
+    pickle_node *nodes;
+    int *stack, *memo;
+    size_t n_nodes, nodes_capacity, n_stack, stack_capacity, memo_capacity;
+    polar_status status;
+} pickle;
+
+static int pickle_fail(pickle *p, const char *what) {
+    if (!p->status) p->status = fail(p->set->error, POLAR_FORMAT, "%s: pickle: %s", p->set->file, what);
+    return 0;
+}
+
+/* A new node; index 0 is there from the start and stands for failures, so callers need not look. */
+static int pickle_new(pickle *p, pickle_kind kind, int64_t number) {
+    pickle_node *n;
+    if (p->status) return 0;
+    if (!mem_grow(p->allocator, (void **)&p->nodes, &p->nodes_capacity, p->n_nodes + 1, sizeof *p->nodes, p->set->error)) {
+        p->status = POLAR_MEMORY;
+        return 0;
+    }
+    n = &p->nodes[p->n_nodes];
+    memset(n, 0, sizeof *n);
+    n->kind = kind;
+    n->number = number;
+    return (int)p->n_nodes++;
+}
+
+static void pickle_push(pickle *p, int node) {
+    if (p->status) return;
+    if (!mem_grow(p->allocator, (void **)&p->stack, &p->stack_capacity, p->n_stack + 1, sizeof *p->stack, p->set->error))
+        p->status = POLAR_MEMORY;
+    else p->stack[p->n_stack++] = node;
+}
+
+static int pickle_pop(pickle *p) {
+    if (p->status) return 0;
+    if (!p->n_stack) return pickle_fail(p, "nothing on the stack");
+    return p->stack[--p->n_stack];
+}
+
+static void pickle_append(pickle *p, int container, int value) {
+    const int cell = pickle_new(p, PICKLE_CELL, 0);
+    pickle_node *c;
+    if (p->status) return;
+    c = &p->nodes[container];
+    p->nodes[cell].first = value;
+    if (c->number++) p->nodes[c->last].last = cell;
+    else c->first = cell;
+    c->last = cell;
+}
+
+/* Element i of a tuple, or node 0. */
+static int pickle_item(const pickle *p, int container, int i) {
+    int cell = p->nodes[container].first;
+    if (i >= p->nodes[container].number) return 0;
+    while (i-- > 0) cell = p->nodes[cell].last;
+    return p->nodes[cell].first;
+}
+
+/* Index in the stack of the last mark; the stack's size if there is none, after an error. */
+static size_t pickle_mark(pickle *p) {
+    for (size_t i = p->n_stack; i-- > 0;)
+        if (p->nodes[p->stack[i]].kind == PICKLE_MARK) return i;
+    pickle_fail(p, "no mark on the stack");
+    return p->n_stack;
+}
+
+/* Moves what stands on the stack from `from` on into the container. */
+static void pickle_collect(pickle *p, int container, size_t from) {
+    for (size_t i = from; i < p->n_stack && !p->status; i++) pickle_append(p, container, p->stack[i]);
+    if (!p->status) p->n_stack = from;
+}
+
+static void pickle_tuple(pickle *p, int n) {
+    const int t = pickle_new(p, PICKLE_TUPLE, 0);
+    if ((size_t)n > p->n_stack) pickle_fail(p, "nothing on the stack");
+    else pickle_collect(p, t, p->n_stack - (size_t)n);
+    pickle_push(p, t);
+}
+
+/* Takes n bytes of the input; NULL after an error. */
+static const uint8_t *pickle_bytes(pickle *p, size_t n) {
+    const uint8_t *at = p->at;
+    if (p->status) return NULL;
+    if ((size_t)(p->end - p->at) < n) {
+        pickle_fail(p, "it is cut off");
+        return NULL;
+    }
+    p->at += n;
+    return at;
+}
+
+/* A little-endian number of n <= 8 bytes. */
+static int64_t pickle_number(pickle *p, size_t n, int is_signed) {
+    const uint8_t *at = pickle_bytes(p, n);
+    uint64_t v = 0;
+    if (!at) return 0;
+    for (size_t i = 0; i < n; i++) v |= (uint64_t)at[i] << 8 * i;
+    if (is_signed && n && n < 8 && at[n - 1] & 0x80) v |= ~(uint64_t)0 << 8 * n;
+    return v >> 63 ? -(int64_t)(~v) - 1 : (int64_t)v;
+}
+
+static void pickle_text(pickle *p, size_t n) {
+    const uint8_t *at = pickle_bytes(p, n);
+    const int node = pickle_new(p, PICKLE_TEXT, (int64_t)n);
+    if (!p->status) p->nodes[node].text = (const char *)at;
+    pickle_push(p, node);
+}
+
+static void pickle_global_name(pickle *p) {
+    for (int i = 0; i < COUNT(pickle_globals); i++) {
+        const size_t n = strlen(pickle_globals[i].name);
+        if ((size_t)(p->end - p->at) < n || memcmp(p->at, pickle_globals[i].name, n)) continue;
+        p->at += n;
+        pickle_push(p, pickle_new(p, PICKLE_GLOBAL, i));
+        return;
+    }
+    if (!p->status) {
+        const uint8_t *at = p->at;
+        int n = 0;
+        while (n < 100 && at + n < p->end && (at[n] != '\n' || !n || memchr(at, '\n', (size_t)n) == NULL)) n++;
+        p->status = fail(p->set->error, POLAR_UNSUPPORTED, "%s: pickle: it needs %.*s, which is not a tensor",
+                         p->set->file, n, (const char *)at);
+    }
+}
+
+static int pickle_is_global(const pickle *p, int node, pickle_global kind) {
+    return p->nodes[node].kind == PICKLE_GLOBAL && pickle_globals[p->nodes[node].number].kind == kind;
+}
+
+/* ("storage", type, key, place, number of elements) */
+static void pickle_storage(pickle *p) {
+    const int id = pickle_pop(p), type = pickle_item(p, id, 1), key = pickle_item(p, id, 2);
+    const int node = pickle_new(p, PICKLE_STORAGE, 0);
+    if (p->status) return;
+    if (p->nodes[id].kind != PICKLE_TUPLE || !pickle_is_global(p, type, GLOBAL_STORAGE) || p->nodes[key].kind != PICKLE_TEXT)
+        pickle_fail(p, "an unknown kind of external data");
+    p->nodes[node].first = key;
+    p->nodes[node].last = (int)p->nodes[type].number;
+    pickle_push(p, node);
+}
+
+/* 1 if the strides of a tuple are those of a tensor row by row. */
+static int pickle_contiguous(const pickle *p, int sizes, int strides) {
+    int64_t expected = 1;
+    if (p->nodes[sizes].kind != PICKLE_TUPLE || p->nodes[strides].kind != PICKLE_TUPLE ||
+        p->nodes[sizes].number != p->nodes[strides].number || p->nodes[sizes].number > 8)
+        return 0;
+    for (int i = (int)p->nodes[sizes].number - 1; i >= 0; i--) {
+        const pickle_node *size = &p->nodes[pickle_item(p, sizes, i)], *stride = &p->nodes[pickle_item(p, strides, i)];
+        if (size->kind != PICKLE_INT || stride->kind != PICKLE_INT || size->number < 0 || size->number > INT_MAX) return 0;
+        if (size->number != 1 && stride->number != expected) return 0;
+        expected = expected > INT_MAX ? expected : expected * size->number;
+    }
+    return 1;
+}
+
+/* Calls of the few functions that may be called. */
+static void pickle_reduce(pickle *p) {
+    const int args = pickle_pop(p), function = pickle_pop(p);
+    int node;
+    if (p->status) return;
+    if (p->nodes[args].kind != PICKLE_TUPLE) {
+        pickle_fail(p, "a call without arguments");
+    } else if (pickle_is_global(p, function, GLOBAL_DICT) && p->nodes[args].number == 0) {
+        pickle_push(p, pickle_new(p, PICKLE_DICT, 0));
+    } else if (pickle_is_global(p, function, GLOBAL_PARAMETER) && p->nodes[pickle_item(p, args, 0)].kind == PICKLE_TENSOR) {
+        pickle_push(p, pickle_item(p, args, 0));
+    } else if (pickle_is_global(p, function, GLOBAL_TENSOR)) {
+        const int storage = pickle_item(p, args, 0), offset = pickle_item(p, args, 1), sizes = pickle_item(p, args, 2);
+        if (p->nodes[storage].kind != PICKLE_STORAGE || p->nodes[offset].kind != PICKLE_INT || p->nodes[offset].number < 0 ||
+            !pickle_contiguous(p, sizes, pickle_item(p, args, 3)))
+            pickle_fail(p, "a tensor that does not lie row by row");
+        node = pickle_new(p, PICKLE_TENSOR, p->nodes[offset].number);
+        p->nodes[node].first = storage;
+        p->nodes[node].last = sizes;
+        pickle_push(p, node);
+    } else {
+        pickle_fail(p, "a call of something that makes no tensor");
+    }
+}
+
+/* Sets entries of the dictionary or list below the mark, or below `n` values. */
+static void pickle_fill(pickle *p, pickle_kind kind, size_t from, size_t first) {
+    if (p->status) return;
+    if (from == 0 || p->nodes[p->stack[from - 1]].kind != kind || (kind == PICKLE_DICT && (p->n_stack - first) % 2)) {
+        pickle_fail(p, "entries of something that has none");
+        return;
+    }
+    pickle_collect(p, p->stack[from - 1], first);
+    p->n_stack = from;
+}
+
+static void pickle_put(pickle *p, int64_t index) {
+    if (p->status || !p->n_stack || index < 0 || index > p->end - p->at + (int64_t)p->n_nodes) {
+        pickle_fail(p, "a memo without value or out of range");
+        return;
+    }
+    if ((size_t)index >= p->memo_capacity) {
+        const size_t before = p->memo_capacity;
+        if (!mem_grow(p->allocator, (void **)&p->memo, &p->memo_capacity, (size_t)index + 1, sizeof *p->memo, p->set->error)) {
+            p->status = POLAR_MEMORY;
+            return;
+        }
+        memset(p->memo + before, 0, (p->memo_capacity - before) * sizeof *p->memo);
+    }
+    p->memo[index] = p->stack[p->n_stack - 1];
+}
+
+static void pickle_get(pickle *p, int64_t index) {
+    if (index < 0 || (uint64_t)index >= p->memo_capacity || !p->memo[index]) pickle_fail(p, "an unknown memo");
+    else pickle_push(p, p->memo[index]);
+}
+
+/* One operation; 0 at the end or after an error. */
+static int pickle_step(pickle *p) {
+    const uint8_t *op = pickle_bytes(p, 1);
+    size_t mark;
+    if (!op) return 0;
+    switch (*op) {
+    case 0x80: if (pickle_number(p, 1, 0) > 3) pickle_fail(p, "a protocol that torch.save does not write"); break;
+    case '(': pickle_push(p, pickle_new(p, PICKLE_MARK, 0)); break;
+    case ')': pickle_tuple(p, 0); break;
+    case '}': pickle_push(p, pickle_new(p, PICKLE_DICT, 0)); break;
+    case ']': pickle_push(p, pickle_new(p, PICKLE_LIST, 0)); break;
+    case 'N': case 0x88: case 0x89: pickle_push(p, pickle_new(p, PICKLE_VALUE, 0)); break; /* None, True, False */
+    case 'G': pickle_bytes(p, 8); pickle_push(p, pickle_new(p, PICKLE_VALUE, 0)); break;   /* float */
+    case 'J': pickle_push(p, pickle_new(p, PICKLE_INT, pickle_number(p, 4, 1))); break;
+    case 'K': pickle_push(p, pickle_new(p, PICKLE_INT, pickle_number(p, 1, 0))); break;
+    case 'M': pickle_push(p, pickle_new(p, PICKLE_INT, pickle_number(p, 2, 0))); break;
+    case 0x8a: { /* long */
+        const size_t n = (size_t)pickle_number(p, 1, 0);
+        if (n > 8) pickle_fail(p, "a number of more than 64 bits");
+        pickle_push(p, pickle_new(p, PICKLE_INT, pickle_number(p, n, 1)));
+        break;
+    }
+    case 'X': pickle_text(p, (size_t)pickle_number(p, 4, 0)); break;
+    case 'c': pickle_global_name(p); break;
+    case 'q': pickle_put(p, pickle_number(p, 1, 0)); break;
+    case 'r': pickle_put(p, pickle_number(p, 4, 0)); break;
+    case 'h': pickle_get(p, pickle_number(p, 1, 0)); break;
+    case 'j': pickle_get(p, pickle_number(p, 4, 0)); break;
+    case 't':
+        mark = pickle_mark(p);
+        pickle_tuple(p, (int)MIN(p->n_stack - MIN(mark + 1, p->n_stack), INT_MAX));
+        if (!p->status) p->stack[mark] = p->stack[p->n_stack - 1], p->n_stack = mark + 1;
+        break;
+    case 0x85: pickle_tuple(p, 1); break;
+    case 0x86: pickle_tuple(p, 2); break;
+    case 0x87: pickle_tuple(p, 3); break;
+    case 'u': mark = pickle_mark(p); pickle_fill(p, PICKLE_DICT, mark, mark + 1); break;
+    case 'e': mark = pickle_mark(p); pickle_fill(p, PICKLE_LIST, mark, mark + 1); break;
+    case 's':
+        if (p->n_stack < 3) pickle_fail(p, "nothing on the stack");
+        else pickle_fill(p, PICKLE_DICT, p->n_stack - 2, p->n_stack - 2);
+        break;
+    case 'a':
+        if (p->n_stack < 2) pickle_fail(p, "nothing on the stack");
+        else pickle_fill(p, PICKLE_LIST, p->n_stack - 1, p->n_stack - 1);
+        break;
+    case 'Q': pickle_storage(p); break;
+    case 'R': pickle_reduce(p); break;
+    case 'b': /* attributes of a dictionary: versions of modules, of no interest */
+        pickle_pop(p);
+        if (!p->status && (!p->n_stack || p->nodes[p->stack[p->n_stack - 1]].kind != PICKLE_DICT))
+            pickle_fail(p, "attributes of something that has none");
+        break;
+    case '.': return 0;
+    default:
+        if (!p->status)
+            p->status = fail(p->set->error, POLAR_UNSUPPORTED, "%s: pickle: operation 0x%x, which torch.save does not "
+                             "write for tensors", p->set->file, (unsigned)*op);
+    }
+    return !p->status;
+}
+
+/* The value of a text key in a dictionary, or node 0. */
+static int pickle_lookup(const pickle *p, int dict, const char *key) {
+    int cell = p->nodes[dict].first;
+    for (int64_t i = 0; p->nodes[dict].kind == PICKLE_DICT && i < p->nodes[dict].number; i += 2) {
+        const pickle_node *k = &p->nodes[p->nodes[cell].first];
+        const int value = p->nodes[cell].last;
+        if (k->kind == PICKLE_TEXT && import_is(k->text, (size_t)k->number, key)) return p->nodes[value].first;
+        cell = p->nodes[value].last;
+    }
+    return 0;
+}
+
+/* Resolves a tensor in the archive and takes it. */
+static void pickle_take(pickle *p, const zip_file *z, const zip_entry *root, const pickle_node *name, int node) {
+    const pickle_node *t = &p->nodes[node], *storage = &p->nodes[t->first], *sizes = &p->nodes[t->last];
+    const pickle_node *key = &p->nodes[storage->first];
+    const size_t length = (size_t)name->number, prefix = root->name_length - strlen("data.pkl");
+    char path[64] = "data/";
+    import_tensor x;
+    zip_entry entry;
+    size_t bytes, begin;
+    memset(&x, 0, sizeof x);
+    if (t->kind != PICKLE_TENSOR || import_index(p->set, name->text, length) < 0) {
+        if (t->kind == PICKLE_TENSOR || import_index(p->set, name->text, length) >= 0)
+            p->status = import_take(p->set, name->text, length, &x);
+        return;
+    }
+    x.type = pickle_globals[storage->last].type;
+    x.n_dims = (int)sizes->number;
+    if (x.n_dims < 1 || x.n_dims > 2 || x.type == IMPORT_OTHER) {
+        p->status = import_take(p->set, name->text, length, &x);
+        return;
+    }
+    for (int i = 0; i < x.n_dims; i++) x.dims[2 - x.n_dims + i] = p->nodes[pickle_item(p, t->last, i)].number;
+    if (key->number > 50 || !import_count(&x)) {
+        pickle_fail(p, "a tensor that is too large, or with a strange name of its data");
+        return;
+    }
+    memcpy(path + 5, key->text, (size_t)key->number);
+    if (zip_find(z, root->name, prefix, path, 5 + (size_t)key->number, &entry) <= 0) {
+        pickle_fail(p, "the data of a tensor are not in the file");
+        return;
+    }
+    bytes = x.count * import_type_bytes(x.type);
+    if (!mul_size(&begin, (size_t)t->number, import_type_bytes(x.type)) || begin > entry.size || bytes > entry.size - begin) {
+        pickle_fail(p, "a tensor reaches beyond its data");
+        return;
+    }
+    x.data = entry.data + begin;
+    p->status = import_take(p->set, name->text, length, &x);
+}
+
+/* Tensors of the top dictionary, or of the one that it holds as state_dict. */
+static void pickle_take_all(pickle *p, const zip_file *z, const zip_entry *root) {
+    int dict = pickle_pop(p), inner = 0, heads, cell;
+    if (p->status) return;
+    if ((inner = pickle_lookup(p, dict, "state_dict")) || (inner = pickle_lookup(p, dict, "model_state_dict"))) {
+        heads = pickle_lookup(p, pickle_lookup(p, dict, "meta"), "nheads");
+        if (p->nodes[heads].kind == PICKLE_INT && p->nodes[heads].number > 0 && p->nodes[heads].number <= PRED_MAX_HEAD)
+            p->set->n_head = (int)p->nodes[heads].number;
+        dict = inner;
+    }
+    if (p->nodes[dict].kind != PICKLE_DICT) pickle_fail(p, "no dictionary of tensors");
+    cell = p->nodes[dict].first;
+    for (int64_t i = 0; i < p->nodes[dict].number && !p->status; i += 2) {
+        const pickle_node *name = &p->nodes[p->nodes[cell].first];
+        const int value = p->nodes[cell].last;
+        if (name->kind == PICKLE_TEXT) pickle_take(p, z, root, name, p->nodes[value].first);
+        cell = p->nodes[value].last;
+    }
+}
+
+static polar_status pytorch_read(import_set *s, const uint8_t *data, size_t size, const polar_allocator *a) {
+    zip_file z = {s, data, size, 0, 0};
+    zip_entry root, order;
+    pickle p;
+    polar_status status = zip_open(&z);
+    int found;
+    if (status) return status;
+    if ((found = zip_find(&z, NULL, 0, "data.pkl", 8, &root)) <= 0)
+        return found ? POLAR_FORMAT : zip_bad(&z, "a zip file without data.pkl, not one of torch.save");
+    if (zip_find(&z, root.name, root.name_length - 8, "byteorder", 9, &order) > 0 && order.size == 3)
+        return fail(s->error, POLAR_UNSUPPORTED, "%s: numbers in big-endian order", s->file);
+    if (root.size > INT_MAX / 64) return zip_bad(&z, "a pickle that is too large");
+    memset(&p, 0, sizeof p);
+    p.at = root.data;
+    p.end = root.data + root.size;
+    p.set = s;
+    p.allocator = a;
+    pickle_new(&p, PICKLE_NONE, 0);
+    while (pickle_step(&p)) {}
+    pickle_take_all(&p, &z, &root);
+    mem_free(a, p.nodes, p.nodes_capacity * sizeof *p.nodes);
+    mem_free(a, p.stack, p.stack_capacity * sizeof *p.stack);
+    mem_free(a, p.memo, p.memo_capacity * sizeof *p.memo);
+    return p.status;
+}
+
+static polar_status import_read(polar_predictor **out, const char *file, const uint8_t *data, size_t size, int n_head,
+                                const polar_allocator *a, polar_error *e) {
+    import_set s;
+    polar_status status;
+    if (n_head < 0 || n_head > PRED_MAX_HEAD)
+        return fail(e, POLAR_ARGUMENT, "%d attention heads: 1..%d are possible, 0 is what the file says", n_head, PRED_MAX_HEAD);
+    import_begin(&s, file, e);
+    if (size >= 4 && rd_u32(data) == 0x04034b50) status = pytorch_read(&s, data, size, a);
+    else status = safetensors_read(&s, data, size);
+    return status ? status : import_finish(&s, out, n_head, a);
+}
+
+polar_status polar_predictor_import_memory(polar_predictor **out, const void *data, size_t size, int n_head,
+                                           const polar_allocator *allocator, polar_error *error) {
+    const polar_allocator a = mem_allocator(allocator);
+    err_clear(error);
+    if (!out || !data) return fail(error, POLAR_ARGUMENT, "polar_predictor_import_memory: an argument is NULL");
+    *out = NULL;
+    return import_read(out, "memory", data, size, n_head, &a, error);
+}
+
+#ifndef POLAR_NO_STDIO
+static polar_status pred_map(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
+    const gguf_watch watch = {NULL, NULL, 0, 1};
+    polar_status status = POLAR_OK;
+#if defined(POLAR_MMAP_POSIX) || defined(POLAR_MMAP_WINDOWS)
+    status = gguf_map_file(map, path, a, e);
+#endif
+    return status || map->data ? status : gguf_map_read(map, path, &watch, a, e);
+}
+
+polar_status polar_predictor_import(polar_predictor **out, const char *path, int n_head,
+                                    const polar_allocator *allocator, polar_error *error) {
+    const polar_allocator a = mem_allocator(allocator);
+    gguf_map map;
+    polar_status status;
+    err_clear(error);
+    if (!out || !path) return fail(error, POLAR_ARGUMENT, "polar_predictor_import: an argument is NULL");
+    *out = NULL;
+    memset(&map, 0, sizeof map);
+    if ((status = pred_map(&map, path, &a, error))) return status;
+    status = import_read(out, path, map.data, map.size, n_head, &a, error);
+    gguf_unmap(&map, &a);
+    return status;
+}
+#endif
 
 /* ======================================================================================
  * [train] Training
@@ -13459,6 +14792,7 @@ struct polar_trainer {
     int backward; /* 0: validation */
 
     int chunk_capacity, chunk_first, chunk_passes, chunk_tokens;
+    float *features; /* of the chunk's tokens, shifted and scaled */
     pred_trace trace;
     train_trace dtrace;
     float *small; /* (chunk_capacity, n_small) */
@@ -13850,7 +15184,7 @@ static void train_pass_task(void *context, int index, int worker) {
     const train_worker *w = &t->workers[worker];
     const pred_trace trace = train_trace_at(t, index, p->token, q->n_tokens);
     const pred_dropout drop = pred_dropout_of(t->options.dropout, pred_key(t->key, (uint64_t)number));
-    train_features(t, q, trace.features);
+    train_features(t, q, t->features + (size_t)p->token * (size_t)t->net.shape.q_dim);
     pred_forward(&t->net, &trace, &w->scratch, t->backward ? &drop : NULL);
     if (t->backward) {
         float dlogits[POLAR_MAX_LAYER * 4];
@@ -14215,37 +15549,60 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     }
 }
 
-/* Mean and inverse deviation of each feature over the training questions' tokens; a feature that hardly varies
- * is not blown up. Features that are not finite are an error. */
-static polar_status train_standardize(polar_trainer *t, double *sum, double *squares, polar_error *e) {
-    const int n = t->net.shape.q_dim;
-    double n_rows = 0, total = 0;
-    memset(sum, 0, (size_t)n * sizeof *sum);
-    memset(squares, 0, (size_t)n * sizeof *squares);
+/* Sums over tokens of each of n features, and of its squares. */
+typedef struct train_moments {
+    int n;
+    double n_rows, *sum, *squares;
+} train_moments;
+
+static void train_add_moments(train_moments *x, const polar_train_question *q) {
+    const float *row = q->features;
+    for (int i = 0; i < q->n_tokens; i++, row += x->n)
+        for (int k = 0; k < x->n; k++) {
+            const double y = (double)row[k];
+            x->sum[k] += y;
+            x->squares[k] += y * y; /* exact: a square of a float fits a double */
+        }
+    x->n_rows += q->n_tokens;
+}
+
+/* Mean and inverse deviation of each feature; one that hardly varies is not blown up. */
+static void train_finish_moments(const train_moments *x, float *mean, float *inverse) {
+    double total = 0;
+    for (int k = 0; k < x->n; k++) {
+        x->sum[k] /= x->n_rows;
+        x->squares[k] = MAX(x->squares[k] / x->n_rows - mul64(x->sum[k], x->sum[k]), 0);
+        total += x->squares[k];
+    }
+    for (int k = 0; k < x->n; k++) {
+        const double variance = x->squares[k] + total / x->n * 1e-4;
+        mean[k] = (float)x->sum[k];
+        inverse[k] = variance > 0 ? (float)(1 / sqrt(variance)) : 1;
+    }
+}
+
+/* A linear layer of (x - mean) * inverse as one of x: W' = W inverse, b' = b - W' mean. */
+static void train_fold(float *weight, float *bias, int out, int in, const float *mean, const float *inverse) {
+    for (int i = 0; i < out; i++, weight += in) {
+        double shift = 0;
+        for (int k = 0; k < in; k++) {
+            weight[k] *= inverse[k];
+            shift += (double)weight[k] * (double)mean[k]; /* exact product */
+        }
+        bias[i] = (float)((double)bias[i] - shift);
+    }
+}
+
+static polar_status train_standardize(polar_trainer *t, double *sums, polar_error *e) {
+    train_moments x = {t->net.shape.q_dim, 0, sums, sums + t->net.shape.q_dim};
     for (int q = 0; q < t->n_questions; q++) {
-        const polar_train_question *x = &t->sources[t->questions[q].source];
-        const size_t count = (size_t)x->n_tokens * (size_t)n;
-        if (!pred_finite(x->features, count))
+        const polar_train_question *s = &t->sources[t->questions[q].source];
+        if (!pred_finite(s->features, (size_t)s->n_tokens * (size_t)x.n))
             return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite", t->questions[q].source);
-        if (q >= t->n_questions - t->n_validation) continue;
-        for (size_t i = 0; i < count; i += (size_t)n)
-            for (int k = 0; k < n; k++) {
-                const double y = (double)x->features[i + (size_t)k];
-                sum[k] += y;
-                squares[k] += y * y; /* exact: a square of a float fits a double */
-            }
-        n_rows += x->n_tokens;
+        if (q < t->n_questions - t->n_validation) train_add_moments(&x, s);
     }
-    for (int k = 0; k < n; k++) {
-        sum[k] /= n_rows;
-        squares[k] = MAX(squares[k] / n_rows - mul64(sum[k], sum[k]), 0);
-        total += squares[k];
-    }
-    for (int k = 0; k < n; k++) {
-        const double floor = total / n * 1e-4;
-        t->mean[k] = t->options.standardize ? (float)sum[k] : 0;
-        t->inverse[k] = t->options.standardize && total > 0 ? (float)(1 / sqrt(squares[k] + floor)) : 1;
-    }
+    train_finish_moments(&x, t->mean, t->inverse);
+    for (int k = 0; k < x.n && !t->options.standardize; k++) t->mean[k] = 0, t->inverse[k] = 1;
     return POLAR_OK;
 }
 
@@ -14276,7 +15633,8 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
     t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
     pred_place_packed(&t->net, l, 1);
-    t->trace.features = layout_place(l, n_tokens * (size_t)s->q_dim, f);
+    t->features = layout_place(l, n_tokens * (size_t)s->q_dim, f);
+    t->trace.features = t->features;
     pred_place_trace(s, l, &t->trace, chunk, n_tokens);
     t->dtrace.tokens = layout_place(l, n_tokens * (size_t)s->d_model, f);
     t->dtrace.kv = layout_place(l, n_tokens * 2 * (size_t)s->d_model, f);
@@ -14311,16 +15669,18 @@ static polar_status train_check_options(const polar_train_options *o, polar_erro
     return POLAR_OK;
 }
 
-static polar_status train_check_question(const polar_train_question *q, int index, polar_error *e) {
-    if (!q->features || q->n_tokens < 1 || q->n_tokens > PRED_MAX_TOKENS)
-        return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index,
-                    q->features ? q->n_tokens : 0);
+static polar_status train_check_paths(const polar_train_question *q, int index, polar_error *e) {
     if (q->n_paths < 0 || (q->n_paths && !q->paths))
         return fail(e, POLAR_ARGUMENT, "training: question %d has %d paths", index, q->n_paths);
     for (int i = 0; i < q->n_paths; i++)
         if (q->paths[i].length < 0 || q->paths[i].length > POLAR_MAX_CALLS || (q->paths[i].length && !q->paths[i].path))
             return fail(e, POLAR_ARGUMENT, "training: path %d of question %d has %d calls", i, index, q->paths[i].length);
     return POLAR_OK;
+}
+
+static polar_status train_check_question(const polar_train_question *q, int index, polar_error *e) {
+    if (q->features && q->n_tokens >= 1 && q->n_tokens <= PRED_MAX_TOKENS) return train_check_paths(q, index, e);
+    return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index, q->features ? q->n_tokens : 0);
 }
 
 /* Counts questions with examples, and examples. Says what is wrong where there are none. */
@@ -14411,7 +15771,7 @@ static void train_start(polar_trainer *t) {
         train_initialize(s, t->params, t->options.seed);
         return;
     }
-    memcpy(t->params, from->params, t->n_params * sizeof *t->params);
+    memcpy(t->params, from->params, t->n_params * sizeof *t->params); /* the inverse of train_fold */
     for (int i = 0; i < s->d_model; i++) {
         float *w = t->net.w.project_weight + (size_t)i * (size_t)s->q_dim, *b = &t->net.w.project_bias[i];
         for (int k = 0; k < s->q_dim; k++) {
@@ -14436,16 +15796,17 @@ static polar_status train_shape(polar_trainer *t, int n_layer, int q_dim, polar_
     return pred_check_shape(&t->net.shape, e);
 }
 
-/* The runner: the caller's, or a pool of the trainer. */
-static polar_status train_runner(polar_trainer *t, polar_error *e) {
+/* The runner: the caller's, or that of a new pool. */
+static polar_status train_runner(polar_runner *out, polar_pool **pool, const polar_runner *given, int n_threads,
+                                 const polar_allocator *a, polar_error *e) {
     polar_status status;
-    if (t->options.runner) {
-        t->runner = *t->options.runner;
-        if (t->runner.run && t->runner.n_threads >= 1) return POLAR_OK;
+    if (given) {
+        *out = *given;
+        if (out->run && out->n_threads >= 1) return POLAR_OK;
         return fail(e, POLAR_ARGUMENT, "training: the runner has no function or no threads");
     }
-    if ((status = polar_pool_create(&t->pool, t->options.n_threads, &t->allocator, e))) return status;
-    t->runner = polar_pool_runner(t->pool);
+    if ((status = polar_pool_create(pool, n_threads, a, e))) return status;
+    *out = polar_pool_runner(*pool);
     return POLAR_OK;
 }
 
@@ -14454,7 +15815,8 @@ static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int 
     polar_status status;
     pred_tensor list[PRED_MAX_TENSORS];
     if ((status = train_check_options(&t->options, e)) || (status = train_shape(t, n_layer, q_dim, e)) ||
-        (status = train_survey_all(t, n_sources, n_labels, e)) || (status = train_runner(t, e)))
+        (status = train_survey_all(t, n_sources, n_labels, e)) ||
+        (status = train_runner(&t->runner, &t->pool, t->options.runner, t->options.n_threads, &t->allocator, e)))
         return status;
     if (!(t->net.kern = kern_find(t->options.cpu)))
         return fail(e, POLAR_UNSUPPORTED, "training: this processor does not run the variant \"%s\"",
@@ -14481,7 +15843,7 @@ static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, p
     train_place(t, &l, n_sources, n_labels);
     train_cut_pieces(t);
     train_fill(t, n_sources);
-    if ((status = train_standardize(t, t->norms, t->norms + t->net.shape.q_dim, e))) return status;
+    if ((status = train_standardize(t, t->norms, e))) return status;
     t->fingerprint = train_fingerprint(t);
     train_start(t);
     pred_pack(&t->net, &t->runner);
@@ -14518,5 +15880,687 @@ void polar_trainer_free(polar_trainer *trainer) {
     polar_pool_free(trainer->pool);
     mem_free(&a, trainer->block, trainer->bytes);
     mem_free(&a, trainer, sizeof *trainer);
+}
+
+/* --- results -------------------------------------------------------------------------- */
+
+polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **out, polar_error *error) {
+    const pred_shape *s;
+    polar_predictor *p;
+    polar_status status;
+    err_clear(error);
+    if (!t || !out) return fail(error, POLAR_ARGUMENT, "polar_trainer_predictor: an argument is NULL");
+    *out = NULL;
+    if (t->state.best_epoch < 0) return fail(error, POLAR_ARGUMENT, "training: no epoch is finished yet");
+    s = &t->net.shape;
+    if ((status = pred_create(&p, s->n_layer, s, NULL, &t->allocator, error))) return status;
+    memcpy(p->params, t->best, t->n_params * sizeof *p->params);
+    train_fold(p->net.w.project_weight, p->net.w.project_bias, s->d_model, s->q_dim, t->mean, t->inverse);
+    if ((status = pred_ready(p, error))) polar_predictor_close(p);
+    else *out = p;
+    return status;
+}
+
+/* --- checkpoints: a GGUF file of the state, parameters, moments and best parameters --- */
+
+#define TRAIN_ARCHITECTURE "polar-training"
+
+static float *const *train_arrays(const polar_trainer *t, const char *const **names, float *list[4]) {
+    static const char *const all[] = {"params", "m", "v", "best"};
+    list[0] = t->params;
+    list[1] = t->m;
+    list[2] = t->v;
+    list[3] = t->best;
+    *names = all;
+    return list;
+}
+
+/* Numbers of the state and the curve, as bits: they come back as they were. */
+static size_t train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
+    train_state *s = &t->state;
+    int32_t *const ints[] = {&s->epoch, &s->step, &s->n_updates, &s->n_skipped, &s->n_epoch_skipped, &s->best_epoch};
+    double *const doubles[] = {&s->epoch_loss, &s->loss, &s->norm, &s->lr, &s->best};
+    size_t n = 0;
+    for (int i = 0; i < COUNT(ints); i++, n++) {
+        if (restore) *ints[i] = (int32_t)(uint32_t)x[n];
+        else x[n] = (uint32_t)*ints[i];
+    }
+    for (int i = 0; i < COUNT(doubles); i++, n++) {
+        if (restore) *doubles[i] = bits_f64(x[n]);
+        else x[n] = f64_bits(*doubles[i]);
+    }
+    for (int k = 0; k < t->options.n_epochs; k++) {
+        polar_train_epoch *e = &t->curve[k];
+        double *const of_epoch[] = {&e->loss, &e->lr, &e->validation_loss, &e->hit1, &e->hit5, &e->identity};
+        for (int i = 0; i < COUNT(of_epoch); i++, n++) {
+            if (restore) *of_epoch[i] = bits_f64(x[n]);
+            else x[n] = f64_bits(*of_epoch[i]);
+        }
+    }
+    return n;
+}
+
+#define TRAIN_STATE_NUMBERS(n_epochs) (11 + 6 * (size_t)(n_epochs))
+
+polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error *error) {
+    const char *const *names;
+    float *list[4];
+    polar_gguf_writer *w = NULL;
+    const size_t n_numbers = t ? TRAIN_STATE_NUMBERS(t->options.n_epochs) : 0;
+    uint64_t *numbers;
+    polar_status status;
+    err_clear(error);
+    if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_save: an argument is NULL");
+    train_arrays(t, &names, list);
+    if (!(numbers = mem_alloc(&t->allocator, n_numbers * sizeof *numbers, error))) return POLAR_MEMORY;
+    train_state_numbers(t, numbers, 0);
+    if (!(status = polar_gguf_writer_open(&w, path, &t->allocator, error))) {
+        const int64_t dims[1] = {(int64_t)t->n_params};
+        pred_set_text(w, "general.architecture", TRAIN_ARCHITECTURE);
+        polar_gguf_writer_set_u64(w, "polar.fingerprint", t->fingerprint);
+        polar_gguf_writer_set_array(w, "polar.state", POLAR_GGUF_U64, numbers, n_numbers);
+        for (int i = 0; i < 4; i++) polar_gguf_writer_add_tensor(w, names[i], 0, 1, dims);
+        for (int i = 0; i < 4; i++) polar_gguf_writer_write_f32(w, list[i], t->n_params);
+        status = polar_gguf_writer_finish(w, error);
+        polar_gguf_writer_close(w);
+    }
+    mem_free(&t->allocator, numbers, n_numbers * sizeof *numbers);
+    return status;
+}
+
+/* Checks a checkpoint against the trainer, and takes nothing before all of it is known to be good. */
+static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *numbers, polar_error *e) {
+    const char *const *names;
+    float *list[4];
+    const gguf_kv *kv = gguf_find(g, "polar.fingerprint"), *state;
+    const gguf_tensor *tensors[4];
+    const size_t n = TRAIN_STATE_NUMBERS(t->options.n_epochs);
+    polar_status status;
+    train_arrays(t, &names, list);
+    if (!kv || kv->is_array || kv->type != GGUF_U64) return fail(e, POLAR_FORMAT, "%s: not a checkpoint of a training", g->name);
+    if (rd_u64(kv->at) != t->fingerprint)
+        return fail(e, POLAR_MISMATCH, "%s: the checkpoint of a training with other options or other data", g->name);
+    if ((status = gguf_get_array(g, "polar.state", GGUF_U64, &state, 1, e))) return status;
+    if (state->count != n) return fail(e, POLAR_FORMAT, "%s: the state has %zu numbers, expected are %zu", g->name,
+                                       (size_t)state->count, n);
+    for (size_t i = 0; i < n; i++) numbers[i] = rd_u64(state->at + 8 * i);
+    for (int i = 0; i < 4; i++) {
+        tensors[i] = gguf_find_tensor(g, names[i]);
+        if (!tensors[i] || tensors[i]->type != 0 || tensors[i]->bytes != t->n_params * 4)
+            return fail(e, POLAR_FORMAT, "%s: the checkpoint lacks the tensor %s", g->name, names[i]);
+    }
+    if ((uint32_t)numbers[0] > (uint32_t)t->options.n_epochs || (uint32_t)numbers[1] >= (uint32_t)t->n_steps)
+        return fail(e, POLAR_FORMAT, "%s: the checkpoint is at a step that does not exist", g->name);
+    train_state_numbers(t, numbers, 1);
+    for (int i = 0; i < 4; i++)
+        for (size_t k = 0; k < t->n_params; k++) list[i][k] = rd_f32(tensors[i]->data + 4 * k);
+    t->planned = -1;
+    pred_pack(&t->net, &t->runner);
+    return POLAR_OK;
+}
+
+polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error *error) {
+    const size_t bytes = t ? TRAIN_STATE_NUMBERS(t->options.n_epochs) * sizeof(uint64_t) : 0;
+    gguf_file g;
+    uint64_t *numbers;
+    polar_status status;
+    err_clear(error);
+    if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_load: an argument is NULL");
+    memset(&g, 0, sizeof g);
+    if ((status = gguf_open(&g, path, 0, &t->allocator, NULL, NULL, error))) return status;
+    if ((numbers = mem_alloc(&t->allocator, bytes, error))) status = train_load(t, &g, numbers, error);
+    else status = POLAR_MEMORY;
+    mem_free(&t->allocator, numbers, bytes);
+    gguf_close(&g);
+    return status;
+}
+
+/* --- choosing a menu ------------------------------------------------------------------ */
+
+/* A program that answers some question, by the first path that has it. */
+typedef struct menu_candidate {
+    const polar_train_path *path;
+    int gain; /* questions that it would add */
+} menu_candidate;
+
+static uint64_t menu_hash(const polar_train_path *p) {
+    return mem_hash(p->path, (size_t)p->length * sizeof *p->path);
+}
+
+static int menu_same(const polar_train_path *a, const polar_train_path *b) {
+    return a->length == b->length && !memcmp(a->path, b->path, (size_t)a->length * sizeof *a->path);
+}
+
+/* Everything that polar_menu_choose works on. */
+typedef struct menu_choice {
+    const polar_train_question *questions;
+    int n_questions, n_candidates;
+    menu_candidate *candidates;
+    int *slots;   /* hash table: candidate + 1, or 0 */
+    size_t n_slots;
+    int *members; /* candidate of each path, -1 for none */
+    char *covered;
+} menu_choice;
+
+/* Candidate of a path, made if it is new. */
+static int menu_intern(menu_choice *c, const polar_train_path *p) {
+    size_t at = (size_t)menu_hash(p) & (c->n_slots - 1);
+    for (; c->slots[at]; at = (at + 1) & (c->n_slots - 1))
+        if (menu_same(c->candidates[c->slots[at] - 1].path, p)) return c->slots[at] - 1;
+    c->candidates[c->n_candidates].path = p;
+    c->slots[at] = ++c->n_candidates;
+    return c->n_candidates - 1;
+}
+
+/* Marks the questions that a program answers. */
+static void menu_cover(menu_choice *c, int candidate) {
+    for (int q = 0, at = 0; q < c->n_questions; q++)
+        for (int i = 0; i < c->questions[q].n_paths; i++, at++)
+            if (c->members[at] == candidate) c->covered[q] = 1;
+}
+
+/* The candidate that answers most questions which no chosen one does; then the shortest, then the first seen. */
+static int menu_best(menu_choice *c) {
+    int best = 0;
+    for (int i = 0; i < c->n_candidates; i++) c->candidates[i].gain = 0;
+    for (int q = 0, at = 0; q < c->n_questions; q++)
+        for (int i = 0; i < c->questions[q].n_paths; i++, at++)
+            if (!c->covered[q] && c->members[at] >= 0) c->candidates[c->members[at]].gain++;
+    for (int i = 1; i < c->n_candidates; i++) {
+        const menu_candidate *a = &c->candidates[i], *b = &c->candidates[best];
+        if (a->gain > b->gain || (a->gain == b->gain && a->path->length < b->path->length)) best = i;
+    }
+    return best;
+}
+
+static void menu_greedy(menu_choice *c, int n_layer, const polar_train_path *identity, int size, polar_program *menu, int *n) {
+    polar_program p;
+    for (int q = 0, at = 0; q < c->n_questions; q++)
+        for (int i = 0; i < c->questions[q].n_paths; i++, at++) {
+            const polar_train_path *path = &c->questions[q].paths[i];
+            const int usable = path->result == POLAR_RESULT_VALID && path->length > 0 &&
+                               !polar_program_from_path(&p, n_layer, path->path, path->length, 4, POLAR_MAX_CALLS, NULL);
+            c->members[at] = usable ? menu_intern(c, path) : -1;
+        }
+    menu[0] = polar_program_identity(n_layer);
+    menu_cover(c, menu_intern(c, identity));
+    for (*n = 1; *n < size; ++*n) {
+        const int best = menu_best(c);
+        const polar_train_path *path = c->candidates[best].path;
+        if (!c->candidates[best].gain) break;
+        polar_program_from_path(&menu[*n], n_layer, path->path, path->length, 4, POLAR_MAX_CALLS, NULL);
+        menu_cover(c, best);
+    }
+}
+
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+                               polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error) {
+    const polar_allocator a = mem_allocator(allocator);
+    int layers[POLAR_MAX_LAYER];
+    polar_train_path identity = {layers, n_layer, POLAR_RESULT_VALID};
+    menu_choice c;
+    size_t n_paths = 0, bytes = 0;
+    polar_status status;
+    void *block = NULL;
+    err_clear(error);
+    memset(&c, 0, sizeof c);
+    if (!questions || n_questions < 1 || !menu || !n || size < 1 || size > POLAR_MAX_MENU || n_layer < 1 ||
+        n_layer > POLAR_MAX_LAYER)
+        return fail(error, POLAR_ARGUMENT, "a menu of %d programs of %d layers out of %d questions is not possible", size,
+                    n_layer, n_questions);
+    for (int q = 0; q < n_questions; q++) {
+        if ((status = train_check_paths(&questions[q], q, error))) return status;
+        n_paths += (size_t)questions[q].n_paths;
+        if (n_paths > 1 << 28) return fail(error, POLAR_ARGUMENT, "more than %d paths", 1 << 28);
+    }
+    for (int i = 0; i < n_layer; i++) layers[i] = i;
+    for (c.n_slots = 16; c.n_slots < 2 * n_paths + 2; c.n_slots *= 2) {}
+    c.questions = questions;
+    c.n_questions = n_questions;
+    for (int place = 0; place < 2; place++) {
+        layout l = layout_begin(block);
+        c.candidates = layout_place(&l, n_paths + 1, sizeof *c.candidates);
+        c.slots = layout_place(&l, c.n_slots, sizeof *c.slots);
+        c.members = layout_place(&l, n_paths + 1, sizeof *c.members);
+        c.covered = layout_place(&l, (size_t)n_questions, 1);
+        if (place) break;
+        if (!(bytes = layout_bytes(&l))) return fail(error, POLAR_MEMORY, "more paths than fit into memory");
+        if (!(block = mem_alloc(&a, bytes, error))) return POLAR_MEMORY;
+        memset(block, 0, bytes);
+    }
+    menu_greedy(&c, n_layer, &identity, size, menu, n);
+    mem_free(&a, block, bytes);
+    return POLAR_OK;
+}
+
+/* What is known of a program on a question. */
+static polar_result_kind menu_result(const polar_train_question *q, const int *path, int n) {
+    for (int i = 0; i < q->n_paths; i++)
+        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path)) return q->paths[i].result;
+    return POLAR_RESULT_UNKNOWN;
+}
+
+void polar_menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
+                        uint8_t *results) {
+    int path[POLAR_MAX_CALLS];
+    for (int k = 0; k < n_menu; k++) {
+        const int n = MIN(polar_program_path(&menu[k], path, POLAR_MAX_CALLS), POLAR_MAX_CALLS);
+        for (int q = 0; q < n_questions; q++)
+            results[(size_t)q * (size_t)n_menu + (size_t)k] = (uint8_t)menu_result(&questions[q], path, n);
+    }
+}
+
+/* --- training the menu ---------------------------------------------------------------- */
+
+polar_menu_options polar_menu_defaults(void) {
+    polar_menu_options o;
+    memset(&o, 0, sizeof o);
+    o.width = 64;
+    o.n_head = 4;
+    o.dropout = 0.1;
+    o.n_epochs = 40;
+    o.batch = 32;
+    o.lr = 1e-3;
+    o.weight_decay = 0.01;
+    o.validation = 0.2;
+    o.price = POLAR_MENU_PRICE;
+    return o;
+}
+
+typedef struct menu_trainer {
+    const polar_train_question *questions;
+    const polar_menu_options *options;
+    polar_runner runner;
+    polar_pool *pool;
+    menu_net net;
+    size_t n_params;
+    float *params, *grads, *m, *v, *best;
+    uint8_t *results; /* (n_questions, n_menu) */
+    int *order, n_train, n_all; /* questions with a known result; the held-out ones last */
+    float *mean, *inverse;
+    double *sums;
+    /* the present batch, or validation */
+    int first, n_batch, backward;
+    double share; /* 1 / known results of the batch */
+    uint64_t key;
+    float *pass_grads;  /* (batch, n_params) */
+    double *losses;     /* (batch) */
+    float *logits;      /* (n_all, n_menu), of the validation */
+    menu_trace *traces; /* of each worker */
+    float **features;   /* of each worker: shifted and scaled */
+    float **dtokens;
+} menu_trainer;
+
+static double menu_log_loss(double logit, polar_result_kind r) {
+    return train_softplus(r == POLAR_RESULT_VALID ? -logit : logit);
+}
+
+/* Gradients of one pass, added to g. `dlogits` in; works through dx. */
+static void menu_backward(const menu_net *net, const menu_trace *t, const float *features, int n_tokens,
+                          const float *dlogits, const menu_weights *g, float *dtokens, const pred_dropout *drop) {
+    const menu_shape *s = &net->shape;
+    const menu_weights *w = &net->w;
+    const int width = s->width, slice = width / s->n_head;
+    const size_t row = (size_t)width;
+    float dhidden[MENU_MAX_WIDTH] = {0}, dpooled[MENU_MAX_WIDTH + 1] = {0};
+    for (int k = 0; k < s->n_menu; k++) {
+        g->out_bias[k] += dlogits[k];
+        net->kern->axpy(g->out_weight + (size_t)k * row, dlogits[k], t->hidden, width);
+        net->kern->axpy(dhidden, dlogits[k], w->out_weight + (size_t)k * row, width);
+    }
+    for (int i = 0; i < width; i++) {
+        const float d = t->hidden[i] > 0 ? dhidden[i] * (drop->threshold ? drop->scale : 1) : 0;
+        g->hidden_bias[i] += d;
+        net->kern->axpy(g->hidden_weight + (size_t)i * (row + 1), d, t->pooled, width + 1);
+        net->kern->axpy(dpooled, d, w->hidden_weight + (size_t)i * (row + 1), width + 1);
+    }
+    memset(dtokens, 0, (size_t)n_tokens * row * sizeof *dtokens);
+    for (int h = 0; h < s->n_head; h++) {
+        const float *p = t->probs + (size_t)h * (size_t)n_tokens, *dslice = dpooled + h * slice;
+        float mean = 0; /* sum over tokens of p dp */
+        for (int i = 0; i < n_tokens; i++)
+            mean = fma32(p[i], pred_dot(dslice, t->tokens + (size_t)i * row + h * slice, slice, 0), mean);
+        for (int i = 0; i < n_tokens; i++) {
+            const float *token = t->tokens + (size_t)i * row;
+            const float dscore = p[i] * (pred_dot(dslice, token + h * slice, slice, 0) - mean);
+            net->kern->axpy(dtokens + (size_t)i * row + h * slice, p[i], dslice, slice);
+            net->kern->axpy(dtokens + (size_t)i * row, dscore, w->score_weight + (size_t)h * row, width);
+            net->kern->axpy(g->score_weight + (size_t)h * row, dscore, token, width);
+        }
+    }
+    for (int i = 0; i < n_tokens; i++)
+        for (int k = 0; k < width; k++) {
+            float *d = &dtokens[(size_t)i * row + (size_t)k];
+            if (t->tokens[(size_t)i * row + (size_t)k] <= 0) *d = 0;
+            g->project_bias[k] += *d;
+            if (*d != 0) net->kern->axpy(g->project_weight + (size_t)k * (size_t)s->q_dim, *d,
+                                         features + (size_t)i * (size_t)s->q_dim, s->q_dim);
+        }
+}
+
+static void menu_pass_task(void *context, int index, int worker) {
+    menu_trainer *t = context;
+    const int question = t->order[t->first + index], n_menu = t->net.shape.n_menu, q_dim = t->net.shape.q_dim;
+    const polar_train_question *q = &t->questions[question];
+    const uint8_t *results = t->results + (size_t)question * (size_t)n_menu;
+    const pred_dropout drop = pred_dropout_of(t->options->dropout, pred_key(t->key, (uint64_t)index));
+    const menu_trace *trace = &t->traces[worker];
+    float dlogits[POLAR_MAX_MENU] = {0}, *features = t->features[worker];
+    double loss = 0;
+    for (int i = 0; i < q->n_tokens; i++)
+        for (int k = 0; k < q_dim; k++) {
+            const size_t at = (size_t)i * (size_t)q_dim + (size_t)k;
+            features[at] = (q->features[at] - t->mean[k]) * t->inverse[k];
+        }
+    menu_forward(&t->net, trace, features, q->n_tokens, t->backward ? &drop : NULL);
+    for (int k = 0; k < n_menu; k++) {
+        const double x = (double)trace->logits[k];
+        if (!t->backward) t->logits[(size_t)(t->first + index) * (size_t)n_menu + (size_t)k] = trace->logits[k];
+        if (results[k] == POLAR_RESULT_UNKNOWN) continue;
+        loss += menu_log_loss(x, (polar_result_kind)results[k]);
+        dlogits[k] = (float)(t->share * (1 / (1 + exp64(-x)) - (results[k] == POLAR_RESULT_VALID)));
+    }
+    t->losses[index] = loss;
+    if (t->backward) {
+        float *grads = t->pass_grads + (size_t)index * t->n_params;
+        const menu_weights g = menu_place(&t->net.shape, grads);
+        memset(grads, 0, t->n_params * sizeof *grads);
+        menu_backward(&t->net, trace, features, q->n_tokens, dlogits, &g, t->dtokens[worker], &drop);
+    }
+}
+
+/* Known results of order[first .. first + n). */
+static int menu_known(const menu_trainer *t, int first, int n) {
+    int known = 0;
+    for (int i = first; i < first + n; i++)
+        for (int k = 0; k < t->net.shape.n_menu; k++)
+            known += t->results[(size_t)t->order[i] * (size_t)t->net.shape.n_menu + (size_t)k] != POLAR_RESULT_UNKNOWN;
+    return known;
+}
+
+/* Mean log loss over the known results of the questions from `first` on, without dropout. */
+static double menu_evaluate(menu_trainer *t, int first, int n) {
+    double loss = 0;
+    t->backward = 0;
+    for (int at = first; at < first + n; at += t->n_batch) {
+        t->first = at;
+        t->n_batch = MIN(t->options->batch, first + n - at);
+        parallel_for(&t->runner, t->n_batch, menu_pass_task, t);
+        for (int i = 0; i < t->n_batch; i++) loss += t->losses[i];
+    }
+    return loss / MAX(menu_known(t, first, n), 1);
+}
+
+static void menu_sum_task(void *context, int index, int worker) {
+    menu_trainer *t = context;
+    const size_t first = (size_t)index * TRAIN_BLOCK, n = MIN((size_t)TRAIN_BLOCK, t->n_params - first);
+    (void)worker;
+    memset(t->grads + first, 0, n * sizeof *t->grads);
+    for (int i = 0; i < t->n_batch; i++) pred_add(t->grads + first, t->pass_grads + (size_t)i * t->n_params + first, n);
+}
+
+static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
+    const polar_menu_options *o = t->options;
+    const int n_steps = (t->n_train + o->batch - 1) / o->batch;
+    uint64_t state = pred_key(pred_key(o->seed, 4), (uint64_t)epoch);
+    train_shuffle(t->order, t->n_train, &state);
+    for (int step = 0; step < n_steps; step++) {
+        const double lr = mul64(o->lr, train_schedule(POLAR_SCHEDULE_COSINE, *n_updates, 10, n_steps * o->n_epochs));
+        const double beta1 = 1 - pow64(TRAIN_BETA1, *n_updates + 1), beta2 = 1 - pow64(TRAIN_BETA2, *n_updates + 1);
+        const float k[9] = {(float)(1 - mul64(lr, o->weight_decay)), (float)TRAIN_BETA1, (float)(1 - TRAIN_BETA1),
+                            (float)TRAIN_BETA2, (float)(1 - TRAIN_BETA2), (float)(lr / beta1), (float)sqrt(beta2),
+                            (float)TRAIN_EPS, 1};
+        t->first = step * o->batch;
+        t->n_batch = MIN(o->batch, t->n_train - t->first);
+        t->backward = 1;
+        t->share = 1.0 / MAX(menu_known(t, t->first, t->n_batch), 1);
+        t->key = pred_key(pred_key(pred_key(o->seed, 5), (uint64_t)epoch), (uint64_t)step);
+        parallel_for(&t->runner, t->n_batch, menu_pass_task, t);
+        parallel_for(&t->runner, (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), menu_sum_task, t);
+        if (!pred_finite(t->grads, t->n_params)) continue;
+        t->net.kernels->adam(t->params, t->grads, t->m, t->v, t->n_params, k);
+        ++*n_updates;
+        menu_pack(&t->net);
+    }
+}
+
+/* Calibration on the held-out questions: logit' = scale * logit + shift[k], by Newton's method with a weak pull
+ * towards (1, 0), one coordinate after the other. */
+#define MENU_PULL 1.0 /* as strong as about four results */
+static void menu_calibrate(menu_trainer *t, double *scale, double *shift) {
+    const int n_menu = t->net.shape.n_menu;
+    *scale = 1;
+    for (int k = 0; k < n_menu; k++) shift[k] = 0;
+    for (int round = 0; round < 50; round++) {
+        for (int c = 0; c <= n_menu; c++) { /* c < n_menu: shift c; then the scale */
+            double gradient = c < n_menu ? mul64(MENU_PULL, shift[c]) : mul64(MENU_PULL, *scale - 1), curvature = MENU_PULL;
+            for (int i = t->n_train; i < t->n_all; i++)
+                for (int k = c < n_menu ? c : 0; k < (c < n_menu ? c + 1 : n_menu); k++) {
+                    const int r = t->results[(size_t)t->order[i] * (size_t)n_menu + (size_t)k];
+                    const double x = (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k];
+                    const double p = 1 / (1 + exp64(-(mul64(*scale, x) + shift[k]))), slope = c < n_menu ? 1 : x;
+                    if (r == POLAR_RESULT_UNKNOWN) continue;
+                    gradient += mul64(p - (r == POLAR_RESULT_VALID), slope);
+                    curvature += mul64(mul64(p, 1 - p), mul64(slope, slope));
+                }
+            if (c < n_menu) shift[c] -= gradient / curvature;
+            else *scale = MAX(*scale - gradient / curvature, 0.05);
+        }
+    }
+}
+
+/* The same log loss with the calibration. */
+static double menu_calibrated_loss(const menu_trainer *t, double scale, const double *shift) {
+    const int n_menu = t->net.shape.n_menu;
+    double loss = 0;
+    int known = 0;
+    for (int i = t->n_train; i < t->n_all; i++)
+        for (int k = 0; k < n_menu; k++) {
+            const int r = t->results[(size_t)t->order[i] * (size_t)n_menu + (size_t)k];
+            if (r == POLAR_RESULT_UNKNOWN) continue;
+            loss += menu_log_loss(mul64(scale, (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k]) + shift[k],
+                                  (polar_result_kind)r);
+            known++;
+        }
+    return loss / MAX(known, 1);
+}
+
+/* Initial values: as a linear layer of PyTorch, attention even, and the base rate of each program as its bias. */
+static void menu_initialize(menu_trainer *t) {
+    const menu_shape *s = &t->net.shape;
+    pred_tensor list[MENU_TENSORS];
+    int fan_in = 1;
+    for (int i = 0, n = menu_tensors(s, list); i < n; i++) {
+        uint64_t state = pred_key(pred_key(t->options->seed, 6), (uint64_t)i);
+        if (list[i].rows) fan_in = list[i].columns;
+        for (size_t k = 0; k < list[i].count && i != 2; k++)
+            t->params[list[i].offset + k] = (2 * rng_float(&state) - 1) * (float)(1 / sqrt(fan_in));
+    }
+    for (int k = 0; k < s->n_menu; k++) {
+        int counts[3] = {0, 1, 1};
+        for (int i = 0; i < t->n_train; i++) counts[t->results[(size_t)t->order[i] * (size_t)s->n_menu + (size_t)k]]++;
+        t->net.w.out_bias[k] = (float)log64((double)counts[POLAR_RESULT_VALID] / counts[POLAR_RESULT_INVALID]);
+    }
+}
+
+static void menu_place_trainer(menu_trainer *t, layout *l, int n_questions, int max_tokens) {
+    const menu_shape *s = &t->net.shape;
+    const size_t n_threads = (size_t)t->runner.n_threads, batch = (size_t)t->options->batch, f = sizeof(float);
+    float **const arrays[] = {&t->params, &t->grads, &t->m, &t->v, &t->best};
+    for (int i = 0; i < COUNT(arrays); i++) *arrays[i] = layout_place(l, t->n_params, f);
+    if (t->params) t->net.w = menu_place(s, t->params);
+    t->net.panels = layout_place(l, mat_panels(s->q_dim, s->width), f);
+    t->results = layout_place(l, (size_t)n_questions, (size_t)s->n_menu);
+    t->order = layout_place(l, (size_t)n_questions, sizeof *t->order);
+    t->mean = layout_place(l, (size_t)s->q_dim, f);
+    t->inverse = layout_place(l, (size_t)s->q_dim, f);
+    t->sums = layout_place(l, 2 * (size_t)s->q_dim, sizeof *t->sums);
+    t->pass_grads = layout_place(l, batch * t->n_params, f);
+    t->losses = layout_place(l, batch, sizeof *t->losses);
+    t->logits = layout_place(l, (size_t)n_questions * (size_t)s->n_menu, f);
+    t->traces = layout_place(l, n_threads, sizeof *t->traces);
+    t->features = layout_place(l, n_threads, sizeof *t->features);
+    t->dtokens = layout_place(l, n_threads, sizeof *t->dtokens);
+    for (size_t i = 0; i < n_threads; i++) {
+        menu_trace trace;
+        float *features = layout_place(l, (size_t)max_tokens * (size_t)s->q_dim, f);
+        float *dtokens = layout_place(l, (size_t)max_tokens * (size_t)s->width, f);
+        menu_place_trace(s, l, &trace, (size_t)max_tokens);
+        if (!l->base || l->overflow) continue;
+        t->traces[i] = trace;
+        t->features[i] = features;
+        t->dtokens[i] = dtokens;
+    }
+}
+
+/* Questions with a known result, shuffled; some are held out; mean and deviation of the features. */
+static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_program *menu, polar_error *e) {
+    const int n_menu = t->net.shape.n_menu;
+    uint64_t state = pred_key(t->options->seed, 7);
+    train_moments x = {t->net.shape.q_dim, 0, t->sums, t->sums + t->net.shape.q_dim};
+    polar_menu_results(t->questions, n_questions, menu, n_menu, t->results);
+    for (int q = 0; q < n_questions; q++) {
+        t->order[t->n_all] = q;
+        if (menu_known(t, t->n_all, 1)) t->n_all++;
+    }
+    if (!t->n_all)
+        return fail(e, POLAR_ARGUMENT, "menu: of no question a result of one of the %d programs is known", n_menu);
+    train_shuffle(t->order, t->n_all, &state);
+    t->n_train = t->n_all - MIN((int)(t->options->validation * t->n_all + 0.5), t->n_all - 1);
+    for (int i = 0; i < t->n_all; i++) {
+        const polar_train_question *q = &t->questions[t->order[i]];
+        if (!pred_finite(q->features, (size_t)q->n_tokens * (size_t)x.n))
+            return fail(e, POLAR_NUMERIC, "menu: question %d has features that are not finite", t->order[i]);
+        if (i < t->n_train) train_add_moments(&x, q);
+    }
+    train_finish_moments(&x, t->mean, t->inverse);
+    return POLAR_OK;
+}
+
+static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error *e) {
+    const polar_menu_options *o = t->options;
+    const int n_validation = t->n_all - t->n_train;
+    int n_updates = 0;
+    menu_initialize(t);
+    menu_pack(&t->net);
+    r->n_questions = t->n_train;
+    r->n_validation = n_validation;
+    r->n_known = menu_known(t, 0, t->n_all);
+    for (int epoch = 0; epoch < o->n_epochs; epoch++) {
+        double loss;
+        menu_epoch(t, epoch, &n_updates);
+        loss = n_validation ? menu_evaluate(t, t->n_train, n_validation) : menu_evaluate(t, 0, t->n_train);
+        if (!(loss - loss == 0)) return fail(e, POLAR_NUMERIC, "menu: the loss of epoch %d is not finite", epoch + 1);
+        if (epoch == 0 || !n_validation || loss < r->loss) {
+            r->loss = loss;
+            r->best_epoch = epoch;
+            memcpy(t->best, t->params, t->n_params * sizeof *t->best);
+        }
+        if (o->progress && o->progress(o->progress_user, (double)(epoch + 1) / o->n_epochs))
+            return fail(e, POLAR_CANCELLED, "menu: training was cancelled");
+    }
+    memcpy(t->params, t->best, t->n_params * sizeof *t->best);
+    menu_pack(&t->net);
+    return POLAR_OK;
+}
+
+/* The network with shift and scale of the features and the calibration in its weights. */
+static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *p) {
+    const menu_shape *s = &t->net.shape;
+    const menu_weights *w = &p->menu.w;
+    double shift[POLAR_MAX_MENU] = {0};
+    r->scale = 1;
+    r->calibrated_loss = r->loss;
+    if (t->n_all > t->n_train) {
+        menu_evaluate(t, t->n_train, t->n_all - t->n_train); /* logits of the best epoch */
+        menu_calibrate(t, &r->scale, shift);
+        r->calibrated_loss = menu_calibrated_loss(t, r->scale, shift);
+    }
+    memcpy(p->menu_params, t->params, t->n_params * sizeof *t->params);
+    train_fold(w->project_weight, w->project_bias, s->width, s->q_dim, t->mean, t->inverse);
+    for (int k = 0; k < s->n_menu; k++) {
+        for (int i = 0; i < s->width; i++) w->out_weight[(size_t)k * (size_t)s->width + (size_t)i] *= (float)r->scale;
+        w->out_bias[k] = (float)(mul64(r->scale, (double)w->out_bias[k]) + shift[k]);
+    }
+}
+
+static polar_status menu_check(const polar_train_question *questions, int n_questions, int n_layer,
+                               const polar_program *menu, int n_menu, const polar_menu_options *o, int *max_tokens,
+                               polar_error *e) {
+    const polar_program identity = polar_program_identity(n_layer);
+    polar_status status;
+    if (!questions || n_questions < 1) return fail(e, POLAR_ARGUMENT, "menu: no questions");
+    if (!menu || n_menu < 1 || n_menu > POLAR_MAX_MENU)
+        return fail(e, POLAR_ARGUMENT, "menu: %d programs; 1..%d are possible", n_menu, POLAR_MAX_MENU);
+    if (o->n_epochs < 1 || o->batch < 1 || o->batch > 4096 || !(o->dropout >= 0 && o->dropout < 1) ||
+        !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) || !(o->price >= 0))
+        return fail(e, POLAR_ARGUMENT, "menu: an option is out of range");
+    for (int k = 0; k < n_menu; k++)
+        if ((status = polar_program_validate(&menu[k], n_layer, e))) return status;
+    if (!polar_program_equal(&menu[0], &identity))
+        return fail(e, POLAR_ARGUMENT, "menu: the first program must be the identity");
+    for (int q = 0; q < n_questions; q++) {
+        if ((status = train_check_question(&questions[q], q, e))) return status;
+        *max_tokens = MAX(*max_tokens, questions[q].n_tokens);
+    }
+    return POLAR_OK;
+}
+
+polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
+                              const polar_train_question *questions, int n_questions, const polar_program *menu,
+                              int n_menu, const polar_menu_options *options, polar_menu_report *report,
+                              polar_error *error) {
+    const polar_menu_options o = options ? *options : polar_menu_defaults();
+    const polar_allocator a = mem_allocator(o.allocator);
+    const menu_shape shape = {q_dim, o.width, o.n_head, n_menu};
+    polar_menu_report r;
+    polar_predictor *p = NULL;
+    menu_trainer t;
+    polar_status status;
+    size_t bytes = 0;
+    void *block = NULL;
+    int max_tokens = 1;
+    err_clear(error);
+    memset(&r, 0, sizeof r);
+    memset(&t, 0, sizeof t);
+    if (!out) return fail(error, POLAR_ARGUMENT, "polar_menu_train: out is NULL");
+    *out = NULL;
+    if (base && (base->info.n_layer != n_layer || base->info.q_dim != q_dim))
+        return fail(error, POLAR_MISMATCH, "menu: the predictor it shall join is for %d layers and features of %d; expected "
+                    "are %d and %d", base->info.n_layer, base->info.q_dim, n_layer, q_dim);
+    if ((status = menu_check(questions, n_questions, n_layer, menu, n_menu, &o, &max_tokens, error)) ||
+        (status = menu_check_shape(&shape, error)) ||
+        (status = train_runner(&t.runner, &t.pool, o.runner, o.n_threads, &a, error)))
+        return status;
+    t.questions = questions;
+    t.options = &o;
+    t.net.shape = shape;
+    t.net.kern = kern_find(POLAR_CPU_AUTO);
+    t.net.kernels = mat_choose(t.net.kern);
+    t.n_params = menu_count(&shape);
+    for (int place = 0; place < 2 && !status; place++) {
+        layout l = layout_begin(block);
+        menu_place_trainer(&t, &l, n_questions, max_tokens);
+        if (place) break;
+        if (!(bytes = layout_bytes(&l))) status = fail(error, POLAR_MEMORY, "menu: more data than fit into memory");
+        else if (!(block = mem_alloc(&a, bytes, error))) status = POLAR_MEMORY;
+        else memset(block, 0, bytes);
+    }
+    if (!status) status = menu_prepare(&t, n_questions, menu, error);
+    if (!status) status = menu_run(&t, &r, error);
+    if (!status) status = pred_create(&p, n_layer, base && base->net.shape.d_model ? &base->net.shape : NULL, &shape, &a, error);
+    if (!status) {
+        menu_export(&t, &r, p);
+        memcpy(p->programs, menu, (size_t)n_menu * sizeof *menu);
+        if (base) pred_inherit(p, base);
+        p->info.price = o.price;
+        status = pred_ready(p, error);
+    }
+    if (status) polar_predictor_close(p);
+    else *out = p;
+    if (!status && report) *report = r;
+    polar_pool_free(t.pool);
+    mem_free(&a, block, bytes);
+    return status;
 }
 #endif /* POLAR_NO_TRAIN */

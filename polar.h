@@ -618,7 +618,63 @@ int polar_search_get(const polar_search *search, int id, polar_search_result *re
 
 /* --- [pred] predictor ------------------------------------------------------------------------------- */
 
+/* The network of [P]: it reads a question as features (one vector per token) and says for each layer whether a
+ * segment starts there and what happens to it; decoding makes programs of that. A file may hold a second
+ * network, the menu: the probability that each of a few programs answers the question correctly. Immutable but
+ * for set_info; any number of threads may use it at once. */
 typedef struct polar_predictor polar_predictor;
+
+/* What the features of a token are. */
+typedef enum polar_feature {
+    POLAR_FEATURE_EMBEDDING, /* the model's own token embedding */
+    POLAR_FEATURE_HIDDEN,    /* the model's hidden state after `feature_layer` layers */
+    POLAR_FEATURE_ENCODER,   /* last hidden states, after the final norm, of another model */
+    POLAR_N_FEATURE
+} polar_feature;
+/* "embedding", "hidden", "encoder"; NULL for any other number. */
+const char *polar_feature_name(polar_feature feature);
+
+#define POLAR_MAX_MENU 64
+#define POLAR_MENU_PRICE 0.05 /* one pass through all layers is worth 5 points of probability */
+
+typedef struct polar_predictor_info {
+    int n_layer, q_dim;         /* layers of the model, length of a feature vector */
+    int d_model, n_head, n_block, n_ff; /* of the network of [P]; 0 if the file has only a menu */
+    int n_menu;                 /* programs of the menu, 0 without one */
+    size_t n_params;
+    polar_feature feature;
+    int feature_layer;          /* for POLAR_FEATURE_HIDDEN: layers executed before, 1.. */
+    int max_tokens;             /* questions are cut to this many tokens; 0: not */
+    uint64_t model_checksum;    /* polar_model_checksum of the model it was trained for; 0: unknown */
+    const char *model_name, *encoder_name; /* "" if unknown */
+    double price;               /* of the menu, see polar_menu_pick */
+} polar_predictor_info;
+
+/* Opens a predictor file (GGUF). NULL allocator: malloc and free. On failure *out is NULL. */
+polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
+                                  polar_error *error);
+/* The same from memory; the bytes are copied. */
+polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
+                                         const polar_allocator *allocator, polar_error *error);
+/* Weights trained with the code of [P] or [R]: safetensors, or what torch.save writes (a zip of stored entries
+ * with a pickle of tensors; anything else in it is refused). A frozen encoder's tensors are skipped. n_head: of
+ * attention; 0: what the file says, or 4. Features are those of an encoder until set_info says otherwise. */
+polar_status polar_predictor_import(polar_predictor **out, const char *path, int n_head,
+                                    const polar_allocator *allocator, polar_error *error);
+polar_status polar_predictor_import_memory(polar_predictor **out, const void *data, size_t size, int n_head,
+                                           const polar_allocator *allocator, polar_error *error);
+/* Writes the file anew: beside it, then renamed. */
+polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
+void polar_predictor_close(polar_predictor *predictor);
+/* Strings of the info belong to the predictor. */
+void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
+/* Sets what the weights do not say: feature, feature_layer, max_tokens, model_checksum, names, price. */
+polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info, polar_error *error);
+
+/* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip,
+ * keep, repeat. POLAR_UNSUPPORTED if the file has a menu only. */
+polar_status polar_predictor_logits(const polar_predictor *predictor, const float *features, int n_tokens,
+                                    float *seg_logits, float *op_logits, polar_error *error);
 
 /* How logits become programs: layers where the probability of a segment start reaches the threshold start one,
  * segments longer than max_length are cut; then a beam search over the operation of each segment, by the sum of
@@ -645,6 +701,20 @@ typedef struct polar_candidate {
  * defaults. */
 polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
                           const polar_decode_options *options, polar_candidate *out, int *n, polar_error *error);
+
+/* polar_predictor_logits and polar_decode in one. */
+polar_status polar_predictor_propose(const polar_predictor *predictor, const float *features, int n_tokens,
+                                     const polar_decode_options *options, polar_candidate *out, int *n,
+                                     polar_error *error);
+
+/* Program of the menu, 0 <= index < n_menu; the first is the identity. NULL if there is none. */
+const polar_program *polar_predictor_program(const polar_predictor *predictor, int index);
+/* P(the program answers this question correctly) for each program of the menu. */
+polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
+                                  double *probability, polar_error *error);
+/* The program with the largest probability - price * cost, where cost is its length over the layers; the first
+ * of equal ones. price < 0: that of the file. */
+int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
 
 /* --- [train] training ------------------------------------------------------------------------------- */
 
@@ -735,6 +805,54 @@ polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error 
 int polar_trainer_done(const polar_trainer *trainer);
 /* `curve` belongs to the trainer. */
 void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
+/* The weights of the best epoch so far, as a predictor of its own. */
+polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
+/* Writes the state of the run, and reads it into a trainer made with the same options and data: the run goes on
+ * to the same bits. POLAR_MISMATCH if they are others. A trainer whose load failed is as it was. */
+polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
+polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
+
+/* Chooses a menu of at most `size` programs: the identity, then again and again the one that answers most
+ * questions which no program before answers, as far as their paths say. `menu` has room for `size`; *n gets the
+ * number, less than size where no program adds a question. */
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+                               polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error);
+/* What is known: results (n_questions, n_menu), each a polar_result_kind. The unknown ones are for the caller
+ * to find out by running them. */
+void polar_menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
+                        uint8_t *results);
+
+typedef struct polar_menu_options {
+    const polar_allocator *allocator;
+    int n_threads;
+    const polar_runner *runner;
+    uint64_t seed;
+    int width, n_head;   /* 64, 4: of the network */
+    double dropout;      /* 0.1 */
+    int n_epochs, batch; /* 40; 32 questions */
+    double lr, weight_decay; /* 1e-3 with cosine; 0.01 */
+    double validation;   /* 0.2: share of the questions that chooses the epoch and calibrates */
+    double price;        /* POLAR_MENU_PRICE, kept in the file */
+    polar_progress progress; /* NULL, or called after each epoch */
+    void *progress_user;
+} polar_menu_options;
+polar_menu_options polar_menu_defaults(void);
+
+typedef struct polar_menu_report {
+    int n_questions, n_validation, n_known; /* trained on, held out; results known in both */
+    int best_epoch;
+    double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
+    double scale;                 /* of the logits, from the calibration */
+} polar_menu_report;
+
+/* Trains the menu on the results that the questions' paths hold, valid and invalid; menu[0] must be the
+ * identity. *out gets a new predictor with this menu and, unless base is NULL, the network and the properties of
+ * `base`. The probabilities are calibrated on the held-out questions. `report` may be NULL. */
+polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
+                              const polar_train_question *questions, int n_questions, const polar_program *menu,
+                              int n_menu, const polar_menu_options *options, polar_menu_report *report,
+                              polar_error *error);
+
 
 #ifdef __cplusplus
 }

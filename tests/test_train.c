@@ -3,6 +3,12 @@
 #include "test.h"
 #include "oracle.h"
 
+static void backward_run(void *user, int n, polar_task task, void *context) {
+    (void)user;
+    for (int i = n - 1; i >= 0; i--) task(context, i, 0);
+}
+static const polar_runner backward = {backward_run, NULL, 1};
+
 #define T(...) {(const int[]){__VA_ARGS__}, (int)(sizeof((const int[]){__VA_ARGS__}) / sizeof(int)), POLAR_RESULT_VALID}
 #define N_ORACLE 5
 
@@ -100,8 +106,6 @@ static void oracle_run(oracle *o, FILE *bin, const polar_train_question *questio
         CHECK(fabs(t->state.norm - norms[step]) < 1e-3 * norms[step]);
         if (step == 0) {
             double weights[10] = {0}, anti = 0;
-            int first[N_ORACLE]; /* the trainer's questions are in another order */
-            (void)first;
             for (int i = 0; i < t->n_batch; i++) {
                 const train_example *e = &t->examples[t->batch_examples[i]];
                 const int source = t->questions[e->question].source;
@@ -159,7 +163,425 @@ TEST(reference) {
     fclose(bin);
 }
 
-static const test_case tests[] = {{"reference", test_reference}};
+/* --- made-up questions --- */
+
+#define N_LAYER 7
+#define Q_DIM 12
+
+typedef struct synthetic {
+    polar_train_question *questions;
+    int n;
+    void *memory[4];
+} synthetic;
+
+/* Questions of 1..9 tokens with up to 6 valid paths each. Feature 0 of all tokens is the question's kind, -1 or 1;
+ * a valid path skips layer 2 where the kind is 1, and repeats layers 3-4 where it is -1. */
+static synthetic synthetic_create(int n, uint64_t seed) {
+    synthetic s = {calloc((size_t)n, sizeof(polar_train_question)), n, {NULL}};
+    float *features = calloc((size_t)n * 9 * Q_DIM, sizeof *features);
+    polar_train_path *paths = calloc((size_t)n * 6, sizeof *paths);
+    int *calls = calloc((size_t)n * 6 * 16, sizeof *calls);
+    for (int q = 0; q < n; q++) {
+        polar_train_question *x = &s.questions[q];
+        const float kind = rng_next(&seed) % 2 ? 1.0f : -1.0f;
+        float *f = features + q * 9 * Q_DIM;
+        x->n_tokens = 1 + (int)(rng_next(&seed) % 9);
+        x->n_paths = 1 + (int)(rng_next(&seed) % 6);
+        x->features = f;
+        x->paths = paths + q * 6;
+        for (int i = 0; i < x->n_tokens * Q_DIM; i++) f[i] = i % Q_DIM ? 20 + 4 * rng_float(&seed) : kind;
+        for (int p = 0; p < x->n_paths; p++) {
+            polar_train_path *path = &paths[q * 6 + p];
+            int *at = calls + (q * 6 + p) * 16, length = 0;
+            path->path = at;
+            for (int i = 0; i < N_LAYER; i++) {
+                if (kind > 0 && i == 2) continue;
+                at[length++] = i;
+                if (kind < 0 && i == 4) at[length++] = 3, at[length++] = 4;
+                if (p % 3 == 1 && i == 6) at[length++] = 6; /* some variety: the last layer twice */
+            }
+            path->length = length;
+            path->result = p % 5 == 4 ? POLAR_RESULT_INVALID : POLAR_RESULT_VALID;
+        }
+    }
+    s.memory[0] = s.questions;
+    s.memory[1] = features;
+    s.memory[2] = paths;
+    s.memory[3] = calls;
+    return s;
+}
+
+static void synthetic_free(synthetic *s) {
+    for (int i = 0; i < 4; i++) free(s->memory[i]);
+}
+
+static polar_train_options small_options(void) {
+    polar_train_options o = polar_train_defaults();
+    o.d_model = 16;
+    o.n_head = 2;
+    o.n_block = 1;
+    o.batch = 16;
+    o.group = 3;
+    o.n_epochs = 3;
+    o.seed = 5;
+    o.identity = POLAR_IDENTITY_REWEIGHT;
+    o.anti_identity = 0.1;
+    o.length_preference = 0.05;
+    o.clip = 1;
+    o.lr = 3e-3;
+    return o;
+}
+
+/* Every kind of parameter, with dropout: its gradient against differences of the loss. */
+TEST(differences) {
+    synthetic s = synthetic_create(8, 1);
+    polar_train_options o = small_options();
+    polar_trainer *t;
+    polar_error error;
+    pred_tensor list[PRED_MAX_TENSORS];
+    float *grads;
+    o.n_block = 2;
+    o.validation = 0;
+    o.n_threads = 1;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    grads = malloc(t->n_params * sizeof *grads);
+    train_plan(t);
+    train_gather(t);
+    t->key = 77;
+    train_gradients(t);
+    memcpy(grads, t->grads, t->n_params * sizeof *grads);
+    for (int i = 0, n = pred_tensors(&t->net.shape, list); i < n; i++) {
+        double worst = 0, largest = 1e-3;
+        for (size_t k = 0; k < list[i].count; k += 1 + list[i].count / 5) {
+            float *x = &t->params[list[i].offset + k];
+            const float before = *x, h = 1e-3f;
+            double up, down, difference;
+            *x = before + h;
+            pred_pack(&t->net, &t->runner);
+            up = train_gradients(t);
+            *x = before - h;
+            pred_pack(&t->net, &t->runner);
+            down = train_gradients(t);
+            *x = before;
+            difference = (up - down) / (2 * (double)h);
+            worst = fmax(worst, fabs(difference - (double)grads[list[i].offset + k]));
+            largest = fmax(largest, fabs(difference));
+        }
+        if (worst > 0.03 * largest) printf("%s: %g of %g\n", list[i].name, worst, largest);
+        CHECK(worst <= 0.03 * largest); /* ReLU has kinks */
+    }
+    free(grads);
+    polar_trainer_free(t);
+    synthetic_free(&s);
+}
+
+static uint64_t weights_hash(const polar_trainer *t) {
+    return mem_hash(t->params, t->n_params * sizeof *t->params) ^ mem_hash(t->best, t->n_params * sizeof *t->best);
+}
+
+/* The same bits whatever the threads, the runner's order, the chunk of passes and the instruction set. */
+TEST(reproducible) {
+    synthetic s = synthetic_create(40, 2);
+    polar_error error;
+    uint64_t expected = 0;
+    for (int variant = 0; variant < 5; variant++) {
+        polar_train_options o = small_options();
+        polar_trainer *t;
+        o.n_threads = variant == 1 ? 3 : 1;
+        if (variant == 2) o.runner = &backward;
+        if (variant == 3) o.cpu = POLAR_CPU_PLAIN;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+        if (variant == 4) t->chunk_capacity = 2;
+        CHECK(!polar_trainer_run(t, 0, &error));
+        CHECK(polar_trainer_done(t) && t->state.best_epoch >= 0 && t->state.n_skipped == 0);
+        CHECK(t->curve[2].loss < t->curve[0].loss);
+        if (variant == 0) expected = weights_hash(t);
+        CHECK(weights_hash(t) == expected);
+        polar_trainer_free(t);
+    }
+    synthetic_free(&s);
+}
+
+static int cancel_after_5(void *user, const polar_train_progress *p) {
+    (void)user;
+    return p->step == 5;
+}
+
+/* Interrupted, written, read into another trainer: the same end. */
+TEST(resume) {
+    synthetic s = synthetic_create(40, 3);
+    const char *path = "build/test_train.checkpoint";
+    polar_train_options o = small_options();
+    polar_trainer *t, *u;
+    polar_error error;
+    uint64_t expected;
+    o.n_threads = 1;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(!polar_trainer_run(t, 0, &error));
+    expected = weights_hash(t);
+    polar_trainer_free(t);
+    o.progress = cancel_after_5;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(polar_trainer_run(t, 0, &error) == POLAR_CANCELLED);
+    CHECK(!polar_trainer_save(t, path, &error));
+    CHECK(!polar_trainer_create(&u, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(!polar_trainer_load(u, path, &error));
+    CHECK(!polar_trainer_run(u, 0, &error));
+    CHECK(weights_hash(u) == expected);
+    CHECK(u->curve[2].loss > 0);
+    polar_trainer_free(u);
+    o.seed++;
+    CHECK(!polar_trainer_create(&u, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(polar_trainer_load(u, path, &error) == POLAR_MISMATCH);
+    polar_trainer_free(u);
+    polar_trainer_free(t);
+    remove(path);
+    synthetic_free(&s);
+}
+
+/* Every example once per epoch, in batches of about equal size; with groups of 1, of equal size. */
+TEST(order) {
+    synthetic s = synthetic_create(60, 4);
+    polar_error error;
+    for (int group = 1; group <= 16; group *= 4) {
+        polar_train_options o = small_options();
+        polar_trainer *t;
+        int *seen, total = 0;
+        o.group = group;
+        o.batch = 8;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+        seen = calloc((size_t)t->n_train, sizeof *seen);
+        train_plan(t);
+        for (t->state.step = 0; t->state.step < t->n_steps; t->state.step++) {
+            train_gather(t);
+            CHECK(t->n_batch > 0 && t->n_batch < 2 * o.batch);
+            if (group == 1 && t->state.step + 1 < t->n_steps) CHECK(t->n_batch == o.batch);
+            for (int i = 0; i < t->n_passes; i++) {
+                CHECK(t->passes[i].count >= 1 && t->passes[i].count <= MIN(group, o.batch));
+                for (int k = 0; k < t->passes[i].count; k++) {
+                    const int example = t->batch_examples[t->passes[i].first + k];
+                    CHECK(t->examples[example].question == t->passes[i].question);
+                    seen[example]++;
+                }
+            }
+            total += t->n_batch;
+        }
+        CHECK(total == t->n_train);
+        for (int i = 0; i < t->n_train; i++) CHECK(seen[i] == 1);
+        free(seen);
+        polar_trainer_free(t);
+    }
+    synthetic_free(&s);
+}
+
+/* It learns the rule of the made-up questions, and what is saved says the same. */
+TEST(learns) {
+    synthetic s = synthetic_create(200, 6);
+    const char *path = "build/test_train.gguf";
+    polar_train_options o = small_options();
+    polar_train_progress progress;
+    polar_predictor *p, *q;
+    polar_predictor_info info;
+    polar_candidate a[5], b[5];
+    polar_trainer *t;
+    polar_error error;
+    double loss;
+    int n, m, valid = 0;
+    o.n_epochs = 12;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(polar_trainer_predictor(t, &p, &error) == POLAR_ARGUMENT);
+    CHECK(!polar_trainer_run(t, 0, &error));
+    polar_trainer_get_progress(t, &progress);
+    CHECK(progress.curve[progress.best_epoch].hit1 > 0.9);
+    loss = progress.curve[progress.best_epoch].validation_loss;
+    CHECK(!polar_trainer_predictor(t, &p, &error));
+    polar_predictor_get_info(p, &info);
+    info.feature = POLAR_FEATURE_HIDDEN;
+    info.feature_layer = 2;
+    info.model_checksum = 0xfedcba9876543210u;
+    info.model_name = "made up";
+    CHECK(!polar_predictor_set_info(p, &info, &error));
+    CHECK(!polar_predictor_save(p, path, &error));
+    CHECK(!polar_predictor_open(&q, path, NULL, &error));
+    polar_predictor_get_info(q, &info);
+    CHECK(info.n_layer == N_LAYER && info.feature == POLAR_FEATURE_HIDDEN && info.feature_layer == 2);
+    CHECK(info.model_checksum == 0xfedcba9876543210u && !strcmp(info.model_name, "made up") && info.n_params == t->n_params);
+    for (int i = 0; i < 20; i++) {
+        const polar_train_question *x = &s.questions[i];
+        CHECK(!polar_predictor_propose(p, x->features, x->n_tokens, NULL, a, &n, &error));
+        CHECK(!polar_predictor_propose(q, x->features, x->n_tokens, NULL, b, &m, &error));
+        CHECK(n == m && a[0].score == b[0].score && polar_program_equal(&a[0].program, &b[0].program));
+        valid += train_is_valid(x, &a[0].program);
+    }
+    CHECK(valid >= 15);
+    polar_predictor_close(q);
+    polar_trainer_free(t);
+    /* Going on from it starts where it ended. */
+    o.start = p;
+    o.dropout = 0;
+    o.lr = 0;
+    o.n_epochs = 1;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    CHECK(!polar_trainer_run(t, 0, &error));
+    CHECK(fabs(t->curve[0].validation_loss - loss) < 1e-3);
+    CHECK(t->curve[0].hit1 > 0.9);
+    polar_trainer_free(t);
+    polar_predictor_close(p);
+    remove(path);
+    synthetic_free(&s);
+}
+
+TEST(bad_data) {
+    static const int other[] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+    const polar_train_path deeper = {other, 9, POLAR_RESULT_VALID}, invalid = {other, 7, POLAR_RESULT_INVALID};
+    float features[Q_DIM] = {0};
+    polar_train_question q = {features, 1, 1, &deeper};
+    polar_train_options o = small_options();
+    polar_trainer *t = NULL;
+    polar_error error;
+    CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error) == POLAR_MISMATCH && !t);
+    CHECK(strstr(error.message, "another model"));
+    q.paths = &invalid;
+    CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error) == POLAR_ARGUMENT);
+    CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 0, &o, &error) == POLAR_ARGUMENT);
+    q.n_paths = 0;
+    CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error) == POLAR_ARGUMENT);
+    {
+        const polar_train_path valid = {other, 7, POLAR_RESULT_VALID};
+        q.paths = &valid;
+        q.n_paths = 1;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error)); /* one question: none is held out */
+        CHECK(!polar_trainer_run(t, 0, &error));
+        polar_trainer_free(t);
+        features[3] = NAN;
+        CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error) == POLAR_NUMERIC);
+        features[3] = 1e38f;
+        o.standardize = 0;
+        o.lr = 1;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error));
+        CHECK(polar_trainer_run(t, 0, &error) == POLAR_NUMERIC || t->state.n_skipped == 0);
+        polar_trainer_free(t);
+    }
+}
+
+/* --- the menu --- */
+
+/* Kind 1: the identity and program 1 are right; kind -1: program 2, and sometimes the identity. */
+static void menu_paths(synthetic *s, const polar_program *menu, int *calls, polar_train_path *paths, int hidden) {
+    uint64_t rng = 9;
+    for (int q = 0; q < s->n; q++) {
+        const int kind = s->questions[q].features[0] > 0;
+        s->questions[q].paths = paths + q * 3;
+        s->questions[q].n_paths = 3;
+        for (int k = 0; k < 3; k++) {
+            polar_train_path *p = &paths[q * 3 + k];
+            const int luck = rng_next(&rng) % 8 == 0;
+            const int right = (k == 2 ? !kind : k == 1 ? kind : kind || rng_next(&rng) % 4 == 0) ^ luck;
+            p->length = polar_program_path(&menu[k], calls + (q * 3 + k) * 16, 16);
+            p->path = calls + (q * 3 + k) * 16;
+            p->result = right ? POLAR_RESULT_VALID : POLAR_RESULT_INVALID;
+            if (hidden && rng_next(&rng) % 3 == 0) p->result = POLAR_RESULT_UNKNOWN;
+        }
+    }
+}
+
+static double menu_loss_of(const polar_predictor *p, const synthetic *s, int from) {
+    double loss = 0;
+    for (int q = from; q < s->n; q++) {
+        double x[3];
+        CHECK(!polar_predictor_menu(p, s->questions[q].features, s->questions[q].n_tokens, x, NULL));
+        for (int k = 0; k < 3; k++) loss -= log(s->questions[q].paths[k].result == POLAR_RESULT_VALID ? x[k] : 1 - x[k]);
+    }
+    return loss / (s->n - from) / 3;
+}
+
+TEST(menu) {
+    synthetic s = synthetic_create(300, 8), rest;
+    polar_program menu[3], chosen[8];
+    int *calls = calloc((size_t)s.n * 3 * 16, sizeof *calls), n, right = 0;
+    polar_train_path *paths = calloc((size_t)s.n * 3, sizeof *paths);
+    uint8_t *results = calloc((size_t)s.n, 3);
+    polar_menu_options o = polar_menu_defaults();
+    polar_menu_report r;
+    polar_predictor *p, *other, *q;
+    polar_error error;
+    uint64_t expected;
+    menu[0] = polar_program_identity(N_LAYER);
+    polar_program_parse(&menu[1], N_LAYER, "2x0", NULL);
+    polar_program_parse(&menu[2], N_LAYER, "3-4x2", NULL);
+    menu_paths(&s, menu, calls, paths, 1);
+    /* Coverage: the identity first, then the program for the other kind. */
+    CHECK(!polar_menu_choose(s.questions, s.n, N_LAYER, 8, chosen, &n, NULL, &error));
+    CHECK(n == 3 && polar_program_equal(&chosen[0], &menu[0]) && polar_program_equal(&chosen[1], &menu[2]));
+    CHECK(polar_program_equal(&chosen[2], &menu[1]));
+    polar_menu_results(s.questions, s.n, menu, 3, results);
+    for (int i = 0; i < s.n * 3; i++) CHECK(results[i] == paths[i].result);
+    o.n_threads = 1;
+    CHECK(!polar_menu_train(&p, NULL, N_LAYER, Q_DIM, s.questions, 200, menu, 3, &o, &r, &error));
+    CHECK(r.n_questions + r.n_validation <= 200 && r.calibrated_loss <= r.loss + 1e-9);
+    expected = mem_hash(p->menu_params, menu_count(&p->menu.shape) * sizeof(float));
+    o.n_threads = 3;
+    CHECK(!polar_menu_train(&other, NULL, N_LAYER, Q_DIM, s.questions, 200, menu, 3, &o, &r, &error));
+    CHECK(mem_hash(other->menu_params, menu_count(&p->menu.shape) * sizeof(float)) == expected);
+    polar_predictor_close(other);
+    menu_paths(&s, menu, calls, paths, 0);
+    CHECK(menu_loss_of(p, &s, 200) < 0.5); /* 0.69 for a coin; noise of 1 in 8 leaves 0.38 at best for two of three */
+    for (int i = 200; i < s.n; i++) {
+        double x[3];
+        CHECK(!polar_predictor_menu(p, s.questions[i].features, s.questions[i].n_tokens, x, &error));
+        right += (polar_menu_pick(p, x, -1) == 2) == (s.questions[i].features[0] < 0);
+        CHECK(polar_menu_pick(p, x, 1000) == 1);
+    }
+    CHECK(right > 85);
+    CHECK(!polar_predictor_save(p, "build/test_menu.gguf", &error));
+    CHECK(!polar_predictor_open(&q, "build/test_menu.gguf", NULL, &error));
+    CHECK(menu_loss_of(q, &s, 200) == menu_loss_of(p, &s, 200));
+    CHECK(polar_program_equal(polar_predictor_program(q, 2), &menu[2]) && !polar_predictor_program(q, 3));
+    CHECK(polar_predictor_logits(q, s.questions[0].features, 1, (float[N_LAYER]){0}, (float[N_LAYER * 3]){0}, &error) ==
+          POLAR_UNSUPPORTED);
+    polar_predictor_close(q);
+    polar_predictor_close(p);
+    remove("build/test_menu.gguf");
+    rest = s;
+    synthetic_free(&rest);
+    free(calls);
+    free(paths);
+    free(results);
+}
+
+/* A network whose logits are too sure is brought back. */
+TEST(calibration) {
+    const polar_menu_options o = polar_menu_defaults();
+    menu_trainer t;
+    uint8_t results[400];
+    int order[400];
+    float logits[400];
+    double scale, shift[1], before;
+    uint64_t rng = 3;
+    memset(&t, 0, sizeof t);
+    t.options = &o;
+    t.net.shape.n_menu = 1;
+    t.results = results;
+    t.order = order;
+    t.logits = logits;
+    t.n_all = 400;
+    for (int i = 0; i < 400; i++) {
+        const float x = 4 * rng_float(&rng) - 2;
+        order[i] = i;
+        logits[i] = 4 * x + 1; /* the truth is x */
+        results[i] = (double)rng_float(&rng) < 1 / (1 + exp(-(double)x)) ? POLAR_RESULT_VALID : POLAR_RESULT_INVALID;
+    }
+    before = menu_calibrated_loss(&t, 1, (const double[1]){0});
+    menu_calibrate(&t, &scale, shift);
+    CHECK(menu_calibrated_loss(&t, scale, shift) < 0.6 * before);
+    CHECK(scale > 0.15 && scale < 0.4 && fabs(shift[0]) < 0.6);
+}
+
+static const test_case tests[] = {
+#define ROW(name) {#name, test_##name}
+    ROW(reference), ROW(differences), ROW(reproducible), ROW(resume), ROW(order),
+    ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration),
+};
 
 int main(int argc, char **argv) {
     return test_main(tests, COUNT(tests), argc, argv);
