@@ -59,6 +59,8 @@
 #endif
 #if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 2
 #error "polar needs float arithmetic in float: on 32-bit x86 compile with -msse2 -mfpmath=sse"
+#elif defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1
+#error "polar needs float arithmetic in float: with -std=c99 on s390x add -fexcess-precision=fast"
 #endif
 
 #if defined(__clang__)
@@ -2358,9 +2360,11 @@ void polar_gguf_writer_set_strings(polar_gguf_writer *w, const char *key, const 
     gguf_end_pair(w);
 }
 
-static int gguf_key_is(const gguf_kv *kv, const char *prefix) {
-    size_t n = strlen(prefix);
-    return kv->key_length >= n && !memcmp(kv->key, prefix, n);
+/* Keys about the file itself, which a copy has its own of. */
+static int gguf_key_is_local(const gguf_kv *kv) {
+    static const char alignment[] = "general.alignment";
+    return !gguf_compare(kv->key, kv->key_length, alignment, sizeof alignment - 1) ||
+           (kv->key_length > 6 && !memcmp(kv->key, "split.", 6));
 }
 
 void polar_gguf_writer_copy(polar_gguf_writer *w, const polar_gguf *from) {
@@ -2368,7 +2372,7 @@ void polar_gguf_writer_copy(polar_gguf_writer *w, const polar_gguf *from) {
     for (size_t i = 0; i < from->file.n_kv && gguf_writer_ok(w); i++) {
         const gguf_kv *kv = &from->file.kv[i];
         void *places = w->places;
-        if (gguf_key_is(kv, "general.alignment") || gguf_key_is(kv, "split.")) continue;
+        if (gguf_key_is_local(kv)) continue;
         if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error)) return;
         w->places = places;
         w->places[w->n_places].at = w->pairs.length;
