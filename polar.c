@@ -3171,8 +3171,8 @@ static void json_put_bool(json_writer *w, int value) {
  * One table with a row per tensor type, and everything that depends on how a type lays out its bits. Reading
  * turns a block into integers with a common factor (quant_block), which is all that dequantization and dot
  * products need to know; writing searches the integers with the least squared error. The layouts are those of
- * ggml. Promises: the same bits on every machine, no alignment needed, any bytes are a valid block and any
- * floats can be written. Uses: [num].
+ * ggml. The last part rewrites whole files. Promises: the same bits on every machine, no alignment needed, any
+ * bytes are a valid block and any floats can be written. Uses: [err] [mem] [num] [thread] [gguf].
  * ====================================================================================== */
 
 #define QUANT_BLOCK 256 /* numbers of the largest block */
@@ -3880,6 +3880,419 @@ static void quant_dequantize(int index, const uint8_t *src, size_t n, float *out
         t->unpack(src, &b);
         quant_dequantize_block(t, &b, out + i);
     }
+}
+
+/* --- Which type each tensor gets ---
+ *
+ * A name like Q4_K_M stands for a mix: one type for most matrices and better ones for those that suffer most,
+ * the same that llama.cpp's tools choose. Vectors, norms and the routers of experts stay as they are. */
+
+typedef struct quant_mix {
+    const char *name;
+    int file_type;  /* general.file_type */
+    quant_index type;
+    const char *is; /* an alias for this one */
+} quant_mix;
+
+static const quant_mix quant_mixes[] = {
+    {"F32", 0, QUANT_F32, NULL},         {"F16", 1, QUANT_F16, NULL},         {"BF16", 32, QUANT_BF16, NULL},
+    {"Q8_0", 7, QUANT_Q8_0, NULL},       {"Q4_0", 2, QUANT_Q4_0, NULL},       {"Q4_1", 3, QUANT_Q4_1, NULL},
+    {"Q5_0", 8, QUANT_Q5_0, NULL},       {"Q5_1", 9, QUANT_Q5_1, NULL},       {"IQ4_NL", 25, QUANT_IQ4_NL, NULL},
+    {"IQ4_XS", 30, QUANT_IQ4_XS, NULL},  {"Q2_K", 10, QUANT_Q2_K, NULL},      {"Q3_K_S", 11, QUANT_Q3_K, NULL},
+    {"Q3_K_M", 12, QUANT_Q3_K, NULL},    {"Q3_K_L", 13, QUANT_Q3_K, NULL},    {"Q4_K_S", 14, QUANT_Q4_K, NULL},
+    {"Q4_K_M", 15, QUANT_Q4_K, NULL},    {"Q5_K_S", 16, QUANT_Q5_K, NULL},    {"Q5_K_M", 17, QUANT_Q5_K, NULL},
+    {"Q6_K", 18, QUANT_Q6_K, NULL},      {"Q3_K", 12, QUANT_Q3_K, "Q3_K_M"},  {"Q4_K", 15, QUANT_Q4_K, "Q4_K_M"},
+    {"Q5_K", 17, QUANT_Q5_K, "Q5_K_M"},
+};
+
+typedef enum quant_layers {
+    QUANT_ALL,
+    QUANT_FIRST_2,
+    QUANT_FIRST_4,
+    QUANT_FIRST_16TH,
+    QUANT_FIRST_8TH,
+    QUANT_SPREAD, /* the first and the last eighth, and every third between */
+    QUANT_FEW_V   /* all, where four or more heads share one of v */
+} quant_layers;
+
+/* The first row that matches mix, tensor name and layer replaces the type of the mix. */
+static const struct {
+    const char *mix, *tensor;
+    quant_layers layers;
+    quant_index type;
+} quant_rules[] = {
+    {"Q2_K", "attn_v", QUANT_FEW_V, QUANT_Q4_K},       {"Q2_K", "attn_v", QUANT_ALL, QUANT_Q3_K},
+    {"Q2_K", "ffn_down", QUANT_ALL, QUANT_Q3_K},       {"Q2_K", "attn_output", QUANT_ALL, QUANT_Q3_K},
+    {"Q3_K_M", "attn_v", QUANT_FIRST_2, QUANT_Q5_K},   {"Q3_K_M", "attn_v", QUANT_ALL, QUANT_Q4_K},
+    {"Q3_K_M", "ffn_down", QUANT_FIRST_16TH, QUANT_Q5_K}, {"Q3_K_M", "ffn_down", QUANT_ALL, QUANT_Q4_K},
+    {"Q3_K_M", "attn_output", QUANT_ALL, QUANT_Q4_K},  {"Q3_K_L", "attn_v", QUANT_ALL, QUANT_Q5_K},
+    {"Q3_K_L", "ffn_down", QUANT_ALL, QUANT_Q5_K},     {"Q3_K_L", "attn_output", QUANT_ALL, QUANT_Q5_K},
+    {"Q4_K_S", "attn_v", QUANT_FIRST_4, QUANT_Q5_K},   {"Q4_K_S", "ffn_down", QUANT_FIRST_8TH, QUANT_Q5_K},
+    {"Q4_K_M", "attn_v", QUANT_SPREAD, QUANT_Q6_K},    {"Q4_K_M", "ffn_down", QUANT_SPREAD, QUANT_Q6_K},
+    {"Q5_K_M", "attn_v", QUANT_SPREAD, QUANT_Q6_K},    {"Q5_K_M", "ffn_down", QUANT_SPREAD, QUANT_Q6_K},
+    {"IQ4_NL", "attn_v", QUANT_FEW_V, QUANT_Q5_K},     {"IQ4_NL", "ffn_down", QUANT_FIRST_8TH, QUANT_Q5_K},
+    {"IQ4_XS", "attn_v", QUANT_FEW_V, QUANT_Q5_K},     {"IQ4_XS", "ffn_down", QUANT_FIRST_8TH, QUANT_Q5_K},
+};
+
+/* What takes the place of a type whose blocks of 256 do not fit a row. */
+static quant_index quant_smaller_block(quant_index type) {
+    switch (type) {
+    case QUANT_Q4_K: return QUANT_Q5_0;
+    case QUANT_Q5_K: return QUANT_Q5_1;
+    case QUANT_Q6_K: return QUANT_Q8_0;
+    case QUANT_IQ4_XS: return QUANT_IQ4_NL;
+    default: return QUANT_Q4_0;
+    }
+}
+
+static quant_index quant_fitting(quant_index type, int64_t row) {
+    if (row % quant_types[type].block && quant_types[type].block == 256) type = quant_smaller_block(type);
+    return row % quant_types[type].block ? QUANT_F16 : type;
+}
+
+/* The number N of "blk.N.", or 0. */
+static int quant_layer(const char *name) {
+    int n = 0;
+    if (strncmp(name, "blk.", 4)) return 0;
+    for (name += 4; *name >= '0' && *name <= '9' && n < 100000; name++) n = 10 * n + (*name - '0');
+    return n;
+}
+
+/* 1 if a tensor is one of those that mixes are about: a matrix of weights, or a stack of them. */
+static int quant_is_matrix(const gguf_tensor *t, const char *name) {
+    size_t n = strlen(name);
+    return t->dims[1] * t->dims[2] * t->dims[3] > 1 && n > 6 && !strcmp(name + n - 6, "weight") &&
+           !strstr(name, "_norm.weight") && !strstr(name, "ffn_gate_inp");
+}
+
+/* What mixes depend on. */
+typedef struct quant_model {
+    int n_layer, n_head, n_head_kv, has_output;
+} quant_model;
+
+static int quant_in_layers(quant_layers layers, int i, const quant_model *m) {
+    int n = m->n_layer;
+    switch (layers) {
+    case QUANT_FIRST_2: return i < 2;
+    case QUANT_FIRST_4: return i < 4;
+    case QUANT_FIRST_16TH: return i < n / 16;
+    case QUANT_FIRST_8TH: return i < n / 8;
+    case QUANT_SPREAD: return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
+    case QUANT_FEW_V: return m->n_head_kv > 0 && m->n_head / m->n_head_kv >= 4;
+    default: return 1;
+    }
+}
+
+/* The type that the mix gives a matrix. What makes the logits, and is no embedding only, gets 6 bits. */
+static quant_index quant_choose(const quant_mix *mix, const gguf_tensor *t, const char *name, int pure,
+                                const quant_model *m) {
+    quant_index type = mix->type;
+    int output = !strcmp(name, m->has_output ? "output.weight" : "token_embd.weight");
+    if (quant_types[type].block == 1) return type;
+    if (!pure && output) {
+        if (t->dims[0] % quant_types[type].block) type = QUANT_Q8_0;
+        else if (type != QUANT_Q8_0) type = QUANT_Q6_K;
+    }
+    for (int i = 0; !pure && !output && i < COUNT(quant_rules); i++)
+        if (!strcmp(quant_rules[i].mix, mix->is ? mix->is : mix->name) && strstr(name, quant_rules[i].tensor) &&
+            quant_in_layers(quant_rules[i].layers, quant_layer(name), m)) {
+            type = quant_rules[i].type;
+            break;
+        }
+    return type;
+}
+
+/* --- Converting tensors --- */
+
+#define QUANT_PIECE 4096  /* numbers that one task converts, a multiple of every block */
+#define QUANT_PIECES 128  /* tasks between two writes */
+
+/* Sums over some numbers: of their squares and of the squares of what conversion changed. */
+typedef struct quant_sums2 {
+    double square, error;
+} quant_sums2;
+
+/* Converts `n` numbers from one type to another, in pieces. */
+typedef struct quant_job {
+    int from, to;
+    const uint8_t *src;
+    size_t n;
+    uint8_t *dst;          /* of QUANT_PIECES pieces */
+    quant_sums2 *sums;     /* of each piece */
+    float *scratch;        /* 2 pieces for each worker */
+} quant_job;
+
+static void quant_convert_piece(void *context, int index, int worker) {
+    const quant_job *job = context;
+    const quant_type *to = &quant_types[job->to];
+    size_t at = (size_t)index * QUANT_PIECE, n = MIN(QUANT_PIECE, job->n - at);
+    float *x = job->scratch + (size_t)worker * 2 * QUANT_PIECE, *y = x + QUANT_PIECE;
+    uint8_t *dst = job->dst + quant_row_bytes(job->to, at);
+    quant_sums2 sums = {0, 0};
+    quant_dequantize(job->from, job->src + quant_row_bytes(job->from, at), n, x);
+    for (size_t i = 0; i < n; i += (size_t)to->block) to->encode(x + i, dst + quant_row_bytes(job->to, i));
+    quant_dequantize(job->to, dst, n, y);
+    for (size_t i = 0; i < n; i++) {
+        double e = (double)y[i] - (double)x[i];
+        sums.square += (double)x[i] * (double)x[i]; /* exact before the sum */
+        sums.error += mul64(e, e);
+    }
+    job->sums[index] = sums;
+}
+
+/* Root of the mean squared error, relative to that of the numbers; 0 / 0 is 0. */
+static double quant_relative(quant_sums2 s) {
+    return s.error > 0 ? sqrt(s.error / MAX(s.square, 1e-300)) : 0;
+}
+
+/* --- Files --- */
+
+polar_quantize_options polar_quantize_defaults(void) {
+    polar_quantize_options o;
+    memset(&o, 0, sizeof o);
+    return o;
+}
+
+const char *polar_quantize_type_name(int index) {
+    return index >= 0 && index < COUNT(quant_mixes) ? quant_mixes[index].name : NULL;
+}
+
+/* 1 if two names are the same but for the case of letters; b has capitals. */
+static int quant_same_name(const char *a, const char *b) {
+    for (; *a && *b; a++, b++)
+        if (*a != *b && !(*a >= 'a' && *a <= 'z' && *a - 32 == *b)) return 0;
+    return *a == *b;
+}
+
+static polar_status quant_find_mix(const char *name, const quant_mix **out, polar_error *e) {
+    char known[320];
+    text t = {known, sizeof known, 0};
+    for (int i = 0; i < COUNT(quant_mixes); i++) {
+        *out = &quant_mixes[i];
+        if (quant_same_name(name, quant_mixes[i].name)) return POLAR_OK;
+        text_format(&t, " %s", quant_mixes[i].name);
+    }
+    return fail(e, POLAR_ARGUMENT, "there is no type %s to quantize to, expected one of%s", name, known);
+}
+
+/* What becomes of a tensor: rows of quant_types, both -1 if it is of another type and copied unseen. */
+typedef struct quant_plan {
+    int from, to;
+} quant_plan;
+
+/* One run of polar_quantize. */
+typedef struct quant_run {
+    polar_allocator allocator;
+    polar_quantize_options options;
+    const quant_mix *mix;
+    polar_runner runner;
+    polar_gguf *in;
+    polar_gguf_writer *out;
+    void *block; /* holds plans, name and the job's buffers */
+    size_t block_bytes;
+    quant_plan *plans;
+    char *name; /* of the tensor at hand, NUL-terminated */
+    quant_job job;
+    uint64_t read, total; /* bytes of tensors, for the progress */
+    quant_sums2 all, types[QUANT_N];
+    polar_quantize_report report;
+    polar_error *error;
+} quant_run;
+
+static size_t quant_numbers(const gguf_tensor *t) {
+    return (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]);
+}
+
+static void quant_set_name(quant_run *r, const gguf_tensor *t) {
+    memcpy(r->name, t->name, t->name_length);
+    r->name[t->name_length] = 0;
+}
+
+/* Buffers, in one block. */
+static size_t quant_place(quant_run *r, void *block) {
+    layout l = layout_begin(block);
+    r->plans = layout_place(&l, r->in->file.n_tensors, sizeof *r->plans);
+    r->name = layout_place(&l, GGUF_MAX_NAME + 1, 1);
+    r->job.dst = layout_place(&l, (size_t)QUANT_PIECE * QUANT_PIECES, 4);
+    r->job.sums = layout_place(&l, QUANT_PIECES, sizeof *r->job.sums);
+    r->job.scratch = layout_place(&l, (size_t)r->runner.n_threads * 2 * QUANT_PIECE, sizeof *r->job.scratch);
+    return layout_bytes(&l);
+}
+
+/* An integer of the metadata under ARCHITECTURE.name, 0 if there is none: rules that need it do not apply. */
+static int quant_metadata(const gguf_file *g, const char *name) {
+    const char *architecture = "";
+    size_t length = 0;
+    char key[128];
+    text t = {key, sizeof key, 0};
+    int value = 0;
+    gguf_get_str(g, "general.architecture", &architecture, &length, GGUF_OPTIONAL, NULL);
+    text_format(&t, "%.*s.%s", (int)MIN(length, 60), architecture, name);
+    gguf_get_int(g, key, &value, 0, INT_MAX, GGUF_OPTIONAL, NULL);
+    return value;
+}
+
+/* Metadata, and the types of all tensors. */
+static polar_status quant_put_header(quant_run *r) {
+    const gguf_file *g = &r->in->file;
+    quant_model m = {quant_metadata(g, "block_count"), quant_metadata(g, "attention.head_count"),
+                     quant_metadata(g, "attention.head_count_kv"), gguf_find_tensor(g, "output.weight") != NULL};
+    polar_gguf_writer_copy(r->out, r->in);
+    polar_gguf_writer_set_u32(r->out, "general.file_type", (uint32_t)r->mix->file_type);
+    polar_gguf_writer_set_u32(r->out, "general.quantization_version", 2); /* of ggml's layouts since 2023 */
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const gguf_tensor *t = &g->tensors[i];
+        quant_plan *p = &r->plans[i];
+        p->from = p->to = quant_find(t->type);
+        quant_set_name(r, t);
+        if (quant_is_matrix(t, r->name)) {
+            quant_index wanted = quant_choose(r->mix, t, r->name, r->options.pure, &m);
+            if (p->from < 0)
+                return fail(r->error, POLAR_UNSUPPORTED, "%s: tensor %s has type %s (%d), which this library does not "
+                            "read", g->name, r->name, gguf_type_name(t->type), t->type);
+            p->to = (int)quant_fitting(wanted, t->dims[0]);
+            r->report.n_fallback += p->to != (int)wanted;
+        }
+        polar_gguf_writer_add_tensor(r->out, r->name, p->to < 0 ? t->type : quant_types[p->to].id, t->n_dims, t->dims);
+        r->total += t->bytes;
+    }
+    return POLAR_OK;
+}
+
+static polar_status quant_advance(quant_run *r, size_t bytes) {
+    r->read += bytes;
+    if (r->options.progress && r->options.progress(r->options.progress_user, (double)r->read / (double)r->total))
+        return fail(r->error, POLAR_CANCELLED, "%s: cancelled", r->in->file.name);
+    return POLAR_OK;
+}
+
+/* Converts one tensor into the new file, and adds what that changed to *sums. */
+static polar_status quant_put_tensor(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_sums2 *sums) {
+    quant_job *job = &r->job;
+    polar_status status = POLAR_OK;
+    size_t left = quant_numbers(t);
+    job->from = p->from;
+    job->to = p->to;
+    job->src = t->data;
+    while (left && status == POLAR_OK && gguf_writer_ok(r->out)) {
+        int n_pieces;
+        job->n = MIN(left, (size_t)QUANT_PIECE * QUANT_PIECES);
+        n_pieces = (int)((job->n + QUANT_PIECE - 1) / QUANT_PIECE);
+        parallel_for(&r->runner, n_pieces, quant_convert_piece, job);
+        for (int i = 0; i < n_pieces; i++) { /* in order: the same sums with any number of threads */
+            sums->square += job->sums[i].square;
+            sums->error += job->sums[i].error;
+        }
+        if (!(sums->error - sums->error == 0))
+            return fail(r->error, POLAR_NUMERIC, "%s: tensor %s has numbers that are not finite, or not in %s",
+                        r->in->file.name, r->name, quant_types[p->to].name);
+        polar_gguf_writer_write(r->out, job->dst, quant_row_bytes(p->to, job->n));
+        status = quant_advance(r, quant_row_bytes(p->from, job->n));
+        job->src += quant_row_bytes(p->from, job->n);
+        left -= job->n;
+    }
+    return status;
+}
+
+/* Adds the tensor that has just been written to the report. */
+static void quant_account(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_sums2 sums) {
+    polar_quantize_report *report = &r->report;
+    polar_quantize_part *part = &report->parts[p->to < 0 ? QUANT_N : p->to];
+    size_t bytes = p->to < 0 ? t->bytes : quant_row_bytes(p->to, quant_numbers(t));
+    double error = quant_relative(sums);
+    part->n_tensors++;
+    part->n_params += (int64_t)quant_numbers(t);
+    part->bytes += (int64_t)bytes;
+    report->n_tensors++;
+    report->bytes_in += (int64_t)t->bytes;
+    report->bytes_out += (int64_t)bytes;
+    if (p->from == p->to) return;
+    report->n_converted++;
+    report->n_requantized += quant_types[p->from].block > 1;
+    r->all.square += sums.square;
+    r->all.error += sums.error;
+    r->types[p->to].square += sums.square;
+    r->types[p->to].error += sums.error;
+    if (error > report->worst_error) {
+        text name = {report->worst_tensor, sizeof report->worst_tensor, 0};
+        text_format(&name, "%s", r->name);
+        report->worst_error = error;
+        report->worst_type = quant_types[p->to].name;
+    }
+}
+
+static polar_status quant_put_data(quant_run *r) {
+    polar_status status = POLAR_OK;
+    for (size_t i = 0; i < r->in->file.n_tensors && status == POLAR_OK && gguf_writer_ok(r->out); i++) {
+        const gguf_tensor *t = &r->in->file.tensors[i];
+        const quant_plan *p = &r->plans[i];
+        quant_sums2 sums = {0, 0};
+        quant_set_name(r, t);
+        if (p->from == p->to) {
+            polar_gguf_writer_write(r->out, t->data, t->bytes);
+            status = quant_advance(r, t->bytes);
+        } else {
+            status = quant_put_tensor(r, t, p, &sums);
+        }
+        quant_account(r, t, p, sums);
+    }
+    return status;
+}
+
+/* Leaves in the report the parts that occur, with their errors. */
+static void quant_finish_report(quant_run *r) {
+    polar_quantize_report *report = &r->report;
+    int n = 0;
+    for (int i = 0; i <= QUANT_N; i++) { /* the last: tensors of types that are copied unseen */
+        polar_quantize_part part = report->parts[i];
+        if (!part.n_tensors) continue;
+        part.type = i < QUANT_N ? quant_types[i].name : "other";
+        part.error = i < QUANT_N ? quant_relative(r->types[i]) : 0;
+        report->parts[n++] = part;
+    }
+    report->n_parts = n;
+    report->error = quant_relative(r->all);
+}
+
+static polar_status quant_convert_file(quant_run *r, const char *in, const char *out) {
+    polar_status status = polar_gguf_open(&r->in, in, &r->allocator, r->error);
+    if (status != POLAR_OK) return status;
+    if (!(r->block_bytes = quant_place(r, NULL)) || !(r->block = mem_alloc(&r->allocator, r->block_bytes, r->error)))
+        return POLAR_MEMORY;
+    quant_place(r, r->block);
+    if ((status = polar_gguf_writer_open(&r->out, out, &r->allocator, r->error)) != POLAR_OK) return status;
+    if ((status = quant_put_header(r)) != POLAR_OK) return status;
+    if ((status = quant_put_data(r)) != POLAR_OK) return status;
+    polar_gguf_close(r->in); /* before the new file takes its name, which may be the same */
+    r->in = NULL;
+    return polar_gguf_writer_finish(r->out, r->error);
+}
+
+polar_status polar_quantize(const char *in, const char *out, const char *type, const polar_quantize_options *options,
+                            polar_quantize_report *report, polar_error *error) {
+    quant_run r;
+    polar_pool *pool = NULL;
+    polar_status status;
+    err_clear(error);
+    if (!in || !out || !type) return fail(error, POLAR_ARGUMENT, "polar_quantize: in, out or type is NULL");
+    memset(&r, 0, sizeof r);
+    if (options) r.options = *options;
+    r.allocator = mem_allocator(r.options.allocator);
+    r.error = error;
+    status = quant_find_mix(type, &r.mix, error);
+    if (status == POLAR_OK && !r.options.runner)
+        status = polar_pool_create(&pool, r.options.n_threads, &r.allocator, error);
+    if (status == POLAR_OK) {
+        r.runner = pool ? polar_pool_runner(pool) : *r.options.runner;
+        status = quant_convert_file(&r, in, out);
+    }
+    if (status == POLAR_OK) quant_finish_report(&r);
+    if (report) *report = r.report;
+    polar_gguf_writer_close(r.out);
+    polar_gguf_close(r.in);
+    mem_free(&r.allocator, r.block, r.block_bytes);
+    polar_pool_free(pool);
+    return status;
 }
 
 /* ======================================================================================

@@ -119,6 +119,9 @@ typedef struct polar_allocator {
     void *user;
 } polar_allocator;
 
+/* Called while work goes on, with its share done in 0..1; a return value other than 0 cancels it. */
+typedef int (*polar_progress)(void *user, double done);
+
 /* --- [thread] parallel work ------------------------------------------------------------------------- */
 
 /* A task does part `index` of some work. `worker` is below n_threads, and no two tasks that run at the same
@@ -245,12 +248,55 @@ const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size
 /* Frees the writer; an unfinished file is removed. */
 void polar_gguf_writer_close(polar_gguf_writer *writer);
 
+/* --- [quant] quantizing files ----------------------------------------------------------------------- */
+
+typedef struct polar_quantize_options {
+    const polar_allocator *allocator; /* NULL: malloc and free */
+    int n_threads;                    /* 0: one per core. Ignored with a runner */
+    const polar_runner *runner;
+    int pure;                         /* 1: the same type for all matrices, instead of a mix */
+    polar_progress progress;          /* NULL, or called as work goes on; can cancel */
+    void *progress_user;
+} polar_quantize_options;
+polar_quantize_options polar_quantize_defaults(void);
+
+/* The tensors of one type in the new file. */
+typedef struct polar_quantize_part {
+    const char *type; /* "Q4_K", ... */
+    int n_tensors;
+    int64_t n_params, bytes;
+    double error; /* of those that were converted, as below */
+} polar_quantize_part;
+
+/* Errors are round-trip errors: root of the mean squared change of the numbers, over the root of their mean
+ * square. */
+typedef struct polar_quantize_report {
+    int n_tensors, n_converted;  /* all, and those whose type changed */
+    int n_requantized;           /* converted ones that were quantized before: errors add up */
+    int n_fallback;              /* matrices whose rows do not fit the type wanted and got a near one */
+    int64_t bytes_in, bytes_out; /* of all tensors */
+    double error;                /* over all converted numbers */
+    double worst_error;          /* of the tensor that suffered most */
+    char worst_tensor[80];       /* its name, cut */
+    const char *worst_type;      /* what it became; NULL if nothing was converted */
+    int n_parts;
+    polar_quantize_part parts[16];
+} polar_quantize_report;
+
+/* The names that polar_quantize takes as a type: "Q4_K_M", ...; NULL past the last one. */
+const char *polar_quantize_type_name(int index);
+
+/* Rewrites the GGUF model `in` with its matrices in another type ("Q8_0", "Q4_K_M", ...; any case). Vectors,
+ * norms and routers stay as they are; rows that a type does not fit get a near one; metadata is copied and
+ * general.file_type set; parts of a split model become one file. `out` appears when it is complete, and may be
+ * `in`. A tensor with a number that is not finite is refused. The same bytes come out on every machine, with any
+ * number of threads. report may be NULL. */
+polar_status polar_quantize(const char *in, const char *out, const char *type, const polar_quantize_options *options,
+                            polar_quantize_report *report, polar_error *error);
+
 /* --- [model] ---------------------------------------------------------------------------------------- */
 
 typedef struct polar_model polar_model;
-
-/* Called while work goes on, with its share done in 0..1; a return value other than 0 cancels it. */
-typedef int (*polar_progress)(void *user, double done);
 
 typedef struct polar_model_options {
     const polar_allocator *allocator; /* NULL: malloc and free */

@@ -1,7 +1,11 @@
 /* Tensor types: reading blocks against ggml, writing them, quantizing whole files. */
 #include "../polar.c"
-#include "test.h"
 #include "quant_vectors.h"
+#include "test.h"
+#ifdef __unix__
+#include <signal.h>
+#include <sys/resource.h>
+#endif
 
 /* Bytes of ggml give the floats of ggml, up to the rounding of d * scale * q, which is done in another order. */
 TEST(decode) {
@@ -161,9 +165,299 @@ TEST(bf16) {
     CHECK((quant_bf16(bits_f32(0x7f800001)) & 0x7fff) > 0x7f80);
 }
 
+/* --- whole files --- */
+
+static const char *temporary_file(const char *name) {
+    static char path[4][300];
+    static int next;
+    next = (next + 1) % 4;
+    snprintf(path[next], sizeof path[0], "%s/polar-quant-%s", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", name);
+    return path[next];
+}
+
+static int exists(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (f) fclose(f);
+    return f != NULL;
+}
+
+/* A file's bytes, to be freed. */
+static uint8_t *read_all(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    uint8_t *bytes = malloc(1 << 21);
+    *n = f && bytes ? fread(bytes, 1, 1 << 21, f) : 0;
+    if (f) fclose(f);
+    return bytes;
+}
+
+#define N_LAYER 8
+
+/* The tensors of a model whose numbers make sense to nobody but are of all shapes that matter. */
+static const struct {
+    const char *name;
+    int64_t dims[3];
+    const char *type; /* in the file */
+} shapes[] = {
+    {"token_embd.weight", {256, 40, 1}, "F16"},         {"output_norm.weight", {256, 1, 1}, "F32"},
+    {"blk.0.attn_v.weight", {256, 3, 1}, "F32"},        {"blk.1.attn_v.weight", {256, 3, 1}, "BF16"},
+    {"blk.3.attn_v.weight", {256, 3, 1}, "F32"},        {"blk.0.attn_q.bias", {256, 1, 1}, "F32"},
+    {"blk.7.ffn_down_exps.weight", {512, 5, 4}, "F16"}, {"blk.0.ffn_gate_inp.weight", {256, 4, 1}, "F32"},
+    {"blk.2.ffn_down.weight", {96, 7, 1}, "F32"},       {"blk.2.ffn_up.weight", {40, 7, 1}, "F32"},
+    {"blk.0.attn_norm.weight", {256, 2, 1}, "F32"},     {"blk.0.ffn_up.weight", {8192, 9, 1}, "Q8_0"},
+};
+
+/* Writes the model; a number of the first tensor can be given. */
+static void write_model(const char *path, float first) {
+    polar_gguf_writer *w = NULL;
+    polar_error e;
+    CHECK(polar_gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
+    polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    polar_gguf_writer_set_u32(w, "llama.block_count", N_LAYER);
+    polar_gguf_writer_set_u32(w, "general.file_type", 1);
+    polar_gguf_writer_set_string(w, "some.text", "kept", 4);
+    for (int i = 0; i < COUNT(shapes); i++)
+        polar_gguf_writer_add_tensor(w, shapes[i].name, polar_gguf_type_find(shapes[i].type),
+                                     shapes[i].dims[2] > 1 ? 3 : shapes[i].dims[1] > 1 ? 2 : 1, shapes[i].dims);
+    for (int i = 0; i < COUNT(shapes); i++) {
+        int type = quant_find(polar_gguf_type_find(shapes[i].type));
+        int n = (int)(shapes[i].dims[0] * shapes[i].dims[1] * shapes[i].dims[2]);
+        float *x = malloc((size_t)n * sizeof *x);
+        uint8_t *bytes = malloc((size_t)n * 4);
+        fill_normal(x, n, (uint64_t)i, 0.02f);
+        if (!i) x[300] = first;
+        encode(type, x, n, bytes);
+        polar_gguf_writer_write(w, bytes, quant_row_bytes(type, (size_t)n));
+        free(x);
+        free(bytes);
+    }
+    CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
+    polar_gguf_writer_close(w);
+}
+
+/* The type of a tensor in a file. */
+static const char *type_in(const polar_gguf *g, const char *name) {
+    const gguf_tensor *t = gguf_find_tensor(&g->file, name);
+    return t ? polar_gguf_type_name(t->type) : "none";
+}
+
+TEST(file_types) {
+    static const struct {
+        const char *mix;
+        int pure;
+        const char *types[COUNT(shapes)]; /* of the tensors above, in their order; NULL: unchanged */
+    } cases[] = {
+        {"Q4_K_M", 0, {"Q6_K", NULL, "Q6_K", "Q4_K", "Q6_K", NULL, "Q6_K", NULL, "Q5_0", "F16", NULL, "Q4_K"}},
+        {"q4_k_m", 1, {"Q4_K", NULL, "Q4_K", "Q4_K", "Q4_K", NULL, "Q4_K", NULL, "Q5_0", "F16", NULL, "Q4_K"}},
+        {"Q4_0", 0, {"Q6_K", NULL, "Q4_0", "Q4_0", "Q4_0", NULL, "Q4_0", NULL, "Q4_0", "F16", NULL, "Q4_0"}},
+        {"Q6_K", 0, {"Q6_K", NULL, "Q6_K", "Q6_K", "Q6_K", NULL, "Q6_K", NULL, "Q8_0", "F16", NULL, "Q6_K"}},
+        {"Q8_0", 0, {"Q8_0", NULL, "Q8_0", "Q8_0", "Q8_0", NULL, "Q8_0", NULL, "Q8_0", "F16", NULL, NULL}},
+        {"BF16", 0, {"BF16", NULL, "BF16", "BF16", "BF16", NULL, "BF16", NULL, "BF16", "BF16", NULL, "BF16"}},
+        {"Q3_K", 0, {"Q6_K", NULL, "Q5_K", "Q5_K", "Q4_K", NULL, "Q4_K", NULL, "Q5_0", "F16", NULL, "Q3_K"}},
+        {"IQ4_XS", 0,
+         {"Q6_K", NULL, "IQ4_XS", "IQ4_XS", "IQ4_XS", NULL, "IQ4_XS", NULL, "IQ4_NL", "F16", NULL, "IQ4_XS"}},
+    };
+    const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
+    write_model(in, 0);
+    for (int k = 0; k < COUNT(cases); k++) {
+        polar_quantize_options o = polar_quantize_defaults();
+        polar_gguf *g = NULL;
+        polar_error e;
+        o.pure = cases[k].pure;
+        o.n_threads = 2;
+        CHECK(polar_quantize(in, out, cases[k].mix, &o, NULL, &e) == POLAR_OK);
+        CHECK_STR(e.message, "");
+        CHECK(polar_gguf_open(&g, out, NULL, &e) == POLAR_OK);
+        for (int i = 0; g && i < COUNT(shapes); i++)
+            CHECK_STR(type_in(g, shapes[i].name), cases[k].types[i] ? cases[k].types[i] : shapes[i].type);
+        polar_gguf_close(g);
+    }
+    remove(in);
+    remove(out);
+}
+
+/* What is in the new file: metadata, the numbers that the encoder makes, and a report that says the truth. */
+TEST(file_content) {
+    const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
+    polar_quantize_report r;
+    polar_gguf *a = NULL, *b = NULL;
+    polar_error e;
+    char text[32];
+    double square = 0, error = 0;
+    int64_t bytes = 0;
+    write_model(in, 0.5f);
+    CHECK(polar_quantize(in, out, "Q4_1", NULL, &r, &e) == POLAR_OK);
+    CHECK(polar_gguf_open(&a, in, NULL, &e) == POLAR_OK && polar_gguf_open(&b, out, NULL, &e) == POLAR_OK);
+    if (!a || !b) return;
+    polar_gguf_text(b, polar_gguf_find(b, "some.text"), 0, text, sizeof text);
+    CHECK_STR(text, "kept");
+    polar_gguf_text(b, polar_gguf_find(b, "general.file_type"), 0, text, sizeof text);
+    CHECK_STR(text, "3");
+    for (int i = 0; i < COUNT(shapes); i++) {
+        const gguf_tensor *s = &a->file.tensors[i], *t = &b->file.tensors[i];
+        int from = quant_find(s->type), to = quant_find(t->type), n = (int)quant_numbers(s);
+        float *x = malloc((size_t)n * sizeof *x), *y = malloc((size_t)n * sizeof *y);
+        uint8_t *expected = malloc((size_t)n * 4);
+        CHECK(quant_numbers(t) == quant_numbers(s) && t->n_dims == s->n_dims);
+        quant_dequantize(from, s->data, (size_t)n, x);
+        encode(to, x, n, expected);
+        CHECK(!memcmp(from == to ? s->data : expected, t->data, t->bytes));
+        quant_dequantize(to, t->data, (size_t)n, y);
+        for (int k = 0; from != to && k < n; k++) {
+            square += mul64((double)x[k], (double)x[k]);
+            error += mul64((double)x[k] - (double)y[k], (double)x[k] - (double)y[k]);
+        }
+        bytes += (int64_t)t->bytes;
+        free(x);
+        free(y);
+        free(expected);
+    }
+    CHECK(fabs(r.error - sqrt(error / square)) < 1e-9);
+    CHECK(r.n_tensors == COUNT(shapes) && r.n_converted == 8 && r.n_requantized == 1 && r.n_fallback == 1);
+    CHECK(r.bytes_out == bytes && r.worst_error > r.error && r.worst_type && *r.worst_tensor);
+    CHECK(r.n_parts == 4); /* F32, F16, Q4_1, Q6_K */
+    polar_gguf_close(a);
+    polar_gguf_close(b);
+    remove(in);
+    remove(out);
+}
+
+/* The same bytes with any threads, and when a file replaces itself. */
+TEST(file_threads) {
+    const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
+    uint8_t *bytes[4];
+    size_t sizes[4];
+    write_model(in, 0);
+    for (int k = 0; k < 4; k++) {
+        polar_quantize_options o = polar_quantize_defaults();
+        polar_error e;
+        o.n_threads = k + 1;
+        CHECK(polar_quantize(in, k < 3 ? out : in, "Q5_K", &o, NULL, &e) == POLAR_OK);
+        bytes[k] = read_all(k < 3 ? out : in, &sizes[k]);
+        CHECK(sizes[k] > 1000 && sizes[k] == sizes[0] && !memcmp(bytes[k], bytes[0], sizes[0]));
+    }
+    for (int k = 0; k < 4; k++) free(bytes[k]);
+    remove(in);
+    remove(out);
+}
+
+static int cancel_late(void *user, double done) {
+    double *last = user;
+    CHECK(done > *last && done <= 1);
+    *last = done;
+    return done > 0.9;
+}
+
+/* Failures leave no file behind, and say why. */
+static void refuse(const char *in, const char *out, const char *type, const polar_quantize_options *o,
+                   polar_status status, const char *message) {
+    polar_error e;
+    CHECK(polar_quantize(in, out, type, o, NULL, &e) == status);
+    if (!strstr(e.message, message)) printf("found \"%s\", expected \"%s\"\n", e.message, message);
+    CHECK(strstr(e.message, message) != NULL);
+    if (!out) return;
+    CHECK(!exists(out));
+}
+
+TEST(file_errors) {
+    const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
+    const char *half = temporary_file("out.gguf.tmp");
+    polar_quantize_options o = polar_quantize_defaults();
+    double last = 0;
+    remove(out);
+    write_model(in, 0);
+    refuse(in, out, "Q7_K", NULL, POLAR_ARGUMENT, "there is no type Q7_K to quantize to, expected one of F32 F16");
+    refuse("/no/such/file.gguf", out, "Q8_0", NULL, POLAR_IO, "/no/such/file.gguf");
+    refuse(in, "/no/such/directory/x.gguf", "Q8_0", NULL, POLAR_IO, "/no/such/directory");
+    refuse(NULL, out, "Q8_0", NULL, POLAR_ARGUMENT, "NULL");
+    refuse(in, NULL, "Q8_0", NULL, POLAR_ARGUMENT, "NULL");
+    o.progress = cancel_late;
+    o.progress_user = &last;
+    refuse(in, out, "Q4_K", &o, POLAR_CANCELLED, "cancelled");
+    CHECK(last > 0.9);
+    write_model(in, 1e5f); /* in F16 that is infinite */
+    refuse(in, out, "Q4_K", NULL, POLAR_NUMERIC, "tensor token_embd.weight has numbers that are not finite");
+#ifdef __unix__
+    {
+        struct rlimit old, small = {20000, 20000};
+        write_model(in, 0);
+        getrlimit(RLIMIT_FSIZE, &old);
+        small.rlim_max = old.rlim_max;
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &small);
+        refuse(in, out, "Q8_0", NULL, POLAR_IO, "cannot write: "); /* as on a full disk */
+        setrlimit(RLIMIT_FSIZE, &old);
+    }
+#endif
+    CHECK(!exists(half));
+    remove(in);
+}
+
+/* An allocator that refuses the n-th request. */
+typedef struct counter {
+    size_t live;
+    int calls, refuse;
+} counter;
+
+static void *counter_alloc(void *user, size_t size) {
+    counter *c = user;
+    void *p = ++c->calls == c->refuse ? NULL : malloc(size);
+    if (p) c->live += size;
+    return p;
+}
+
+static void counter_free(void *user, void *p, size_t size) {
+    ((counter *)user)->live -= size;
+    free(p);
+}
+
+TEST(file_memory) {
+    const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
+    counter c = {0, 0, 0};
+    int calls, failures = 0;
+    polar_allocator a = {counter_alloc, counter_free, &c};
+    polar_quantize_options o = polar_quantize_defaults();
+    polar_error e;
+    o.allocator = &a;
+    o.n_threads = 1;
+    write_model(in, 0);
+    CHECK(polar_quantize(in, out, "Q8_0", &o, NULL, &e) == POLAR_OK);
+    remove(out);
+    for (calls = c.calls; failures < calls; failures++) {
+        c.calls = 0;
+        c.refuse = failures + 1;
+        CHECK(polar_quantize(in, out, "Q8_0", &o, NULL, &e) == POLAR_MEMORY);
+        CHECK(c.live == 0 && !exists(out));
+    }
+    remove(in);
+}
+
+/* Trained models of ../shared become smaller and read back; the vocabulary stays. */
+TEST(real_models) {
+    static const char *const models[] = {"data/models/stories260K-f32.gguf", "data/models/tinystories656K-f32.gguf"};
+    const char *out = temporary_file("out.gguf");
+    for (int k = 0; k < COUNT(models); k++) {
+        char in[512];
+        polar_quantize_report r;
+        polar_model *m = NULL;
+        polar_error e;
+        FILE *f = test_shared(models[k]);
+        if (!f) return;
+        fclose(f);
+        snprintf(in, sizeof in, "%s/%s", getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared", models[k]);
+        CHECK(polar_quantize(in, out, "Q8_0", NULL, &r, &e) == POLAR_OK);
+        CHECK_STR(e.message, "");
+        CHECK(r.error > 0.003 && r.error < 0.008 && r.bytes_out < r.bytes_in * 6 / 10);
+        CHECK(polar_model_open(&m, out, NULL, &e) == POLAR_OK);
+        CHECK_STR(e.message, "");
+        polar_model_close(m);
+    }
+    remove(out);
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(decode), T(range), T(table), T(quality), T(golden), T(round_trip), T(special_rows), T(hostile_rows), T(bf16),
+    T(file_types), T(file_content), T(file_threads), T(file_errors), T(file_memory), T(real_models),
 };
 
 int main(int argc, char **argv) {

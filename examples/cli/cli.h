@@ -181,6 +181,7 @@ int command_bench(cli *c);
 int command_logits(cli *c);
 int command_program(cli *c);
 int command_grade(cli *c);
+int command_quantize(cli *c);
 int command_run(cli *c);
 
 #endif /* CLI_H */

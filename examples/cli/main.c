@@ -55,6 +55,14 @@ static const cli_command commands[] = {
      "  polar grade \"\\frac{1}{2}\" 0.5\n"
      "  polar grade --extract \"The answer is 12.\" 12\n"
      "  echo '{\"response\":\"So \\\\boxed{x=7}.\",\"gold\":\"7\"}' | polar grade --jsonl\n"},
+    {"quantize", "rewrite a model with smaller weights", command_quantize,
+     "IN.gguf OUT.gguf TYPE [options]\n"
+     "\n"
+     "Types, small to large: Q2_K, Q3_K_S Q3_K_M Q3_K_L, IQ4_XS IQ4_NL, Q4_0 Q4_1 Q4_K_S Q4_K_M,\n"
+     "Q5_0 Q5_1 Q5_K_S Q5_K_M, Q6_K, Q8_0, F16 BF16, F32; Q3_K, Q4_K and Q5_K mean the _M ones. Prints the\n"
+     "round-trip error: the size of what changed, relative to the size of the weights.\n"
+     "\n"
+     "  polar quantize model-f16.gguf model-q4.gguf Q4_K_M\n"},
 };
 
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
