@@ -41,10 +41,22 @@ build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
 test: polar $(TESTS:%=build/%)
 	@sh tests/run.sh $(TESTS:%=build/%)
 
+build/make_model: tests/make_model.c libpolar.a
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+build/bench-%.gguf: build/make_model
+	build/make_model $(subst +, ,$*) $@
+
+# Real shapes, made-up weights: 2 GB under build/, or less with BENCH=qwen2.5-0.5b+Q4_0
+BENCH ?= qwen2.5-0.5b+Q4_0 llama-3.2-1b+Q4_K llama-3.2-1b+Q8_0
+bench: polar $(BENCH:%=build/bench-%.gguf)
+	./polar bench $(BENCH:%=build/bench-%.gguf)
+
 check-all:
 	@bash .ci/run
 
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help test check-all clean
+.PHONY: all help test bench check-all clean
+.SECONDARY:
