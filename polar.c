@@ -62,6 +62,9 @@
 #elif defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1
 #error "polar needs float arithmetic in float: with -std=c99 on s390x add -fexcess-precision=fast"
 #endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1 /* s390x with gcc -std=c99 */
+#error "polar needs float arithmetic in float, not in double: compile with -fexcess-precision=fast or -std=gnu99"
+#endif
 
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF

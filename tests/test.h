@@ -43,6 +43,11 @@ static FILE *test_shared(const char *path) {
     return f;
 }
 
+/* How often to repeat something random: n, or far less under an emulator (POLAR_TEST_QUICK in the environment). */
+static inline int test_repeat(int n) {
+    return getenv("POLAR_TEST_QUICK") ? n / 50 : n;
+}
+
 static int test_main(const test_case *tests, int n, int argc, char **argv) {
     setvbuf(stdout, NULL, _IONBF, 0);
     int passed = 0, failed = 0;

@@ -71,7 +71,7 @@ TEST(parse_prefix) {
 TEST(random_decimals) {
     uint64_t state = 1;
     char s[80];
-    for (int i = 0; i < 100000; i++) {
+    for (int i = 0, n_random = test_repeat(100000); i < n_random; i++) {
         int digits = 1 + (int)(rng_next(&state) % 30), at = 0, point = (int)(rng_next(&state) % 30);
         for (int k = 0; k < digits; k++) {
             if (k == point && k) s[at++] = '.';
@@ -119,13 +119,13 @@ TEST(print_doubles) {
     CHECK_STR(put_double(bits_f64(0x7ff0000000000000u)), "inf");
     CHECK_STR(put_double(bits_f64(0xfff0000000000000u)), "-inf");
     CHECK_STR(put_double(bits_f64(0x7ff8000000000000u)), "nan");
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0, n_random = test_repeat(20000); i < n_random; i++) {
         double x = bits_f64(rng_next(&state));
         if (x - x == 0) check_double(x);
         check_double((double)(int64_t)rng_next(&state) / 1048576);
         check_double((double)rng_float(&state));
     }
-    for (int e = -1074; e < 1024; e++) { /* powers of two and their neighbours: gaps of unequal width */
+    for (int e = -1074; e < 1024; e += 2098 / test_repeat(2098)) { /* powers of two and their neighbours: gaps of unequal width */
         double x = ldexp(1, e);
         check_double(x);
         check_double(bits_f64(f64_bits(x) - 1));
@@ -139,7 +139,7 @@ TEST(print_floats) {
     CHECK_STR(put_float(16777216.0f), "16777216");
     CHECK_STR(put_float(3.4028235e38f), "3.4028235e38");
     CHECK_STR(put_float(1e-45f), "1e-45");
-    for (int i = 0; i < 200000; i++) {
+    for (int i = 0, n_random = test_repeat(200000); i < n_random; i++) {
         float x = bits_f32((uint32_t)rng_next(&state)), back = 0;
         const char *s = put_float(x);
         if (x - x != 0) continue;
@@ -287,7 +287,7 @@ TEST(writing) {
 /* Random bytes written as a string come back as they were, but for what was not UTF-8. */
 TEST(string_round_trip) {
     uint64_t state = 4;
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0, n_random = test_repeat(3000); i < n_random; i++) {
         char s[24], expected[3 * sizeof s];
         size_t n = (size_t)(rng_next(&state) % sizeof s), k = 0, m = 0;
         buf b = new_buf();
@@ -369,7 +369,7 @@ TEST(mutations) {
     static const char text[] = "{\"question\":\"x\\u00e9 \\\"y\\\"\",\"paths\":[[0,1,2],[0,-1.5e3]],\"ok\":true,\"s\":{\"n\":null}}";
     uint64_t state = 5;
     int accepted = 0;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0, n_random = test_repeat(20000); i < n_random; i++) {
         size_t n = sizeof text - 1;
         char *copy = malloc(n);
         buf b = new_buf();
@@ -380,7 +380,7 @@ TEST(mutations) {
         buf_free(&b);
         free(copy);
     }
-    CHECK(accepted > 100 && accepted < 19000);
+    CHECK(accepted > test_repeat(100) && accepted < test_repeat(19000));
 }
 
 /* A supervision file of 20 MB is read in well under a second. */
@@ -395,7 +395,7 @@ TEST(speed) {
     clock_t start;
     double seconds;
     buf_put(&b, "{\"samples\":[", 12);
-    while (b.length < 20000000) buf_put(&b, sample, strlen(sample));
+    while (b.length < (size_t)test_repeat(20000000)) buf_put(&b, sample, strlen(sample));
     b.length -= 2;
     buf_put(&b, "]}", 2);
     start = clock();
@@ -407,7 +407,7 @@ TEST(speed) {
             for (json_iterator at = json_members(path.value); json_next(&at);) sum += json_int(at.value, &layer, 0, 99) ? layer : 0;
     }
     seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-    CHECK(sum > 1000000 && seconds < 2);
+    CHECK(sum > test_repeat(1000000) && seconds < 2);
     if (getenv("POLAR_TIMES")) printf("json: %.0f MB/s\n", (double)b.length / 1e6 / seconds);
     buf_free(&b);
 }

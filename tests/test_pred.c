@@ -73,7 +73,7 @@ static double oracle_case(oracle *o, const test_net *n, const float *table) {
     const int n_layer = n->net.shape.n_layer, q_dim = n->net.shape.q_dim, first = (int)oracle_number(o, "first_row");
     pred_trace t = n->trace;
     t.n_tokens = (int)oracle_number(o, "T");
-    memcpy(t.features, table + (size_t)first * (size_t)q_dim, (size_t)t.n_tokens * (size_t)q_dim * sizeof *table);
+    memcpy((float *)t.features, table + (size_t)first * (size_t)q_dim, (size_t)t.n_tokens * (size_t)q_dim * sizeof *table);
     pred_forward(&n->net, &t, &n->scratch, NULL);
     oracle_find(o, "seg_logits", NULL);
     CHECK(oracle_numbers(o, expected, 1024) == n_layer);
