@@ -6276,6 +6276,16 @@ static int32_t tok_find(const tok_vocab *v, const uint8_t *s, size_t n) {
     return slot ? slot->id : -1;
 }
 
+/* The same, faster where it is token `guess` or the next. */
+static int32_t tok_find_near(const tok_vocab *v, const uint8_t *s, size_t n, int32_t guess) {
+    for (int32_t id = guess; id < v->n_tokens && id <= guess + 1; id++) {
+        size_t length;
+        const char *bytes = tok_bytes(v, id, &length);
+        if (length == n && n && !memcmp(bytes, s, n) && (v->kinds[id] & TOK_KIND) == TOK_NORMAL) return id;
+    }
+    return tok_find(v, s, n);
+}
+
 /* The first special token from `low` on whose byte `at` is not below c; entries low..high share what is before. */
 static int tok_special_bound(const tok_vocab *v, int low, int high, uint32_t at, int c) {
     while (low < high) {
@@ -6353,9 +6363,12 @@ static int tok_alphabet(uint32_t c) {
 static int tok_decode_bpe(const uint8_t *s, size_t n, uint8_t *out, size_t *length) {
     size_t k = 0;
     for (size_t i = 0; i < n;) {
-        uint32_t c;
+        uint32_t c = s[i++];
         int byte;
-        i += uni_decode(s + i, n - i, &c);
+        if (c >= 0x80) { /* characters of the alphabet have one or two bytes */
+            if (c < 0xc2 || c > 0xc5 || i == n || (s[i] & 0xc0) != 0x80) return 0;
+            c = (c & 31) << 6 | (s[i++] & 63);
+        }
         if ((byte = tok_alphabet(c)) < 0) return 0;
         out[k++] = (uint8_t)byte;
     }
@@ -6435,7 +6448,8 @@ static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t 
     } else if (!v->pre) length = tok_decode_spaces(s, n, out);
     else if (!normal || !tok_decode_bpe(s, n, out, &length)) {
         memcpy(out, s, n);
-        normal = 0; /* a normal token outside of the alphabet: no text leads to it */
+        if (normal) flags = TOK_USER; /* outside of the alphabet: it can be written, but no text leads to it */
+        normal = 0;
     }
     v->kinds[i] = (uint8_t)flags;
     v->offsets[i + 1] = v->offsets[i] + (uint32_t)length;
@@ -6490,8 +6504,10 @@ static polar_status tok_read_scores(tok_vocab *v, const tok_source *src) {
     return POLAR_OK;
 }
 
-/* Merge number `rank` of the file, "left right" in the alphabet. One that names unknown tokens is left out. */
-static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t rank, const char *s, size_t n) {
+/* Merge number `rank` of the file, "left right" in the alphabet. One that names unknown tokens is left out.
+ * *last is the token that the one before joined: in real files this one joins the same or the next. */
+static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t rank, const char *s, size_t n,
+                                   int32_t *last) {
     const uint8_t *bytes = (const uint8_t *)s;
     const char *space = n > 1 ? memchr(s + 1, ' ', n - 1) : NULL;
     size_t a = space ? (size_t)(space - s) : 0, n_left, n_right;
@@ -6500,10 +6516,11 @@ static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t
     if (!space || n - 1 > v->n_raw) return POLAR_OK; /* longer than any token */
     if (!tok_decode_bpe(bytes, a, v->raw, &n_left)) return POLAR_OK;
     if (!tok_decode_bpe(bytes + a + 1, n - a - 1, v->raw + n_left, &n_right)) return POLAR_OK;
-    left = tok_find(v, v->raw, n_left);
-    right = tok_find(v, v->raw + n_left, n_right);
-    joined = tok_find(v, v->raw, n_left + n_right);
+    left = n_left == 1 ? v->byte_ids[v->raw[0]] : tok_find(v, v->raw, n_left);
+    right = n_right == 1 ? v->byte_ids[v->raw[n_left]] : tok_find(v, v->raw + n_left, n_right);
+    joined = tok_find_near(v, v->raw, n_left + n_right, *last);
     if (left < 0 || right < 0 || joined < 0) return POLAR_OK;
+    *last = joined;
     if (!(pair = tok_find_pair(v, left, right)))
         return fail(src->error, POLAR_FORMAT, "%s: the merges collide in the hash table", src->g->name);
     if (pair->left < 0) *pair = (tok_pair){left, right, joined, rank}; /* of two for a pair the first counts */
@@ -6513,11 +6530,12 @@ static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t
 static polar_status tok_read_merges(tok_vocab *v, const tok_source *src) {
     gguf_strings it = gguf_strings_begin(src->merges);
     polar_status status = POLAR_OK;
+    int32_t last = 0;
     const char *s;
     size_t n;
     for (uint32_t i = 0; i <= v->pair_mask; i++) v->pairs[i].left = -1;
     for (uint32_t i = 0; status == POLAR_OK && gguf_strings_next(&it, &s, &n); i++)
-        status = tok_read_merge(v, src, i, s, n);
+        status = tok_read_merge(v, src, i, s, n, &last);
     return status;
 }
 
@@ -7188,10 +7206,6 @@ struct polar_model {
     void *block; /* layers, rope_step and copied vectors */
     size_t block_bytes;
 };
-
-static const tok_vocab *model_vocab(const polar_model *m) {
-    return &m->vocab;
-}
 
 /* --- hyperparameters --- */
 

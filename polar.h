@@ -320,7 +320,13 @@ polar_status polar_model_open_memory(polar_model **out, const void *data, size_t
 void polar_model_close(polar_model *model);
 
 /* How a conversation is written as tokens. */
-typedef enum polar_chat { POLAR_CHAT_AUTO, POLAR_CHAT_RAW, POLAR_CHAT_CHATML, POLAR_CHAT_LLAMA3, POLAR_N_CHAT } polar_chat;
+typedef enum polar_chat {
+    POLAR_CHAT_AUTO, /* the file's: polar_model_info.chat */
+    POLAR_CHAT_RAW,
+    POLAR_CHAT_CHATML,
+    POLAR_CHAT_LLAMA3,
+    POLAR_N_CHAT
+} polar_chat;
 /* "auto", "raw", "chatml", "llama3"; NULL for any other number. */
 const char *polar_chat_name(polar_chat chat);
 
@@ -362,16 +368,19 @@ uint64_t polar_model_checksum(const polar_model *model);
 /* --- [tok] text and tokens -------------------------------------------------------------------------- */
 
 #define POLAR_TOKENIZE_SPECIAL 1 /* "<|eot_id|>" in the text is that token; without this flag it is plain text */
-#define POLAR_TOKENIZE_BOS 2     /* begin with BOS if the file asks for it */
+#define POLAR_TOKENIZE_BOS 2     /* begin with BOS if the file asks for it, unless the text itself does */
 
-/* Text to tokens, without Unicode normalization. *n gets the number of tokens of the whole text; at most
- * `capacity` are written (call with 0 to measure). Any bytes are accepted: what is not UTF-8 becomes byte
- * tokens or the replacement character, as the vocabulary has it. */
+/* Text to tokens, without Unicode normalization, as llama.cpp does it. *n gets the number of tokens of the whole
+ * text; at most `capacity` are written (call with 0 to measure). Any bytes are accepted: what is not UTF-8 is
+ * kept byte by byte, or becomes the unknown token where the vocabulary has no bytes. Time n log n in the text,
+ * below a second per megabyte. Of special tokens that overlap the one that begins first counts, then the
+ * longest. */
 polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
                             int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
 
 #define POLAR_DETOKENIZE_SPECIAL 1 /* control tokens are written out; without it they are left out */
-/* Tokens to text. *length gets the bytes of the whole text; at most `capacity` are written, no NUL is. */
+/* Tokens to text, the inverse of polar_tokenize. *length gets the bytes of the whole text; at most `capacity` are
+ * written, no NUL is. */
 polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
                               char *text, size_t capacity, size_t *length, polar_error *error);
 
@@ -385,9 +394,12 @@ typedef struct polar_message {
     const char *content; /* NUL-terminated; control tokens inside are plain text */
 } polar_message;
 
-/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW
- * takes the contents one after the other. qwen3 in ChatML gets the empty thinking block that turns thinking
- * off. *n and capacity as in polar_tokenize. */
+/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes
+ * the contents one after the other. Where the file's ChatML template has a system text of its own (Qwen2.5: "You
+ * are Qwen, ...") and the first message is no system message, that text is used; give a system message, empty if
+ * need be, to replace it. qwen3 in ChatML gets the empty thinking block that turns thinking off. Of the templates
+ * this leaves out tools, the date lines of Llama 3.1 and later, and the removal of thoughts from earlier turns.
+ * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
 polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
                                  int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
 

@@ -1,6 +1,7 @@
 /* Unicode classes, tokenizers, chat formats: vectors of other implementations, naive versions of the same
  * algorithms, hostile vocabularies. */
 #include "../polar.c"
+#include "fuzz/fuzz_tokenizer.c"
 #include "test.h"
 #include "tok_vectors.h"
 #include <time.h>
@@ -936,7 +937,7 @@ TEST(colliding_tokens) {
     CHECK_STR(x.e.message, "memory: the tokens collide in the hash table");
 }
 
-/* Every byte of a small file changed, every length of it: an error or a vocabulary that works. */
+/* The fuzzer over every length of a small file, and over every byte of it changed. */
 TEST(damaged_files) {
     static const char *const specials[] = {"<u>", "<|im_start|>", "<|im_end|>"};
     uint64_t state = 8;
@@ -945,28 +946,69 @@ TEST(damaged_files) {
     t.n = 256 + 12;
     for (int kind = 0; kind < 2; kind++) {
         blob b = kind ? toy_sentencepiece(&t, &state, 0, specials, 1) : toy_bpe(&t, "qwen3", "llama-bpe", specials, 3, 1);
+        blob_string(&b, "tokenizer.chat_template", "<|im_start|>system\\nabc d<|im_end|> <u> \xe6\xbc\xa2");
         wr_u64(b.at + 16, b.n_keys);
         for (size_t i = 0; i < 2 * b.n; i++) {
-            fixture x;
-            uint8_t *copy = malloc(b.n);
-            size_t size = i < b.n ? b.n : i - b.n, n;
-            memcpy(copy, b.at, b.n);
+            size_t size = i < b.n ? b.n : i - b.n;
+            uint8_t *copy = malloc(size ? size : 1); /* no byte more: sanitizers see what is read beyond */
+            memcpy(copy, b.at, size);
             if (i < b.n) copy[i] ^= (uint8_t)(1 << rng_next(&state) % 8);
-            memset(&x, 0, sizeof x);
-            x.a = mem_allocator(NULL);
-            x.bytes = copy;
-            if (gguf_open_memory(&x.file, copy, size, NULL, &x.e) != POLAR_OK) {
-                free(copy);
-                continue;
-            }
-            if (!fixture_load(&x)) continue;
-            tok_encode(&x.v, &x.a, "abc d<|im_end|><u> \xe6\xbc\xa2", 22, POLAR_TOKENIZE_SPECIAL, ids, MAX_IDS, &n, NULL);
-            tok_decode(&x.v, ids, n, 0, NULL, 0, &n, NULL);
-            tok_chat_encode(&x.v, &x.a, POLAR_CHAT_AUTO, talk, 4, ids, MAX_IDS, &n, NULL);
-            fixture_free(&x);
+            LLVMFuzzerTestOneInput(copy, size);
+            free(copy);
         }
         free(b.at);
     }
+}
+
+/* --- the command */
+
+#define TOY_FILE "build/test_tok.gguf"
+
+/* Runs ./polar tokenize on the toy; its output, or that of stderr after a failure, which must be as expected. */
+static void check_command(const char *arguments, int status, const char *expected) {
+    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
+    char line[1000], got[1000];
+    FILE *f;
+    snprintf(line, sizeof line, "P='%s tokenize -m " TOY_FILE "'; { %s; } 2>&1; echo $?", command, arguments);
+    if (!(f = popen(line, "r"))) return;
+    got[fread(got, 1, sizeof got - 1, f)] = 0;
+    pclose(f);
+    snprintf(line, sizeof line, "%s\n%d\n", expected, status);
+    CHECK_STR(got, line);
+}
+
+TEST(command) {
+    static const char *const specials[] = {"<think>", "<|x|>"};
+    uint64_t state = 10;
+    toy t;
+    blob b;
+    FILE *f = fopen(getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar", "rb");
+    if (!f) {
+        printf("skipped: ./polar is not built\n");
+        return;
+    }
+    fclose(f);
+    toy_make(&t, &state, 0);
+    t.n = 256;
+    b = toy_bpe(&t, "llama", "llama-bpe", specials, 2, 1);
+    blob_int(&b, "tokenizer.ggml.bos_token_id", 257);
+    wr_u64(b.at + 16, b.n_keys);
+    CHECK((f = fopen(TOY_FILE, "wb")) && fwrite(b.at, 1, b.n, f) == b.n && !fclose(f));
+    free(b.at);
+    check_command("$P ab", 0, "97,98");
+    check_command("$P --bos --special 'a<think>'", 0, "257,97,256");
+    check_command("printf 'a\\0' | $P", 0, "97,0");
+    check_command("$P --json ''", 0, "{\"tokens\":[]}");
+    check_command("$P --decode 257,97,256,98", 0, "a<think>b");
+    check_command("$P --decode --special '257 97'", 0, "<|x|>a");
+    check_command("echo '{\"text\":\"\\u00e9\"}' | $P --jsonl", 0, "{\"tokens\":[195,169]}");
+    check_command("echo '{\"tokens\":[195,169]}' | $P --jsonl --decode -", 0, "{\"text\":\"\xc3\xa9\"}");
+    check_command("$P --decode 97,258", 1, "polar tokenize: token 1 of 2 is 258, expected 0 to 257");
+    check_command("$P --decode 97,a", 1, "polar tokenize: a token id is expected at \"a\"");
+    check_command("echo '{\"tokens\":[-1]}' | $P --jsonl --decode", 1,
+                  "polar tokenize: stdin:1: token 0 of 1 is -1, expected 0 to 257");
+    check_command("echo '{\"txt\":1}' | $P --jsonl", 1, "polar tokenize: stdin:1: field \"text\" must be a string");
+    remove(TOY_FILE);
 }
 
 /* --- memory and time */
@@ -1016,16 +1058,16 @@ TEST(no_memory) {
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SECONDS 10.0
+enum { SIZE = 100000 }; /* sanitizers are slow */
 #else
-#define SECONDS 1.0
+enum { SIZE = 1000000 };
 #endif
 
 /* A megabyte of the same again and again, and of everything. */
 static void check_speed(const fixture *x, const char *name) {
-    static const char *const units[] = {"a", " ", "\n", "\t \n", "\xf0\x9f\x98\x80", "ab", "1", "<|", "'s", "\xe6\xbc\xa2", "\xff",
+    static const char *const units[] = {"a", " ", "\n", "\xf0\x9f\x98\x80", "<|", "\xff",
                                         "The quick brown fox jumps over the lazy dog 12 times. "};
-    enum { SIZE = 1000000, MORE = SIZE + 1 }; /* SentencePiece adds a space */
+    enum { MORE = SIZE + 1 }; /* SentencePiece adds a space */
     char *s = malloc(SIZE), *back = malloc(SIZE);
     int32_t *tokens = malloc(MORE * sizeof *tokens);
     for (int i = 0; i < COUNT(units); i++) {
@@ -1035,8 +1077,8 @@ static void check_speed(const fixture *x, const char *name) {
         for (size_t at = 0; at < SIZE; at++) s[at] = units[i][at % m];
         CHECK(tok_encode(&x->v, &x->a, s, SIZE, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        if (getenv("POLAR_TIMES")) printf("%s: 1 MB of \"%s\": %zu tokens, %.3f s\n", name, units[i], n, seconds);
-        CHECK(seconds < SECONDS);
+        if (getenv("POLAR_TIMES")) printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, SIZE, units[i], n, seconds);
+        CHECK(seconds < 1);
         CHECK(tok_decode(&x->v, tokens, n, 0, back, SIZE, &length, NULL) == POLAR_OK);
         CHECK(length == SIZE && !memcmp(s, back, SIZE));
     }
@@ -1072,7 +1114,7 @@ TEST(speed_of_real_vocabularies) {
             tok_free(&v, &x.a);
         }
         if (getenv("POLAR_TIMES")) printf("%s: loaded in %.3f s, %zu bytes\n", names[i], best, x.v.block_bytes);
-        CHECK(best < SECONDS / 5);
+        CHECK(best < 0.5);
         check_speed(&x, names[i] + 15);
         fixture_free(&x);
     }
@@ -1103,6 +1145,7 @@ static const test_case tests[] = {
     {"odd_vocabulary", test_odd_vocabulary},
     {"colliding_tokens", test_colliding_tokens},
     {"damaged_files", test_damaged_files},
+    {"command", test_command},
     {"no_memory", test_no_memory},
     {"speed", test_speed},
     {"speed_of_real_vocabularies", test_speed_of_real_vocabularies},

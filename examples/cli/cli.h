@@ -183,5 +183,6 @@ int command_program(cli *c);
 int command_grade(cli *c);
 int command_quantize(cli *c);
 int command_run(cli *c);
+int command_tokenize(cli *c);
 
 #endif /* CLI_H */

@@ -63,6 +63,15 @@ static const cli_command commands[] = {
      "round-trip error: the size of what changed, relative to the size of the weights.\n"
      "\n"
      "  polar quantize model-f16.gguf model-q4.gguf Q4_K_M\n"},
+    {"tokenize", "turn text into tokens and back", command_tokenize,
+     "-m FILE [options] [TEXT | -f FILE | -]\n"
+     "\n"
+     "Prints token ids separated by commas; with --decode reads such a list and prints the text. The file needs\n"
+     "no weights. Without a text, stdin is read.\n"
+     "\n"
+     "  polar tokenize -m model.gguf \"Hello, world!\"\n"
+     "  polar tokenize -m model.gguf --decode 9906,11,1917,0\n"
+     "  echo '{\"text\":\"Hello\"}' | polar tokenize -m model.gguf --jsonl\n"},
 };
 
 #define N_COMMANDS ((int)(sizeof commands / sizeof *commands))
