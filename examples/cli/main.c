@@ -24,6 +24,15 @@ static const cli_command commands[] = {
      "\n"
      "  polar run -m model.gguf \"What is 7 times 8?\"\n"
      "  polar run -m model.gguf --program \"4-7x2 12x0\" --chat raw -n 20 \"Once upon a time\"\n"},
+    {"info", "say what a GGUF file is and what it needs to run", command_info,
+     "FILE [options]\n"
+     "\n"
+     "Architecture, size, tensor types, vocabulary, chat format, memory for a session. A file that cannot be run\n"
+     "is described too, with the reason.\n"
+     "\n"
+     "  polar info model.gguf --ctx 8192\n"
+     "  polar info model.gguf --program \"4-7x2\" --json\n"
+     "  polar info model.gguf --tensors --metadata\n"},
     {"logits", "print the logits after some tokens, to compare engines", command_logits,
      "-m FILE --tokens 1,2,3 [options]\n"
      "\n"
