@@ -215,9 +215,38 @@ TEST(grade) {
                   "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
 }
 
+TEST(info) {
+    /* a header and general.name = "x\033": a file that is none of a model, and a string that a terminal obeys */
+    const char *const make = "printf 'GGUF\\3\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\14\\0\\0\\0\\0\\0\\0\\0"
+                             "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >/tmp/polar-test-info.gguf;";
+    char line[600];
+    FILE *f;
+    snprintf(line, sizeof line, "%s polar info /tmp/polar-test-info.gguf --metadata", make);
+    check_command(line, 0, "name          x?\ntensors       none\nruns          no: polar-test-info.gguf: the key ");
+    check_command("polar info /tmp/polar-test-info.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
+    check_command("polar info -m /tmp/polar-test-info.gguf --json --tensors --metadata", 0,
+                  "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,\"n_tensors\":0,"
+                  "\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
+    check_command("polar info --json --tensors --metadata /tmp/polar-test-info.gguf; rm /tmp/polar-test-info.gguf", 0,
+                  "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
+    check_command("polar info", 2, "polar info: no file: polar info FILE\n");
+    check_command("polar info /nowhere.gguf", 1, "polar info: /nowhere.gguf: No such file");
+    check_command("polar info /", 1, "polar info: /: Is a directory");
+    check_command("polar info /dev/null", 1, "polar info: null: has 0 bytes, a GGUF file at least 24\n");
+    if (!(f = test_shared("oracle/model_qwen2moe.gguf"))) return;
+    fclose(f);
+    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf", 0,
+                  "parameters    513.3 k in 2.1 MB, 32.00 bits each\ntensors       105: 105 F32 (2.1 MB)\n"
+                  "layers        6 of width 64, feed-forward 128\nheads         4 of size 16, 4 for keys and values\n"
+                  "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\nvocabulary    320 tokens, qwen2; bos ");
+    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --ctx 64 --program '0x2 3x0'", 0,
+                  "session       64 tokens, 6 layer calls: ");
+    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1, "polar info: program: ");
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands), T(program), T(grade),
+    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands), T(program), T(grade), T(info),
 };
 
 int main(int argc, char **argv) {
