@@ -33,9 +33,15 @@ endif
 
 build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
-	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. $< -o $@ $(LDFLAGS) $(LIBS)
+	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c -o $@ $(LDFLAGS) $(LIBS)
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
+
+# The program of README and polar.h, which test_gen runs.
+build/minimal: examples/minimal.c libpolar.a
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+build/test_gen: build/minimal
 
 # Each test program prints its own line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
 test: polar $(TESTS:%=build/%)
@@ -55,8 +61,15 @@ bench: polar $(BENCH:%=build/bench-%.gguf)
 check-all:
 	@bash .ci/run
 
+PREFIX ?= /usr/local
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install polar $(DESTDIR)$(PREFIX)/bin
+	install -m 644 libpolar.a $(DESTDIR)$(PREFIX)/lib
+	install -m 644 polar.h $(DESTDIR)$(PREFIX)/include
+
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help test bench check-all clean
+.PHONY: all help install test bench check-all clean
 .SECONDARY:

@@ -2941,7 +2941,7 @@ static int json_float(json v, float *out) {
 /* 1 and *out if the value is a whole number in the range, however it is written (3, 3.0, 3e0). */
 static int json_int(json v, int64_t *out, int64_t min, int64_t max) {
     size_t length;
-    int64_t n;
+    int64_t n = 0;
     double x;
     if (json_kind(v) != JSON_NUMBER) return 0;
     length = (size_t)(v.end - v.at);

@@ -284,10 +284,44 @@ TEST(halves) {
     CHECK(f32_f16(65519.996f) == 0x7bff && f32_f16(65520) == 0x7c00 && f32_f16(5.9604645e-8f / 2) == 0);
 }
 
+/* --- the example --- */
+
+static char *file_text(const char *path) {
+    FILE *f = fopen(path, "rb");
+    char *text = calloc(1, 1 << 18);
+    if (!f || !text) printf("%s cannot be read\n", path);
+    if (f && text) text[fread(text, 1, (1 << 18) - 1, f)] = 0;
+    if (f) fclose(f);
+    return text;
+}
+
+/* examples/minimal.c is what README and polar.h show, and it runs. The Makefile builds build/minimal. */
+TEST(minimal_example) {
+    char *example = file_text("examples/minimal.c"), *readme = file_text("README.md"), *header = file_text("polar.h");
+    char *line = strstr(example, "#include \"polar.h\""), *out;
+    fixture f = fixture_model("llama", QUANT_Q8_0, 9);
+    FILE *model = fopen("build/minimal.gguf", "wb");
+    CHECK(line && strstr(readme, line));
+    for (; line && *line; line += strcspn(line, "\n") + 1) { /* in polar.h each line stands behind " *     " */
+        char shown[256];
+        snprintf(shown, sizeof shown, "\n *     %.*s\n", (int)strcspn(line, "\n"), line);
+        if (*line != '\n') CHECK(strstr(header, shown));
+    }
+    CHECK(model && fwrite(f.data, 1, f.size, model) == f.size && !fclose(model));
+    CHECK(!system("build/minimal build/minimal.gguf \"a question\" \"1x2 3x0\" > build/minimal.txt"));
+    out = file_text("build/minimal.txt");
+    CHECK(strstr(out, " tokens, 4 layer calls each]"));
+    CHECK(system("build/minimal no-such-file.gguf \"a question\" 2> build/minimal.txt") != 0);
+    free(out);
+    out = file_text("build/minimal.txt");
+    CHECK(strstr(out, "minimal: ") == out && strstr(out, "no-such-file.gguf"));
+    free(example), free(readme), free(header), free(out), free(f.data);
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(greedy), T(distribution), T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel),
-    T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves),
+    T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
 };
 
 int main(int argc, char **argv) {
