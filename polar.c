@@ -2825,7 +2825,7 @@ static polar_status json_parse(json *out, const char *text, size_t length, const
 }
 
 /* Line of a value in the text it was read from. Counts from the start: for messages. */
-static int json_line(const char *text, json v) {
+static MAYBE_UNUSED int json_line(const char *text, json v) {
     int line = 1;
     for (; text < v.at; text++) line += *text == '\n';
     return line;
@@ -2925,7 +2925,7 @@ static json json_at(json v, size_t i) {
     return none;
 }
 
-static int json_bool(json v) {
+static MAYBE_UNUSED int json_bool(json v) {
     return json_kind(v) == JSON_BOOL && *v.at == 't';
 }
 
@@ -2934,7 +2934,7 @@ static int json_double(json v, double *out) {
     return json_kind(v) == JSON_NUMBER && num_parse_double(v.at, (size_t)(v.end - v.at), out);
 }
 
-static int json_float(json v, float *out) {
+static MAYBE_UNUSED int json_float(json v, float *out) {
     return json_kind(v) == JSON_NUMBER && num_parse_float(v.at, (size_t)(v.end - v.at), out);
 }
 
@@ -3040,7 +3040,7 @@ static size_t json_text(json v, char *out) {
     return (size_t)(out - start);
 }
 
-static void buf_put_json_text(buf *b, json v) {
+static MAYBE_UNUSED void buf_put_json_text(buf *b, json v) {
     char *out = buf_room(b, json_text_bytes(v));
     if (out) b->length += json_text(v, out);
 }
@@ -3090,18 +3090,18 @@ static void json_put_raw(json_writer *w, const char *text, size_t n) {
     w->comma = 1;
 }
 
-static void json_open(json_writer *w, char bracket) {
+static MAYBE_UNUSED void json_open(json_writer *w, char bracket) {
     json_put_raw(w, &bracket, 1);
     w->comma = 0;
 }
 
-static void json_close(json_writer *w, char bracket) {
+static MAYBE_UNUSED void json_close(json_writer *w, char bracket) {
     buf_put(w->out, &bracket, 1);
     w->comma = 1;
 }
 
 /* Ends a line of JSONL. */
-static void json_end_line(json_writer *w) {
+static MAYBE_UNUSED void json_end_line(json_writer *w) {
     buf_put(w->out, "\n", 1);
     w->comma = 0;
 }
@@ -3134,13 +3134,13 @@ static void json_put_text(json_writer *w, const char *s) {
     json_put_string(w, s, strlen(s));
 }
 
-static void json_key(json_writer *w, const char *key) {
+static MAYBE_UNUSED void json_key(json_writer *w, const char *key) {
     json_put_text(w, key);
     buf_put(w->out, ":", 1);
     w->comma = 0;
 }
 
-static void json_put_i64(json_writer *w, int64_t n) {
+static MAYBE_UNUSED void json_put_i64(json_writer *w, int64_t n) {
     char at[NUM_TEXT];
     text t = {at, sizeof at, 0};
     text_put_i64(&t, n);
@@ -3148,7 +3148,7 @@ static void json_put_i64(json_writer *w, int64_t n) {
 }
 
 /* What is not finite has no JSON: null. */
-static void json_put_double(json_writer *w, double x) {
+static MAYBE_UNUSED void json_put_double(json_writer *w, double x) {
     char at[NUM_TEXT];
     text t = {at, sizeof at, 0};
     if (x - x == 0) text_put_double(&t, x);
@@ -3156,7 +3156,7 @@ static void json_put_double(json_writer *w, double x) {
     json_put_raw(w, at, t.length);
 }
 
-static void json_put_float(json_writer *w, float x) {
+static MAYBE_UNUSED void json_put_float(json_writer *w, float x) {
     char at[NUM_TEXT];
     text t = {at, sizeof at, 0};
     if (x - x == 0) text_put_float(&t, x);
@@ -3164,7 +3164,7 @@ static void json_put_float(json_writer *w, float x) {
     json_put_raw(w, at, t.length);
 }
 
-static void json_put_bool(json_writer *w, int value) {
+static MAYBE_UNUSED void json_put_bool(json_writer *w, int value) {
     json_put_raw(w, value ? "true" : "false", value ? 4 : 5);
 }
 
