@@ -9052,6 +9052,7 @@ done:
 
 /* --- spans of text --- */
 
+/* Characters, without the locale: ASCII only. */
 static int ans_is_space(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
@@ -9068,6 +9069,7 @@ static char ans_lower(char c) {
     return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
+/* A span of a text; of a span, what starts at a place; without spaces at both ends. */
 static polar_span ans_span(const char *text, size_t length) {
     polar_span s;
     s.text = text;
@@ -9097,6 +9099,7 @@ static int ans_at(polar_span s, size_t at, const char *what, int fold) {
     return 1;
 }
 
+/* 1 if the span starts or ends with a text. */
 static int ans_starts(polar_span s, const char *what) {
     return ans_at(s, 0, what, 0);
 }
@@ -9127,12 +9130,22 @@ static polar_span ans_after_last(polar_span s, const char *what) {
     return at == ANS_NONE ? s : ans_from(s, at + strlen(what));
 }
 
+/* 1 if two spans are the same bytes. */
 static int ans_same_bytes(polar_span a, polar_span b) {
     return a.length == b.length && !memcmp(a.text, b.text, a.length);
 }
 
 /* --- extraction ---
- * Each function looks for one form of answer and returns 1 with what it found. */
+ * Each function looks for one form of answer and returns 1 with what it found:
+ *
+ *     marker   ... #### 42            # Answer: 42         A: 42         (own line)
+ *     box      ... \boxed{42} ...     \fbox{42}            \boxed 42$
+ *     phrase   The answer is 42.      So 42 is the answer. The statement is true.
+ *     formula  ... $x = 42$ ...       \( 42 \)             \[ 42 \]
+ *     number   ... and pays 42 dollars in total.
+ *
+ * The result is a part of the response, so nothing is rewritten here: "1,250" and "42 dollars" stay as they are,
+ * and it is the comparison that knows what they mean. */
 
 /* Takes from both ends what never belongs to an answer: spaces, sentence punctuation, brackets without a
  * partner, and a pair of math delimiters or asterisks around the whole. */
@@ -9150,6 +9163,7 @@ static int ans_tidy_end(polar_span *s) {
     return (ans_is_space(last) || strchr("([{\\:./,#?$\"'!;", last)) ? s->length--, 1 : 0;
 }
 
+/* The same in front: 1 if something was taken. A point before a digit belongs to the number. */
 static int ans_tidy_start(polar_span *s) {
     char first = s->text[0];
     int number = first == '.' && s->length > 1 && ans_is_digit(s->text[1]);
@@ -9170,6 +9184,7 @@ static int ans_unwrap(polar_span *s) {
     return 0;
 }
 
+/* All of that until nothing changes. Long texts are left as they are: no answer, and not worth the passes. */
 static polar_span ans_tidy(polar_span s) {
     while (s.length && s.length <= ANS_TEXT && s.text[0] && s.text[s.length - 1] &&
            (ans_tidy_start(&s) || ans_tidy_end(&s) || ans_unwrap(&s)))
@@ -9194,6 +9209,7 @@ static polar_span ans_box_content(polar_span s) {
     return ans_trim(ans_slice(s, 1, MIN(i, s.length)));
 }
 
+/* The last box of any spelling; several boxes in a sentence are not joined. */
 static int ans_extract_box(polar_span s, polar_span *out) {
     size_t box = ans_find_last(s, "oxed{", 0), frame = ans_find_last(s, "\\fbox{", 0), bare;
     if (box == ANS_NONE && frame == ANS_NONE) {
@@ -9280,6 +9296,7 @@ static int ans_extract_statement(polar_span s, polar_span *out) {
     return first != ANS_NONE;
 }
 
+/* A sentence that says what the answer is, in front of the phrase ("so 5 is the answer") or behind it. */
 static int ans_extract_phrase(polar_span s, polar_span *out) {
     static const char *const before[] = {"is the ans", "is our ans"};
     static const char *const after[] = {"answer is", "answer:", "answer :"};
@@ -9336,6 +9353,7 @@ static size_t ans_last_dollars(polar_span s, polar_span *out) {
     return ANS_NONE;
 }
 
+/* The last formula in any kind of delimiters. */
 static int ans_extract_formula(polar_span s, polar_span *out) {
     static const char *const pairs[][2] = {{"\\(", "\\)"}, {"\\[", "\\]"}};
     size_t best = ans_last_dollars(s, out);
@@ -9402,6 +9420,8 @@ static int ans_extract_marker(polar_span s, polar_span *out) {
     return 0;
 }
 
+/* The forms in the order of how surely they mean the answer. Most are looked for behind the last "Therefore"
+ * first: what comes before it is reasoning. */
 polar_span polar_answer_extract(const char *response, size_t length) {
     polar_span all = ans_span(response, length), rest, out;
     if (!response || !length) return ans_span(response, 0);
@@ -9457,6 +9477,7 @@ typedef struct ans_token {
     uint8_t kind, id;
     uint8_t spaced; /* a space stands before it */
     uint8_t repeat; /* NUMBER: digits of the period that \overline marks after it */
+    uint8_t upright; /* LETTER: in \text{} or \mathrm{} */
 } ans_token;
 
 typedef struct ans_node {
@@ -9513,6 +9534,7 @@ static int ans_pay(ans_work *w, int64_t cost) {
 
 static const natural nat_unknown = {0, -1};
 
+/* Zeroed limbs at the end of the pool. They are never given back: a comparison is short. */
 static natural nat_new(ans_work *w, int n) {
     natural b;
     if (n > ANS_LIMBS || w->pool_used + n > ANS_POOL || !ans_pay(w, n / 4)) return nat_unknown;
@@ -9523,6 +9545,7 @@ static natural nat_new(ans_work *w, int n) {
     return b;
 }
 
+/* Without leading zeros, as all results are. */
 static natural nat_trim(const ans_work *w, natural b) {
     while (b.n > 0 && !w->pool[b.at + b.n - 1]) b.n--;
     return b;
@@ -9536,6 +9559,7 @@ static natural nat_from(ans_work *w, uint64_t v) {
     return nat_trim(w, b);
 }
 
+/* Limb i, 0 beyond the end. */
 static uint32_t nat_limb(const ans_work *w, natural b, int i) {
     return i < b.n ? w->pool[b.at + i] : 0;
 }
@@ -9552,6 +9576,7 @@ static int nat_compare(const ans_work *w, natural a, natural b) {
     return 0;
 }
 
+/* Sum, by school arithmetic with a 64-bit carry. */
 static natural nat_add(ans_work *w, natural a, natural b) {
     uint64_t carry = 0;
     natural r;
@@ -9578,6 +9603,7 @@ static natural nat_subtract(ans_work *w, natural a, natural b) {
     return r.n < 0 ? r : nat_trim(w, r);
 }
 
+/* Product, by rows: the numbers are too short for anything faster to pay. */
 static natural nat_multiply(ans_work *w, natural a, natural b) {
     natural r;
     if (a.n < 0 || b.n < 0) return nat_unknown;
@@ -9657,6 +9683,7 @@ typedef struct cx {
     double re, im, err;
 } cx;
 
+/* Magnitude for error bounds, within a factor of 1.5 of the true one. */
 static double cx_size(cx z) {
     return fabs(z.re) + fabs(z.im);
 }
@@ -9681,6 +9708,7 @@ static int cx_finite(cx z) {
     return z.re - z.re == 0 && z.im - z.im == 0 && z.err - z.err == 0;
 }
 
+/* The first error term is what the operands bring, the second the rounding of this operation. */
 static cx cx_add(cx a, cx b) {
     cx r = cx_make(a.re + b.re, a.im + b.im, 0);
     r.err = a.err + b.err + mul64(ANS_EPS, cx_size(r));
@@ -9695,6 +9723,7 @@ static cx cx_subtract(cx a, cx b) {
     return cx_add(a, cx_negate(b));
 }
 
+/* |ab - a'b'| <= |a| err(b) + |b| err(a), and four roundings. */
 static cx cx_multiply(cx a, cx b) {
     double m = cx_size(a), n = cx_size(b);
     return cx_make(mul64(a.re, b.re) - mul64(a.im, b.im), mul64(a.re, b.im) + mul64(a.im, b.re),
@@ -9757,6 +9786,7 @@ static double atan2_64(double y, double x) {
     return y < 0 ? -t : t;
 }
 
+/* e^z = e^re (cos im + i sin im). The relative error grows with the absolute error of z. */
 static cx cx_exp(cx z) {
     double s = 0, c = 1, m;
     if (!(fabs(z.im) < 1e6) || !(z.re < 700)) return cx_nan();
@@ -9771,6 +9801,7 @@ static cx cx_on_axis(cx z) {
     return z;
 }
 
+/* Principal branch: the imaginary part is in (-pi, pi]. */
 static cx cx_log(cx z) {
     double m = hypot64(z.re, z.im), l;
     if (!(m > 1e-300) || !(m < 1e300)) return cx_nan();
@@ -9780,6 +9811,7 @@ static cx cx_log(cx z) {
                    2 * z.err / m + mul64(4 * ANS_EPS, 1 + fabs(l)));
 }
 
+/* Principal root, real part >= 0, from sqrt((|z| + |re|) / 2), which does not cancel. */
 static cx cx_sqrt(cx z) {
     double m, a, b, size;
     z = cx_on_axis(z);
@@ -9803,6 +9835,7 @@ static cx cx_power(cx a, cx b) {
     return cx_exp(cx_multiply(b, cx_log(a)));
 }
 
+/* Through e^z: near 0 it cancels, and the bound says so. */
 static cx cx_sinh(cx z) {
     cx e = cx_exp(z);
     return cx_scale(cx_subtract(e, cx_divide(cx_real(1), e)), 0.5);
@@ -9836,6 +9869,7 @@ static cx cx_arcsin(cx z) {
     return cx_negate(cx_times_i(cx_log(cx_add(cx_times_i(z), root))));
 }
 
+/* pi/2 - arcsin z. */
 static cx cx_arccos(cx z) {
     return cx_subtract(cx_make(ANS_PI / 2, 0, ANS_EPS), cx_arcsin(z));
 }
@@ -9846,6 +9880,8 @@ static cx cx_arctan(cx z) {
     return cx_scale(cx_times_i(cx_subtract(cx_log(cx_subtract(one, iz)), cx_log(cx_add(one, iz)))), 0.5);
 }
 
+/* Inverse hyperbolic functions by their logarithms, branches as everywhere in the literature:
+ * log(z + sqrt(z^2 + 1)), log(z + sqrt(z + 1) sqrt(z - 1)), (log(1 + z) - log(1 - z)) / 2. */
 static cx cx_arsinh(cx z) {
     return cx_log(cx_add(z, cx_sqrt(cx_add(cx_multiply(z, z), cx_real(1)))));
 }
@@ -9882,7 +9918,14 @@ static cx cx_factorial(cx z) {
 /* --- characters to tokens ---
  * First the text is cleaned: what other writing systems have for mathematics becomes LaTeX, the marks around an
  * answer go. Then it is cut into tokens; spaces, \left, \displaystyle, $ and the braces of \text{...} vanish here,
- * so equal tokens are equal answers even where nothing can be calculated. */
+ * so equal tokens are equal answers even where nothing can be calculated.
+ *
+ *     \left(\tfrac12, 1{,}000\right] \text{ cm}   ->   ( FRACTION 12 , 1{,}000 ] WORD
+ *
+ * Letters are the difficult part. "ab" is a product, "sinx" a function and its argument, "and" a separator, "east" a
+ * word, "cm" a unit, "twelve" a number; all of them may stand in \text{} or not. A run of letters is looked up as a
+ * whole first; a short one, or one that names make up but for three letters, is a formula; others are words. Which
+ * words are units is decided when the operand they stand in is read. */
 
 typedef enum ans_kind {
     T_END, T_NUMBER, T_LETTER, T_SYMBOL, T_WORD, T_CONSTANT, T_FUNCTION, T_FRACTION, T_BINOMIAL, T_ROOT, T_LARGE,
@@ -9898,7 +9941,7 @@ enum { SEPARATE_COMMA, SEPARATE_AND, SEPARATE_OR };
 enum { REL_NONE, REL_EQ, REL_NE, REL_LT, REL_LE, REL_GT, REL_GE, REL_IN, REL_TO, REL_LIKE, REL_ABOUT };
 enum { CONST_PI, CONST_INFINITY, CONST_EMPTY, CONST_REALS, CONST_E, CONST_I };
 enum { ENV_PLAIN, ENV_MATRIX, ENV_ARRAY, ENV_CASES };
-enum { LARGE_SUM, LARGE_PRODUCT, LARGE_OTHER };
+enum { LARGE_SUM, LARGE_PRODUCT, LARGE_INTEGRAL, LARGE_OTHER };
 
 typedef enum ans_function {
     F_SIN, F_COS, F_TAN, F_COT, F_SEC, F_CSC, F_ARCSIN, F_ARCCOS, F_ARCTAN, F_ARCCOT, F_ARCSEC, F_ARCCSC,
@@ -9934,10 +9977,11 @@ static const ans_name ans_names[] = {
     {"Re", T_FUNCTION, F_RE, 0}, {"Im", T_FUNCTION, F_IM, 0}, {"arg", T_FUNCTION, F_ARG, 0},
     {"sgn", T_FUNCTION, F_SGN, 1}, {"det", T_FUNCTION, F_DET, 0}, {"abs", T_FUNCTION, F_ABS, 2},
     {"floor", T_FUNCTION, F_FLOOR, 2}, {"ceil", T_FUNCTION, F_CEILING, 2}, {"sum", T_LARGE, LARGE_SUM, 0},
-    {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int", T_LARGE, LARGE_OTHER, 0}, {"iint", T_LARGE, LARGE_OTHER, 0},
-    {"oint", T_LARGE, LARGE_OTHER, 0}, {"lim", T_LARGE, LARGE_OTHER, 0}, {"bigcup", T_LARGE, LARGE_OTHER, 0},
+    {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int", T_LARGE, LARGE_INTEGRAL, 0}, {"iint", T_LARGE, LARGE_INTEGRAL, 0},
+    {"oint", T_LARGE, LARGE_INTEGRAL, 0}, {"lim", T_LARGE, LARGE_OTHER, 0}, {"bigcup", T_LARGE, LARGE_OTHER, 0},
     {"bigcap", T_LARGE, LARGE_OTHER, 0}, {"pi", T_CONSTANT, CONST_PI, 1}, {"infty", T_CONSTANT, CONST_INFINITY, 1},
     {"infinity", T_CONSTANT, CONST_INFINITY, 2}, {"inf", T_CONSTANT, CONST_INFINITY, 2},
+    {"oo", T_CONSTANT, CONST_INFINITY, 2},
     {"emptyset", T_CONSTANT, CONST_EMPTY, 0}, {"varnothing", T_CONSTANT, CONST_EMPTY, 0},
     {"oslash", T_CONSTANT, CONST_EMPTY, 0}, {"le", T_RELATION, REL_LE, 0}, {"leq", T_RELATION, REL_LE, 0},
     {"leqslant", T_RELATION, REL_LE, 0}, {"ge", T_RELATION, REL_GE, 0}, {"geq", T_RELATION, REL_GE, 0},
@@ -10036,6 +10080,7 @@ static const ans_word ans_unicode[] = {
     {"\xe2\x8c\x89", "\\rceil "}, {"\xe2\x86\x92", "\\to "}, {"\xe2\x80\xa6", "..."}, {"\xe2\x84\x83", ""},
 };
 
+/* Appends to the cleaned text; what does not fit is cut, and the rest is no formula any more. */
 static void ans_put(ans_side *side, const char *s, size_t n) {
     if (side->length + n > sizeof side->text) n = sizeof side->text - side->length;
     memcpy(side->text + side->length, s, n);
@@ -10060,11 +10105,11 @@ static polar_span ans_strip(polar_span s) {
         if (ans_starts(s, "\\\\")) s = ans_from(s, s.length > 2 && ans_is_letter(s.text[2]) ? 1 : 2);
         else if (ans_starts(s, "\\)") || ans_starts(s, "\\]") || ans_starts(s, "\\(") || ans_starts(s, "\\["))
             s = ans_from(s, 2);
-        else if (strchr("!)]}:,#?\"'/", s.text[0])) s = ans_from(s, 1);
+        else if (strchr("!)]}:,#?\"'/*`", s.text[0])) s = ans_from(s, 1);
         else if (n == 2 && s.text[1] == ')' && ans_is_letter(s.text[0])) s.length--; /* a choice: "A)" */
         else if (s.text[0] == '.' && !(s.length > 1 && ans_is_digit(s.text[1]))) s = ans_from(s, 1);
         else if (ans_ends(s, "\\)") || ans_ends(s, "\\]") || ans_ends(s, "\\(") || ans_ends(s, "\\[")) s.length -= 2;
-        else if (strchr("([{\\:./,#?\"';", s.text[s.length - 1]) && !ans_is_prime(s)) s.length--;
+        else if (strchr("([{\\:./,#?\"';*`", s.text[s.length - 1]) && !ans_is_prime(s)) s.length--;
         if (s.length == n) return s;
     }
 }
@@ -10105,6 +10150,7 @@ typedef struct ans_lexer {
     int matrices; /* open matrix environments: there "\\" and "&" count */
 } ans_lexer;
 
+/* Appends a token. */
 static ans_token *ans_emit(ans_lexer *x, int kind, int id, const char *at, size_t length) {
     ans_token *t = &x->side->tokens[MIN(x->side->n_tokens, ANS_TOKENS)];
     t->kind = (uint8_t)kind;
@@ -10112,7 +10158,7 @@ static ans_token *ans_emit(ans_lexer *x, int kind, int id, const char *at, size_
     t->at = at;
     t->length = (uint16_t)length;
     t->spaced = (uint8_t)x->spaced;
-    t->repeat = 0;
+    t->repeat = t->upright = 0;
     x->spaced = 0;
     x->side->n_tokens++; /* beyond ANS_TOKENS the answer is refused */
     return t;
@@ -10123,6 +10169,7 @@ static int ans_in_text(const ans_lexer *x) {
     return x->n_text && x->text_braces[x->n_text - 1] > 0;
 }
 
+/* A character ahead, 0 behind the end. */
 static char ans_peek(const ans_lexer *x, size_t ahead) {
     return x->at + ahead < x->s.length ? x->s.text[x->at + ahead] : 0;
 }
@@ -10161,6 +10208,7 @@ static size_t ans_exponent(ans_lexer *x, size_t at, int point) {
     return n + digits;
 }
 
+/* Digits with separators of thousands, a point, a period after it, or an exponent, as one token. */
 static void ans_lex_number(ans_lexer *x) {
     size_t start = x->at, n = 0, group;
     int point = 0;
@@ -10213,6 +10261,7 @@ static int ans_is_word(polar_span run) {
     return !names;
 }
 
+/* What the word is another spelling of, or NULL. */
 static const char *ans_word_meaning(polar_span run) {
     for (int i = 0; i < COUNT(ans_words); i++)
         if (strlen(ans_words[i].word) == run.length && ans_at(run, 0, ans_words[i].word, 1))
@@ -10220,6 +10269,7 @@ static const char *ans_word_meaning(polar_span run) {
     return NULL;
 }
 
+/* A known name as its token; returns the letters it takes. */
 static int ans_emit_name(ans_lexer *x, const ans_name *n, polar_span at) {
     if (n->kind != T_NOTHING) ans_emit(x, n->kind, n->id, at.text, strlen(n->name));
     return (int)strlen(n->name);
@@ -10259,7 +10309,7 @@ static void ans_lex_letters(ans_lexer *x) {
         while (i < n) {
             name = ans_bare_name(ans_from(run, i));
             if (name) i += (size_t)ans_emit_name(x, name, ans_from(run, i));
-            else ans_emit(x, T_LETTER, run.text[i], run.text + i, 1), i++;
+            else ans_emit(x, T_LETTER, run.text[i], run.text + i, 1)->upright = (uint8_t)ans_in_text(x), i++;
         }
 }
 
@@ -10272,12 +10322,14 @@ static polar_span ans_lex_argument(ans_lexer *x) {
     return ans_slice(x->s, x->at - n, MIN(x->at - 1, x->s.length));
 }
 
+/* What a \begin{...} means. */
 static int ans_environment(polar_span name) {
     if (ans_starts(name, "array")) return ENV_ARRAY;
     if (ans_starts(name, "cases")) return ENV_CASES;
     return ans_find(name, "matrix") != ANS_NONE ? ENV_MATRIX : ENV_PLAIN;
 }
 
+/* \begin and \end of a matrix become tokens. */
 static void ans_lex_environment(ans_lexer *x, int kind) {
     polar_span name = ans_lex_argument(x);
     int env = ans_environment(name);
@@ -10291,10 +10343,11 @@ static void ans_lex_environment(ans_lexer *x, int kind) {
     }
 }
 
+/* The row of a command, or NULL: then it is the name of a symbol. */
 static const ans_name *ans_command(polar_span name) {
     for (int i = 0; i < COUNT(ans_names); i++)
         if (ans_names[i].name[0] == name.text[0] && strlen(ans_names[i].name) == name.length &&
-            ans_at(name, 0, ans_names[i].name, 0) && ans_names[i].bare != 2)
+            ans_at(name, 0, ans_names[i].name, 0))
             return &ans_names[i];
     return NULL;
 }
@@ -10313,6 +10366,7 @@ static void ans_lex_font(ans_lexer *x, int text) {
     if (x->n_text < COUNT(x->text_braces)) x->text_braces[x->n_text++] = text ? x->braces : -x->braces;
 }
 
+/* A backslash and letters. */
 static void ans_lex_command(ans_lexer *x) {
     size_t n = 1;
     polar_span name;
@@ -10396,6 +10450,7 @@ static void ans_lex_brace(ans_lexer *x, char c) {
     x->braces--;
 }
 
+/* Operators of one to three characters; what has no meaning in a formula counts as a space. */
 static void ans_lex_other(ans_lexer *x, char c) {
     static const ans_name two[] = {
         {"<=", T_RELATION, REL_LE, 0}, {">=", T_RELATION, REL_GE, 0}, {"!=", T_RELATION, REL_NE, 0},
@@ -10453,6 +10508,8 @@ static void ans_lex(ans_side *side, int plain) {
 }
 
 /* --- tokens to a tree ---
+ * A reader by recursive descent, one function for each line of the grammar:
+ *
  *   list      item (separator item)*
  *   item      operand (relation operand)*
  *   operand   sum (union-like sum)*, without a unit at its end; or words
@@ -10460,7 +10517,14 @@ static void ans_lex(ans_side *side, int plain) {
  *   product   implicit ((* | / | :) implicit)*
  *   implicit  factor factor ...                    binds tighter than a division: 1/2x is 1/(2x) but for numbers
  *   factor    atom with powers, indices, !, ', degrees
- * Constant rational parts are calculated as they are built. Node 0 is no node. */
+ *
+ * Constant rational parts are calculated as they are built, so "2^{2005} + 1" is one node with an exact number, and a
+ * tree holds operations only where a symbol, a root or a function is below. Node 0 is no node. What the reader does
+ * not understand is no formula, and then equals only the same tokens.
+ *
+ * Where writers are ambiguous, the reading that they mean most often is taken: -2^2 is -4, 2^10 is 1024, \sqrt16 is 4,
+ * \sin 2x is sin(2x), \sin(x)^2 is (sin x)^2, 3\frac12 is 3.5, (0,1) is a pair and an interval until it meets
+ * one or the other. */
 
 typedef enum ans_op {
     N_NONE, N_NUMBER, N_SYMBOL, N_CONSTANT, N_ADD, N_MULTIPLY, N_DIVIDE, N_POWER, N_NEGATE, N_PLUS_MINUS, N_CALL,
@@ -10483,6 +10547,7 @@ typedef enum ans_op {
 
 #define ID_CAPITAL 1 /* of a SYMBOL */
 
+/* A node without children, 0 if there are too many. */
 static int ans_node_new(ans_work *w, ans_op op) {
     ans_node *n;
     if (w->n_nodes >= ANS_NODES || !ans_pay(w, 4)) {
@@ -10495,6 +10560,7 @@ static int ans_node_new(ans_work *w, ans_op op) {
     return w->n_nodes++;
 }
 
+/* Adds a child. What a tree contains is known at its root: symbols, decimals, \pm, collections. */
 static void ans_append(ans_work *w, int parent, int child) {
     ans_node *p = &w->nodes[parent];
     if (!parent || !child) {
@@ -10510,12 +10576,14 @@ static void ans_append(ans_work *w, int parent, int child) {
     if (w->nodes[child].op >= N_LIST) p->flags |= PARTS;
 }
 
+/* Child i, 0 if there is none. */
 static int ans_child(const ans_work *w, int node, int i) {
     int c = w->nodes[node].first;
     while (i-- && c) c = w->nodes[c].next;
     return c;
 }
 
+/* One name out of two numbers: a 64-bit hash. */
 static uint64_t ans_mix(uint64_t a, uint64_t b) {
     uint64_t state = a ^ (b << 1 | b >> 63);
     return rng_next(&state);
@@ -10525,6 +10593,7 @@ static uint64_t ans_hash(const char *s, size_t n) {
     return ans_mix(mem_hash(s, n), n);
 }
 
+/* Leaves of the tree. */
 static int ans_symbol(ans_work *w, uint64_t name) {
     int n = ans_node_new(w, N_SYMBOL);
     w->nodes[n].name = name;
@@ -10540,6 +10609,7 @@ static int ans_constant(ans_work *w, int id) {
 
 /* --- exact numbers */
 
+/* A number node. The double is for the parts of a formula that are not rational. */
 static int ans_rational(ans_work *w, int negative, natural num, natural den) {
     int n = ans_node_new(w, N_NUMBER);
     ans_node *p = &w->nodes[n];
@@ -10579,6 +10649,7 @@ static int ans_folded(ans_work *w, int negative, natural num, natural den, int f
     return n;
 }
 
+/* a/b + c/d; over the common denominator if it is one, so that long decimal sums stay short. */
 static int ans_fold_sum(ans_work *w, const ans_node *a, const ans_node *b, int flags) {
     natural x = a->num, y = b->num, den = a->den;
     if (nat_compare(w, a->den, b->den)) {
@@ -10592,6 +10663,7 @@ static int ans_fold_sum(ans_work *w, const ans_node *a, const ans_node *b, int f
     return ans_folded(w, b->negative, nat_subtract(w, y, x), den, flags);
 }
 
+/* Whole powers. 6400 bits are more than a number may have, so larger exponents are not tried. */
 static int ans_fold_power(ans_work *w, const ans_node *a, int exponent_node, int flags) {
     int e, negative;
     natural num, den;
@@ -10617,6 +10689,7 @@ static int ans_fold(ans_work *w, ans_op op, int i, int k) {
     return 0;
 }
 
+/* Operations that calculate what is exact and build a node for the rest. */
 static int ans_unary(ans_work *w, ans_op op, int a) {
     int n;
     if (op == N_NEGATE && ans_is_exact(w, a)) {
@@ -10638,6 +10711,7 @@ static int ans_binary(ans_work *w, ans_op op, int a, int b) {
     return n;
 }
 
+/* A function of one or two arguments. Factorials and binomials of whole numbers are exact. */
 static int ans_call(ans_work *w, ans_function f, int a, int b) {
     int n, i;
     if (f == F_FACTORIAL && ans_small_integer(w, a, &i) && i >= 0) {
@@ -10707,12 +10781,15 @@ static int ans_number(ans_work *w, const ans_token *t) {
 static int ans_read_list(ans_work *w);
 static int ans_read_factor(ans_work *w);
 static int ans_read_product(ans_work *w);
+static int ans_read_sum(ans_work *w);
 
+/* The next token of the part being read. */
 static const ans_token *ans_now(const ans_work *w) {
-    static const ans_token end = {"", 0, T_END, 0, 0, 0};
+    static const ans_token end = {"", 0, T_END, 0, 0, 0, 0};
     return w->at < w->stop ? &w->tokens[w->at] : &end;
 }
 
+/* Tokens by kind or character; accepting one steps over it. */
 static int ans_is_char(const ans_token *t, char c) {
     return t->kind == T_CHARACTER && t->id == (uint8_t)c;
 }
@@ -10734,12 +10811,21 @@ static int ans_no(ans_work *w) {
     return 0;
 }
 
+/* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
+static int ans_bracket(const ans_token *t) {
+    if (t->kind == T_CHARACTER) return strchr("([{", t->id) ? 1 : strchr(")]}", t->id) ? -1 : 0;
+    if (t->kind == T_BEGIN || t->kind == T_FINISH) return t->kind == T_BEGIN ? 1 : -1;
+    if (t->kind < T_OPEN_SET || t->kind > T_CLOSE_BAR) return 0;
+    return (t->kind - T_OPEN_SET) % 2 ? -1 : 1; /* they alternate in ans_kind */
+}
+
 /* Goes one level of nesting down; every call that succeeds is paired with ans_up. */
 static int ans_down(ans_work *w) {
     if (w->depth >= ANS_DEPTH || w->failed || !ans_pay(w, 2)) return ans_no(w);
     return ++w->depth;
 }
 
+/* Back up, with a result. */
 static int ans_up(ans_work *w, int result) {
     w->depth--;
     return w->failed ? 0 : result;
@@ -10792,12 +10878,14 @@ static int ans_read_argument(ans_work *w, int digit) {
     return ans_up(w, n);
 }
 
+/* The same, and afterwards the part being read ends where it did before. */
 static int ans_argument(ans_work *w, int digit) {
     int stop = w->stop, n = ans_read_argument(w, digit);
     if (!w->failed) w->stop = stop;
     return n;
 }
 
+/* The kind of token that closes what this one opens. */
 static int ans_close_of(const ans_token *open) {
     if (open->kind == T_OPEN_SET) return T_CLOSE_SET;
     if (open->kind == T_OPEN_ANGLE) return T_CLOSE_ANGLE;
@@ -10824,13 +10912,15 @@ static int ans_read_bracket(ans_work *w, int square) {
 
 /* \{ ... \}; "\{x | x > 3\}" is its condition. */
 static int ans_read_set(ans_work *w) {
-    int n, set = 0, bars = 0;
+    int n, set = 0, bars = 0, colon = 0;
     if (!ans_down(w)) return 0;
     if (ans_accept_kind(w, T_CLOSE_SET)) return ans_up(w, ans_constant(w, CONST_EMPTY));
-    for (int i = w->at; i < w->stop && w->tokens[i].kind != T_CLOSE_SET; i++) bars += ans_is_char(&w->tokens[i], '|');
-    ans_pay(w, 20);
-    if (w->at + 1 < w->stop && ans_now(w)->kind == T_LETTER && ans_is_char(ans_now(w) + 1, ':'))
-        w->at += 2; /* {x : ...} */
+    for (int i = w->at; i < w->stop && w->tokens[i].kind != T_CLOSE_SET && ans_pay(w, 1); i++) {
+        bars += ans_is_char(&w->tokens[i], '|');
+        if (!colon && ans_is_char(&w->tokens[i], ':')) colon = i + 1;
+    }
+    if (colon && ans_now(w)->kind == T_LETTER && (colon == w->at + 2 || ans_now(w)[1].kind == T_RELATION))
+        w->at = colon;
     n = ans_read_group(w, bars % 2); /* an odd bar separates */
     if (ans_accept(w, '|')) n = ans_read_group(w, 0);
     else if (n && w->nodes[n].op == N_LIST) w->nodes[n].op = N_SET;
@@ -10845,6 +10935,7 @@ static int ans_read_set(ans_work *w) {
     return ans_up(w, n);
 }
 
+/* Floors, ceilings, angle brackets and bars that say which side they are. */
 static int ans_read_enclosed(ans_work *w, const ans_token *open) {
     int n;
     if (!ans_down(w)) return 0;
@@ -10867,6 +10958,7 @@ static int ans_bar_opens(ans_work *w) {
     return left >= w->bars + 2;
 }
 
+/* |x| after its first bar. */
 static int ans_read_bars(ans_work *w) {
     int n;
     if (!ans_down(w)) return 0;
@@ -10875,6 +10967,7 @@ static int ans_read_bars(ans_work *w) {
     return ans_up(w, ans_call(w, F_ABS, n, 0));
 }
 
+/* \sqrt{x}, \sqrt[3]{x}, \sqrt3. */
 static int ans_read_root(ans_work *w) {
     int index = 0, n;
     if (ans_accept(w, '[')) {
@@ -10916,6 +11009,7 @@ static int ans_read_function_argument(ans_work *w) {
     return n ? n : ans_no(w);
 }
 
+/* \sin^{-1} is arcsin, not 1/sin; the function itself if it has no inverse here. */
 static ans_function ans_inverse(ans_function f) {
     if (f <= F_CSC) return (ans_function)(f + (F_ARCSIN - F_SIN));
     return f == F_SINH ? F_ARSINH : f == F_COSH ? F_ARCOSH : f == F_TANH ? F_ARTANH : f;
@@ -10953,6 +11047,24 @@ static int ans_read_function(ans_work *w, ans_function f) {
     return ans_up(w, call);
 }
 
+/* The body of an integral reaches to its differential: \int x + a dx is the integral of (x + a) dx. */
+static int ans_read_integrand(ans_work *w) {
+    int depth = 0, outer = w->stop, n;
+    for (int i = w->at; i + 1 < w->stop && depth >= 0 && ans_pay(w, 1); i++) {
+        const ans_token *t = &w->tokens[i];
+        depth += ans_bracket(t);
+        if (depth || i == w->at || t->kind != T_LETTER || t->id != 'd') continue;
+        if (t[1].kind != T_LETTER && t[1].kind != T_SYMBOL) continue;
+        w->stop = i;
+        n = ans_read_sum(w);
+        if (w->failed || w->at != i) return ans_no(w);
+        w->stop = outer;
+        n = ans_binary(w, N_MULTIPLY, n, ans_read_factor(w)); /* d */
+        return ans_binary(w, N_MULTIPLY, n, ans_read_factor(w));
+    }
+    return ans_read_product(w);
+}
+
 /* \sum_{k=1}^{n} body, \int_a^b body, \lim_{x \to a} body. */
 static int ans_read_large(ans_work *w, int id) {
     int under = 0, over = 0, body, n;
@@ -10964,10 +11076,10 @@ static int ans_read_large(ans_work *w, int id) {
         else if (!over && ans_accept(w, '^')) over = ans_argument(w, 0);
     }
     if (!ans_down(w)) return 0;
-    body = ans_read_product(w);
+    body = id == LARGE_INTEGRAL ? ans_read_integrand(w) : ans_read_product(w);
     w->index = outer;
     if (!body) return ans_up(w, ans_no(w));
-    if (id != LARGE_OTHER && under && over && w->nodes[under].op == N_RELATION && w->nodes[under].n == 2 &&
+    if (id <= LARGE_PRODUCT && under && over && w->nodes[under].op == N_RELATION && w->nodes[under].n == 2 &&
         w->nodes[ans_child(w, under, 0)].op == N_SYMBOL) {
         int lower = ans_child(w, under, 1);
         n = ans_node_new(w, N_SUM);
@@ -11022,21 +11134,36 @@ static int ans_read_letter(ans_work *w, const ans_token *t) {
     return n;
 }
 
-/* f(x), g(x), and P(3) for any letter, are functions of their arguments. Otherwise "a(b+c)" is a product. */
-static int ans_read_applied(ans_work *w, const ans_token *t, int symbol) {
-    int n = 0, list, number = w->at + 2 < w->stop && t[2].kind == T_NUMBER && ans_is_char(t + 3, ')');
-    if ((!number && !strchr("fg", *t->at)) || w->nodes[symbol].op != N_SYMBOL || !ans_accept(w, '(')) return symbol;
+/* 1 if "(...)" or "{(...)}" after a name is the argument of a function: anything for f and g, a number or several
+ * arguments for others. Otherwise "a(b+c)" is a product. */
+static int ans_is_application(ans_work *w, const ans_token *name) {
+    int at = w->at + ans_is_char(ans_now(w), '{'), depth = 0;
+    if (at + 2 >= w->stop || !ans_is_char(&w->tokens[at], '(')) return 0;
+    if (name->kind == T_LETTER && strchr("fg", *name->at)) return 1;
+    if (w->tokens[at + 1].kind == T_NUMBER && ans_is_char(&w->tokens[at + 2], ')')) return 1;
+    for (int i = at; i < w->stop && ans_pay(w, 1); i++) {
+        depth += ans_bracket(&w->tokens[i]);
+        if (!depth) return 0;
+        if (depth == 1 && w->tokens[i].kind == T_SEPARATOR) return 1;
+    }
+    return 0;
+}
+
+/* The call of an unknown function: name, then arguments. */
+static int ans_read_applied(ans_work *w, int name) {
+    int n = ans_node_new(w, N_OPAQUE), braced = ans_accept(w, '{'), list;
+    if (!ans_accept(w, '(')) return ans_no(w);
     list = ans_read_bracket(w, 0);
-    if (!list) return 0;
-    n = ans_node_new(w, N_OPAQUE);
-    w->nodes[n].name = w->nodes[symbol].name;
-    ans_append(w, n, list);
+    if (braced && !ans_accept(w, '}')) return ans_no(w);
     if (w->nodes[list].op == N_TUPLE) {
         w->nodes[list].op = N_OPAQUE;
         w->nodes[list].flags &= (uint8_t)~PARTS;
     }
-    w->nodes[n].flags = (uint8_t)((w->nodes[list].flags & ~(EXACT | PLAIN)) | FREE);
-    return n;
+    w->nodes[n].name = ans_mix(w->nodes[name].name, 17);
+    if (w->nodes[name].op == N_OPAQUE) ans_append(w, n, name); /* f_k(x) depends on k */
+    ans_append(w, n, list);
+    w->nodes[n].flags |= FREE;
+    return w->failed ? 0 : n;
 }
 
 /* _a: a name with a number is another name; anything else is a function of the index, so that a_{k+1} is. */
@@ -11055,6 +11182,7 @@ static int ans_read_index(ans_work *w, int base) {
     return n;
 }
 
+/* \frac and \binom take two groups, or two digits: \frac12. */
 static int ans_read_fraction(ans_work *w) {
     int a = ans_argument(w, 1), b = ans_argument(w, 1);
     return a && b ? ans_binary(w, N_DIVIDE, a, b) : ans_no(w);
@@ -11065,6 +11193,7 @@ static int ans_read_binomial(ans_work *w) {
     return a && b ? ans_call(w, F_BINOMIAL, a, b) : ans_no(w);
 }
 
+/* One operand: a number, a name, a command with its arguments, or brackets. */
 static int ans_read_atom(ans_work *w) {
     const ans_token *t = ans_now(w);
     int n;
@@ -11072,7 +11201,7 @@ static int ans_read_atom(ans_work *w) {
     w->at++;
     switch (t->kind) {
     case T_NUMBER: return ans_number(w, t);
-    case T_LETTER: n = ans_read_letter(w, t); return ans_now(w)->kind == T_CHARACTER ? ans_read_applied(w, t, n) : n;
+    case T_LETTER: return ans_read_letter(w, t);
     case T_SYMBOL: return ans_symbol(w, ans_hash(t->at, t->length));
     case T_CONSTANT: return ans_constant(w, t->id);
     case T_FUNCTION: return ans_read_function(w, (ans_function)t->id);
@@ -11103,29 +11232,33 @@ static int ans_read_minutes(ans_work *w, int n) {
     return n;
 }
 
+/* The sign changes no value; it allows the factor of 100 when values are compared. */
 static int ans_percent(ans_work *w, int n) {
     if (n) w->nodes[n].flags |= PERCENT;
     return n;
 }
 
+/* An atom and what follows it closely. */
 static int ans_read_factor(ans_work *w) {
-    int n;
+    const ans_token *first = ans_now(w);
+    int n, name = first->kind == T_LETTER || first->kind == T_SYMBOL; /* may still be the name of a function */
     if (!ans_down(w)) return 0;
     n = ans_read_atom(w);
     while (!w->failed && n) {
-        if (ans_accept(w, '^')) n = ans_binary(w, N_POWER, n, ans_argument(w, 0));
+        name = name && (w->nodes[n].op == N_SYMBOL || w->nodes[n].op == N_OPAQUE);
+        if (name && ans_is_application(w, first)) n = ans_read_applied(w, n), name = 0;
+        else if (ans_accept(w, '^')) n = ans_binary(w, N_POWER, n, ans_argument(w, 0));
         else if (ans_accept(w, '_')) n = ans_read_index(w, n);
         else if (ans_accept(w, '!')) n = ans_call(w, F_FACTORIAL, n, 0);
         else if (ans_accept_kind(w, T_DEGREE)) n = ans_unary(w, N_DEGREE, ans_read_minutes(w, n));
         else if (ans_accept_kind(w, T_PERCENT)) n = ans_percent(w, n);
-        else if (ans_is_char(ans_now(w), '\'') && w->nodes[n].op == N_SYMBOL) {
-            w->at++;
-            w->nodes[n].name = ans_mix(w->nodes[n].name, 5);
-        } else break;
+        else if (name && ans_accept(w, '\'')) w->nodes[n].name = ans_mix(w->nodes[n].name, 5);
+        else break;
     }
     return ans_up(w, n);
 }
 
+/* 1 if the next token can be multiplied with what is before it without a sign. */
 static int ans_starts_factor(ans_work *w) {
     const ans_token *t = ans_now(w);
     switch (t->kind) {
@@ -11158,6 +11291,7 @@ static int ans_is_mixed(const ans_work *w, int at) {
     return a->length < b->length || (a->length == b->length && memcmp(a->at, b->at, a->length) < 0);
 }
 
+/* 1 for a number without point or exponent. */
 static int ans_is_whole(const ans_token *t) {
     for (int i = 0; i < t->length; i++)
         if (t->at[i] == '.' || t->at[i] == 'e' || t->at[i] == 'E') return 0;
@@ -11184,6 +11318,7 @@ static int ans_read_number(ans_work *w) {
     return n;
 }
 
+/* Signs, and factors side by side. */
 static int ans_read_implicit(ans_work *w) {
     int n, before, negative = 0;
     while (ans_is_char(ans_now(w), '-') || ans_is_char(ans_now(w), '+')) negative ^= w->tokens[w->at++].id == '-';
@@ -11217,6 +11352,7 @@ static int ans_read_ratio(ans_work *w, int a) {
     return tuple;
 }
 
+/* Multiplication and division from left to right. */
 static int ans_read_product(ans_work *w) {
     int n;
     if (!ans_down(w)) return 0;
@@ -11230,6 +11366,7 @@ static int ans_read_product(ans_work *w) {
     return ans_up(w, n);
 }
 
+/* Addition, subtraction and \pm from left to right. A minus becomes a negative term. */
 static int ans_read_sum(ans_work *w) {
     int n, negative = 0;
     if (ans_now(w)->kind == T_PLUS_MINUS) n = ans_integer(w, 0); /* "\pm 3" */
@@ -11253,14 +11390,7 @@ static int ans_ends_operand(const ans_token *t) {
            t->kind == T_FINISH || t->kind == T_CHOOSE || ans_is_char(t, '&');
 }
 
-/* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
-static int ans_bracket(const ans_token *t) {
-    if (t->kind == T_CHARACTER) return strchr("([{", t->id) ? 1 : strchr(")]}", t->id) ? -1 : 0;
-    if (t->kind == T_BEGIN || t->kind == T_FINISH) return t->kind == T_BEGIN ? 1 : -1;
-    if (t->kind < T_OPEN_SET || t->kind > T_CLOSE_BAR) return 0;
-    return (t->kind - T_OPEN_SET) % 2 ? -1 : 1; /* they alternate in ans_kind */
-}
-
+/* The token behind the operand at this place: a separator, a relation or a closing bracket. */
 static int ans_operand_end(ans_work *w) {
     int depth = 0, i;
     for (i = w->at; i < w->stop; i++) {
@@ -11280,6 +11410,7 @@ static int ans_unit(const ans_work *w, int at, int stop, int loose) {
     size_t length;
     if (t->kind == T_WORD) return 1;
     if (t->kind == T_FUNCTION && t->id == F_MIN) return 1;
+    if (t->kind == T_LETTER && t->upright && strchr("mghstlJNWKLAFCVTd", t->id)) return 1;
     while (!w->inner && at + n < stop && t[n].kind == T_LETTER && t[n].at == t->at + n) n++;
     if (!n || (loose && n < 2)) return 0;
     length = (size_t)n;
@@ -11322,7 +11453,7 @@ static int ans_all_units(ans_work *w, int at, int stop, int loose) {
 static int ans_is_value_end(const ans_token *t) {
     return t->kind == T_NUMBER || t->kind == T_LETTER || t->kind == T_SYMBOL || t->kind == T_CONSTANT ||
            t->kind == T_PERCENT || t->kind == T_DEGREE || t->kind == T_CLOSE_SET || ans_is_char(t, '}') ||
-           ans_is_char(t, ')') || ans_is_char(t, ']');
+           ans_is_char(t, '!') || ans_is_char(t, ')') || ans_is_char(t, ']');
 }
 
 /* Where the operand ends without the units behind its value. Bare letters are units only after a number; of those
@@ -11333,7 +11464,8 @@ static int ans_without_units(ans_work *w, int stop) {
         if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION) continue;
         if (!ans_pay(w, 1)) break;
         if (!ans_is_value_end(before)) continue;
-        if (t->kind == T_LETTER && before->kind != T_NUMBER && before->kind != T_DEGREE && !ans_is_char(before, '}'))
+        if (t->kind == T_LETTER && !t->upright && before->kind != T_NUMBER && before->kind != T_DEGREE &&
+            !ans_is_char(before, '}'))
             continue;
         if (ans_all_units(w, i, stop, before->kind != T_NUMBER && before->kind != T_DEGREE)) return i;
     }
@@ -11349,6 +11481,7 @@ static uint64_t ans_text_name(const ans_token *t, int n, const char *ignored) {
     return h;
 }
 
+/* One side of a relation: words as one symbol, else a formula without its unit, else sets joined. */
 static int ans_read_operand(ans_work *w) {
     int end = ans_operand_end(w), stop = ans_without_units(w, end), outer = w->stop, n, words = 0, depth = 0;
     for (int i = w->at; i < stop; i++) {
@@ -11376,6 +11509,7 @@ static int ans_read_operand(ans_work *w) {
     return n;
 }
 
+/* Operands with relations between them: x = 5, 0 < x < 1. */
 static int ans_read_item(ans_work *w) {
     int n, relation;
     if (ans_now(w)->kind == T_RELATION && (ans_now(w)->id == REL_EQ || ans_now(w)->id == REL_ABOUT))
@@ -11427,7 +11561,10 @@ static void ans_read(ans_work *w, ans_side *side) {
     if (w->failed || w->at != side->n_tokens) side->root = 0;
 }
 
-/* --- evaluation --- */
+/* --- evaluation ---
+ * A tree has a value at each probe: an assignment of numbers to all symbols, fixed by their names. Two formulas that
+ * agree to nine digits at the probes are equal: an identity of analytic functions that holds at several unrelated
+ * places by chance does not occur in answers. Branches are principal, log is ln, i is the imaginary unit. */
 
 #define ANS_PROBES 8
 
@@ -11441,6 +11578,13 @@ static cx ans_symbol_value(ans_work *w, uint64_t name) {
     h = ans_mix(name, 1000 + (uint64_t)w->probe);
     v = 0.3 + (double)(h >> 12) / 2251799813685248.0;
     return cx_real(w->probe >= 3 && h & 1 ? -v : v);
+}
+
+/* 1 for infinity, -1 for minus infinity, else 0. */
+static int ans_infinity_sign(const ans_work *w, int n) {
+    const ans_node *p = &w->nodes[n];
+    if (p->op == N_NEGATE) return -ans_infinity_sign(w, p->first);
+    return p->op == N_CONSTANT && p->id == CONST_INFINITY;
 }
 
 static cx ans_value(ans_work *w, int node);
@@ -11458,20 +11602,33 @@ static cx ans_opaque_value(ans_work *w, const ans_node *n) {
     return sum;
 }
 
-/* Sums and products with whole limits are calculated; others are opaque, their body taken at one place. */
+/* From `low` to `high`, or until nothing more is added. NaN if a thousand terms are not enough. */
+static cx ans_sum_terms(ans_work *w, int product, int body, double low, double high) {
+    cx r = cx_real(product ? 1 : 0);
+    int small = 0;
+    for (double k = low; k <= high; k += 1) {
+        cx term;
+        if (k - low >= 1000 || w->budget <= 0) return cx_nan();
+        w->bound_value[w->n_bound - 1] = k;
+        term = ans_value(w, body);
+        r = product ? cx_multiply(r, term) : cx_add(r, term);
+        small = !product && cx_size(term) <= mul64(1e-17, cx_size(r)) ? small + 1 : 0;
+        if (small == 4 && high - high != 0) break; /* an infinite sum that converges fast */
+    }
+    return r;
+}
+
+/* Sums and products between numbers are calculated; others are opaque, their body taken at one place. */
 static cx ans_sum_value(ans_work *w, const ans_node *n) {
     int lower = n->first, upper = w->nodes[lower].next, body = w->nodes[upper].next;
-    cx a = ans_value(w, lower), b = ans_value(w, upper), r = cx_real(n->id ? 1 : 0);
-    int whole = a.im == 0 && b.im == 0 && floor(a.re) == a.re && floor(b.re) == b.re && b.re - a.re < 1000 &&
-                fabs(a.re) < 1e6 && !((w->nodes[lower].flags | w->nodes[upper].flags) & FREE);
+    int endless = ans_infinity_sign(w, upper) > 0, numbers = !((w->nodes[lower].flags | w->nodes[upper].flags) & FREE);
+    cx a = ans_value(w, lower), b = endless ? cx_real(4321.1) : ans_value(w, upper), r;
     if (w->n_bound >= COUNT(w->bound_name)) return cx_nan();
     w->bound_name[w->n_bound++] = n->name;
-    if (whole)
-        for (double k = a.re; k <= b.re && w->budget > 0; k += 1) {
-            w->bound_value[w->n_bound - 1] = k;
-            r = n->id ? cx_multiply(r, ans_value(w, body)) : cx_add(r, ans_value(w, body));
-        }
-    else {
+    r = cx_nan();
+    if (numbers && a.im == 0 && b.im == 0 && floor(a.re) == a.re && (endless || floor(b.re) == b.re))
+        r = ans_sum_terms(w, n->id, body, a.re, endless ? bits_f64(0x7ff0000000000000u) : b.re);
+    if (!cx_finite(r)) {
         w->bound_value[w->n_bound - 1] = 0.7390851;
         r = ans_value(w, body);
         r = cx_add(cx_multiply(r, cx_add(a, cx_real(2.3))),
@@ -11485,6 +11642,7 @@ static cx ans_reciprocal(cx z) {
     return cx_divide(cx_real(1), z);
 }
 
+/* Greatest common divisor of whole numbers by Euclid. */
 static cx ans_gcd(cx a, cx b) {
     double x = fabs(a.re), y = fabs(b.re);
     if (a.im != 0 || b.im != 0 || floor(x) != x || floor(y) != y || x > 1e15 || y > 1e15) return cx_nan();
@@ -11496,6 +11654,7 @@ static cx ans_gcd(cx a, cx b) {
     return cx_real(x);
 }
 
+/* Floor or ceiling; values that are whole but for rounding errors are whole. */
 static cx ans_round(cx z, ans_function f) {
     double near = floor(z.re + 0.5); /* 2.9999999999999996 is 3 */
     if (z.im != 0) return cx_nan();
@@ -11516,6 +11675,7 @@ static cx ans_many_value(ans_function f, cx a, cx b) {
     }
 }
 
+/* Functions of one argument. */
 static cx ans_function_value(ans_function f, cx z) {
     switch (f) {
     case F_SIN: return cx_sin(z);
@@ -11555,6 +11715,7 @@ static cx ans_function_value(ans_function f, cx z) {
     }
 }
 
+/* A call with its arguments. Inside of trigonometric functions degrees are angles. */
 static cx ans_call_value(ans_work *w, const ans_node *n) {
     ans_function f = (ans_function)n->id;
     int outer = w->in_angle, c = n->first;
@@ -11578,6 +11739,7 @@ static cx ans_root_value(ans_work *w, const ans_node *n) {
     return cx_power(x, power);
 }
 
+/* pi, e, i; infinities have no value. */
 static cx ans_constant_value(int id) {
     if (id == CONST_PI) return cx_make(ANS_PI, 0, ANS_EPS);
     if (id == CONST_E) return cx_make(2.71828182845904523536, 0, ANS_EPS);
@@ -11585,6 +11747,7 @@ static cx ans_constant_value(int id) {
     return cx_nan();
 }
 
+/* The value of a tree at the current probe; NaN for what has none. Recursion is bounded by ANS_HEIGHT. */
 static cx ans_value(ans_work *w, int node) {
     const ans_node *n = &w->nodes[node];
     cx a, b;
@@ -11616,13 +11779,22 @@ static cx ans_value(ans_work *w, int node) {
     return cx_nan();
 }
 
-/* --- equality --- */
+/* --- equality ---
+ * What is tried, in this order; the first that applies decides:
+ *
+ *     the same tokens, words, times or choices      \text{Evelyn} = evelyn, 1:03 PM = 13:03, (B) = b
+ *     relations among themselves                    y = 2x = y - 2x = 0, 5 > x = x < 5
+ *     the results of equations                      x = 5 = 5, (p,q) = (3,2) = (3,2)
+ *     sets of real numbers                          x \ge 2 = [2,\infty), [0,1] \cup [1,2] = [0,2]
+ *     collections, element by element               (1,2) = 1,2 = \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+ *     values                                        \frac{1}{\sqrt 2} = \sin 45^\circ, 50\% = 0.5 */
 
 /* A part of an answer: a node, and which sign its \pm takes; 0: both, which makes it two parts. */
 typedef struct ans_part {
     int node, sign;
 } ans_part;
 
+/* A node as a part; the value of a part. */
 static ans_part ans_whole(int node) {
     ans_part p;
     p.node = node;
@@ -11664,12 +11836,6 @@ static int ans_same_share(double a, int a_flags, double b, int b_flags) {
     return (!b_sign && ans_same_percent(a, b, a_sign)) || (!a_sign && ans_same_percent(b, a, b_sign));
 }
 
-static int ans_infinity_sign(const ans_work *w, int n) {
-    const ans_node *p = &w->nodes[n];
-    if (p->op == N_NEGATE) return -ans_infinity_sign(w, p->first);
-    return p->op == N_CONSTANT && p->id == CONST_INFINITY;
-}
-
 /* Two exact numbers. Without a decimal point there is no tolerance. */
 static int ans_same_rational(ans_work *w, int i, int k) {
     const ans_node *a = &w->nodes[i], *b = &w->nodes[k];
@@ -11685,6 +11851,8 @@ static int ans_same_rational(ans_work *w, int i, int k) {
     return ans_same_share(a->value, a->flags, b->value, b->flags);
 }
 
+/* Two formulas: exact numbers exactly, constants by value, others by their values at the probes, of which
+ * three must be finite at least and none may differ. */
 static int ans_same_value(ans_work *w, ans_part a, ans_part b) {
     const ans_node *x = &w->nodes[a.node], *y = &w->nodes[b.node];
     int agreed = 0, symbols = (x->flags | y->flags) & FREE, s;
@@ -11747,6 +11915,7 @@ static int ans_result(const ans_work *w, int node) {
 
 /* --- equations and inequalities */
 
+/* left - right of an equation. */
 static cx ans_difference(ans_work *w, int relation) {
     int left = w->nodes[relation].first;
     cx a = ans_part_value(w, ans_whole(left));
@@ -11769,6 +11938,7 @@ static int ans_proportional(ans_work *w, int a, int b) {
     return first.im != 0 || first.re > 0 ? 1 : -1;
 }
 
+/* The relation read from the right: < becomes >. */
 static int ans_mirrored(int relation) {
     switch (relation) {
     case REL_LT: return REL_GT;
@@ -11792,6 +11962,8 @@ static int ans_same_chain(ans_work *w, int a, int b, int mirror) {
     return 1;
 }
 
+/* Equations and inequalities: the same chain, or left - right proportional (for inequalities with a factor
+ * whose sign turns the relation if it is negative). */
 static int ans_same_relation(ans_work *w, int a, int b) {
     int r = w->nodes[w->nodes[a].last].relation, s = w->nodes[w->nodes[b].last].relation, sign;
     if (ans_same_chain(w, a, b, 0)) return 1;
@@ -11813,6 +11985,7 @@ typedef struct ans_region {
     ans_interval part[24];
 } ans_region;
 
+/* A real constant, or an infinity. */
 static int ans_real(ans_work *w, int node, double *x) {
     cx v;
     int sign = ans_infinity_sign(w, node);
@@ -11829,6 +12002,7 @@ static int ans_near(double x, double y) {
     return x == y || (m - m == 0 && fabs(x - y) <= mul64(1e-9, m)) || fabs(x - y) < 1e-12;
 }
 
+/* Adds an interval; too many make the region one that cannot be calculated. */
 static void ans_region_add(ans_region *r, double low, double high, int low_open, int high_open) {
     ans_interval *p = &r->part[MAX(r->n, 0)];
     if (r->n < 0) return;
@@ -11864,6 +12038,7 @@ static void ans_region_tidy(ans_region *r) {
     if (r->n > 0) r->n = n + 1;
 }
 
+/* Operations on regions: union, intersection, complement. */
 static ans_region ans_region_empty(void) {
     ans_region r;
     r.n = 0;
@@ -11937,6 +12112,7 @@ static ans_region ans_relation_region(ans_work *w, const ans_node *n) {
     return r;
 }
 
+/* The region that a node describes. Lists of inequalities hold together if they can, else in turn. */
 static ans_region ans_region_of(ans_work *w, int node) {
     const ans_node *n = &w->nodes[node];
     ans_region r = ans_region_empty(), a, b;
@@ -12005,6 +12181,7 @@ static int ans_same_region(ans_work *w, int a, int b) {
 
 /* --- collections */
 
+/* 1 for what has elements, which a \pm makes of a number too. */
 static int ans_is_collection(const ans_work *w, ans_part p) {
     const ans_node *n = &w->nodes[p.node];
     return (n->op >= N_LIST && n->op <= N_MATRIX) || ((n->flags & BOTH_SIGNS) && !p.sign);
@@ -12074,12 +12251,14 @@ static int ans_same_kind(const ans_work *w, int a, int b) {
     return ans_is_vector(w, a) && ans_is_vector(w, b);
 }
 
+/* 1 if every part is a relation. */
 static int ans_all_relations(const ans_work *w, const ans_part *parts, int n) {
     for (int i = 0; i < n; i++)
         if (w->nodes[parts[i].node].op != N_RELATION) return 0;
     return n > 0;
 }
 
+/* Element by element. Sets, and lists where the question asks for all solutions, are matched in any order. */
 static int ans_same_collection(ans_work *w, int a, int b, int sets) {
     ans_part p[ANS_ELEMENTS], q[ANS_ELEMENTS];
     int n = ans_parts(w, a, p), m = ans_parts(w, b, q), i = 0;
@@ -12124,6 +12303,8 @@ static ans_part ans_only(const ans_work *w, ans_part p) {
     return p;
 }
 
+/* The kinds of answers in turn, the more special first; what an equation says about a name is compared as a
+ * value last. */
 static int ans_compare(ans_work *w, ans_part a, ans_part b) {
     int r = w->nodes[a.node].op == N_RELATION, s = w->nodes[b.node].op == N_RELATION, same;
     ans_part x = a, y = b;
@@ -12142,6 +12323,7 @@ static int ans_compare(ans_work *w, ans_part a, ans_part b) {
     return ans_same_value(w, a, b);
 }
 
+/* Equality of two parts. The level bounds the recursion through nested collections. */
 static int ans_same(ans_work *w, ans_part a, ans_part b) {
     int same = 0;
     if (!a.node || !b.node || w->level >= 12 || !ans_pay(w, 10)) return 0;
@@ -12172,6 +12354,7 @@ typedef struct ans_moment {
     int n, number[4], month, pm, time; /* month 1..12; pm: 1 a.m., 2 p.m.; time: a colon occurred */
 } ans_moment;
 
+/* 1..12 by the first three letters, or 0. */
 static int ans_month(const ans_token *t) {
     for (int i = 0; i < 12; i++)
         if (t->length >= 3 && ans_at(ans_span(t->at, t->length), 0, ans_months[i], 1)) return i + 1;
@@ -12191,6 +12374,7 @@ static int ans_half_day(const ans_token *t, int *used) {
     return ans_at(s, 0, "pm", 1) || ans_at(s, 0, "p.m", 1) ? 2 : 0;
 }
 
+/* Reads a time of day or a date with a month name; 0 if it is neither. */
 static int ans_read_moment(const ans_side *side, ans_moment *m) {
     memset(m, 0, sizeof *m);
     for (int i = 0; i < side->n_tokens; i++) {
@@ -12234,6 +12418,7 @@ static int ans_same_moment(const ans_side *a, const ans_side *b) {
 
 /* --- whole answers */
 
+/* The same tokens, without regard to case. */
 static int ans_same_tokens(const ans_side *a, const ans_side *b) {
     int n = a->n_tokens;
     if (n != b->n_tokens) return 0;
@@ -12295,6 +12480,7 @@ static int ans_same_sides(ans_work *w, int plain, int flags) {
                                      : ans_same(w, ans_whole(w->pred.root), ans_whole(w->gold.root));
 }
 
+/* Two readings at most: with "1,000" as a number and "2e-3" as a power of ten, then with the other meaning. */
 polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, const char *gold, size_t n_gold, int flags,
                                 const polar_allocator *allocator, polar_error *error) {
     polar_allocator a = mem_allocator(allocator);
