@@ -180,6 +180,7 @@ int cli_kv_type(const char *text, polar_kv_type *type);
 int command_bench(cli *c);
 int command_info(cli *c);
 int command_logits(cli *c);
+int command_predictor(cli *c);
 int command_program(cli *c);
 int command_grade(cli *c);
 int command_quantize(cli *c);

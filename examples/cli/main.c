@@ -55,6 +55,14 @@ static const cli_command commands[] = {
      "  polar program --layers 12 \"2-5x2 8-9x0\"\n"
      "  polar program --layers 4 --path 0,1,1,2\n"
      "  echo '{\"D\":4,\"path\":[0,1,1,3]}' | polar program --jsonl\n"},
+    {"predictor", "import trained predictors, look into them, decode logits", command_predictor,
+     "import IN OUT.gguf | info FILE | decode --jsonl [FILE]\n"
+     "\n"
+     "import reads weights trained with the published code, safetensors or PyTorch files. decode turns logits\n"
+     "into programs, one line of JSON for each line.\n"
+     "\n"
+     "  polar predictor import router.pt router.gguf\n"
+     "  echo '{\"seg_logits\":[0,-1,2,-1],\"op_logits\":[[0,1,0],[0,0,0],[1,0,2],[0,0,0]]}' | polar predictor decode --jsonl\n"},
     {"grade", "compare answers with references", command_grade,
      "[options] PRED GOLD | --jsonl [FILE]\n"
      "\n"
