@@ -13053,6 +13053,10 @@ static void mat_pack(float *panels, const float *b, size_t row, size_t column, i
         const int width = MIN(MAT_COLUMNS, n - j);
         for (int k = 0; k < depth; k++, panels += MAT_COLUMNS) {
             const float *from = b + (size_t)k * row + (size_t)j * column;
+            if (width == MAT_COLUMNS && column == 1) {
+                memcpy(panels, from, MAT_COLUMNS * sizeof *panels); /* a known size: two registers */
+                continue;
+            }
             if (width < MAT_COLUMNS) memset(panels, 0, MAT_COLUMNS * sizeof *panels);
             for (int c = 0; c < width; c++) panels[c] = from[(size_t)c * column];
         }
@@ -13503,7 +13507,7 @@ static void pred_pack_queries(const pred_net *net) {
     linear_forward(net->kernels, net->queries, net->w.layers, net->shape.n_layer, &l);
 }
 
-static void pred_pack(pred_net *net, const polar_runner *runner) {
+static MAYBE_UNUSED void pred_pack(pred_net *net, const polar_runner *runner) {
     parallel_for(runner, net->n_linear, pred_pack_task, net);
     pred_pack_queries(net);
 }
@@ -13522,7 +13526,7 @@ typedef struct pred_dropout {
     float scale;        /* 1 / (1 - p) */
 } pred_dropout;
 
-static pred_dropout pred_dropout_of(double p, uint64_t key) {
+static MAYBE_UNUSED pred_dropout pred_dropout_of(double p, uint64_t key) {
     pred_dropout d;
     d.key = key;
     d.threshold = (unsigned)(p * 65536.0 + 0.5);
@@ -15551,8 +15555,11 @@ static void pred_backward(const pred_net *net, const pred_trace *t, const train_
 /* Packs the transpose of (k, m) for tiles of 6 rows. */
 static void train_pack_left(float *to, const float *from, size_t row, int k, int m) {
     for (int i = 0; i < m; i += 6)
-        for (int r = 0; r < k; r++, to += 6)
-            for (int c = 0; c < 6; c++) to[c] = i + c < m ? from[(size_t)r * row + (size_t)(i + c)] : 0;
+        for (int r = 0; r < k; r++, to += 6) {
+            const float *at = from + (size_t)r * row + (size_t)i;
+            if (i + 6 <= m) memcpy(to, at, 6 * sizeof *to);
+            else for (int c = 0; c < 6; c++) to[c] = i + c < m ? at[c] : 0;
+        }
 }
 
 static void train_weight_gradient(const mat_kernels *kernels, const train_worker *w, float *dweight, const float *dy,
@@ -16153,19 +16160,19 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     int fan_in = 1;
     for (int i = 0; i < n; i++) {
         const pred_tensor *t = &list[i];
-        const char *name = t->name;
+        float *x = params + t->offset;
         uint64_t state = pred_key(pred_key(seed, 3), (uint64_t)i);
         double bound;
         if (t->rows) fan_in = t->columns;
         bound = 1 / sqrt(fan_in);
-        if (strstr(name, "in_proj_weight")) bound = sqrt(6.0 / (t->rows + t->columns));
-        if (strstr(name, "in_proj_bias") || strstr(name, "out_proj.bias")) bound = 0;
-        for (size_t k = 0; k < t->count; k++) {
-            float *x = &params[t->offset + k];
-            if (strstr(name, "layer_embedding")) *x = train_normal(&state);
-            else if (strstr(name, ".norm")) *x = strstr(name, "weight") ? 1 : 0;
-            else *x = (2 * rng_float(&state) - 1) * (float)bound;
-        }
+        if (strstr(t->name, "in_proj_weight")) bound = sqrt(6.0 / (t->rows + t->columns));
+        if (strstr(t->name, "in_proj_bias") || strstr(t->name, "out_proj.bias")) bound = 0;
+        if (strstr(t->name, "layer_embedding"))
+            for (size_t k = 0; k < t->count; k++) x[k] = train_normal(&state);
+        else if (strstr(t->name, ".norm"))
+            for (size_t k = 0; k < t->count; k++) x[k] = strstr(t->name, "weight") ? 1 : 0;
+        else
+            for (size_t k = 0; k < t->count; k++) x[k] = (2 * rng_float(&state) - 1) * (float)bound;
     }
 }
 
