@@ -11196,7 +11196,6 @@ static int ans_read_binomial(ans_work *w) {
 /* One operand: a number, a name, a command with its arguments, or brackets. */
 static int ans_read_atom(ans_work *w) {
     const ans_token *t = ans_now(w);
-    int n;
     if (w->failed || t->kind == T_END) return ans_no(w);
     w->at++;
     switch (t->kind) {
