@@ -59,7 +59,7 @@ bench: polar $(BENCH:%=build/bench-%.gguf)
 	./polar bench $(BENCH:%=build/bench-%.gguf)
 
 check-all:
-	@bash .ci/run
+	@CI=true POLAR_CI=all bash .ci/run
 
 PREFIX ?= /usr/local
 install: all
