@@ -3409,6 +3409,9 @@ static void quant_unpack_iq4_xs(const uint8_t *src, quant_block *b) {
  * round the sub-block scales and mins; then alternate between rounding and least squares over the whole
  * block as long as the error falls (quant_fit).
  *
+ * All numbers weigh the same. Weights that grow with the magnitude, as ggml uses them, left the divergence of the
+ * logits of two trained models where it was.
+ *
  * Exactness: sums are in double, and each product that is added is of two floats or small integers, hence exact
  * there: fused or not, it gives the same bits. Other products go through mul64. */
 
@@ -4010,10 +4013,10 @@ static quant_index quant_choose(const quant_mix *mix, const gguf_tensor *t, cons
 #define QUANT_PIECE 4096  /* numbers that one task converts, a multiple of every block */
 #define QUANT_PIECES 128  /* tasks between two writes */
 
-/* Sums over some numbers: of their squares and of the squares of what conversion changed. */
-typedef struct quant_sums2 {
+/* What conversion did to some numbers: sums of their squares and of the squares of the differences. */
+typedef struct quant_change {
     double square, error;
-} quant_sums2;
+} quant_change;
 
 /* Converts `n` numbers from one type to another, in pieces. */
 typedef struct quant_job {
@@ -4021,7 +4024,7 @@ typedef struct quant_job {
     const uint8_t *src;
     size_t n;
     uint8_t *dst;          /* of QUANT_PIECES pieces */
-    quant_sums2 *sums;     /* of each piece */
+    quant_change *sums;     /* of each piece */
     float *scratch;        /* 2 pieces for each worker */
 } quant_job;
 
@@ -4031,7 +4034,7 @@ static void quant_convert_piece(void *context, int index, int worker) {
     size_t at = (size_t)index * QUANT_PIECE, n = MIN(QUANT_PIECE, job->n - at);
     float *x = job->scratch + (size_t)worker * 2 * QUANT_PIECE, *y = x + QUANT_PIECE;
     uint8_t *dst = job->dst + quant_row_bytes(job->to, at);
-    quant_sums2 sums = {0, 0};
+    quant_change sums = {0, 0};
     quant_dequantize(job->from, job->src + quant_row_bytes(job->from, at), n, x);
     for (size_t i = 0; i < n; i += (size_t)to->block) to->encode(x + i, dst + quant_row_bytes(job->to, i));
     quant_dequantize(job->to, dst, n, y);
@@ -4044,7 +4047,7 @@ static void quant_convert_piece(void *context, int index, int worker) {
 }
 
 /* Root of the mean squared error, relative to that of the numbers; 0 / 0 is 0. */
-static double quant_relative(quant_sums2 s) {
+static double quant_relative(quant_change s) {
     return s.error > 0 ? sqrt(s.error / MAX(s.square, 1e-300)) : 0;
 }
 
@@ -4097,7 +4100,7 @@ typedef struct quant_run {
     char *name; /* of the tensor at hand, NUL-terminated */
     quant_job job;
     uint64_t read, total; /* bytes of tensors, for the progress */
-    quant_sums2 all, types[QUANT_N];
+    quant_change all, types[QUANT_N];
     polar_quantize_report report;
     polar_error *error;
 } quant_run;
@@ -4170,7 +4173,7 @@ static polar_status quant_advance(quant_run *r, size_t bytes) {
 }
 
 /* Converts one tensor into the new file, and adds what that changed to *sums. */
-static polar_status quant_put_tensor(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_sums2 *sums) {
+static polar_status quant_put_tensor(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_change *sums) {
     quant_job *job = &r->job;
     polar_status status = POLAR_OK;
     size_t left = quant_numbers(t);
@@ -4198,7 +4201,7 @@ static polar_status quant_put_tensor(quant_run *r, const gguf_tensor *t, const q
 }
 
 /* Adds the tensor that has just been written to the report. */
-static void quant_account(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_sums2 sums) {
+static void quant_account(quant_run *r, const gguf_tensor *t, const quant_plan *p, quant_change sums) {
     polar_quantize_report *report = &r->report;
     polar_quantize_part *part = &report->parts[p->to < 0 ? QUANT_N : p->to];
     size_t bytes = p->to < 0 ? t->bytes : quant_row_bytes(p->to, quant_numbers(t));
@@ -4229,7 +4232,7 @@ static polar_status quant_put_data(quant_run *r) {
     for (size_t i = 0; i < r->in->file.n_tensors && status == POLAR_OK && gguf_writer_ok(r->out); i++) {
         const gguf_tensor *t = &r->in->file.tensors[i];
         const quant_plan *p = &r->plans[i];
-        quant_sums2 sums = {0, 0};
+        quant_change sums = {0, 0};
         quant_set_name(r, t);
         if (p->from == p->to) {
             polar_gguf_writer_write(r->out, t->data, t->bytes);
