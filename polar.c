@@ -92,7 +92,11 @@
 #endif
 #if defined(__GNUC__) && !defined(__TINYC__)
 #define TARGET(isa) __attribute__((target(isa)))
+#if defined(__MINGW32__) && !defined(__clang__)
+#define PRINTF_LIKE(f, a) __attribute__((format(gnu_printf, f, a))) /* plain printf is Microsoft's there */
+#else
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+#endif
 #define MAYBE_UNUSED __attribute__((unused))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
@@ -121,6 +125,8 @@
 #define NOMINMAX
 #endif
 #include <windows.h>
+#undef near /* words of 16-bit compilers, still macros there */
+#undef far
 #elif !defined(POLAR_NO_THREADS)
 #include <pthread.h>
 #include <sched.h>
