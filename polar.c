@@ -183,8 +183,7 @@ static void text_put_i64(text *t, int64_t v) {
     text_put_u64(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 10);
 }
 
-/* The subset of printf that messages need: %s %.*s %c %d %u %x %zu %lld %llu %%. Control characters and bytes
- * that are not ASCII in strings from files are shown as '?' unless they look like UTF-8. */
+/* The subset of printf that messages need: %s %.*s %c %d %u %x %zu %lld %llu %%. */
 static void text_vformat(text *t, const char *format, va_list args) {
     for (const char *f = format; *f; f++) {
         if (*f != '%') {
@@ -228,10 +227,29 @@ static PRINTF_LIKE(2, 3) void text_format(text *t, const char *format, ...) {
     va_end(args);
 }
 
-/* Files may hold anything in their names; a message stays one printable line. */
+/* Bytes of the UTF-8 character at s, 0 if it is none: cut short, too long, a surrogate, past U+10FFFF. */
+static int utf8_length(const char *s, size_t n) {
+    const uint8_t *p = (const uint8_t *)s;
+    int length = !n ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+    if ((size_t)length > n) return 0;
+    for (int i = 1; i < length; i++)
+        if (p[i] >> 6 != 2) return 0;
+    if (length >= 3) {
+        unsigned second = p[1];
+        if ((p[0] == 0xE0 && second < 0xA0) || (p[0] == 0xED && second > 0x9F)) return 0;
+        if ((p[0] == 0xF0 && second < 0x90) || (p[0] == 0xF4 && second > 0x8F)) return 0;
+    }
+    return length;
+}
+
+/* Files may hold anything in their names; a message stays one printable line of UTF-8. */
 static void text_clean(char *s) {
-    for (; *s; s++)
-        if ((unsigned char)*s < 32 || *s == 127) *s = '?';
+    size_t n = strlen(s);
+    for (size_t i = 0; i < n;) {
+        int length = utf8_length(s + i, n - i);
+        if (!length || (uint8_t)s[i] < 32 || s[i] == 127) s[i] = '?';
+        i += (size_t)MAX(length, 1);
+    }
 }
 
 static PRINTF_LIKE(3, 4) polar_status fail(polar_error *e, polar_status status, const char *format, ...) {
@@ -1898,18 +1916,6 @@ static polar_status gguf_begin(gguf_file *g, const char *path, const polar_alloc
     return POLAR_OK;
 }
 
-/* Takes over a byte range; if that fails it is given back. */
-static polar_status gguf_own(gguf_file *g, const gguf_map *map, polar_error *e) {
-    void *maps = g->maps;
-    if (!mem_grow(&g->allocator, &maps, &g->maps_capacity, g->n_maps + 1, sizeof *g->maps, e)) {
-        gguf_unmap(map, &g->allocator);
-        return POLAR_MEMORY;
-    }
-    g->maps = maps;
-    g->maps[g->n_maps++] = *map;
-    return POLAR_OK;
-}
-
 /* Checks the header and allocates for as many entries as it promises and the bytes can hold. */
 static void gguf_read_header(gguf_reader *r, gguf_file *g) {
     const uint8_t *p;
@@ -2018,6 +2024,18 @@ static polar_status gguf_open_memory(gguf_file *g, const void *data, size_t size
 }
 
 #ifndef POLAR_NO_STDIO
+/* Takes over a byte range; if that fails it is given back. */
+static polar_status gguf_own(gguf_file *g, const gguf_map *map, polar_error *e) {
+    void *maps = g->maps;
+    if (!mem_grow(&g->allocator, &maps, &g->maps_capacity, g->n_maps + 1, sizeof *g->maps, e)) {
+        gguf_unmap(map, &g->allocator);
+        return POLAR_MEMORY;
+    }
+    g->maps = maps;
+    g->maps[g->n_maps++] = *map;
+    return POLAR_OK;
+}
+
 /* Opens and parses one file, without the index of tensors. */
 static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, const gguf_watch *watch,
                                    const polar_allocator *a, polar_error *e) {
@@ -2984,21 +3002,6 @@ static int utf8_put(char *at, uint32_t c) {
     at[2] = (char)(0x80 | (c >> 6 & 63));
     at[3] = (char)(0x80 | (c & 63));
     return 4;
-}
-
-/* Bytes of the UTF-8 character at s, 0 if it is none: cut short, too long, a surrogate, past U+10FFFF. */
-static int utf8_length(const char *s, size_t n) {
-    const uint8_t *p = (const uint8_t *)s;
-    int length = !n ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
-    if ((size_t)length > n) return 0;
-    for (int i = 1; i < length; i++)
-        if (p[i] >> 6 != 2) return 0;
-    if (length >= 3) {
-        unsigned second = p[1];
-        if ((p[0] == 0xE0 && second < 0xA0) || (p[0] == 0xED && second > 0x9F)) return 0;
-        if ((p[0] == 0xF0 && second < 0x90) || (p[0] == 0xF4 && second > 0x8F)) return 0;
-    }
-    return length;
 }
 
 static uint32_t json_hex4(const char *p) {

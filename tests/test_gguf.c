@@ -346,6 +346,19 @@ TEST(hostile) {
            "memory: is one of 2 parts of a model; in memory it must be whole");
 }
 
+/* A message is UTF-8 in one line, also where it shows bytes of a file or is cut. */
+TEST(messages) {
+    polar_error e = {0};
+    char longer[600];
+    fail(&e, POLAR_FORMAT, "a\n\x1b%s\xC3\xA9\x7f", "\xff\xE2\x82");
+    CHECK_STR(e.message, "a?????\xC3\xA9?");
+    memset(longer, 'x', sizeof longer);
+    memcpy(longer + sizeof e.message - 2, "\xC3\xA9", 3);
+    err_clear(&e);
+    fail(&e, POLAR_FORMAT, "%s", longer);
+    CHECK(strlen(e.message) == sizeof e.message - 1 && e.message[sizeof e.message - 2] == '?');
+}
+
 /* Opens what a file of tensors without data may look like. */
 TEST(unusual) {
     polar_error e;
@@ -624,7 +637,7 @@ TEST(types) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(real_files), T(round_trip), T(getters), T(truncation), T(flipped_bits), T(hostile), T(unusual), T(split_files),
+    T(real_files), T(round_trip), T(getters), T(truncation), T(flipped_bits), T(hostile), T(messages), T(unusual), T(split_files),
     T(file_errors), T(writer_file), T(writer_errors), T(writer_memory), T(copy), T(types),
 };
 
