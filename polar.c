@@ -17,6 +17,7 @@
  *   [call]    one layer call: attention, feed-forward, experts
  *   [session] key-value slots, evaluation
  *   [gen]     sampling and generation
+ *   [many]    many programs on one prompt
  *   [answer]  answers: extraction and equality
  *   [search]  search for programs
  *   [pred]    predictor
@@ -8923,10 +8924,16 @@ static int gen_is_stop_token(const polar_model *m, const polar_generate_options 
     return !o->ignore_end && tok_is_end(&m->vocab, token);
 }
 
-static polar_status gen_check(const polar_session *s, const polar_generate_options *o, int n, polar_error *e) {
-    for (const char *const *stop = o->stop; stop && *stop; stop++)
+static polar_status gen_check_stop(const char *const *stop, polar_error *e) {
+    for (; stop && *stop; stop++)
         if (!**stop || strlen(*stop) > GEN_HELD / 4)
             return fail(e, POLAR_ARGUMENT, "a stop string has %zu bytes, expected 1..%d", strlen(*stop), GEN_HELD / 4);
+    return POLAR_OK;
+}
+
+static polar_status gen_check(const polar_session *s, const polar_generate_options *o, int n, polar_error *e) {
+    polar_status status = gen_check_stop(o->stop, e);
+    if (status) return status;
     if (n == 0 && !s->n_kept) return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
     if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) || !(o->sampling.min_p <= 1))
         return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p > 0, 0 <= min_p <= 1");
@@ -9032,6 +9039,275 @@ done:
     mem_free(&model->allocator, tokens, n * sizeof *tokens);
     return status;
 }
+
+/* ======================================================================================
+ * [many] Many programs on one prompt
+ *
+ * Greedy answers of many paths, the same bits as each alone in a fresh session (many_alone, the definition).
+ * Uses: [err] [mem] [num] [thread] [kern] [tok] [model] [call] [session] [gen].
+ * ====================================================================================== */
+#ifndef POLAR_NO_SEARCH
+
+/* Tokens and text of a result, kept until the next prompt. */
+typedef struct many_answer {
+    struct many_answer *next;
+    size_t bytes;
+    int32_t *tokens;
+    int n_tokens;
+} many_answer;
+
+struct polar_many {
+    polar_allocator allocator;
+    const polar_model *model;
+    polar_many_options options; /* with defaults filled in */
+    polar_pool *pool;           /* own threads, unless a runner was given */
+    polar_runner runner;
+    int32_t *prompt;
+    size_t prompt_capacity;
+    int n_prompt;
+    many_answer *answers, *drafts; /* newest first */
+    polar_many_stats stats;
+};
+
+polar_many_options polar_many_defaults(void) {
+    polar_many_options o = {0};
+    o.max_tokens = 50;
+    o.share = o.batch = o.draft = 1;
+    return o;
+}
+
+static void many_forget(polar_many *y, many_answer **list) {
+    while (*list) {
+        many_answer *next = (*list)->next;
+        mem_free(&y->allocator, *list, (*list)->bytes);
+        *list = next;
+    }
+}
+
+void polar_many_free(polar_many *many) {
+    polar_allocator a;
+    if (!many) return;
+    a = many->allocator;
+    many_forget(many, &many->answers);
+    many_forget(many, &many->drafts);
+    mem_free(&a, many->prompt, many->prompt_capacity * sizeof *many->prompt);
+    polar_pool_free(many->pool);
+    mem_free(&a, many, sizeof *many);
+}
+
+polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options, polar_error *error) {
+    const polar_many_options standard = polar_many_defaults(), *o = options ? options : &standard;
+    polar_allocator a;
+    polar_many *y;
+    polar_status status;
+    err_clear(error);
+    if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_many_create: out or model is NULL");
+    *out = NULL;
+    if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
+    if (o->max_tokens < 1 || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1))
+        return fail(error, POLAR_ARGUMENT, "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1",
+                    o->max_tokens, (int)o->kv_type);
+    if ((status = gen_check_stop(o->stop, error))) return status;
+    a = o->allocator ? mem_allocator(o->allocator) : model->allocator;
+    if (!(y = mem_alloc(&a, sizeof *y, error))) return POLAR_MEMORY;
+    memset(y, 0, sizeof *y);
+    y->allocator = a;
+    y->model = model;
+    y->options = *o;
+    if (!y->options.cache_bytes) y->options.cache_bytes = (size_t)1 << 30;
+    if (o->runner) y->runner = *o->runner;
+    else if ((status = polar_pool_create(&y->pool, o->n_threads, &a, error))) {
+        polar_many_free(y);
+        return status;
+    } else y->runner = polar_pool_runner(y->pool);
+    *out = y;
+    return POLAR_OK;
+}
+
+/* --- tokens in and out --- */
+
+static polar_status many_tokens_check(const polar_model *m, const int32_t *tokens, int n, const char *what, polar_error *e) {
+    if (!tokens || n < 1) return fail(e, POLAR_ARGUMENT, "a %s of %d tokens: expected one at least", what, n);
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= m->n_vocab)
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d of the %s is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
+                        what, m->n_vocab - 1);
+    return POLAR_OK;
+}
+
+/* Puts tokens and text into a new answer of the list; NULL without memory. */
+static many_answer *many_keep(polar_many *y, many_answer **list, const int32_t *tokens, int n, const char *text, size_t length,
+                              polar_error *e) {
+    const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + length + 1;
+    many_answer *a = mem_alloc(&y->allocator, bytes, e);
+    char *copy;
+    if (!a) return NULL;
+    a->bytes = bytes;
+    a->tokens = (int32_t *)(void *)(a + 1);
+    a->n_tokens = n;
+    copy = (char *)(a->tokens + n);
+    if (n) memcpy(a->tokens, tokens, (size_t)n * sizeof *tokens);
+    if (length) memcpy(copy, text, length);
+    copy[length] = 0;
+    a->next = *list;
+    *list = a;
+    return a;
+}
+
+polar_status polar_many_prompt(polar_many *y, const int32_t *tokens, int n, polar_error *error) {
+    void *p = y->prompt;
+    polar_status status;
+    err_clear(error);
+    if ((status = many_tokens_check(y->model, tokens, n, "prompt", error))) return status;
+    if (n > y->model->n_ctx_train)
+        return fail(error, POLAR_CONTEXT, "the prompt has %d tokens, the model was trained for %d", n, y->model->n_ctx_train);
+    if (!mem_grow(&y->allocator, &p, &y->prompt_capacity, (size_t)n, sizeof *tokens, error)) return POLAR_MEMORY;
+    y->prompt = p;
+    memcpy(y->prompt, tokens, (size_t)n * sizeof *tokens);
+    y->n_prompt = n;
+    many_forget(y, &y->answers);
+    many_forget(y, &y->drafts);
+    return POLAR_OK;
+}
+
+polar_status polar_many_draft(polar_many *y, const int32_t *tokens, int n, polar_error *error) {
+    polar_status status;
+    err_clear(error);
+    if (!y->n_prompt) return fail(error, POLAR_ARGUMENT, "polar_many_draft before polar_many_prompt");
+    if ((status = many_tokens_check(y->model, tokens, n, "draft", error))) return status;
+    return many_keep(y, &y->drafts, tokens, n, NULL, 0, error) ? POLAR_OK : POLAR_MEMORY;
+}
+
+static polar_status many_path_check(const polar_many *y, polar_path path, polar_error *e) {
+    if (!y->n_prompt) return fail(e, POLAR_ARGUMENT, "a path before polar_many_prompt");
+    if (!path.calls || path.n < 1 || path.n > POLAR_MAX_CALLS)
+        return fail(e, POLAR_ARGUMENT, "a path of %d calls, expected 1..%d", path.n, POLAR_MAX_CALLS);
+    for (int i = 0; i < path.n; i++)
+        if (path.calls[i] < 0 || path.calls[i] >= y->model->n_layer)
+            return fail(e, POLAR_MISMATCH, "call %d of a path is layer %d, the model has layers 0..%d", i, path.calls[i],
+                        y->model->n_layer - 1);
+    return POLAR_OK;
+}
+
+/* Fills a result from what is kept for good. */
+static polar_status many_finish(polar_many *y, polar_many_result *r, polar_stop stop, const int32_t *tokens, int n, const buf *text,
+                                double logprob, polar_error *e) {
+    const many_answer *a = many_keep(y, &y->answers, tokens, n, text->at, text->length, e);
+    if (!a) return POLAR_MEMORY;
+    memset(r, 0, sizeof *r);
+    r->stop = stop;
+    r->tokens = a->tokens;
+    r->n_tokens = n;
+    r->text = (const char *)(a->tokens + n);
+    r->length = text->length;
+    r->logprob = logprob;
+    return POLAR_OK;
+}
+
+/* --- alone: the definition --- */
+
+/* A fresh session under a path, with room for the prompt and n more tokens. */
+static polar_status many_session(const polar_many *y, polar_path path, int n, polar_session **s, polar_error *e) {
+    polar_session_options o = polar_session_defaults();
+    polar_status status;
+    o.allocator = &y->allocator;
+    o.runner = &y->runner;
+    o.kv_type = y->options.kv_type;
+    o.n_ctx = MIN(n, y->model->n_ctx_train - y->n_prompt) + y->n_prompt;
+    o.max_calls = MAX(path.n, y->model->n_layer);
+    if ((status = polar_session_create(s, y->model, NULL, &o, e))) return status;
+    return polar_session_set_path(*s, path.calls, path.n, e);
+}
+
+static int many_on_text(void *user, const char *text, size_t length) {
+    buf *b = user;
+    buf_put(b, text, length);
+    return b->failed;
+}
+
+/* The generated tokens of a session; the last one may not have been evaluated. */
+static void many_tokens_of(polar_session *s, int n_prompt, int n, int32_t *tokens) {
+    const int held = MIN(n, polar_session_position(s) - n_prompt);
+    memcpy(tokens, polar_session_tokens(s) + n_prompt, (size_t)held * sizeof *tokens);
+    if (held < n) tokens[held] = draw_greedy(polar_session_logits(s, 0), s->model->n_vocab);
+}
+
+/* Runs a path in a session of its own. A program whose logits are not finite has that as its result. */
+static polar_status many_alone(polar_many *y, polar_path path, polar_many_result *r, polar_error *e) {
+    const size_t bytes = (size_t)y->options.max_tokens * sizeof(int32_t);
+    polar_generate_options g = polar_generate_defaults();
+    polar_session *s = NULL;
+    polar_result result;
+    polar_error local;
+    buf text = {&y->allocator, NULL, 0, 0, 0};
+    int32_t *tokens = mem_alloc(&y->allocator, bytes, e);
+    polar_status status = tokens ? POLAR_OK : POLAR_MEMORY;
+    g.max_tokens = y->options.max_tokens;
+    g.stop = y->options.stop;
+    g.on_text = many_on_text;
+    g.user = &text;
+    if (status || (status = many_session(y, path, g.max_tokens, &s, e))) goto done;
+    status = polar_session_generate(s, y->prompt, y->n_prompt, &g, NULL, 0, &result, &local);
+    if (text.failed) status = fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
+    else if (status == POLAR_NUMERIC) {
+        text.length = 0;
+        status = many_finish(y, r, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e);
+        r->status = POLAR_NUMERIC;
+    } else if (status) status = fail(e, status, "%s", local.message);
+    else {
+        many_tokens_of(s, y->n_prompt, result.n_generated, tokens);
+        status = many_finish(y, r, result.stop, tokens, result.n_generated, &text, result.logprob, e);
+    }
+done:
+    buf_free(&text);
+    mem_free(&y->allocator, tokens, bytes);
+    polar_session_free(s);
+    return status;
+}
+
+static polar_status many_score_alone(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob, polar_error *e) {
+    polar_session *s = NULL;
+    polar_status status = many_session(y, path, n, &s, e);
+    if (!status) status = polar_session_eval(s, y->prompt, y->n_prompt, e);
+    for (int i = 0; i < n && !status; i++) {
+        *logprob += gen_logprob(y->model, polar_session_logits(s, 0), tokens[i], s->draw);
+        if (i + 1 < n) status = polar_session_eval(s, tokens + i, 1, e);
+    }
+    polar_session_free(s);
+    return status;
+}
+
+/* --- interface --- */
+
+polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results, polar_error *error) {
+    polar_status status = POLAR_OK;
+    err_clear(error);
+    if (n_paths < 0 || (n_paths && (!paths || !results))) return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
+    for (int i = 0; i < n_paths && !status; i++) status = many_path_check(y, paths[i], error);
+    for (int i = 0; i < n_paths && !status; i++) {
+        if (y->options.progress && y->options.progress(y->options.progress_user, (double)i / n_paths))
+            return fail(error, POLAR_CANCELLED, "cancelled after %d of %d programs", i, n_paths);
+        if (!(status = many_alone(y, paths[i], &results[i], error))) y->stats.n_programs++;
+    }
+    return status;
+}
+
+polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob, polar_error *error) {
+    polar_status status;
+    err_clear(error);
+    if ((status = many_path_check(y, path, error))) return status;
+    if ((status = many_tokens_check(y->model, tokens, n, "continuation", error))) return status;
+    if (n > y->model->n_ctx_train - y->n_prompt)
+        return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n, y->n_prompt,
+                    y->model->n_ctx_train);
+    *logprob = 0;
+    return many_score_alone(y, path, tokens, n, logprob, error);
+}
+
+void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
+    *stats = many->stats;
+}
+#endif /* POLAR_NO_SEARCH */
 
 /* ======================================================================================
  * [answer] Answers: extraction and equality

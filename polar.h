@@ -575,6 +575,85 @@ polar_ask_options polar_ask_defaults(void);
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error);
 
+/* --- [many] many programs on one prompt ------------------------------------------------------------- */
+
+/* Evaluates programs on one prompt, dozens or hundreds of them, together or one after the other: what a search does,
+ * and voting over the proposals of a predictor. Tokens, text, log probabilities and reasons to stop are, bit by bit,
+ * those of each path run alone in a fresh session, greedy, with a context of the prompt and max_tokens; the work is
+ * a fraction. What programs have in common is done once (share), programs that need the same layer go through it
+ * together (batch), and an answer that can be guessed is checked instead of generated (draft).
+ *
+ *     polar_many_create(&many, model, NULL, &error);
+ *     polar_many_prompt(many, prompt, n_prompt, &error);
+ *     polar_many_draft(many, gold, n_gold, &error);
+ *     polar_many_run(many, paths, n_paths, results, &error);
+ *
+ * Belongs to one thread at a time. */
+typedef struct polar_many polar_many;
+
+/* A list of layers to execute, in any order: see polar_program_path. Borrowed for the call. */
+typedef struct polar_path {
+    const int *calls;
+    int n;
+} polar_path;
+
+typedef struct polar_many_options {
+    const polar_allocator *allocator; /* NULL: that of the model */
+    int n_threads;                    /* 0: one per core. Ignored with a runner */
+    const polar_runner *runner;
+    polar_kv_type kv_type;
+    size_t cache_bytes;       /* bound of what is kept of a prompt for later programs; past it the least recently used
+                                 is dropped, and computed anew when needed. 0: 1 GiB. Slots of the programs that run
+                                 come on top where one alone needs more */
+    int max_tokens;           /* 50: longest answer */
+    const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; borrowed for good */
+    int share, batch, draft;  /* 1, 1, 1. Results are the same with any; all 0: each path alone in a session */
+    polar_progress progress;  /* NULL, or called as a run goes on; can cancel */
+    void *progress_user;
+} polar_many_options;
+polar_many_options polar_many_defaults(void);
+
+/* The greedy answer of one program. Tokens and text are valid until the next prompt. */
+typedef struct polar_many_result {
+    polar_status status;   /* POLAR_OK; POLAR_NUMERIC: there is no answer, logits were not finite */
+    polar_stop stop;
+    int n_tokens;
+    const int32_t *tokens; /* what was generated, without the token that ended it */
+    const char *text;      /* without the stop string, NUL-terminated */
+    size_t length;         /* bytes of text */
+    double logprob;        /* sum of natural log probabilities of the tokens */
+} polar_many_result;
+
+/* What was done, since creation. Plain: what each program alone in a fresh session would have taken. */
+typedef struct polar_many_stats {
+    int64_t n_programs;
+    int64_t n_rows, n_rows_plain;     /* positions taken through a layer */
+    int64_t n_passes, n_passes_plain; /* passes over the weights of a layer */
+    int64_t n_nodes, n_reused;        /* prefixes of paths that programs came through; found computed */
+    int64_t n_recomputed;             /* prefixes computed again after they were dropped for space */
+    int64_t n_drafted, n_accepted;    /* tokens guessed, and right */
+    size_t cache_bytes, peak_bytes;   /* held now, at most */
+} polar_many_stats;
+
+polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
+                               polar_error *error);
+void polar_many_free(polar_many *many);
+/* A new prompt: at least one token, at most the model's context. What was kept of the last one is dropped. */
+polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error);
+/* A guess of the answer, such as the reference with the token that ends it. Any number of them; results of this
+ * prompt are guesses by themselves. Wrong ones cost little and change nothing. */
+polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error);
+/* Runs n_paths programs and fills `results`. Costs are shared with the paths of this call and of earlier ones since
+ * the prompt. On failure no result is valid; what was computed until then stays of use. */
+polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths, polar_many_result *results,
+                            polar_error *error);
+/* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. The
+ * prompt is computed once for all continuations of a path. POLAR_CONTEXT if prompt and tokens are longer than the
+ * model's context. */
+polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
+                              polar_error *error);
+void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
+
 /* --- [answer] answers ------------------------------------------------------------------------------- */
 
 /* A piece of a text of the caller's; not NUL-terminated. */
