@@ -153,6 +153,142 @@ void json_put_float(FILE *f, float x);
 void json_put_ints(FILE *f, const int *values, size_t n);
 void json_put_floats(FILE *f, const float *values, size_t n);
 
+/* --- questions ------------------------------------------------------------------------------------------- */
+
+/* The objects of a data file, one after the other: the lines of JSONL, the elements of an array or of the array
+ * "samples" in an object, or the members of an object of samples. The text of the file stays in memory, the
+ * values of one object at a time. */
+typedef struct cli_objects {
+    const char *name; /* for messages; "stdin" for "-" */
+    polar_span header; /* text of the object "polar" beside "samples"; its text is NULL without one */
+    polar_span object; /* text of the current object */
+    json_document *document;
+    int line;   /* where the current object begins */
+    int failed; /* an error was reported */
+    char *text;
+    const char *at, *end, *counted;
+    int form, n;
+} cli_objects;
+/* 1, or 0 after a message. */
+int cli_objects_open(cli_objects *objects, const char *path);
+/* The next object, valid until the next call; NULL at the end, or after an error, which sets `failed`. */
+const json *cli_objects_next(cli_objects *objects);
+void cli_objects_close(cli_objects *objects);
+
+#define CLI_MAX_OPTIONS 10
+
+typedef struct cli_question {
+    const char *text;   /* the question: with the story before it, and the options of a multiple choice below it */
+    const char *answer; /* the reference answer; "" without one */
+    const char *id, *task, *level, *subject; /* "" where the file does not say */
+    int steps;          /* -1 where the file does not say */
+    int n_options, correct; /* of a multiple choice; correct is -1 if the answer names none of them */
+    const char *options[CLI_MAX_OPTIONS];
+    int flags; /* POLAR_ANSWER_ flags that the words of the question ask for */
+    int line;  /* in its file */
+} cli_question;
+
+typedef struct cli_questions {
+    int n, capacity;
+    cli_question *items;
+    uint64_t checksum; /* of questions and answers */
+    struct cli_kept {
+        struct cli_kept *next;
+    } *texts;
+} cli_questions;
+/* Reads at most `limit` questions (0: all) with the field names of GSM8K, MATH, SVAMP, ASDiv, MAWPS, AQuA and the
+ * supervision files. 0, or 1 after a message. */
+int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
+void cli_questions_free(cli_questions *questions);
+/* Writes id, task, steps, level and subject as an object. */
+void cli_question_put_info(FILE *f, const cli_question *question);
+
+typedef struct cli_prompt_options {
+    const char *prompt; /* text with {question}, "@file", or "auto": that of the model file, else of METHOD 3 */
+    const char *chat, *system;
+    int example; /* 1: a worked example before the question */
+} cli_prompt_options;
+#define CLI_PROMPT_OPTIONS(o) \
+    {"prompt", 0, CLI_TEXT, &(o).prompt, "TEXT", \
+     "text with {question} and \\n, @FILE, or auto (the model's own, else the published one)"}, \
+    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: as published for the model)"}, \
+    {"system", 0, CLI_TEXT, &(o).system, "TEXT", "system message"}, \
+    {"example", 0, CLI_FLAG, &(o).example, NULL, "put a worked example before the question"}
+
+typedef struct cli_prompt {
+    char *text; /* with {question} */
+    const char *system;
+    polar_chat chat;
+    int from_model;
+    int boxed;     /* an answer counts only in \boxed{} */
+    int prefilled; /* the text ends in "\boxed{", so that the answer begins inside */
+    const polar_model *model;
+} cli_prompt;
+/* 0, or the exit status after a message. The model must outlive the prompt. */
+int cli_prompt_open(cli_prompt *prompt, const polar_model *model, const cli_prompt_options *options);
+void cli_prompt_close(cli_prompt *prompt);
+/* Writes text, chat format and system message as members of an object, to be recorded. */
+void cli_prompt_put(FILE *f, const cli_prompt *prompt);
+/* The tokens of a question, to be freed; 0, or 1 after a message (free them then, too). */
+int cli_prompt_tokens(const cli_prompt *prompt, const char *question, int32_t **tokens, int *n);
+/* A guess how an answer is written after the prompt, its end included; as above. */
+int cli_prompt_draft(const cli_prompt *prompt, const char *answer, int32_t **tokens, int *n);
+/* Is the response right? *answer gets the part of it that was graded, of length 0 if there is none. 0, or 1 after
+ * a message. */
+int cli_grade(const cli_prompt *prompt, const cli_question *question, const char *response, polar_stop stop, int *right,
+              polar_span *answer);
+
+/* --- long runs ------------------------------------------------------------------------------------------- */
+
+/* A text that is written like a file. */
+typedef struct cli_text {
+    FILE *file;
+    char *text; /* after closing, NUL-terminated */
+    size_t length;
+} cli_text;
+/* NULL without memory, which closing reports. */
+FILE *cli_text_open(cli_text *text);
+/* 0, or 1 after a message. */
+int cli_text_close(cli_text *text);
+void cli_text_free(cli_text *text);
+
+/* A file that is written beside its place and gets its name when it is complete; "-" is stdout. */
+typedef struct cli_output {
+    FILE *file;
+    const char *path;
+    char *temporary;
+} cli_output;
+/* NULL after a message. */
+FILE *cli_output_open(cli_output *output, const char *path);
+/* With `keep` 0 nothing is left of it. 0, or 1 after a message. */
+int cli_output_close(cli_output *output, int keep);
+void cli_remove_file(const char *path);
+
+/* Ctrl-C and SIGTERM only set what cli_interrupted returns; the second one ends the program. */
+void cli_catch_interrupts(void);
+int cli_interrupted(void);
+
+/* A journal: append-only JSONL, flushed to the disk record by record, each with a checksum. A run that was ended
+ * in any way goes on from the last whole record. */
+typedef struct cli_journal {
+    FILE *file;
+    char *path;
+    int n;       /* records */
+    int64_t end; /* bytes */
+} cli_journal;
+/* Gets a record that is in the journal already: its text, and its place for cli_journal_read. Not 0 ends reading. */
+typedef int (*cli_record)(void *user, polar_span text, int64_t at);
+/* Begins a journal, or goes on with one whose header (a JSON object) says the same; else a message names what
+ * differs. 0, or 1 after a message; close it in any case. */
+int cli_journal_open(cli_journal *journal, const char *path, const char *header, cli_record record, void *user);
+/* Adds a record (JSON in one line); *at (may be NULL) gets its place. 0, or 1 after a message. */
+int cli_journal_add(cli_journal *journal, const char *record, size_t length, int64_t *at);
+/* The text of a record, to be freed; NULL after a message. */
+char *cli_journal_read(cli_journal *journal, int64_t at, size_t length);
+void cli_journal_close(cli_journal *journal);
+/* The first difference of two objects, as text; 0 if there is none. */
+int cli_json_differ(const json *there, const json *here, char *text, size_t size);
+
 /* --- terminal ------------------------------------------------------------------------------------------ */
 
 /* Seconds of a clock that does not jump. */
@@ -171,7 +307,8 @@ void cli_progress_end(void);
 int cli_read_path(const char *text, int *path);
 /* Opens the model that -m names. 0, or the exit status after a message. */
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
-/* The values of --kv and --kv-type; 0, or the exit status after a message. */
+/* The values of --chat, --kv and --kv-type; 0, or the exit status after a message. */
+int cli_chat(const char *name, polar_chat *chat);
 int cli_kv_mode(const char *text, polar_kv_mode *mode);
 int cli_kv_type(const char *text, polar_kv_type *type);
 

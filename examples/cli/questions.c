@@ -1,0 +1,647 @@
+/* Questions: reading them from the files of the public data sets, making prompts of them, and grading what a model
+ * answers. Shared by the commands that ask many questions. */
+#include "cli.h"
+
+#include <limits.h>
+
+/* --- objects of a file ---------------------------------------------------------------------------------- */
+
+enum { FORM_LINES, FORM_ARRAY, FORM_MEMBERS, FORM_ONE };
+
+static const char *skip_space(const char *s, const char *end) {
+    while (s < end && (*s == ' ' || *s == '\t' || *s == '\n' || *s == '\r')) s++;
+    return s;
+}
+
+/* At a quote: past the closing one, or NULL. */
+static const char *skip_string(const char *s, const char *end) {
+    for (s++; s < end && *s != '"'; s++)
+        if (*s == '\\') s++;
+    return s < end ? s + 1 : NULL;
+}
+
+/* Past the value at s, without a look at what is inside; NULL if the text ends before. */
+static const char *skip_value(const char *s, const char *end) {
+    int depth = 0;
+    if (s < end && *s != '{' && *s != '[' && *s != '"') {
+        while (s < end && !strchr(",]} \t\r\n", *s)) s++;
+        return s;
+    }
+    while (s < end) {
+        if (*s == '"') {
+            if (!(s = skip_string(s, end))) return NULL;
+        } else {
+            depth += (*s == '{' || *s == '[') - (*s == '}' || *s == ']');
+            s++;
+        }
+        if (depth <= 0) return s;
+    }
+    return NULL;
+}
+
+/* The next member of an object, from behind '{' or ','; its key and value are set. Returns the place behind the
+ * value, or NULL at the end of the object or where it is none. */
+static const char *next_member(const char *s, const char *end, polar_span *key, polar_span *value) {
+    const char *start = skip_space(s, end), *after;
+    if (start < end && *start == ',') start = skip_space(start + 1, end);
+    if (start >= end || *start != '"' || !(after = skip_string(start, end))) return NULL;
+    key->text = start + 1;
+    key->length = (size_t)(after - start) - 2;
+    start = skip_space(after, end);
+    if (start >= end || *start != ':') return NULL;
+    start = skip_space(start + 1, end);
+    if (start >= end || !(after = skip_value(start, end))) return NULL;
+    value->text = start;
+    value->length = (size_t)(after - start);
+    return after;
+}
+
+static int span_is(polar_span s, const char *text) {
+    return s.length == strlen(text) && !memcmp(s.text, text, s.length);
+}
+
+/* Names of the fields that hold a question or part of it. */
+static const char *const question_names[] = {"question", "problem", "Question", "input", "body", "Body", "sample_info"};
+
+/* An object alone in its file: that of supervision files, one question, or an object of samples. */
+static void look_into(cli_objects *o, const char *s, const char *end) {
+    polar_span key = {NULL, 0}, value = {NULL, 0};
+    o->form = FORM_MEMBERS;
+    for (const char *at = s + 1; (at = next_member(at, end, &key, &value));) {
+        if (span_is(key, "samples") && *value.text == '[') {
+            o->form = FORM_ARRAY;
+            o->at = value.text + 1;
+        }
+        if (span_is(key, "polar") && *value.text == '{') o->header = value;
+        for (size_t i = 0; i < sizeof question_names / sizeof *question_names; i++)
+            if (o->form == FORM_MEMBERS && span_is(key, question_names[i])) o->form = FORM_ONE;
+    }
+    if (o->form == FORM_MEMBERS) o->at = s + 1;
+}
+
+int cli_objects_open(cli_objects *o, const char *path) {
+    const char *s, *end, *after;
+    size_t length;
+    memset(o, 0, sizeof *o);
+    o->name = strcmp(path, "-") ? path : "stdin";
+    if (!(o->text = cli_read_file(path, &length))) return 0;
+    s = o->text;
+    end = o->end = s + length;
+    o->counted = s;
+    o->line = 1;
+    if (length >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) s += 3; /* a byte order mark */
+    o->at = s = skip_space(s, end);
+    if (s < end && *s == '[') {
+        o->form = FORM_ARRAY;
+        o->at = s + 1;
+    } else if (s < end && *s == '{' && (after = skip_value(s, end)) && skip_space(after, end) == end) {
+        look_into(o, s, after);
+    }
+    return 1;
+}
+
+/* Number of the line at s, which never lies before the place asked for last. */
+static int line_at(cli_objects *o, const char *s) {
+    for (; o->counted < s; o->counted++) o->line += *o->counted == '\n';
+    return o->line;
+}
+
+static const json *object_fails(cli_objects *o, const char *at, const char *what) {
+    cli_fail("%s:%d: %s", o->name, line_at(o, at), what);
+    o->failed = 1;
+    return NULL;
+}
+
+static const json *read_object(cli_objects *o, const char *start, const char *end) {
+    const char *error;
+    size_t at;
+    json_free(o->document);
+    o->object.text = start;
+    o->object.length = (size_t)(end - start);
+    line_at(o, start);
+    if (!(o->document = json_read(start, o->object.length, &error, &at))) {
+        int line = line_at(o, start + at);
+        cli_fail("%s:%d: not JSON: %s", o->name, line, error);
+        o->failed = 1;
+        return NULL;
+    }
+    if (json_root(o->document)->type != JSON_OBJECT) return object_fails(o, start, "not a JSON object");
+    return json_root(o->document);
+}
+
+static const json *next_line(cli_objects *o) {
+    const char *start = skip_space(o->at, o->end), *end = start;
+    if (start == o->end) return NULL;
+    while (end < o->end && *end != '\n') end++;
+    o->at = end;
+    return read_object(o, start, end);
+}
+
+/* Elements of an array, after its bracket or the element before. */
+static const json *next_element(cli_objects *o) {
+    const char *s = skip_space(o->at, o->end);
+    if (s < o->end && *s == ',' && o->n) s = skip_space(s + 1, o->end);
+    else if (s < o->end && *s == ']') return NULL;
+    else if (s < o->end && o->n) return object_fails(o, s, "not JSON: ',' or ']' is expected");
+    if (!(o->at = skip_value(s, o->end)) || s == o->end)
+        return object_fails(o, s, "not JSON: the text ends inside an array or object");
+    o->n++;
+    return read_object(o, s, o->at);
+}
+
+const json *cli_objects_next(cli_objects *o) {
+    polar_span key, value;
+    if (o->failed) return NULL;
+    switch (o->form) {
+    case FORM_LINES:
+        return next_line(o);
+    case FORM_ARRAY:
+        return next_element(o);
+    case FORM_ONE:
+        return o->n++ ? NULL : read_object(o, o->at, o->end);
+    default: /* members that are objects */
+        while ((o->at = next_member(o->at, o->end, &key, &value)))
+            if (*value.text == '{' && !span_is(key, "polar"))
+                return read_object(o, value.text, value.text + value.length);
+        o->at = o->end;
+        return NULL;
+    }
+}
+
+void cli_objects_close(cli_objects *o) {
+    json_free(o->document);
+    free(o->text);
+    memset(o, 0, sizeof *o);
+}
+
+/* --- questions ------------------------------------------------------------------------------------------ */
+
+/* A string that lives as long as the questions, or NULL without memory. */
+static char *keep(cli_questions *q, const char *text, size_t length) {
+    struct cli_kept *t = malloc(sizeof *t + length + 1);
+    if (!t) return NULL;
+    t->next = q->texts;
+    q->texts = t;
+    memcpy(t + 1, text, length);
+    ((char *)(t + 1))[length] = 0;
+    return (char *)(t + 1);
+}
+
+/* A string, a number as it was written, or the one element of a list; NULL for anything else. */
+static const json *scalar(const json *v) {
+    if (v && v->type == JSON_ARRAY && v->length == 1) v = v->child;
+    return v && (v->type == JSON_STRING || v->type == JSON_NUMBER) ? v : NULL;
+}
+
+/* The first of the fields that is there and no empty text; "a.b" is field b of the object a. */
+static const json *find_field(const json *object, const char *const *names) {
+    for (; *names; names++) {
+        const char *dot = strchr(*names, '.');
+        const json *v;
+        if (dot) v = scalar(json_get(json_get(object, "sample_info"), dot + 1));
+        else v = scalar(json_get(object, *names));
+        if (v && v->length) return v;
+    }
+    return NULL;
+}
+
+/* "145.0" is what some sets make of 145. */
+static polar_span whole_number(polar_span s) {
+    size_t n = s.length;
+    if (n > 2 && !memcmp(s.text + n - 2, ".0", 2)) s.length = n - 2;
+    return s;
+}
+
+static const json *find_answer(const json *object) {
+    static const char *const names[] = {"answer", "gt_ans", "ground_truth", "Answer", "target", "gt", "correct",
+                                        "final_answer", "solution", "sample_info.ground_truth", "sample_info.answer", NULL};
+    return find_field(object, names);
+}
+
+/* The story before the question, in SVAMP and ASDiv. */
+static const json *find_body(const json *object) {
+    static const char *const names[] = {"Body", "body", NULL};
+    return find_field(object, names);
+}
+
+static const json *find_question(const json *object) {
+    static const char *const names[] = {"question", "problem", "Question", "input", "sample_info.question", NULL};
+    return find_field(object, names);
+}
+
+/* "A)0.22", "(A) 0.22" or "0.22": the length of the label. */
+static size_t label_length(const char *s, int index) {
+    size_t n = *s == '(';
+    if (s[n] != 'A' + index && s[n] != 'a' + index) return 0;
+    if (s[n + 1] != ')' && s[n + 1] != '.' && s[n + 1] != ':') return 0;
+    n += 2;
+    while (s[n] == ' ') n++;
+    return s[n] ? n : 0;
+}
+
+/* Cuts "A) one B) two" into an option at each label; the number of options. */
+static int split_options(const char *text, polar_span *options, int capacity) {
+    int n = 0;
+    for (const char *s = text; *s; s++) {
+        if ((s != text && s[-1] != ' ' && s[-1] != '\n') || n == capacity || !label_length(s, n)) continue;
+        if (n) options[n - 1].length = (size_t)(s - options[n - 1].text);
+        options[n].text = s;
+        options[n++].length = strlen(s);
+    }
+    for (int i = 0; i < n; i++)
+        while (options[i].length && strchr(" \n", options[i].text[options[i].length - 1])) options[i].length--;
+    return n;
+}
+
+static int find_options(const json *list, polar_span *options, int capacity) {
+    int n = 0;
+    if (list && list->type == JSON_STRING) return split_options(list->text, options, capacity);
+    if (!list || list->type != JSON_ARRAY) return 0;
+    for (const json *v = list->child; v && n < capacity; v = v->next) {
+        if (!scalar(v)) return 0;
+        options[n].text = v->text;
+        options[n++].length = v->length;
+    }
+    return n;
+}
+
+/* Which option the answer means: by its letter, or by its text; -1 if none. */
+static int correct_option(const cli_question *q) {
+    const char *a = q->answer + (*q->answer == '(');
+    size_t n = strlen(a);
+    if ((n == 1 || (n == 2 && a[1] == ')')) && a[0] >= 'A' && a[0] < 'A' + q->n_options) return a[0] - 'A';
+    for (int i = 0; i < q->n_options; i++)
+        if (!strcmp(q->answer, q->options[i])) return i;
+    return -1;
+}
+
+static int read_options(cli_questions *qs, cli_question *q, const json *list) {
+    polar_span options[CLI_MAX_OPTIONS];
+    int n = find_options(list, options, CLI_MAX_OPTIONS);
+    for (int i = 0; i < n; i++) {
+        char *text = keep(qs, options[i].text, options[i].length);
+        if (!text) return 0;
+        q->options[i] = text + label_length(text, i);
+    }
+    q->n_options = n;
+    q->correct = n ? correct_option(q) : -1;
+    return 1;
+}
+
+/* Body and question in one text, and the options below it. */
+static char *compose(cli_questions *qs, const cli_question *q, const json *body, const json *question) {
+    size_t size = (body ? body->length : 0) + question->length + 32, n = 0;
+    char *text, *kept;
+    for (int i = 0; i < q->n_options; i++) size += strlen(q->options[i]) + 8;
+    if (!(text = malloc(size))) return NULL;
+    if (body) {
+        const char *s = body->text;
+        n = body->length;
+        while (n && (s[n - 1] == ' ' || s[n - 1] == '\n')) n--;
+        memcpy(text, s, n);
+        if (n && !strchr(".?!,:;", text[n - 1])) text[n++] = '.';
+        if (n) text[n++] = ' ';
+    }
+    memcpy(text + n, question->text, question->length);
+    n += question->length;
+    for (int i = 0; i < q->n_options; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s(%c) %s", i ? " " : "\nAnswer Choices: ", 'A' + i, q->options[i]);
+    kept = keep(qs, text, n);
+    free(text);
+    return kept;
+}
+
+/* A field that says what kind of question it is, as text; "" where it is missing. */
+static const char *keep_field(cli_questions *qs, const json *object, const char *name) {
+    const json *v = scalar(json_get(object, name));
+    const char *text;
+    if (!v) v = scalar(json_get(json_get(object, "sample_info"), name));
+    text = v ? keep(qs, v->text, v->length) : "";
+    return text ? text : "";
+}
+
+static int question_fails(const cli_objects *o, const char *what) {
+    return cli_fail("%s:%d: %s", o->name, o->line, what);
+}
+
+static int holds_nul(const json *v) {
+    return v && strlen(v->text) != v->length;
+}
+
+static int read_question(cli_questions *qs, cli_question *q, const cli_objects *o, const json *object,
+                         int needs_answer) {
+    const json *body = find_body(object), *question = find_question(object), *answer = find_answer(object), *steps;
+    polar_span a = {"", 0};
+    memset(q, 0, sizeof *q);
+    q->line = o->line;
+    q->steps = -1;
+    if (!question) return question_fails(o, "no question (looked for question, problem, Question, input)");
+    if (answer) a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
+                                                : polar_answer_reference(answer->text, answer->length);
+    if (!answer && needs_answer)
+        return question_fails(o, "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, solution)");
+    if (!a.length && needs_answer) return question_fails(o, "no answer is found in the reference");
+    if (holds_nul(body) || holds_nul(question) || holds_nul(answer)) return question_fails(o, "a text holds a NUL character");
+    if (!(q->answer = keep(qs, a.text, a.length)) || !read_options(qs, q, json_get(object, "options")) ||
+        !(q->text = compose(qs, q, body, question)))
+        return question_fails(o, "out of memory");
+    q->id = keep_field(qs, object, "id");
+    q->task = keep_field(qs, object, "task");
+    q->level = keep_field(qs, object, "level");
+    q->subject = keep_field(qs, object, "subject");
+    if (!*q->subject) q->subject = keep_field(qs, object, "type");
+    if (!(steps = json_get(object, "steps"))) steps = json_get(json_get(object, "sample_info"), "steps");
+    json_int(steps, &q->steps);
+    q->flags = polar_answer_flags(q->text, strlen(q->text));
+    return 0;
+}
+
+static uint64_t hash_text(uint64_t h, const char *text) {
+    do h = (h ^ (unsigned char)*text) * 0x100000001b3u;
+    while (*text++);
+    return h;
+}
+
+/* One more question; 0, or 1 after a message. */
+static int add_question(cli_questions *qs, const cli_objects *o, const json *object, int needs_answer) {
+    if (qs->n == qs->capacity) {
+        int n = qs->capacity ? qs->capacity * 2 : 256;
+        cli_question *p = qs->capacity < INT_MAX / 4 ? realloc(qs->items, (size_t)n * sizeof *p) : NULL;
+        if (!p) return question_fails(o, "out of memory");
+        qs->items = p;
+        qs->capacity = n;
+    }
+    if (read_question(qs, &qs->items[qs->n], o, object, needs_answer)) return 1;
+    qs->checksum = hash_text(hash_text(qs->checksum, qs->items[qs->n].text), qs->items[qs->n].answer);
+    qs->n++;
+    return 0;
+}
+
+int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, int limit) {
+    cli_objects o;
+    const json *object;
+    int status = 0;
+    memset(qs, 0, sizeof *qs);
+    qs->checksum = 0xcbf29ce484222325u;
+    if (!cli_objects_open(&o, path)) return 1;
+    while (!status && (limit <= 0 || qs->n < limit) && (object = cli_objects_next(&o)))
+        status = add_question(qs, &o, object, needs_answer);
+    status |= o.failed;
+    if (!status && !qs->n) status = cli_fail("%s: no questions", o.name);
+    cli_objects_close(&o);
+    if (status) cli_questions_free(qs);
+    return status;
+}
+
+void cli_questions_free(cli_questions *qs) {
+    struct cli_kept *next;
+    for (struct cli_kept *t = qs->texts; t; t = next) {
+        next = t->next;
+        free(t);
+    }
+    free(qs->items);
+    memset(qs, 0, sizeof *qs);
+}
+
+/* A value as text, or as a number where it looks like a plain one. */
+static void put_field(FILE *f, int *n, const char *name, const char *text) {
+    size_t digits = strspn(text, "0123456789");
+    if (!*text) return;
+    if ((*n)++) fputc(',', f);
+    fprintf(f, "\"%s\":", name);
+    if (!text[digits] && digits < 10 && (text[0] != '0' || digits == 1)) fputs(text, f);
+    else json_put_text(f, text);
+}
+
+void cli_question_put_info(FILE *f, const cli_question *q) {
+    char steps[24] = "";
+    int n = 0;
+    if (q->steps >= 0) snprintf(steps, sizeof steps, "%d", q->steps);
+    fputc('{', f);
+    put_field(f, &n, "id", q->id);
+    put_field(f, &n, "task", q->task);
+    put_field(f, &n, "steps", steps);
+    put_field(f, &n, "level", q->level);
+    put_field(f, &n, "subject", q->subject);
+    fputc('}', f);
+}
+
+/* --- prompts -------------------------------------------------------------------------------------------- */
+
+#define INTRODUCTION "Solve the following math problem and output ONLY the final answer directly, " \
+                     "formatted strictly as \\boxed{ANSWER}.\n"
+#define PROBLEM "### Problem Start\n{question}\n### Problem End\nAnswer:"
+#define EXAMPLE "### Problem Start\nWhat is 1+1?\n### Problem End\nAnswer: \\boxed{2}\n"
+#define PLACE "{question}"
+#define BOX "\\boxed{"
+
+/* "\n" in a template of the command line is a new line. */
+static void unescape(char *s) {
+    char *to = s;
+    for (; *s; s++) {
+        if (s[0] == '\\' && s[1] == 'n') *to++ = '\n', s++;
+        else *to++ = *s;
+    }
+    *to = 0;
+}
+
+static char *copy_text(const char *text) {
+    char *copy = malloc(strlen(text) + 1);
+    if (copy) strcpy(copy, text);
+    return copy;
+}
+
+/* The template that a model file carries, or NULL. */
+static char *template_of_model(const polar_model *model) {
+    char none[1], *text;
+    int64_t n = polar_model_metadata(model, "polar.prompt_template", none, sizeof none);
+    if (n <= 0 || n > 1 << 20 || !(text = malloc((size_t)n + 1))) return NULL;
+    polar_model_metadata(model, "polar.prompt_template", text, (size_t)n + 1);
+    return text;
+}
+
+/* The template into p->text; *published says that it is that of [P]. */
+static int find_template(cli_prompt *p, const polar_model *model, const char *spec, int example, int *published) {
+    int automatic = !strcmp(spec, "auto");
+    size_t length;
+    *published = 0;
+    if (automatic && !example) p->text = template_of_model(model);
+    if (p->text) {
+        p->from_model = 1;
+    } else if (automatic) {
+        *published = 1;
+        if (!(p->text = copy_text(example ? INTRODUCTION EXAMPLE PROBLEM : INTRODUCTION PROBLEM)))
+            return cli_fail("out of memory");
+    } else if (example) {
+        return cli_usage("--example belongs to the published prompt; put the example into the text of --prompt");
+    } else if (*spec == '@') {
+        if (!(p->text = cli_read_file(spec + 1, &length))) return 1;
+        if (length && p->text[length - 1] == '\n') p->text[length - 1] = 0;
+        if (strlen(p->text) + 1 < length) return cli_fail("%s: a prompt must not hold NUL bytes", spec + 1);
+    } else {
+        if (!(p->text = copy_text(spec))) return cli_fail("out of memory");
+        unescape(p->text);
+    }
+    if (!strstr(p->text, PLACE)) return cli_usage("--prompt: the text has no place %s", PLACE);
+    return 0;
+}
+
+int cli_chat(const char *name, polar_chat *chat) {
+    for (int i = 0; i < POLAR_N_CHAT; i++)
+        if (!strcmp(name, polar_chat_name((polar_chat)i))) {
+            *chat = (polar_chat)i;
+            return 0;
+        }
+    return cli_usage("--chat %s: expected auto, raw, chatml or llama3", name);
+}
+
+/* METHOD 3: Qwen models get the prompt through their chat format, others raw; so do templates made for a model. */
+static void choose_chat(cli_prompt *p, const polar_model *model, int published) {
+    polar_model_info info;
+    polar_model_get_info(model, &info);
+    p->chat = POLAR_CHAT_RAW;
+    if (p->from_model || strncmp(info.architecture, "qwen", 4) || info.chat == POLAR_CHAT_RAW) return;
+    p->chat = info.chat;
+    if (published && !p->system && strcmp(info.architecture, "qwen3")) p->system = "You are a helpful assistant.";
+}
+
+int cli_prompt_open(cli_prompt *p, const polar_model *model, const cli_prompt_options *o) {
+    int published, status;
+    size_t n, box = strlen(BOX);
+    memset(p, 0, sizeof *p);
+    p->model = model;
+    p->system = o->system;
+    if ((status = find_template(p, model, o->prompt ? o->prompt : "auto", o->example, &published)) ||
+        (status = cli_chat(o->chat ? o->chat : "auto", &p->chat))) {
+        cli_prompt_close(p);
+        return status;
+    }
+    if (p->chat == POLAR_CHAT_AUTO) choose_chat(p, model, published);
+    n = strlen(p->text);
+    p->prefilled = n >= box && !strcmp(p->text + n - box, BOX);
+    p->boxed = p->prefilled || strstr(p->text, "oxed{") != NULL;
+    return 0;
+}
+
+void cli_prompt_close(cli_prompt *p) {
+    free(p->text);
+    memset(p, 0, sizeof *p);
+}
+
+void cli_prompt_put(FILE *f, const cli_prompt *p) {
+    fprintf(f, "\"prompt\":");
+    json_put_text(f, p->text);
+    fprintf(f, ",\"chat\":\"%s\"", polar_chat_name(p->chat));
+    if (!p->system) return;
+    fprintf(f, ",\"system\":");
+    json_put_text(f, p->system);
+}
+
+/* The template with the question in all its places; to be freed. */
+static char *fill_template(const char *text, const char *question) {
+    size_t place = strlen(PLACE), length = strlen(question), n = strlen(text) + 1;
+    char *out, *to;
+    for (const char *s = text; (s = strstr(s, PLACE)); s += place) n += length;
+    if (!(out = to = malloc(n))) return NULL;
+    for (const char *s; (s = strstr(text, PLACE)); text = s + place) {
+        memcpy(to, text, (size_t)(s - text));
+        to += s - text;
+        memcpy(to, question, length);
+        to += length;
+    }
+    strcpy(to, text);
+    return out;
+}
+
+int cli_prompt_tokens(const cli_prompt *p, const char *question, int32_t **tokens, int *n) {
+    polar_message messages[2];
+    polar_error e;
+    size_t length = 0;
+    char *text = fill_template(p->text, question);
+    int n_messages = 0, status = 0;
+    *tokens = NULL;
+    if (!text) return cli_fail("out of memory");
+    if (p->system) messages[n_messages++] = (polar_message){"system", p->system};
+    messages[n_messages++] = (polar_message){"user", text};
+    if (polar_chat_tokenize(p->model, p->chat, messages, n_messages, NULL, 0, &length, &e))
+        status = cli_fail("%s", e.message);
+    else if (length > INT_MAX / 2) status = cli_fail("a question of %lu tokens is too long", (unsigned long)length);
+    else if (!(*tokens = malloc((length + 1) * sizeof **tokens))) status = cli_fail("out of memory");
+    else if (polar_chat_tokenize(p->model, p->chat, messages, n_messages, *tokens, length, &length, &e))
+        status = cli_fail("%s", e.message);
+    *n = (int)length;
+    free(text);
+    return status;
+}
+
+/* How an answer follows the template. */
+static void draft_text(const cli_prompt *p, const char *answer, char *text, size_t size) {
+    const char *space = p->chat == POLAR_CHAT_RAW && !p->prefilled ? " " : "";
+    size_t n = strlen(p->text);
+    if (n && strchr(" \n", p->text[n - 1])) space = "";
+    snprintf(text, size, p->prefilled ? "%s%s}" : p->boxed ? "%s\\boxed{%s}" : "%s%s", space, answer);
+}
+
+int cli_prompt_draft(const cli_prompt *p, const char *answer, int32_t **tokens, int *n) {
+    polar_model_info info;
+    polar_error e;
+    char text[1024];
+    size_t length = 0;
+    draft_text(p, answer, text, sizeof text);
+    *n = 0;
+    if (!(*tokens = malloc((sizeof text + 1) * sizeof **tokens))) return cli_fail("out of memory");
+    if (polar_tokenize(p->model, text, strlen(text), 0, *tokens, sizeof text, &length, &e))
+        return cli_fail("%s", e.message);
+    polar_model_get_info(p->model, &info);
+    *n = (int)(length < sizeof text ? length : sizeof text);
+    if (p->chat != POLAR_CHAT_RAW && info.token_eot >= 0) (*tokens)[(*n)++] = info.token_eot;
+    else if (info.token_eos >= 0) (*tokens)[(*n)++] = info.token_eos;
+    return 0;
+}
+
+/* --- grading -------------------------------------------------------------------------------------------- */
+
+static int is_equal(const char *pred, size_t n_pred, const char *gold, int flags, int *equal) {
+    polar_error e;
+    if (!polar_answer_equal(equal, pred, n_pred, gold, strlen(gold), flags, NULL, &e)) return 0;
+    return cli_fail("%s", e.message);
+}
+
+/* 1 if the last box of the text is closed. */
+static int has_closed_box(const char *text) {
+    const char *box = NULL;
+    int depth = 0;
+    for (const char *s = text; (s = strstr(s, "oxed{")); s++) box = s;
+    if (!box) return 0;
+    for (const char *s = box + 4; *s; s++) {
+        if (*s == '\\' && s[1]) s++;
+        else if ((depth += (*s == '{') - (*s == '}')) == 0) return 1;
+    }
+    return 0;
+}
+
+int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, polar_stop stop, int *right,
+              polar_span *answer) {
+    const size_t n = strlen(response), box = strlen(BOX), before = p->prefilled ? box : 0;
+    char *text = malloc(n + box + 1);
+    polar_span found;
+    int status = 0;
+    *right = 0;
+    answer->text = response;
+    answer->length = 0;
+    if (!text) return cli_fail("out of memory");
+    memcpy(text, BOX, before);
+    memcpy(text + before, response, n + 1);
+    found = polar_answer_extract(text, n + before);
+    /* Without its box an answer scores 0, and so does one that was cut inside it. */
+    if ((p->boxed && !strstr(text, "oxed{")) || (stop == POLAR_STOP_LIMIT && !has_closed_box(text))) found.length = 0;
+    if (found.length) {
+        answer->text = response + (found.text - text >= (ptrdiff_t)before ? (size_t)(found.text - text) - before : 0);
+        answer->length = found.length;
+        status = is_equal(found.text, found.length, q->answer, q->flags, right);
+        if (!status && !*right && q->correct >= 0)
+            status = is_equal(found.text, found.length, q->options[q->correct], q->flags, right);
+    }
+    free(text);
+    return status;
+}
