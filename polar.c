@@ -22,6 +22,7 @@
  *   [search]  search for programs
  *   [pred]    predictor
  *   [train]   training
+ *   [eval]    statistics and baselines of an honest evaluation
  */
 
 /* ======================================================================================
@@ -17476,3 +17477,191 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     return status;
 }
 #endif /* POLAR_NO_TRAIN */
+
+/* ======================================================================================
+ * [eval] Statistics and baselines of an honest evaluation
+ *
+ * What says whether a method really beats another on the same questions, and the programs that a sceptic would
+ * try instead. Everything is double precision in a fixed order: the same numbers everywhere.
+ * Uses: [err] [mem] [num] [model] [prog] [session].
+ * ====================================================================================== */
+
+/* --- intervals and tests -------------------------------------------------------------- */
+
+#define EVAL_Z 1.959963984540054 /* 97.5 % of a standard normal variable are below */
+
+/* The p for which |k/n - p| <= z sqrt(p (1 - p) / n): with r = k/n and q = z^2/n
+ * (r + q/2 -+ sqrt(q r (1 - r) + q^2/4)) / (1 + q). */
+polar_interval polar_eval_accuracy(int n_right, int n) {
+    polar_interval i = {0, 1};
+    const double r = n > 0 ? (double)n_right / n : 0, q = mul64(EVAL_Z, EVAL_Z) / MAX(n, 1);
+    const double half = sqrt(mul64(q, mul64(r, 1 - r)) + mul64(q, q) / 4);
+    if (n < 1 || n_right < 0 || n_right > n) return i;
+    if (n_right > 0) i.low = MAX((r + q / 2 - half) / (1 + q), 0);
+    if (n_right < n) i.high = MIN((r + q / 2 + half) / (1 + q), 1);
+    return i;
+}
+
+/* Under the hypothesis each of the n = corrected + broken questions falls on either side with probability 1/2:
+ * p = 2 sum_{i <= m} C(n, i) 2^-n, where m is the smaller count. The largest term by logarithms, the others by
+ * C(n, i-1) = C(n, i) i / (n - i + 1). */
+double polar_eval_mcnemar(int corrected, int broken) {
+    const int m = MIN(corrected, broken);
+    const double n = (double)corrected + broken;
+    double log_term = 0, sum = 0, term;
+    if (m < 0 || n < 1 || corrected == broken) return 1;
+    for (int i = 1; i <= m; i++) log_term += log64((n - m + i) / i);
+    log_term -= mul64(n, LN2);
+    if (log_term < -700) return 0; /* below 1e-300 */
+    term = exp64(log_term);
+    for (int i = m; i >= 0 && term > 0; i--) {
+        sum += term;
+        if (term < mul64(sum, 1e-18)) break;
+        term = mul64(term, i / (n - i + 1));
+    }
+    return MIN(2 * sum, 1);
+}
+
+/* Newcombe 1998 (Statistics in Medicine 17, 2635), method 10: the Wilson intervals of the two accuracies p
+ * (second) and r (first), put together as sqrt(u^2 - 2 phi u v + v^2) of their arms u and v, where phi is the
+ * correlation of the two, with a continuity correction if it is positive. */
+static double eval_arm(double u, double v, double phi) {
+    return sqrt(MAX(mul64(u, u) - mul64(mul64(2 * phi, u), v) + mul64(v, v), 0));
+}
+
+polar_interval polar_eval_difference(const polar_paired *x) {
+    const double a = x->both, b = x->corrected, c = x->broken, d = x->neither, n = a + b + c + d;
+    const double product = mul64(mul64(a + b, c + d), mul64(a + c, b + d));
+    double determinant = mul64(a, d) - mul64(b, c), p, r, phi = 0;
+    polar_interval second, first, i = {-1, 1};
+    if (x->both < 0 || x->corrected < 0 || x->broken < 0 || x->neither < 0 || n < 1 || n > INT_MAX) return i;
+    second = polar_eval_accuracy(x->both + x->corrected, (int)n);
+    first = polar_eval_accuracy(x->both + x->broken, (int)n);
+    p = (a + b) / n;
+    r = (a + c) / n;
+    if (determinant > 0) determinant = MAX(determinant - n / 2, 0);
+    if (product > 0) phi = determinant / sqrt(product);
+    i.low = (b - c) / n - eval_arm(p - second.low, first.high - r, phi);
+    i.high = (b - c) / n + eval_arm(second.high - p, r - first.low, phi);
+    return i;
+}
+
+/* --- baselines ------------------------------------------------------------------------ */
+
+/* Adds 1 - cos(x, y), where a vector of zeros is like itself and unlike all others. */
+static double eval_change(const float *x, const float *y, int n) {
+    double xx = 0, yy = 0, xy = 0;
+    for (int i = 0; i < n; i++) {
+        xx += mul64((double)x[i], (double)x[i]);
+        yy += mul64((double)y[i], (double)y[i]);
+        xy += mul64((double)x[i], (double)y[i]);
+    }
+    if (xx == 0 || yy == 0) return xx != yy;
+    return 1 - xy / mul64(sqrt(xx), sqrt(yy));
+}
+
+typedef struct eval_tap {
+    float *before; /* (n_batch, n_embd) hidden states ahead of the layer */
+    double *influence;
+    polar_tap tap; /* the caller's */
+    void *user;
+} eval_tap;
+
+static int eval_on_call(void *user, const polar_tap_info *info) {
+    eval_tap *t = user;
+    const size_t row = (size_t)info->n_embd;
+    for (int i = 0; i < info->n_rows && info->layer >= 0; i++)
+        t->influence[info->layer] += eval_change(t->before + (size_t)i * row, info->hidden + (size_t)i * row, info->n_embd);
+    if (t->tap && t->tap(t->user, info)) return 1;
+    memcpy(t->before, info->hidden, (size_t)info->n_rows * row * sizeof *t->before);
+    return 0;
+}
+
+polar_status polar_eval_influence(const polar_model *model, const int32_t *const *prompts, const int *lengths,
+                                  int n_prompts, const polar_session_options *options, double *influence,
+                                  polar_error *error) {
+    polar_session_options o = options ? *options : polar_session_defaults();
+    polar_allocator a;
+    polar_session *session = NULL;
+    polar_status status = POLAR_OK;
+    eval_tap tap = {NULL, influence, o.tap, o.tap_user};
+    size_t bytes;
+    double n_positions = 0;
+    err_clear(error);
+    if (!model || !prompts || !lengths || !influence || n_prompts < 1)
+        return fail(error, POLAR_ARGUMENT, "influence: no prompts");
+    for (int i = 0; i < n_prompts; i++) {
+        if (!prompts[i] || lengths[i] < 1) return fail(error, POLAR_ARGUMENT, "influence: prompt %d is empty", i);
+        o.n_ctx = i ? MAX(o.n_ctx, lengths[i]) : lengths[i];
+    }
+    a = mem_allocator(o.allocator ? o.allocator : &model->allocator);
+    o.n_batch = MIN(o.n_batch ? o.n_batch : 128, o.n_ctx);
+    o.tap = eval_on_call;
+    o.tap_user = &tap;
+    if (o.n_batch < 1 || !mul_size(&bytes, (size_t)o.n_batch, (size_t)model->n_embd * sizeof *tap.before))
+        return fail(error, POLAR_ARGUMENT, "influence: n_batch is %d", o.n_batch);
+    if (!(tap.before = mem_alloc(&a, bytes, error))) return POLAR_MEMORY;
+    for (int i = 0; i < model->n_layer; i++) influence[i] = 0;
+    status = polar_session_create(&session, model, NULL, &o, error);
+    for (int i = 0; i < n_prompts && !status; i++) {
+        status = polar_session_truncate(session, 0, error);
+        if (!status) status = polar_session_eval(session, prompts[i], lengths[i], error);
+        n_positions += lengths[i];
+    }
+    for (int i = 0; i < model->n_layer; i++) influence[i] /= MAX(n_positions, 1);
+    polar_session_free(session);
+    mem_free(&a, tap.before, bytes);
+    return status;
+}
+
+polar_status polar_eval_skip(const double *influence, int n_layer, int n_calls, polar_program *program,
+                             polar_error *error) {
+    int path[POLAR_MAX_LAYER], skipped[POLAR_MAX_LAYER] = {0}, n = 0;
+    err_clear(error);
+    if (!influence || !program || n_layer < 1 || n_layer > POLAR_MAX_LAYER || n_calls < 1)
+        return fail(error, POLAR_ARGUMENT, "skip: %d of %d layers: expected 1.. of 1..%d", n_calls, n_layer, POLAR_MAX_LAYER);
+    for (int k = n_layer; k > n_calls; k--) {
+        int least = -1;
+        for (int i = 0; i < n_layer; i++)
+            if (!skipped[i] && (least < 0 || influence[i] < influence[least])) least = i;
+        skipped[least] = 1;
+    }
+    for (int i = 0; i < n_layer; i++)
+        if (!skipped[i]) path[n++] = i;
+    return polar_program_from_path(program, n_layer, path, n, 4, 1, error);
+}
+
+/* The pieces are the skipped and repeated segments, and each other layer by itself; shuffled by Fisher and Yates. */
+polar_status polar_eval_shuffle(const polar_program *program, uint64_t seed, polar_program *out, polar_error *error) {
+    polar_segment pieces[POLAR_MAX_LAYER];
+    polar_program p = {0};
+    polar_status status;
+    int n = 0, start = 0;
+    err_clear(error);
+    if (!program || !out) return fail(error, POLAR_ARGUMENT, "shuffle: no program");
+    if ((status = polar_program_validate(program, program->n_layer, error))) return status;
+    for (int i = 0; i < program->n_segments; i++) {
+        const polar_segment s = program->segments[i];
+        const int kept = s.times == 1;
+        for (int k = 0; k < (kept ? s.length : 1); k++) {
+            pieces[n] = s;
+            if (kept) pieces[n].length = 1;
+            n++;
+        }
+    }
+    for (int i = n - 1; i > 0; i--) {
+        const int k = (int)((rng_next(&seed) >> 32) * (uint64_t)(i + 1) >> 32);
+        const polar_segment s = pieces[i];
+        pieces[i] = pieces[k];
+        pieces[k] = s;
+    }
+    p.n_layer = program->n_layer;
+    for (int i = 0; i < n; i++) {
+        polar_segment *last = p.n_segments ? &p.segments[p.n_segments - 1] : NULL;
+        if (last && last->times == 1 && pieces[i].times == 1) last->length++; /* one segment for layers that run once */
+        else prog_append(&p, start, pieces[i].length, pieces[i].times);
+        start += pieces[i].length;
+    }
+    *out = p;
+    return POLAR_OK;
+}

@@ -1,0 +1,190 @@
+/* Statistics against published examples and exact integers; baselines against their definitions. The commands eval and
+ * report are tested in test_eval_cli.c. */
+#include "../polar.c"
+#include "test.h"
+#include "fixture.h"
+
+static int near_to(double found, double expected, double tolerance) {
+    if (found - expected <= tolerance && expected - found <= tolerance) return 1;
+    printf("found %.17g, expected %.17g\n", found, expected);
+    return 0;
+}
+
+/* Newcombe 1998 (Statistics in Medicine 17, 857), table I; more digits from a calculation with 40 of them. */
+TEST(accuracy) {
+    static const struct {
+        int right, n;
+        double low, high;
+    } known[] = {{81, 263, 0.2552885198782742, 0.36620957698280004}, {15, 148, 0.062386399530736276, 0.16048724172330803},
+                 {0, 20, 0, 0.16112515805281938}, {1, 29, 0.00611321429276266, 0.17175521879320288}, {29, 29, 0.8830302015002592, 1}};
+    for (int i = 0; i < COUNT(known); i++) {
+        const polar_interval x = polar_eval_accuracy(known[i].right, known[i].n);
+        const polar_interval y = polar_eval_accuracy(known[i].n - known[i].right, known[i].n);
+        CHECK(near_to(x.low, known[i].low, 1e-14) && near_to(x.high, known[i].high, 1e-14));
+        CHECK(near_to(y.low, 1 - x.high, 1e-15) && near_to(y.high, 1 - x.low, 1e-15));
+    }
+    CHECK(polar_eval_accuracy(0, 0).low == 0 && polar_eval_accuracy(0, 0).high == 1);
+    CHECK(polar_eval_accuracy(3, 2).high == 1 && polar_eval_accuracy(-1, 2).low == 0);
+}
+
+/* Sums of binomial coefficients in exact integers. */
+TEST(mcnemar) {
+    static const struct {
+        int corrected, broken;
+        double p;
+    } known[] = {{7, 1, 0.0703125}, {16, 6, 0.052478790283203125}, {5, 0, 0.0625}, {120, 80, 0.0056851559967503055},
+                 {1200, 1000, 2.1817026407914712e-05}, {0, 30, 1.862645149230957e-09}, {1, 0, 1}, {0, 0, 1}, {40, 40, 1},
+                 {300, 10, 1.9342365111897645e-75}, {5000, 4700, 0.0023966033625776252}};
+    for (int i = 0; i < COUNT(known); i++) {
+        const double p = polar_eval_mcnemar(known[i].corrected, known[i].broken);
+        CHECK(near_to(p / known[i].p, 1, 1e-10));
+        CHECK(p == polar_eval_mcnemar(known[i].broken, known[i].corrected));
+    }
+    CHECK(polar_eval_mcnemar(1000000, 0) == 0 && near_to(polar_eval_mcnemar(1000000, 999999), 1, 1e-6));
+}
+
+/* {59, 6, 16, 80}: Cavo 2012, {1, 1, 7, 12}: Bentur 2009, both in Fagerland, Lydersen, Laake, Statistical Analysis of
+ * Contingency Tables, chapter 8, as -0.1186..-0.0046 and -0.507..-0.026. The others by the formula with 40 digits. */
+TEST(difference) {
+    static const struct {
+        polar_paired counts;
+        double low, high;
+    } known[] = {{{59, 6, 16, 80}, -0.11862119563870993, -0.004625113933050055},
+                 {{1, 1, 7, 12}, -0.506920226686141, -0.025559124164859795},
+                 {{20, 12, 2, 16}, 0.056156424841748286, 0.32920699540014053},
+                 {{0, 0, 0, 10}, -0.27753279986288926, 0.27753279986288926},
+                 {{3000, 400, 150, 450}, 0.05119070136867005, 0.07388748237743568},
+                 {{2, 5, 7, 1}, -0.5093714959534544, 0.29128546206471173}};
+    const polar_paired none = {0, 0, 0, 0};
+    for (int i = 0; i < COUNT(known); i++) {
+        const polar_paired c = known[i].counts, swapped = {c.both, c.broken, c.corrected, c.neither};
+        const polar_interval x = polar_eval_difference(&c), y = polar_eval_difference(&swapped);
+        CHECK(near_to(x.low, known[i].low, 1e-13) && near_to(x.high, known[i].high, 1e-13));
+        CHECK(near_to(y.low, -x.high, 1e-15) && near_to(y.high, -x.low, 1e-15));
+    }
+    CHECK(polar_eval_difference(&none).low == -1 && polar_eval_difference(&none).high == 1);
+}
+
+/* Hidden states as the tap shows them, whole prompts at once, and the definition in long double. */
+typedef struct states {
+    float hidden[FX_LAYERS + 1][16][256];
+    int zero; /* layer whose result is set to 0, -1: none */
+} states;
+
+static int keep_states(void *user, const polar_tap_info *info) {
+    states *s = user;
+    if (s->zero >= 0 && info->layer == s->zero) memset(info->hidden, 0, (size_t)info->n_rows * 256 * sizeof(float));
+    memcpy(s->hidden[info->call + 1], info->hidden, (size_t)info->n_rows * 256 * sizeof(float));
+    return 0;
+}
+
+static long double change(const float *x, const float *y) {
+    long double xx = 0, yy = 0, xy = 0;
+    for (int i = 0; i < 256; i++) {
+        xx += (long double)x[i] * x[i];
+        yy += (long double)y[i] * y[i];
+        xy += (long double)x[i] * y[i];
+    }
+    return 1 - xy / sqrtl(xx * yy);
+}
+
+TEST(influence) {
+    static states s;
+    const int32_t a[] = {1, 2, 3, 4, 5, 6, 7}, b[] = {100, 50};
+    const int32_t *const prompts[] = {a, b};
+    const int lengths[] = {7, 2};
+    fixture f = fixture_model("llama", QUANT_F32, 3);
+    polar_session_options o = polar_session_defaults();
+    double found[FX_LAYERS], chunks[FX_LAYERS], expected[FX_LAYERS] = {0};
+    polar_model *m = NULL;
+    polar_error e;
+    polar_model_open_memory(&m, f.data, f.size, NULL, &e);
+    CHECK_STR(e.message, "");
+    for (int p = 0; p < 2; p++) {
+        polar_session *session = NULL;
+        o.n_ctx = 16;
+        o.tap = keep_states;
+        o.tap_user = &s;
+        s.zero = -1;
+        CHECK(!polar_session_create(&session, m, NULL, &o, &e) && !polar_session_eval(session, prompts[p], lengths[p], &e));
+        for (int k = 0; k < FX_LAYERS; k++)
+            for (int i = 0; i < lengths[p]; i++) expected[k] += (double)change(s.hidden[k][i], s.hidden[k + 1][i]) / 9;
+        polar_session_free(session);
+    }
+    o = polar_session_defaults();
+    CHECK(!polar_eval_influence(m, prompts, lengths, 2, &o, found, &e));
+    for (int k = 0; k < FX_LAYERS; k++) CHECK(found[k] > 0 && near_to(found[k], expected[k], 1e-12));
+    o.n_batch = 3;
+    o.n_threads = 2;
+    CHECK(!polar_eval_influence(m, prompts, lengths, 2, &o, chunks, &e));
+    CHECK_BITS(found, chunks, FX_LAYERS);
+    o.tap = keep_states; /* a layer that leaves nothing is not like its input, and its result goes on */
+    o.tap_user = &s;
+    s.zero = 1;
+    CHECK(!polar_eval_influence(m, prompts, lengths, 1, &o, found, &e));
+    CHECK(found[2] == 0 || found[2] == 1);
+    CHECK(polar_eval_influence(m, prompts, lengths, 0, NULL, found, &e) == POLAR_ARGUMENT);
+    CHECK_STR(e.message, "influence: no prompts");
+    polar_model_close(m);
+    free(f.data);
+}
+
+TEST(skip) {
+    const double influence[] = {0.5, 0.1, 0.3, 0.1, 0.2, 0.9};
+    const char *const expected[] = {"5", "0 5", "0 2 5", "0 2 4 5", "0 2 3 4 5", "0 1 2 3 4 5", "0 1 2 3 4 5"};
+    polar_error e;
+    for (int n = 1; n <= 7; n++) {
+        polar_program p;
+        int path[POLAR_MAX_CALLS], length;
+        char text[64] = "";
+        CHECK(!polar_eval_skip(influence, 6, n, &p, &e));
+        length = polar_program_path(&p, path, 6);
+        for (int i = 0; i < length; i++) snprintf(text + strlen(text), sizeof text - strlen(text), i ? " %d" : "%d", path[i]);
+        CHECK_STR(text, expected[n - 1]);
+    }
+    CHECK(polar_eval_skip(influence, 6, 0, NULL, &e) == POLAR_ARGUMENT);
+}
+
+/* The edits of a program, sorted, as text: skips and repeats by length and times. */
+static void edits(const polar_program *p, char *text, size_t size) {
+    int counts[8][8] = {{0}};
+    for (int i = 0; i < p->n_segments; i++)
+        if (p->segments[i].times != 1) counts[p->segments[i].length][p->segments[i].times]++;
+    *text = 0;
+    for (int k = 0; k < 64; k++)
+        if (counts[k / 8][k % 8])
+            snprintf(text + strlen(text), size - strlen(text), "%d of %dx%d ", counts[k / 8][k % 8], k / 8, k % 8);
+}
+
+TEST(shuffle) {
+    polar_program p, q, identity = polar_program_identity(12);
+    polar_error e;
+    char before[128], after[128];
+    int skipped[12] = {0};
+    CHECK(!polar_program_parse(&p, 12, "2-3x0 5-7x2 8x3 11x0", &e));
+    edits(&p, before, sizeof before);
+    for (uint64_t seed = 0; seed < 2000; seed++) {
+        CHECK(!polar_eval_shuffle(&p, seed, &q, &e) && !polar_program_validate(&q, 12, &e));
+        edits(&q, after, sizeof after);
+        CHECK_STR(after, before);
+        CHECK(polar_program_length(&q) == polar_program_length(&p));
+        for (int i = 0; i < q.n_segments; i++)
+            for (int k = 0; k < q.segments[i].length && !q.segments[i].times; k++) skipped[q.segments[i].start + k]++;
+    }
+    /* 9 pieces in random order: the single skipped one is first in 1/9 of the cases, so is the double one */
+    CHECK(near_to(skipped[0] / 2000.0, 2.0 / 9, 0.04) && near_to(skipped[11] / 2000.0, 2.0 / 9, 0.04));
+    for (int i = 0; i < 12; i++) CHECK(skipped[i] > 300);
+    CHECK(!polar_eval_shuffle(&identity, 1, &q, &e) && polar_program_equal(&q, &identity));
+    CHECK(!polar_eval_shuffle(&p, 5, &q, &e) && !polar_eval_shuffle(&p, 5, &p, &e) && polar_program_equal(&p, &q));
+    p.n_segments = 0;
+    CHECK(polar_eval_shuffle(&p, 5, &q, &e) != POLAR_OK);
+}
+
+static const test_case tests[] = {
+#define T(name) {#name, test_##name}
+    T(accuracy), T(mcnemar), T(difference), T(influence), T(skip), T(shuffle),
+};
+
+int main(int argc, char **argv) {
+    return test_main(tests, (int)(sizeof tests / sizeof *tests), argc, argv);
+}
