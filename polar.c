@@ -21,6 +21,7 @@
  *   [answer]  answers: extraction and equality
  *   [search]  search for programs
  *   [pred]    predictor
+ *   [pick]    using a predictor; polar_ask
  *   [train]   training
  *   [eval]    statistics and baselines of an honest evaluation
  */
@@ -7638,6 +7639,38 @@ uint64_t polar_model_checksum(const polar_model *m) {
     return h;
 }
 
+/* Of what a value is worth to whom runs the model: its name and texts about it are not. */
+static int fingerprint_counts(const gguf_kv *kv) {
+    static const char *const others[] = {"general.", "polar.", "tokenizer.chat_template"};
+    for (int i = 0; i < COUNT(others); i++) {
+        const size_t n = strlen(others[i]);
+        if (kv->key_length >= n && !memcmp(kv->key, others[i], n)) return 0;
+    }
+    return 1;
+}
+
+#define FINGERPRINT_BYTES 256
+uint64_t polar_model_fingerprint(const polar_model *m) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < m->file.n_kv; i++) {
+        const gguf_kv *kv = &m->file.kv[i];
+        if (!fingerprint_counts(kv)) continue;
+        h = checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
+        h = checksum_add(h, kv->at, kv->bytes);
+    }
+    for (size_t i = 0; i < m->file.n_tensors; i++) {
+        const gguf_tensor *g = &m->file.tensors[i];
+        const size_t n = MIN(g->bytes, FINGERPRINT_BYTES);
+        uint8_t head[12];
+        wr_u32(head, (uint32_t)g->type);
+        wr_u64(head + 4, (uint64_t)g->bytes);
+        h = checksum_add(h, (const uint8_t *)g->name, g->name_length);
+        h = checksum_add(h, head, sizeof head);
+        h = checksum_add(h, g->data + (g->bytes - n) / 2, n);
+    }
+    return h;
+}
+
 /* --- public token functions --- */
 
 /* What every function that takes tokens or text in checks first. */
@@ -8481,6 +8514,9 @@ struct polar_session {
     call_row *rows;        /* (n_batch) */
     kv_span *spans;        /* (max(n_batch, max_calls)) */
     float *logits;         /* (n_logits, n_vocab) */
+    float *ahead;          /* (max_peek, n_embd) hidden states of the first n_ahead positions after layers */
+    int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
+    int n_ahead, ahead_layers;
     void *draw;            /* space of polar_sample */
     void *block;
     size_t block_bytes;
@@ -8506,9 +8542,9 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
         fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
         return 0;
     }
-    if (o->n_batch < 1 || o->n_logits < 1 || o->max_calls < n_path || o->max_calls > POLAR_MAX_CALLS) {
-        fail(e, POLAR_ARGUMENT, "n_batch %d, n_logits %d, max_calls %d with a path of %d calls: expected >= 1, >= 1, %d..%d",
-             o->n_batch, o->n_logits, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
+    if (o->n_batch < 1 || o->n_logits < 1 || o->max_peek < 0 || o->max_calls < n_path || o->max_calls > POLAR_MAX_CALLS) {
+        fail(e, POLAR_ARGUMENT, "n_batch %d, n_logits %d, max_peek %d, max_calls %d with a path of %d calls: expected >= 1, >= 1, "
+             ">= 0, %d..%d", o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
         return 0;
     }
     if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1)) {
@@ -8517,6 +8553,7 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
     }
     o->n_batch = MIN(o->n_batch, o->n_ctx);
     o->n_logits = MIN(o->n_logits, o->n_batch);
+    o->max_peek = MIN(o->max_peek, o->n_ctx);
     return 1;
 }
 
@@ -8536,6 +8573,8 @@ static void session_place(polar_session *s, layout *l) {
     s->rows = layout_place(l, (size_t)o->n_batch, sizeof *s->rows);
     s->spans = layout_place(l, (size_t)MAX(o->n_batch, o->max_calls), sizeof *s->spans);
     s->logits = layout_place(l, (size_t)o->n_logits * (size_t)m->n_vocab, sizeof *s->logits);
+    s->ahead = layout_place(l, (size_t)o->max_peek * (size_t)m->n_embd, sizeof *s->ahead);
+    s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
     s->draw = layout_place(l, (size_t)m->n_vocab, 8);
     if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) || !mul_size(&slot, slot, 2))
         l->overflow = 1;
@@ -8673,15 +8712,18 @@ static polar_status session_tap(polar_session *s, int call, int at, int n, polar
     return POLAR_OK;
 }
 
-/* Positions at .. at+n-1 through the whole path. Only the last `keep` rows of hidden are needed afterwards. */
+/* Positions at .. at+n-1 through the whole path, those below n_ahead from where a peek left them. Only the last
+ * `keep` rows of hidden are needed afterwards. */
 static polar_status session_pass(polar_session *s, int at, int n, int keep, polar_error *e) {
     engine *g = &s->engine;
-    const int n_rot = s->model->n_rot;
+    const int n_rot = s->model->n_rot, first = at < s->n_ahead ? s->ahead_layers : 0;
+    const size_t width = (size_t)s->model->n_embd;
     polar_status status;
-    engine_embed(g, s->tokens + at, n);
     for (int r = 0; r < n; r++) rope_angles(s->model, at + r, g->cs + (size_t)r * (size_t)n_rot);
-    if ((status = session_tap(s, -1, at, n, e))) return status;
-    for (int c = 0; c < s->n_path; c++) {
+    if (first) memcpy(g->hidden, s->ahead + (size_t)at * width, (size_t)n * width * sizeof *g->hidden);
+    else engine_embed(g, s->tokens + at, n);
+    if (!first && (status = session_tap(s, -1, at, n, e))) return status;
+    for (int c = first; c < s->n_path; c++) {
         uint8_t *slot = s->kv + 2 * (size_t)c * s->slot_bytes;
         const int from = c + 1 == s->n_path && !s->options.tap ? n - keep : 0;
         kv_span *spans = s->spans;
@@ -8707,26 +8749,43 @@ static int session_finite(const float *x, int n) {
 /* Shared mode has calls look at what later calls left for earlier positions: after the prompt, one token a pass. */
 static int session_step(const polar_session *s, int at, int left) {
     const int prompt_left = s->n_prompt - at;
+    if (at < s->n_ahead) left = MIN(left, s->n_ahead - at);
     if (s->options.kv_mode == POLAR_KV_PER_CALL) return MIN(left, s->options.n_batch);
     return s->n_prompt > 1 && prompt_left > 0 ? MIN(MIN(left, prompt_left), s->options.n_batch) : 1;
 }
 
+static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, const char *what, polar_error *e) {
+    if (n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "%s: %d tokens", what, n);
+    if (n > s->options.n_ctx - s->n_past)
+        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past, s->options.n_ctx);
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab)
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
+                        s->model->n_vocab - 1);
+    return POLAR_OK;
+}
+
+/* Before tokens at position `at` are run: what a peek left counts as far as tokens and program are the same. What is
+ * past that will be overwritten. */
+static void session_forget_ahead(polar_session *s, const int32_t *tokens, int at, int n) {
+    int same = s->options.kv_mode == POLAR_KV_PER_CALL && s->n_path >= s->ahead_layers;
+    for (int c = 0; c < s->ahead_layers && same; c++) same = s->path[c] == c;
+    if (!same) s->n_ahead = 0;
+    for (int i = 0; i < n && at + i < s->n_ahead; i++)
+        if (tokens[i] != s->ahead_tokens[at + i]) s->n_ahead = at + i;
+}
+
 polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
     const int vocab = s->model->n_vocab, want = MIN(n, s->options.n_logits), old_prompt = s->n_prompt;
+    polar_status status;
     int kept = 0;
     err_clear(error);
-    if (n < 1 || !tokens) return fail(error, POLAR_ARGUMENT, "polar_session_eval: %d tokens", n);
-    if (n > s->options.n_ctx - s->n_past)
-        return fail(error, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past, s->options.n_ctx);
-    for (int i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= vocab)
-            return fail(error, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
-                        vocab - 1);
+    if ((status = session_check_tokens(s, tokens, n, "polar_session_eval", error))) return status;
+    session_forget_ahead(s, tokens, s->n_past, n);
     memcpy(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
     if (!s->n_past) s->n_prompt = n;
     for (int done = 0, step; done < n; done += step) {
         int keep;
-        polar_status status;
         step = session_step(s, s->n_past + done, n - done);
         keep = MAX(0, MIN(step, done + step - (n - want)));
         status = session_pass(s, s->n_past + done, step, keep, error);
@@ -8747,6 +8806,43 @@ polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, 
     }
     s->n_past += n;
     s->n_kept = kept;
+    return POLAR_OK;
+}
+
+/* The rows of a peek, after the session was given the path of its layers. */
+static polar_status session_run_ahead(polar_session *s, int n, polar_error *e) {
+    const size_t width = (size_t)s->model->n_embd;
+    polar_status status = POLAR_OK;
+    for (int at = 0, step; at < n && !status; at += step) {
+        step = MIN(n - at, s->options.n_batch);
+        if ((status = session_pass(s, at, step, step, e))) break;
+        memcpy(s->ahead + (size_t)at * width, s->engine.hidden, (size_t)step * width * sizeof *s->ahead);
+    }
+    return status;
+}
+
+polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, int n_layers, float *hidden, polar_error *error) {
+    int path[POLAR_MAX_CALLS], first[POLAR_MAX_LAYER];
+    const int n_path = s->n_path;
+    polar_status status;
+    err_clear(error);
+    s->n_past = s->n_prompt = s->n_kept = s->n_ahead = 0;
+    if ((status = session_check_tokens(s, tokens, n, "polar_session_peek", error))) return status;
+    if (n > s->options.max_peek || n_layers < 1 || n_layers > MIN(s->model->n_layer, s->options.max_calls))
+        return fail(error, POLAR_ARGUMENT, "a peek of %d tokens through %d layers: the session was made for %d tokens (max_peek) and "
+                    "%d layers", n, n_layers, s->options.max_peek, MIN(s->model->n_layer, s->options.max_calls));
+    memcpy(path, s->path, (size_t)n_path * sizeof *path);
+    for (int i = 0; i < n_layers; i++) first[i] = i;
+    polar_session_set_path(s, first, n_layers, NULL);
+    s->n_prompt = n;
+    memcpy(s->tokens, tokens, (size_t)n * sizeof *tokens);
+    memcpy(s->ahead_tokens, tokens, (size_t)n * sizeof *tokens);
+    status = session_run_ahead(s, n, error);
+    polar_session_set_path(s, path, n_path, NULL);
+    if (status) return status;
+    s->n_ahead = n;
+    s->ahead_layers = n_layers;
+    if (hidden) memcpy(hidden, s->ahead, (size_t)n * (size_t)s->model->n_embd * sizeof *hidden);
     return POLAR_OK;
 }
 
@@ -8991,54 +9087,6 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
     r.length = t.length;
     if (result) *result = r;
     return POLAR_OK;
-}
-
-polar_ask_options polar_ask_defaults(void) {
-    polar_ask_options o;
-    memset(&o, 0, sizeof o);
-    o.session = polar_session_defaults();
-    o.generate = polar_generate_defaults();
-    return o;
-}
-
-/* The question as tokens of the allocator's memory; *capacity is their number for freeing. */
-static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens, size_t *n,
-                               polar_error *e) {
-    const polar_message messages[2] = {{"system", o->system}, {"user", question}};
-    const polar_message *first = o->system ? messages : messages + 1;
-    const int count = o->system ? 2 : 1;
-    polar_status status = polar_chat_tokenize(m, o->chat, first, count, NULL, 0, n, e);
-    *tokens = NULL;
-    if (status) return status;
-    if (!(*tokens = mem_alloc(&m->allocator, *n * sizeof **tokens, e))) return POLAR_MEMORY;
-    return polar_chat_tokenize(m, o->chat, first, count, *tokens, *n, n, e);
-}
-
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, polar_result *result,
-                       polar_error *error) {
-    const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
-    polar_session_options so = o->session;
-    polar_program program;
-    polar_session *s = NULL;
-    int32_t *tokens = NULL;
-    size_t n = 0;
-    polar_status status;
-    err_clear(error);
-    if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
-    if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
-    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error))) return status;
-    if ((status = ask_tokens(model, question, o, &tokens, &n, error))) goto done;
-    if (!so.n_ctx) so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256), (size_t)model->n_ctx_train);
-    if (n > (size_t)so.n_ctx) {
-        status = fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
-        goto done;
-    }
-    if ((status = polar_session_create(&s, model, &program, &so, error))) goto done;
-    status = polar_session_generate(s, tokens, (int)n, &o->generate, o->text, o->capacity, result, error);
-done:
-    polar_session_free(s);
-    mem_free(&model->allocator, tokens, n * sizeof *tokens);
-    return status;
 }
 
 /* ======================================================================================
@@ -14278,13 +14326,15 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
 /* --- predictors ----------------------------------------------------------------------- */
 
 #define PRED_NAME_BYTES 256
+#define PRED_PROMPT_BYTES 4096
 
 struct polar_predictor {
     polar_allocator allocator;
     void *block;
     size_t bytes;
     polar_predictor_info info;
-    char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES];
+    char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES], chat[PRED_NAME_BYTES];
+    char prompt[PRED_PROMPT_BYTES], system[PRED_PROMPT_BYTES];
     pred_net net;  /* shape.d_model 0: none */
     menu_net menu; /* shape.n_menu 0: none */
     float *params, *menu_params;
@@ -14382,29 +14432,64 @@ void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *in
     info->n_params = (s->d_model ? pred_count(s) : 0) + (info->n_menu ? menu_count(&p->menu.shape) : 0);
     info->model_name = p->model_name;
     info->encoder_name = p->encoder_name;
+    info->prompt = p->prompt;
+    info->system = p->system;
+    info->chat = p->chat;
 }
 
-/* Copies a name, cut at the size of its place. */
-static void pred_set_name(char *to, const char *from, size_t n) {
-    n = MIN(n, PRED_NAME_BYTES - 1);
-    if (from) memmove(to, from, n);
-    to[from ? n : 0] = 0;
+/* Where the texts of the info are kept: names are cut, the others must fit. */
+typedef struct pred_text {
+    char *at;
+    size_t size;
+    const char *key;
+} pred_text;
+#define PRED_TEXTS 5
+
+static void pred_texts(polar_predictor *p, pred_text *list) {
+    const pred_text texts[PRED_TEXTS] = {{p->model_name, sizeof p->model_name, "polar.model_name"},
+                                         {p->encoder_name, sizeof p->encoder_name, "polar.encoder_name"},
+                                         {p->chat, sizeof p->chat, "polar.chat"},
+                                         {p->prompt, sizeof p->prompt, "polar.prompt"},
+                                         {p->system, sizeof p->system, "polar.system"}};
+    memcpy(list, texts, sizeof texts);
+}
+
+static void pred_set_text(const pred_text *to, const char *from, size_t n) {
+    n = MIN(n, to->size - 1);
+    if (from) memmove(to->at, from, n);
+    to->at[from ? n : 0] = 0;
 }
 
 polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
+    const char *from[PRED_TEXTS];
+    pred_text texts[PRED_TEXTS];
     err_clear(error);
     if (!p || !info) return fail(error, POLAR_ARGUMENT, "polar_predictor_set_info: an argument is NULL");
     if (!polar_feature_name(info->feature) || info->feature_layer < 0 || info->feature_layer > p->info.n_layer ||
-        info->max_tokens < 0 || !(info->price >= 0 && info->price - info->price == 0))
+        info->max_tokens < 0 || info->max_tokens > PRED_MAX_TOKENS || !(info->price >= 0 && info->price - info->price == 0))
         return fail(error, POLAR_ARGUMENT, "features of kind %d after layer %d, at most %d tokens, or the price are not "
                     "possible", (int)info->feature, info->feature_layer, info->max_tokens);
+    if (!(info->cascade_threshold <= 0) || info->cascade_programs < 0 || info->cascade_programs > POLAR_MAX_MENU)
+        return fail(error, POLAR_ARGUMENT, "a cascade of %d programs or its threshold is not possible", info->cascade_programs);
+    from[0] = info->model_name;
+    from[1] = info->encoder_name;
+    from[2] = info->chat;
+    from[3] = info->prompt;
+    from[4] = info->system;
+    pred_texts(p, texts);
+    for (int i = 3; i < PRED_TEXTS; i++)
+        if (from[i] && strlen(from[i]) >= texts[i].size)
+            return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]), texts[i].key,
+                        texts[i].size - 1);
     p->info.feature = info->feature;
     p->info.feature_layer = info->feature_layer;
     p->info.max_tokens = info->max_tokens;
     p->info.model_checksum = info->model_checksum;
+    p->info.model_fingerprint = info->model_fingerprint;
     p->info.price = info->price;
-    pred_set_name(p->model_name, info->model_name, info->model_name ? strlen(info->model_name) : 0);
-    pred_set_name(p->encoder_name, info->encoder_name, info->encoder_name ? strlen(info->encoder_name) : 0);
+    p->info.cascade_threshold = info->cascade_threshold;
+    p->info.cascade_programs = info->cascade_programs;
+    for (int i = 0; i < PRED_TEXTS; i++) pred_set_text(&texts[i], from[i], from[i] ? strlen(from[i]) : 0);
     return POLAR_OK;
 }
 
@@ -14414,6 +14499,9 @@ static MAYBE_UNUSED void pred_inherit(polar_predictor *p, const polar_predictor 
     p->info = from->info;
     memcpy(p->model_name, from->model_name, sizeof p->model_name);
     memcpy(p->encoder_name, from->encoder_name, sizeof p->encoder_name);
+    memcpy(p->chat, from->chat, sizeof p->chat);
+    memcpy(p->prompt, from->prompt, sizeof p->prompt);
+    memcpy(p->system, from->system, sizeof p->system);
 }
 
 const polar_program *polar_predictor_program(const polar_predictor *p, int index) {
@@ -14584,29 +14672,41 @@ static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, p
     return POLAR_OK;
 }
 
+/* 0 if the file does not say. */
+static uint64_t pred_read_u64(const gguf_file *g, const char *key) {
+    const gguf_kv *kv = gguf_find(g, key);
+    return kv && !kv->is_array && kv->type == GGUF_U64 ? rd_u64(kv->at) : 0;
+}
+
 static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
-    static const char *const keys[] = {"polar.feature", "polar.model_name", "polar.encoder_name"};
-    const char *texts[COUNT(keys)] = {0};
-    size_t lengths[COUNT(keys)] = {0};
-    const gguf_kv *kv = gguf_find(g, "polar.model_checksum");
+    pred_text texts[PRED_TEXTS];
+    const char *text = NULL, *feature = NULL;
+    size_t length = 0;
     polar_status status;
-    for (int i = 0; i < COUNT(keys); i++)
-        if ((status = gguf_get_str(g, keys[i], &texts[i], &lengths[i], 0, e))) return status;
+    pred_texts(p, texts);
+    for (int i = 0; i < PRED_TEXTS; i++, text = NULL, length = 0) {
+        if ((status = gguf_get_str(g, texts[i].key, &text, &length, 0, e))) return status;
+        if (i >= 3 && length >= texts[i].size) return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, texts[i].key);
+        pred_set_text(&texts[i], text, length);
+    }
+    if ((status = gguf_get_float(g, "polar.cascade.threshold", &p->info.cascade_threshold, -1e9, 0, 0, e)) ||
+        (status = gguf_get_int(g, "polar.cascade.programs", &p->info.cascade_programs, 1, POLAR_MAX_MENU, 0, e)) ||
+        (status = gguf_get_str(g, "polar.feature", &feature, &length, 0, e)))
+        return status;
     if ((status = gguf_get_int(g, "polar.feature_layer", &p->info.feature_layer, 0, p->info.n_layer, 0, e)) ||
         (status = gguf_get_int(g, "polar.max_tokens", &p->info.max_tokens, 0, PRED_MAX_TOKENS, 0, e)) ||
         (status = gguf_get_float(g, "polar.menu.price", &p->info.price, 0, 1e6, 0, e)))
         return status;
-    if (kv && !kv->is_array && kv->type == GGUF_U64) p->info.model_checksum = rd_u64(kv->at);
-    pred_set_name(p->model_name, texts[1], lengths[1]);
-    pred_set_name(p->encoder_name, texts[2], lengths[2]);
-    if (!texts[0]) return POLAR_OK;
+    p->info.model_checksum = pred_read_u64(g, "polar.model_checksum");
+    p->info.model_fingerprint = pred_read_u64(g, "polar.model_fingerprint");
+    if (!feature) return POLAR_OK;
     for (int i = 0; i < POLAR_N_FEATURE; i++) {
         const char *name = polar_feature_name((polar_feature)i);
-        if (strlen(name) != lengths[0] || memcmp(name, texts[0], lengths[0])) continue;
+        if (strlen(name) != length || memcmp(name, feature, length)) continue;
         p->info.feature = (polar_feature)i;
         return POLAR_OK;
     }
-    return fail(e, POLAR_UNSUPPORTED, "%s: features of kind %.*s", g->name, (int)MIN(lengths[0], 60), texts[0]);
+    return fail(e, POLAR_UNSUPPORTED, "%s: features of kind %.*s", g->name, (int)MIN(length, 60), feature);
 }
 
 static polar_status pred_read(polar_predictor **out, const gguf_file *g, const polar_allocator *a, polar_error *e) {
@@ -14676,22 +14776,30 @@ static void pred_write_programs(polar_gguf_writer *w, const polar_predictor *p, 
     polar_gguf_writer_set_strings(w, "polar.menu.programs", list, NULL, (size_t)p->menu.shape.n_menu);
 }
 
-static void pred_set_text(polar_gguf_writer *w, const char *key, const char *s) {
+static void pred_write_text(polar_gguf_writer *w, const char *key, const char *s) {
     polar_gguf_writer_set_string(w, key, s, strlen(s));
 }
 
 static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
     const pred_shape *s = &p->net.shape;
-    pred_set_text(w, "general.architecture", PRED_ARCHITECTURE);
+    pred_write_text(w, "general.architecture", PRED_ARCHITECTURE);
     polar_gguf_writer_set_u32(w, "polar.version", 1);
     polar_gguf_writer_set_u32(w, "polar.n_layer", (uint32_t)p->info.n_layer);
     polar_gguf_writer_set_u32(w, "polar.q_dim", (uint32_t)p->info.q_dim);
-    pred_set_text(w, "polar.feature", polar_feature_name(p->info.feature));
+    pred_write_text(w, "polar.feature", polar_feature_name(p->info.feature));
     polar_gguf_writer_set_u32(w, "polar.feature_layer", (uint32_t)p->info.feature_layer);
     polar_gguf_writer_set_u32(w, "polar.max_tokens", (uint32_t)p->info.max_tokens);
     polar_gguf_writer_set_u64(w, "polar.model_checksum", p->info.model_checksum);
-    pred_set_text(w, "polar.model_name", p->model_name);
-    pred_set_text(w, "polar.encoder_name", p->encoder_name);
+    polar_gguf_writer_set_u64(w, "polar.model_fingerprint", p->info.model_fingerprint);
+    pred_write_text(w, "polar.model_name", p->model_name);
+    pred_write_text(w, "polar.encoder_name", p->encoder_name);
+    if (*p->prompt) pred_write_text(w, "polar.prompt", p->prompt);
+    if (*p->system) pred_write_text(w, "polar.system", p->system);
+    if (*p->chat) pred_write_text(w, "polar.chat", p->chat);
+    if (p->info.cascade_programs) {
+        polar_gguf_writer_set_f64(w, "polar.cascade.threshold", p->info.cascade_threshold);
+        polar_gguf_writer_set_u32(w, "polar.cascade.programs", (uint32_t)p->info.cascade_programs);
+    }
     if (s->d_model) {
         polar_gguf_writer_set_u32(w, "polar.paths.d_model", (uint32_t)s->d_model);
         polar_gguf_writer_set_u32(w, "polar.paths.n_head", (uint32_t)s->n_head);
@@ -15497,6 +15605,679 @@ polar_status polar_predictor_import(polar_predictor **out, const char *path, int
     return status;
 }
 #endif
+
+/* ======================================================================================
+ * [pick] Using a predictor
+ *
+ * Features of a question, the choice of programs for it, votes and cascades over several of them, and the everyday
+ * call polar_ask. Promises: nothing here sees a reference answer; the session that made the features goes on with
+ * the program that was picked. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
+ * [many] [answer] [pred].
+ * ====================================================================================== */
+
+/* --- features ------------------------------------------------------------------------- */
+
+struct polar_features {
+    polar_allocator allocator;
+    const polar_model *model;
+    polar_features_options options;
+    polar_runner runner;
+    polar_pool *pool;       /* own threads, unless a runner was given */
+    polar_session *session; /* of the model; NULL if nothing of it is run */
+    polar_session *encoder;
+    float *rows;            /* those that no session keeps */
+    size_t n_rows;
+    int32_t *tokens;        /* of the encoder */
+    size_t n_tokens;
+};
+
+polar_features_options polar_features_defaults(void) {
+    polar_features_options o;
+    memset(&o, 0, sizeof o);
+    o.feature = POLAR_FEATURE_HIDDEN;
+    o.layer = 2;
+    o.max_tokens = 512;
+    o.session = polar_session_defaults();
+    return o;
+}
+
+static polar_status features_check(const polar_model *m, const polar_features_options *o, polar_error *e) {
+    if (m->vocab_only || (o->encoder && o->encoder->vocab_only))
+        return fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->vocab_only ? m->file.name : o->encoder->file.name);
+    if (!polar_feature_name(o->feature) || o->max_tokens < 0 || o->max_tokens > PRED_MAX_TOKENS)
+        return fail(e, POLAR_ARGUMENT, "features of kind %d, at most %d tokens: no such thing", (int)o->feature, o->max_tokens);
+    if (o->feature == POLAR_FEATURE_HIDDEN && (o->layer < 1 || o->layer > m->n_layer))
+        return fail(e, POLAR_ARGUMENT, "features after %d layers, the model has 1..%d", o->layer, m->n_layer);
+    if ((o->feature == POLAR_FEATURE_ENCODER) != (o->encoder != NULL))
+        return fail(e, POLAR_ARGUMENT, o->encoder ? "an encoder is given, but features of kind \"%s\" need none" :
+                    "features of kind \"%s\" need the encoder's model", polar_feature_name(o->feature));
+    return POLAR_OK;
+}
+
+/* The session that reads an encoder's text through all of its layers. */
+static polar_status features_open_encoder(polar_features *f, polar_error *e) {
+    polar_session_options o = polar_session_defaults();
+    o.allocator = &f->allocator;
+    o.runner = &f->runner;
+    o.kv_type = POLAR_KV_F32;
+    o.n_ctx = MIN(f->options.max_tokens ? f->options.max_tokens : 4096, f->options.encoder->n_ctx_train);
+    o.max_peek = o.n_ctx;
+    return polar_session_create(&f->encoder, f->options.encoder, NULL, &o, e);
+}
+
+/* The model's own session: to answer with, or else only through the layers that the features need. */
+static polar_status features_open_session(polar_features *f, int answers, polar_error *e) {
+    polar_session_options o = f->options.session;
+    const int layers = f->options.feature == POLAR_FEATURE_HIDDEN ? f->options.layer : 0;
+    polar_program first = polar_program_identity(f->model->n_layer);
+    if (!answers && !layers) return POLAR_OK;
+    if (!answers && layers < f->model->n_layer) {
+        first.n_segments = 2;
+        first.segments[0].length = (int16_t)layers;
+        first.segments[1].start = (int16_t)layers;
+        first.segments[1].length = (int16_t)(f->model->n_layer - layers);
+        first.segments[1].times = 0;
+    }
+    o.allocator = &f->allocator;
+    o.runner = &f->runner;
+    if (layers) o.max_peek = INT_MAX; /* cut to the context */
+    return polar_session_create(&f->session, f->model, &first, &o, e);
+}
+
+static polar_status features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
+                                    int answers, polar_error *error) {
+    const polar_features_options standard = polar_features_defaults(), *o = options ? options : &standard;
+    const polar_allocator a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
+    polar_features *f;
+    polar_error local;
+    err_clear(&local);
+    if (features_check(model, o, &local)) goto failed;
+    if (!(f = mem_alloc(&a, sizeof *f, &local))) goto failed;
+    memset(f, 0, sizeof *f);
+    f->allocator = a;
+    f->model = model;
+    f->options = *o;
+    if (o->session.runner) f->runner = *o->session.runner;
+    else if (!polar_pool_create(&f->pool, o->session.n_threads, &a, &local)) f->runner = polar_pool_runner(f->pool);
+    if (local.status || features_open_session(f, answers, &local) || (o->encoder && features_open_encoder(f, &local))) {
+        polar_features_free(f);
+        goto failed;
+    }
+    *out = f;
+    return POLAR_OK;
+failed:
+    if (error) *error = local;
+    return local.status;
+}
+
+polar_status polar_features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
+                                   polar_error *error) {
+    err_clear(error);
+    if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_features_create: out or model is NULL");
+    *out = NULL;
+    return features_create(out, model, options, 0, error);
+}
+
+void polar_features_free(polar_features *features) {
+    polar_allocator a;
+    if (!features) return;
+    a = features->allocator;
+    polar_session_free(features->session);
+    polar_session_free(features->encoder);
+    polar_pool_free(features->pool);
+    mem_free(&a, features->rows, features->n_rows * sizeof *features->rows);
+    mem_free(&a, features->tokens, features->n_tokens * sizeof *features->tokens);
+    mem_free(&a, features, sizeof *features);
+}
+
+int polar_features_width(const polar_features *f) {
+    return (f->options.encoder ? f->options.encoder : f->model)->n_embd;
+}
+
+static float *features_room(polar_features *f, int n, polar_error *e) {
+    void *p = f->rows;
+    const size_t need = (size_t)n * (size_t)polar_features_width(f);
+    if (!mem_grow(&f->allocator, &p, &f->n_rows, need, sizeof *f->rows, e)) return NULL;
+    return f->rows = p;
+}
+
+static polar_status features_embed(polar_features *f, const int32_t *prompt, int n, const float **rows, polar_error *e) {
+    const matrix *m = &f->model->embedding;
+    const size_t width = (size_t)f->model->n_embd;
+    float *to = features_room(f, n, e);
+    if (!to) return POLAR_MEMORY;
+    for (int i = 0; i < n; i++) {
+        if (prompt[i] < 0 || prompt[i] >= f->model->n_vocab)
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)prompt[i], i,
+                        f->model->n_vocab - 1);
+        quant_dequantize(m->type, m->data + (size_t)prompt[i] * m->row_bytes, width, to + (size_t)i * width);
+    }
+    *rows = to;
+    return POLAR_OK;
+}
+
+/* The token that an encoder's tokenizer appends; -1 if it appends none. Files of Qwen3-Embedding do not say that theirs
+ * is <|endoftext|>; their EOS is another one. */
+static int32_t features_end_token(const polar_model *m) {
+    const int32_t id = tok_id(&m->vocab, "<|endoftext|>");
+    int add_eos = 0;
+    if (tok_is_control(&m->vocab, id)) return id;
+    gguf_get_bool(&m->file, TOK_KEY "add_eos_token", &add_eos, GGUF_OPTIONAL, NULL);
+    return add_eos ? m->vocab.eos : -1;
+}
+
+/* The question as the encoder's tokens, cut so that the end token fits. */
+static polar_status features_tokenize(polar_features *f, const char *text, size_t length, int *n_out, polar_error *e) {
+    const polar_model *m = f->options.encoder;
+    const int32_t end = features_end_token(m);
+    const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0);
+    void *p = f->tokens;
+    size_t n = 0;
+    polar_status status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e);
+    if (status) return status;
+    if (!mem_grow(&f->allocator, &p, &f->n_tokens, n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
+    f->tokens = p;
+    if ((status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e))) return status;
+    n = MIN(n, room);
+    if (end >= 0) f->tokens[n++] = end;
+    if (!n) return fail(e, POLAR_ARGUMENT, "an empty question has no features");
+    *n_out = (int)n;
+    return POLAR_OK;
+}
+
+static polar_status features_encode(polar_features *f, const char *text, size_t length, const float **rows, int *n, polar_error *e) {
+    const polar_model *m = f->options.encoder;
+    float *to;
+    polar_status status = features_tokenize(f, text, length, n, e);
+    if (status) return status;
+    if (!(to = features_room(f, *n, e))) return POLAR_MEMORY;
+    if ((status = polar_session_peek(f->encoder, f->tokens, *n, m->n_layer, to, e))) return status;
+    for (int i = 0; i < *n; i++, to += m->n_embd) m->kern->rms_norm(to, to, m->output_norm, m->n_embd, m->norm_eps);
+    *rows = f->rows;
+    return POLAR_OK;
+}
+
+polar_status polar_features_make(polar_features *f, const char *question, size_t length, const int32_t *prompt, int n_prompt,
+                                 const float **rows, int *n, polar_error *error) {
+    const int own = f->options.feature != POLAR_FEATURE_ENCODER, most = f->options.max_tokens ? f->options.max_tokens : PRED_MAX_TOKENS;
+    int first;
+    polar_status status;
+    err_clear(error);
+    if (!rows || !n || (own && (!prompt || n_prompt < 1)) || (!own && !question))
+        return fail(error, POLAR_ARGUMENT, "polar_features_make: an argument is NULL or the prompt is empty");
+    if (!own) return features_encode(f, question, length, rows, n, error);
+    first = MAX(0, n_prompt - most);
+    *n = n_prompt - first;
+    if (f->options.feature == POLAR_FEATURE_EMBEDDING) return features_embed(f, prompt + first, *n, rows, error);
+    if ((status = polar_session_peek(f->session, prompt, n_prompt, f->options.layer, NULL, error))) return status;
+    *rows = f->session->ahead + (size_t)first * (size_t)f->model->n_embd;
+    return POLAR_OK;
+}
+
+/* --- picking -------------------------------------------------------------------------- */
+
+struct polar_picker {
+    polar_allocator allocator;
+    const polar_model *model;
+    const polar_predictor *predictor;
+    polar_pick_options options;
+    polar_features *features;
+    int by_menu;
+    double probability[POLAR_MAX_MENU]; /* of the last question */
+};
+
+polar_pick_options polar_pick_defaults(void) {
+    polar_pick_options o;
+    memset(&o, 0, sizeof o);
+    o.price = -1;
+    o.decode = polar_decode_defaults();
+    o.session = polar_session_defaults();
+    return o;
+}
+
+polar_status polar_predictor_check(const polar_predictor *p, const polar_model *m, const polar_model *encoder, int any_model,
+                                   polar_error *error) {
+    const polar_predictor_info *i = &p->info;
+    const int width = i->feature == POLAR_FEATURE_ENCODER && encoder ? encoder->n_embd : m->n_embd;
+    err_clear(error);
+    if (i->n_layer != m->n_layer)
+        return fail(error, POLAR_MISMATCH, "the predictor is for a model of %d layers%s%s, %s has %d", i->n_layer,
+                    *p->model_name ? ", " : "", p->model_name, m->file.name, m->n_layer);
+    if (i->feature == POLAR_FEATURE_ENCODER && !encoder)
+        return fail(error, POLAR_MISMATCH, "the predictor reads what an encoder makes of a question: the model file of %s is needed",
+                    *p->encoder_name ? p->encoder_name : "its encoder");
+    if (i->q_dim != width)
+        return fail(error, POLAR_MISMATCH, "the predictor reads features of %d numbers, hidden states of %s have %d", i->q_dim,
+                    (i->feature == POLAR_FEATURE_ENCODER ? encoder : m)->file.name, width);
+    if (i->feature == POLAR_FEATURE_HIDDEN && i->feature_layer < 1)
+        return fail(error, POLAR_FORMAT, "the predictor reads hidden states, but does not say after which layer");
+    if (any_model || (!i->model_fingerprint && !i->model_checksum)) return POLAR_OK;
+    if (i->model_fingerprint ? i->model_fingerprint != polar_model_fingerprint(m) : i->model_checksum != polar_model_checksum(m))
+        return fail(error, POLAR_MISMATCH, "the predictor was trained for another model%s%s: weights or vocabulary of %s differ",
+                    *p->model_name ? ", " : "", p->model_name, m->file.name);
+    return POLAR_OK;
+}
+
+/* Calls of the longest program that may be picked. */
+static int pick_max_calls(const polar_predictor *p, int by_menu) {
+    int longest = p->info.n_layer;
+    if (!by_menu) return 2 * longest;
+    for (int k = 0; k < p->menu.shape.n_menu; k++) longest = MAX(longest, polar_program_length(&p->programs[k]));
+    return longest;
+}
+
+polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
+                                 const polar_pick_options *options, polar_error *error) {
+    const polar_pick_options standard = polar_pick_defaults(), *o = options ? options : &standard;
+    polar_features_options features = polar_features_defaults();
+    polar_allocator a;
+    polar_picker *p;
+    polar_status status;
+    err_clear(error);
+    if (!out || !model || !predictor) return fail(error, POLAR_ARGUMENT, "polar_picker_create: an argument is NULL");
+    *out = NULL;
+    if ((unsigned)o->head > POLAR_PICK_PROGRAMS || !(o->price - o->price == 0))
+        return fail(error, POLAR_ARGUMENT, "a head %d or a price that is not finite: no such thing", (int)o->head);
+    if ((o->head == POLAR_PICK_MENU && !predictor->menu.shape.n_menu) || (o->head == POLAR_PICK_PROGRAMS && !predictor->net.shape.d_model))
+        return fail(error, POLAR_UNSUPPORTED, "this predictor has no %s", o->head == POLAR_PICK_MENU ? "menu" : "network of programs");
+    if ((status = polar_predictor_check(predictor, model, o->encoder, o->any_model, error))) return status;
+    a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
+    if (!(p = mem_alloc(&a, sizeof *p, error))) return POLAR_MEMORY;
+    memset(p, 0, sizeof *p);
+    p->allocator = a;
+    p->model = model;
+    p->predictor = predictor;
+    p->options = *o;
+    p->by_menu = o->head == POLAR_PICK_MENU || (o->head == POLAR_PICK_AUTO && predictor->menu.shape.n_menu);
+    features.feature = predictor->info.feature;
+    features.layer = predictor->info.feature_layer;
+    features.max_tokens = predictor->info.max_tokens;
+    features.encoder = features.feature == POLAR_FEATURE_ENCODER ? o->encoder : NULL;
+    features.session = o->session;
+    if (!features.session.max_calls) features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
+    if ((status = features_create(&p->features, model, &features, 1, error))) polar_picker_free(p);
+    else *out = p;
+    return status;
+}
+
+void polar_picker_free(polar_picker *picker) {
+    polar_allocator a;
+    if (!picker) return;
+    a = picker->allocator;
+    polar_features_free(picker->features);
+    mem_free(&a, picker, sizeof *picker);
+}
+
+polar_session *polar_picker_session(polar_picker *picker) {
+    return picker->features->session;
+}
+
+const double *polar_picker_menu(const polar_picker *picker) {
+    return picker->by_menu ? picker->probability : NULL;
+}
+
+/* The menu by probability - price * cost, the first of equal ones first. */
+static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int *n) {
+    const double price = p->options.price < 0 ? p->predictor->info.price : p->options.price;
+    double utility[POLAR_MAX_MENU];
+    int order[POLAR_MAX_MENU];
+    for (int k = 0; k < p->predictor->menu.shape.n_menu; k++) {
+        int at = k;
+        utility[k] = p->probability[k] - mul64(price, polar_program_cost(&p->predictor->programs[k]));
+        for (; at > 0 && utility[k] > utility[order[at - 1]]; at--) order[at] = order[at - 1];
+        order[at] = k;
+    }
+    *n = MIN(max, p->predictor->menu.shape.n_menu);
+    for (int i = 0; i < *n; i++) {
+        out[i].program = p->predictor->programs[order[i]];
+        out[i].score = log64(MAX(p->probability[order[i]], 1e-300));
+    }
+}
+
+/* Beams that execute something; the identity if there is none. */
+static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max, int *n,
+                                  polar_error *e) {
+    polar_candidate beams[POLAR_MAX_BEAMS];
+    int n_beams = 0;
+    polar_status status = polar_predictor_propose(p->predictor, rows, n_rows, &p->options.decode, beams, &n_beams, e);
+    *n = 0;
+    for (int i = 0; i < n_beams && *n < max && !status; i++)
+        if (polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
+    if (status || *n) return status;
+    out->program = polar_program_identity(p->model->n_layer);
+    out->score = 0;
+    *n = 1;
+    return POLAR_OK;
+}
+
+polar_status polar_picker_pick(polar_picker *p, const char *question, size_t length, const int32_t *prompt, int n_prompt,
+                               polar_candidate *out, int max, int *n, polar_error *error) {
+    const float *rows;
+    int n_rows;
+    polar_status status;
+    err_clear(error);
+    if (!out || !n || max < 1) return fail(error, POLAR_ARGUMENT, "polar_picker_pick: no room for a program");
+    *n = 0;
+    if ((status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error))) return status;
+    if (!p->by_menu) return pick_programs(p, rows, n_rows, out, max, n, error);
+    if ((status = polar_predictor_menu(p->predictor, rows, n_rows, p->probability, error))) return status;
+    pick_menu(p, out, max, n);
+    return POLAR_OK;
+}
+
+/* --- several programs ----------------------------------------------------------------- */
+
+double polar_result_confidence(const polar_result *r) {
+    return r->n_generated > 0 ? r->logprob / r->n_generated : POLAR_NO_CONFIDENCE;
+}
+
+int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run) {
+    int best = 0, i = 0;
+    for (; i < n; i++) {
+        if (runs[i].confidence > runs[best].confidence) best = i;
+        if (runs[i].confidence >= threshold) break;
+    }
+    *n_run = MIN(i + 1, n);
+    return best;
+}
+
+static int cascade_compare(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Mean of correct - price * cost over the questions, where every program that has run costs. */
+static double cascade_worth(const polar_cascade_run *runs, int n_questions, int k, double threshold, double price) {
+    double sum = 0;
+    for (int q = 0; q < n_questions; q++, runs += k) {
+        int n_run;
+        const int chosen = polar_cascade(runs, k, threshold, &n_run);
+        sum += runs[chosen].correct;
+        for (int i = 0; i < n_run; i++) sum -= mul64(price, runs[i].cost);
+    }
+    return sum / n_questions;
+}
+
+#define CASCADE_TRIES 512
+polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold, double *worth,
+                               const polar_allocator *allocator, polar_error *error) {
+    const polar_allocator a = mem_allocator(allocator);
+    double *values, best;
+    size_t n;
+    err_clear(error);
+    if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) || !(price - price == 0))
+        return fail(error, POLAR_ARGUMENT, "polar_cascade_fit: %d questions with %d programs each", n_questions, k);
+    if (n > SIZE_MAX / sizeof *values || !(values = mem_alloc(&a, n * sizeof *values, error))) return POLAR_MEMORY;
+    for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
+    qsort(values, n, sizeof *values, cascade_compare);
+    *threshold = POLAR_NO_CONFIDENCE;
+    best = cascade_worth(runs, n_questions, k, *threshold, price);
+    for (size_t t = 0, last = 0; t < CASCADE_TRIES; t++) { /* the answers' own confidences, evenly thinned out */
+        const size_t i = n <= CASCADE_TRIES ? t : t * (n - 1) / (CASCADE_TRIES - 1);
+        double w;
+        if (i >= n || (t && values[i] <= values[last])) continue;
+        last = i;
+        w = cascade_worth(runs, n_questions, k, values[i], price);
+        if (!(w > best)) continue;
+        best = w;
+        *threshold = values[i];
+    }
+    if (worth) *worth = best;
+    mem_free(&a, values, n * sizeof *values);
+    return POLAR_OK;
+}
+
+#ifndef POLAR_NO_SEARCH
+polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winner, int *votes, const polar_allocator *allocator,
+                        polar_error *error) {
+    double weight[POLAR_MAX_MENU];
+    int count[POLAR_MAX_MENU] = {0}, best = -1;
+    err_clear(error);
+    if (!ballots || !winner || n < 1 || n > POLAR_MAX_MENU)
+        return fail(error, POLAR_ARGUMENT, "a vote over %d answers: 1..%d are possible", n, POLAR_MAX_MENU);
+    for (int i = 0; i < n; i++) { /* joins the first answer that says the same */
+        int equal = 0, at = 0;
+        weight[i] = 0;
+        if (!ballots[i].length) continue;
+        for (; at < i; at++) {
+            polar_status status;
+            if (!count[at]) continue;
+            status = polar_answer_equal(&equal, ballots[i].text, ballots[i].length, ballots[at].text, ballots[at].length, flags,
+                                        allocator, error);
+            if (status) return status;
+            if (equal) break;
+        }
+        count[at]++;
+        weight[at] += ballots[i].weight;
+    }
+    for (int i = 0; i < n; i++)
+        if (count[i] && (best < 0 || count[i] > count[best] || (count[i] == count[best] && weight[i] > weight[best]))) best = i;
+    *winner = best;
+    if (votes) *votes = best < 0 ? 0 : count[best];
+    return POLAR_OK;
+}
+#endif
+
+/* --- answering ------------------------------------------------------------------------ */
+
+const char *polar_method_name(polar_method method) {
+    static const char *const names[POLAR_N_METHOD] = {"first", "vote", "cascade"};
+    return (int)method >= 0 && method < POLAR_N_METHOD ? names[method] : NULL;
+}
+
+polar_answer_options polar_answer_defaults(void) {
+    polar_answer_options o;
+    memset(&o, 0, sizeof o);
+    o.generate = polar_generate_defaults();
+    o.method = POLAR_METHOD_FIRST;
+    o.threshold = 1;
+    return o;
+}
+
+static int pick_on_text(void *user, const char *text, size_t length) {
+    buf *b = user;
+    buf_put(b, text, length);
+    return b->failed;
+}
+
+/* One program's answer, behind what `text` holds. */
+static polar_status pick_run(polar_picker *p, const polar_program *program, const int32_t *prompt, int n_prompt,
+                             const polar_generate_options *generate, buf *text, polar_result *r, polar_error *e) {
+    polar_session *s = p->features->session;
+    polar_generate_options g = *generate;
+    polar_status status = polar_session_set_program(s, program, e);
+    if (status) return status;
+    g.on_text = pick_on_text;
+    g.user = text;
+    status = polar_session_generate(s, prompt, n_prompt, &g, NULL, 0, r, e);
+    if (text->failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
+    return status;
+}
+
+/* What all methods but the first share: the answers one behind the other, and where each begins. */
+typedef struct pick_answers {
+    buf text;
+    size_t starts[POLAR_MAX_MENU + 1];
+    polar_result results[POLAR_MAX_MENU];
+    polar_cascade_run runs[POLAR_MAX_MENU];
+    int n;
+} pick_answers;
+
+static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const int32_t *prompt, int n_prompt,
+                                const polar_answer_options *o, pick_answers *x, polar_error *e) {
+    const int i = x->n;
+    polar_status status;
+    x->starts[i] = x->text.length;
+    if (o->prefix) buf_put(&x->text, o->prefix, strlen(o->prefix));
+    if ((status = pick_run(p, &c->program, prompt, n_prompt, &o->generate, &x->text, &x->results[i], e))) return status;
+    x->starts[i + 1] = x->text.length;
+    x->runs[i].confidence = polar_result_confidence(&x->results[i]);
+    x->runs[i].correct = 0;
+    x->runs[i].cost = polar_program_cost(&c->program);
+    x->n++;
+    return POLAR_OK;
+}
+
+/* The winner of a vote, -1 if no program gave an answer. */
+static polar_status pick_vote(const polar_picker *p, const char *question, size_t length, const polar_candidate *c,
+                              const pick_answers *x, int *winner, int *votes, polar_error *e) {
+#ifdef POLAR_NO_SEARCH
+    (void)p, (void)question, (void)length, (void)c, (void)x, (void)winner, (void)votes;
+    return fail(e, POLAR_UNSUPPORTED, "votes compare answers, which were left out of this library");
+#else
+    polar_ballot ballots[POLAR_MAX_MENU];
+    for (int i = 0; i < x->n; i++) {
+        const polar_span s = polar_answer_extract(x->text.at + x->starts[i], x->starts[i + 1] - x->starts[i]);
+        ballots[i].text = s.text;
+        ballots[i].length = x->results[i].stop == POLAR_STOP_CONTEXT ? 0 : s.length;
+        ballots[i].weight = exp64(MAX(c[i].score, -700));
+    }
+    return polar_vote(ballots, x->n, question ? polar_answer_flags(question, length) : 0, winner, votes, &p->allocator, e);
+#endif
+}
+
+/* Programs one after the other until the method has its answer. */
+static polar_status pick_several(polar_picker *p, const char *question, size_t length, const polar_candidate *c, int n,
+                                 const int32_t *prompt, int n_prompt, const polar_answer_options *o, pick_answers *x,
+                                 polar_picked *out, polar_error *e) {
+    const int fitted = p->predictor->info.cascade_programs > 0;
+    const double threshold = o->threshold <= 0 ? o->threshold : p->predictor->info.cascade_threshold;
+    int winner = 0, n_run;
+    polar_status status = POLAR_OK;
+    if (o->method == POLAR_METHOD_CASCADE && !(o->threshold <= 0) && !fitted)
+        return fail(e, POLAR_UNSUPPORTED, "the predictor's file holds no threshold for cascades: fit one, or give one");
+    for (int i = 0; i < n; i++) {
+        if ((status = pick_answer(p, &c[i], prompt, n_prompt, o, x, e))) return status;
+        winner = polar_cascade(x->runs, x->n, threshold, &n_run);
+        if (o->method == POLAR_METHOD_CASCADE && x->runs[i].confidence >= threshold) break;
+    }
+    out->votes = 1;
+    if (o->method == POLAR_METHOD_VOTE) status = pick_vote(p, question, length, c, x, &winner, &out->votes, e);
+    out->chosen = MAX(winner, 0);
+    return status;
+}
+
+static void pick_give(const pick_answers *x, const polar_answer_options *o, int i, polar_result *r) {
+    const size_t skip = o->prefix ? strlen(o->prefix) : 0, length = x->starts[i + 1] - x->starts[i] - skip;
+    const char *text = x->text.at ? x->text.at + x->starts[i] + skip : "";
+    *r = x->results[i];
+    r->length = length;
+    if (o->text && o->capacity) {
+        memcpy(o->text, text, MIN(length, o->capacity));
+        if (length < o->capacity) o->text[length] = 0;
+    }
+    if (length && o->generate.on_text) o->generate.on_text(o->generate.user, text, length);
+}
+
+polar_status polar_picker_answer(polar_picker *p, const char *question, size_t length, const int32_t *prompt, int n_prompt,
+                                 const polar_candidate *candidates, int n, const polar_answer_options *options, polar_picked *picked,
+                                 polar_error *error) {
+    const polar_answer_options standard = polar_answer_defaults(), *o = options ? options : &standard;
+    pick_answers x;
+    polar_picked r;
+    polar_status status;
+    err_clear(error);
+    memset(&r, 0, sizeof r);
+    if (!candidates || n < 1 || n > POLAR_MAX_MENU || !polar_method_name(o->method))
+        return fail(error, POLAR_ARGUMENT, "an answer by method %d over %d programs: 1..%d are possible", (int)o->method, n, POLAR_MAX_MENU);
+    if (o->method == POLAR_METHOD_FIRST) {
+        if ((status = polar_session_set_program(p->features->session, &candidates->program, error))) return status;
+        status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, o->text, o->capacity, &r.result, error);
+        r.n_run = r.votes = 1;
+        r.n_calls = r.result.n_calls;
+        if (!status && picked) *picked = r;
+        return status;
+    }
+    memset(&x, 0, sizeof x);
+    x.text.allocator = &p->allocator;
+    status = pick_several(p, question, length, candidates, n, prompt, n_prompt, o, &x, &r, error);
+    if (!status) pick_give(&x, o, r.chosen, &r.result);
+    r.n_run = x.n;
+    for (int i = 0; i < x.n; i++) r.n_calls += x.results[i].n_calls;
+    buf_free(&x.text);
+    if (!status && picked) *picked = r;
+    return status;
+}
+
+/* --- the everyday call ---------------------------------------------------------------- */
+
+polar_ask_options polar_ask_defaults(void) {
+    polar_ask_options o;
+    memset(&o, 0, sizeof o);
+    o.session = polar_session_defaults();
+    o.generate = polar_generate_defaults();
+    o.n_programs = 5;
+    return o;
+}
+
+/* The question as tokens of the allocator's memory; *capacity is their number for freeing. */
+static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens, size_t *n,
+                               polar_error *e) {
+    const polar_message messages[2] = {{"system", o->system}, {"user", question}};
+    const polar_message *first = o->system ? messages : messages + 1;
+    const int count = o->system ? 2 : 1;
+    polar_status status = polar_chat_tokenize(m, o->chat, first, count, NULL, 0, n, e);
+    *tokens = NULL;
+    if (status) return status;
+    if (!(*tokens = mem_alloc(&m->allocator, *n * sizeof **tokens, e))) return POLAR_MEMORY;
+    return polar_chat_tokenize(m, o->chat, first, count, *tokens, *n, n, e);
+}
+
+/* The answer under the program that a predictor picks. */
+static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
+                                  const polar_session_options *so, const int32_t *tokens, int n, polar_result *result, polar_error *e) {
+    polar_pick_options po = polar_pick_defaults();
+    polar_answer_options ao = polar_answer_defaults();
+    polar_candidate candidates[POLAR_MAX_BEAMS];
+    polar_picker *p = NULL;
+    polar_picked picked;
+    int n_candidates;
+    polar_status status;
+    po.encoder = o->encoder;
+    po.session = *so;
+    ao.method = o->method;
+    ao.generate = o->generate;
+    ao.text = o->text;
+    ao.capacity = o->capacity;
+    if ((status = polar_picker_create(&p, m, o->predictor, &po, e))) return status;
+    status = polar_picker_pick(p, question, strlen(question), tokens, n, candidates,
+                               o->method == POLAR_METHOD_FIRST ? 1 : MIN(MAX(o->n_programs, 1), POLAR_MAX_BEAMS), &n_candidates, e);
+    if (!status) status = polar_picker_answer(p, question, strlen(question), tokens, n, candidates, n_candidates, &ao, &picked, e);
+    if (!status && result) *result = picked.result;
+    polar_picker_free(p);
+    return status;
+}
+
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, polar_result *result,
+                       polar_error *error) {
+    const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
+    polar_session_options so = o->session;
+    polar_program program;
+    polar_session *s = NULL;
+    int32_t *tokens = NULL;
+    size_t n = 0;
+    polar_status status;
+    err_clear(error);
+    if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
+    if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
+    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error))) return status;
+    if ((status = ask_tokens(model, question, o, &tokens, &n, error))) goto done;
+    if (!so.n_ctx) so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256), (size_t)model->n_ctx_train);
+    if (n > (size_t)so.n_ctx) {
+        status = fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
+        goto done;
+    }
+    if (o->predictor && !o->program) {
+        status = ask_predicted(model, question, o, &so, tokens, (int)n, result, error);
+        goto done;
+    }
+    if ((status = polar_session_create(&s, model, &program, &so, error))) goto done;
+    status = polar_session_generate(s, tokens, (int)n, &o->generate, o->text, o->capacity, result, error);
+done:
+    polar_session_free(s);
+    mem_free(&model->allocator, tokens, n * sizeof *tokens);
+    return status;
+}
 
 /* ======================================================================================
  * [train] Training
@@ -16869,7 +17650,7 @@ polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error 
     train_state_numbers(t, numbers, 0);
     if (!(status = polar_gguf_writer_open(&w, path, &t->allocator, error))) {
         const int64_t dims[1] = {(int64_t)t->n_params};
-        pred_set_text(w, "general.architecture", TRAIN_ARCHITECTURE);
+        pred_write_text(w, "general.architecture", TRAIN_ARCHITECTURE);
         polar_gguf_writer_set_u64(w, "polar.fingerprint", t->fingerprint);
         polar_gguf_writer_set_array(w, "polar.state", POLAR_GGUF_U64, numbers, n_numbers);
         for (int i = 0; i < 4; i++) polar_gguf_writer_add_tensor(w, names[i], 0, 1, dims);

@@ -364,6 +364,9 @@ int64_t polar_model_metadata(const polar_model *model, const char *key, char *bu
 /* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
  * whole file once per call. */
 uint64_t polar_model_checksum(const polar_model *model);
+/* The same in milliseconds: of the weights only 256 bytes of each tensor are read, of the metadata what names and
+ * describes the file is left out. Tells models apart that were trained or quantized differently. */
+uint64_t polar_model_fingerprint(const polar_model *model);
 
 /* --- [tok] text and tokens -------------------------------------------------------------------------- */
 
@@ -477,6 +480,7 @@ typedef struct polar_session_options {
     int n_batch;          /* tokens that go through a layer together in prefill; 0: 128. Does not change results */
     int n_logits;         /* positions whose logits an evaluation can keep; 0: 1 */
     int max_calls;        /* longest path that set_program may bring later; 0: the length of the first */
+    int max_peek;         /* tokens that polar_session_peek takes, n_ctx at most. 0 */
     polar_kv_mode kv_mode;
     polar_kv_type kv_type;
     int n_threads;        /* 0: one per core. Ignored with a runner */
@@ -502,6 +506,12 @@ polar_status polar_session_set_path(polar_session *session, const int *path, int
 /* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the
  * session is as before. Cost: one pass over the weights of every call per n_batch tokens. */
 polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
+/* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
+ * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
+ * with these layers goes on from there, and gives the same bits as without the peek; under another program it begins
+ * anew. A tap is not called again for what is taken over. Without effect on later evaluations in POLAR_KV_SHARED. */
+polar_status polar_session_peek(polar_session *session, const int32_t *tokens, int n, int n_layers, float *hidden,
+                                polar_error *error);
 /* Logits (n_vocab) of the last evaluated position (back = 0), the one before (1), ...; NULL if not kept. They
  * belong to the session and change with the next evaluation. */
 float *polar_session_logits(polar_session *session, int back);
@@ -559,21 +569,6 @@ int polar_sample(const polar_sampling *sampling, const float *logits, int n, uin
 polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error);
-
-typedef struct polar_ask_options {
-    polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
-    polar_generate_options generate;
-    polar_chat chat;               /* AUTO: the file's */
-    const char *system;            /* system message, or NULL */
-    const char *program;           /* text form, or NULL for the identity */
-    char *text;                    /* where the answer goes, or NULL */
-    size_t capacity;
-} polar_ask_options;
-polar_ask_options polar_ask_defaults(void);
-
-/* Question in, answer out: chat format, program, session, generation, all in one call. */
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
-                       polar_result *result, polar_error *error);
 
 /* --- [many] many programs on one prompt ------------------------------------------------------------- */
 
@@ -783,8 +778,13 @@ typedef struct polar_predictor_info {
     int feature_layer;          /* for POLAR_FEATURE_HIDDEN: layers executed before, 1.. */
     int max_tokens;             /* questions are cut to this many tokens; 0: not */
     uint64_t model_checksum;    /* polar_model_checksum of the model it was trained for; 0: unknown */
+    uint64_t model_fingerprint; /* polar_model_fingerprint of it; 0: unknown */
     const char *model_name, *encoder_name; /* "" if unknown */
+    const char *prompt, *system, *chat; /* template with {question}, system message and polar_chat_name that questions
+                                           were asked with in training; "" if unknown */
     double price;               /* of the menu, see polar_menu_pick */
+    double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
+    int cascade_programs;       /* for how many programs the threshold was fitted; 0: it was not */
 } polar_predictor_info;
 
 /* Opens a predictor file (GGUF). NULL allocator: malloc and free. On failure *out is NULL. */
@@ -805,7 +805,7 @@ polar_status polar_predictor_save(const polar_predictor *predictor, const char *
 void polar_predictor_close(polar_predictor *predictor);
 /* Strings of the info belong to the predictor. */
 void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
-/* Sets what the weights do not say: feature, feature_layer, max_tokens, model_checksum, names, price. */
+/* Sets what the weights do not say: all but sizes, menu and n_params. Texts are copied. */
 polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info, polar_error *error);
 
 /* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip,
@@ -852,6 +852,159 @@ polar_status polar_predictor_menu(const polar_predictor *predictor, const float 
 /* The program with the largest probability - price * cost, where cost is its length over the layers; the first
  * of equal ones. price < 0: that of the file. */
 int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
+
+/* --- [pick] using a predictor ----------------------------------------------------------------------- */
+
+/* Makes features of questions: what a predictor reads. Belongs to one thread at a time. */
+typedef struct polar_features polar_features;
+
+typedef struct polar_features_options {
+    polar_feature feature;         /* HIDDEN */
+    int layer;                     /* 2: of HIDDEN, layers executed before */
+    int max_tokens;                /* 512; 0: no limit */
+    const polar_model *encoder;    /* for ENCODER */
+    polar_session_options session; /* of the session that runs the model; also allocator and threads */
+} polar_features_options;
+polar_features_options polar_features_defaults(void);
+
+polar_status polar_features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
+                                   polar_error *error);
+void polar_features_free(polar_features *features);
+/* Numbers per token. */
+int polar_features_width(const polar_features *features);
+/* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the prompt, the
+ * tokens that the program will run on, so that the first layers are not run twice; template included, whose last
+ * tokens have seen the whole question; of long ones the last max_tokens. ENCODER reads the question itself, cut to
+ * max_tokens with the token at its end. What is not read may be NULL. */
+polar_status polar_features_make(polar_features *features, const char *question, size_t length, const int32_t *prompt,
+                                 int n_prompt, const float **rows, int *n, polar_error *error);
+
+/* POLAR_OK if the predictor belongs to the model: layers, width, encoder (NULL if there is none), fingerprint. With
+ * any_model the fingerprint is not compared: for the same model quantized in another way. */
+polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model, const polar_model *encoder,
+                                   int any_model, polar_error *error);
+
+/* Picks programs for questions and answers under them:
+ *
+ *     polar_picker_create(&picker, model, predictor, NULL, &error);
+ *     polar_picker_pick(picker, question, strlen(question), prompt, n_prompt, candidates, 5, &n, &error);
+ *     polar_picker_answer(picker, question, strlen(question), prompt, n_prompt, candidates, n, &how, &picked, &error);
+ *
+ * Belongs to one thread at a time. */
+typedef struct polar_picker polar_picker;
+
+/* Which network picks. */
+typedef enum polar_pick_head {
+    POLAR_PICK_AUTO,    /* the menu if the file has one */
+    POLAR_PICK_MENU,    /* programs of the menu by probability - price * cost */
+    POLAR_PICK_PROGRAMS /* decoded programs by their score; those that execute nothing are left out */
+} polar_pick_head;
+
+typedef struct polar_pick_options {
+    const polar_model *encoder;    /* for features of an encoder */
+    polar_session_options session; /* that answers; max_calls 0: what any program that may be picked needs */
+    polar_pick_head head;          /* AUTO */
+    double price;                  /* of the menu; -1: that of the file */
+    polar_decode_options decode;
+    int any_model;                 /* 0, see polar_predictor_check */
+} polar_pick_options;
+polar_pick_options polar_pick_defaults(void);
+
+/* POLAR_MISMATCH if the predictor is for another model. Model, predictor and encoder must outlive the picker. */
+polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
+                                 const polar_pick_options *options, polar_error *error);
+void polar_picker_free(polar_picker *picker);
+/* The best programs for a question, at most `max`, with the logarithms of their probabilities. The session has then
+ * taken the prompt through the layers that the features come from; an evaluation of the prompt under a program that
+ * begins with them goes on from there. */
+polar_status polar_picker_pick(polar_picker *picker, const char *question, size_t length, const int32_t *prompt,
+                               int n_prompt, polar_candidate *out, int max, int *n, polar_error *error);
+/* P(correct) of each program of the menu for the last question; NULL if no menu picks. */
+const double *polar_picker_menu(const polar_picker *picker);
+/* The session that made the features; it belongs to the picker. */
+polar_session *polar_picker_session(polar_picker *picker);
+
+/* How programs become an answer. */
+typedef enum polar_method {
+    POLAR_METHOD_FIRST,   /* the answer of the first program */
+    POLAR_METHOD_VOTE,    /* of all programs, see polar_vote; weights are their probabilities */
+    POLAR_METHOD_CASCADE, /* of the first program whose answer is confident, see polar_cascade */
+    POLAR_N_METHOD
+} polar_method;
+/* "first", "vote", "cascade"; NULL for any other number. */
+const char *polar_method_name(polar_method method);
+
+typedef struct polar_answer_options {
+    polar_method method;             /* FIRST */
+    double threshold;                /* of a cascade; above 0: that of the predictor's file */
+    const char *prefix;              /* how the answer begins in the prompt ("\\boxed{"), or NULL: for votes */
+    polar_generate_options generate; /* on_text gets the answer that was chosen, in one piece if several were run */
+    char *text;                      /* where the answer goes, or NULL */
+    size_t capacity;
+} polar_answer_options;
+polar_answer_options polar_answer_defaults(void);
+
+typedef struct polar_picked {
+    polar_result result; /* of the program whose answer it is */
+    int chosen;          /* its index */
+    int n_run, n_calls;  /* programs that were run, and layer calls per token of all of them */
+    int votes;           /* for this answer */
+} polar_picked;
+
+/* Answers under n candidates, the best first. `question` (for a vote: does it ask for a set?) may be NULL. */
+polar_status polar_picker_answer(polar_picker *picker, const char *question, size_t length, const int32_t *prompt,
+                                 int n_prompt, const polar_candidate *candidates, int n,
+                                 const polar_answer_options *options, polar_picked *picked, polar_error *error);
+
+/* What the methods are made of, for those who have the answers of all programs already. */
+
+#define POLAR_NO_CONFIDENCE (-1e9)
+/* Mean log probability of the tokens of an answer; POLAR_NO_CONFIDENCE if there are none. */
+double polar_result_confidence(const polar_result *result);
+
+typedef struct polar_cascade_run {
+    double confidence; /* polar_result_confidence */
+    double cost;       /* of the program, 1 for the identity */
+    int correct;       /* for fitting only */
+} polar_cascade_run;
+/* A cascade runs programs in their order until the confidence of an answer reaches the threshold, and takes that one;
+ * if none does, the most confident one. Returns its index; *n_run gets the number of programs that had to run. */
+int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run);
+/* The threshold with the largest mean of correct - price * (cost of all that has run) over `runs` (n_questions, k),
+ * which is *worth (may be NULL). For validation questions: it sees which answers are correct. */
+polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
+                               double *worth, const polar_allocator *allocator, polar_error *error);
+
+/* An answer, extracted; length 0 is no answer. */
+typedef struct polar_ballot {
+    const char *text;
+    size_t length;
+    double weight;
+} polar_ballot;
+/* The answer that most of at most POLAR_MAX_MENU ballots give, polar_answer_equal says which are the same; of equal
+ * ones that with more weight, then the first. *winner is the index of the first ballot for it, -1 if there is no
+ * answer at all; *votes (may be NULL) their number. */
+polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winner, int *votes,
+                        const polar_allocator *allocator, polar_error *error);
+
+typedef struct polar_ask_options {
+    polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
+    polar_generate_options generate;
+    polar_chat chat;               /* AUTO: the file's */
+    const char *system;            /* system message, or NULL */
+    const char *program;           /* text form; NULL: what the predictor picks, the identity without one */
+    const polar_predictor *predictor; /* NULL, or the predictor of this model */
+    const polar_model *encoder;    /* that the predictor's features come from, if they do */
+    polar_method method;           /* FIRST; or a vote or cascade over the first n_programs (5) that are picked */
+    int n_programs;
+    char *text;                    /* where the answer goes, or NULL */
+    size_t capacity;
+} polar_ask_options;
+polar_ask_options polar_ask_defaults(void);
+
+/* Question in, answer out: chat format, program, session, generation, all in one call. */
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
+                       polar_result *result, polar_error *error);
 
 /* --- [train] training ------------------------------------------------------------------------------- */
 

@@ -1,0 +1,544 @@
+/* [pick]: features against the hidden states that a tap sees, sessions that go on after a peek against fresh ones,
+ * picks, predictors of other models, votes, cascades. */
+#include "../polar.c"
+#include "test.h"
+#include "fixture.h"
+
+static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
+
+static uint64_t seed = 11;
+
+static int random_below(int n) {
+    return (int)(rng_next(&seed) % (uint64_t)n);
+}
+
+static polar_model *opened(const fixture *f) {
+    polar_model *m = NULL;
+    polar_error e;
+    polar_model_open_memory(&m, f->data, f->size, NULL, &e);
+    CHECK_STR(e.message, "");
+    return m;
+}
+
+/* --- sessions that go on --- */
+
+/* Keeps what a tap sees after `layer`, and counts the calls. */
+typedef struct watch {
+    int layer, n_calls;
+    float *hidden; /* (FX_CTX, n_embd) */
+} watch;
+
+static int on_call(void *user, const polar_tap_info *i) {
+    watch *w = user;
+    w->n_calls += i->call >= 0;
+    if (i->layer == w->layer && w->hidden)
+        memcpy(w->hidden + i->position * i->n_embd, i->hidden, (size_t)(i->n_rows * i->n_embd) * sizeof *w->hidden);
+    return 0;
+}
+
+static polar_session *watched(const polar_model *m, watch *w, int n_batch, int max_peek) {
+    polar_session_options o = polar_session_defaults();
+    polar_session *s = NULL;
+    polar_error e;
+    o.n_batch = n_batch;
+    o.n_threads = 2;
+    o.max_calls = 12;
+    o.max_peek = max_peek;
+    o.tap = w ? on_call : NULL;
+    o.tap_user = w;
+    polar_session_create(&s, m, NULL, &o, &e);
+    CHECK_STR(e.message, "");
+    return s;
+}
+
+/* Logits of tokens under a path in a fresh session. */
+static void fresh(const polar_model *m, const int *path, int n_path, const int32_t *tokens, int n, float *logits) {
+    polar_session *s = watched(m, NULL, 128, 0);
+    CHECK(!polar_session_set_path(s, path, n_path, NULL) && !polar_session_eval(s, tokens, n, NULL));
+    memcpy(logits, polar_session_logits(s, 0), FX_VOCAB * sizeof *logits);
+    polar_session_free(s);
+}
+
+TEST(peek) {
+    static float expected[FX_VOCAB];
+    for (int a = 0; a < COUNT(arch_names); a++) {
+        fixture f = fixture_model(arch_names[a], a % 2 ? QUANT_Q8_0 : QUANT_Q4_0, (uint64_t)a);
+        polar_model *m = opened(&f);
+        for (int round = 0; round < 6; round++) {
+            const int n = 5 + random_below(15), layers = 1 + random_below(FX_LAYERS), agree = random_below(3), more = random_below(3);
+            float *seen = malloc(FX_CTX * 256 * sizeof *seen), *peeked = malloc(FX_CTX * 256 * sizeof *peeked);
+            watch plain = {layers - 1, 0, seen}, w = {-1, 0, NULL};
+            polar_session *s = watched(m, &plain, 128, 0);
+            int32_t tokens[40];
+            int path[10], n_path = layers;
+            for (int i = 0; i < 40; i++) tokens[i] = random_below(FX_VOCAB);
+            polar_session_eval(s, tokens, n, NULL); /* the identity passes the same layers */
+            polar_session_free(s);
+            s = watched(m, &w, 1 + random_below(8), 64);
+            CHECK(!polar_session_peek(s, tokens, n, layers, peeked, NULL));
+            CHECK_BITS(seen, peeked, (size_t)(n * 256));
+            CHECK(polar_session_position(s) == 0 && !polar_session_logits(s, 0));
+            for (int c = 0; c < layers; c++) path[c] = c;
+            for (int extra = random_below(4); extra > 0; extra--) path[n_path++] = random_below(FX_LAYERS);
+            if (agree == 0) path[random_below(layers)] = FX_LAYERS - 1;
+            if (agree == 1) tokens[random_below(n)] = random_below(FX_VOCAB);
+            fresh(m, path, n_path, tokens, n + more, expected);
+            w.n_calls = 0;
+            CHECK(!polar_session_set_path(s, path, n_path, NULL) && !polar_session_eval(s, tokens, n, NULL));
+            if (agree == 2) CHECK(w.n_calls == (n_path - layers) * ((n + s->options.n_batch - 1) / s->options.n_batch));
+            for (int i = 0; i < more; i++) polar_session_eval(s, tokens + n + i, 1, NULL);
+            CHECK_BITS(polar_session_logits(s, 0), expected, FX_VOCAB);
+            polar_session_truncate(s, n / 2, NULL); /* another end, then another path from what is left of the peek */
+            tokens[n - 1] = (tokens[n - 1] + 1) % FX_VOCAB;
+            fresh(m, path, n_path, tokens, n, expected);
+            polar_session_eval(s, tokens + n / 2, n - n / 2, NULL);
+            CHECK_BITS(polar_session_logits(s, 0), expected, FX_VOCAB);
+            path[n_path - 1] = 0;
+            fresh(m, path, n_path, tokens, n, expected);
+            CHECK(!polar_session_set_path(s, path, n_path, NULL) && !polar_session_eval(s, tokens, n, NULL));
+            CHECK_BITS(polar_session_logits(s, 0), expected, FX_VOCAB);
+            polar_session_free(s);
+            free(seen);
+            free(peeked);
+        }
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
+TEST(peek_errors) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 3);
+    polar_model *m = opened(&f);
+    polar_session *s = watched(m, NULL, 4, 8);
+    polar_error e;
+    int32_t tokens[12] = {1, 2, 3, FX_VOCAB};
+    CHECK(polar_session_peek(s, tokens, 4, 1, NULL, &e) == POLAR_ARGUMENT && strstr(e.message, "token 300 at place 3"));
+    tokens[3] = 4;
+    CHECK(polar_session_peek(s, tokens, 9, 1, NULL, &e) == POLAR_ARGUMENT && strstr(e.message, "max_peek"));
+    CHECK(polar_session_peek(s, tokens, 4, 0, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(polar_session_peek(s, tokens, 4, FX_LAYERS + 1, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(!polar_session_peek(s, tokens, 4, 2, NULL, &e) && !polar_session_eval(s, tokens, 4, &e)); /* its path is as before */
+    CHECK(s->n_path == FX_LAYERS && polar_session_position(s) == 4);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- features --- */
+
+static polar_features *features_of(const polar_model *m, polar_feature kind, const polar_model *encoder, int max_tokens) {
+    polar_features_options o = polar_features_defaults();
+    polar_features *f = NULL;
+    polar_error e;
+    o.feature = kind;
+    o.encoder = encoder;
+    o.max_tokens = max_tokens;
+    o.session.n_threads = 1;
+    polar_features_create(&f, m, &o, &e);
+    CHECK_STR(e.message, "");
+    return f;
+}
+
+TEST(features) {
+    fixture f = fixture_model("qwen3", QUANT_Q8_0, 5), g = fixture_model("qwen3", QUANT_F16, 6);
+    polar_model *m = opened(&f), *encoder = opened(&g);
+    float *seen = malloc(FX_CTX * 256 * sizeof *seen);
+    const float *rows;
+    polar_features *x;
+    polar_session *s;
+    watch w = {1, 0, seen};
+    int32_t prompt[20], text[32];
+    size_t n_text;
+    int n;
+    for (int i = 0; i < 20; i++) prompt[i] = random_below(FX_VOCAB);
+    s = watched(m, &w, 7, 0);
+    polar_session_eval(s, prompt, 20, NULL);
+    polar_session_free(s);
+    x = features_of(m, POLAR_FEATURE_HIDDEN, NULL, 512); /* after two layers */
+    CHECK(!polar_features_make(x, NULL, 0, prompt, 20, &rows, &n, NULL) && n == 20 && polar_features_width(x) == 256);
+    CHECK_BITS(rows, seen, 20 * 256);
+    polar_features_free(x);
+    x = features_of(m, POLAR_FEATURE_HIDDEN, NULL, 6); /* the last six */
+    CHECK(!polar_features_make(x, NULL, 0, prompt, 20, &rows, &n, NULL) && n == 6);
+    CHECK_BITS(rows, seen + 14 * 256, 6 * 256);
+    polar_features_free(x);
+    x = features_of(m, POLAR_FEATURE_EMBEDDING, NULL, 6);
+    s = watched(m, &w, 20, 0);
+    w.layer = -1;
+    polar_session_eval(s, prompt, 20, NULL);
+    polar_session_free(s);
+    CHECK(!polar_features_make(x, NULL, 0, prompt, 20, &rows, &n, NULL) && n == 6);
+    CHECK_BITS(rows, seen + 14 * 256, 6 * 256);
+    polar_features_free(x);
+    /* an encoder: its last hidden states after the norm, the end token included */
+    CHECK(!polar_tokenize(encoder, "How many?", 9, 0, text, 31, &n_text, NULL));
+    text[n_text++] = FX_VOCAB - 1;
+    w.layer = FX_LAYERS - 1;
+    {
+        polar_session_options o = polar_session_defaults();
+        o.kv_type = POLAR_KV_F32;
+        o.tap = on_call;
+        o.tap_user = &w;
+        CHECK(!polar_session_create(&s, encoder, NULL, &o, NULL) && !polar_session_eval(s, text, (int)n_text, NULL));
+        polar_session_free(s);
+    }
+    x = features_of(m, POLAR_FEATURE_ENCODER, encoder, 512);
+    CHECK(!polar_features_make(x, "How many?", 9, NULL, 0, &rows, &n, NULL) && n == (int)n_text);
+    for (int i = 0; i < n; i++) {
+        double sum = 0, worst = 0;
+        for (int k = 0; k < 256; k++) sum += (double)seen[i * 256 + k] * (double)seen[i * 256 + k];
+        for (int k = 0; k < 256; k++)
+            worst = fmax(worst, fabs((double)seen[i * 256 + k] / sqrt(sum / 256 + 1e-5) * (double)encoder->output_norm[k] -
+                                     (double)rows[i * 256 + k]));
+        CHECK(worst < 1e-5);
+    }
+    polar_features_free(x);
+    x = features_of(m, POLAR_FEATURE_ENCODER, encoder, 4); /* cut: three tokens and the end */
+    CHECK(!polar_features_make(x, "How many?", 9, NULL, 0, &rows, &n, NULL) && n == 4);
+    polar_features_free(x);
+    free(seen);
+    polar_model_close(m);
+    polar_model_close(encoder);
+    free(f.data);
+    free(g.data);
+}
+
+/* --- picking --- */
+
+/* A predictor with a menu that gives the logits to every question, and a network of zeros, which keeps all layers. */
+static polar_predictor *predictor_of(const polar_model *m, const char *const *menu, const float *logits, int n_menu) {
+    const pred_shape shape = {m->n_layer, m->n_embd, 8, 2, 1, 8};
+    const menu_shape menu_of = {m->n_embd, 4, 2, n_menu};
+    polar_predictor *p = NULL;
+    polar_predictor_info i;
+    polar_error e;
+    CHECK(!pred_create(&p, m->n_layer, &shape, n_menu ? &menu_of : NULL, NULL, &e));
+    for (int k = 0; k < n_menu; k++) {
+        CHECK(!polar_program_parse(&p->programs[k], m->n_layer, menu[k], &e));
+        p->menu.w.out_bias[k] = logits[k];
+    }
+    p->net.w.op_bias[1] = 2;
+    CHECK(!pred_ready(p, &e));
+    polar_predictor_get_info(p, &i);
+    i.feature = POLAR_FEATURE_HIDDEN;
+    i.feature_layer = 2;
+    i.model_fingerprint = polar_model_fingerprint(m);
+    i.model_name = "one";
+    i.prompt = "Q: {question}\nA:";
+    i.cascade_threshold = -0.25;
+    i.cascade_programs = 3;
+    CHECK(!polar_predictor_set_info(p, &i, &e));
+    return p;
+}
+
+static polar_picker *picker_of(const polar_model *m, const polar_predictor *p, polar_pick_options o) {
+    polar_picker *x = NULL;
+    polar_error e;
+    o.session.n_threads = 1;
+    polar_picker_create(&x, m, p, &o, &e);
+    CHECK_STR(e.message, "");
+    return x;
+}
+
+TEST(pick) {
+    static const char *const menu[] = {"identity", "3x0", "0-1 2x2", "0x0"};
+    static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f};
+    fixture f = fixture_model("llama", QUANT_Q8_0, 5);
+    polar_model *m = opened(&f);
+    polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu)), *saved = NULL;
+    polar_predictor_info info;
+    polar_pick_options o = polar_pick_defaults();
+    polar_candidate c[POLAR_MAX_BEAMS];
+    polar_picker *x = picker_of(m, p, o);
+    polar_gguf_writer *w = NULL;
+    const void *data;
+    size_t size;
+    int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
+    int n;
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 8, &n, NULL) && n == 4);
+    CHECK(polar_program_equal(&c[0].program, &p->programs[1])); /* as likely as the identity and shorter */
+    CHECK(polar_program_equal(&c[1].program, &p->programs[0]) && polar_program_equal(&c[3].program, &p->programs[3]));
+    CHECK(fabs(exp(c[0].score) - 1 / (1 + exp(-1.0))) < 1e-6);
+    CHECK(polar_picker_menu(x) && fabs(polar_picker_menu(x)[3] - 1 / (1 + exp(3.0))) < 1e-6);
+    polar_picker_free(x);
+    o.price = 0;
+    x = picker_of(m, p, o);
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 1, &n, NULL) && n == 1);
+    CHECK(polar_program_equal(&c[0].program, &p->programs[2])); /* the likeliest */
+    polar_picker_free(x);
+    o.head = POLAR_PICK_PROGRAMS;
+    x = picker_of(m, p, o);
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 5, &n, NULL) && n == 5 && !polar_picker_menu(x));
+    for (int i = 0; i < n; i++) CHECK(polar_program_length(&c[i].program) > 0);
+    polar_picker_free(x);
+    /* all of it survives a file */
+    CHECK(!pred_write(p, &w, NULL, NULL));
+    data = polar_gguf_writer_data(w, &size);
+    CHECK(!polar_predictor_open_memory(&saved, data, size, NULL, NULL));
+    polar_gguf_writer_close(w);
+    polar_predictor_get_info(saved, &info);
+    CHECK(info.cascade_threshold == -0.25 && info.cascade_programs == 3 && info.model_fingerprint == polar_model_fingerprint(m));
+    CHECK_STR(info.prompt, "Q: {question}\nA:");
+    CHECK_STR(info.chat, "");
+    polar_predictor_close(saved);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+TEST(mismatch) {
+    static const char *const menu[] = {"identity"};
+    static const float logits[] = {0};
+    fixture f = fixture_model("llama", QUANT_Q8_0, 5), g = fixture_model("llama", QUANT_Q8_0, 6);
+    polar_model *m = opened(&f), *other = opened(&g);
+    polar_predictor *p = predictor_of(m, menu, logits, 1);
+    polar_pick_options o = polar_pick_defaults();
+    polar_picker *x = NULL;
+    polar_error e;
+    o.session.n_threads = 1;
+    CHECK(polar_picker_create(&x, other, p, &o, &e) == POLAR_MISMATCH && strstr(e.message, "trained for another model, one"));
+    o.any_model = 1;
+    CHECK(!polar_picker_create(&x, other, p, &o, &e));
+    polar_picker_free(x);
+    o.any_model = 0;
+    p->info.model_fingerprint = 0;
+    p->info.model_checksum = polar_model_checksum(m); /* files that know only that */
+    CHECK(!polar_predictor_check(p, m, NULL, 0, &e) && polar_predictor_check(p, other, NULL, 0, &e) == POLAR_MISMATCH);
+    p->info.feature = POLAR_FEATURE_ENCODER;
+    CHECK(polar_picker_create(&x, m, p, &o, &e) == POLAR_MISMATCH && strstr(e.message, "its encoder is needed"));
+    p->info.feature = POLAR_FEATURE_HIDDEN;
+    p->info.q_dim = 128;
+    CHECK(polar_picker_create(&x, m, p, &o, &e) == POLAR_MISMATCH && strstr(e.message, "128 numbers") && strstr(e.message, "256"));
+    p->info.q_dim = 256;
+    p->info.n_layer = 28;
+    CHECK(polar_picker_create(&x, m, p, &o, &e) == POLAR_MISMATCH && strstr(e.message, "28 layers") && strstr(e.message, "has 4"));
+    p->info.n_layer = 4;
+    o.head = POLAR_PICK_MENU;
+    p->menu.shape.n_menu = 0;
+    CHECK(polar_picker_create(&x, m, p, &o, &e) == POLAR_UNSUPPORTED && strstr(e.message, "no menu") && !x);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    polar_model_close(other);
+    free(f.data);
+    free(g.data);
+}
+
+/* --- votes and cascades --- */
+
+static polar_ballot ballot(const char *text, double weight) {
+    const polar_ballot b = {text, strlen(text), weight};
+    return b;
+}
+
+TEST(vote) {
+    polar_ballot b[5];
+    int winner, votes;
+    b[0] = ballot("7", 0.9), b[1] = ballot("1/2", 0.2), b[2] = ballot("0.5", 0.1), b[3] = ballot("", 5), b[4] = ballot("8", 0.3);
+    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 1 && votes == 2); /* most, not heaviest */
+    b[2] = ballot("8", 0.1);
+    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 2 && votes == 2);
+    b[4] = ballot("7.0", 0.3);
+    b[2] = ballot("\\frac{1}{2}", 1.1);
+    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 1 && votes == 2); /* 1.3 against 1.2 */
+    b[2].weight = 1.0;
+    b[1].weight = 0.2; /* equal: the first */
+    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 0 && votes == 2);
+    b[0] = ballot("", 1);
+    CHECK(!polar_vote(b, 1, 0, &winner, &votes, NULL, NULL) && winner == -1 && votes == 0);
+    CHECK(polar_vote(b, 0, 0, &winner, &votes, NULL, NULL) == POLAR_ARGUMENT);
+}
+
+TEST(cascade) {
+    polar_cascade_run runs[4000];
+    double threshold, worth, best = -1e9;
+    int n_run;
+    const polar_cascade_run three[] = {{-0.5, 0.5, 0}, {-0.1, 1, 0}, {-0.3, 2, 0}};
+    CHECK(polar_cascade(three, 3, -0.5, &n_run) == 0 && n_run == 1);
+    CHECK(polar_cascade(three, 3, -0.2, &n_run) == 1 && n_run == 2);
+    CHECK(polar_cascade(three, 3, 0, &n_run) == 1 && n_run == 3); /* none: the most confident */
+    CHECK(polar_cascade(three, 3, POLAR_NO_CONFIDENCE, &n_run) == 0 && n_run == 1);
+    /* a cheap program that is right where it is confident, and a dear one that is always right */
+    for (int i = 0; i < 2000; i++) {
+        const double u = (double)rng_float(&seed);
+        runs[2 * i].confidence = -u;
+        runs[2 * i].correct = u < 0.4;
+        runs[2 * i].cost = 0.5;
+        runs[2 * i + 1].confidence = -u - 0.001;
+        runs[2 * i + 1].correct = 1;
+        runs[2 * i + 1].cost = 1.5;
+    }
+    /* the dear one's confidence is below that of the cheap one: it is taken only where it reaches the threshold */
+    for (int i = 0; i < 2000; i++) runs[2 * i + 1].confidence = 0;
+    CHECK(!polar_cascade_fit(runs, 2000, 2, 0.1, &threshold, &worth, NULL, NULL));
+    CHECK(fabs(threshold + 0.4) < 0.02);
+    for (int i = 0; i < 4000; i++) best = fmax(best, cascade_worth(runs, 2000, 2, runs[i].confidence, 0.1));
+    CHECK(worth <= best && worth > best - 0.005);
+    CHECK(!polar_cascade_fit(runs, 2000, 2, 10, &threshold, NULL, NULL, NULL) && threshold < -0.99); /* nothing is worth a second */
+}
+
+/* --- answering: on a real session, against programs run alone --- */
+
+static void alone(const polar_model *m, const polar_program *program, const int32_t *prompt, int n, char *text, polar_result *r) {
+    polar_generate_options g = polar_generate_defaults();
+    polar_session *s = NULL;
+    CHECK(!polar_session_create(&s, m, program, NULL, NULL));
+    g.max_tokens = 6;
+    CHECK(!polar_session_generate(s, prompt, n, &g, text, 256, r, NULL));
+    polar_session_free(s);
+}
+
+static int on_text(void *user, const char *text, size_t length) {
+    buf_put(user, text, length);
+    return 0;
+}
+
+TEST(answer) {
+    static const char *const menu[] = {"identity", "3x0", "0-1 2x2", "0x0", "1x3"};
+    static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f, 0};
+    static char texts[5][256], text[256];
+    fixture f = fixture_model("llama", QUANT_Q8_0, 5);
+    polar_model *m = opened(&f);
+    polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
+    polar_picker *x = picker_of(m, p, polar_pick_defaults());
+    polar_candidate c[8];
+    polar_answer_options o = polar_answer_defaults();
+    polar_allocator standard = mem_allocator(NULL);
+    buf streamed = {&standard, NULL, 0, 0, 0};
+    polar_picked r;
+    polar_result each[5];
+    polar_cascade_run runs[5];
+    int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
+    int n, n_run, calls = 0;
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 8, &n, NULL) && n == 5);
+    for (int i = 0; i < n; i++) {
+        alone(m, &c[i].program, prompt, 6, texts[i], &each[i]);
+        runs[i].confidence = polar_result_confidence(&each[i]);
+        calls += each[i].n_calls;
+    }
+    o.generate.max_tokens = 6;
+    o.text = text;
+    o.capacity = sizeof text;
+    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.chosen == 0 && r.n_run == 1 && r.n_calls == 3);
+    CHECK_STR(text, texts[0]);
+    CHECK(r.result.logprob == each[0].logprob && r.result.length == strlen(texts[0]));
+    o.generate.on_text = on_text;
+    o.generate.user = &streamed;
+    o.method = POLAR_METHOD_CASCADE;
+    for (int i = 0; i < n; i++) {
+        const int expected = polar_cascade(runs, n, runs[i].confidence, &n_run);
+        streamed.length = 0;
+        o.threshold = runs[i].confidence;
+        CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.chosen == expected && r.n_run == n_run);
+        CHECK_STR(text, texts[expected]);
+        CHECK(streamed.length == r.result.length && !memcmp(streamed.at, text, streamed.length));
+    }
+    o.threshold = 0; /* nothing is that sure: all are run */
+    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.n_calls == calls);
+    o.threshold = 1;
+    p->info.cascade_programs = 0;
+    CHECK(polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
+    o.method = POLAR_METHOD_VOTE;
+    o.prefix = "\\boxed{"; /* so that whatever the model says is an answer */
+    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.votes >= 1);
+    CHECK_STR(text, texts[r.chosen]);
+    buf_free(&streamed);
+    polar_picker_free(x);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* The everyday call gives what its parts give. */
+TEST(ask) {
+    static const char *const menu[] = {"identity", "0-1 2x2"};
+    static const float logits[] = {0, 2};
+    static char text[512], expected[512];
+    fixture f = fixture_model("qwen3", QUANT_Q8_0, 9);
+    polar_model *m = opened(&f);
+    polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
+    polar_ask_options o = polar_ask_defaults();
+    polar_result r;
+    polar_error e;
+    o.session.n_threads = 1;
+    o.generate.max_tokens = 8;
+    o.program = menu[1];
+    o.text = expected;
+    o.capacity = sizeof expected;
+    CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
+    o.program = NULL;
+    o.predictor = p;
+    o.text = text;
+    CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
+    CHECK_STR(text, expected);
+    o.method = POLAR_METHOD_VOTE;
+    CHECK(!polar_ask(m, "What is this?", &o, &r, &e));
+    p->info.n_layer = 7;
+    CHECK(polar_ask(m, "What is this?", &o, &r, &e) == POLAR_MISMATCH);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- every allocation fails once --- */
+
+typedef struct failing {
+    int left, held;
+} failing;
+
+static void *failing_alloc(void *user, size_t n) {
+    failing *x = user;
+    if (x->left-- == 0) return NULL;
+    x->held++;
+    return malloc(n);
+}
+
+static void failing_free(void *user, void *p, size_t n) {
+    (void)n;
+    ((failing *)user)->held--;
+    free(p);
+}
+
+TEST(memory) {
+    static const char *const menu[] = {"identity", "0-1 2x2"};
+    static const float logits[] = {0, 2};
+    fixture f = fixture_model("llama", QUANT_Q8_0, 9);
+    polar_model *m = opened(&f);
+    polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
+    int done = 0;
+    for (int k = 0; k < 200 && !done; k++) {
+        failing x = {k, 0};
+        const polar_allocator a = {failing_alloc, failing_free, &x};
+        polar_pick_options o = polar_pick_defaults();
+        polar_answer_options how = polar_answer_defaults();
+        polar_picker *picker = NULL;
+        polar_candidate c[2];
+        polar_picked r;
+        polar_status status;
+        int32_t prompt[4] = {1, 2, 3, 4};
+        int n;
+        o.session.allocator = &a;
+        o.session.n_threads = 1;
+        how.generate.max_tokens = 3;
+        how.method = POLAR_METHOD_VOTE;
+        status = polar_picker_create(&picker, m, p, &o, NULL);
+        if (!status) status = polar_picker_pick(picker, NULL, 0, prompt, 4, c, 2, &n, NULL);
+        if (!status) status = polar_picker_answer(picker, NULL, 0, prompt, 4, c, n, &how, &r, NULL);
+        done = !status;
+        CHECK(!status || status == POLAR_MEMORY);
+        polar_picker_free(picker);
+        CHECK(!x.held);
+    }
+    CHECK(done);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+int main(int argc, char **argv) {
+    static const test_case tests[] = {
+        {"peek", test_peek},       {"peek_errors", test_peek_errors}, {"features", test_features}, {"pick", test_pick},
+        {"mismatch", test_mismatch}, {"vote", test_vote},             {"cascade", test_cascade},   {"answer", test_answer},
+        {"ask", test_ask},         {"memory", test_memory},
+    };
+    return test_main(tests, COUNT(tests), argc, argv);
+}
