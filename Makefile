@@ -14,6 +14,7 @@ help:
 	@echo "make            the library libpolar.a and the command ./polar"
 	@echo "make test       all tests (make test SAN=1 with sanitizers)"
 	@echo "make bench      speed on synthetic model files"
+	@echo "make embedded   inference alone, as on a microcontroller"
 	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
 	@echo "make install    to PREFIX (default /usr/local)"
 
@@ -43,12 +44,44 @@ build/minimal: examples/minimal.c libpolar.a
 
 build/test_gen: build/minimal
 
+build/test_embedded: build/embedded/embedded
+
 # Each test program prints its own line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
 test: polar $(TESTS:%=build/%)
 	@sh tests/run.sh $(TESTS:%=build/%)
 
 build/make_model: tests/make_model.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+# Inference alone, for small devices: everything else switched off, and nothing needed from outside but memory and
+# string functions, qsort and square roots.
+EMBEDDED = -DPOLAR_NO_TOKENIZER -DPOLAR_NO_SEARCH -DPOLAR_NO_TRAIN -DPOLAR_NO_STDIO -DPOLAR_NO_THREADS -DPOLAR_NO_SIMD \
+    -DPOLAR_NO_MMAP -DPOLAR_NO_MALLOC -DNDEBUG -Os -ffunction-sections -fdata-sections -fno-jump-tables
+DEVICE_CC ?= $(CC)
+DEVICE_OBJCOPY ?= objcopy
+
+build/make_array: examples/embedded/make_array.c
+	@mkdir -p build
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@
+
+build/embedded/model.h: build/make_model build/make_array
+	@mkdir -p build/embedded
+	build/make_model micro Q4_0 build/embedded/model.gguf
+	build/make_array build/embedded/model.gguf > $@
+
+build/embedded/device.o: Makefile polar.c polar.h examples/embedded/device.c examples/embedded/device.h build/embedded/model.h
+	$(DEVICE_CC) -std=c99 $(WARN) $(EMBEDDED) -c polar.c -o build/embedded/polar.o
+	$(DEVICE_CC) -std=c99 $(WARN) $(EMBEDDED) -I. -Ibuild/embedded -c examples/embedded/device.c -o build/embedded/part.o
+	$(DEVICE_CC) -nostdlib -r -Wl,--gc-sections,-u,device_generate build/embedded/polar.o build/embedded/part.o -o $@
+	$(DEVICE_OBJCOPY) --strip-unneeded $@
+	@! nm -u $@ | grep -vE ' (mem(chr|cmp|cpy|move|set)|str(chr|cmp|cspn|len|ncmp|str)|qsort|sqrtf?|__aeabi_[a-z0-9_]*)$$'
+
+build/embedded/embedded: build/embedded/device.o examples/embedded/main.c
+	$(CC) -std=c99 $(WARN) -I. examples/embedded/main.c $< -o $@ -lm
+
+embedded: build/embedded/embedded
+	@size build/embedded/device.o build/embedded/part.o
+	build/embedded/embedded "0 1x2"
 
 build/bench-%.gguf: build/make_model
 	build/make_model $(subst +, ,$*) $@
@@ -71,5 +104,5 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test bench check-all clean
+.PHONY: all help install test bench embedded check-all clean
 .SECONDARY:

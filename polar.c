@@ -62,11 +62,12 @@
 #endif
 #if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 2
 #error "polar needs float arithmetic in float: on 32-bit x86 compile with -msse2 -mfpmath=sse"
-#elif defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1
-#error "polar needs float arithmetic in float: with -std=c99 on s390x add -fexcess-precision=fast"
-#endif
-#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1 /* s390x with gcc -std=c99 */
+#elif defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1 /* gcc -std=c99 on s390x */
+#if defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#pragma GCC optimize("excess-precision=fast")
+#else
 #error "polar needs float arithmetic in float, not in double: compile with -fexcess-precision=fast or -std=gnu99"
+#endif
 #endif
 
 #if defined(__clang__)
@@ -158,7 +159,7 @@ static const char *const err_texts[] = {
 };
 
 const char *polar_status_text(polar_status status) {
-    return (int)status >= 0 && (int)status < COUNT(err_texts) ? err_texts[status] : "unknown status";
+    return (unsigned)status < (unsigned)COUNT(err_texts) ? err_texts[status] : "unknown status";
 }
 
 /* A bounded string under construction; `length` counts what did not fit too. */
@@ -285,12 +286,21 @@ static void err_clear(polar_error *e) {
 
 static void *mem_malloc(void *user, size_t size) {
     (void)user;
+#ifdef POLAR_NO_MALLOC
+    (void)size;
+    return NULL;
+#else
     return malloc(size);
+#endif
 }
 
 static void mem_malloc_free(void *user, void *ptr, size_t size) {
     (void)user, (void)size;
+#ifdef POLAR_NO_MALLOC
+    (void)ptr;
+#else
     free(ptr);
+#endif
 }
 
 static polar_allocator mem_allocator(const polar_allocator *a) {
@@ -371,7 +381,7 @@ static size_t layout_bytes(const layout *l) {
 }
 
 /* FNV-1a, for hash tables. */
-static uint64_t mem_hash(const void *p, size_t n) {
+static MAYBE_UNUSED uint64_t mem_hash(const void *p, size_t n) {
     const uint8_t *b = p;
     uint64_t h = 0xcbf29ce484222325u;
     for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 0x100000001b3u;
@@ -474,6 +484,10 @@ static void wr_u32(uint8_t *p, uint32_t v) {
 static void wr_u64(uint8_t *p, uint64_t v) {
     wr_u32(p, (uint32_t)v);
     wr_u32(p + 4, (uint32_t)(v >> 32));
+}
+
+static void wr_f32s(uint8_t *p, const float *x, int n) {
+    for (int i = 0; i < n; i++) wr_u32(p + 4 * i, f32_bits(x[i]));
 }
 
 /* a*b + c, rounded once. Without the instruction: the product of two floats is exact in double; the sum is
@@ -2370,7 +2384,7 @@ void polar_gguf_writer_set_string(polar_gguf_writer *w, const char *key, const c
 
 void polar_gguf_writer_set_array(polar_gguf_writer *w, const char *key, polar_gguf_value_type type, const void *values,
                                  size_t count) {
-    if ((int)type < 0 || type >= POLAR_GGUF_N_VALUE_TYPES || !gguf_values[type].bytes) {
+    if ((unsigned)type >= (unsigned)POLAR_GGUF_N_VALUE_TYPES || !gguf_values[type].bytes) {
         fail(&w->error, POLAR_ARGUMENT, "array %s: %d is no type of numbers", key, (int)type);
         return;
     }
@@ -4383,9 +4397,13 @@ typedef struct kern {
 
 #define KERN_ROWS 16    /* rows of a panel */
 #define KERN_CHUNK 2048 /* numbers of a row that are unpacked at a time; a multiple of 256 */
+#if defined(POLAR_X86) || defined(POLAR_ARM)
 /* The panel, its scales and minima, and space to unpack 8 blocks. */
 #define KERN_SCRATCH (KERN_ROWS * KERN_CHUNK * 2 + KERN_CHUNK / 32 * KERN_ROWS * 8 + \
                       KERN_CHUNK / 16 * KERN_ROWS * 2 + 8 * (int)sizeof(quant_block) + 256)
+#else
+#define KERN_SCRATCH 0 /* plain C needs none */
+#endif
 
 static const act_blocks *act_blocks_of(const activations *a, int type) {
     return quant_types[type].block == 32 ? &a->b32 : &a->b256;
@@ -5829,7 +5847,7 @@ static const kern kern_neon = {POLAR_CPU_NEON, quantize_neon, multiply_neon, rms
 static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
-    return (int)cpu >= 0 && cpu < POLAR_N_CPU ? cpu_names[cpu] : NULL;
+    return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
 }
 
 /* NULL if this build or this CPU does not have the variant. */
@@ -5854,6 +5872,31 @@ int polar_cpu_available(polar_cpu cpu) {
  * Any bytes are accepted: what is not well-formed UTF-8 is read as single bytes of class other. Uses: nothing.
  * ====================================================================================== */
 
+/* Bytes of the character that starts with `lead`; 0 if none does. */
+static size_t uni_length(uint8_t lead) {
+    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+}
+
+/* Are the n bytes, not more than their lead asks for, the start of a well-formed character? After E0, ED, F0
+ * and F4 the second byte has a narrower range: no overlong forms, no surrogates, nothing above 10FFFF. */
+static int uni_well_formed(const uint8_t *s, size_t n) {
+    if (n > 1 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+                  (s[0] == 0xf4 && s[1] > 0x8f)))
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    return 1;
+}
+
+/* Length of the longest prefix that does not end inside a character. Bytes that can not become one by what
+ * follows count as complete. */
+static size_t uni_complete_prefix(const uint8_t *s, size_t n) {
+    for (size_t tail = 1; tail < 4 && tail <= n; tail++)
+        if (uni_length(s[n - tail]) > tail) return uni_well_formed(s + n - tail, tail) ? n - tail : n;
+    return n;
+}
+
+#ifndef POLAR_NO_TOKENIZER
 enum { UNI_OTHER, UNI_LETTER, UNI_NUMBER, UNI_SPACE };
 
 #define UNI_INVALID 0x110000u /* one byte that belongs to no character */
@@ -6003,22 +6046,6 @@ static int uni_class(uint32_t c) {
     return (int)(uni_runs[low] & 3);
 }
 
-/* Bytes of the character that starts with `lead`; 0 if none does. */
-static size_t uni_length(uint8_t lead) {
-    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
-}
-
-/* Are the n bytes, not more than their lead asks for, the start of a well-formed character? After E0, ED, F0
- * and F4 the second byte has a narrower range: no overlong forms, no surrogates, nothing above 10FFFF. */
-static int uni_well_formed(const uint8_t *s, size_t n) {
-    if (n > 1 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-                  (s[0] == 0xf4 && s[1] > 0x8f)))
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    return 1;
-}
-
 /* The character at s (n > 0 bytes) and its length; UNI_INVALID and 1 if there is none. */
 static size_t uni_decode(const uint8_t *s, size_t n, uint32_t *c) {
     size_t length = uni_length(s[0]);
@@ -6033,13 +6060,7 @@ static size_t uni_decode(const uint8_t *s, size_t n, uint32_t *c) {
     return length;
 }
 
-/* Length of the longest prefix that does not end inside a character. Bytes that can not become one by what
- * follows count as complete. */
-static size_t uni_complete_prefix(const uint8_t *s, size_t n) {
-    for (size_t tail = 1; tail < 4 && tail <= n; tail++)
-        if (uni_length(s[n - tail]) > tail) return uni_well_formed(s + n - tail, tail) ? n - tail : n;
-    return n;
-}
+#endif /* POLAR_NO_TOKENIZER */
 
 /* ======================================================================================
  * [tok] Tokenizers and chat formats
@@ -6106,6 +6127,91 @@ typedef struct tok_vocab {
     int32_t byte_ids[256];     /* the token of a single byte, or -1 */
     uint8_t first_bytes[256];  /* bit 1 << kind: a special token of that kind starts with this byte */
 } tok_vocab;
+
+#define TOK_KEY "tokenizer.ggml."
+
+#ifdef POLAR_NO_TOKENIZER
+/* Without tokenizers a vocabulary is a number of tokens and those that end a text. The file need not hold one. */
+static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
+    static const char *const keys[] = {TOK_KEY "bos_token_id", TOK_KEY "eos_token_id", TOK_KEY "eot_token_id",
+                                       TOK_KEY "eom_token_id"};
+    const gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
+    (void)a, (void)e;
+    memset(v, 0, sizeof *v);
+    v->chat = POLAR_CHAT_RAW;
+    v->n_tokens = embedding && embedding->dims[1] <= INT_MAX ? (int)embedding->dims[1] : 0;
+    for (int i = 0; i < COUNT(keys); i++) {
+        int *const ids[] = {&v->bos, &v->eos, &v->eot, &v->eom};
+        const gguf_kv *kv = gguf_find(g, keys[i]);
+        int64_t id = -1;
+        if (kv && !kv->is_array) gguf_int_at(kv, 0, &id);
+        *ids[i] = id >= 0 && id < v->n_tokens ? (int)id : -1;
+    }
+    return POLAR_OK;
+}
+
+static void tok_free(tok_vocab *v, const polar_allocator *a) {
+    (void)v, (void)a;
+}
+
+static int tok_count(const tok_vocab *v) {
+    return v->n_tokens;
+}
+
+static const char *tok_name(const tok_vocab *v) {
+    (void)v;
+    return "none";
+}
+
+static int32_t tok_id(const tok_vocab *v, const char *name) {
+    (void)v, (void)name;
+    return -1;
+}
+
+static const char *tok_text(const tok_vocab *v, int32_t id, size_t *length) {
+    (void)v, (void)id;
+    *length = 0;
+    return "";
+}
+
+static int tok_is_control(const tok_vocab *v, int32_t id) {
+    return id >= 0 && (id == v->bos || id == v->eos || id == v->eot || id == v->eom);
+}
+
+static int tok_is_end(const tok_vocab *v, int32_t id) {
+    return id >= 0 && (id == v->eos || id == v->eot || id == v->eom);
+}
+
+static polar_status tok_refuse(size_t *n, polar_error *e) {
+    *n = 0;
+    return fail(e, POLAR_UNSUPPORTED, "this build has no tokenizers (POLAR_NO_TOKENIZER)");
+}
+
+static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
+                               int32_t *tokens, size_t capacity, size_t *n, polar_error *e) {
+    (void)v, (void)a, (void)text, (void)length, (void)flags, (void)tokens, (void)capacity;
+    return tok_refuse(n, e);
+}
+
+static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text, size_t capacity,
+                               size_t *length, polar_error *e) {
+    (void)v, (void)tokens, (void)n, (void)flags, (void)text, (void)capacity;
+    return tok_refuse(length, e);
+}
+
+static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
+                                    const polar_message *messages, int n_messages, int32_t *tokens, size_t capacity,
+                                    size_t *n, polar_error *e) {
+    (void)v, (void)a, (void)chat, (void)messages, (void)n_messages, (void)tokens, (void)capacity;
+    return tok_refuse(n, e);
+}
+
+const char *polar_chat_name(polar_chat chat) {
+    static const char *const names[] = {"auto", "raw", "chatml", "llama3"};
+    return (unsigned)chat < (unsigned)COUNT(names) ? names[chat] : NULL;
+}
+
+#else
 
 static int tok_count(const tok_vocab *v) {
     return v->n_tokens;
@@ -6339,7 +6445,6 @@ static int32_t tok_id(const tok_vocab *v, const char *name) {
 
 /* --- loading */
 
-#define TOK_KEY "tokenizer.ggml."
 
 /* Tokens with a meaning, by name: files do not always give them the right kind, or name their ids. */
 static const struct {
@@ -7140,7 +7245,7 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
     *n = 0;
     if (status != POLAR_OK) return status;
     if (chat == POLAR_CHAT_AUTO) chat = v->chat;
-    if ((int)chat < 0 || chat >= POLAR_N_CHAT) return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
+    if ((unsigned)chat >= (unsigned)POLAR_N_CHAT) return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
     f = &tok_chats[chat];
     if (v->bos >= 0 && (f->bos || v->add_bos)) tok_emit(&c, v->bos);
     if (chat == v->chat && v->system && !(n_messages && !strcmp(messages[0].role, "system")))
@@ -7155,8 +7260,9 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
 }
 
 const char *polar_chat_name(polar_chat chat) {
-    return (int)chat >= 0 && chat < POLAR_N_CHAT ? tok_chats[chat].name : NULL;
+    return (unsigned)chat < (unsigned)POLAR_N_CHAT ? tok_chats[chat].name : NULL;
 }
+#endif /* POLAR_NO_TOKENIZER */
 
 /* ======================================================================================
  * [model] Architectures and weights
@@ -8248,7 +8354,7 @@ static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int
     for (int h = 0; h < e->model->n_head_kv; h++) {
         uint8_t *to = slot + ((size_t)h * (size_t)capacity + (size_t)at) * (size_t)(n * size);
         if (e->kv_f16) e->model->kern->to_f16(to, x + h * n, n);
-        else memcpy(to, x + h * n, (size_t)n * sizeof *x);
+        else wr_f32s(to, x + h * n, n); /* the kernels read slots as they read the file */
     }
 }
 
@@ -12928,7 +13034,7 @@ struct polar_search {
 
 const char *polar_search_space_name(polar_search_space space) {
     static const char *const names[] = {"both", "skip", "loop"};
-    return (int)space >= 0 && (int)space < COUNT(names) ? names[space] : NULL;
+    return (unsigned)space < (unsigned)COUNT(names) ? names[space] : NULL;
 }
 
 polar_search_options polar_search_defaults(void) {
@@ -14343,7 +14449,7 @@ struct polar_predictor {
 
 const char *polar_feature_name(polar_feature feature) {
     static const char *const names[POLAR_N_FEATURE] = {"embedding", "hidden", "encoder"};
-    return (int)feature >= 0 && feature < POLAR_N_FEATURE ? names[feature] : NULL;
+    return (unsigned)feature < (unsigned)POLAR_N_FEATURE ? names[feature] : NULL;
 }
 
 static void pred_place_all(polar_predictor *p, layout *l) {
@@ -16062,7 +16168,7 @@ polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winn
 
 const char *polar_method_name(polar_method method) {
     static const char *const names[POLAR_N_METHOD] = {"first", "vote", "cascade"};
-    return (int)method >= 0 && method < POLAR_N_METHOD ? names[method] : NULL;
+    return (unsigned)method < (unsigned)POLAR_N_METHOD ? names[method] : NULL;
 }
 
 polar_answer_options polar_answer_defaults(void) {

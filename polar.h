@@ -62,6 +62,8 @@
  * POLAR_NO_MMAP     files are read into memory instead of mapped
  * POLAR_NO_STDIO    no files: models come from memory
  * POLAR_NO_SEARCH, POLAR_NO_TRAIN  leave these parts out
+ * POLAR_NO_TOKENIZER  no text: tokens in, tokens out; what takes or gives text is refused or empty
+ * POLAR_NO_MALLOC   no heap: without an allocator in the options, everything is out of memory
  */
 #ifndef POLAR_H
 #define POLAR_H

@@ -115,7 +115,7 @@ static void fx_fill(fixture *f, const fixture_tensor *t) {
     for (int i = 0, k = 0; i < n; i += q->block, k++) {
         const int at = k < 32 ? k : (int)(rng_next(&f->seed) % 32);
         float x[256];
-        for (int j = 0; j < q->block; j++) x[j] = t->shift + t->scale * (2 * rng_float(&f->seed) - 1);
+        for (int j = 0; j < q->block; j++) x[j] = fma32(t->scale, 2 * rng_float(&f->seed) - 1, t->shift);
         if (k < 32 || q->block == 1) q->encode(x, blocks[at]);
         fx_bytes(f, blocks[at], (size_t)q->bytes);
     }
