@@ -94,9 +94,26 @@ static void fx_vocab(fixture *f, int n_vocab) {
     fx_kv_u32(f, "", "tokenizer.ggml.eos_token_id", (uint32_t)n_vocab - 1);
 }
 
+/* The least that a SentencePiece vocabulary needs: unknown, BOS, EOS, and letters. */
+static void fx_small_vocab(fixture *f, int n_vocab) {
+    fx_kv_str(f, "tokenizer.ggml.model", "llama");
+    fx_key(f, "", "tokenizer.ggml.tokens", 9);
+    fx_u32(f, 8);
+    fx_u64(f, (uint64_t)n_vocab);
+    for (int i = 0; i < n_vocab; i++) {
+        char s[2] = {(char)('a' + i - 3), 0};
+        fx_str(f, i == 0 ? "<unk>" : i == 1 ? "<s>" : i == 2 ? "</s>" : s);
+    }
+    fx_key(f, "", "tokenizer.ggml.scores", 9);
+    fx_u32(f, 6);
+    fx_u64(f, (uint64_t)n_vocab);
+    for (int i = 0; i < n_vocab; i++) fx_u32(f, f32_bits((float)-i));
+}
+
 enum { FX_LAYERS = 4, FX_VOCAB = 300, FX_CTX = 96, FX_EXPERTS = 6 };
 
-static void fx_tensor(fixture_tensor *t, int *n, int layer, const char *name, int type, float scale, float shift, int d0, int d1, int d2) {
+static void fx_tensor(fixture_tensor *t, int *n, int layer, const char *name, int type, float scale, float shift, int d0,
+                      int d1, int d2) {
     fixture_tensor *x = &t[(*n)++];
     if (layer < 0) snprintf(x->name, sizeof x->name, "%s", name);
     else snprintf(x->name, sizeof x->name, "blk.%d.%s", layer, name);
@@ -122,12 +139,17 @@ static void fx_fill(fixture *f, const fixture_tensor *t) {
     while (f->size % 32) fx_bytes(f, "", 1);
 }
 
-/* A model of an architecture with matrices of a type (norms and biases F32). The width is 256, so that every
- * type fits; 4 heads over 2, head size 32 in qwen3 and 64 elsewhere. Free f.data. */
-static fixture fixture_model(const char *arch, int type, uint64_t seed) {
+typedef struct fixture_shape {
+    int layers, width, head, ff, vocab, ctx; /* 4 heads over 2 */
+    int small_vocab;
+} fixture_shape;
+
+/* A model of an architecture and a shape with matrices of a type (norms and biases F32). Free f.data. */
+static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const fixture_shape *shape) {
     fixture f = {NULL, 0, 0, seed, 0, 0};
     fixture_tensor t[128];
-    const int d = 256, head = !strcmp(arch, "qwen3") ? 32 : 64, dq = 4 * head, dk = 2 * head, ff = 256, moe = !strcmp(arch, "qwen2moe");
+    const int d = shape->width, head = shape->head, dq = 4 * head, dk = 2 * head, ff = shape->ff;
+    const int moe = !strcmp(arch, "qwen2moe");
     const float w = 0.11f;
     size_t n_kv_at, n_tensors_at, offset = 0;
     int n = 0;
@@ -137,8 +159,8 @@ static fixture fixture_model(const char *arch, int type, uint64_t seed) {
     n_kv_at = f.size, fx_u64(&f, 0);
     fx_kv_str(&f, "general.architecture", arch);
     fx_kv_str(&f, "general.name", "fixture");
-    fx_kv_u32(&f, arch, "block_count", FX_LAYERS);
-    fx_kv_u32(&f, arch, "context_length", FX_CTX);
+    fx_kv_u32(&f, arch, "block_count", (uint32_t)shape->layers);
+    fx_kv_u32(&f, arch, "context_length", (uint32_t)shape->ctx);
     fx_kv_u32(&f, arch, "embedding_length", (uint32_t)d);
     fx_kv_u32(&f, arch, "feed_forward_length", (uint32_t)ff);
     fx_kv_u32(&f, arch, "attention.head_count", 4);
@@ -150,10 +172,11 @@ static fixture fixture_model(const char *arch, int type, uint64_t seed) {
         fx_kv_u32(&f, arch, "expert_count", FX_EXPERTS);
         fx_kv_u32(&f, arch, "expert_used_count", 2);
     }
-    fx_vocab(&f, FX_VOCAB);
-    fx_tensor(t, &n, -1, "token_embd.weight", type, 1, 0, d, FX_VOCAB, 0);
+    if (shape->small_vocab) fx_small_vocab(&f, shape->vocab);
+    else fx_vocab(&f, shape->vocab);
+    fx_tensor(t, &n, -1, "token_embd.weight", type, 1, 0, d, shape->vocab, 0);
     fx_tensor(t, &n, -1, "output_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
-    for (int i = 0; i < FX_LAYERS; i++) {
+    for (int i = 0; i < shape->layers; i++) {
         fx_tensor(t, &n, i, "attn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
         fx_tensor(t, &n, i, "ffn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
         fx_tensor(t, &n, i, "attn_q.weight", type, w, 0, d, dq, 0);
@@ -202,6 +225,18 @@ static fixture fixture_model(const char *arch, int type, uint64_t seed) {
     wr_u64(f.data + n_tensors_at, (uint64_t)n);
     wr_u64(f.data + n_kv_at, (uint64_t)f.n_kv);
     return f;
+}
+
+/* The width is 256, so that every type fits; head size 32 in qwen3 and 64 elsewhere. */
+static fixture fixture_model(const char *arch, int type, uint64_t seed) {
+    const fixture_shape shape = {FX_LAYERS, 256, !strcmp(arch, "qwen3") ? 32 : 64, 256, FX_VOCAB, FX_CTX, 0};
+    return fixture_shaped(arch, type, seed, &shape);
+}
+
+/* A few KB. */
+static MAYBE_UNUSED fixture fixture_small(const char *arch, int type, uint64_t seed) {
+    const fixture_shape shape = {2, 32, 8, 32, 16, 24, 1};
+    return fixture_shaped(arch, type, seed, &shape);
 }
 
 #endif

@@ -1,0 +1,361 @@
+/* Files that somebody damaged: a small model cut at every byte and with every bit flipped is refused with a message, or
+ * runs; never more. And every allocation of every function that makes something fails in turn. */
+#include "../polar.c"
+#include "test.h"
+#include "fixture.h"
+
+/* Counts what is borrowed and refuses the allocation number fail_at. */
+typedef struct counter {
+    size_t live, largest;
+    int n, fail_at; /* -1: none */
+} counter;
+
+static void *count_alloc(void *user, size_t size) {
+    counter *c = user;
+    if (c->n++ == c->fail_at) return NULL;
+    c->live += size;
+    c->largest = MAX(c->largest, size);
+    return malloc(size);
+}
+
+static void count_free(void *user, void *p, size_t size) {
+    counter *c = user;
+    c->live -= size;
+    free(p);
+}
+
+static const int32_t prompt[] = {1, 4, 5, 9, 3};
+
+/* A session with a skip and a loop, a prompt and an answer. It may fail, with a message. */
+static void use_model(const polar_model *m, const polar_allocator *a) {
+    polar_session_options o = polar_session_defaults();
+    polar_generate_options g = polar_generate_defaults();
+    polar_session *s = NULL;
+    polar_error e;
+    polar_result r;
+    int path[4] = {0, 0, 0, 0}, out = 0;
+    char text[64];
+    size_t n;
+    o.allocator = a;
+    o.n_ctx = MIN(12, m->n_ctx_train);
+    o.n_threads = 1;
+    o.max_calls = MAX(4, m->n_layer);
+    g.max_tokens = 3;
+    path[2] = m->n_layer - 1;
+    polar_tokenize(m, "abc", 3, POLAR_TOKENIZE_BOS, NULL, 0, &n, &e);
+    if (polar_session_create(&s, m, NULL, &o, &e)) CHECK(e.message[0]);
+    else {
+        out = polar_session_eval(s, prompt, COUNT(prompt), &e);
+        if (!out) out = polar_session_generate(s, NULL, 0, &g, text, sizeof text, &r, &e);
+        CHECK(!out == !e.message[0]);
+        CHECK(!polar_session_set_path(s, path, 4, &e));
+        out = polar_session_eval(s, prompt, 3, &e);
+        CHECK(!out == !e.message[0]);
+    }
+    polar_session_free(s);
+}
+
+/* Opens a copy that ends where the bytes end. 1 if it is a model. */
+static int open_copy(const uint8_t *bytes, size_t n) {
+    counter c = {0, 0, 0, -1};
+    const polar_allocator a = {count_alloc, count_free, &c};
+    polar_model_options o = polar_model_defaults();
+    uint8_t *copy = malloc(n ? n : 1);
+    polar_model *m = NULL;
+    polar_error e;
+    int opened;
+    if (n) memcpy(copy, bytes, n);
+    o.allocator = &a;
+    opened = !polar_model_open_memory(&m, copy, n, &o, &e);
+    CHECK(opened == !e.message[0] && opened == (m != NULL));
+    CHECK(c.largest <= 16 * n + 65536);
+    if (m) use_model(m, &a);
+    polar_model_close(m);
+    CHECK(c.live == 0);
+    free(copy);
+    return opened;
+}
+
+static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
+
+TEST(truncation) {
+    fixture f = fixture_small("qwen2", QUANT_Q8_0, 1);
+    size_t whole = f.size;
+    CHECK(open_copy(f.data, f.size));
+    while (open_copy(f.data, whole - 1)) whole--; /* padding after the last tensor may be missing */
+    CHECK(f.size - whole < 32);
+    for (size_t n = 0; n < whole; n++) CHECK(!open_copy(f.data, n));
+    free(f.data);
+}
+
+/* Where the weights begin: bits before are all flipped, of the weights some. */
+static size_t data_start(const fixture *f) {
+    polar_gguf *g = NULL;
+    polar_gguf_tensor t;
+    size_t at = 0;
+    CHECK(!polar_gguf_open_memory(&g, f->data, f->size, NULL, NULL));
+    if (polar_gguf_get_tensor(g, 0, &t)) at = (size_t)((const uint8_t *)t.data - f->data);
+    polar_gguf_close(g);
+    return at;
+}
+
+TEST(flipped_bits) {
+    const int types[] = {QUANT_Q4_0, QUANT_F16, QUANT_F32, QUANT_IQ4_NL};
+    for (int a = 0; a < COUNT(arch_names); a++) {
+        fixture f = fixture_small(arch_names[a], types[a], 1);
+        const size_t start = data_start(&f) * 8, every = getenv("POLAR_TEST_QUICK") ? 97 : a ? 5 : 1;
+        int opened = 0, refused = 0;
+        for (size_t i = 0; i < 8 * f.size; i += i < start ? every : 61 * every) {
+            f.data[i / 8] ^= (uint8_t)(1 << i % 8);
+            if (open_copy(f.data, f.size)) opened++;
+            else refused++;
+            f.data[i / 8] ^= (uint8_t)(1 << i % 8);
+        }
+        CHECK(opened && refused);
+        for (size_t i = 0; i < start / 8; i += every) {
+            const uint8_t old = f.data[i];
+            f.data[i] = 0xFF;
+            open_copy(f.data, f.size);
+            f.data[i] = old;
+        }
+        free(f.data);
+    }
+}
+
+/* --- allocations --- */
+
+static fixture model_file; /* of what follows */
+static polar_model *whole_model;
+
+static polar_status try_pool(const polar_allocator *a, polar_error *e) {
+    polar_pool *p = NULL;
+    const polar_status status = polar_pool_create(&p, 3, a, e);
+    CHECK(!status == (p != NULL));
+    polar_pool_free(p);
+    return status;
+}
+
+static polar_status try_gguf(const polar_allocator *a, polar_error *e) {
+    polar_gguf *g = NULL;
+    const polar_status status = polar_gguf_open_memory(&g, model_file.data, model_file.size, a, e);
+    CHECK(!status == (g != NULL));
+    polar_gguf_close(g);
+    return status;
+}
+
+static polar_status try_writer(const polar_allocator *a, polar_error *e) {
+    polar_gguf_writer *w = NULL;
+    const int64_t dims[] = {4};
+    const float values[] = {1, 2, 3, 4};
+    polar_status status = polar_gguf_writer_open(&w, NULL, a, e);
+    CHECK(!status == (w != NULL));
+    if (status) return status;
+    polar_gguf_writer_set_string(w, "key", "value", 5);
+    polar_gguf_writer_set_u32(w, "number", 3);
+    polar_gguf_writer_add_tensor(w, "tensor", 0, 1, dims);
+    polar_gguf_writer_write_f32(w, values, 4);
+    status = polar_gguf_writer_finish(w, e);
+    polar_gguf_writer_close(w);
+    return status;
+}
+
+static polar_status try_model(const polar_allocator *a, polar_error *e) {
+    polar_model_options o = polar_model_defaults();
+    polar_model *m = NULL;
+    polar_status status;
+    o.allocator = a;
+    status = polar_model_open_memory(&m, model_file.data, model_file.size, &o, e);
+    CHECK(!status == (m != NULL));
+    polar_model_close(m);
+    return status;
+}
+
+#ifndef POLAR_NO_STDIO
+static polar_status try_model_file(const polar_allocator *a, polar_error *e) {
+    polar_model_options o = polar_model_defaults();
+    polar_model *m = NULL;
+    polar_status status;
+    o.allocator = a;
+    o.no_mmap = 1;
+    status = polar_model_open(&m, "build/test_hostile.gguf", &o, e);
+    CHECK(!status == (m != NULL));
+    polar_model_close(m);
+    return status;
+}
+
+static polar_status try_quantize(const polar_allocator *a, polar_error *e) {
+    polar_quantize_options o = polar_quantize_defaults();
+    o.allocator = a;
+    o.n_threads = 2;
+    return polar_quantize("build/test_hostile.gguf", "build/test_hostile_q.gguf", "Q8_0", &o, NULL, e);
+}
+#endif
+
+static polar_status try_session(const polar_allocator *a, polar_error *e) {
+    polar_session_options o = polar_session_defaults();
+    polar_session *s = NULL;
+    polar_status status;
+    o.allocator = a;
+    o.n_threads = 2;
+    status = polar_session_create(&s, whole_model, NULL, &o, e);
+    CHECK(!status == (s != NULL));
+    if (!status) status = polar_session_eval(s, prompt, COUNT(prompt), e);
+    if (!status) status = polar_session_generate(s, NULL, 0, NULL, NULL, 0, NULL, e);
+    polar_session_free(s);
+    return status;
+}
+
+static polar_status try_many(const polar_allocator *a, polar_error *e) {
+    polar_many_options o = polar_many_defaults();
+    const int calls[][4] = {{0, 1}, {0, 0, 1}, {0, 1, 1, 1}};
+    const polar_path paths[] = {{calls[0], 2}, {calls[1], 3}, {calls[2], 4}};
+    polar_many_result results[3];
+    polar_many *many = NULL;
+    polar_status status;
+    double logprob;
+    o.allocator = a;
+    o.n_threads = 2;
+    o.max_tokens = 4;
+    status = polar_many_create(&many, whole_model, &o, e);
+    CHECK(!status == (many != NULL));
+    if (!status) status = polar_many_prompt(many, prompt, COUNT(prompt), e);
+    if (!status) status = polar_many_draft(many, prompt, 2, e);
+    if (!status) status = polar_many_run(many, paths, 3, results, e);
+    if (!status) status = polar_many_score(many, paths[1], prompt, 2, &logprob, e);
+    polar_many_free(many);
+    return status;
+}
+
+static polar_status try_answers(const polar_allocator *a, polar_error *e) {
+    int equal = -1;
+    const polar_status status = polar_answer_equal(&equal, "\\frac{1}{2}+x", 13, "x+0.5", 5, 0, a, e);
+    CHECK(status || equal == 1);
+    return status;
+}
+
+#ifndef POLAR_NO_TRAIN
+static const int identity[] = {0, 1, 2, 3}, shorter[] = {0, 2, 3};
+static const polar_train_path tried[] = {{identity, 4, POLAR_RESULT_VALID}, {shorter, 3, POLAR_RESULT_INVALID}};
+static const polar_train_path tried_too[] = {{identity, 4, POLAR_RESULT_INVALID}, {shorter, 3, POLAR_RESULT_VALID}};
+
+static void training_questions(polar_train_question *q, int n) {
+    static const float features[] = {1, 2, 3, 4, 5, 6, 7, 8};
+    for (int i = 0; i < n; i++) {
+        const polar_train_question one = {features + i % 5, 1, 2, i % 2 ? tried : tried_too};
+        q[i] = one;
+    }
+}
+
+static polar_status try_trainer(const polar_allocator *a, polar_error *e) {
+    polar_train_question q[12];
+    polar_train_options o = polar_train_defaults();
+    polar_trainer *t = NULL;
+    polar_predictor *p = NULL;
+    polar_status status;
+    o.allocator = a;
+    o.d_model = 8, o.n_head = 2, o.n_block = 1;
+    o.n_epochs = 1;
+    o.n_threads = 2;
+    training_questions(q, COUNT(q));
+    status = polar_trainer_create(&t, 4, 4, q, COUNT(q), &o, e);
+    CHECK(!status == (t != NULL));
+    if (!status) status = polar_trainer_run(t, 0, e);
+    if (!status) status = polar_trainer_predictor(t, &p, e);
+    if (!status) status = polar_trainer_save(t, "build/test_hostile.state", e);
+    polar_predictor_close(p);
+    polar_trainer_free(t);
+    return status;
+}
+
+static polar_status try_menu(const polar_allocator *a, polar_error *e) {
+    polar_train_question q[12];
+    polar_program menu[3];
+    polar_menu_options o = polar_menu_defaults();
+    polar_predictor *p = NULL;
+    polar_status status;
+    int n = 0;
+    o.allocator = a;
+    o.width = 8, o.n_head = 2;
+    o.n_epochs = 2;
+    o.n_threads = 1;
+    training_questions(q, COUNT(q));
+    status = polar_menu_choose(q, COUNT(q), 4, 3, menu, &n, a, e);
+    if (!status) status = polar_menu_train(&p, NULL, 4, 4, q, COUNT(q), menu, n, &o, NULL, e);
+    CHECK(!status == (p != NULL));
+    polar_predictor_close(p);
+    return status;
+}
+#endif
+
+static polar_status try_tokens(const polar_allocator *a, polar_error *e) {
+    const polar_message messages[] = {{"user", "abcabc"}};
+    polar_model_options o = polar_model_defaults();
+    polar_model *m = NULL;
+    polar_status status;
+    int32_t tokens[32];
+    size_t n;
+    o.allocator = a;
+    o.vocab_only = 1;
+    status = polar_model_open_memory(&m, model_file.data, model_file.size, &o, e);
+    if (!status) status = polar_tokenize(m, "abcabc", 6, 0, tokens, COUNT(tokens), &n, e);
+    if (!status) status = polar_chat_tokenize(m, POLAR_CHAT_RAW, messages, 1, tokens, COUNT(tokens), &n, e);
+    polar_model_close(m);
+    return status;
+}
+
+typedef struct trial {
+    const char *name;
+    polar_status (*run)(const polar_allocator *a, polar_error *e);
+} trial;
+
+static const trial trials[] = {
+    {"pool", try_pool}, {"gguf", try_gguf}, {"writer", try_writer}, {"model", try_model}, {"session", try_session},
+    {"many", try_many}, {"tokens", try_tokens}, {"answers", try_answers},
+#ifndef POLAR_NO_STDIO
+    {"model file", try_model_file}, {"quantize", try_quantize},
+#endif
+#ifndef POLAR_NO_TRAIN
+    {"trainer", try_trainer}, {"menu", try_menu},
+#endif
+};
+
+/* Whatever fails, the status says so, the message is there, and nothing is leaked. */
+TEST(allocations) {
+    FILE *f = fopen("build/test_hostile.gguf", "wb");
+    model_file = fixture_small("llama", QUANT_F32, 3);
+    CHECK(f && fwrite(model_file.data, 1, model_file.size, f) == model_file.size);
+    if (f) fclose(f);
+    CHECK(!polar_model_open_memory(&whole_model, model_file.data, model_file.size, NULL, NULL));
+    for (int i = 0; i < COUNT(trials); i++) {
+        int at = 0, done = 0;
+        for (; at < 3000 && !done; at++) {
+            counter c = {0, 0, 0, at};
+            const polar_allocator a = {count_alloc, count_free, &c};
+            polar_error e;
+            polar_status status;
+            err_clear(&e);
+            status = trials[i].run(&a, &e);
+            done = c.n <= at;
+            if (c.live || (done ? status != POLAR_OK : status && (status != POLAR_MEMORY || !e.message[0]))) {
+                printf("%s, allocation %d: status %d, \"%s\", %zu bytes leaked\n", trials[i].name, at, (int)status, e.message,
+                       c.live);
+                CHECK(0);
+            }
+        }
+        CHECK(done && at > 1);
+    }
+    polar_model_close(whole_model);
+    free(model_file.data);
+    remove("build/test_hostile.gguf");
+    remove("build/test_hostile_q.gguf");
+    remove("build/test_hostile.state");
+}
+
+static const test_case tests[] = {
+#define T(name) {#name, test_##name}
+    T(truncation), T(flipped_bits), T(allocations),
+};
+
+int main(int argc, char **argv) {
+    return test_main(tests, COUNT(tests), argc, argv);
+}
