@@ -8574,12 +8574,16 @@ static void engine_call(engine *e, int index, const call_row *rows, int n_rows, 
     rows_run(e, n_rows, norm_task, &w);
 }
 
+/* The embedding of a token into row r of hidden. */
+static void engine_embed_row(const engine *e, int32_t token, int r) {
+    const polar_model *m = e->model;
+    quant_dequantize(m->embedding.type, m->embedding.data + (size_t)token * m->embedding.row_bytes, (size_t)m->n_embd,
+                     e->hidden + (size_t)r * (size_t)m->n_embd);
+}
+
 /* Embeddings of tokens into hidden. */
 static void engine_embed(const engine *e, const int32_t *tokens, int n) {
-    const polar_model *m = e->model;
-    for (int r = 0; r < n; r++)
-        quant_dequantize(m->embedding.type, m->embedding.data + (size_t)tokens[r] * m->embedding.row_bytes, (size_t)m->n_embd,
-                         e->hidden + (size_t)r * (size_t)m->n_embd);
+    for (int r = 0; r < n; r++) engine_embed_row(e, tokens[r], r);
 }
 
 /* Final norm and output matrix for n rows of hidden from row `from` on; logits is (n, n_vocab). */
@@ -9199,17 +9203,121 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
  * [many] Many programs on one prompt
  *
  * Greedy answers of many paths, the same bits as each alone in a fresh session (many_alone, the definition).
- * Uses: [err] [mem] [num] [thread] [kern] [tok] [model] [call] [session] [gen].
+ * - share: paths form a trie. A node is a prefix of paths; the prompt's keys, values and hidden states after its
+ *   calls are computed once, kept as blocks, and dropped least recently used first.
+ * - batch: all programs that wait for a layer go through it together: the lowest layer that anybody waits for is
+ *   next, so that programs whose loops or skips put them out of step meet again behind them.
+ * - draft: given answers and those found so far form a trie of guesses. The likely ones are evaluated along with
+ *   the prompt, and along with each generated token; what is right of them needs no further step. Rows of common
+ *   guesses (cells) belong to the nodes as the prompt's rows do, others to the program.
+ * Nothing of this reaches the numbers, since a row's result does not depend on the rows beside it ([call]).
+ * Uses: [err] [mem] [num] [thread] [kern] [uni] [tok] [model] [call] [session] [gen].
  * ====================================================================================== */
 #ifndef POLAR_NO_SEARCH
 
-/* Tokens and text of a result, kept until the next prompt. */
+#define MANY_ROWS 256       /* rows that go through a layer together */
+#define MANY_OUTPUTS 32     /* rows that go through the output matrix together */
+#define MANY_FLIGHT 256     /* programs that run at a time */
+#define MANY_CELLS 32       /* guesses whose rows belong to the nodes; a bit each */
+#define MANY_CHAIN 16       /* rows of a program's own for guesses behind its next token */
+#define MANY_CHANCE 0.4     /* a guess less likely than this is not evaluated */
+
+/* What is kept of a node. */
+typedef enum many_kind { MANY_KV, MANY_HIDDEN, MANY_TAIL, MANY_N_KINDS } many_kind;
+
+struct many_node;
+typedef struct many_block {
+    struct many_block *newer, *older; /* by last use */
+    struct many_node *node;
+    many_kind kind;
+    int capacity;         /* rows */
+    uint8_t *k, *v;       /* (n_head_kv, capacity, head_dim): of KV, the prompt; of TAIL, the cells */
+    float *hidden;        /* (capacity, n_embd) after the node's call: of HIDDEN, the prompt; of TAIL, the cells */
+    void *memory;
+    size_t bytes;
+} many_block;
+
+/* The answer of a program, kept until the next prompt. */
 typedef struct many_answer {
     struct many_answer *next;
     size_t bytes;
-    int32_t *tokens;
-    int n_tokens;
+    polar_many_result result;
 } many_answer;
+
+/* A prefix of paths; the last of its calls executes `layer`. */
+typedef struct many_node {
+    struct many_node *parent, *child, *sibling; /* sibling: another one with the same parent */
+    int layer;
+    int n_users, n_holders;  /* programs that run through it; that need its hidden states to stay */
+    int n_kv, n_hidden;      /* rows of the prompt that are computed in the blocks */
+    int64_t pass;            /* the last one that computed rows of the prompt */
+    uint32_t cells;          /* which are computed */
+    int known;               /* it was computed before */
+    many_block *blocks[MANY_N_KINDS];
+    many_answer *answer;     /* of the path that ends here */
+} many_node;
+
+/* A token of a guessed answer, behind those of its parents. Number 0 is the end of the prompt. */
+typedef struct many_guess {
+    int32_t token;
+    int parent, child, sibling; /* 0: none */
+    int depth;   /* tokens from the prompt to this one, itself included */
+    int weight;  /* answers that went here */
+    int given;   /* by polar_many_draft */
+    int cell;    /* or -1 */
+} many_guess;
+
+/* A position that a program evaluates: the prompt's last one, or a token, generated or guessed. */
+typedef struct many_row {
+    int32_t token;     /* -1: the prompt's last */
+    int parent, depth; /* row before it, -1: what is accepted so far; tokens from the prompt to this one */
+    int guess, cell;   /* -1: none */
+    int hidden;        /* place of its hidden state in the program's, without a cell */
+    int at;            /* without a cell: calls done */
+    int known;         /* its logits were looked at: */
+    int32_t best;      /* likeliest token, -1 if the logits are not finite */
+    double logprob;    /* of the token that follows */
+} many_row;
+
+/* A program that runs. */
+typedef struct many_program {
+    polar_path path;
+    int index;            /* of its result */
+    many_node **nodes;    /* (path.n) */
+    int at;               /* next call; path.n: it waits for logits */
+    int prompt_from;      /* first call that the prompt has to go through, path.n if it is through */
+    int has_last;         /* hidden state 0 is that of the prompt's last position */
+    int held;             /* nodes held - 1 and held keep their hidden states, -1: none */
+    many_row *rows;       /* (max_rows) evaluated together, parents first */
+    int n_rows, max_rows;
+    int row;              /* whose logits give the next token */
+    int eager;            /* the logits of the rows behind it are wanted too */
+    int16_t *place;       /* (n_slots + 1) cell of each accepted token by its depth, -1: the program's own rows */
+    int32_t *tokens;      /* (n_slots + 1) accepted, and the last one generated */
+    int n_tokens, n_slots, guess;
+    const int32_t *forced; /* n_forced tokens to score instead of generating */
+    int n_forced;
+    float *hidden;        /* (own rows, n_embd) */
+    uint8_t *kv;          /* (path.n, 2, n_head_kv, n_slots, head_dim), NULL until needed */
+    size_t kv_bytes, reserved;
+    gen_text text;
+    polar_generate_options generate;
+    buf bytes;            /* of the text */
+    double logprob;
+    polar_stop stop;
+    polar_status status;
+    int done;
+    void *memory;
+    size_t memory_bytes;
+} many_program;
+
+/* A row on its way through a layer. */
+typedef struct many_item {
+    const float *from; /* hidden state, NULL: the token's embedding */
+    int32_t token;
+    float *to;         /* where the hidden state goes, NULL: only keys and values are needed */
+    call_row row;
+} many_item;
 
 struct polar_many {
     polar_allocator allocator;
@@ -9220,7 +9328,26 @@ struct polar_many {
     int32_t *prompt;
     size_t prompt_capacity;
     int n_prompt;
-    many_answer *answers, *drafts; /* newest first */
+    many_answer *answers;       /* newest first */
+    many_guess *guesses;
+    size_t n_guesses, guess_capacity;
+    int n_cells;
+    many_node *root;            /* children: the first calls */
+    many_block *newest, *oldest;
+    size_t bytes, reserved;     /* held; promised to the programs that run */
+    int64_t pass;
+    engine engine;
+    int n_positions;            /* that the work space is made for */
+    many_item *items;           /* (MANY_ROWS) */
+    call_row *rows;
+    kv_span *spans;
+    int n_items, n_spans, max_spans;
+    float *cs;                  /* (n_positions, n_rot) */
+    float *logits;              /* (MANY_OUTPUTS, n_vocab) */
+    many_row *outputs[MANY_OUTPUTS];
+    int32_t wanted[MANY_OUTPUTS]; /* token to score, -1: the likeliest */
+    void *block;
+    size_t block_bytes;
     polar_many_stats stats;
 };
 
@@ -9231,21 +9358,232 @@ polar_many_options polar_many_defaults(void) {
     return o;
 }
 
-static void many_forget(polar_many *y, many_answer **list) {
-    while (*list) {
-        many_answer *next = (*list)->next;
-        mem_free(&y->allocator, *list, (*list)->bytes);
-        *list = next;
+/* --- blocks --- */
+
+static size_t many_row_bytes(const polar_many *y) { /* keys and values of a position */
+    return 2 * (size_t)(y->model->n_head_kv * y->model->head_dim) * (y->options.kv_type == POLAR_KV_F16 ? 2 : 4);
+}
+
+static int block_pinned(const many_block *b) {
+    return b->kind == MANY_HIDDEN ? b->node->n_holders > 0 : b->node->n_users > 0;
+}
+
+static void block_unlink(polar_many *y, many_block *b) {
+    *(b->newer ? &b->newer->older : &y->newest) = b->older;
+    *(b->older ? &b->older->newer : &y->oldest) = b->newer;
+}
+
+static void block_use(polar_many *y, many_block *b) {
+    if (y->newest == b) return;
+    if (b->newer) block_unlink(y, b);
+    b->newer = NULL;
+    b->older = y->newest;
+    *(y->newest ? &y->newest->newer : &y->oldest) = b;
+    y->newest = b;
+}
+
+static void block_drop(polar_many *y, many_block *b) {
+    many_node *u = b->node;
+    block_unlink(y, b);
+    u->blocks[b->kind] = NULL;
+    if (b->kind == MANY_KV) u->n_kv = 0;
+    else if (b->kind == MANY_HIDDEN) u->n_hidden = 0;
+    else u->cells = 0;
+    y->bytes -= b->bytes;
+    mem_free(&y->allocator, b->memory, b->bytes);
+}
+
+/* Memory that counts. What was not used for longest makes room for it. */
+static void *many_alloc(polar_many *y, size_t bytes, polar_error *e) {
+    void *p;
+    for (many_block *b = y->oldest, *newer; b && bytes > y->options.cache_bytes - MIN(y->bytes, y->options.cache_bytes); b = newer) {
+        newer = b->newer;
+        if (!block_pinned(b)) block_drop(y, b);
     }
+    if ((p = mem_alloc(&y->allocator, bytes, e)) != NULL) y->bytes += bytes;
+    y->stats.peak_bytes = MAX(y->stats.peak_bytes, y->bytes);
+    return p;
+}
+
+static void many_release(polar_many *y, void *p, size_t bytes) {
+    if (!p) return;
+    y->bytes -= bytes;
+    mem_free(&y->allocator, p, bytes);
+}
+
+/* Measures or places a block; `b` itself comes first. */
+static many_block *block_place(const polar_many *y, many_block *b, layout *l) {
+    const size_t half = many_row_bytes(y) / 2, capacity = (size_t)b->capacity;
+    many_block *at = layout_place(l, 1, sizeof *b);
+    if (b->kind != MANY_HIDDEN) {
+        b->k = layout_place(l, capacity, half);
+        b->v = layout_place(l, capacity, half);
+    }
+    if (b->kind != MANY_KV) b->hidden = layout_place(l, capacity, (size_t)y->model->n_embd * sizeof *b->hidden);
+    return at;
+}
+
+static many_block *block_create(polar_many *y, many_node *u, many_kind kind, int capacity, polar_error *e) {
+    many_block b, *at;
+    layout l = layout_begin(NULL);
+    memset(&b, 0, sizeof b);
+    b.node = u;
+    b.kind = kind;
+    b.capacity = capacity;
+    block_place(y, &b, &l);
+    b.bytes = layout_bytes(&l);
+    if (!b.bytes) fail(e, POLAR_MEMORY, "out of memory: a prompt of %d tokens is too large", y->n_prompt);
+    if (!b.bytes || !(b.memory = many_alloc(y, b.bytes, e))) return NULL;
+    l = layout_begin(b.memory);
+    at = block_place(y, &b, &l);
+    *at = b;
+    block_use(y, at);
+    return at;
+}
+
+/* Gives the node a tail for `capacity` cells; those it has stay. */
+static int tail_grow(polar_many *y, many_node *u, int capacity, polar_error *e) {
+    const size_t d = (size_t)y->model->n_embd, head = many_row_bytes(y) / 2 / (size_t)y->model->n_head_kv;
+    many_block *old = u->blocks[MANY_TAIL], *b = block_create(y, u, MANY_TAIL, capacity, e);
+    if (!b) return 0;
+    if (old) {
+        const uint32_t cells = u->cells;
+        const size_t n = (size_t)old->capacity;
+        for (size_t h = 0; h < (size_t)y->model->n_head_kv; h++) {
+            memcpy(b->k + h * (size_t)capacity * head, old->k + h * n * head, n * head);
+            memcpy(b->v + h * (size_t)capacity * head, old->v + h * n * head, n * head);
+        }
+        memcpy(b->hidden, old->hidden, n * d * sizeof(float));
+        block_drop(y, old);
+        u->cells = cells;
+    }
+    u->blocks[MANY_TAIL] = b;
+    return 1;
+}
+
+/* --- the trie of calls --- */
+
+static void node_free(polar_many *y, many_node *u) {
+    for (int k = 0; k < MANY_N_KINDS; k++)
+        if (u->blocks[k]) block_drop(y, u->blocks[k]);
+    mem_free(&y->allocator, u, sizeof *u);
+}
+
+/* Frees all that is below the root. */
+static void trie_free(polar_many *y) {
+    many_node *u = y->root;
+    while (u) {
+        many_node *child = u->child, *parent = u->parent;
+        if (child) {
+            u->child = child->sibling;
+            u = child;
+        } else {
+            if (u == y->root) break;
+            node_free(y, u);
+            u = parent;
+        }
+    }
+}
+
+/* The node of one more call; without sharing always a new one, known to nobody else. */
+static many_node *node_next(polar_many *y, many_node *parent, int layer, polar_error *e) {
+    many_node *u = y->options.share ? parent->child : NULL;
+    while (u && u->layer != layer) u = u->sibling;
+    if (u) return u;
+    if (!(u = mem_alloc(&y->allocator, sizeof *u, e))) return NULL;
+    memset(u, 0, sizeof *u);
+    u->parent = parent;
+    u->layer = layer;
+    if (y->options.share) {
+        u->sibling = parent->child;
+        parent->child = u;
+    }
+    return u;
+}
+
+/* --- guesses --- */
+
+static int guess_child(const polar_many *y, int g, int32_t token) {
+    int c = g < 0 || !y->n_guesses ? 0 : y->guesses[g].child;
+    while (c && y->guesses[c].token != token) c = y->guesses[c].sibling;
+    return c ? c : -1;
+}
+
+static int guess_new(polar_many *y, int parent, int32_t token, polar_error *e) {
+    void *p = y->guesses;
+    many_guess *g;
+    if (!mem_grow(&y->allocator, &p, &y->guess_capacity, y->n_guesses + 1, sizeof *g, e)) return -1;
+    y->guesses = p;
+    g = &y->guesses[y->n_guesses];
+    memset(g, 0, sizeof *g);
+    g->token = token;
+    g->parent = parent;
+    g->cell = -1;
+    if (y->n_guesses) {
+        g->depth = y->guesses[parent].depth + 1;
+        g->sibling = y->guesses[parent].child;
+        y->guesses[parent].child = (int)y->n_guesses;
+    }
+    return (int)y->n_guesses++;
+}
+
+/* Adds an answer, as far as its end and what an answer may have; it need not be the right one. */
+static int guess_add(polar_many *y, const int32_t *tokens, int n, int given, polar_error *e) {
+    int g = 0;
+    if (!y->n_guesses && guess_new(y, 0, -1, e) < 0) return 0;
+    y->guesses[0].weight += given ? 2 : 1;
+    for (int i = 0; i < n && i < y->options.max_tokens && !tok_is_end(&y->model->vocab, tokens[i]); i++) {
+        const int parent = g;
+        g = guess_child(y, parent, tokens[i]);
+        if (g < 0 && (g = guess_new(y, parent, tokens[i], e)) < 0) return 0;
+        y->guesses[g].weight += given ? 2 : 1;
+        y->guesses[g].given |= given;
+    }
+    return 1;
+}
+
+/* The likeliest token behind a guess; -1 if none is likely enough. *chance is how likely it is to come this far; it is
+ * multiplied by the share of the answers that went on so, with doubts where there are few. */
+static int guess_next(const polar_many *y, int g, double *chance) {
+    int best = 0;
+    if (g < 0 || !y->n_guesses) return -1;
+    for (int c = y->guesses[g].child; c; c = y->guesses[c].sibling)
+        if (!best || y->guesses[c].weight >= y->guesses[best].weight) best = c; /* of equal ones the oldest, which is last */
+    if (!best) return -1;
+    if (!y->guesses[best].given) *chance *= y->guesses[best].weight / (y->guesses[g].weight + 0.25);
+    return *chance < MANY_CHANCE ? -1 : best;
+}
+
+/* The cell of a guess, which gets one if so many answers went there or it was given; -1: it has none. */
+static int guess_cell(polar_many *y, int g, int weight) {
+    many_guess *x;
+    if (g < 0) return -1;
+    x = &y->guesses[g];
+    if (x->cell < 0 && (x->given || x->weight >= weight) && y->n_cells < MANY_CELLS) x->cell = y->n_cells++;
+    return x->cell;
+}
+
+/* --- create and free --- */
+
+static void many_forget(polar_many *y) {
+    for (many_answer *next; y->answers; y->answers = next) {
+        next = y->answers->next;
+        mem_free(&y->allocator, y->answers, y->answers->bytes);
+    }
+    y->n_guesses = 0;
+    y->n_cells = 0;
+    trie_free(y);
 }
 
 void polar_many_free(polar_many *many) {
     polar_allocator a;
     if (!many) return;
     a = many->allocator;
-    many_forget(many, &many->answers);
-    many_forget(many, &many->drafts);
+    many_forget(many);
+    mem_free(&a, many->root, sizeof *many->root);
+    mem_free(&a, many->guesses, many->guess_capacity * sizeof *many->guesses);
     mem_free(&a, many->prompt, many->prompt_capacity * sizeof *many->prompt);
+    mem_free(&a, many->block, many->block_bytes);
     polar_pool_free(many->pool);
     mem_free(&a, many, sizeof *many);
 }
@@ -9269,17 +9607,61 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     y->allocator = a;
     y->model = model;
     y->options = *o;
+    y->options.max_tokens = MIN(o->max_tokens, model->n_ctx_train + 1);
     if (!y->options.cache_bytes) y->options.cache_bytes = (size_t)1 << 30;
-    if (o->runner) y->runner = *o->runner;
-    else if ((status = polar_pool_create(&y->pool, o->n_threads, &a, error))) {
+    if (!(y->root = mem_alloc(&a, sizeof *y->root, error))) status = POLAR_MEMORY;
+    else {
+        memset(y->root, 0, sizeof *y->root);
+        if (o->runner) y->runner = *o->runner;
+        else if (!(status = polar_pool_create(&y->pool, o->n_threads, &a, error))) y->runner = polar_pool_runner(y->pool);
+    }
+    if (status) {
         polar_many_free(y);
         return status;
-    } else y->runner = polar_pool_runner(y->pool);
+    }
     *out = y;
     return POLAR_OK;
 }
 
-/* --- tokens in and out --- */
+static void many_place(polar_many *y, layout *l) {
+    const size_t rows = y->options.batch ? MANY_ROWS : 128;
+    y->engine.model = y->model;
+    y->engine.runner = y->runner;
+    y->engine.kv_f16 = y->options.kv_type == POLAR_KV_F16;
+    y->engine.max_rows = (int)rows;
+    y->engine.max_scores = (size_t)y->n_positions;
+    engine_place(&y->engine, l);
+    y->max_spans = 4 * (int)rows + y->n_positions + 1;
+    y->items = layout_place(l, rows, sizeof *y->items);
+    y->rows = layout_place(l, rows, sizeof *y->rows);
+    y->spans = layout_place(l, (size_t)y->max_spans, sizeof *y->spans);
+    y->cs = layout_place(l, (size_t)y->n_positions, (size_t)y->model->n_rot * sizeof *y->cs);
+    y->logits = layout_place(l, MANY_OUTPUTS, (size_t)y->model->n_vocab * sizeof *y->logits);
+}
+
+/* Makes work space for the prompt and n more positions. */
+static polar_status many_space(polar_many *y, int n, polar_error *e) {
+    const int positions = y->n_prompt + n;
+    layout l = layout_begin(NULL);
+    if (positions <= y->n_positions) return POLAR_OK;
+    mem_free(&y->allocator, y->block, y->block_bytes);
+    y->block = NULL;
+    y->n_positions = positions;
+    many_place(y, &l);
+    y->block_bytes = layout_bytes(&l);
+    if (!y->block_bytes) fail(e, POLAR_MEMORY, "out of memory: %d positions are too many", positions);
+    if (!y->block_bytes || !(y->block = mem_alloc(&y->allocator, y->block_bytes, e))) {
+        y->n_positions = 0;
+        return POLAR_MEMORY;
+    }
+    l = layout_begin(y->block);
+    many_place(y, &l);
+    engine_start(&y->engine);
+    for (int i = 0; i < positions; i++) rope_angles(y->model, i, y->cs + (size_t)i * (size_t)y->model->n_rot);
+    return POLAR_OK;
+}
+
+/* --- tokens in, answers out --- */
 
 static polar_status many_tokens_check(const polar_model *m, const int32_t *tokens, int n, const char *what, polar_error *e) {
     if (!tokens || n < 1) return fail(e, POLAR_ARGUMENT, "a %s of %d tokens: expected one at least", what, n);
@@ -9288,25 +9670,6 @@ static polar_status many_tokens_check(const polar_model *m, const int32_t *token
             return fail(e, POLAR_ARGUMENT, "token %d at place %d of the %s is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
                         what, m->n_vocab - 1);
     return POLAR_OK;
-}
-
-/* Puts tokens and text into a new answer of the list; NULL without memory. */
-static many_answer *many_keep(polar_many *y, many_answer **list, const int32_t *tokens, int n, const char *text, size_t length,
-                              polar_error *e) {
-    const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + length + 1;
-    many_answer *a = mem_alloc(&y->allocator, bytes, e);
-    char *copy;
-    if (!a) return NULL;
-    a->bytes = bytes;
-    a->tokens = (int32_t *)(void *)(a + 1);
-    a->n_tokens = n;
-    copy = (char *)(a->tokens + n);
-    if (n) memcpy(a->tokens, tokens, (size_t)n * sizeof *tokens);
-    if (length) memcpy(copy, text, length);
-    copy[length] = 0;
-    a->next = *list;
-    *list = a;
-    return a;
 }
 
 polar_status polar_many_prompt(polar_many *y, const int32_t *tokens, int n, polar_error *error) {
@@ -9320,8 +9683,7 @@ polar_status polar_many_prompt(polar_many *y, const int32_t *tokens, int n, pola
     y->prompt = p;
     memcpy(y->prompt, tokens, (size_t)n * sizeof *tokens);
     y->n_prompt = n;
-    many_forget(y, &y->answers);
-    many_forget(y, &y->drafts);
+    many_forget(y);
     return POLAR_OK;
 }
 
@@ -9330,7 +9692,7 @@ polar_status polar_many_draft(polar_many *y, const int32_t *tokens, int n, polar
     err_clear(error);
     if (!y->n_prompt) return fail(error, POLAR_ARGUMENT, "polar_many_draft before polar_many_prompt");
     if ((status = many_tokens_check(y->model, tokens, n, "draft", error))) return status;
-    return many_keep(y, &y->drafts, tokens, n, NULL, 0, error) ? POLAR_OK : POLAR_MEMORY;
+    return guess_add(y, tokens, n, 1, error) ? POLAR_OK : POLAR_MEMORY;
 }
 
 static polar_status many_path_check(const polar_many *y, polar_path path, polar_error *e) {
@@ -9344,19 +9706,44 @@ static polar_status many_path_check(const polar_many *y, polar_path path, polar_
     return POLAR_OK;
 }
 
-/* Fills a result from what is kept for good. */
-static polar_status many_finish(polar_many *y, polar_many_result *r, polar_stop stop, const int32_t *tokens, int n, const buf *text,
-                                double logprob, polar_error *e) {
-    const many_answer *a = many_keep(y, &y->answers, tokens, n, text->at, text->length, e);
-    if (!a) return POLAR_MEMORY;
-    memset(r, 0, sizeof *r);
-    r->stop = stop;
-    r->tokens = a->tokens;
-    r->n_tokens = n;
-    r->text = (const char *)(a->tokens + n);
-    r->length = text->length;
-    r->logprob = logprob;
-    return POLAR_OK;
+/* Keeps an answer. NULL without memory. */
+static many_answer *many_keep(polar_many *y, polar_stop stop, const int32_t *tokens, int n, const buf *text, double logprob,
+                              polar_error *e) {
+    const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + text->length + 1;
+    many_answer *a = mem_alloc(&y->allocator, bytes, e);
+    int32_t *kept;
+    char *copy;
+    if (!a) return NULL;
+    memset(a, 0, sizeof *a);
+    a->bytes = bytes;
+    kept = (int32_t *)(void *)(a + 1);
+    copy = (char *)(kept + n);
+    if (n) memcpy(kept, tokens, (size_t)n * sizeof *tokens);
+    if (text->length) memcpy(copy, text->at, text->length);
+    copy[text->length] = 0;
+    a->result.stop = stop;
+    a->result.tokens = kept;
+    a->result.n_tokens = n;
+    a->result.text = copy;
+    a->result.length = text->length;
+    a->result.logprob = logprob;
+    a->next = y->answers;
+    y->answers = a;
+    return a;
+}
+
+/* What a program alone takes: positions that a session evaluates, layer by layer. */
+static void many_count_plain(polar_many *y, int n_calls, int n_tokens, polar_stop stop) {
+    const int64_t steps = stop == POLAR_STOP_END ? n_tokens : MAX(0, n_tokens - 1);
+    y->stats.n_programs++;
+    y->stats.n_rows_plain += n_calls * (y->n_prompt + steps);
+    y->stats.n_passes_plain += n_calls * ((y->n_prompt + 127) / 128 + steps);
+}
+
+static int many_on_text(void *user, const char *text, size_t length) {
+    buf *b = user;
+    buf_put(b, text, length);
+    return b->failed;
 }
 
 /* --- alone: the definition --- */
@@ -9374,12 +9761,6 @@ static polar_status many_session(const polar_many *y, polar_path path, int n, po
     return polar_session_set_path(*s, path.calls, path.n, e);
 }
 
-static int many_on_text(void *user, const char *text, size_t length) {
-    buf *b = user;
-    buf_put(b, text, length);
-    return b->failed;
-}
-
 /* The generated tokens of a session; the last one may not have been evaluated. */
 static void many_tokens_of(polar_session *s, int n_prompt, int n, int32_t *tokens) {
     const int held = MIN(n, polar_session_position(s) - n_prompt);
@@ -9394,9 +9775,11 @@ static polar_status many_alone(polar_many *y, polar_path path, polar_many_result
     polar_session *s = NULL;
     polar_result result;
     polar_error local;
+    many_answer *a = NULL;
     buf text = {&y->allocator, NULL, 0, 0, 0};
     int32_t *tokens = mem_alloc(&y->allocator, bytes, e);
     polar_status status = tokens ? POLAR_OK : POLAR_MEMORY;
+    memset(&result, 0, sizeof result);
     g.max_tokens = y->options.max_tokens;
     g.stop = y->options.stop;
     g.on_text = many_on_text;
@@ -9406,12 +9789,19 @@ static polar_status many_alone(polar_many *y, polar_path path, polar_many_result
     if (text.failed) status = fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
     else if (status == POLAR_NUMERIC) {
         text.length = 0;
-        status = many_finish(y, r, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e);
-        r->status = POLAR_NUMERIC;
+        if ((a = many_keep(y, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e)) != NULL) a->result.status = status;
+        status = a ? POLAR_OK : POLAR_MEMORY;
     } else if (status) status = fail(e, status, "%s", local.message);
     else {
         many_tokens_of(s, y->n_prompt, result.n_generated, tokens);
-        status = many_finish(y, r, result.stop, tokens, result.n_generated, &text, result.logprob, e);
+        a = many_keep(y, result.stop, tokens, result.n_generated, &text, result.logprob, e);
+        status = a ? POLAR_OK : POLAR_MEMORY;
+    }
+    if (a) {
+        *r = a->result;
+        many_count_plain(y, path.n, r->n_tokens, r->stop);
+        y->stats.n_rows = y->stats.n_rows_plain;
+        y->stats.n_passes = y->stats.n_passes_plain;
     }
 done:
     buf_free(&text);
@@ -9432,22 +9822,649 @@ static polar_status many_score_alone(polar_many *y, polar_path path, const int32
     return status;
 }
 
-/* --- interface --- */
+/* --- a program's rows --- */
+
+static many_row *row_add(many_program *p, int32_t token, int parent, int depth, int guess, int cell) {
+    many_row *r = &p->rows[p->n_rows++];
+    assert(p->n_rows <= p->max_rows);
+    memset(r, 0, sizeof *r);
+    r->token = token;
+    r->parent = parent;
+    r->depth = depth;
+    r->guess = guess;
+    r->cell = cell;
+    if (cell < 0) { /* rows of its own form one chain */
+        r->hidden = 0;
+        for (const many_row *q = p->rows; q < r; q++) r->hidden += q->cell < 0;
+    }
+    return r;
+}
+
+/* The last token that is worth evaluating: one more would not be generated. */
+static int program_max_depth(const polar_many *y, const many_program *p) {
+    return MIN(y->options.max_tokens - 1, p->n_slots);
+}
+
+/* The row of a guess; -1 if it has none. */
+static int row_of_guess(const many_program *p, int g) {
+    for (int r = 0; r < p->n_rows; r++)
+        if (p->rows[r].guess == g) return r;
+    return -1;
+}
+
+/* Adds a guess behind a row whose guess is its parent; 0 if there is no cell for it. */
+static int row_add_guess(polar_many *y, many_program *p, int parent, int g) {
+    const many_guess *x = &y->guesses[g];
+    const int cell = x->depth <= program_max_depth(y, p) ? guess_cell(y, g, 1) : -1;
+    if (cell < 0) return 0;
+    row_add(p, x->token, parent, x->depth, g, cell);
+    y->stats.n_drafted++;
+    return 1;
+}
+
+/* The first rows: the prompt, the answers that were given, the one that is likely so far. */
+static void rows_begin(polar_many *y, many_program *p) {
+    double chance = 1;
+    int next, row = 0;
+    p->n_rows = p->row = p->eager = 0;
+    row_add(p, -1, -1, 0, 0, -1);
+    if (!y->options.draft) return;
+    for (int g = 1; g < (int)y->n_guesses; g++)
+        if (y->guesses[g].given && (row = row_of_guess(p, y->guesses[g].parent)) >= 0) row_add_guess(y, p, row, g);
+    for (int g = 0; (next = guess_next(y, g, &chance)) >= 0; g = next)
+        if (row_of_guess(p, next) < 0 && !row_add_guess(y, p, row_of_guess(p, g), next)) break;
+}
+
+/* The rows behind an accepted token: itself, and what is likely to follow. */
+static void rows_next(polar_many *y, many_program *p, int32_t token) {
+    const int depth = p->n_tokens;
+    double chance = 1;
+    int own;
+    p->n_rows = p->row = 0;
+    p->eager = 1;
+    p->guess = y->options.draft ? guess_child(y, p->guess, token) : -1;
+    row_add(p, token, -1, depth, p->guess, guess_cell(y, p->guess, 2));
+    own = p->rows[0].cell < 0;
+    for (int g = p->guess; (g = guess_next(y, g, &chance)) >= 0;) {
+        const int cell = guess_cell(y, g, 2);
+        if (y->guesses[g].depth > program_max_depth(y, p) || (cell < 0 && own == MANY_CHAIN)) break;
+        row_add(p, y->guesses[g].token, p->n_rows - 1, y->guesses[g].depth, g, cell);
+        own += cell < 0;
+        y->stats.n_drafted++;
+    }
+    p->place[depth] = (int16_t)p->rows[0].cell;
+}
+
+/* --- programs --- */
+
+static void program_hold(many_program *p, int index) {
+    for (int i = p->held - 1; p->held >= 0 && i <= p->held; i++)
+        if (i >= 0 && i < p->path.n) p->nodes[i]->n_holders--;
+    p->held = index;
+    for (int i = index - 1; index >= 0 && i <= index; i++)
+        if (i >= 0 && i < p->path.n) p->nodes[i]->n_holders++;
+}
+
+static size_t node_reserve(const polar_many *y) {
+    const size_t hidden = (size_t)y->model->n_embd * sizeof(float);
+    return (size_t)y->n_prompt * many_row_bytes(y) + (y->options.draft ? MANY_CELLS * (many_row_bytes(y) + hidden) : 0);
+}
+
+/* Memory that must be had for a program to run beside the others. */
+static size_t program_reserve(const polar_many *y, const many_program *p) {
+    size_t n = p->reserved;
+    for (int i = 0; i < p->path.n; i++) n += p->nodes[i]->n_users ? 0 : node_reserve(y);
+    return n;
+}
+
+static void program_place(const polar_many *y, many_program *p, layout *l) {
+    const size_t n = (size_t)p->path.n, own = (size_t)MAX(MANY_CHAIN, p->n_forced) + 1;
+    layout_place(l, 1, sizeof *p);
+    p->max_rows = MAX(MANY_CELLS + MANY_CHAIN, p->n_forced) + 1;
+    p->nodes = layout_place(l, n, sizeof *p->nodes);
+    p->rows = layout_place(l, (size_t)p->max_rows, sizeof *p->rows);
+    p->place = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->place);
+    p->tokens = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->tokens);
+    p->hidden = layout_place(l, own, (size_t)y->model->n_embd * sizeof *p->hidden);
+}
+
+/* Frees a program that does not run (any more). */
+static void program_free(polar_many *y, many_program *p) {
+    if (!p) return;
+    for (int i = 0; !y->options.share && i < p->path.n && p->nodes[i]; i++) node_free(y, p->nodes[i]);
+    buf_free(&p->bytes);
+    many_release(y, p->kv, p->kv_bytes);
+    many_release(y, p->memory, p->memory_bytes);
+}
+
+static many_program *program_create(polar_many *y, polar_path path, const int32_t *forced, int n_forced, polar_error *e) {
+    many_program measured, *p = &measured;
+    many_node *u = y->root;
+    layout l = layout_begin(NULL);
+    void *memory;
+    memset(p, 0, sizeof *p);
+    p->path = path;
+    p->forced = forced;
+    p->n_forced = n_forced;
+    p->n_slots = MIN(forced ? n_forced : y->options.max_tokens, y->model->n_ctx_train - y->n_prompt);
+    p->held = -1;
+    program_place(y, p, &l);
+    p->memory_bytes = layout_bytes(&l);
+    if (!p->memory_bytes) fail(e, POLAR_MEMORY, "out of memory: a path of %d calls", path.n);
+    if (!p->memory_bytes || !(memory = many_alloc(y, p->memory_bytes, e))) return NULL;
+    l = layout_begin(memory);
+    program_place(y, p, &l);
+    p = (many_program *)(void *)l.base;
+    *p = measured;
+    p->memory = memory;
+    memset(p->nodes, 0, (size_t)path.n * sizeof *p->nodes);
+    p->bytes.allocator = &y->allocator;
+    p->generate = polar_generate_defaults();
+    p->generate.stop = y->options.stop;
+    p->generate.on_text = many_on_text;
+    p->generate.user = &p->bytes;
+    p->text.o = &p->generate;
+    p->text.out = NULL;
+    p->reserved = p->memory_bytes + (size_t)y->n_prompt * 2 * (size_t)y->model->n_embd * sizeof(float) +
+                  (size_t)p->n_slots * (size_t)path.n * many_row_bytes(y);
+    for (int i = 0; i < path.n; i++)
+        if (!(u = p->nodes[i] = node_next(y, u, path.calls[i], e))) {
+            program_free(y, p);
+            return NULL;
+        }
+    return p;
+}
+
+/* Its nodes stay from now on; finds out from where on the prompt has to be computed. */
+static void program_start(polar_many *y, many_program *p) {
+    const int n = p->path.n, full = y->n_prompt;
+    int from = 0;
+    y->reserved += program_reserve(y, p);
+    y->stats.n_nodes += n;
+    for (int i = 0; i < n; i++) {
+        y->stats.n_reused += p->nodes[i]->n_kv == full || p->nodes[i]->n_users;
+        p->nodes[i]->n_users++;
+    }
+    while (from < n && p->nodes[from]->n_kv == full) from++;
+    if (from == n && p->nodes[n - 1]->n_hidden < full) from--;
+    while (from > 0 && from < n && p->nodes[from - 1]->n_hidden < full) from--;
+    p->prompt_from = MIN(from, n - 1);
+    program_hold(p, p->prompt_from);
+    p->guess = y->options.draft ? 0 : -1;
+    p->eager = p->forced != NULL;
+    if (!p->forced) rows_begin(y, p);
+    for (int i = 0; i < p->n_forced; i++) row_add(p, i ? p->forced[i - 1] : -1, i - 1, i, -1, -1);
+}
+
+/* Takes a program that runs out of the way. */
+static void program_end(polar_many *y, many_program *p) {
+    program_hold(p, -1);
+    for (int i = p->path.n - 1; i >= 0; i--) {
+        many_node *u = p->nodes[i];
+        if (u->blocks[MANY_KV]) block_use(y, u->blocks[MANY_KV]);
+        if (u->blocks[MANY_TAIL]) block_use(y, u->blocks[MANY_TAIL]);
+        if (!--u->n_users) y->reserved -= node_reserve(y);
+    }
+    y->reserved -= p->reserved;
+    program_free(y, p);
+}
+
+/* Space for keys and values of its own. */
+static int program_own_kv(polar_many *y, many_program *p, polar_error *e) {
+    size_t bytes;
+    int needed = 0;
+    for (int r = 0; r < p->n_rows; r++) needed |= p->rows[r].token >= 0 && p->rows[r].cell < 0;
+    if (!needed || p->kv) return 1;
+    if (!mul_size(&bytes, (size_t)p->n_slots * (size_t)p->path.n, many_row_bytes(y))) {
+        fail(e, POLAR_MEMORY, "out of memory: %d tokens under a path of %d calls", p->n_slots, p->path.n);
+        return 0;
+    }
+    p->kv_bytes = bytes;
+    return (p->kv = many_alloc(y, bytes, e)) != NULL;
+}
+
+/* What the prompt lacks at its next call. */
+static int program_needs_prompt(const polar_many *y, const many_program *p) {
+    const many_node *u = p->nodes[p->at];
+    if (p->at < p->prompt_from) return 0;
+    if (p->at + 1 == p->path.n) return u->n_kv < y->n_prompt || !p->has_last;
+    return u->n_kv < y->n_prompt || u->n_hidden < y->n_prompt;
+}
+
+static int row_missing(const many_program *p, const many_row *r) {
+    if (r->token < 0) return 0;
+    return r->cell >= 0 ? !(p->nodes[p->at]->cells >> r->cell & 1) : r->at <= p->at;
+}
+
+/* Blocks that its next call writes to. */
+static polar_status program_prepare(polar_many *y, many_program *p, polar_error *e) {
+    many_node *u = p->nodes[p->at];
+    int cells = 0;
+    if (program_needs_prompt(y, p)) {
+        if (p->at && p->nodes[p->at - 1]->blocks[MANY_HIDDEN]) block_use(y, p->nodes[p->at - 1]->blocks[MANY_HIDDEN]);
+        if (!u->blocks[MANY_KV]) {
+            if (!(u->blocks[MANY_KV] = block_create(y, u, MANY_KV, y->n_prompt, e))) return POLAR_MEMORY;
+            y->stats.n_recomputed += u->known;
+            u->known = 1;
+        }
+        if (p->at + 1 < p->path.n && !u->blocks[MANY_HIDDEN] &&
+            !(u->blocks[MANY_HIDDEN] = block_create(y, u, MANY_HIDDEN, y->n_prompt, e)))
+            return POLAR_MEMORY;
+    }
+    for (int r = 0; r < p->n_rows; r++) cells = MAX(cells, p->rows[r].cell + 1);
+    if (cells > (u->blocks[MANY_TAIL] ? u->blocks[MANY_TAIL]->capacity : 0) && !tail_grow(y, u, (cells + 7) / 8 * 8, e))
+        return POLAR_MEMORY;
+    return POLAR_OK;
+}
+
+/* Goes past the calls that others have done already. */
+static polar_status program_advance(polar_many *y, many_program *p, polar_error *e) {
+    const int n = p->path.n, full = y->n_prompt;
+    for (; p->at < n; p->at++) {
+        const many_node *u = p->nodes[p->at];
+        int missing;
+        if (p->prompt_from < n) program_hold(p, MAX(p->at, p->prompt_from));
+        if (p->at + 1 == n && p->prompt_from < n && !p->has_last && u->n_hidden == full) {
+            memcpy(p->hidden, u->blocks[MANY_HIDDEN]->hidden + (size_t)(full - 1) * (size_t)y->model->n_embd,
+                   (size_t)y->model->n_embd * sizeof *p->hidden);
+            p->has_last = 1;
+        }
+        missing = program_needs_prompt(y, p);
+        for (int r = 0; r < p->n_rows && !missing; r++) missing = row_missing(p, &p->rows[r]);
+        if (missing) return program_prepare(y, p, e);
+    }
+    p->prompt_from = n;
+    program_hold(p, -1);
+    return POLAR_OK;
+}
+
+/* --- a pass: rows of all programs that wait for a layer --- */
+
+static kv_span span_at(const polar_many *y, const uint8_t *k, const uint8_t *v, int at, int capacity) {
+    const size_t row = many_row_bytes(y) / 2 / (size_t)y->model->n_head_kv;
+    const kv_span s = {k + (size_t)at * row, v + (size_t)at * row, 1, capacity};
+    return s;
+}
+
+/* Adds a row whose spans are already there, from number `spans` on. */
+static many_item *item_add(polar_many *y, int position, uint8_t *k, uint8_t *v, int at, int capacity, int spans) {
+    const call_row row = {y->cs + (size_t)position * (size_t)y->model->n_rot, k, v, at, capacity, y->spans + spans, y->n_spans - spans};
+    many_item *x = &y->items[y->n_items++];
+    x->row = row;
+    return x;
+}
+
+/* Rows of the prompt at the next call of a program, as many as there is room for. At the end of its path only the
+ * last one is taken through the whole call. */
+static void collect_prompt(polar_many *y, many_program *p) {
+    many_node *u = p->nodes[p->at];
+    const many_block *kv = u->blocks[MANY_KV], *hidden = u->blocks[MANY_HIDDEN],
+                     *before = p->at ? p->nodes[p->at - 1]->blocks[MANY_HIDDEN] : NULL;
+    const int leaf = p->at + 1 == p->path.n, n = y->n_prompt;
+    const size_t d = (size_t)y->model->n_embd;
+    u->pass = y->pass;
+    for (int r = leaf ? MIN(u->n_kv, n - 1) : u->n_hidden; r < n; r++) {
+        const kv_span span = {kv->k, kv->v, r + 1, n};
+        many_item *x;
+        if (y->n_items == y->engine.max_rows || y->n_spans == y->max_spans) return;
+        y->spans[y->n_spans++] = span;
+        x = item_add(y, r, kv->k, kv->v, r, n, y->n_spans - 1);
+        x->token = y->prompt[r];
+        x->from = before ? before->hidden + (size_t)r * d : NULL;
+        x->to = !leaf ? hidden->hidden + (size_t)r * d : r + 1 == n ? p->hidden : NULL;
+        if (!leaf) u->n_hidden = r + 1;
+        else if (r + 1 == n) p->has_last = 1;
+        u->n_kv = MAX(u->n_kv, r + 1);
+    }
+}
+
+/* Spans of what row r attends to at the next call: the prompt, what is accepted, the rows before it, itself. */
+static void collect_spans(polar_many *y, many_program *p, int r) {
+    const many_node *u = p->nodes[p->at];
+    const many_block *kv = u->blocks[MANY_KV], *tail = u->blocks[MANY_TAIL];
+    const kv_span prompt = {kv->k, kv->v, y->n_prompt, y->n_prompt};
+    const size_t half = (size_t)p->n_slots * many_row_bytes(y) / 2;
+    const uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->at : NULL;
+    const int depth = p->rows[r].depth;
+    for (int q = r; q >= 0; q = p->rows[q].parent) p->place[p->rows[q].depth] = (int16_t)p->rows[q].cell;
+    y->spans[y->n_spans++] = prompt;
+    for (int i = 1; i <= depth; i++) {
+        const int cell = p->place[i], last = p->place[i - 1];
+        if (i > 1 && (cell < 0 ? last < 0 : cell == last + 1 && last >= 0)) y->spans[y->n_spans - 1].n++;
+        else y->spans[y->n_spans++] = cell < 0 ? span_at(y, own, own + half, i - 1, p->n_slots)
+                                               : span_at(y, tail->k, tail->v, cell, tail->capacity);
+    }
+}
+
+/* A program's rows that are missing at its next call. */
+static void collect_rows(polar_many *y, many_program *p) {
+    many_node *u = p->nodes[p->at];
+    many_block *tail = u->blocks[MANY_TAIL], *before = p->at ? p->nodes[p->at - 1]->blocks[MANY_TAIL] : NULL;
+    const size_t d = (size_t)y->model->n_embd, half = (size_t)p->n_slots * many_row_bytes(y) / 2;
+    uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->at : NULL;
+    if (u->n_kv < y->n_prompt) return;
+    for (int r = 0; r < p->n_rows; r++) {
+        many_row *x = &p->rows[r];
+        const int spans = y->n_spans, position = y->n_prompt + x->depth - 1;
+        many_item *item;
+        if (!row_missing(p, x)) continue;
+        if (y->n_items == y->engine.max_rows || y->n_spans + x->depth + 1 > y->max_spans) return;
+        collect_spans(y, p, r);
+        if (x->cell >= 0) {
+            item = item_add(y, position, tail->k, tail->v, x->cell, tail->capacity, spans);
+            item->from = before ? before->hidden + (size_t)x->cell * d : NULL;
+            item->to = tail->hidden + (size_t)x->cell * d;
+            u->cells |= (uint32_t)1 << x->cell;
+        } else {
+            item = item_add(y, position, own, own + half, x->depth - 1, p->n_slots, spans);
+            item->to = p->hidden + (size_t)x->hidden * d;
+            item->from = p->at ? item->to : NULL;
+            x->at = p->at + 1;
+        }
+        item->token = x->token;
+    }
+}
+
+/* Takes the collected rows through the layer. Those that only leave keys and values come first. */
+static void pass_run(polar_many *y, int layer) {
+    engine *g = &y->engine;
+    const size_t d = (size_t)y->model->n_embd;
+    int n = 0, from = 0;
+    for (int full = 0; full < 2; full++, from = full == 1 ? n : from)
+        for (int i = 0; i < y->n_items; i++) {
+            const many_item *x = &y->items[i];
+            if ((x->to != NULL) != full) continue;
+            if (x->from) memcpy(g->hidden + (size_t)n * d, x->from, d * sizeof(float));
+            else engine_embed_row(g, x->token, n);
+            y->rows[n++] = x->row;
+        }
+    assert(n > 0);
+    engine_call(g, layer, y->rows, n, from);
+    n = from;
+    for (int i = 0; i < y->n_items; i++)
+        if (y->items[i].to) memcpy(y->items[i].to, g->hidden + (size_t)n++ * d, d * sizeof(float));
+    y->stats.n_rows += y->n_items;
+    y->stats.n_passes++;
+}
+
+static void many_pass(polar_many *y, many_program **flight, int n, int layer) {
+    y->pass++;
+    y->n_items = y->n_spans = 0;
+    for (int leaves = 0; leaves < 2; leaves++) /* a node's whole rows before those of a path that ends there */
+        for (int i = 0; i < n; i++) {
+            many_program *p = flight[i];
+            if (p->at == p->path.n || p->path.calls[p->at] != layer || (p->at + 1 == p->path.n) != leaves) continue;
+            if (p->nodes[p->at]->pass != y->pass && program_needs_prompt(y, p)) collect_prompt(y, p);
+        }
+    for (int i = 0; i < n; i++)
+        if (flight[i]->at < flight[i]->path.n && flight[i]->path.calls[flight[i]->at] == layer) collect_rows(y, flight[i]);
+    pass_run(y, layer);
+}
+
+/* --- logits --- */
+
+static void output_task(void *context, int index, int worker) {
+    polar_many *y = context;
+    const polar_model *m = y->model;
+    float *logits = y->logits + (size_t)index * (size_t)m->n_vocab;
+    many_row *r = y->outputs[index];
+    int token;
+    float difference;
+    (void)worker;
+    r->known = 1;
+    r->best = session_finite(logits, m->n_vocab) ? draw_greedy(logits, m->n_vocab) : -1;
+    if (r->best < 0) return;
+    token = y->wanted[index] < 0 ? r->best : y->wanted[index];
+    difference = logits[token] - logits[r->best];
+    r->logprob = (double)difference - log64((double)m->kern->softmax(logits, m->n_vocab));
+}
+
+static void outputs_run(polar_many *y, int n) {
+    if (!n) return;
+    engine_logits(&y->engine, 0, n, y->logits);
+    parallel_for(&y->runner, n, output_task, y);
+}
+
+static int row_is_behind(const many_program *p, int r, int ancestor) {
+    while (r > ancestor) r = p->rows[r].parent;
+    return r == ancestor;
+}
+
+/* Logits of all programs that wait for them. */
+static void many_outputs(polar_many *y, many_program **flight, int n) {
+    const size_t d = (size_t)y->model->n_embd;
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        many_program *p = flight[i];
+        const many_block *tail = p->nodes[p->path.n - 1]->blocks[MANY_TAIL];
+        for (int r = p->row; p->at == p->path.n && r < p->n_rows; r++) {
+            many_row *x = &p->rows[r];
+            if (x->known || (r != p->row && (!p->eager || !row_is_behind(p, r, p->row)))) continue;
+            memcpy(y->engine.hidden + (size_t)count * d,
+                   x->cell >= 0 ? tail->hidden + (size_t)x->cell * d : p->hidden + (size_t)x->hidden * d, d * sizeof(float));
+            y->outputs[count] = x;
+            y->wanted[count++] = p->forced ? p->forced[x->depth] : -1;
+            if (count == MANY_OUTPUTS) {
+                outputs_run(y, count);
+                count = 0;
+            }
+        }
+    }
+    outputs_run(y, count);
+}
+
+/* The next token of a program is there: 1 if it goes on. The same steps as in polar_session_generate. */
+static int program_take(polar_many *y, many_program *p, int32_t token, double logprob) {
+    size_t length;
+    const char *bytes;
+    p->done = 1;
+    if (gen_is_stop_token(y->model, &p->generate, token)) {
+        p->stop = POLAR_STOP_END;
+        return 0;
+    }
+    p->logprob += logprob;
+    p->tokens[p->n_tokens++] = token;
+    bytes = tok_text(&y->model->vocab, token, &length);
+    p->stop = POLAR_STOP_STRING;
+    if (!gen_add(&p->text, bytes, length) || p->text.stopped) return 0;
+    p->stop = POLAR_STOP_LIMIT;
+    if (p->n_tokens == y->options.max_tokens) return 0;
+    p->stop = POLAR_STOP_CONTEXT;
+    if (p->n_tokens == p->n_slots + 1) return 0;
+    p->done = 0;
+    return 1;
+}
+
+/* Reads logits as far as they are known. */
+static void program_read(polar_many *y, many_program *p) {
+    while (!p->done && p->rows[p->row].known) {
+        const many_row *x = &p->rows[p->row];
+        int next = p->row + 1;
+        if (x->best < 0) {
+            p->status = POLAR_NUMERIC;
+            p->done = 1;
+            return;
+        }
+        if (p->forced) {
+            p->logprob += x->logprob;
+            p->done = next == p->n_forced;
+            p->row = next;
+            continue;
+        }
+        if (!program_take(y, p, x->best, x->logprob)) return;
+        while (next < p->n_rows && (p->rows[next].parent != p->row || p->rows[next].token != x->best)) next++;
+        if (next == p->n_rows) {
+            rows_next(y, p, x->best);
+            p->at = 0;
+            return;
+        }
+        p->row = next;
+        p->eager = 1;
+        p->guess = p->rows[next].guess;
+        p->place[p->rows[next].depth] = (int16_t)p->rows[next].cell;
+        y->stats.n_accepted++;
+    }
+}
+
+/* --- runs --- */
+
+typedef struct many_job {
+    polar_path path;
+    int index;
+} many_job;
+
+typedef struct many_run {
+    const many_job *jobs;
+    int n_jobs, next, n_done, n_flight;
+    many_program *waiting; /* made, but there is no room yet */
+    many_program *flight[MANY_FLIGHT];
+    const int32_t *forced;
+    int n_forced;
+    polar_many_result *results;
+    double *logprob;
+} many_run;
+
+/* Paths in the order of a walk through their trie, so that what is shared is used while it is there. */
+static int by_path(const void *a, const void *b) {
+    const many_job *x = a, *y = b;
+    for (int i = 0; i < x->path.n && i < y->path.n; i++)
+        if (x->path.calls[i] != y->path.calls[i]) return x->path.calls[i] < y->path.calls[i] ? -1 : 1;
+    if (x->path.n != y->path.n) return x->path.n < y->path.n ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+/* Begins programs as long as there is room; one always runs. */
+static polar_status run_admit(polar_many *y, many_run *w, polar_error *e) {
+    const int most = y->options.batch ? MANY_FLIGHT : 1;
+    while ((w->waiting || w->next < w->n_jobs) && w->n_flight < most) {
+        many_program *p = w->waiting;
+        const many_answer *known;
+        if (!p) {
+            if (!(p = program_create(y, w->jobs[w->next].path, w->forced, w->n_forced, e))) return POLAR_MEMORY;
+            p->index = w->jobs[w->next++].index;
+            w->waiting = p;
+        }
+        known = p->forced ? NULL : p->nodes[p->path.n - 1]->answer;
+        if (known) {
+            w->results[p->index] = known->result;
+            many_count_plain(y, p->path.n, known->result.n_tokens, known->result.stop);
+            program_free(y, p);
+            w->waiting = NULL;
+            w->n_done++;
+        } else {
+            const size_t need = program_reserve(y, p), bound = y->options.cache_bytes;
+            if (w->n_flight && (y->reserved > bound || need > bound - y->reserved)) return POLAR_OK;
+            program_start(y, p);
+            w->flight[w->n_flight++] = p;
+            w->waiting = NULL;
+            if (!program_own_kv(y, p, e)) return POLAR_MEMORY;
+        }
+    }
+    return POLAR_OK;
+}
+
+/* Writes down what a program came to. */
+static polar_status run_finish(polar_many *y, many_run *w, many_program *p, polar_error *e) {
+    many_answer *a;
+    if (p->forced) {
+        *w->logprob = p->logprob;
+        if (p->status) return fail(e, p->status, "the logits at position %d are not finite: broken weights?", y->n_prompt + p->row - 1);
+        return POLAR_OK;
+    }
+    if (p->status) p->n_tokens = 0, p->bytes.length = 0, p->logprob = 0, p->stop = POLAR_STOP_LIMIT;
+    else if (!p->text.stopped) gen_emit(&p->text, uni_complete_prefix((const uint8_t *)p->text.held, p->text.n_held));
+    if (p->bytes.failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
+    if (!(a = many_keep(y, p->stop, p->tokens, p->n_tokens, &p->bytes, p->logprob, e))) return POLAR_MEMORY;
+    a->result.status = p->status;
+    w->results[p->index] = a->result;
+    p->nodes[p->path.n - 1]->answer = y->options.share ? a : NULL;
+    if (y->options.draft && !p->status && !guess_add(y, p->tokens, p->n_tokens, 0, e)) return POLAR_MEMORY;
+    many_count_plain(y, p->path.n, p->n_tokens, p->stop);
+    return POLAR_OK;
+}
+
+/* Reads the logits; programs that are done leave. */
+static polar_status run_read(polar_many *y, many_run *w, polar_error *e) {
+    polar_status status = POLAR_OK;
+    int left = 0;
+    many_outputs(y, w->flight, w->n_flight);
+    for (int i = 0; i < w->n_flight; i++) {
+        many_program *p = w->flight[i];
+        if (p->at == p->path.n && !status) program_read(y, p);
+        if (!status && p->done) status = run_finish(y, w, p, e);
+        if (!status && !p->done && !program_own_kv(y, p, e)) status = POLAR_MEMORY;
+        if (p->done) {
+            program_end(y, p);
+            w->n_done++;
+        } else w->flight[left++] = p;
+    }
+    w->n_flight = left;
+    return status;
+}
+
+/* The lowest layer that a program waits for; -1 if all wait for logits. */
+static polar_status run_layer(polar_many *y, many_run *w, int *layer, polar_error *e) {
+    *layer = -1;
+    for (int i = 0; i < w->n_flight; i++) {
+        many_program *p = w->flight[i];
+        const polar_status status = program_advance(y, p, e);
+        if (status) return status;
+        if (p->at < p->path.n && (*layer < 0 || p->path.calls[p->at] < *layer)) *layer = p->path.calls[p->at];
+    }
+    return POLAR_OK;
+}
+
+static polar_status many_run_jobs(polar_many *y, many_run *w, polar_error *e) {
+    polar_status status = many_space(y, w->forced ? w->n_forced : MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt), e);
+    while (!status && w->n_done < w->n_jobs) {
+        int layer;
+        if (y->options.progress && y->options.progress(y->options.progress_user, (double)w->n_done / w->n_jobs)) {
+            status = fail(e, POLAR_CANCELLED, "cancelled after %d of %d programs", w->n_done, w->n_jobs);
+            break;
+        }
+        if ((status = run_admit(y, w, e)) || !w->n_flight || (status = run_layer(y, w, &layer, e))) continue;
+        if (layer >= 0) many_pass(y, w->flight, w->n_flight, layer);
+        else status = run_read(y, w, e);
+    }
+    for (int i = 0; i < w->n_flight; i++) program_end(y, w->flight[i]);
+    program_free(y, w->waiting);
+    return status;
+}
+
+static int many_is_plain(const polar_many *y) {
+    return !y->options.share && !y->options.batch && !y->options.draft;
+}
 
 polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results, polar_error *error) {
+    const size_t bytes = (size_t)MAX(n_paths, 0) * sizeof(many_job);
+    many_run w;
+    many_job *jobs;
     polar_status status = POLAR_OK;
     err_clear(error);
     if (n_paths < 0 || (n_paths && (!paths || !results))) return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
-    for (int i = 0; i < n_paths && !status; i++) status = many_path_check(y, paths[i], error);
-    for (int i = 0; i < n_paths && !status; i++) {
+    for (int i = 0; i < n_paths; i++)
+        if ((status = many_path_check(y, paths[i], error))) return status;
+    for (int i = 0; many_is_plain(y) && i < n_paths; i++) {
         if (y->options.progress && y->options.progress(y->options.progress_user, (double)i / n_paths))
             return fail(error, POLAR_CANCELLED, "cancelled after %d of %d programs", i, n_paths);
-        if (!(status = many_alone(y, paths[i], &results[i], error))) y->stats.n_programs++;
+        if ((status = many_alone(y, paths[i], &results[i], error))) return status;
     }
+    if (many_is_plain(y) || !n_paths) return POLAR_OK;
+    if (!(jobs = mem_alloc(&y->allocator, bytes, error))) return POLAR_MEMORY;
+    for (int i = 0; i < n_paths; i++) jobs[i].path = paths[i], jobs[i].index = i;
+    qsort(jobs, (size_t)n_paths, sizeof *jobs, by_path);
+    memset(&w, 0, sizeof w);
+    w.jobs = jobs;
+    w.n_jobs = n_paths;
+    w.results = results;
+    status = many_run_jobs(y, &w, error);
+    mem_free(&y->allocator, jobs, bytes);
     return status;
 }
 
 polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob, polar_error *error) {
+    const many_job job = {path, 0};
+    many_run w;
     polar_status status;
     err_clear(error);
     if ((status = many_path_check(y, path, error))) return status;
@@ -9456,11 +10473,19 @@ polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tok
         return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n, y->n_prompt,
                     y->model->n_ctx_train);
     *logprob = 0;
-    return many_score_alone(y, path, tokens, n, logprob, error);
+    if (many_is_plain(y)) return many_score_alone(y, path, tokens, n, logprob, error);
+    memset(&w, 0, sizeof w);
+    w.jobs = &job;
+    w.n_jobs = 1;
+    w.forced = tokens;
+    w.n_forced = n;
+    w.logprob = logprob;
+    return many_run_jobs(y, &w, error);
 }
 
 void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
     *stats = many->stats;
+    stats->cache_bytes = many->bytes;
 }
 #endif /* POLAR_NO_SEARCH */
 

@@ -42,15 +42,11 @@ static void alone(const polar_model *m, const int *path, int n_path, const int32
     CHECK(!polar_session_set_path(s, path, n_path, &e));
     CHECK(!polar_session_generate(s, prompt, n_prompt, &g, x->text, sizeof x->text, &x->result, &e));
     CHECK_STR(e.message, "");
-    /* the tokens, found again one by one */
-    x->n_tokens = 0;
-    polar_session_truncate(s, 0, NULL);
-    CHECK(!polar_session_eval(s, prompt, n_prompt, NULL));
-    while (x->n_tokens < x->result.n_generated) {
-        const int32_t t = polar_sample(&g.sampling, polar_session_logits(s, 0), FX_VOCAB, NULL, NULL);
-        x->tokens[x->n_tokens++] = t;
-        if (x->n_tokens < x->result.n_generated) CHECK(!polar_session_eval(s, &t, 1, NULL));
-    }
+    x->n_tokens = polar_session_position(s) - n_prompt;
+    memcpy(x->tokens, polar_session_tokens(s) + n_prompt, (size_t)x->n_tokens * sizeof *x->tokens);
+    if (x->n_tokens < x->result.n_generated) /* the last one was not evaluated any more */
+        x->tokens[x->n_tokens++] = polar_sample(&g.sampling, polar_session_logits(s, 0), FX_VOCAB, NULL, NULL);
+    CHECK(x->n_tokens == x->result.n_generated);
     polar_session_free(s);
 }
 
@@ -62,36 +58,397 @@ static void same(const polar_many_result *r, const expected *x) {
     CHECK(r->length == x->result.length && !memcmp(r->text, x->text, r->length) && !r->text[r->length]);
 }
 
-TEST(plain) {
+/* Tokens that end an answer, spread over the vocabulary: random weights hardly ever choose the only real one. */
+static void mark_ends(polar_model *m, int every) {
+    for (int i = 0; i < FX_VOCAB; i += every) m->vocab.kinds[i] |= TOK_END;
+}
+
+typedef struct programs {
+    int calls[24][10];
+    polar_path paths[24];
+    int n;
+} programs;
+
+/* Edits of the identity and of each other, as a search proposes them; some twice, some the beginning of others. */
+static void random_programs(programs *p, int n) {
+    p->n = n;
+    for (int i = 0; i < n; i++) {
+        int *c = p->calls[i], length = 0, keep = 0;
+        if (i && random_below(4)) {
+            const polar_path *from = &p->paths[random_below(i)];
+            keep = 1 + random_below(from->n);
+            memcpy(c, from->calls, (size_t)keep * sizeof *c);
+            length = keep;
+        }
+        while (length < 9 && (length == 0 || random_below(6))) {
+            c[length] = random_below(3) ? MIN(length, FX_LAYERS - 1) : random_below(FX_LAYERS);
+            length++;
+        }
+        p->paths[i].calls = c;
+        p->paths[i].n = length;
+    }
+}
+
+typedef struct round_options {
+    const char *arch;
+    int type, threads, drafts;
+    polar_many_options o;
+} round_options;
+
+/* Several runs over one prompt with drafts of all kinds, compared with the reference. */
+static void compare_prompt(polar_many *y, const polar_model *m, const round_options *w, int n_prompt) {
+    static expected x[12];
+    static polar_many_result r[12];
+    int32_t prompt[FX_CTX];
+    programs p;
+    polar_error e;
+    int at = 0;
+    random_programs(&p, 4 + random_below(9));
+    for (int i = 0; i < n_prompt; i++) prompt[i] = random_below(FX_VOCAB);
+    CHECK(!polar_many_prompt(y, prompt, n_prompt, &e));
+    for (int i = 0; i < p.n; i++) alone(m, p.paths[i].calls, p.paths[i].n, prompt, n_prompt, &w->o, &x[i]);
+    for (int i = 0; i < w->drafts; i++) {
+        int32_t draft[80];
+        const expected *gold = &x[random_below(p.n)];
+        int n = gold->n_tokens;
+        memcpy(draft, gold->tokens, (size_t)n * sizeof *draft);
+        if (i == 1 && n) draft[random_below(n)] = random_below(FX_VOCAB); /* partly right, or wrong from the start */
+        if (i != 2) draft[n++] = FX_VOCAB - 1;                            /* the end */
+        else while (n < 70) draft[n++] = random_below(FX_VOCAB);          /* longer than any answer */
+        CHECK(!polar_many_draft(y, draft, n, &e));
+    }
+    while (at < p.n) {
+        int n = 1 + random_below(10);
+        n = MIN(n, p.n - at);
+        CHECK(!polar_many_run(y, p.paths + at, n, r + at, &e));
+        CHECK_STR(e.message, "");
+        at += n;
+    }
+    for (int i = 0; i < p.n; i++) same(&r[i], &x[i]);
+    if (test_failures) printf("%s, type %d, share %d batch %d draft %d, cache %zu, %d drafts\n", w->arch, w->type, w->o.share, w->o.batch,
+                              w->o.draft, w->o.cache_bytes, w->drafts);
+}
+
+static void compare(const round_options *w, const fixture *f, int rounds) {
+    polar_model *m = opened(f);
+    polar_many *y = NULL;
+    polar_many_stats stats;
+    polar_error e;
+    mark_ends(m, 17);
+    CHECK(!polar_many_create(&y, m, &w->o, &e));
+    for (int i = 0; i < rounds && !test_failures; i++) compare_prompt(y, m, w, 1 + random_below(16));
+    polar_many_get_stats(y, &stats);
+    CHECK(stats.n_rows <= stats.n_rows_plain + stats.n_drafted * 9 || (w->o.cache_bytes && w->o.cache_bytes < 500000));
+    polar_many_free(y);
+    polar_model_close(m);
+}
+
+/* Every combination of what can be switched, on all architectures. */
+TEST(same_as_alone) {
+    const char *const stops[] = {"a", "[fi", NULL};
+    const int types[] = {QUANT_Q8_0, QUANT_F32, QUANT_Q4_0, QUANT_Q4_K};
+    fixture f[4];
+    for (int i = 0; i < 4; i++) f[i] = fixture_model(arch_names[i], types[i], 7);
+    for (int i = 0; i < test_repeat(32) && !test_failures; i++) {
+        round_options w;
+        w.arch = arch_names[i % 4];
+        w.type = types[i % 4];
+        w.o = polar_many_defaults();
+        w.o.share = i / 4 & 1, w.o.batch = i / 8 & 1, w.o.draft = i / 16 & 1;
+        w.o.n_threads = 1 + random_below(2);
+        w.o.kv_type = random_below(2) ? POLAR_KV_F16 : POLAR_KV_F32;
+        w.o.max_tokens = 1 + random_below(14);
+        w.o.stop = random_below(2) ? stops : NULL;
+        w.o.cache_bytes = random_below(3) ? (size_t)1 << (random_below(20) + 1) : 0;
+        w.drafts = random_below(4);
+        compare(&w, &f[i % 4], 2);
+    }
+    for (int i = 0; i < 4; i++) free(f[i].data);
+}
+
+/* A prompt as long as the context, and nearly so. */
+TEST(context) {
+    fixture f = fixture_model("qwen3", QUANT_Q8_0, 5);
+    polar_model *m = opened(&f);
+    polar_many_options o = polar_many_defaults();
+    for (int i = 0; i < 8; i++) {
+        const int calls[] = {0, 1, 2, 2, 3}, n = FX_CTX - i % 4;
+        const polar_path p[] = {{calls, 5}, {calls, 3}};
+        int32_t prompt[FX_CTX];
+        polar_many_result r[2];
+        polar_many *y = NULL;
+        polar_error e;
+        double logprob;
+        o.batch = o.share = i / 4;
+        for (int k = 0; k < n; k++) prompt[k] = random_below(FX_VOCAB - 1);
+        CHECK(!polar_many_create(&y, m, &o, &e));
+        CHECK(!polar_many_prompt(y, prompt, n, &e));
+        CHECK(!polar_many_run(y, p, 2, r, &e));
+        for (int k = 0; k < 2; k++) {
+            expected x;
+            alone(m, p[k].calls, p[k].n, prompt, n, &o, &x);
+            same(&r[k], &x);
+        }
+        CHECK(polar_many_score(y, p[0], prompt, i % 4 + 1, &logprob, &e) == POLAR_CONTEXT);
+        CHECK_STR(e.message, i % 4 == 0 ? "1 tokens after a prompt of 96, the model was trained for 96" : e.message);
+        polar_many_free(y);
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
+static double score_alone(const polar_model *m, polar_path p, const int32_t *prompt, int n_prompt, const int32_t *tokens, int n) {
+    static float scratch[FX_VOCAB];
+    polar_session_options so = polar_session_defaults();
+    polar_session *s = NULL;
+    double sum = 0;
+    so.max_calls = 10;
+    CHECK(!polar_session_create(&s, m, NULL, &so, NULL) && !polar_session_set_path(s, p.calls, p.n, NULL));
+    CHECK(!polar_session_eval(s, prompt, n_prompt, NULL));
+    for (int i = 0; i < n; i++) {
+        sum += gen_logprob(m, polar_session_logits(s, 0), tokens[i], scratch);
+        CHECK(!polar_session_eval(s, tokens + i, 1, NULL));
+    }
+    polar_session_free(s);
+    return sum;
+}
+
+/* Scores, in between runs, under every bound of memory. */
+TEST(score) {
+    for (int i = 0; i < 4 && !test_failures; i++) {
+        fixture f = fixture_model(arch_names[i % 4], QUANT_Q8_0, 9);
+        polar_model *m = opened(&f);
+        polar_many_options o = polar_many_defaults();
+        polar_many_result r[24];
+        polar_many *y = NULL;
+        polar_error e;
+        programs p;
+        int32_t prompt[20], tokens[30];
+        o.share = i != 1, o.cache_bytes = i == 2 ? 1 : 0, o.batch = o.draft = i == 3;
+        for (int k = 0; k < 20; k++) prompt[k] = random_below(FX_VOCAB);
+        random_programs(&p, 4);
+        CHECK(!polar_many_create(&y, m, &o, &e));
+        CHECK(!polar_many_prompt(y, prompt, 20, &e));
+        for (int k = 0; k < 12; k++) {
+            const polar_path path = p.paths[random_below(4)];
+            const int n = 1 + random_below(30);
+            double found, sum;
+            for (int j = 0; j < n; j++) tokens[j] = random_below(FX_VOCAB);
+            if (k == 6) CHECK(!polar_many_run(y, p.paths, 4, r, &e));
+            CHECK(!polar_many_score(y, path, tokens, n, &found, &e));
+            sum = score_alone(m, path, prompt, 20, tokens, n);
+            CHECK(f64_bits(sum) == f64_bits(found));
+        }
+        polar_many_free(y);
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
+/* Work is really saved: by each part, and nothing is computed twice where nothing was dropped. */
+TEST(savings) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 4);
+    polar_model *m = opened(&f);
+    int64_t rows[4];
+    for (int i = 0; i < 4; i++) {
+        const int calls[] = {0, 1, 2, 3, 3, 0, 1, 2, 2, 3};
+        const polar_path p[] = {{calls, 4}, {calls, 5}, {calls + 5, 5}, {calls, 4}};
+        int32_t prompt[30];
+        polar_many_options o = polar_many_defaults();
+        polar_many_stats s;
+        polar_many_result r[4];
+        expected x;
+        polar_many *y = NULL;
+        o.share = i == 1, o.batch = i == 2, o.draft = i == 3;
+        o.max_tokens = 12;
+        for (int k = 0; k < 30; k++) prompt[k] = 3 * k;
+        alone(m, p[0].calls, 4, prompt, 30, &o, &x);
+        CHECK(!polar_many_create(&y, m, &o, NULL) && !polar_many_prompt(y, prompt, 30, NULL));
+        CHECK(!polar_many_draft(y, x.tokens, x.n_tokens, NULL));
+        CHECK(!polar_many_run(y, p, 4, r, NULL));
+        polar_many_get_stats(y, &s);
+        rows[i] = s.n_rows;
+        CHECK(s.n_programs == 4);
+        if (i == 0) CHECK(s.n_rows == s.n_rows_plain && s.n_passes == s.n_passes_plain);
+        if (i == 1) CHECK(s.n_rows < s.n_rows_plain - 7 * 30 && s.n_recomputed == 0);
+        if (i == 2) CHECK(s.n_rows == s.n_rows_plain && s.n_passes * 2 < s.n_passes_plain);
+        if (i == 3) CHECK(s.n_accepted >= 2 * (x.n_tokens - 1) && s.n_passes < s.n_passes_plain - 2 * 4 * (x.n_tokens - 2));
+        polar_many_free(y);
+    }
+    CHECK(rows[2] == rows[0]);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- failures --- */
+
+typedef struct counting {
+    int n, fail_at, live;
+    size_t bytes, most;
+} counting;
+
+static void *count_alloc(void *user, size_t size) {
+    counting *c = user;
+    void *p = c->n++ == c->fail_at ? NULL : malloc(size);
+    c->live += p != NULL;
+    c->bytes += p ? size : 0;
+    c->most = MAX(c->most, c->bytes);
+    return p;
+}
+
+static void count_free(void *user, void *p, size_t size) {
+    counting *c = user;
+    c->live--;
+    c->bytes -= size;
+    free(p);
+}
+
+static int on_progress(void *user, double done) {
+    int *left = user;
+    CHECK(done >= 0 && done < 1);
+    return (*left)-- == 0;
+}
+
+/* Every allocation refused in turn, and cancelled at every pass: an error, no leak, and the next run is right. */
+TEST(errors) {
+    fixture f = fixture_model("qwen2", QUANT_Q8_0, 6);
+    polar_model *m = opened(&f);
+    programs p;
+    const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
+    expected x[5];
+    int failed = 1;
+    polar_many_options o = polar_many_defaults();
+    random_programs(&p, 5);
+    o.max_tokens = 5;
+    o.n_threads = 1;
+    o.cache_bytes = 300000;
+    for (int i = 0; i < 5; i++) alone(m, p.paths[i].calls, p.paths[i].n, prompt, 5, &o, &x[i]);
+    for (int at = 0; failed && !test_failures; at++) {
+        counting c = {0, at / 2, 0, 0, 0};
+        const polar_allocator a = {count_alloc, count_free, &c};
+        int left = at / 2;
+        polar_many *y = NULL;
+        polar_many_result r[5];
+        polar_error e;
+        polar_status status;
+        o.allocator = &a;
+        o.progress = at % 2 ? on_progress : NULL;
+        o.progress_user = &left;
+        if (at % 2) c.fail_at = -1;
+        status = polar_many_create(&y, m, &o, &e);
+        if (!status) status = polar_many_prompt(y, prompt, 5, &e);
+        if (!status) status = polar_many_draft(y, draft, 3, &e);
+        if (!status) status = polar_many_run(y, p.paths, 5, r, &e);
+        CHECK(!status == (e.status == POLAR_OK) && (!status || *e.message));
+        CHECK(!status || status == (at % 2 ? POLAR_CANCELLED : POLAR_MEMORY));
+        failed = status != POLAR_OK || at % 2;
+        c.fail_at = left = -1;
+        if (y && y->n_prompt && at % 8 < 2) {
+            CHECK(!polar_many_run(y, p.paths, 5, r, &e));
+            for (int i = 0; i < 5; i++) same(&r[i], &x[i]);
+        }
+        polar_many_free(y);
+        CHECK(c.live == 0 && c.bytes == 0);
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* What is held stays below the bound when one path fits it, whatever runs. */
+TEST(memory_bound) {
+    fixture f = fixture_model("llama", QUANT_Q4_0, 6);
+    polar_model *m = opened(&f);
+    for (int i = 0; i < 3; i++) {
+        polar_many_options o = polar_many_defaults();
+        polar_many_stats s;
+        polar_many *y = NULL;
+        polar_many_result r[24];
+        int32_t prompt[40];
+        programs p;
+        o.cache_bytes = (size_t)(1000 + 700 * i) << 10; /* one path of nine calls: 800 KB */
+        o.max_tokens = 12;
+        CHECK(!polar_many_create(&y, m, &o, NULL));
+        for (int round = 0; round < 2; round++) {
+            for (int k = 0; k < 40; k++) prompt[k] = random_below(FX_VOCAB);
+            CHECK(!polar_many_prompt(y, prompt, 40, NULL));
+            random_programs(&p, 24);
+            for (int k = 0; k < 24; k += 8) CHECK(!polar_many_run(y, p.paths + k, 8, r, NULL));
+        }
+        polar_many_get_stats(y, &s);
+        CHECK(s.peak_bytes <= o.cache_bytes && s.cache_bytes <= s.peak_bytes && s.peak_bytes > o.cache_bytes / 2);
+        polar_many_free(y);
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* A program whose numbers overflow has that as its result; the others have theirs. */
+TEST(not_finite) {
+    fixture f = fixture_model("llama", QUANT_F32, 6);
+    polar_model *m = opened(&f);
+    const int bad[] = {0, 1, 2, 2, 3}, good[] = {0, 1, 3};
+    const polar_path p[] = {{bad, 5}, {good, 3}, {bad, 5}};
+    const int32_t prompt[] = {5, 6, 7, 8, 9};
+    for (int i = 0; i < 8; i++) {
+        polar_many_options o = polar_many_defaults();
+        polar_many *y = NULL;
+        polar_many_result r[3];
+        polar_error e;
+        expected x;
+        double logprob;
+        float *norm = (float *)(uintptr_t)m->layers[2].ffn_norm;
+        const float was = norm[0];
+        o.share = i & 1, o.batch = i >> 1 & 1, o.draft = i >> 2 & 1;
+        norm[0] = bits_f32(0x7f800000);
+        alone(m, good, 3, prompt, 5, &o, &x);
+        CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 5, &e));
+        CHECK(!polar_many_run(y, p, 3, r, &e));
+        same(&r[1], &x);
+        CHECK(r[0].status == POLAR_NUMERIC && r[0].n_tokens == 0 && r[0].length == 0 && !*r[0].text && r[2].status == POLAR_NUMERIC);
+        CHECK(polar_many_score(y, p[0], prompt, 3, &logprob, &e) == POLAR_NUMERIC && strstr(e.message, "not finite"));
+        polar_many_free(y);
+        norm[0] = was;
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
+TEST(bad_input) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
     polar_model *m = opened(&f);
     polar_many_options o = polar_many_defaults();
+    const char *const empty[] = {"", NULL};
+    const int calls[] = {0, 4};
+    const polar_path p = {calls, 1}, wrong = {calls, 2}, none = {calls, 0};
+    const int32_t tokens[] = {1, 300, -1};
     polar_many *y = NULL;
+    polar_many_result r;
     polar_error e;
-    const int paths[3][6] = {{0, 1, 2, 3}, {0, 1, 1, 2, 3}, {2}};
-    const polar_path p[] = {{paths[0], 4}, {paths[1], 5}, {paths[2], 1}};
-    const int32_t prompt[] = {10, 20, 30, 40}, more[] = {7, 8};
-    polar_many_result r[3];
     double logprob;
-    o.max_tokens = 10;
+    CHECK(polar_many_create(NULL, m, NULL, &e) == POLAR_ARGUMENT && polar_many_create(&y, NULL, NULL, &e) == POLAR_ARGUMENT);
+    o.max_tokens = 0;
+    CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
+    o.max_tokens = 5, o.stop = empty;
+    CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
+    o.stop = NULL;
     CHECK(!polar_many_create(&y, m, &o, &e));
-    CHECK(!polar_many_prompt(y, prompt, 4, &e));
-    CHECK(!polar_many_run(y, p, 3, r, &e));
-    for (int i = 0; i < 3; i++) {
-        expected x;
-        alone(m, p[i].calls, p[i].n, prompt, 4, &o, &x);
-        same(&r[i], &x);
-    }
-    CHECK(!polar_many_score(y, p[0], more, 2, &logprob, &e) && logprob < 0);
-    (void)arch_names, (void)random_below;
+    CHECK(polar_many_run(y, &p, 1, &r, &e) == POLAR_ARGUMENT && polar_many_draft(y, tokens, 1, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_prompt(y, tokens, 0, &e) == POLAR_ARGUMENT && polar_many_prompt(y, tokens, 2, &e) == POLAR_ARGUMENT);
+    CHECK_STR(e.message, "token 300 at place 1 of the prompt is out of range, the vocabulary has 0..299");
+    CHECK(!polar_many_prompt(y, tokens, 1, &e));
+    CHECK(polar_many_draft(y, tokens, 3, &e) == POLAR_ARGUMENT && polar_many_score(y, p, tokens, 2, &logprob, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_run(y, &wrong, 1, &r, &e) == POLAR_MISMATCH && polar_many_run(y, &none, 1, &r, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_run(y, NULL, 1, &r, &e) == POLAR_ARGUMENT && polar_many_run(y, &p, -1, &r, &e) == POLAR_ARGUMENT);
+    CHECK(!polar_many_run(y, NULL, 0, NULL, &e) && !polar_many_run(y, &p, 1, &r, &e));
     polar_many_free(y);
+    polar_many_free(NULL);
     polar_model_close(m);
     free(f.data);
 }
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(plain),
+    T(same_as_alone), T(context), T(score), T(savings), T(errors), T(memory_bound), T(not_finite), T(bad_input),
 };
 
 int main(int argc, char **argv) {
