@@ -337,8 +337,8 @@ TEST(allocations) {
             status = trials[i].run(&a, &e);
             done = c.n <= at;
             if (c.live || (done ? status != POLAR_OK : status && (status != POLAR_MEMORY || !e.message[0]))) {
-                printf("%s, allocation %d: status %d, \"%s\", %zu bytes leaked\n", trials[i].name, at, (int)status, e.message,
-                       c.live);
+                printf("%s, allocation %d: status %d, \"%s\", %zu bytes leaked\n", trials[i].name, at, (int)status,
+                       e.message, c.live);
                 CHECK(0);
             }
         }
