@@ -15341,28 +15341,37 @@ polar_status polar_decode(const float *seg_logits, const float *op_logits, int n
 /* For each of n_menu programs the logit of "answers the question correctly", from T token features:
  *     f = relu(x W^T + b)               (T, width)
  *     head h: a = softmax over tokens of f score_h;  its slice of pooled is the sum of a f
- *     hidden = relu(W [pooled, log2(T) / 8] + b);  logits = W hidden + b
- * Its parameters stand in one array, in this order. */
+ *     pooled = [that, sum of f / 32, f of the last token, log2(T) / 8], the middle two if `pooling` says so
+ *     hidden = relu(W pooled + b);  logits = W hidden + b
+ * Softmax forgets how often something stands in a question, the sum counts it. The parameters stand in one array, in
+ * this order. */
 typedef struct menu_shape {
     int q_dim, width, n_head, n_menu;
+    int pooling; /* POLAR_POOL_ flags */
 } menu_shape;
 
 typedef struct menu_weights {
     float *project_weight, *project_bias; /* (width, q_dim) */
     float *score_weight;                  /* (n_head, width) */
-    float *hidden_weight, *hidden_bias;   /* (width, width + 1) */
+    float *hidden_weight, *hidden_bias;   /* (width, menu_pooled) */
     float *out_weight, *out_bias;         /* (n_menu, width) */
 } menu_weights;
 
 #define MENU_TENSORS 7
 #define MENU_MAX_WIDTH 1024
+#define MENU_SUM_SCALE (1.0f / 32)
+
+/* Numbers that describe a question as a whole. */
+static int menu_pooled(const menu_shape *s) {
+    return s->width * (1 + (s->pooling & POLAR_POOL_SUM ? 1 : 0) + (s->pooling & POLAR_POOL_LAST ? 1 : 0)) + 1;
+}
 
 static int menu_tensors(const menu_shape *s, pred_tensor *list) {
     int n = 0;
     pred_add_tensor(list, &n, "menu.project.", -1, "weight", s->width, s->q_dim);
     pred_add_tensor(list, &n, "menu.project.", -1, "bias", 0, s->width);
     pred_add_tensor(list, &n, "menu.score.", -1, "weight", s->n_head, s->width);
-    pred_add_tensor(list, &n, "menu.hidden.", -1, "weight", s->width, s->width + 1);
+    pred_add_tensor(list, &n, "menu.hidden.", -1, "weight", s->width, menu_pooled(s));
     pred_add_tensor(list, &n, "menu.hidden.", -1, "bias", 0, s->width);
     pred_add_tensor(list, &n, "menu.out.", -1, "weight", s->n_menu, s->width);
     pred_add_tensor(list, &n, "menu.out.", -1, "bias", 0, s->n_menu);
@@ -15381,7 +15390,7 @@ static menu_weights menu_place(const menu_shape *s, float *at) {
     w.project_weight = pred_take(&at, width * (size_t)s->q_dim);
     w.project_bias = pred_take(&at, width);
     w.score_weight = pred_take(&at, (size_t)s->n_head * width);
-    w.hidden_weight = pred_take(&at, width * (width + 1));
+    w.hidden_weight = pred_take(&at, width * (size_t)menu_pooled(s));
     w.hidden_bias = pred_take(&at, width);
     w.out_weight = pred_take(&at, (size_t)s->n_menu * width);
     w.out_bias = pred_take(&at, (size_t)s->n_menu);
@@ -15390,7 +15399,8 @@ static menu_weights menu_place(const menu_shape *s, float *at) {
 
 static polar_status menu_check_shape(const menu_shape *s, polar_error *e) {
     if (s->q_dim < 1 || s->q_dim > PRED_MAX_WIDTH || s->width < 1 || s->width > MENU_MAX_WIDTH || s->n_head < 1 ||
-        s->n_head > PRED_MAX_HEAD || s->width % s->n_head || s->n_menu < 1 || s->n_menu > POLAR_MAX_MENU)
+        s->n_head > PRED_MAX_HEAD || s->width % s->n_head || s->n_menu < 1 || s->n_menu > POLAR_MAX_MENU ||
+        s->pooling & ~(POLAR_POOL_SUM | POLAR_POOL_LAST))
         return fail(e, POLAR_ARGUMENT, "a menu of %d programs, width %d, %d heads, features of %d is not possible",
                     s->n_menu, s->width, s->n_head, s->q_dim);
     return POLAR_OK;
@@ -15408,7 +15418,7 @@ typedef struct menu_net {
 typedef struct menu_trace {
     float *tokens; /* (T, width) f */
     float *probs;  /* (n_head, T) */
-    float *pooled; /* width + 1 */
+    float *pooled; /* menu_pooled */
     float *hidden; /* width, after ReLU and dropout */
     float *logits; /* n_menu */
 } menu_trace;
@@ -15416,7 +15426,7 @@ typedef struct menu_trace {
 static void menu_place_trace(const menu_shape *s, layout *l, menu_trace *t, size_t n_tokens) {
     t->tokens = layout_place(l, n_tokens * (size_t)s->width, sizeof(float));
     t->probs = layout_place(l, n_tokens * (size_t)s->n_head, sizeof(float));
-    t->pooled = layout_place(l, (size_t)s->width + 1, sizeof(float));
+    t->pooled = layout_place(l, (size_t)menu_pooled(s), sizeof(float));
     t->hidden = layout_place(l, (size_t)s->width, sizeof(float));
     t->logits = layout_place(l, (size_t)s->n_menu, sizeof(float));
 }
@@ -15429,7 +15439,8 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
                          const pred_dropout *drop) {
     const menu_shape *s = &net->shape;
     const menu_weights *w = &net->w;
-    const int width = s->width, slice = width / s->n_head;
+    const int width = s->width, slice = width / s->n_head, n_pooled = menu_pooled(s);
+    float *more = t->pooled + width;
     pred_linear project = pred_linear_of(w->project_weight, w->project_bias, width, s->q_dim);
     project.forward = net->panels;
     linear_forward(net->kernels, t->tokens, features, n_tokens, &project);
@@ -15445,10 +15456,15 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
             net->kern->axpy(t->pooled + h * slice, probs[i], t->tokens + (size_t)i * (size_t)width + h * slice, slice);
         }
     }
-    t->pooled[width] = (float)(log64(n_tokens) / (8 * LN2));
+    if (s->pooling & POLAR_POOL_SUM) {
+        memset(more, 0, (size_t)width * sizeof *more);
+        for (int i = 0; i < n_tokens; i++) net->kern->axpy(more, MENU_SUM_SCALE, t->tokens + (size_t)i * (size_t)width, width);
+        more += width;
+    }
+    if (s->pooling & POLAR_POOL_LAST) memcpy(more, t->tokens + (size_t)(n_tokens - 1) * (size_t)width, (size_t)width * sizeof *more);
+    t->pooled[n_pooled - 1] = (float)(log64(n_tokens) / (8 * LN2));
     for (int i = 0; i < width; i++)
-        t->hidden[i] = MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)(width + 1), t->pooled, width + 1,
-                                    w->hidden_bias[i]), 0);
+        t->hidden[i] = MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)n_pooled, t->pooled, n_pooled, w->hidden_bias[i]), 0);
     pred_drop(drop, 0, t->hidden, (size_t)width);
     for (int k = 0; k < s->n_menu; k++)
         t->logits[k] = pred_dot(w->out_weight + (size_t)k * (size_t)width, t->hidden, width, w->out_bias[k]);
@@ -15713,17 +15729,21 @@ polar_status polar_predictor_menu(const polar_predictor *p, const float *feature
     return status;
 }
 
-int polar_menu_pick(const polar_predictor *p, const double *probability, double price) {
-    double best = 0;
-    int at = -1;
+int polar_menu_rank(const polar_predictor *p, const double *probability, double price, int *order) {
+    double utility[POLAR_MAX_MENU];
     if (price < 0) price = p->info.price;
     for (int k = 0; k < p->menu.shape.n_menu; k++) {
-        const double utility = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
-        if (at >= 0 && !(utility > best)) continue;
-        best = utility;
-        at = k;
+        int at = k;
+        utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
+        for (; at > 0 && utility[k] > utility[order[at - 1]]; at--) order[at] = order[at - 1];
+        order[at] = k;
     }
-    return at;
+    return p->menu.shape.n_menu;
+}
+
+int polar_menu_pick(const polar_predictor *p, const double *probability, double price) {
+    int order[POLAR_MAX_MENU];
+    return polar_menu_rank(p, probability, price, order) ? order[0] : -1;
 }
 
 /* --- files ---------------------------------------------------------------------------- */
@@ -15775,6 +15795,7 @@ static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shap
     if (m->width) {
         m->q_dim = q_dim;
         if ((status = gguf_get_int(g, "polar.menu.n_head", &m->n_head, 1, PRED_MAX_HEAD, 1, e)) ||
+            (status = gguf_get_int(g, "polar.menu.pooling", &m->pooling, 0, POLAR_POOL_SUM | POLAR_POOL_LAST, 0, e)) ||
             (status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, 1, e)))
             return status;
         if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
@@ -15940,6 +15961,7 @@ static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
     if (p->menu.shape.n_menu) {
         polar_gguf_writer_set_u32(w, "polar.menu.width", (uint32_t)p->menu.shape.width);
         polar_gguf_writer_set_u32(w, "polar.menu.n_head", (uint32_t)p->menu.shape.n_head);
+        polar_gguf_writer_set_u32(w, "polar.menu.pooling", (uint32_t)p->menu.shape.pooling);
         polar_gguf_writer_set_f64(w, "polar.menu.price", p->info.price);
     }
 }
@@ -17047,18 +17069,9 @@ const double *polar_picker_menu(const polar_picker *picker) {
     return picker->by_menu ? picker->probability : NULL;
 }
 
-/* The menu by probability - price * cost, the first of equal ones first. */
 static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int *n) {
-    const double price = p->options.price < 0 ? p->predictor->info.price : p->options.price;
-    double utility[POLAR_MAX_MENU];
     int order[POLAR_MAX_MENU];
-    for (int k = 0; k < p->predictor->menu.shape.n_menu; k++) {
-        int at = k;
-        utility[k] = p->probability[k] - mul64(price, polar_program_cost(&p->predictor->programs[k]));
-        for (; at > 0 && utility[k] > utility[order[at - 1]]; at--) order[at] = order[at - 1];
-        order[at] = k;
-    }
-    *n = MIN(max, p->predictor->menu.shape.n_menu);
+    *n = MIN(max, polar_menu_rank(p->predictor, p->probability, p->options.price, order));
     for (int i = 0; i < *n; i++) {
         out[i].program = p->predictor->programs[order[i]];
         out[i].score = log64(MAX(p->probability[order[i]], 1e-300));
@@ -18845,7 +18858,8 @@ polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error 
 /* A program that answers some question, by the first path that has it. */
 typedef struct menu_candidate {
     const polar_train_path *path;
-    int gain; /* questions that it would add */
+    double value; /* of a question that it answers: 1 - price * cost */
+    double gain;  /* what it would add to the values of all questions */
 } menu_candidate;
 
 static uint64_t menu_hash(const polar_train_path *p) {
@@ -18864,7 +18878,9 @@ typedef struct menu_choice {
     int *slots;   /* hash table: candidate + 1, or 0 */
     size_t n_slots;
     int *members; /* candidate of each path, -1 for none */
-    char *covered;
+    double *values; /* of the questions: of the best program chosen that answers it, else 0 */
+    double price;
+    int n_layer;
 } menu_choice;
 
 /* Candidate of a path, made if it is new. */
@@ -18873,24 +18889,28 @@ static int menu_intern(menu_choice *c, const polar_train_path *p) {
     for (; c->slots[at]; at = (at + 1) & (c->n_slots - 1))
         if (menu_same(c->candidates[c->slots[at] - 1].path, p)) return c->slots[at] - 1;
     c->candidates[c->n_candidates].path = p;
+    c->candidates[c->n_candidates].value = MAX(1 - mul64(c->price, (double)p->length / c->n_layer), 0);
     c->slots[at] = ++c->n_candidates;
     return c->n_candidates - 1;
 }
 
-/* Marks the questions that a program answers. */
+/* Takes a program onto the menu. */
 static void menu_cover(menu_choice *c, int candidate) {
     for (int q = 0, at = 0; q < c->n_questions; q++)
         for (int i = 0; i < c->questions[q].n_paths; i++, at++)
-            if (c->members[at] == candidate) c->covered[q] = 1;
+            if (c->members[at] == candidate) c->values[q] = MAX(c->values[q], c->candidates[candidate].value);
 }
 
-/* The candidate that answers most questions which no chosen one does; then the shortest, then the first seen. */
+/* The candidate that adds most; then the shortest, then the first seen. */
 static int menu_best(menu_choice *c) {
     int best = 0;
     for (int i = 0; i < c->n_candidates; i++) c->candidates[i].gain = 0;
     for (int q = 0, at = 0; q < c->n_questions; q++)
         for (int i = 0; i < c->questions[q].n_paths; i++, at++)
-            if (!c->covered[q] && c->members[at] >= 0) c->candidates[c->members[at]].gain++;
+            if (c->members[at] >= 0) {
+                menu_candidate *x = &c->candidates[c->members[at]];
+                x->gain += MAX(x->value - c->values[q], 0);
+            }
     for (int i = 1; i < c->n_candidates; i++) {
         const menu_candidate *a = &c->candidates[i], *b = &c->candidates[best];
         if (a->gain > b->gain || (a->gain == b->gain && a->path->length < b->path->length)) best = i;
@@ -18912,13 +18932,13 @@ static void menu_greedy(menu_choice *c, int n_layer, const polar_train_path *ide
     for (*n = 1; *n < size; ++*n) {
         const int best = menu_best(c);
         const polar_train_path *path = c->candidates[best].path;
-        if (!c->candidates[best].gain) break;
+        if (!(c->candidates[best].gain > 0)) break;
         polar_program_from_path(&menu[*n], n_layer, path->path, path->length, 4, POLAR_MAX_CALLS, NULL);
         menu_cover(c, best);
     }
 }
 
-polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size, double price,
                                polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error) {
     const polar_allocator a = mem_allocator(allocator);
     int layers[POLAR_MAX_LAYER];
@@ -18930,7 +18950,7 @@ polar_status polar_menu_choose(const polar_train_question *questions, int n_ques
     err_clear(error);
     memset(&c, 0, sizeof c);
     if (!questions || n_questions < 1 || !menu || !n || size < 1 || size > POLAR_MAX_MENU || n_layer < 1 ||
-        n_layer > POLAR_MAX_LAYER)
+        n_layer > POLAR_MAX_LAYER || !(price >= 0 && price <= 1e6))
         return fail(error, POLAR_ARGUMENT, "a menu of %d programs of %d layers out of %d questions is not possible", size,
                     n_layer, n_questions);
     for (int q = 0; q < n_questions; q++) {
@@ -18942,12 +18962,14 @@ polar_status polar_menu_choose(const polar_train_question *questions, int n_ques
     for (c.n_slots = 16; c.n_slots < 2 * n_paths + 2; c.n_slots *= 2) {}
     c.questions = questions;
     c.n_questions = n_questions;
+    c.n_layer = n_layer;
+    c.price = price;
     for (int place = 0; place < 2; place++) {
         layout l = layout_begin(block);
         c.candidates = layout_place(&l, n_paths + 1, sizeof *c.candidates);
         c.slots = layout_place(&l, c.n_slots, sizeof *c.slots);
         c.members = layout_place(&l, n_paths + 1, sizeof *c.members);
-        c.covered = layout_place(&l, (size_t)n_questions, 1);
+        c.values = layout_place(&l, (size_t)n_questions, sizeof *c.values);
         if (place) break;
         if (!(bytes = layout_bytes(&l))) return fail(error, POLAR_MEMORY, "more paths than fit into memory");
         if (!(block = mem_alloc(&a, bytes, error))) return POLAR_MEMORY;
@@ -18982,6 +19004,7 @@ polar_menu_options polar_menu_defaults(void) {
     memset(&o, 0, sizeof o);
     o.width = 64;
     o.n_head = 4;
+    o.pooling = POLAR_POOL_SUM;
     o.dropout = 0.1;
     o.n_epochs = 40;
     o.batch = 32;
@@ -19001,6 +19024,7 @@ typedef struct menu_trainer {
     size_t n_params;
     float *params, *grads, *m, *v, *best;
     uint8_t *results; /* (n_questions, n_menu) */
+    double costs[POLAR_MAX_MENU];
     int *order, n_train, n_all; /* questions with a known result; the held-out ones last */
     float *mean, *inverse;
     double *sums;
@@ -19027,7 +19051,8 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
     const menu_weights *w = &net->w;
     const int width = s->width, slice = width / s->n_head;
     const size_t row = (size_t)width;
-    float dhidden[MENU_MAX_WIDTH] = {0}, dpooled[MENU_MAX_WIDTH + 1] = {0};
+    const int n_pooled = menu_pooled(s);
+    float dhidden[MENU_MAX_WIDTH] = {0}, dpooled[3 * MENU_MAX_WIDTH + 1] = {0}, *dmore = dpooled + width;
     for (int k = 0; k < s->n_menu; k++) {
         g->out_bias[k] += dlogits[k];
         net->kern->axpy(g->out_weight + (size_t)k * row, dlogits[k], t->hidden, width);
@@ -19036,10 +19061,15 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
     for (int i = 0; i < width; i++) {
         const float d = t->hidden[i] > 0 ? dhidden[i] * (drop->threshold ? drop->scale : 1) : 0;
         g->hidden_bias[i] += d;
-        net->kern->axpy(g->hidden_weight + (size_t)i * (row + 1), d, t->pooled, width + 1);
-        net->kern->axpy(dpooled, d, w->hidden_weight + (size_t)i * (row + 1), width + 1);
+        net->kern->axpy(g->hidden_weight + (size_t)i * (size_t)n_pooled, d, t->pooled, n_pooled);
+        net->kern->axpy(dpooled, d, w->hidden_weight + (size_t)i * (size_t)n_pooled, n_pooled);
     }
     memset(dtokens, 0, (size_t)n_tokens * row * sizeof *dtokens);
+    if (s->pooling & POLAR_POOL_SUM) {
+        for (int i = 0; i < n_tokens; i++) net->kern->axpy(dtokens + (size_t)i * row, MENU_SUM_SCALE, dmore, width);
+        dmore += width;
+    }
+    if (s->pooling & POLAR_POOL_LAST) pred_add(dtokens + (size_t)(n_tokens - 1) * row, dmore, row);
     for (int h = 0; h < s->n_head; h++) {
         const float *p = t->probs + (size_t)h * (size_t)n_tokens, *dslice = dpooled + h * slice;
         float mean = 0; /* sum over tokens of p dp */
@@ -19061,6 +19091,25 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
             if (*d != 0) net->kern->axpy(g->project_weight + (size_t)k * (size_t)s->q_dim, *d,
                                          features + (size_t)i * (size_t)s->q_dim, s->q_dim);
         }
+}
+
+/* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question, among
+ * the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
+#define MENU_HEAT 0.05
+static void menu_policy(const menu_trainer *t, const float *logits, const uint8_t *results, float *dlogits) {
+    const int n = t->net.shape.n_menu;
+    double p[POLAR_MAX_MENU], pick[POLAR_MAX_MENU], worth[POLAR_MAX_MENU], top = -1e9, sum = 0, mean = 0;
+    for (int k = 0; k < n; k++) {
+        p[k] = 1 / (1 + exp64(-(double)logits[k]));
+        pick[k] = p[k] - mul64(t->options->price, t->costs[k]);
+        worth[k] = (results[k] == POLAR_RESULT_VALID) - mul64(t->options->price, t->costs[k]);
+        if (results[k] != POLAR_RESULT_UNKNOWN) top = MAX(top, pick[k]);
+    }
+    for (int k = 0; k < n; k++) sum += pick[k] = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp64((pick[k] - top) / MENU_HEAT);
+    for (int k = 0; k < n && sum > 0; k++) mean += mul64(pick[k] /= sum, worth[k]);
+    for (int k = 0; k < n && sum > 0; k++)
+        dlogits[k] -= (float)(mul64(mul64(mul64(t->options->policy, t->share * n), mul64(pick[k], worth[k] - mean)), mul64(p[k], 1 - p[k])) /
+                              MENU_HEAT);
 }
 
 static void menu_pass_task(void *context, int index, int worker) {
@@ -19085,6 +19134,7 @@ static void menu_pass_task(void *context, int index, int worker) {
         loss += menu_log_loss(x, (polar_result_kind)results[k]);
         dlogits[k] = (float)(t->share * (1 / (1 + exp64(-x)) - (results[k] == POLAR_RESULT_VALID)));
     }
+    if (t->backward && t->options->policy > 0) menu_policy(t, trace->logits, results, dlogits);
     t->losses[index] = loss;
     if (t->backward) {
         float *grads = t->pass_grads + (size_t)index * t->n_params;
@@ -19244,14 +19294,21 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
     uint64_t state = pred_key(t->options->seed, 7);
     train_moments x = {t->net.shape.q_dim, 0, t->sums, t->sums + t->net.shape.q_dim};
     polar_menu_results(t->questions, n_questions, menu, n_menu, t->results);
+    for (int k = 0; k < n_menu; k++) t->costs[k] = polar_program_cost(&menu[k]);
     for (int q = 0; q < n_questions; q++) {
         t->order[t->n_all] = q;
         if (menu_known(t, t->n_all, 1)) t->n_all++;
     }
     if (!t->n_all)
         return fail(e, POLAR_ARGUMENT, "menu: of no question a result of one of the %d programs is known", n_menu);
-    train_shuffle(t->order, t->n_all, &state);
-    t->n_train = t->n_all - MIN((int)(t->options->validation * t->n_all + 0.5), t->n_all - 1);
+    if (t->options->n_held) {
+        while (t->n_train < t->n_all && t->order[t->n_train] < n_questions - t->options->n_held) t->n_train++;
+        if (!t->n_train) return fail(e, POLAR_ARGUMENT, "menu: nothing to train on, all questions with results are held out");
+        train_shuffle(t->order, t->n_train, &state);
+    } else {
+        train_shuffle(t->order, t->n_all, &state);
+        t->n_train = t->n_all - MIN((int)(t->options->validation * t->n_all + 0.5), t->n_all - 1);
+    }
     for (int i = 0; i < t->n_all; i++) {
         const polar_train_question *q = &t->questions[t->order[i]];
         if (!pred_finite(q->features, (size_t)q->n_tokens * (size_t)x.n))
@@ -19289,6 +19346,44 @@ static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error 
     return POLAR_OK;
 }
 
+/* What picks are worth on the held-out questions of which every result is known. */
+static void menu_judge(const menu_trainer *t, double scale, const double *shift, polar_menu_report *r) {
+    const int n_menu = t->net.shape.n_menu;
+    double fixed[POLAR_MAX_MENU] = {0}, worth, best;
+    for (int i = t->n_train; i < t->n_all; i++) {
+        const uint8_t *results = t->results + (size_t)t->order[i] * (size_t)n_menu;
+        int pick = 0, any = 0, known = 1;
+        for (int k = 0; k < n_menu; k++) known = known && results[k] != POLAR_RESULT_UNKNOWN;
+        if (!known) continue;
+        best = -1e9;
+        for (int k = 0; k < n_menu; k++) {
+            const double x = mul64(scale, (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k]) + shift[k];
+            worth = 1 / (1 + exp64(-x)) - mul64(t->options->price, t->costs[k]);
+            if (worth > best) best = worth, pick = k;
+            fixed[k] += results[k] == POLAR_RESULT_VALID;
+            any |= results[k] == POLAR_RESULT_VALID;
+        }
+        r->n_complete++;
+        r->oracle += any;
+        r->identity += results[0] == POLAR_RESULT_VALID;
+        r->picked += results[pick] == POLAR_RESULT_VALID;
+        r->picked_cost += t->costs[pick];
+    }
+    if (!r->n_complete) return;
+    best = -1e9;
+    for (int k = 0; k < n_menu; k++) {
+        worth = fixed[k] / r->n_complete - mul64(t->options->price, t->costs[k]);
+        if (!(worth > best)) continue;
+        best = worth;
+        r->fixed = fixed[k] / r->n_complete;
+        r->fixed_cost = t->costs[k];
+    }
+    r->oracle /= r->n_complete;
+    r->identity /= r->n_complete;
+    r->picked /= r->n_complete;
+    r->picked_cost /= r->n_complete;
+}
+
 /* The network with shift and scale of the features and the calibration in its weights. */
 static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *p) {
     const menu_shape *s = &t->net.shape;
@@ -19300,6 +19395,7 @@ static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *
         menu_evaluate(t, t->n_train, t->n_all - t->n_train); /* logits of the best epoch */
         menu_calibrate(t, &r->scale, shift);
         r->calibrated_loss = menu_calibrated_loss(t, r->scale, shift);
+        menu_judge(t, r->scale, shift, r);
     }
     memcpy(p->menu_params, t->params, t->n_params * sizeof *t->params);
     train_fold(w->project_weight, w->project_bias, s->width, s->q_dim, t->mean, t->inverse);
@@ -19318,7 +19414,8 @@ static polar_status menu_check(const polar_train_question *questions, int n_ques
     if (!menu || n_menu < 1 || n_menu > POLAR_MAX_MENU)
         return fail(e, POLAR_ARGUMENT, "menu: %d programs; 1..%d are possible", n_menu, POLAR_MAX_MENU);
     if (o->n_epochs < 1 || o->batch < 1 || o->batch > 4096 || !(o->dropout >= 0 && o->dropout < 1) ||
-        !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) || !(o->price >= 0))
+        !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) || !(o->price >= 0 && o->price <= 1e6) ||
+        !(o->policy >= 0 && o->policy <= 1e6) || o->n_held < 0 || o->n_held >= n_questions)
         return fail(e, POLAR_ARGUMENT, "menu: an option is out of range");
     for (int k = 0; k < n_menu; k++)
         if ((status = polar_program_validate(&menu[k], n_layer, e))) return status;
@@ -19337,7 +19434,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
                               polar_error *error) {
     const polar_menu_options o = options ? *options : polar_menu_defaults();
     const polar_allocator a = mem_allocator(o.allocator);
-    const menu_shape shape = {q_dim, o.width, o.n_head, n_menu};
+    const menu_shape shape = {q_dim, o.width, o.n_head, n_menu, o.pooling};
     polar_menu_report r;
     polar_predictor *p = NULL;
     menu_trainer t;

@@ -854,6 +854,8 @@ polar_status polar_predictor_menu(const polar_predictor *predictor, const float 
 /* The program with the largest probability - price * cost, where cost is its length over the layers; the first
  * of equal ones. price < 0: that of the file. */
 int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
+/* All of them in that order; returns their number. `order` has room for POLAR_MAX_MENU. */
+int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
 
@@ -1104,15 +1106,19 @@ polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predict
 polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
 polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
 
-/* Chooses a menu of at most `size` programs: the identity, then again and again the one that answers most
- * questions which no program before answers, as far as their paths say. `menu` has room for `size`; *n gets the
- * number, less than size where no program adds a question. */
-polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+/* Chooses a menu of at most `size` programs: the identity, then again and again the one that adds most to what the
+ * questions are worth, as far as their paths say. A question is worth 1 - price * cost of the cheapest program on the
+ * menu that answers it, 0 if none does; with price 0 this counts the questions that are answered. `menu` has room for
+ * `size`; *n gets the number, less than size where no program adds anything. */
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size, double price,
                                polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error);
 /* What is known: results (n_questions, n_menu), each a polar_result_kind. The unknown ones are for the caller
  * to find out by running them. */
 void polar_menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
                         uint8_t *results);
+
+#define POLAR_POOL_SUM 1  /* the sum over the tokens, which counts */
+#define POLAR_POOL_LAST 2 /* the last token */
 
 typedef struct polar_menu_options {
     const polar_allocator *allocator;
@@ -1120,10 +1126,13 @@ typedef struct polar_menu_options {
     const polar_runner *runner;
     uint64_t seed;
     int width, n_head;   /* 64, 4: of the network */
+    int pooling;         /* POLAR_POOL_SUM: what the network sees of a question besides attention to its tokens */
+    double policy;       /* 0: weight of a second loss, what picks at this price are worth */
     double dropout;      /* 0.1 */
     int n_epochs, batch; /* 40; 32 questions */
     double lr, weight_decay; /* 1e-3 with cosine; 0.01 */
     double validation;   /* 0.2: share of the questions that chooses the epoch and calibrates */
+    int n_held;          /* 0; otherwise the last so many questions do that, in place of a random share */
     double price;        /* POLAR_MENU_PRICE, kept in the file */
     polar_progress progress; /* NULL, or called after each epoch */
     void *progress_user;
@@ -1135,6 +1144,10 @@ typedef struct polar_menu_report {
     int best_epoch;
     double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
     double scale;                 /* of the logits, from the calibration */
+    int n_complete;               /* held-out questions of which the results of all programs are known; on them: */
+    double identity, oracle;      /* share that the identity answers; that some program answers */
+    double fixed, fixed_cost;     /* that the one program of most worth answers, and its cost */
+    double picked, picked_cost;   /* that the picks answer at the price, and their mean cost */
 } polar_menu_report;
 
 /* Trains the menu on the results that the questions' paths hold, valid and invalid; menu[0] must be the

@@ -275,6 +275,90 @@ TEST(differences) {
     synthetic_free(&s);
 }
 
+/* The loss that the menu's gradients are of, without dropout. */
+static double menu_total(const menu_trainer *t, const menu_trace *trace, const float *features, int n, const uint8_t *results) {
+    const int n_menu = t->net.shape.n_menu;
+    double loss = 0, sum = 0, worth = 0, top = -9, pick[8];
+    menu_pack((menu_net *)&t->net);
+    menu_forward(&t->net, trace, features, n, NULL);
+    for (int k = 0; k < n_menu; k++) {
+        pick[k] = 1 / (1 + exp(-(double)trace->logits[k])) - t->options->price * t->costs[k];
+        if (results[k] == POLAR_RESULT_UNKNOWN) continue;
+        loss += t->share * menu_log_loss((double)trace->logits[k], (polar_result_kind)results[k]);
+        top = fmax(top, pick[k]);
+    }
+    for (int k = 0; k < n_menu; k++) {
+        const double p = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp((pick[k] - top) / MENU_HEAT);
+        sum += p;
+        worth += p * ((results[k] == POLAR_RESULT_VALID) - t->options->price * t->costs[k]);
+    }
+    return loss - t->options->policy * t->share * n_menu * worth / sum;
+}
+
+TEST(menu_differences) {
+    enum { N = 5, WIDTH = 8, MENU = 4 };
+    static const uint8_t results[MENU] = {POLAR_RESULT_VALID, POLAR_RESULT_INVALID, POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID};
+    for (int pooling = 0; pooling < 4; pooling++) {
+        const menu_shape shape = {Q_DIM, WIDTH, 2, MENU, pooling};
+        const size_t n_params = menu_count(&shape);
+        polar_menu_options o = polar_menu_defaults();
+        menu_trainer t;
+        menu_trace trace;
+        menu_weights g;
+        pred_tensor list[MENU_TENSORS];
+        const pred_dropout none = pred_dropout_of(0, 0);
+        float features[N * Q_DIM], dlogits[MENU] = {0}, *grads = calloc(n_params, sizeof *grads), dtokens[N * WIDTH];
+        uint64_t state = 6;
+        void *block;
+        layout l = layout_begin(NULL);
+        memset(&t, 0, sizeof t);
+        o.price = 0.3;
+        o.policy = pooling % 2 ? 0.7 : 0;
+        t.options = &o;
+        t.net.shape = shape;
+        t.net.kern = kern_find(POLAR_CPU_AUTO);
+        t.net.kernels = mat_choose(t.net.kern);
+        t.params = malloc(n_params * sizeof *t.params);
+        t.net.w = menu_place(&shape, t.params);
+        t.net.panels = malloc(mat_panels(Q_DIM, WIDTH) * sizeof(float));
+        t.share = 0.5;
+        for (size_t i = 0; i < n_params; i++) t.params[i] = rng_float(&state) - 0.4f;
+        for (int i = 0; i < N * Q_DIM; i++) features[i] = 2 * rng_float(&state) - 1;
+        for (int k = 0; k < MENU; k++) t.costs[k] = 0.5 + 0.3 * k;
+        menu_place_trace(&shape, &l, &trace, N);
+        block = malloc(layout_bytes(&l));
+        l = layout_begin(block);
+        menu_place_trace(&shape, &l, &trace, N);
+        menu_total(&t, &trace, features, N, results);
+        for (int k = 0; k < MENU; k++)
+            if (results[k]) dlogits[k] = (float)(t.share * (1 / (1 + exp(-(double)trace.logits[k])) - (results[k] == POLAR_RESULT_VALID)));
+        if (o.policy > 0) menu_policy(&t, trace.logits, results, dlogits);
+        g = menu_place(&shape, grads);
+        menu_backward(&t.net, &trace, features, N, dlogits, &g, dtokens, &none);
+        for (int i = 0, n = menu_tensors(&shape, list); i < n; i++) {
+            double worst = 0, largest = 1e-3;
+            for (size_t k = 0; k < list[i].count; k++) {
+                float *x = &t.params[list[i].offset + k];
+                const float before = *x, h = 1e-3f;
+                double difference;
+                *x = before + h;
+                difference = menu_total(&t, &trace, features, N, results);
+                *x = before - h;
+                difference = (difference - menu_total(&t, &trace, features, N, results)) / (2 * (double)h);
+                *x = before;
+                worst = fmax(worst, fabs(difference - (double)grads[list[i].offset + k]));
+                largest = fmax(largest, fabs(difference));
+            }
+            if (worst > 0.03 * largest) printf("%s, pooling %d: %g of %g\n", list[i].name, pooling, worst, largest);
+            CHECK(worst <= 0.03 * largest);
+        }
+        free(block);
+        free(grads);
+        free(t.params);
+        free(t.net.panels);
+    }
+}
+
 static uint64_t weights_hash(const polar_trainer *t) {
     return mem_hash(t->params, t->n_params * sizeof *t->params) ^ mem_hash(t->best, t->n_params * sizeof *t->best);
 }
@@ -511,7 +595,7 @@ TEST(menu) {
     polar_program_parse(&menu[2], N_LAYER, "3-4x2", NULL);
     menu_paths(&s, menu, calls, paths, 1);
     /* Coverage: the identity first, then the program for the other kind. */
-    CHECK(!polar_menu_choose(s.questions, s.n, N_LAYER, 8, chosen, &n, NULL, &error));
+    CHECK(!polar_menu_choose(s.questions, s.n, N_LAYER, 8, 0, chosen, &n, NULL, &error));
     CHECK(n == 3 && polar_program_equal(&chosen[0], &menu[0]) && polar_program_equal(&chosen[1], &menu[2]));
     CHECK(polar_program_equal(&chosen[2], &menu[1]));
     polar_menu_results(s.questions, s.n, menu, 3, results);
@@ -579,7 +663,7 @@ TEST(calibration) {
 
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
-    ROW(reference), ROW(differences), ROW(reproducible), ROW(resume), ROW(order),
+    ROW(reference), ROW(differences), ROW(menu_differences), ROW(reproducible), ROW(resume), ROW(order),
     ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration),
 };
 
