@@ -38,6 +38,8 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
 
+build/test_search_cli: polar
+
 # The program of README and polar.h, which test_gen runs.
 build/minimal: examples/minimal.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)

@@ -174,6 +174,10 @@ int cli_objects_open(cli_objects *objects, const char *path);
 /* The next object, valid until the next call; NULL at the end, or after an error, which sets `failed`. */
 const json *cli_objects_next(cli_objects *objects);
 void cli_objects_close(cli_objects *objects);
+/* The next member of an object in its text, from behind "{" or the member before: its key and value, unread. Returns the
+ * place behind it; NULL at the end, or where the text is no object. */
+const char *cli_next_member(const char *at, const char *end, polar_span *key, polar_span *value);
+int cli_span_is(polar_span span, const char *text);
 
 #define CLI_MAX_OPTIONS 10
 
@@ -200,13 +204,14 @@ typedef struct cli_questions {
  * supervision files. 0, or 1 after a message. */
 int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
 void cli_questions_free(cli_questions *questions);
-/* Writes id, task, steps, level and subject as an object. */
+/* Writes id, task, steps, level, subject and options as an object. */
 void cli_question_put_info(FILE *f, const cli_question *question);
 
 typedef struct cli_prompt_options {
     const char *prompt; /* text with {question}, "@file", or "auto": that of the model file, else of METHOD 3 */
     const char *chat, *system;
     int example; /* 1: a worked example before the question */
+    const char *recorded; /* NULL, or the text as cli_prompt_put wrote it, in place of `prompt` */
 } cli_prompt_options;
 #define CLI_PROMPT_OPTIONS(o) \
     {"prompt", 0, CLI_TEXT, &(o).prompt, "TEXT", \
@@ -263,6 +268,8 @@ FILE *cli_output_open(cli_output *output, const char *path);
 /* With `keep` 0 nothing is left of it. 0, or 1 after a message. */
 int cli_output_close(cli_output *output, int keep);
 void cli_remove_file(const char *path);
+/* 1 for a device or pipe. */
+int cli_is_special(const char *path);
 
 /* Ctrl-C and SIGTERM only set what cli_interrupted returns; the second one ends the program. */
 void cli_catch_interrupts(void);
@@ -278,7 +285,7 @@ typedef struct cli_journal {
 } cli_journal;
 /* Gets a record that is in the journal already: its text, and its place for cli_journal_read. Not 0 ends reading. */
 typedef int (*cli_record)(void *user, polar_span text, int64_t at);
-/* Begins a journal, or goes on with one whose header (a JSON object) says the same; else a message names what
+/* Begins a journal (NULL path: a temporary one), or goes on with one whose header (a JSON object) says the same; else a message names what
  * differs. 0, or 1 after a message; close it in any case. */
 int cli_journal_open(cli_journal *journal, const char *path, const char *header, cli_record record, void *user);
 /* Adds a record (JSON in one line); *at (may be NULL) gets its place. 0, or 1 after a message. */
@@ -317,11 +324,13 @@ int cli_kv_type(const char *text, polar_kv_type *type);
 int command_bench(cli *c);
 int command_info(cli *c);
 int command_logits(cli *c);
+int command_merge(cli *c);
 int command_predictor(cli *c);
 int command_program(cli *c);
 int command_grade(cli *c);
 int command_quantize(cli *c);
 int command_run(cli *c);
+int command_search(cli *c);
 int command_tokenize(cli *c);
 
 #endif /* CLI_H */

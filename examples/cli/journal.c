@@ -13,17 +13,17 @@
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 #include <io.h>
-#define truncate_file(f, n) _chsize_s(_fileno(f), n)
+#define truncate_file(f, n)     _chsize_s(_fileno(f), n)
 #define seek_file(f, n, whence) _fseeki64(f, n, whence)
-#define tell_file(f) _ftelli64(f)
-#define sync_file(f) _commit(_fileno(f))
+#define tell_file(f)            _ftelli64(f)
+#define sync_file(f)            _commit(_fileno(f))
 #else
 #include <fcntl.h>
 #include <unistd.h>
-#define truncate_file(f, n) ftruncate(fileno(f), (off_t)(n))
+#define truncate_file(f, n)     ftruncate(fileno(f), (off_t)(n))
 #define seek_file(f, n, whence) fseeko(f, (off_t)(n), whence)
-#define tell_file(f) ftello(f)
-#define sync_file(f) fsync(fileno(f))
+#define tell_file(f)            ftello(f)
+#define sync_file(f)            fsync(fileno(f))
 #endif
 
 /* --- texts in memory -------------------------------------------------------------------------------------- */
@@ -34,7 +34,8 @@ FILE *cli_text_open(cli_text *t) {
     wchar_t directory[MAX_PATH + 1], path[MAX_PATH + 1];
     memset(t, 0, sizeof *t);
     t->file = GetTempPathW(MAX_PATH + 1, directory) && GetTempFileNameW(directory, L"pol", 0, path)
-                  ? _wfopen(path, L"w+bD") : NULL;
+                  ? _wfopen(path, L"w+bD")
+                  : NULL;
     return t->file;
 }
 
@@ -98,14 +99,14 @@ void cli_remove_file(const char *path) {
 }
 
 #ifdef _WIN32
-static int is_special(const char *path) {
+int cli_is_special(const char *path) {
     (void)path;
     return 0;
 }
 #else
 #include <sys/stat.h>
 /* A device or pipe has no place beside it and is written to directly. */
-static int is_special(const char *path) {
+int cli_is_special(const char *path) {
     struct stat s;
     return !stat(path, &s) && !S_ISREG(s.st_mode);
 }
@@ -115,7 +116,7 @@ FILE *cli_output_open(cli_output *o, const char *path) {
     memset(o, 0, sizeof *o);
     o->path = path;
     if (!strcmp(path, "-")) return o->file = stdout;
-    if (!is_special(path) && !(o->temporary = join(path, ".tmp"))) {
+    if (!cli_is_special(path) && !(o->temporary = join(path, ".tmp"))) {
         cli_fail("out of memory");
         return NULL;
     }
@@ -173,10 +174,14 @@ int cli_interrupted(void) {
 /* --- journals ---------------------------------------------------------------------------------------------- */
 
 /* A record is a line {"sum":"0123456789abcdef","record":...}; the sum is FNV-1a over the bytes of the record. */
-#define HEAD "{\"sum\":\""
+#define HEAD   "{\"sum\":\""
 #define MIDDLE "\",\"record\":"
-enum { HEAD_LENGTH = sizeof HEAD - 1, SUM_LENGTH = 16, MIDDLE_LENGTH = sizeof MIDDLE - 1,
-       BEFORE = HEAD_LENGTH + SUM_LENGTH + MIDDLE_LENGTH };
+enum {
+    HEAD_LENGTH = sizeof HEAD - 1,
+    SUM_LENGTH = 16,
+    MIDDLE_LENGTH = sizeof MIDDLE - 1,
+    BEFORE = HEAD_LENGTH + SUM_LENGTH + MIDDLE_LENGTH
+};
 
 static uint64_t checksum(const char *text, size_t n) {
     uint64_t h = 0xcbf29ce484222325u;
@@ -329,7 +334,11 @@ static int lock_journal(const cli_journal *j) {
 int cli_journal_open(cli_journal *j, const char *path, const char *header, cli_record record, void *user) {
     int status;
     memset(j, 0, sizeof *j);
-    if (!(j->path = join(path, ""))) return cli_fail("out of memory");
+    if (!(j->path = join(path ? path : "the temporary journal", ""))) return cli_fail("out of memory");
+    if (!path) {
+        if (!(j->file = tmpfile())) return cli_fail("cannot make a temporary file: %s", strerror(errno));
+        return cli_journal_add(j, header, strlen(header), NULL);
+    }
     if (!(j->file = cli_fopen(path, "ab"))) return cli_fail("cannot write %s: %s", path, strerror(errno));
     fclose(j->file);
     if (!(j->file = cli_fopen(path, "r+b"))) return cli_fail("cannot write %s: %s", path, strerror(errno));
@@ -355,8 +364,9 @@ int cli_journal_add(cli_journal *j, const char *record, size_t n, int64_t *at) {
     if (failed) {
         int reason = errno;
         if (truncate_file(j->file, j->end)) reason = reason ? reason : errno;
-        return cli_fail("cannot write %s: %s; what was recorded before is kept, and the same command goes on from there",
-                        j->path, reason ? strerror(reason) : "write error");
+        return cli_fail(
+            "cannot write %s: %s; what was recorded before is kept, and the same command goes on from there", j->path,
+            reason ? strerror(reason) : "write error");
     }
     if (at) *at = j->end + BEFORE;
     j->end += (int64_t)length;

@@ -63,6 +63,23 @@ static const cli_command commands[] = {
      "\n"
      "  polar predictor import router.pt router.gguf\n"
      "  echo '{\"seg_logits\":[0,-1,2,-1],\"op_logits\":[[0,1,0],[0,0,0],[1,0,2],[0,0,0]]}' | polar predictor decode --jsonl\n"},
+    {"search", "find programs that answer questions", command_search,
+     "-m FILE QUESTIONS -o FILE [options]\n"
+     "\n"
+     "Tree search over programs for each question of a JSONL or JSON file (fields question, answer and those of the\n"
+     "public data sets; - is stdin). What was found is written for training. An interrupted run goes on where it\n"
+     "stopped when the same command is given again.\n"
+     "\n"
+     "  polar search -m model.gguf questions.jsonl -o found.json --simulations 100 --seed 1\n"
+     "  polar search -m model.gguf questions.jsonl -o part1.json --shard 1/4\n"
+     "  polar search -m model.gguf found.json --menu 32 -o menu.json\n"},
+    {"merge", "join the outputs of a search that ran in parts", command_merge,
+     "PART.json [PART.json ...] -o FILE\n"
+     "\n"
+     "Takes the outputs of polar search with --shard, of the same model, settings and questions, and writes the file\n"
+     "that one run would have written. Supervision files of others, without a header, are joined as they are.\n"
+     "\n"
+     "  polar merge part1.json part2.json part3.json part4.json -o found.json\n"},
     {"grade", "compare answers with references", command_grade,
      "[options] PRED GOLD | --jsonl [FILE]\n"
      "\n"

@@ -41,7 +41,7 @@ static const char *skip_value(const char *s, const char *end) {
 
 /* The next member of an object, from behind '{' or ','; its key and value are set. Returns the place behind the
  * value, or NULL at the end of the object or where it is none. */
-static const char *next_member(const char *s, const char *end, polar_span *key, polar_span *value) {
+const char *cli_next_member(const char *s, const char *end, polar_span *key, polar_span *value) {
     const char *start = skip_space(s, end), *after;
     if (start < end && *start == ',') start = skip_space(start + 1, end);
     if (start >= end || *start != '"' || !(after = skip_string(start, end))) return NULL;
@@ -56,7 +56,7 @@ static const char *next_member(const char *s, const char *end, polar_span *key, 
     return after;
 }
 
-static int span_is(polar_span s, const char *text) {
+int cli_span_is(polar_span s, const char *text) {
     return s.length == strlen(text) && !memcmp(s.text, text, s.length);
 }
 
@@ -67,14 +67,14 @@ static const char *const question_names[] = {"question", "problem", "Question", 
 static void look_into(cli_objects *o, const char *s, const char *end) {
     polar_span key = {NULL, 0}, value = {NULL, 0};
     o->form = FORM_MEMBERS;
-    for (const char *at = s + 1; (at = next_member(at, end, &key, &value));) {
-        if (span_is(key, "samples") && *value.text == '[') {
+    for (const char *at = s + 1; (at = cli_next_member(at, end, &key, &value));) {
+        if (cli_span_is(key, "samples") && *value.text == '[') {
             o->form = FORM_ARRAY;
             o->at = value.text + 1;
         }
-        if (span_is(key, "polar") && *value.text == '{') o->header = value;
+        if (cli_span_is(key, "polar") && *value.text == '{') o->header = value;
         for (size_t i = 0; i < sizeof question_names / sizeof *question_names; i++)
-            if (o->form == FORM_MEMBERS && span_is(key, question_names[i])) o->form = FORM_ONE;
+            if (o->form == FORM_MEMBERS && cli_span_is(key, question_names[i])) o->form = FORM_ONE;
     }
     if (o->form == FORM_MEMBERS) o->at = s + 1;
 }
@@ -153,15 +153,12 @@ const json *cli_objects_next(cli_objects *o) {
     polar_span key, value;
     if (o->failed) return NULL;
     switch (o->form) {
-    case FORM_LINES:
-        return next_line(o);
-    case FORM_ARRAY:
-        return next_element(o);
-    case FORM_ONE:
-        return o->n++ ? NULL : read_object(o, o->at, o->end);
+    case FORM_LINES: return next_line(o);
+    case FORM_ARRAY: return next_element(o);
+    case FORM_ONE: return o->n++ ? NULL : read_object(o, o->at, o->end);
     default: /* members that are objects */
-        while ((o->at = next_member(o->at, o->end, &key, &value)))
-            if (*value.text == '{' && !span_is(key, "polar"))
+        while ((o->at = cli_next_member(o->at, o->end, &key, &value)))
+            if (*value.text == '{' && !cli_span_is(key, "polar"))
                 return read_object(o, value.text, value.text + value.length);
         o->at = o->end;
         return NULL;
@@ -213,8 +210,18 @@ static polar_span whole_number(polar_span s) {
 }
 
 static const json *find_answer(const json *object) {
-    static const char *const names[] = {"answer", "gt_ans", "ground_truth", "Answer", "target", "gt", "correct",
-                                        "final_answer", "solution", "sample_info.ground_truth", "sample_info.answer", NULL};
+    static const char *const names[] = {"answer",
+                                        "gt_ans",
+                                        "ground_truth",
+                                        "Answer",
+                                        "target",
+                                        "gt",
+                                        "correct",
+                                        "final_answer",
+                                        "solution",
+                                        "sample_info.ground_truth",
+                                        "sample_info.answer",
+                                        NULL};
     return find_field(object, names);
 }
 
@@ -288,11 +295,11 @@ static int read_options(cli_questions *qs, cli_question *q, const json *list) {
     return 1;
 }
 
-/* Body and question in one text, and the options below it. */
-static char *compose(cli_questions *qs, const cli_question *q, const json *body, const json *question) {
+/* Body and question in one text, and options below it. */
+static char *compose(cli_questions *qs, const cli_question *q, const json *body, const json *question, int n_options) {
     size_t size = (body ? body->length : 0) + question->length + 32, n = 0;
     char *text, *kept;
-    for (int i = 0; i < q->n_options; i++) size += strlen(q->options[i]) + 8;
+    for (int i = 0; i < n_options; i++) size += strlen(q->options[i]) + 8;
     if (!(text = malloc(size))) return NULL;
     if (body) {
         const char *s = body->text;
@@ -304,7 +311,7 @@ static char *compose(cli_questions *qs, const cli_question *q, const json *body,
     }
     memcpy(text + n, question->text, question->length);
     n += question->length;
-    for (int i = 0; i < q->n_options; i++)
+    for (int i = 0; i < n_options; i++)
         n += (size_t)snprintf(text + n, size - n, "%s(%c) %s", i ? " " : "\nAnswer Choices: ", 'A' + i, q->options[i]);
     kept = keep(qs, text, n);
     free(text);
@@ -331,19 +338,23 @@ static int holds_nul(const json *v) {
 static int read_question(cli_questions *qs, cli_question *q, const cli_objects *o, const json *object,
                          int needs_answer) {
     const json *body = find_body(object), *question = find_question(object), *answer = find_answer(object), *steps;
+    const json *options = json_get(object, "options"), *known = json_get(json_get(object, "sample_info"), "options");
     polar_span a = {"", 0};
     memset(q, 0, sizeof *q);
     q->line = o->line;
     q->steps = -1;
     if (!question) return question_fails(o, "no question (looked for question, problem, Question, input)");
-    if (answer) a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
-                                                : polar_answer_reference(answer->text, answer->length);
+    if (answer)
+        a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
+                                        : polar_answer_reference(answer->text, answer->length);
     if (!answer && needs_answer)
-        return question_fails(o, "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, solution)");
+        return question_fails(o,
+                              "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, solution)");
     if (!a.length && needs_answer) return question_fails(o, "no answer is found in the reference");
-    if (holds_nul(body) || holds_nul(question) || holds_nul(answer)) return question_fails(o, "a text holds a NUL character");
-    if (!(q->answer = keep(qs, a.text, a.length)) || !read_options(qs, q, json_get(object, "options")) ||
-        !(q->text = compose(qs, q, body, question)))
+    if (holds_nul(body) || holds_nul(question) || holds_nul(answer))
+        return question_fails(o, "a text holds a NUL character");
+    if (!(q->answer = keep(qs, a.text, a.length)) || !read_options(qs, q, options ? options : known) ||
+        !(q->text = compose(qs, q, body, question, options ? q->n_options : 0)))
         return question_fails(o, "out of memory");
     q->id = keep_field(qs, object, "id");
     q->task = keep_field(qs, object, "task");
@@ -423,17 +434,23 @@ void cli_question_put_info(FILE *f, const cli_question *q) {
     put_field(f, &n, "steps", steps);
     put_field(f, &n, "level", q->level);
     put_field(f, &n, "subject", q->subject);
+    for (int i = 0; i < q->n_options; i++) {
+        fputs(i ? "," : n ? ",\"options\":[" : "\"options\":[", f);
+        json_put_text(f, q->options[i]);
+    }
+    if (q->n_options) fputc(']', f);
     fputc('}', f);
 }
 
 /* --- prompts -------------------------------------------------------------------------------------------- */
 
-#define INTRODUCTION "Solve the following math problem and output ONLY the final answer directly, " \
-                     "formatted strictly as \\boxed{ANSWER}.\n"
+#define INTRODUCTION                                                                                                   \
+    "Solve the following math problem and output ONLY the final answer directly, "                                     \
+    "formatted strictly as \\boxed{ANSWER}.\n"
 #define PROBLEM "### Problem Start\n{question}\n### Problem End\nAnswer:"
 #define EXAMPLE "### Problem Start\nWhat is 1+1?\n### Problem End\nAnswer: \\boxed{2}\n"
-#define PLACE "{question}"
-#define BOX "\\boxed{"
+#define PLACE   "{question}"
+#define BOX     "\\boxed{"
 
 /* "\n" in a template of the command line is a new line. */
 static void unescape(char *s) {
@@ -461,8 +478,9 @@ static char *template_of_model(const polar_model *model) {
 }
 
 /* The template into p->text; *published says that it is that of [P]. */
-static int find_template(cli_prompt *p, const polar_model *model, const char *spec, int example, int *published) {
-    int automatic = !strcmp(spec, "auto");
+static int find_template(cli_prompt *p, const polar_model *model, const cli_prompt_options *o, int *published) {
+    const char *spec = o->recorded ? o->recorded : o->prompt ? o->prompt : "auto";
+    int automatic = !o->recorded && !strcmp(spec, "auto"), example = o->example;
     size_t length;
     *published = 0;
     if (automatic && !example) p->text = template_of_model(model);
@@ -474,13 +492,13 @@ static int find_template(cli_prompt *p, const polar_model *model, const char *sp
             return cli_fail("out of memory");
     } else if (example) {
         return cli_usage("--example belongs to the published prompt; put the example into the text of --prompt");
-    } else if (*spec == '@') {
+    } else if (*spec == '@' && !o->recorded) {
         if (!(p->text = cli_read_file(spec + 1, &length))) return 1;
         if (length && p->text[length - 1] == '\n') p->text[length - 1] = 0;
         if (strlen(p->text) + 1 < length) return cli_fail("%s: a prompt must not hold NUL bytes", spec + 1);
     } else {
         if (!(p->text = copy_text(spec))) return cli_fail("out of memory");
-        unescape(p->text);
+        if (!o->recorded) unescape(p->text);
     }
     if (!strstr(p->text, PLACE)) return cli_usage("--prompt: the text has no place %s", PLACE);
     return 0;
@@ -511,7 +529,7 @@ int cli_prompt_open(cli_prompt *p, const polar_model *model, const cli_prompt_op
     memset(p, 0, sizeof *p);
     p->model = model;
     p->system = o->system;
-    if ((status = find_template(p, model, o->prompt ? o->prompt : "auto", o->example, &published)) ||
+    if ((status = find_template(p, model, o, &published)) ||
         (status = cli_chat(o->chat ? o->chat : "auto", &p->chat))) {
         cli_prompt_close(p);
         return status;

@@ -1,0 +1,24 @@
+/* A menu: a few programs that together answer many questions. See menu.c. */
+#ifndef MENU_H
+#define MENU_H
+
+#include "cli.h"
+
+#define MENU_MAX POLAR_MAX_MENU
+
+typedef struct menu_entry {
+    int *path, n;
+} menu_entry;
+
+typedef struct menu {
+    int n, n_layer;
+    menu_entry entries[MENU_MAX]; /* the first is the identity */
+} menu;
+
+/* Chooses at most `size` programs by the results in a supervision file. 0, or 1 after a message; free it then, too. */
+int menu_choose(menu *m, int size, const char *file, int n_layer, int n_questions);
+void menu_free(menu *m);
+/* Writes the programs as an array of texts. */
+void menu_put(FILE *f, const menu *m);
+
+#endif /* MENU_H */

@@ -1,0 +1,253 @@
+/* Supervision files: for each question the programs that were tried and what they gave, in the form of the
+ * published code, with a header of our own beside it. Writing, reading, summing up. */
+#include "samples.h"
+
+/* --- trials ----------------------------------------------------------------------------------------------- */
+
+void trials_clear(trials *t) {
+    for (int i = 0; i < t->n; i++) {
+        free(t->items[i].path);
+        free(t->items[i].parent);
+        free(t->items[i].answer);
+    }
+    t->n = 0;
+}
+
+void trials_free(trials *t) {
+    trials_clear(t);
+    free(t->items);
+    memset(t, 0, sizeof *t);
+}
+
+static int *copy_ints(const int *values, int n) {
+    int *copy = malloc(((size_t)n + 1) * sizeof *copy);
+    if (copy && n) memcpy(copy, values, (size_t)n * sizeof *copy);
+    return copy;
+}
+
+trial *trials_add(trials *t, const int *path, int n, const int *parent, int n_parent) {
+    trial *item;
+    if (t->n == t->capacity) {
+        int capacity = t->capacity ? 2 * t->capacity : 256;
+        trial *p = realloc(t->items, (size_t)capacity * sizeof *p);
+        if (!p) return NULL;
+        t->items = p;
+        t->capacity = capacity;
+    }
+    item = &t->items[t->n];
+    memset(item, 0, sizeof *item);
+    item->simulation = -1;
+    item->n = n;
+    item->n_parent = parent ? n_parent : 0;
+    if (!(item->path = copy_ints(path, n))) return NULL;
+    if (parent && !(item->parent = copy_ints(parent, n_parent))) {
+        free(item->path);
+        return NULL;
+    }
+    t->n++;
+    return item;
+}
+
+int trials_find(const trials *t, const int *path, int n) {
+    for (int i = 0; i < t->n; i++)
+        if (t->items[i].n == n && !memcmp(t->items[i].path, path, (size_t)n * sizeof *path)) return i;
+    return -1;
+}
+
+const char *stop_name(polar_stop stop) {
+    static const char *const names[] = {"limit", "end", "string", "context"};
+    return names[stop];
+}
+
+/* --- writing ---------------------------------------------------------------------------------------------- */
+
+static void put_paths(FILE *f, const char *name, const trials *t, int valid) {
+    int n = 0;
+    fprintf(f, ",\"%s\":[", name);
+    for (int i = 0; i < t->n; i++) {
+        if ((t->items[i].reward > 0) != valid) continue;
+        if (n++) fputc(',', f);
+        json_put_ints(f, t->items[i].path, (size_t)t->items[i].n);
+    }
+    fputc(']', f);
+}
+
+/* What the model said is left out where only an old result is known. */
+static void put_trial(FILE *f, const trial *t) {
+    fprintf(f, "{\"path\":");
+    json_put_ints(f, t->path, (size_t)t->n);
+    fprintf(f, ",\"parent_path\":");
+    if (t->parent) json_put_ints(f, t->parent, (size_t)t->n_parent);
+    else fputs("null", f);
+    fprintf(f, ",\"reward\":");
+    json_put_double(f, t->reward);
+    fprintf(f, ",\"simulation\":%d", t->simulation);
+    if (t->answer) {
+        fprintf(f, ",\"answer\":");
+        json_put_text(f, t->answer);
+        fprintf(f, ",\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", t->n_tokens, stop_name(t->stop));
+        json_put_double(f, t->logprob);
+    }
+    fputc('}', f);
+}
+
+static void put_results(FILE *f, const trials *t) {
+    put_paths(f, "final_valid_transitions", t, 1);
+    put_paths(f, "final_invalid_transitions", t, 0);
+    fprintf(f, ",\"search_trajectory\":[");
+    for (int i = 0; i < t->n; i++) {
+        if (i) fputc(',', f);
+        put_trial(f, &t->items[i]);
+    }
+    fputc(']', f);
+}
+
+void sample_put(FILE *f, int index, const cli_question *q, const trials *t) {
+    fprintf(f, "{\"index\":%d,\"question\":", index);
+    json_put_text(f, q->text);
+    fprintf(f, ",\"gt_ans\":");
+    json_put_text(f, q->answer);
+    fprintf(f, ",\"initial_score\":");
+    json_put_double(f, t->n ? t->items[0].reward : 0);
+    fprintf(f, ",\"sample_info\":");
+    cli_question_put_info(f, q);
+    put_results(f, t);
+    fputc('}', f);
+}
+
+void sample_put_again(FILE *f, int index, const json *sample, polar_span text, const trials *t) {
+    polar_span key, value;
+    const char *at = text.text + 1, *end = text.text + text.length;
+    int has_index = json_get(sample, "index") != NULL;
+    fprintf(f, "{");
+    if (!has_index) fprintf(f, "\"index\":%d", index);
+    for (int n = !has_index; (at = cli_next_member(at, end, &key, &value));) {
+        if (cli_span_is(key, "final_valid_transitions") || cli_span_is(key, "final_invalid_transitions") ||
+            cli_span_is(key, "search_trajectory"))
+            continue;
+        fprintf(f, n++ ? ",\"%.*s\":" : "\"%.*s\":", (int)key.length, key.text);
+        fwrite(value.text, 1, value.length, f);
+    }
+    put_results(f, t);
+    fputc('}', f);
+}
+
+/* --- reading ---------------------------------------------------------------------------------------------- */
+
+/* A path as it is, or {"path": [..]}. */
+static int32_t *read_path(const json *v, size_t *n) {
+    if (v && v->type == JSON_OBJECT) v = json_get(v, "path");
+    return json_ints(v, n);
+}
+
+static int add_path(trials *t, const json *v, const json *parent, double reward, trial **added) {
+    size_t n = 0, n_parent = 0;
+    int32_t *path = read_path(v, &n),
+            *before = parent && parent->type == JSON_ARRAY ? json_ints(parent, &n_parent) : NULL;
+    int ok = path && n <= POLAR_MAX_CALLS && n_parent <= POLAR_MAX_CALLS;
+    *added = NULL;
+    if (ok && trials_find(t, path, (int)n) < 0) {
+        if (!(*added = trials_add(t, path, (int)n, before, (int)n_parent))) ok = 0;
+        else (*added)->reward = reward;
+    }
+    free(path);
+    free(before);
+    return ok;
+}
+
+static int read_trial(trials *t, const json *v) {
+    const json *reward = json_get(v, "reward"), *logprob = json_get(v, "logprob");
+    const char *answer = json_get_text(v, "answer"), *stop = json_get_text(v, "stop");
+    trial *added;
+    if (!add_path(t, v, json_get(v, "parent_path"), reward ? reward->number : 0, &added)) return 0;
+    if (!added) return 1;
+    json_int(json_get(v, "simulation"), &added->simulation);
+    json_int(json_get(v, "tokens"), &added->n_tokens);
+    if (logprob) added->logprob = logprob->number;
+    for (int i = 0; stop && i < 4; i++)
+        if (!strcmp(stop, stop_name((polar_stop)i))) added->stop = (polar_stop)i;
+    if (answer && !(added->answer = malloc(strlen(answer) + 1))) return 0;
+    if (answer) strcpy(added->answer, answer);
+    return 1;
+}
+
+int trials_read(trials *t, const json *sample) {
+    static const char *const names[] = {"final_valid_transitions", "final_invalid_transitions"};
+    const json *trajectory = json_get(sample, "search_trajectory");
+    trial *added;
+    trials_clear(t);
+    for (const json *v = trajectory && trajectory->type == JSON_ARRAY ? trajectory->child : NULL; v; v = v->next)
+        if (!read_trial(t, v)) return 0;
+    for (int i = 0; i < 2; i++) {
+        const json *list = json_get(sample, names[i]);
+        if (!list || list->type != JSON_ARRAY) continue;
+        for (const json *v = list->child; v; v = v->next)
+            if (!add_path(t, v, NULL, i == 0, &added)) return 0;
+    }
+    return 1;
+}
+
+/* --- summing up ------------------------------------------------------------------------------------------- */
+
+/* What a path does: 1 it leaves layers out, 2 it executes some again. */
+static int path_edits(const json *path, int n_layer) {
+    int seen[POLAR_MAX_LAYER] = {0}, distinct = 0, edits = 0, layer;
+    for (const json *v = path->child; v; v = v->next) {
+        if (!json_int(v, &layer) || layer < 0 || layer >= POLAR_MAX_LAYER) continue;
+        if (seen[layer]++) edits |= 2;
+        else distinct++;
+    }
+    return edits | (distinct < n_layer);
+}
+
+void summary_add(cli_summary *s, const json *sample, int n_layer) {
+    const json *valid = json_get(sample, "final_valid_transitions"),
+               *invalid = json_get(sample, "final_invalid_transitions");
+    size_t shortest = 0;
+    int kinds[4] = {0};
+    s->n++;
+    s->n_programs += (invalid ? (double)invalid->length : 0) + (valid ? (double)valid->length : 0);
+    if (!valid || valid->type != JSON_ARRAY) return;
+    for (const json *v = valid->child; v; v = v->next) {
+        const json *path = v->type == JSON_OBJECT ? json_get(v, "path") : v;
+        if (!path || path->type != JSON_ARRAY) continue;
+        kinds[path_edits(path, n_layer)]++;
+        if (!shortest || path->length < shortest) shortest = path->length;
+    }
+    s->identity += kinds[0] > 0;
+    s->skip += kinds[0] || kinds[1];
+    s->loop += kinds[0] || kinds[2];
+    s->any += valid->length > 0;
+    s->shortest += (double)shortest;
+}
+
+static double percent(int part, int whole) {
+    return whole ? 100.0 * part / whole : 0;
+}
+
+double summary_corrected(const cli_summary *s) {
+    return percent(s->any - s->identity, s->n - s->identity);
+}
+
+void summary_print(FILE *f, const cli_summary *s, int n_layer) {
+    fprintf(f, "questions       %d, %.0f programs run\n", s->n, s->n_programs);
+    fprintf(f, "identity        %5.1f %%\n", percent(s->identity, s->n));
+    fprintf(f, "oracle, skips   %5.1f %%   the identity or a program that only skips answers correctly\n",
+            percent(s->skip, s->n));
+    fprintf(f, "oracle, loops   %5.1f %%   ... that only repeats\n", percent(s->loop, s->n));
+    fprintf(f, "oracle, both    %5.1f %%   any program tried\n", percent(s->any, s->n));
+    fprintf(f, "corrected       %5.1f %%   of what the identity gets wrong\n", summary_corrected(s));
+    if (s->any)
+        fprintf(f, "shortest        %5.1f of %d layers, mean over the questions with a valid program\n",
+                s->shortest / s->any, n_layer);
+    fprintf(f, "An oracle knows the reference answer: it says what could be reached, not what a predictor reaches.\n");
+}
+
+void summary_print_json(FILE *f, const cli_summary *s) {
+    fprintf(f,
+            "{\"n_questions\":%d,\"n_programs\":%.0f,\"identity\":%d,\"oracle_skip\":%d,\"oracle_loop\":%d,"
+            "\"oracle_both\":%d,\"mean_shortest\":",
+            s->n, s->n_programs, s->identity, s->skip, s->loop, s->any);
+    json_put_double(f, s->any ? s->shortest / s->any : 0);
+    fprintf(f, "}\n");
+}

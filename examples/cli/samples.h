@@ -1,0 +1,51 @@
+/* Supervision files, shared by search and merge: see samples.c. */
+#ifndef SAMPLES_H
+#define SAMPLES_H
+
+#include "cli.h"
+
+/* A program that was tried on a question. */
+typedef struct trial {
+    int *path, *parent; /* layers; parent NULL where there is none */
+    int n, n_parent;
+    int simulation; /* -1: no search proposed it */
+    double reward;
+    char *answer; /* what was graded, "" if there was nothing; NULL where only the reward is known */
+    int n_tokens;
+    polar_stop stop;
+    double logprob;
+} trial;
+
+typedef struct trials {
+    int n, capacity;
+    trial *items;
+} trials;
+/* A new trial with copies of the paths; NULL without memory. */
+trial *trials_add(trials *t, const int *path, int n, const int *parent, int n_parent);
+/* Index of a path, or -1. */
+int trials_find(const trials *t, const int *path, int n);
+/* Those of a sample; 0 if a path is none, or without memory. */
+int trials_read(trials *t, const json *sample);
+void trials_clear(trials *t);
+void trials_free(trials *t);
+
+const char *stop_name(polar_stop stop);
+
+/* Writes a sample as one line, without the line's end. */
+void sample_put(FILE *f, int index, const cli_question *question, const trials *t);
+/* The same for a sample that was read (`text` is its own): all members are kept but for the results. */
+void sample_put_again(FILE *f, int index, const json *sample, polar_span text, const trials *t);
+
+/* Counts over samples. */
+typedef struct cli_summary {
+    int n, identity, skip, loop, any; /* questions, and those with a valid program: of the identity, of that or one
+                                         that only skips, only repeats, any */
+    double n_programs, shortest;      /* programs tried; sum of the lengths of the shortest valid ones */
+} cli_summary;
+void summary_add(cli_summary *s, const json *sample, int n_layer);
+/* Percent of the questions with a valid program, of those that the identity gets wrong. */
+double summary_corrected(const cli_summary *s);
+void summary_print(FILE *f, const cli_summary *s, int n_layer);
+void summary_print_json(FILE *f, const cli_summary *s);
+
+#endif /* SAMPLES_H */

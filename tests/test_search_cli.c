@@ -1,0 +1,514 @@
+/* polar search, merge and the journal, as a user meets them: ./polar (POLAR_COMMAND names another) on two small models,
+ * one of which is made so that the programs that answer are known. */
+#include "../polar.c"
+#include "test.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char directory[] = "/tmp/polar-search-XXXXXX";
+
+/* --- running it ---------------------------------------------------------------------------------------- */
+
+static char output[1 << 16]; /* of the last command */
+
+/* Runs shell commands in the directory, with a function `polar`; the exit status, and stdout and stderr in `output`. */
+static int run(const char *commands) {
+    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
+    char line[4096], where[1024] = "";
+    size_t n;
+    FILE *f;
+    int status;
+    if (command[0] != '/' && getcwd(where, sizeof where - 1)) strcat(where, "/");
+    snprintf(line, sizeof line, "exec 2>&1; polar() { '%s%s' \"$@\"; }; POLAR='%s%s'; cd %s; %s", where, command, where,
+             command, directory, commands);
+    if (!(f = popen(line, "r"))) return -1;
+    n = fread(output, 1, sizeof output - 1, f);
+    output[n] = 0;
+    while (getc(f) != EOF) {
+    }
+    status = pclose(f);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#define RUN(commands, status, text) check_run(__LINE__, commands, status, text)
+
+static void check_run(int line, const char *commands, int status, const char *text) {
+    int found = run(commands);
+    if (found == status && strstr(output, text)) return;
+    test_fail(__FILE__, line, commands);
+    test_failures++;
+    printf("status %d instead of %d, no \"%s\" in: %.1500s\n", found, status, text, output);
+}
+
+static void write_file(const char *name, const void *bytes, size_t n) {
+    char path[256];
+    FILE *f;
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (!(f = fopen(path, "wb")) || fwrite(bytes, 1, n, f) != n) test_failures++;
+    if (f) fclose(f);
+}
+
+/* A file as text, to be freed; NULL if there is none. */
+static char *read_back(const char *name, size_t *n) {
+    char path[256], *text = NULL;
+    FILE *f;
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (!(f = fopen(path, "rb"))) return NULL;
+    fseek(f, 0, SEEK_END);
+    *n = (size_t)ftell(f);
+    rewind(f);
+    if ((text = malloc(*n + 1))) {
+        if (fread(text, 1, *n, f) != *n) test_failures++;
+        text[*n] = 0;
+    }
+    fclose(f);
+    return text;
+}
+
+static int exists(const char *name) {
+    size_t n;
+    char *text = read_back(name, &n);
+    free(text);
+    return text != NULL;
+}
+
+static int same_files(const char *a, const char *b) {
+    size_t n = 0, m = 0;
+    char *x = read_back(a, &n), *y = read_back(b, &m);
+    int same = x && y && n == m && !memcmp(x, y, n);
+    free(x);
+    free(y);
+    return same;
+}
+
+/* --- a model whose programs are known ------------------------------------------------------------------ */
+
+enum { PLANTED_LAYERS = 4, PLANTED_WIDTH = 32, PLANTED_VOCAB = 259, SEVEN = 256, EIGHT, END };
+
+/* Values of a tensor are `rest` but for one; or random ones, with a seed. */
+static void small_tensor(polar_gguf_writer *w, uint64_t *seed, int rows, int row, int column, float value, float rest) {
+    for (int i = 0; i < rows * PLANTED_WIDTH; i++) {
+        float x = seed && rows > 1 ? 2 * rng_float(seed) - 1 : i == row * PLANTED_WIDTH + column ? value : rest;
+        polar_gguf_writer_write_f32(w, &x, 1);
+    }
+}
+
+static void planted_vocab(polar_gguf_writer *w) {
+    static char texts[PLANTED_VOCAB][16];
+    static const char *names[PLANTED_VOCAB];
+    int32_t types[PLANTED_VOCAB];
+    int extra = 0;
+    for (int i = 0; i < PLANTED_VOCAB; i++) {
+        int shown = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || (i >= 174 && i <= 255), c = i;
+        if (i < 256 && !shown) c = 256 + extra++;
+        if (i < 256 && c < 128) texts[i][0] = (char)c;
+        else if (i < 256) texts[i][0] = (char)(0xC0 | c >> 6), texts[i][1] = (char)(0x80 | (c & 63));
+        names[i] = texts[i];
+        types[i] = i == END ? 3 : 1;
+    }
+    strcpy(texts[SEVEN], "\xc4\xa0\\boxed{7}"); /* U+0120 is the space of this alphabet */
+    strcpy(texts[EIGHT], "\xc4\xa0\\boxed{8}");
+    strcpy(texts[END], "<|endoftext|>");
+    polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
+    polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
+    polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", names, NULL, PLANTED_VOCAB);
+    polar_gguf_writer_set_strings(w, "tokenizer.ggml.merges", names, NULL, 0);
+    polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, PLANTED_VOCAB);
+    polar_gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", END);
+}
+
+static const struct {
+    const char *name;
+    int rows;
+} planted_matrices[] = {{"attn_q", 32},   {"attn_k", 32}, {"attn_v", 32},  {"attn_output", 32},
+                        {"ffn_gate", 32}, {"ffn_up", 32}, {"ffn_down", 32}};
+
+static void planted_announce(polar_gguf_writer *w) {
+    const int64_t vocab[] = {PLANTED_WIDTH, PLANTED_VOCAB}, square[] = {PLANTED_WIDTH, 32}, vector[] = {PLANTED_WIDTH};
+    char name[64];
+    polar_gguf_writer_add_tensor(w, "token_embd.weight", 0, 2, vocab);
+    polar_gguf_writer_add_tensor(w, "output.weight", 0, 2, vocab);
+    polar_gguf_writer_add_tensor(w, "output_norm.weight", 0, 1, vector);
+    for (int layer = 0; layer < PLANTED_LAYERS; layer++) {
+        for (int i = 0; i < 7; i++) {
+            snprintf(name, sizeof name, "blk.%d.%s.weight", layer, planted_matrices[i].name);
+            polar_gguf_writer_add_tensor(w, name, 0, 2, square);
+        }
+        snprintf(name, sizeof name, "blk.%d.attn_norm.weight", layer);
+        polar_gguf_writer_add_tensor(w, name, 0, 1, vector);
+        snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", layer);
+        polar_gguf_writer_add_tensor(w, name, 0, 1, vector);
+    }
+}
+
+/* Directions of the residual stream: 0 a colon, 1 any other byte, 2 after an answer, 3 "layer 2 was here". A colon is
+ * followed by \boxed{7}; layer 2 turns that into \boxed{8}; an answer is followed by the end. Other layers do nothing.
+ * With a seed: random weights instead. */
+static void write_model(const char *name, const char *template, uint64_t *seed) {
+    static float embedding[PLANTED_VOCAB * PLANTED_WIDTH], out[PLANTED_VOCAB * PLANTED_WIDTH];
+    polar_gguf_writer *w;
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    CHECK(polar_gguf_writer_open(&w, path, NULL, NULL) == POLAR_OK);
+    if (!w) return;
+    polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    polar_gguf_writer_set_string(w, "general.name", "planted", 7);
+    if (template) polar_gguf_writer_set_string(w, "polar.prompt_template", template, strlen(template));
+    polar_gguf_writer_set_u32(w, "llama.block_count", PLANTED_LAYERS);
+    polar_gguf_writer_set_u32(w, "llama.context_length", 1024);
+    polar_gguf_writer_set_u32(w, "llama.embedding_length", PLANTED_WIDTH);
+    polar_gguf_writer_set_u32(w, "llama.feed_forward_length", 32);
+    polar_gguf_writer_set_u32(w, "llama.attention.head_count", 1);
+    polar_gguf_writer_set_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    planted_vocab(w);
+    planted_announce(w);
+    memset(embedding, 0, sizeof embedding);
+    memset(out, 0, sizeof out);
+    for (int i = 0; i < PLANTED_VOCAB; i++)
+        embedding[i * PLANTED_WIDTH + (i == 58 ? 0 : i < 256 ? 1 : 2)] = 1; /* 58 is the colon */
+    out[SEVEN * PLANTED_WIDTH] = out[END * PLANTED_WIDTH + 2] = out[EIGHT * PLANTED_WIDTH + 3] = 1;
+    for (int i = 0; seed && i < PLANTED_VOCAB * PLANTED_WIDTH; i++) {
+        embedding[i] = 2 * rng_float(seed) - 1;
+        out[i] = 2 * rng_float(seed) - 1;
+    }
+    polar_gguf_writer_write_f32(w, embedding, PLANTED_VOCAB * PLANTED_WIDTH);
+    polar_gguf_writer_write_f32(w, out, PLANTED_VOCAB * PLANTED_WIDTH);
+    small_tensor(w, seed, 1, 0, 0, 1, 1);
+    for (int layer = 0; layer < PLANTED_LAYERS; layer++) {
+        const float on = layer == 2 ? 10 : 0;
+        for (int i = 0; i < 4; i++) small_tensor(w, seed, 32, 0, 0, 0, 0);
+        small_tensor(w, seed, 32, 0, 0, on, 0); /* gate and up read direction 0, down writes direction 3 */
+        small_tensor(w, seed, 32, 0, 0, on, 0);
+        small_tensor(w, seed, 32, 3, 0, on, 0);
+        small_tensor(w, seed, 1, 0, 0, 1, 1);
+        small_tensor(w, seed, 1, 0, 0, 1, 1);
+    }
+    CHECK(polar_gguf_writer_finish(w, NULL) == POLAR_OK);
+    polar_gguf_writer_close(w);
+}
+
+/* --- questions ----------------------------------------------------------------------------------------- */
+
+/* Multiple choice on a random model: every program prefers some letter, so that rewards vary. */
+#define CHOICE "polar search -m random.gguf choice.jsonl --prompt '{question}' --reward choice --simulations 24 "
+
+static void write_questions(void) {
+    static const char planted[] =
+        "{\"question\":\"seven\",\"answer\":\"7\",\"task\":\"t\",\"steps\":2}\n"
+        "{\"question\":\"eight\",\"answer\":\"#### 8\"}\n{\"question\":\"nine\",\"answer\":9}\n";
+    char text[6000] = "";
+    size_t n = 0;
+    for (int i = 0; i < 60; i++) {
+        if (i == 7) write_file("choice.jsonl", text, n);
+        n +=
+            (size_t)snprintf(text + n, sizeof text - n,
+                             "{\"question\":\"Q%d\",\"options\":[\"a\",\"b\",\"c\"],\"correct\":\"%c\",\"level\":%d}\n",
+                             i, "ABC"[i % 3], i);
+    }
+    write_file("long.jsonl", text, n);
+    write_file("planted.jsonl", planted, sizeof planted - 1);
+}
+
+static void prepare(void) {
+    uint64_t seed = 5;
+    if (!mkdtemp(directory)) exit(1);
+    write_model("random.gguf", NULL, &seed);
+    write_model("other.gguf", NULL, &seed);
+    write_model("planted.gguf", NULL, NULL);
+    write_model("template.gguf", "{question}:", NULL);
+    write_questions();
+    RUN(CHOICE "-o whole.json", 0, "questions       7, ");
+    CHECK(!exists("whole.json.journal"));
+}
+
+/* --- the tests ----------------------------------------------------------------------------------------- */
+
+TEST(planted) {
+    size_t n = 0;
+    char *text;
+    RUN("polar search -m planted.gguf planted.jsonl -o planted.json --simulations 120", 0,
+        "identity         33.3 %\noracle, skips    66.7 %");
+    CHECK(strstr(output, "oracle, loops    33.3 %") && strstr(output, "oracle, both     66.7 %"));
+    CHECK(strstr(output, "corrected        50.0 %") && strstr(output, "shortest          1.0 of 4 layers"));
+    text = read_back("planted.json", &n);
+    CHECK(text &&
+          strstr(text, "{\"index\":0,\"question\":\"seven\",\"gt_ans\":\"7\",\"initial_score\":0,\"sample_info\":"
+                       "{\"task\":\"t\",\"steps\":2},\"final_valid_transitions\":[["));
+    CHECK(text &&
+          strstr(text, "\"search_trajectory\":[{\"path\":[0,1,2,3],\"parent_path\":null,\"reward\":0,\"simulation\":0,"
+                       "\"answer\":\"8\",\"tokens\":1,\"stop\":\"end\",\"logprob\":"));
+    CHECK(text && strstr(text, "{\"index\":1,\"question\":\"eight\",\"gt_ans\":\"8\",\"initial_score\":1,"));
+    CHECK(
+        text &&
+        strstr(
+            text,
+            "\"prompt\":\"Solve the following math problem and output ONLY the final answer directly, "
+            "formatted strictly as \\\\boxed{ANSWER}.\\n### Problem Start\\n{question}\\n### Problem End\\nAnswer:\""));
+    free(text);
+    /* an answer without the box that the prompt asks for is wrong, and so is any text where none is found */
+    RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt 'Use \\boxed{}. {question}\\nA'", 0,
+        "identity          0.0 %");
+    RUN("polar search -m template.gguf planted.jsonl -o template.json --simulations 0 --json", 0, "\"identity\":1,");
+    RUN("head -c 400 template.json", 0, "\"prompt\":\"{question}:\",\"chat\":\"raw\"");
+    RUN("polar search -m template.gguf planted.jsonl -o - --simulations 0 --example", 0,
+        "Answer: \\\\boxed{2}\\n### Problem Start");
+    RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 20 --space loop --json | tail -1", 0,
+        "\"identity\":1,\"oracle_skip\":1,\"oracle_loop\":1,\"oracle_both\":1");
+    RUN("echo 'now {question}:' >p; polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt @p", 0,
+        "\"prompt\":\"now {question}:\"");
+}
+
+TEST(settings) { /* what must not matter, and what must */
+    RUN(CHOICE "-o t.json -t 1 --cache-mb 1", 0, "");
+    CHECK(same_files("t.json", "whole.json"));
+    RUN(CHOICE "-o s.json --seed 1", 0, "");
+    CHECK(!same_files("s.json", "whole.json"));
+    RUN(CHOICE "-o - --in-flight 1 2>/dev/null | tail -2 | head -1", 0, "{\"index\":6,");
+    RUN("polar search -m random.gguf choice.jsonl -o - --prompt '{question}' --simulations 3 --tokens 4 --reward exact",
+        0, "\"reward\":\"exact\"");
+    RUN(CHOICE "-o whole.json", 0, "polar search: whole.json is complete already\n");
+    RUN(CHOICE "-o whole.json --lambda 2", 1,
+        "whole.json exists and belongs to another run: settings.lambda is 5 there and 2 here");
+    RUN("echo '[]' >mine.json; " CHOICE "-o mine.json", 1,
+        "mine.json exists and belongs to another run: it has no header");
+}
+
+TEST(fields) { /* as public data sets have them */
+    static const char *const rows[][2] = {
+        {"{\"question\": \"g\", \"answer\": \"x <<1+1=2>>\\n#### 1,002\"}", "\"question\":\"g\",\"gt_ans\":\"1,002\""},
+        {"{\"problem\": \"m\", \"level\": \"Level 3\", \"type\": \"Algebra\", \"solution\": \"so "
+         "$\\\\boxed{\\\\frac12}$.\"}",
+         "\"question\":\"m\",\"gt_ans\":\"\\\\frac12\",\"initial_score\":0,\"sample_info\":{\"level\":\"Level "
+         "3\",\"subject\":\"Algebra\"}"},
+        {"{\"Body\":\"Two birds\",\"Question\":\"How many?\",\"Answer\":2.0}",
+         "\"question\":\"Two birds. How many?\",\"gt_ans\":\"2\""},
+        {"{\"body\":\"Two birds.\",\"question\":\"How many?\",\"answer\":\"2 (birds)\"}",
+         "\"question\":\"Two birds. How many?\",\"gt_ans\":\"2\""},
+        {"{\"input\":\"w\",\"target\":6.5}", "\"question\":\"w\",\"gt_ans\":\"6.5\""},
+        {"{\"question\":\"a\",\"options\":[\"A)1\",\"B)2\"],\"correct\":\"B\"}",
+         "\"question\":\"a\\nAnswer Choices: (A) 1 (B) "
+         "2\",\"gt_ans\":\"B\",\"initial_score\":0,\"sample_info\":{\"options\":[\"1\",\"2\"]}"},
+        {"{\"sample_info\":{\"question\":\"s\",\"ground_truth\":\"3\"}}", "\"question\":\"s\",\"gt_ans\":\"3\""},
+        {"{\"question\":\"l\",\"final_answer\":[\"$4$\"]}", "\"question\":\"l\",\"gt_ans\":\"4\""},
+    };
+    enum { N = sizeof rows / sizeof *rows };
+    static const char search[] =
+        "polar search -m random.gguf %s -o - --prompt '{question}' --simulations 0 --tokens 1 2>/dev/null";
+    char lines[4000] = "", array[4000] = "[", command[200], first[sizeof output];
+    for (int i = 0; i < N; i++) {
+        strcat(strcat(lines, rows[i][0]), i % 2 ? "\r\n" : "\n\n");
+        strcat(strcat(array, rows[i][0]), i + 1 < N ? ",\n" : "]\n");
+    }
+    write_file("fields.jsonl", lines, strlen(lines));
+    write_file("fields.json", array, strlen(array));
+    snprintf(command, sizeof command, search, "fields.jsonl");
+    CHECK(run(command) == 0);
+    for (int i = 0; i < N; i++) {
+        if (!strstr(output, rows[i][1])) printf("no %s\n", rows[i][1]);
+        CHECK(strstr(output, rows[i][1]) != NULL);
+    }
+    strcpy(first, output);
+    snprintf(command, sizeof command, search, "fields.json");
+    CHECK(run(command) == 0);
+    CHECK_STR(output, first);
+    snprintf(command, sizeof command, "cat fields.jsonl | ");
+    snprintf(command + strlen(command), sizeof command - strlen(command), search, "-");
+    CHECK(run(command) == 0);
+    CHECK_STR(output, first);
+    RUN("{ printf '{\"samples\":'; cat fields.json; printf '}'; } | polar search -m random.gguf - -o /dev/null "
+        "--simulations 0 "
+        "--tokens 1 --prompt '{question}' --json",
+        0, "\"n_questions\":8");
+    RUN("echo '{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}' | polar search -m "
+        "random.gguf - -o "
+        "/dev/null --simulations 0 --tokens 1 --prompt '{question}' --json",
+        0, "\"n_questions\":2");
+}
+
+TEST(bad_input) {
+    RUN("i=0; while [ $i -lt 700 ]; do i=$((i+1)); [ $i = 700 ] && echo '{\"question\":\"x\" \"answer\":1}' || "
+        "echo '{\"question\":\"x\",\"answer\":1}'; done >many.jsonl; polar search -m random.gguf many.jsonl -o x.json",
+        1, "polar search: many.jsonl:700: not JSON: ',' or '}' is expected");
+    RUN("echo '[1]' | polar search -m random.gguf - -o x.json", 1, "stdin:1: not a JSON object");
+    RUN("printf '[{\"question\":\"x\",\"answer\":1},\\n{\"question\":\"y\"}]' | polar search -m random.gguf - -o "
+        "x.json",
+        1, "stdin:2: no answer (looked for answer, gt_ans, ");
+    RUN("echo '{\"question\":\"\",\"answer\":1}' | polar search -m random.gguf - -o x.json", 1,
+        "stdin:1: no question (looked for");
+    RUN("echo '[{\"question\":\"x\",\"answer\":1},' | polar search -m random.gguf - -o x.json", 1,
+        "stdin:2: not JSON: the text ends");
+    RUN(": | polar search -m random.gguf - -o x.json", 1, "stdin: no questions");
+    RUN("polar search -m random.gguf choice.jsonl", 2, "no output: -o FILE names it");
+    RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 3/2", 2, "--shard 3/2: expected 1/4");
+    RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 9/9", 1,
+        "shard 9 of 9 is empty: there are 7 questions");
+    RUN("polar search -m random.gguf choice.jsonl -o x.json --space all", 2,
+        "--space all: expected both, skip or loop");
+    RUN("polar search -m random.gguf choice.jsonl -o x.json --epsilon 2", 2, "epsilon");
+    RUN("polar search -m random.gguf choice.jsonl -o x.json --prompt 'no place'", 2,
+        "the text has no place {question}");
+    RUN("polar search -m random.gguf planted.jsonl -o x.json --reward choice --prompt '{question}'", 1,
+        "line 1 of the questions has no options");
+    RUN("polar search -m random.gguf choice.jsonl -o nowhere/x.json", 1,
+        "cannot write nowhere/x.json.journal: No such file");
+    CHECK(!exists("x.json"));
+}
+
+/* Not through the function, which would be a shell of its own in the background. */
+#define SLOW "\"$POLAR\" search -m random.gguf long.jsonl --prompt '{question}' --reward choice -t 1 --simulations 100 "
+
+TEST(kill) { /* killed again and again, it ends with the same bytes */
+    RUN(SLOW "-o slow.json", 0, "");
+    RUN("n=0; while [ ! -e killed.json ] && [ $n -lt 100 ]; do n=$((n+1)); " SLOW "-o killed.json & "
+        "sleep 0.$((n * 37 % 90 + 10)); kill -9 $! && wait $!; done; echo done after $n",
+        0, "done after");
+    CHECK(same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
+}
+
+/* The journal of a run that found no more room for its file. */
+static char *make_journal(const char *name, size_t *n) {
+    char text[600];
+    snprintf(text, sizeof text, "trap '' XFSZ; ulimit -f 24; " CHOICE "-o %s.json", name);
+    CHECK(run(text) == 1);
+    snprintf(text, sizeof text, "%s.json.journal", name);
+    return read_back(text, n);
+}
+
+TEST(torn) {
+    size_t n = 0, lines = 0;
+    char *text = make_journal("torn", &n);
+    uint64_t seed = 1;
+    CHECK(text != NULL);
+    if (!text) return;
+    for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
+    for (int i = 0; i < test_repeat(6); i++) { /* cut anywhere, in the header too */
+        write_file("torn.json.journal", text, (size_t)(rng_next(&seed) % (n + 1)));
+        RUN("rm -f torn.json; " CHOICE "-o torn.json", 0, "questions       7");
+        CHECK(same_files("torn.json", "whole.json"));
+    }
+    text[n / 2] ^= 1; /* damage that is no torn end is not passed over */
+    write_file("torn.json.journal", text, n);
+    CHECK(lines > 2);
+    RUN("rm -f torn.json; " CHOICE "-o torn.json", 1, ": this line is damaged, and whole ones follow it");
+    RUN("rm -f torn.json; echo hello >torn.json.journal; " CHOICE "-o torn.json", 1, "torn.json.journal is no journal");
+    free(text);
+}
+
+TEST(resume) { /* goes on only with what it began with */
+    size_t n = 0;
+    char *text = make_journal("again", &n);
+    CHECK(text != NULL);
+    if (!text) return;
+    RUN("polar search -m other.gguf choice.jsonl --prompt '{question}' --reward choice --simulations 24 -o again.json",
+        1, "again.json.journal belongs to another run: model.checksum is \"");
+    RUN(CHOICE "-o again.json --seed 3", 1,
+        "settings.seed is 0 there and 3 here; remove it or choose another output to begin anew");
+    RUN(CHOICE "-o again.json --limit 6", 1, "questions.n is 7 there and 6 here");
+    RUN(CHOICE "-o again.json --shard 1/2", 1, "shard is not set there and a list of 2 here");
+    RUN(CHOICE "-o again.json -t 1", 0, "polar search: again.json.journal: going on after ");
+    CHECK(same_files("again.json", "whole.json"));
+    free(text);
+}
+
+TEST(interrupt) {
+    RUN(SLOW "-o int.json & while [ ! -s int.json.journal ] && [ ! -e int.json ]; do sleep 0.01; done; kill -INT $!; "
+             "wait $!; "
+             "echo status $?",
+        0, "status");
+    if (strstr(output, "status 0")) {
+        printf("skipped: the run was over before it could be interrupted\n");
+        return;
+    }
+    CHECK(strstr(output, "polar search: interrupted after ") && strstr(output, "status 1") && !exists("int.json"));
+    RUN(SLOW "-o int.json", 0, "oracle, both");
+    CHECK(same_files("int.json", "slow.json"));
+}
+
+TEST(disk_full) {
+    struct stat s;
+    if (stat("/dev/full", &s)) {
+        printf("skipped: there is no /dev/full\n");
+        return;
+    }
+    RUN(CHOICE "-o /dev/full", 1, "cannot write /dev/full: No space left on device");
+    RUN("ln -s /dev/full full.json.journal; " CHOICE "-o full.json", 1,
+        "cannot write full.json.journal: No space left on device; what was recorded before is kept");
+    /* a bound on the size of files: the journal stays whole up to there, and the run goes on when there is room */
+    RUN("(trap '' XFSZ; ulimit -f 12; " CHOICE "-o small.json)", 1, "cannot write small.json.journal: File too large");
+    RUN(CHOICE "-o small.json", 0, "small.json.journal: going on after ");
+    CHECK(!strstr(output, "is dropped") && same_files("small.json", "whole.json"));
+}
+
+TEST(shards) {
+    RUN("for i in 1 2 3; do " CHOICE
+        "-o part$i.json --shard $i/3 || exit 1; done; polar merge part3.json part1.json part2.json -o merged.json",
+        0, "questions       7, ");
+    CHECK(same_files("merged.json", "whole.json"));
+    RUN("polar merge part3.json part1.json -o x.json", 1,
+        "polar merge: missing: part 2 of 3; --partial joins what there is");
+    RUN("polar merge part3.json part1.json -o - --partial", 0, "\"missing_parts\":[2]}");
+    RUN("polar merge part3.json part1.json part3.json -o x.json", 1, "part3.json and part3.json are both part 3 of 3");
+    RUN("polar merge part3.json whole.json -o x.json", 1, "part3.json is one of 3 parts and whole.json one of 1");
+    RUN(CHOICE "-o other1.json --seed 1 --shard 1/3; polar merge other1.json part2.json part3.json -o x.json", 1,
+        "no parts of one run: settings.seed is 1 there and 0 here");
+    RUN("polar merge whole.json planted.jsonl -o x.json", 1, "has a header of polar search and planted.jsonl has none");
+    RUN("polar merge planted.jsonl planted.jsonl -o x.json", 1,
+        "planted.jsonl:1: this question is in planted.jsonl, too, at line 1");
+    CHECK(!exists("x.json"));
+}
+
+TEST(parallel) {
+    if (run("command -v parallel") != 0 || run("parallel --version") != 0 || !strstr(output, "GNU parallel")) {
+        printf("skipped: GNU parallel is not here\n");
+        return;
+    }
+    RUN("parallel --will-cite -j 2 \"$POLAR\" search -m random.gguf choice.jsonl --prompt \"'{question}'\" --reward "
+        "choice --simulations 24 -t 1 "
+        "-o spread{}.json --shard {}/2 ::: 1 2 && polar merge spread1.json spread2.json -o spread.json",
+        0, "questions       7, ");
+    CHECK(same_files("spread.json", "whole.json"));
+}
+
+/* Number of the programs whose result a sample of the file holds. */
+static int count_paths(const char *name) {
+    size_t n = 0;
+    char *text = read_back(name, &n);
+    int paths = 0;
+    for (const char *s = text; s && (s = strstr(s, "{\"path\":")); s++) paths++;
+    free(text);
+    return paths;
+}
+
+TEST(menu) { /* every program of the menu is tried on every question; old results stay */
+    int before = count_paths("whole.json");
+    RUN("polar search -m random.gguf whole.json --menu 12 -o menu.json", 0, "questions       7, ");
+    CHECK(count_paths("menu.json") > before);
+    RUN("head -1 menu.json", 0, "\"menu\":[\"0-3\",\"");
+    RUN("polar search -m random.gguf menu.json --menu 12 -o menu2.json --json", 0, "\"n_questions\":7");
+    CHECK(count_paths("menu2.json") >= count_paths("menu.json"));
+    RUN("for i in 1 2; do polar search -m random.gguf whole.json --menu 12 -o menu-$i.json --shard $i/2; done; "
+        "polar merge menu-1.json menu-2.json -o menu3.json",
+        0, "questions       7, ");
+    CHECK(same_files("menu3.json", "menu.json"));
+    RUN("polar search -m other.gguf whole.json --menu 12 -o x.json", 1, "whole.json was made with another model");
+    RUN("polar search -m random.gguf - --menu 12 -o x.json <whole.json", 2, "--menu needs a file");
+}
+
+static const test_case tests[] = {
+#define T(name)                                                                                                        \
+    { #name, test_##name }
+    T(planted), T(settings),  T(fields),    T(bad_input), T(kill),     T(torn),
+    T(resume),  T(interrupt), T(disk_full), T(shards),    T(parallel), T(menu),
+};
+
+int main(int argc, char **argv) {
+    char command[100];
+    int status;
+    prepare();
+    status = test_main(tests, (int)(sizeof tests / sizeof *tests), argc, argv);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    if (system(command)) status = 1;
+    return status;
+}
