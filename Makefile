@@ -36,6 +36,8 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c -o $@ $(LDFLAGS) $(LIBS)
 
+build/test_train_cli: polar
+
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
 
 build/test_search_cli: polar

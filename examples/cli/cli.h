@@ -318,6 +318,8 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
 int cli_chat(const char *name, polar_chat *chat);
 int cli_kv_mode(const char *text, polar_kv_mode *mode);
 int cli_kv_type(const char *text, polar_kv_type *type);
+/* The value of --head: auto, menu or programs. */
+int cli_pick_head(const char *text, polar_pick_head *head);
 
 /* --- commands ------------------------------------------------------------------------------------------ */
 
@@ -325,6 +327,7 @@ int command_bench(cli *c);
 int command_info(cli *c);
 int command_logits(cli *c);
 int command_merge(cli *c);
+int command_predict(cli *c);
 int command_predictor(cli *c);
 int command_program(cli *c);
 int command_grade(cli *c);
@@ -332,5 +335,6 @@ int command_quantize(cli *c);
 int command_run(cli *c);
 int command_search(cli *c);
 int command_tokenize(cli *c);
+int command_train(cli *c);
 
 #endif /* CLI_H */

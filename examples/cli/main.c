@@ -24,6 +24,14 @@ static const cli_command commands[] = {
      "\n"
      "  polar run -m model.gguf \"What is 7 times 8?\"\n"
      "  polar run -m model.gguf --program \"4-7x2 12x0\" --chat raw -n 20 \"Once upon a time\"\n"},
+    {"predict", "propose programs for a question, by a trained predictor", command_predict,
+     "-m FILE -p PREDICTOR [options] QUESTION | -f FILE | -\n"
+     "\n"
+     "Prints programs with their probabilities, each drawn as a strip of layers, the one that polar run -p would\n"
+     "take first. Only the layers that the features come from are run.\n"
+     "\n"
+     "  polar predict -m model.gguf -p predictor.gguf \"What is 7 times 8?\"\n"
+     "  polar predict -m model.gguf -p predictor.gguf --head programs --top-k 10 --json \"What is 7 times 8?\"\n"},
     {"info", "say what a GGUF file is and what it needs to run", command_info,
      "FILE [options]\n"
      "\n"
@@ -55,6 +63,16 @@ static const cli_command commands[] = {
      "  polar program --layers 12 \"2-5x2 8-9x0\"\n"
      "  polar program --layers 4 --path 0,1,1,2\n"
      "  echo '{\"D\":4,\"path\":[0,1,1,3]}' | polar program --jsonl\n"},
+    {"train", "train a predictor on what a search found", command_train,
+     "-m FILE FOUND.json -o PREDICTOR.gguf [options]\n"
+     "\n"
+     "Trains the published network, which proposes programs, and a menu: for each of a few programs the probability\n"
+     "that it answers the question. Prints the loss curve and what the menu's picks are worth on held-out questions.\n"
+     "After Ctrl-C the same command goes on; results depend on the seed, not on threads.\n"
+     "\n"
+     "  polar train -m model.gguf found.json -o predictor.gguf\n"
+     "  polar train -m model.gguf found.json -o predictor.gguf --heads menu --price 0.2 --cache features.bin\n"
+     "  polar train -m model.gguf found.json -o predictor.gguf --features encoder --encoder qwen3-embedding-0.6b.gguf\n"},
     {"predictor", "import trained predictors, look into them, decode logits", command_predictor,
      "import IN OUT.gguf | info FILE | decode --jsonl [FILE]\n"
      "\n"

@@ -43,3 +43,13 @@ int cli_kv_type(const char *text, polar_kv_type *type) {
     *type = !strcmp(text, "f32") ? POLAR_KV_F32 : POLAR_KV_F16;
     return *type == POLAR_KV_F32 || !strcmp(text, "f16") ? 0 : cli_usage("--kv-type %s: expected f16 or f32", text);
 }
+
+int cli_pick_head(const char *text, polar_pick_head *head) {
+    static const char *const names[] = {"auto", "menu", "programs"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(text, names[i])) {
+            *head = (polar_pick_head)i;
+            return 0;
+        }
+    return cli_usage("--head %s: expected auto, menu or programs", text);
+}

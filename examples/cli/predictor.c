@@ -164,6 +164,13 @@ static void print_info(const char *file, const polar_predictor *p) {
     if (*i.model_name) printf("model       %s\n", i.model_name);
     if (i.model_checksum) printf("checksum    %016llx\n", (unsigned long long)i.model_checksum);
     if (*i.encoder_name) printf("encoder     %s\n", i.encoder_name);
+    if (i.model_fingerprint) printf("fingerprint %016llx\n", (unsigned long long)i.model_fingerprint);
+    if (*i.prompt) {
+        printf("prompt      ");
+        json_put_text(stdout, i.prompt);
+        printf(", %s\n", *i.chat ? i.chat : "auto");
+    }
+    if (i.cascade_programs) printf("cascade     %d programs, threshold %g\n", i.cascade_programs, i.cascade_threshold);
     if (i.n_menu) printf("menu        %d programs, price %g\n", i.n_menu, i.price);
     for (int k = 0; k < i.n_menu; k++) {
         polar_program_format(polar_predictor_program(p, k), text, sizeof text);

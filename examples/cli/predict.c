@@ -1,0 +1,165 @@
+/* polar predict: the programs that a predictor proposes for a question. Shows polar_picker_pick. */
+#include "predict.h"
+
+#include <math.h>
+
+/* --- predictor and model ---------------------------------------------------------------------------------- */
+
+int guide_open(guide *g, const polar_model *model, const char *file, const char *encoder, const char *cpu,
+               const cli_prompt_options *prompt) {
+    cli_prompt_options o = *prompt;
+    polar_error e;
+    int status;
+    memset(g, 0, sizeof *g);
+    g->model = model;
+    if (!file) return cli_usage("no predictor: -p FILE names one, made by polar train");
+    if (polar_predictor_open(&g->predictor, file, NULL, &e)) return cli_fail("%s", e.message);
+    polar_predictor_get_info(g->predictor, &g->info);
+    if (encoder && g->info.feature != POLAR_FEATURE_ENCODER)
+        return cli_usage("--encoder: the features of %s are of kind \"%s\", they come from the model itself", file,
+                         polar_feature_name(g->info.feature));
+    if (encoder && (status = cli_open_model(encoder, cpu, 0, &g->encoder))) return status;
+    if (*g->info.prompt && !o.prompt && !o.example) o.recorded = g->info.prompt;
+    if (o.recorded && !o.chat && *g->info.chat) o.chat = g->info.chat;
+    if (o.recorded && !o.system && *g->info.system) o.system = g->info.system;
+    return cli_prompt_open(&g->prompt, model, &o);
+}
+
+void guide_close(guide *g) {
+    polar_picker_free(g->picker);
+    polar_predictor_close(g->predictor);
+    polar_model_close(g->encoder);
+    cli_prompt_close(&g->prompt);
+    free(g->tokens);
+}
+
+int guide_question(guide *g, const char *question, int max_tokens, const polar_pick_options *options) {
+    polar_pick_options o = *options;
+    polar_model_info info;
+    polar_error e;
+    int status = cli_prompt_tokens(&g->prompt, question, &g->tokens, &g->n_tokens);
+    if (status) return status;
+    polar_model_get_info(g->model, &info);
+    g->question = question;
+    o.encoder = g->encoder;
+    if (!o.session.n_ctx) o.session.n_ctx = max_tokens < info.n_ctx_train - g->n_tokens ? g->n_tokens + max_tokens : info.n_ctx_train;
+    if (polar_picker_create(&g->picker, g->model, g->predictor, &o, &e)) return cli_fail("%s", e.message);
+    return 0;
+}
+
+int guide_pick(guide *g, polar_candidate *out, int max, int *n) {
+    polar_error e;
+    if (polar_picker_pick(g->picker, g->question, strlen(g->question), g->tokens, g->n_tokens, out, max, n, &e))
+        return cli_fail("%s", e.message);
+    return 0;
+}
+
+/* --- the command ------------------------------------------------------------------------------------------ */
+
+typedef struct predict_options {
+    const char *model, *predictor, *encoder, *head, *cpu, *file;
+    int max, json, threads;
+    cli_prompt_options prompt;
+    polar_pick_options pick;
+} predict_options;
+
+static void print_text(const guide *g, const polar_candidate *c, int n, double price) {
+    char text[4096], strip[POLAR_MAX_LAYER + 1];
+    int width = 0;
+    for (int i = 0; i < n; i++) {
+        polar_program_format(&c[i].program, text, sizeof text);
+        if ((int)strlen(text) > width) width = (int)strlen(text);
+    }
+    if (width > 32) width = 32;
+    if (polar_picker_menu(g->picker)) printf("menu, best by probability - %g * cost; P: of a correct answer\n", price);
+    else printf("proposed programs; P: of the program\n");
+    for (int i = 0; i < n; i++) {
+        polar_program_format(&c[i].program, text, sizeof text);
+        polar_program_strip(&c[i].program, strip, sizeof strip);
+        printf("%3d  P %.3f  cost %.3f  %-*s  %s\n", i + 1, exp(c[i].score), polar_program_cost(&c[i].program), width, text, strip);
+    }
+    printf("strip: one cell per layer, . skipped, # once, 2-9 times\n");
+}
+
+static void print_json(const guide *g, const polar_candidate *c, int n) {
+    const double *menu = polar_picker_menu(g->picker);
+    char text[4096];
+    int path[POLAR_MAX_CALLS];
+    printf("{\"question\":");
+    json_put_text(stdout, g->question);
+    printf(",\"n_tokens\":%d,\"head\":\"%s\",\"programs\":[", g->n_tokens, menu ? "menu" : "programs");
+    for (int i = 0; i < n; i++) {
+        const int length = polar_program_path(&c[i].program, path, POLAR_MAX_CALLS);
+        polar_program_format(&c[i].program, text, sizeof text);
+        printf("%s{\"program\":\"%s\",\"probability\":", i ? "," : "", text);
+        json_put_double(stdout, exp(c[i].score));
+        printf(",\"cost\":");
+        json_put_double(stdout, polar_program_cost(&c[i].program));
+        polar_program_strip(&c[i].program, text, sizeof text);
+        printf(",\"length\":%d,\"strip\":\"%s\",\"path\":", length, text);
+        json_put_ints(stdout, path, (size_t)length);
+        printf("}");
+    }
+    printf("]");
+    for (int k = 0; menu && k < g->info.n_menu; k++) {
+        printf(k ? "," : ",\"menu\":[");
+        json_put_double(stdout, menu[k]);
+    }
+    printf(menu ? "]}\n" : "}\n");
+}
+
+static int predict(const predict_options *o, const polar_model *model, const char *question) {
+    polar_candidate c[POLAR_MAX_MENU];
+    guide g;
+    int n, status = guide_open(&g, model, o->predictor, o->encoder, o->cpu, &o->prompt);
+    if (!status) status = guide_question(&g, question, 1, &o->pick);
+    if (!status) status = guide_pick(&g, c, o->max < POLAR_MAX_MENU ? o->max : POLAR_MAX_MENU, &n);
+    if (!status && o->json) print_json(&g, c, n);
+    else if (!status) print_text(&g, c, n, o->pick.price < 0 ? g.info.price : o->pick.price);
+    guide_close(&g);
+    return status;
+}
+
+int command_predict(cli *c) {
+    predict_options o;
+    polar_model *model = NULL;
+    char *question = NULL;
+    size_t length;
+    int status;
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "its predictor"},
+        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the features, for predictors that read an encoder's"},
+        {"head", 0, CLI_TEXT, &o.head, "WHICH", "auto, menu or programs (auto: the menu if there is one)"},
+        {"price", 0, CLI_NUMBER, &o.pick.price, "X", "menu: of one pass through all layers (the file's)"},
+        {"top-k", 'k', CLI_INT, &o.max, "N", "print at most so many programs (5)"},
+        {"threshold", 0, CLI_NUMBER, &o.pick.decode.threshold, "P", "programs: probability that starts a segment (0.5)"},
+        {"beams", 0, CLI_INT, &o.pick.decode.n_beams, "N", "programs: beams (5)"},
+        {"length-penalty", 0, CLI_NUMBER, &o.pick.decode.length_penalty, "X", "programs: order by score - X * length (0)"},
+        CLI_PROMPT_OPTIONS(o.prompt),
+        {"any-model", 0, CLI_FLAG, &o.pick.any_model, NULL, "also with a model that differs from that of the training"},
+        {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
+        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
+        {0}};
+    memset(&o, 0, sizeof o);
+    o.pick = polar_pick_defaults();
+    o.head = "auto", o.cpu = "auto";
+    o.max = 5;
+    if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
+    if (!c->n_args == !o.file) return cli_usage("expected one question: as a word, with -f FILE, or - for stdin");
+    if ((status = cli_pick_head(o.head, &o.pick.head))) return status;
+    if (o.max < 1) return cli_usage("--top-k %d: expected at least 1", o.max);
+    if (o.max > o.pick.decode.n_beams && o.max <= POLAR_MAX_BEAMS) o.pick.decode.n_beams = o.max;
+    o.pick.session.n_threads = o.threads;
+    if (o.file || !strcmp(c->args[0], "-")) {
+        if (!(question = cli_read_file(o.file ? o.file : "-", &length))) return 1;
+        while (length && (question[length - 1] == '\n' || question[length - 1] == '\r')) question[--length] = 0;
+    }
+    status = cli_open_model(o.model, o.cpu, 0, &model);
+    if (!status) status = predict(&o, model, question ? question : c->args[0]);
+    polar_model_close(model);
+    free(question);
+    return status;
+}

@@ -1,0 +1,704 @@
+/* polar train: a predictor from what a search found. Shows polar_features, polar_trainer and polar_menu_train. */
+#include "samples.h"
+
+#include <limits.h>
+
+typedef struct train_options {
+    const char *model, *out, *heads, *feature, *encoder, *cache, *checkpoint, *cpu, *schedule, *identity, *select, *pooling;
+    int layer, max_tokens, threads, restart, json, menu_size, cascade, limit;
+    double price;
+    uint64_t seed;
+    cli_prompt_options prompt;
+    polar_train_options train;
+    polar_menu_options menu;
+} train_options;
+
+typedef struct run {
+    train_options *o;
+    const char *file;
+    polar_model *model, *encoder;
+    polar_model_info info;
+    cli_questions questions;
+    cli_prompt prompt;
+    json_document *header; /* of the search, or NULL */
+    uint64_t checksum;
+    int n, width, paper, menu_too;
+    int *order;            /* random: the last n_held are for validation of the menu */
+    trials *trials;        /* of each question */
+    polar_train_path **paths;
+    float **features;
+    polar_train_question *data; /* in that order */
+    polar_predictor *predictor;
+    polar_train_progress progress;
+    polar_train_epoch *curve;
+    polar_menu_report report;
+    polar_program programs[POLAR_MAX_MENU];
+    int n_programs, n_held;
+    double threshold, worth, cascade_picked, cascade_cost; /* of the cascade, on the held-out questions */
+    int n_cascade;
+    double started;
+} run;
+
+/* --- the search's results --------------------------------------------------------------------------------- */
+
+static const json *header_of(const run *r) {
+    return r->header ? json_root(r->header) : NULL;
+}
+
+/* Files of public code have no header. */
+static int read_header(run *r) {
+    const char *error = "", *checksum;
+    char mine[20];
+    cli_objects samples;
+    size_t at;
+    int n_layer = r->info.n_layer, status = 0;
+    if (!cli_objects_open(&samples, r->file)) return 1;
+    if (samples.header.text && !(r->header = json_read(samples.header.text, samples.header.length, &error, &at)))
+        status = cli_fail("%s: the header cannot be read: %s", r->file, error);
+    cli_objects_close(&samples);
+    if (status || !r->header) return status;
+    json_int(json_get(json_get(header_of(r), "model"), "n_layer"), &n_layer);
+    checksum = json_get_text(json_get(header_of(r), "model"), "checksum");
+    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)r->checksum);
+    if (n_layer != r->info.n_layer || (checksum && strcmp(checksum, mine)))
+        return cli_fail("%s was made with another model (%d layers, checksum %s); %s has %d layers and %s", r->file, n_layer,
+                        checksum ? checksum : "unknown", r->o->model, r->info.n_layer, mine);
+    return 0;
+}
+
+/* Questions are asked as the search asked them, unless the command line says how. */
+static int open_prompt(run *r) {
+    cli_prompt_options *o = &r->o->prompt;
+    const json *settings = json_get(header_of(r), "settings");
+    if (!o->prompt && !o->chat && !o->system && !o->example) {
+        o->recorded = json_get_text(settings, "prompt");
+        o->chat = json_get_text(settings, "chat");
+        o->system = json_get_text(settings, "system");
+    }
+    return cli_prompt_open(&r->prompt, r->model, o);
+}
+
+/* Public files say beside the paths what the identity gives. */
+static int add_identity(run *r, trials *t, const json *sample) {
+    const json *score = json_get(sample, "initial_score");
+    int path[POLAR_MAX_LAYER];
+    trial *added;
+    if (!score) score = json_get(sample, "initial_transition_metric");
+    if (!score || score->type > JSON_NUMBER || score->type == JSON_NULL) return 0;
+    for (int i = 0; i < r->info.n_layer; i++) path[i] = i;
+    if (trials_find(t, path, r->info.n_layer) >= 0) return 0;
+    if (!(added = trials_add(t, path, r->info.n_layer, NULL, 0))) return cli_fail("out of memory");
+    added->reward = score->type == JSON_TRUE || (score->type == JSON_NUMBER && score->number > 0);
+    return 0;
+}
+
+static int make_paths(run *r, int q, int line) {
+    const trials *t = &r->trials[q];
+    polar_train_path *paths = malloc(((size_t)t->n + 1) * sizeof *paths);
+    if (!(r->paths[q] = paths)) return cli_fail("out of memory");
+    for (int i = 0; i < t->n; i++) {
+        const trial *x = &t->items[i];
+        for (int c = 0; c < x->n; c++)
+            if (x->path[c] < 0 || x->path[c] >= r->info.n_layer)
+                return cli_fail("%s:%d: path %d executes layer %d, %s has layers 0..%d: it was found for another model", r->file, line,
+                                i + 1, x->path[c], r->o->model, r->info.n_layer - 1);
+        paths[i].path = x->path;
+        paths[i].length = x->n;
+        paths[i].result = x->reward > 0 ? POLAR_RESULT_VALID : POLAR_RESULT_INVALID;
+    }
+    return 0;
+}
+
+static int read_paths(run *r) {
+    cli_objects samples;
+    const json *sample;
+    int status = 0;
+    r->trials = calloc((size_t)r->n, sizeof *r->trials);
+    r->paths = calloc((size_t)r->n, sizeof *r->paths);
+    r->features = calloc((size_t)r->n, sizeof *r->features);
+    r->data = calloc((size_t)r->n, sizeof *r->data);
+    r->order = malloc((size_t)r->n * sizeof *r->order);
+    if (!r->trials || !r->paths || !r->features || !r->data || !r->order) return cli_fail("out of memory");
+    if (!cli_objects_open(&samples, r->file)) return 1;
+    for (int q = 0; q < r->n && !status && (sample = cli_objects_next(&samples)); q++) {
+        if (!trials_read(&r->trials[q], sample)) status = cli_fail("%s:%d: a path is no list of layers", r->file, samples.line);
+        else if (!(status = add_identity(r, &r->trials[q], sample))) status = make_paths(r, q, samples.line);
+    }
+    status |= samples.failed;
+    cli_objects_close(&samples);
+    return status;
+}
+
+/* --- features --------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_bytes(uint64_t h, const void *bytes, size_t n) {
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* What the features of a cache depend on. */
+static uint64_t cache_key(const run *r) {
+    const train_options *o = r->o;
+    uint64_t numbers[6], h = 0xcbf29ce484222325u;
+    numbers[0] = polar_model_fingerprint(r->model);
+    numbers[1] = r->encoder ? polar_model_fingerprint(r->encoder) : 0;
+    numbers[2] = r->questions.checksum;
+    numbers[3] = (uint64_t)o->layer;
+    numbers[4] = (uint64_t)o->max_tokens;
+    numbers[5] = (uint64_t)r->prompt.chat;
+    h = hash_bytes(h, numbers, sizeof numbers);
+    h = hash_bytes(h, o->feature, strlen(o->feature) + 1);
+    h = hash_bytes(h, r->prompt.text, strlen(r->prompt.text) + 1);
+    return r->prompt.system ? hash_bytes(h, r->prompt.system, strlen(r->prompt.system)) : h;
+}
+
+#define CACHE_MAGIC 0x31746665726c6f70u /* also tells the order of bytes */
+
+/* 1 if the features were in the cache. */
+static int read_cache(run *r) {
+    uint64_t head[4] = {0};
+    FILE *f = r->o->cache ? cli_fopen(r->o->cache, "rb") : NULL;
+    int ok = f && fread(head, sizeof *head, 4, f) == 4 && head[0] == CACHE_MAGIC && head[1] == cache_key(r) &&
+             head[2] == (uint64_t)r->n && head[3] == (uint64_t)r->width;
+    for (int q = 0; q < r->n && ok; q++) {
+        int32_t n = 0;
+        ok = fread(&n, sizeof n, 1, f) == 1 && n >= 1 && n <= 1 << 20 &&
+             (r->features[q] = malloc((size_t)n * (size_t)r->width * sizeof **r->features)) &&
+             fread(r->features[q], (size_t)r->width * sizeof **r->features, (size_t)n, f) == (size_t)n;
+        r->data[q].n_tokens = n;
+    }
+    if (f) fclose(f);
+    if (f && !ok) cli_note("%s is of other questions, another model or other options: made anew", r->o->cache);
+    for (int q = 0; q < r->n && !ok; q++) {
+        free(r->features[q]);
+        r->features[q] = NULL;
+    }
+    return ok;
+}
+
+static int write_cache(const run *r) {
+    const uint64_t head[4] = {CACHE_MAGIC, cache_key(r), (uint64_t)r->n, (uint64_t)r->width};
+    cli_output out;
+    FILE *f;
+    if (!r->o->cache) return 0;
+    if (!(f = cli_output_open(&out, r->o->cache))) return 1;
+    fwrite(head, sizeof *head, 4, f);
+    for (int q = 0; q < r->n; q++) {
+        const int32_t n = r->data[q].n_tokens;
+        fwrite(&n, sizeof n, 1, f);
+        fwrite(r->features[q], (size_t)r->width * sizeof **r->features, (size_t)n, f);
+    }
+    return cli_output_close(&out, 1);
+}
+
+static int feature_of(const char *name, polar_feature *feature) {
+    for (int i = 0; i < POLAR_N_FEATURE; i++)
+        if (!strcmp(name, polar_feature_name((polar_feature)i))) {
+            *feature = (polar_feature)i;
+            return 0;
+        }
+    return cli_usage("--features %s: expected embedding, hidden or encoder", name);
+}
+
+static int make_question(run *r, polar_features *features, int q) {
+    const char *text = r->questions.items[q].text;
+    const float *rows;
+    int32_t *prompt = NULL;
+    int n_prompt, n = 0, status = cli_prompt_tokens(&r->prompt, text, &prompt, &n_prompt);
+    polar_error e;
+    if (!status && polar_features_make(features, text, strlen(text), prompt, n_prompt, &rows, &n, &e))
+        status = cli_fail("%s:%d: %s", r->file, r->questions.items[q].line, e.message);
+    if (!status) {
+        const size_t bytes = (size_t)n * (size_t)r->width * sizeof *rows;
+        if (!(r->features[q] = malloc(bytes))) status = cli_fail("out of memory: features of %d questions", r->n);
+        else memcpy(r->features[q], rows, bytes);
+        r->data[q].n_tokens = n;
+    }
+    free(prompt);
+    return status;
+}
+
+static int make_features(run *r) {
+    polar_features_options f = polar_features_defaults();
+    polar_features *features = NULL;
+    polar_error e;
+    int status = feature_of(r->o->feature, &f.feature);
+    if (status) return status;
+    if ((f.feature == POLAR_FEATURE_ENCODER) != (r->o->encoder != NULL))
+        return cli_usage("--encoder FILE goes with --features encoder");
+    if (r->o->encoder && (status = cli_open_model(r->o->encoder, r->o->cpu, 0, &r->encoder))) return status;
+    f.layer = r->o->layer;
+    f.max_tokens = r->o->max_tokens;
+    f.encoder = r->encoder;
+    f.session.n_threads = r->o->threads;
+    if (polar_features_create(&features, r->model, &f, &e)) return cli_fail("%s", e.message);
+    r->width = polar_features_width(features);
+    if (!read_cache(r)) {
+        for (int q = 0; q < r->n && !status; q++) {
+            cli_progress("features: %d of %d questions", q, r->n);
+            status = cli_interrupted() ? cli_fail("interrupted") : make_question(r, features, q);
+        }
+        cli_progress_end();
+        if (!status) status = write_cache(r);
+    }
+    polar_features_free(features);
+    return status;
+}
+
+/* Shuffles the questions, so that the last ones are a random sample. */
+static void order_questions(run *r) {
+    polar_train_question *data = r->data;
+    uint64_t state = r->o->seed;
+    for (int q = 0; q < r->n; q++) {
+        data[q].features = r->features[q];
+        data[q].paths = r->paths[q];
+        data[q].n_paths = r->trials[q].n;
+        r->order[q] = q;
+    }
+    for (int i = r->n - 1; i > 0; i--) {
+        uint64_t z = (state += 0x9E3779B97F4A7C15u);
+        int k, t;
+        polar_train_question x;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        k = (int)((z ^ z >> 31) % (uint64_t)(i + 1));
+        x = data[i], data[i] = data[k], data[k] = x;
+        t = r->order[i], r->order[i] = r->order[k], r->order[k] = t;
+    }
+}
+
+/* --- the published network -------------------------------------------------------------------------------- */
+
+static int on_step(void *user, const polar_train_progress *p) {
+    const run *r = user;
+    const double share = p->n_steps ? (double)p->step / p->n_steps : 1, spent = cli_seconds() - r->started;
+    cli_progress("programs: epoch %d of %d, %3.0f %%, loss %.4f, %.0f s left", p->epoch + 1, r->o->train.n_epochs, 100 * share, p->loss,
+                 share > 0 ? spent * (1 - share) / share : 0);
+    return cli_interrupted();
+}
+
+static char *checkpoint_name(const run *r) {
+    const char *name = r->o->checkpoint ? r->o->checkpoint : r->o->out, *end = r->o->checkpoint ? "" : ".checkpoint";
+    char *s = malloc(strlen(name) + strlen(end) + 1);
+    if (s) strcat(strcpy(s, name), end);
+    else cli_fail("out of memory");
+    return s;
+}
+
+static int file_exists(const char *name) {
+    FILE *f = cli_fopen(name, "rb");
+    if (f) fclose(f);
+    return f != NULL;
+}
+
+/* Goes on from a checkpoint if there is one. */
+static int resume(run *r, polar_trainer *t, const char *checkpoint) {
+    polar_train_progress p;
+    polar_error e;
+    if (r->o->restart || !file_exists(checkpoint)) return 0;
+    if (polar_trainer_load(t, checkpoint, &e))
+        return cli_fail("%s; it is the state of an earlier run: --restart begins anew", e.message);
+    polar_trainer_get_progress(t, &p);
+    cli_note("going on from %s: %d of %d steps are done", checkpoint, p.step, p.n_steps);
+    return 0;
+}
+
+static int run_trainer(run *r, polar_trainer *t, const char *checkpoint) {
+    polar_error e, saving;
+    polar_status status;
+    int failed = resume(r, t, checkpoint);
+    if (failed) return failed;
+    r->started = cli_seconds();
+    do { /* an epoch at a time */
+        polar_train_progress p;
+        polar_trainer_get_progress(t, &p);
+        status = polar_trainer_run(t, (p.n_steps + r->o->train.n_epochs - 1) / r->o->train.n_epochs, &e);
+        if ((!status || status == POLAR_CANCELLED) && polar_trainer_save(t, checkpoint, &saving)) return cli_fail("%s", saving.message);
+    } while (!status && !polar_trainer_done(t));
+    cli_progress_end();
+    if (status == POLAR_CANCELLED) return cli_fail("interrupted; the same command goes on from %s", checkpoint);
+    return status ? cli_fail("%s", e.message) : 0;
+}
+
+static int train_paper(run *r) {
+    polar_train_options *o = &r->o->train;
+    polar_trainer *t = NULL;
+    polar_error e;
+    char *checkpoint = checkpoint_name(r);
+    int status = !checkpoint;
+    o->seed = r->o->seed;
+    o->n_threads = r->o->threads;
+    o->progress = on_step;
+    o->progress_user = r;
+    if (!status && polar_trainer_create(&t, r->info.n_layer, r->width, r->data, r->n, o, &e)) status = cli_fail("%s: %s", r->file, e.message);
+    if (!status) status = run_trainer(r, t, checkpoint);
+    if (!status) {
+        polar_trainer_get_progress(t, &r->progress);
+        if (!(r->curve = malloc((size_t)r->progress.epoch * sizeof *r->curve))) status = cli_fail("out of memory");
+        else memcpy(r->curve, r->progress.curve, (size_t)r->progress.epoch * sizeof *r->curve);
+        if (!status && polar_trainer_predictor(t, &r->predictor, &e)) status = cli_fail("%s", e.message);
+    }
+    polar_trainer_free(t);
+    free(checkpoint);
+    return status;
+}
+
+/* --- the menu --------------------------------------------------------------------------------------------- */
+
+/* The programs that the search ran on every question, or else those that cover most of what it found. */
+static int choose_menu(run *r) {
+    const json *menu = json_get(header_of(r), "menu");
+    polar_error e;
+    r->programs[0] = polar_program_identity(r->info.n_layer);
+    r->n_programs = 1;
+    if (!menu || menu->type != JSON_ARRAY) {
+        if (polar_menu_choose(r->data, r->n, r->info.n_layer, r->o->menu_size, r->o->price, r->programs, &r->n_programs, NULL, &e))
+            return cli_fail("%s", e.message);
+        return 0;
+    }
+    for (const json *v = menu->child; v; v = v->next) {
+        polar_program *p = &r->programs[r->n_programs];
+        if (v->type != JSON_STRING || polar_program_parse(p, r->info.n_layer, v->text, &e))
+            return cli_fail("%s: a program of the menu in its header cannot be read", r->file);
+        if (polar_program_equal(p, &r->programs[0])) continue;
+        if (++r->n_programs == r->o->menu_size || r->n_programs == POLAR_MAX_MENU) break;
+    }
+    return 0;
+}
+
+static int on_epoch(void *user, double done) {
+    const run *r = user;
+    const double spent = cli_seconds() - r->started;
+    cli_progress("menu: %3.0f %%, %.0f s left", 100 * done, done > 0 ? spent * (1 - done) / done : 0);
+    return cli_interrupted();
+}
+
+static int train_menu(run *r) {
+    polar_menu_options *o = &r->o->menu;
+    polar_predictor *both = NULL;
+    polar_error e;
+    polar_status failed;
+    int status = choose_menu(r);
+    if (status) return status;
+    o->seed = r->o->seed;
+    o->n_threads = r->o->threads;
+    o->price = r->o->price;
+    o->progress = on_epoch;
+    o->progress_user = r;
+    o->n_held = r->n_held;
+    r->started = cli_seconds();
+    failed = polar_menu_train(&both, r->predictor, r->info.n_layer, r->width, r->data, r->n, r->programs, r->n_programs, o, &r->report, &e);
+    cli_progress_end();
+    if (failed == POLAR_CANCELLED) return cli_fail("interrupted");
+    if (failed) return cli_fail("%s: %s", r->file, e.message);
+    polar_predictor_close(r->predictor);
+    r->predictor = both;
+    return 0;
+}
+
+/* The first programs for a held-out question as runs of a cascade; 0 if the search did not run one of them. */
+static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs) {
+    const trials *t = &r->trials[r->order[i]];
+    double probability[POLAR_MAX_MENU];
+    int order[POLAR_MAX_MENU], path[POLAR_MAX_CALLS];
+    if (polar_predictor_menu(r->predictor, r->data[i].features, r->data[i].n_tokens, probability, NULL)) return 0;
+    polar_menu_rank(r->predictor, probability, -1, order);
+    for (int p = 0; p < k; p++) {
+        const polar_program *program = polar_predictor_program(r->predictor, order[p]);
+        const int n = polar_program_path(program, path, POLAR_MAX_CALLS), at = trials_find(t, path, n);
+        if (at < 0 || !t->items[at].answer) return 0;
+        runs[p].correct = t->items[at].reward > 0;
+        runs[p].cost = polar_program_cost(program);
+        runs[p].confidence = t->items[at].n_tokens > 0 ? t->items[at].logprob / t->items[at].n_tokens : POLAR_NO_CONFIDENCE;
+    }
+    return 1;
+}
+
+static int fit_cascade(run *r) {
+    const int k = r->o->cascade < r->n_programs ? r->o->cascade : r->n_programs;
+    polar_cascade_run *runs;
+    polar_predictor_info info;
+    polar_error e;
+    int status = 0;
+    if (k < 2) return 0;
+    if (!(runs = malloc((size_t)(r->n_held + 1) * (size_t)k * sizeof *runs))) return cli_fail("out of memory");
+    for (int i = r->n - r->n_held; i < r->n; i++) r->n_cascade += cascade_question(r, i, k, runs + (size_t)r->n_cascade * (size_t)k);
+    if (r->n_cascade >= 20) {
+        polar_predictor_get_info(r->predictor, &info);
+        if (polar_cascade_fit(runs, r->n_cascade, k, info.price, &r->threshold, &r->worth, NULL, &e)) status = cli_fail("%s", e.message);
+        info.cascade_threshold = r->threshold;
+        info.cascade_programs = k;
+        if (!status && polar_predictor_set_info(r->predictor, &info, &e)) status = cli_fail("%s", e.message);
+        for (int q = 0; q < r->n_cascade; q++) {
+            const polar_cascade_run *x = runs + (size_t)q * (size_t)k;
+            int n_run, chosen = polar_cascade(x, k, r->threshold, &n_run);
+            r->cascade_picked += x[chosen].correct / (double)r->n_cascade;
+            for (int p = 0; p < n_run; p++) r->cascade_cost += x[p].cost / r->n_cascade;
+        }
+    }
+    free(runs);
+    return status;
+}
+
+/* --- output ----------------------------------------------------------------------------------------------- */
+
+static int set_info(run *r) {
+    polar_predictor_info i;
+    polar_model_info encoder;
+    polar_error e;
+    polar_predictor_get_info(r->predictor, &i);
+    feature_of(r->o->feature, &i.feature);
+    i.feature_layer = i.feature == POLAR_FEATURE_HIDDEN ? r->o->layer : 0;
+    i.max_tokens = r->o->max_tokens;
+    i.model_checksum = r->checksum;
+    i.model_fingerprint = polar_model_fingerprint(r->model);
+    i.model_name = r->info.name;
+    if (r->encoder) polar_model_get_info(r->encoder, &encoder);
+    i.encoder_name = r->encoder ? encoder.name : NULL;
+    i.prompt = r->prompt.text;
+    i.system = r->prompt.system;
+    i.chat = polar_chat_name(r->prompt.chat);
+    return polar_predictor_set_info(r->predictor, &i, &e) ? cli_fail("%s", e.message) : 0;
+}
+
+/* A bar of at most `width` cells. */
+static void print_bar(double x, double most, int width) {
+    for (int i = 0; i < width && most > 0 && i < (int)(x / most * width + 0.5); i++) putchar('#');
+    putchar('\n');
+}
+
+static void print_curve(const run *r) {
+    double most = 0;
+    for (int i = 0; i < r->progress.epoch; i++)
+        if (r->curve[i].loss > most) most = r->curve[i].loss;
+    printf("programs        %d questions, %d held out; %d paths; %lu parameters\n", r->progress.n_questions, r->progress.n_validation,
+           r->progress.n_examples, (unsigned long)r->progress.n_params);
+    if (r->progress.n_skipped) printf("                %d steps were not finite and left out\n", r->progress.n_skipped);
+    printf("  epoch    loss  held out  first ok  five ok  identity\n");
+    for (int i = 0; i < r->progress.epoch; i++) {
+        const polar_train_epoch *c = &r->curve[i];
+        printf("  %4d%c  %6.4f    %6.4f   %5.1f %%  %5.1f %%   %5.1f %%  ", i + 1, i == r->progress.best_epoch ? '*' : ' ', c->loss,
+               c->validation_loss, 100 * c->hit1, 100 * c->hit5, 100 * c->identity);
+        print_bar(c->loss, most, 20);
+    }
+}
+
+static void print_menu(const run *r) {
+    const polar_menu_report *m = &r->report;
+    char text[4096];
+    printf("menu            %d questions, %d held out; log loss %.4f, calibrated %.4f; epoch %d\n", m->n_questions, m->n_validation,
+           m->loss, m->calibrated_loss, m->best_epoch + 1);
+    for (int k = 0; k < r->n_programs; k++) {
+        polar_program_format(&r->programs[k], text, sizeof text);
+        printf("  %2d  cost %.3f  %s\n", k, polar_program_cost(&r->programs[k]), text);
+    }
+    if (!m->n_complete) return;
+    printf("on %d held-out questions with all results known, price %g:\n", m->n_complete, r->o->price);
+    printf("  identity      %5.1f %%  cost 1.000\n", 100 * m->identity);
+    printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * m->fixed, m->fixed_cost);
+    printf("  menu          %5.1f %%  cost %.3f\n", 100 * m->picked, m->picked_cost);
+    if (r->n_cascade >= 20)
+        printf("  cascade       %5.1f %%  cost %.3f  threshold %.4f (fitted on these)\n", 100 * r->cascade_picked, r->cascade_cost, r->threshold);
+    printf("  oracle        %5.1f %%  knows the answers\n", 100 * m->oracle);
+}
+
+static void put_pair(const char *name, double x) {
+    printf(",\"%s\":", name);
+    json_put_double(stdout, x);
+}
+
+static void print_json(const run *r) {
+    const polar_menu_report *m = &r->report;
+    printf("{\"out\":");
+    json_put_text(stdout, r->o->out);
+    if (r->paper) {
+        printf(",\"programs\":{\"n_questions\":%d,\"n_validation\":%d,\"n_examples\":%d,\"n_skipped\":%d,\"best_epoch\":%d,\"curve\":[",
+               r->progress.n_questions, r->progress.n_validation, r->progress.n_examples, r->progress.n_skipped, r->progress.best_epoch + 1);
+        for (int i = 0; i < r->progress.epoch; i++) {
+            printf("%s{\"epoch\":%d", i ? "," : "", i + 1);
+            put_pair("loss", r->curve[i].loss);
+            put_pair("lr", r->curve[i].lr);
+            put_pair("validation_loss", r->curve[i].validation_loss);
+            put_pair("hit1", r->curve[i].hit1);
+            put_pair("hit5", r->curve[i].hit5);
+            put_pair("identity", r->curve[i].identity);
+            printf("}");
+        }
+        printf("]}");
+    }
+    if (r->menu_too) {
+        printf(",\"menu\":{\"n_questions\":%d,\"n_validation\":%d,\"n_complete\":%d,\"n_programs\":%d", m->n_questions, m->n_validation,
+               m->n_complete, r->n_programs);
+        put_pair("loss", m->loss);
+        put_pair("calibrated_loss", m->calibrated_loss);
+        put_pair("identity", m->identity);
+        put_pair("fixed", m->fixed);
+        put_pair("fixed_cost", m->fixed_cost);
+        put_pair("picked", m->picked);
+        put_pair("picked_cost", m->picked_cost);
+        put_pair("oracle", m->oracle);
+        if (r->n_cascade >= 20) {
+            put_pair("cascade", r->cascade_picked);
+            put_pair("cascade_cost", r->cascade_cost);
+            put_pair("cascade_threshold", r->threshold);
+        }
+        printf("}");
+    }
+    printf("}\n");
+}
+
+/* --- the command ------------------------------------------------------------------------------------------ */
+
+static int train(run *r) {
+    polar_error e;
+    char *checkpoint;
+    int status = cli_open_model(r->o->model, r->o->cpu, 0, &r->model);
+    if (status) return status;
+    polar_model_get_info(r->model, &r->info);
+    r->checksum = polar_model_checksum(r->model);
+    if ((status = read_header(r)) || (status = open_prompt(r)) ||
+        (status = cli_questions_read(&r->questions, r->file, 0, r->o->limit)))
+        return status;
+    r->n = r->questions.n;
+    r->n_held = (int)(r->o->menu.validation * r->n + 0.5);
+    if ((status = read_paths(r)) || (status = make_features(r))) return status;
+    order_questions(r);
+    if ((r->paper && (status = train_paper(r))) || (r->menu_too && ((status = train_menu(r)) || (status = fit_cascade(r)))) ||
+        (status = set_info(r)))
+        return status;
+    if (polar_predictor_save(r->predictor, r->o->out, &e)) return cli_fail("%s", e.message);
+    if (r->paper && (checkpoint = checkpoint_name(r))) {
+        cli_remove_file(checkpoint);
+        free(checkpoint);
+    }
+    if (r->o->json) {
+        print_json(r);
+        return 0;
+    }
+    if (r->paper) print_curve(r);
+    if (r->menu_too) print_menu(r);
+    printf("%s\n", r->o->out);
+    return 0;
+}
+
+static void free_run(run *r) {
+    for (int q = 0; q < r->n; q++) {
+        if (r->trials) trials_free(&r->trials[q]);
+        if (r->paths) free(r->paths[q]);
+        if (r->features) free(r->features[q]);
+    }
+    free(r->trials);
+    free(r->paths);
+    free(r->features);
+    free(r->data);
+    free(r->order);
+    free(r->curve);
+    polar_predictor_close(r->predictor);
+    cli_questions_free(&r->questions);
+    cli_prompt_close(&r->prompt);
+    json_free(r->header);
+    polar_model_close(r->model);
+    polar_model_close(r->encoder);
+}
+
+/* The number of a word in a list, or -1 after a message. */
+static int word_of(const char *option, const char *word, const char *const *words) {
+    for (int i = 0; words[i]; i++)
+        if (!strcmp(word, words[i])) return i;
+    cli_usage("%s %s: no such choice; see polar train -h", option, word);
+    return -1;
+}
+
+static int read_words(train_options *o, run *r) {
+    static const char *const heads[] = {"both", "programs", "menu", NULL}, *const schedules[] = {"cosine", "linear", "constant", NULL},
+                      *const identities[] = {"plain", "reweight", "drop", NULL}, *const selects[] = {"loss", "hit1", "hit5", NULL},
+                      *const poolings[] = {"attention", "sum", "last", "all", NULL};
+    const int head = word_of("--heads", o->heads, heads), schedule = word_of("--schedule", o->schedule, schedules),
+              identity = word_of("--identity", o->identity, identities), select = word_of("--select", o->select, selects),
+              pooling = word_of("--pooling", o->pooling, poolings);
+    if (head < 0 || schedule < 0 || identity < 0 || select < 0 || pooling < 0) return 2;
+    r->paper = head != 2;
+    r->menu_too = head != 1;
+    o->train.schedule = (polar_schedule)schedule;
+    o->train.identity = (polar_identity)identity;
+    o->train.select = (polar_select)select;
+    o->menu.pooling = pooling; /* the words are in the order of the flags' sums */
+    if (!(o->menu.validation >= 0 && o->menu.validation < 1)) return cli_usage("--menu-validation: expected 0 to below 1");
+    if (o->menu_size < 2 || o->menu_size > POLAR_MAX_MENU) return cli_usage("--menu-size %d: expected 2..%d", o->menu_size, POLAR_MAX_MENU);
+    return 0;
+}
+
+int command_train(cli *c) {
+    train_options o;
+    run r;
+    int status;
+    polar_train_options *t = &o.train;
+    polar_menu_options *m = &o.menu;
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &o.model, "FILE", "the model that was searched"},
+        {"out", 'o', CLI_TEXT, &o.out, "FILE", "the predictor"},
+        {"heads", 0, CLI_TEXT, &o.heads, "WHICH", "programs (the published network), menu, or both (both)"},
+        {"features", 0, CLI_TEXT, &o.feature, "KIND", "embedding, hidden or encoder (hidden)"},
+        {"layer", 0, CLI_INT, &o.layer, "N", "hidden: layers executed before (2)"},
+        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "encoder: its model"},
+        {"max-tokens", 0, CLI_INT, &o.max_tokens, "N", "tokens of a question that are read (512)"},
+        CLI_PROMPT_OPTIONS(o.prompt),
+        {"limit", 0, CLI_INT, &o.limit, "N", "only the first N questions (all)"},
+        {"cache", 0, CLI_TEXT, &o.cache, "FILE", "keep the features here for later runs"},
+        {"checkpoint", 0, CLI_TEXT, &o.checkpoint, "FILE", "state of the training, to go on from (OUT.checkpoint)"},
+        {"restart", 0, CLI_FLAG, &o.restart, NULL, "do not go on from a checkpoint"},
+        {"seed", 's', CLI_U64, &o.seed, "N", "of everything random (0)"},
+        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core); results do not depend on it"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object, with the loss curve"},
+        {"epochs", 0, CLI_INT, &t->n_epochs, "N", "programs: epochs (10)"},
+        {"batch", 0, CLI_INT, &t->batch, "N", "programs: paths per step (128)"},
+        {"group", 0, CLI_INT, &t->group, "N", "programs: paths of a question that share a pass (8)"},
+        {"lr", 0, CLI_NUMBER, &t->lr, "X", "programs: learning rate (5e-4)"},
+        {"schedule", 0, CLI_TEXT, &o.schedule, "KIND", "programs: cosine, linear or constant (cosine)"},
+        {"warmup", 0, CLI_INT, &t->warmup, "N", "programs: steps of warm-up (10)"},
+        {"weight-decay", 0, CLI_NUMBER, &t->weight_decay, "X", "programs: (0)"},
+        {"clip", 0, CLI_NUMBER, &t->clip, "X", "programs: bound of the gradient's norm (0: none)"},
+        {"width", 0, CLI_INT, &t->d_model, "N", "programs: width of the network (256)"},
+        {"blocks", 0, CLI_INT, &t->n_block, "N", "programs: encoder blocks (2)"},
+        {"attention-heads", 0, CLI_INT, &t->n_head, "N", "programs: attention heads (4)"},
+        {"dropout", 0, CLI_NUMBER, &t->dropout, "P", "programs: (0.1)"},
+        {"max-paths", 0, CLI_INT, &t->max_paths, "N", "programs: valid paths of a question, 0 all (50)"},
+        {"identity", 0, CLI_TEXT, &o.identity, "HOW", "programs: plain, reweight or drop where a shorter one is valid (plain)"},
+        {"identity-weight", 0, CLI_NUMBER, &t->identity_weight, "X", "programs: for reweight (0.3)"},
+        {"length-preference", 0, CLI_NUMBER, &t->length_preference, "X", "programs: weights exp(-X length) (0; published 0.05)"},
+        {"anti-identity", 0, CLI_NUMBER, &t->anti_identity, "X", "programs: penalty of keeping all where that is wrong (0)"},
+        {"per-question", 0, CLI_FLAG, &t->per_question, NULL, "programs: weights of a question add up to 1"},
+        {"validation", 0, CLI_NUMBER, &t->validation, "X", "programs: share of the questions held out (0.1)"},
+        {"select", 0, CLI_TEXT, &o.select, "HOW", "programs: best epoch by loss, hit1 or hit5 (loss)"},
+        {"menu-size", 0, CLI_INT, &o.menu_size, "N", "menu: at most so many programs (16)"},
+        {"price", 0, CLI_NUMBER, &o.price, "X", "menu: of one pass through all layers, in probability (0.05)"},
+        {"menu-epochs", 0, CLI_INT, &m->n_epochs, "N", "menu: epochs (40)"},
+        {"menu-width", 0, CLI_INT, &m->width, "N", "menu: width of the network (64)"},
+        {"menu-lr", 0, CLI_NUMBER, &m->lr, "X", "menu: learning rate (1e-3)"},
+        {"menu-dropout", 0, CLI_NUMBER, &m->dropout, "P", "menu: (0.1)"},
+        {"menu-weight-decay", 0, CLI_NUMBER, &m->weight_decay, "X", "menu: (0.01)"},
+        {"menu-validation", 0, CLI_NUMBER, &m->validation, "X", "menu: share of the questions held out (0.2)"},
+        {"pooling", 0, CLI_TEXT, &o.pooling, "HOW", "menu: attention; also the sum, the last token, or all"},
+        {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight of the worth of a pick in the loss"},
+        {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of a cascade whose threshold is fitted (3)"},
+        {0}};
+    memset(&o, 0, sizeof o);
+    memset(&r, 0, sizeof r);
+    o.heads = "both", o.feature = "hidden", o.cpu = "auto", o.schedule = "cosine", o.identity = "plain", o.select = "loss";
+    o.pooling = "sum";
+    o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 3;
+    o.price = POLAR_MENU_PRICE;
+    o.train = polar_train_defaults();
+    o.menu = polar_menu_defaults();
+    if ((status = cli_read(c, options, 1, 1)) >= 0) return status;
+    if (!o.out) return cli_usage("no place for the predictor: -o FILE");
+    if ((status = read_words(&o, &r))) return status;
+    r.o = &o;
+    r.file = c->args[0];
+    if (!strcmp(r.file, "-")) return cli_usage("the results of a search are read twice: a file is needed, not stdin");
+    cli_catch_interrupts();
+    status = train(&r);
+    free_run(&r);
+    return status;
+}
