@@ -89,6 +89,10 @@
 #include <cpuid.h>
 #endif
 #endif
+#if defined(POLAR_X86) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8) || \
+                           (defined(_MSC_VER) && _MSC_VER >= 1920))
+#define POLAR_X86_512 1
+#endif
 #if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && \
     !defined(__TINYC__)
 #define POLAR_ARM 1
@@ -108,6 +112,15 @@
 #define PRINTF_LIKE(f, a)
 #define MAYBE_UNUSED
 #define ALWAYS_INLINE inline
+#endif
+
+/* Before a loop of a few rounds over arrays of vectors: without loop, they are registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define UNROLL _Pragma("GCC unroll 32")
+#else
+#define UNROLL
 #endif
 
 #if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO)
@@ -1130,6 +1143,7 @@ struct polar_pool {
     atomic_i64 busy, sleepers, stop;
     polar_task task;
     void *context;
+    int n;
     thread_lock lock; /* guards sleeping only */
     thread_cond wake;
     pool_worker workers[]; /* n_threads - 1 */
@@ -1143,7 +1157,7 @@ static void pool_work(polar_pool *p, int worker) {
         int64_t t = atomic_load(&p->ticket);
         if (TICKET_LEFT(t) == 0) return;
         if (!atomic_swap_if(&p->ticket, t, t - 1)) continue;
-        p->task(p->context, TICKET_LEFT(t) - 1, worker);
+        p->task(p->context, p->n - TICKET_LEFT(t), worker);
         atomic_add(&p->done, 1);
     }
 }
@@ -1211,6 +1225,7 @@ static void pool_run(void *user, int n, polar_task task, void *context) {
     }
     p->task = task;
     p->context = context;
+    p->n = n;
     atomic_store(&p->done, 0);
     number = (atomic_load(&p->ticket) >> 32) + 1;
     atomic_store(&p->ticket, (number & 0x7fffffff) * ((int64_t)1 << 32) + n);
@@ -5378,6 +5393,597 @@ static int cpu_has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
 #endif
 }
+
+/* --- x86 with AVX-512 and its integer dot products (VNNI). AVX2 does all but the products with quantized weights. ---
+ *
+ * Those go through a panel: 16 rows, a lane for each, as unsigned numbers w = q + offset, four to a lane. One
+ * instruction adds four products w a to every lane, so there is nothing to reduce:
+ *     sum q a = -offset (sum a) + sum w a
+ * where the first term is the same for all rows: sums start with it. K types do that for each sub-block, and
+ * sum up scale times result. Filling a panel costs little more than reading the weights, so it is worth it for
+ * one token already. */
+#ifdef POLAR_X86_512
+#define AVX512      TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#define WIDE_CHUNK  1024 /* numbers of a row in a panel, so that it stays in the first cache */
+#define WIDE_TOKENS 8
+#define WIDE_ONE    131072 /* longest row that goes the way for one token */
+
+typedef struct wide_panel {
+    uint8_t *q;      /* (numbers / 4, 16, 4) */
+    float *d, *m;    /* (blocks, 16) */
+    int32_t *scales; /* (sub-blocks, 16), K types */
+    uint8_t *mins;   /* (sub-blocks / 4, 16, 4), K types */
+} wide_panel;
+
+/* What sums with a token need: where the sum of each sub-block starts, and for the minima of K types the sums of the
+ * token's numbers as 128 high + low. */
+typedef struct wide_sums {
+    int32_t *start;
+    int8_t *high, *low;
+} wide_sums;
+
+/* 16 rows of weights on their way: into a panel or, with one token, into its products at once. Functions that take one
+ * are inlined, so the sums are registers. */
+typedef struct wide_rows {
+    const uint8_t *w; /* row 0 */
+    size_t stride;
+    int one; /* which of the two */
+    wide_panel panel;
+    const int8_t *q; /* the token */
+    const float *da;
+    wide_sums sums;
+    __m512i s[4], sum, high, low; /* of sub-blocks at hand, of the block, and with its minima */
+    __m512 acc;
+} wide_rows;
+
+typedef char scratch_holds_panel[WIDE_CHUNK * (16 + 64 / 16 + 16 / 16 + 128 / 32) <= KERN_SCRATCH ? 1 : -1];
+typedef char scratch_holds_sums[WIDE_CHUNK * 25 + WIDE_ONE / 16 * 6 <= KERN_SCRATCH ? 1 : -1];
+
+static ALWAYS_INLINE AVX512 __m128i load128_avx512(const uint8_t *p) {
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+/* The four words at `at` of 16 rows: word i of row r becomes lane r of out[i]. */
+static ALWAYS_INLINE AVX512 void rows16_avx512(const wide_rows *x, size_t at, __m512i out[4]) {
+    __m512i a[4], b[4]; /* a[i]: rows i, i + 4, i + 8, i + 12 */
+    UNROLL for (int i = 0; i < 4; i++) {
+        const uint8_t *w = x->w + at + (size_t)i * x->stride;
+        const __m256i lo =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1);
+        w += 8 * x->stride;
+        a[i] = _mm512_inserti64x4(
+            _mm512_castsi256_si512(lo),
+            _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1),
+            1);
+    }
+    b[0] = _mm512_unpacklo_epi32(a[0], a[1]), b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
+    b[2] = _mm512_unpacklo_epi32(a[2], a[3]), b[3] = _mm512_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm512_unpacklo_epi64(b[0], b[2]), out[1] = _mm512_unpackhi_epi64(b[0], b[2]);
+    out[2] = _mm512_unpacklo_epi64(b[1], b[3]), out[3] = _mm512_unpackhi_epi64(b[1], b[3]);
+}
+
+/* One word at `at` of 16 rows. */
+static ALWAYS_INLINE AVX512 __m512i words16_avx512(const wide_rows *x, size_t at) {
+#define W(r) (int)rd_u32(x->w + at + (size_t)(r)*x->stride)
+    return _mm512_setr_epi32(W(0), W(1), W(2), W(3), W(4), W(5), W(6), W(7), W(8), W(9), W(10), W(11), W(12), W(13),
+                             W(14), W(15));
+#undef W
+}
+
+/* Halves in the low or the high 16 bits of words. */
+static ALWAYS_INLINE AVX512 __m512 low_half_avx512(__m512i v) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+
+static ALWAYS_INLINE AVX512 __m512 high_half_avx512(__m512i v) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+}
+
+static ALWAYS_INLINE AVX512 __m512 minus_avx512(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MIN)));
+}
+
+static ALWAYS_INLINE AVX512 __m512i bytes_avx512(int byte) {
+    return _mm512_set1_epi8((char)byte);
+}
+
+/* The bits of `mask` in every byte, of words shifted right by n bits: a shift or, where bits of bytes move up, a
+ * rotation, which is the same under the mask. */
+static ALWAYS_INLINE AVX512 __m512i field_avx512(__m512i v, int n, int mask) {
+    return _mm512_and_si512(n ? _mm512_rorv_epi32(v, _mm512_set1_epi32(n & 31)) : v, bytes_avx512(mask));
+}
+
+/* quant_iq4 + 128 of nibbles. */
+static ALWAYS_INLINE AVX512 __m512i iq4_avx512(__m512i nibbles) {
+    const __m512i values =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153,
+                                             (char)166, (char)181, (char)197, (char)217, (char)241));
+    return _mm512_shuffle_epi8(values, nibbles);
+}
+
+/* Four numbers of a token in all lanes. */
+static ALWAYS_INLINE AVX512 __m512i four_avx512(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* acc = fma(scale of 16 rows * scale of the token, sum, acc) */
+static ALWAYS_INLINE AVX512 __m512 wide_add_avx512(__m512 acc, __m512 d, float da, __m512i sum) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(da)), _mm512_cvtepi32_ps(sum), acc);
+}
+
+/* Sub-block j begins, as number k of those at hand; its sum starts at 0 for types without an offset. */
+static ALWAYS_INLINE AVX512 void wide_begin_avx512(wide_rows *x, int k, int j, int zero) {
+    if (x->one) x->s[k] = _mm512_set1_epi32(zero ? 0 : x->sums.start[j]);
+}
+
+/* Its numbers 4 i .. 4 i + 3, counted from the first block. */
+static ALWAYS_INLINE AVX512 void wide_put_avx512(wide_rows *x, int k, int i, __m512i v) {
+    if (x->one) x->s[k] = _mm512_dpbusd_epi32(x->s[k], v, four_avx512(x->q + 4 * i));
+    else _mm512_storeu_si512(x->panel.q + 64 * i, v);
+}
+
+/* Its end. */
+static ALWAYS_INLINE AVX512 void wide_add_sub_avx512(wide_rows *x, int k, int j) {
+    if (x->one)
+        x->sum = _mm512_add_epi32(x->sum, _mm512_mullo_epi32(x->s[k], _mm512_loadu_si512(x->panel.scales + 16 * j)));
+}
+
+/* Scales of sub-blocks j .. j + 3, in bytes. */
+static ALWAYS_INLINE AVX512 void wide_scales_avx512(wide_rows *x, int j, __m512i v) {
+    UNROLL for (int i = 0; i < 4; i++) _mm512_storeu_si512(
+        x->panel.scales + 16 * (j + i), _mm512_srai_epi32(_mm512_slli_epi32(v, (unsigned)(24 - 8 * i)), 24));
+}
+
+/* Their minima. */
+static ALWAYS_INLINE AVX512 void wide_mins_avx512(wide_rows *x, int j, __m512i v) {
+    if (!x->one) {
+        _mm512_storeu_si512(x->panel.mins + 16 * j, v);
+        return;
+    }
+    x->high = _mm512_dpbusd_epi32(x->high, v, four_avx512(x->sums.high + j));
+    x->low = _mm512_dpbusd_epi32(x->low, v, four_avx512(x->sums.low + j));
+}
+
+/* The end of block b: its factors, m only of types with minima. */
+static ALWAYS_INLINE AVX512 void wide_end_avx512(wide_rows *x, int mins, int b, __m512 d, __m512 m) {
+    if (!x->one) {
+        _mm512_storeu_ps(x->panel.d + 16 * b, d);
+        if (mins) _mm512_storeu_ps(x->panel.m + 16 * b, m);
+        return;
+    }
+    x->acc = wide_add_avx512(x->acc, d, x->da[b], x->sum);
+    if (mins) x->acc = wide_add_avx512(x->acc, m, x->da[b], _mm512_add_epi32(x->low, _mm512_slli_epi32(x->high, 7)));
+    x->sum = x->high = x->low = _mm512_setzero_si512();
+}
+
+/* Word i of the bytes that start in the middle of word 0. */
+static ALWAYS_INLINE AVX512 __m512i middle_avx512(const __m512i *v, int i) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_rol_epi32(v[i], 16), _mm512_rol_epi32(v[i + 1], 16));
+}
+
+/* Block b of a simple type, as words: from the first one, or from the middle of it if `odd`. */
+static ALWAYS_INLINE AVX512 void wide_block_32_avx512(wide_rows *x, int type, int b, const __m512i *v, int odd) {
+    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
+    const int middle = odd ^ !mins; /* what follows the factors starts in the middle of a word */
+    const int n_words = type == QUANT_Q8_0 ? 8 : 4;
+    const __m512i head = v[0], *rest = odd || mins ? v + 1 : v;
+    __m512i high = head;
+    if (five) high = middle ? middle_avx512(rest, 0) : rest[0], rest++;
+    wide_begin_avx512(x, 0, b, mins);
+    UNROLL for (int i = 0; i < n_words; i++) {
+        const __m512i w = middle ? middle_avx512(rest, i) : rest[i];
+        if (type == QUANT_Q8_0) {
+            wide_put_avx512(x, 0, 8 * b + i, _mm512_xor_si512(w, bytes_avx512(128)));
+            continue;
+        }
+        UNROLL for (int k = 0; k < 2; k++) {
+            __m512i n = field_avx512(w, 4 * k, 15);
+            if (type == QUANT_IQ4_NL) n = iq4_avx512(n);
+            if (five) { /* bit j of four to bit 4 of byte j: t (1 + 2^7 + 2^14 + 2^21) has it in bit 8 j */
+                const __m512i t =
+                    _mm512_and_si512(_mm512_srli_epi32(high, (unsigned)(16 * k + 4 * i)), _mm512_set1_epi32(15));
+                const __m512i bits =
+                    _mm512_and_si512(_mm512_mullo_epi32(t, _mm512_set1_epi32(0x204081)), bytes_avx512(1));
+                n = _mm512_or_si512(n, _mm512_slli_epi32(bits, 4));
+            }
+            wide_put_avx512(x, 0, 8 * b + 4 * k + i, n);
+        }
+    }
+    x->sum = x->s[0];
+    if (mins && x->one) x->low = _mm512_set1_epi32(x->sums.high[b] * 128 + x->sums.low[b]);
+    wide_end_avx512(x, mins, b, odd ? high_half_avx512(head) : low_half_avx512(head), high_half_avx512(head));
+}
+
+/* Fetches part b of the bytes from `ahead` on; to the second cache, the first is full. */
+static ALWAYS_INLINE AVX512 void wide_ahead_avx512(const uint8_t *ahead, int b, int bytes) {
+    if (ahead)
+        for (int i = 0; i < bytes; i += 64)
+            _mm_prefetch((const char *)(ahead + (size_t)b * (size_t)bytes + i), _MM_HINT_T1);
+}
+
+/* Eight blocks of a simple type are whole words, 16 bytes at a time; so are, one by one, the words of blocks that are
+ * left. */
+static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int bytes, int count,
+                                                     const uint8_t *ahead) {
+    __m512i v[68];
+    int b = 0;
+    for (; b + 8 <= count; b += 8) {
+        wide_ahead_avx512(ahead, b / 8, 8 * 16 * bytes);
+        for (int c = 0; c < bytes / 2; c++) rows16_avx512(x, (size_t)(b * bytes + 16 * c), v + 4 * c);
+        for (int i = 0; i < 8; i += 2) {
+            wide_block_32_avx512(x, type, b + i, v + i * bytes / 4, 0);
+            wide_block_32_avx512(x, type, b + i + 1, v + (i + 1) * bytes / 4, bytes % 4 != 0);
+        }
+    }
+    for (; b < count; b++) {
+        for (int i = 0; i < bytes / 4; i++) v[i] = words16_avx512(x, (size_t)(b * bytes + 4 * i));
+        if (bytes % 4) v[bytes / 4] = _mm512_srli_epi32(words16_avx512(x, (size_t)((b + 1) * bytes - 4)), 16);
+        wide_block_32_avx512(x, type, b, v, 0);
+    }
+}
+
+static ALWAYS_INLINE AVX512 void wide_q45_k_avx512(wide_rows *x, int type, int b) {
+    size_t at = (size_t)b * (type == QUANT_Q4_K ? 144 : 176);
+    __m512i head[4], v[8], high[8];
+    rows16_avx512(x, at, head); /* d and dmin, and the 12 bytes of scales */
+    wide_scales_avx512(x, 8 * b, field_avx512(head[1], 0, 63));
+    wide_scales_avx512(x, 8 * b + 4, _mm512_or_si512(field_avx512(head[3], 0, 15), field_avx512(head[1], 2, 48)));
+    wide_mins_avx512(x, 8 * b, field_avx512(head[2], 0, 63));
+    wide_mins_avx512(x, 8 * b + 4, _mm512_or_si512(field_avx512(head[3], 4, 15), field_avx512(head[2], 2, 48)));
+    if (type == QUANT_Q5_K) {
+        rows16_avx512(x, at + 16, high);
+        rows16_avx512(x, at + 32, high + 4);
+    }
+    at += type == QUANT_Q5_K ? 48 : 16;
+    for (int j = 0; j < 8; j += 2) {
+        rows16_avx512(x, at + 16 * (size_t)j, v);
+        rows16_avx512(x, at + 16 * (size_t)j + 16, v + 4);
+        UNROLL for (int k = 0; k < 2; k++) {
+            wide_begin_avx512(x, k, 8 * b + j + k, 1);
+            UNROLL for (int i = 0; i < 8; i++) {
+                __m512i n = field_avx512(v[i], 4 * k, 15);
+                if (type == QUANT_Q5_K) {
+                    const __m512i bit = _mm512_set1_epi32((j + k - 4) & 31);
+                    n = _mm512_or_si512(n, _mm512_and_si512(_mm512_rorv_epi32(high[i], bit), bytes_avx512(16)));
+                }
+                wide_put_avx512(x, k, 64 * b + 8 * (j + k) + i, n);
+            }
+            wide_add_sub_avx512(x, k, 8 * b + j + k);
+        }
+    }
+    wide_end_avx512(x, 1, b, low_half_avx512(head[0]), minus_avx512(high_half_avx512(head[0])));
+}
+
+static ALWAYS_INLINE AVX512 void wide_q6_k_avx512(wide_rows *x, int b) {
+    const size_t at = (size_t)b * 210;
+    __m512i v[4];
+    rows16_avx512(x, at + 192, v);
+    UNROLL for (int i = 0; i < 4; i++) wide_scales_avx512(x, 16 * b + 4 * i, v[i]);
+    for (int h = 0; h < 4; h++) { /* 16 numbers of each of four sub-blocks */
+        const size_t from = at + (size_t)(h / 2 * 64 + h % 2 * 16);
+        const int j = 16 * b + h / 2 * 8 + h % 2;
+        __m512i l0[4], l1[4], high[4];
+        rows16_avx512(x, from, l0);
+        rows16_avx512(x, from + 32, l1);
+        rows16_avx512(x, at + 128 + 16 * (size_t)h, high);
+        UNROLL for (int k = 0; k < 4; k++) {
+            wide_begin_avx512(x, k, j + 2 * k, 0);
+            UNROLL for (int i = 0; i < 4; i++) {
+                const __m512i low = field_avx512(k % 2 ? l1[i] : l0[i], k / 2 * 4, 15);
+                wide_put_avx512(x, k, 4 * (j + 2 * k) + i, _mm512_or_si512(low, field_avx512(high[i], 2 * k - 4, 48)));
+            }
+            wide_add_sub_avx512(x, k, j + 2 * k);
+        }
+    }
+    rows16_avx512(x, at + 194, v); /* the last two bytes are d */
+    wide_end_avx512(x, 0, b, high_half_avx512(v[3]), _mm512_setzero_ps());
+}
+
+/* The numbers of Q2_K and, with the third bit from `high`, of Q3_K. */
+static ALWAYS_INLINE AVX512 void wide_q23_k_avx512(wide_rows *x, int type, size_t qs, int b, const __m512i *high) {
+    for (int h = 0; h < 4; h++) {
+        const int j = 16 * b + h / 2 * 8 + h % 2;
+        __m512i v[4];
+        rows16_avx512(x, qs + 16 * (size_t)h, v);
+        UNROLL for (int k = 0; k < 4; k++) {
+            wide_begin_avx512(x, k, j + 2 * k, type == QUANT_Q2_K);
+            UNROLL for (int i = 0; i < 4; i++) {
+                __m512i n = field_avx512(v[i], 2 * k, 3);
+                if (type == QUANT_Q3_K) {
+                    const __m512i bit = _mm512_set1_epi32((h / 2 * 4 + k - 2) & 31);
+                    n = _mm512_or_si512(n,
+                                        _mm512_and_si512(_mm512_rorv_epi32(high[h % 2 * 4 + i], bit), bytes_avx512(4)));
+                }
+                wide_put_avx512(x, k, 4 * (j + 2 * k) + i, n);
+            }
+            wide_add_sub_avx512(x, k, j + 2 * k);
+        }
+    }
+}
+
+static ALWAYS_INLINE AVX512 void wide_q2_k_avx512(wide_rows *x, int b) {
+    const size_t at = (size_t)b * 84;
+    const __m512i d = words16_avx512(x, at + 80);
+    __m512i v[4];
+    rows16_avx512(x, at, v);
+    UNROLL for (int i = 0; i < 4; i++) {
+        wide_scales_avx512(x, 16 * b + 4 * i, field_avx512(v[i], 0, 15));
+        wide_mins_avx512(x, 16 * b + 4 * i, field_avx512(v[i], 4, 15));
+    }
+    wide_q23_k_avx512(x, QUANT_Q2_K, at + 16, b, NULL);
+    wide_end_avx512(x, 1, b, low_half_avx512(d), minus_avx512(high_half_avx512(d)));
+}
+
+static ALWAYS_INLINE AVX512 void wide_q3_k_avx512(wide_rows *x, int b) {
+    const size_t at = (size_t)b * 110;
+    __m512i v[4], high[8], s;
+    rows16_avx512(x, at, high);
+    rows16_avx512(x, at + 16, high + 4);
+    rows16_avx512(x, at + 94, v); /* two bytes too early, so as to end with d */
+    UNROLL for (int i = 0; i < 4; i++) {
+        s = _mm512_or_si512(field_avx512(middle_avx512(v, i % 2), i / 2 * 4, 15),
+                            field_avx512(middle_avx512(v, 2), 2 * i - 4, 48));
+        wide_scales_avx512(x, 16 * b + 4 * i, _mm512_sub_epi8(s, bytes_avx512(32)));
+    }
+    wide_q23_k_avx512(x, QUANT_Q3_K, at + 32, b, high);
+    wide_end_avx512(x, 0, b, high_half_avx512(v[3]), _mm512_setzero_ps());
+}
+
+static ALWAYS_INLINE AVX512 void wide_iq4_xs_avx512(wide_rows *x, int b) {
+    const size_t at = (size_t)b * 136;
+    const __m512i fifteen = _mm512_set1_epi32(15), head = words16_avx512(x, at), low = words16_avx512(x, at + 4);
+    for (int j = 0; j < 8; j++) {
+        __m512i v[4], s;
+        s = _mm512_and_si512(_mm512_srlv_epi32(head, _mm512_set1_epi32(12 + 2 * j)), _mm512_set1_epi32(48));
+        s = _mm512_or_si512(_mm512_and_si512(_mm512_srlv_epi32(low, _mm512_set1_epi32(4 * j)), fifteen), s);
+        _mm512_storeu_si512(x->panel.scales + 16 * (8 * b + j), _mm512_sub_epi32(s, _mm512_set1_epi32(32)));
+        rows16_avx512(x, at + 8 + 16 * (size_t)j, v);
+        wide_begin_avx512(x, 0, 8 * b + j, 0);
+        UNROLL for (int i = 0; i < 8; i++)
+            wide_put_avx512(x, 0, 64 * b + 8 * j + i, iq4_avx512(field_avx512(v[i % 4], i / 4 * 4, 15)));
+        wide_add_sub_avx512(x, 0, 8 * b + j);
+    }
+    wide_end_avx512(x, 0, b, low_half_avx512(head), _mm512_setzero_ps());
+}
+
+/* Reads `count` blocks of 16 rows. Meanwhile it fetches as many bytes from `ahead` on, unless that is NULL: the rows
+ * that come next, so that memory is read in one line. */
+static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int count, const uint8_t *ahead) {
+    const int bytes = quant_types[type].bytes;
+#define BLOCKS(name)                                                                                                   \
+    for (int b = 0; b < count; b++) {                                                                                  \
+        wide_ahead_avx512(ahead, b, 16 * bytes);                                                                       \
+        name;                                                                                                          \
+    }
+    switch (type) {
+    case QUANT_Q8_0: wide_type_32_avx512(x, QUANT_Q8_0, 34, count, ahead); break;
+    case QUANT_Q4_0: wide_type_32_avx512(x, QUANT_Q4_0, 18, count, ahead); break;
+    case QUANT_Q4_1: wide_type_32_avx512(x, QUANT_Q4_1, 20, count, ahead); break;
+    case QUANT_Q5_0: wide_type_32_avx512(x, QUANT_Q5_0, 22, count, ahead); break;
+    case QUANT_Q5_1: wide_type_32_avx512(x, QUANT_Q5_1, 24, count, ahead); break;
+    case QUANT_IQ4_NL: wide_type_32_avx512(x, QUANT_IQ4_NL, 18, count, ahead); break;
+    case QUANT_Q2_K: BLOCKS(wide_q2_k_avx512(x, b)) break;
+    case QUANT_Q3_K: BLOCKS(wide_q3_k_avx512(x, b)) break;
+    case QUANT_Q4_K: BLOCKS(wide_q45_k_avx512(x, QUANT_Q4_K, b)) break;
+    case QUANT_Q5_K: BLOCKS(wide_q45_k_avx512(x, QUANT_Q5_K, b)) break;
+    case QUANT_Q6_K: BLOCKS(wide_q6_k_avx512(x, b)) break;
+    default: BLOCKS(wide_iq4_xs_avx512(x, b))
+    }
+#undef BLOCKS
+}
+
+/* A panel times up to 8 tokens. */
+typedef struct wide_tile {
+    const wide_panel *panel;
+    int n_blocks, n_tokens, mins;
+    const int8_t *q[WIDE_TOKENS];
+    const float *d[WIDE_TOKENS];
+    float y[WIDE_TOKENS][16];
+    int32_t start[WIDE_TOKENS][WIDE_CHUNK / 16]; /* see wide_sums */
+    int8_t high[WIDE_TOKENS][WIDE_CHUNK / 16], low[WIDE_TOKENS][WIDE_CHUNK / 16];
+} wide_tile;
+
+/* 1 if sub-blocks have 16 numbers, 0 for 32. */
+static int wide_small_subs(int type) {
+    return type == QUANT_Q2_K || type == QUANT_Q3_K || type == QUANT_Q6_K;
+}
+
+/* Fills `out` from the sums of q over 16 numbers each, of which there are n. */
+static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *sums, int n) {
+    static const uint8_t offsets[QUANT_N] = {0, 0, 0, 128, 8, 0, 16, 0, 128, 0, 4, 0, 0, 32, 128};
+    const int small = wide_small_subs(type);
+    for (int i = 0; i < n; i += 32) {
+        const __mmask32 there = n - i < 32 ? (1u << (n - i)) - 1 : 0xffffffffu;
+        const __m512i s = _mm512_maskz_loadu_epi16(there, sums + i);
+        const int at = small ? i : i / 2, end = small ? n : n / 2;
+        __m512i v[2];
+        v[0] = small ? _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)) : _mm512_madd_epi16(s, _mm512_set1_epi16(1));
+        v[1] = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1));
+        for (int j = 0; j < (small ? 2 : 1) && at + 16 * j < end; j++) {
+            const int k = at + 16 * j;
+            const __mmask16 mask = (__mmask16)(end - k < 16 ? (1u << (end - k)) - 1 : 0xffff);
+            _mm512_mask_storeu_epi32(out.start + k, mask, _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-offsets[type])));
+            _mm512_mask_cvtepi32_storeu_epi8(out.high + k, mask, _mm512_srai_epi32(v[j], 7));
+            _mm512_mask_cvtepi32_storeu_epi8(out.low + k, mask, _mm512_and_si512(v[j], _mm512_set1_epi32(127)));
+        }
+    }
+}
+
+/* All but the tile are constants wherever this is called. */
+static ALWAYS_INLINE AVX512 void wide_multiply_avx512(int tokens, int block, int sub, wide_tile *t) {
+    const wide_panel *f = t->panel;
+    const int8_t *q[WIDE_TOKENS];
+    __m512 acc[WIDE_TOKENS];
+    __m512i s[WIDE_TOKENS], sum[WIDE_TOKENS];
+    UNROLL for (int k = 0; k < tokens; k++) acc[k] = _mm512_loadu_ps(t->y[k]), q[k] = t->q[k];
+    for (int b = 0; b < t->n_blocks; b++) {
+        UNROLL for (int k = 0; k < tokens; k++) sum[k] = _mm512_setzero_si512();
+        for (int j = b * block / sub; j < (b + 1) * block / sub; j++) {
+            UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_set1_epi32(t->start[k][j]);
+            for (int i = j * sub; i < (j + 1) * sub; i += 4) {
+                const __m512i v = _mm512_loadu_si512(f->q + 16 * i);
+                UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_dpbusd_epi32(s[k], v, four_avx512(q[k] + i));
+            }
+            UNROLL for (int k = 0; k < tokens; k++) sum[k] =
+                block == 32
+                    ? s[k]
+                    : _mm512_add_epi32(sum[k], _mm512_mullo_epi32(s[k], _mm512_loadu_si512(f->scales + 16 * j)));
+        }
+        UNROLL for (int k = 0; k < tokens; k++) acc[k] =
+            wide_add_avx512(acc[k], _mm512_loadu_ps(f->d + 16 * b), t->d[k][b], sum[k]);
+        if (!t->mins) continue;
+        UNROLL for (int k = 0; k < tokens; k++)
+            s[k] = _mm512_setzero_si512(),
+            sum[k] = _mm512_set1_epi32(block == 32 ? t->high[k][b] * 128 + t->low[k][b] : 0);
+        for (int j = b * block / sub; block == 256 && j < (b + 1) * block / sub; j += 4) {
+            const __m512i v = _mm512_loadu_si512(f->mins + 16 * j);
+            UNROLL for (int k = 0; k < tokens; k++) {
+                s[k] = _mm512_dpbusd_epi32(s[k], v, four_avx512(t->high[k] + j));
+                sum[k] = _mm512_dpbusd_epi32(sum[k], v, four_avx512(t->low[k] + j));
+            }
+        }
+        UNROLL for (int k = 0; k < tokens; k++) acc[k] = wide_add_avx512(
+            acc[k], _mm512_loadu_ps(f->m + 16 * b), t->d[k][b], _mm512_add_epi32(sum[k], _mm512_slli_epi32(s[k], 7)));
+    }
+    UNROLL for (int k = 0; k < tokens; k++) _mm512_storeu_ps(t->y[k], acc[k]);
+}
+
+static ALWAYS_INLINE AVX512 void wide_shape_avx512(int block, int sub, wide_tile *t) {
+    switch (t->n_tokens) {
+    case 2: wide_multiply_avx512(2, block, sub, t); break;
+    case 4: wide_multiply_avx512(4, block, sub, t); break;
+    default: wide_multiply_avx512(8, block, sub, t);
+    }
+}
+
+/* Blocks [from, from + count) of a panel times tokens k .. k + n - 1, of which those past the end repeat the last. */
+static AVX512 void wide_tokens_avx512(const wide_panel *f, const product *p, const act_blocks *a, int k, int n, int row,
+                                      int from, int count) {
+    const quant_type *type = &quant_types[p->type];
+    wide_tile t;
+    t.panel = f;
+    t.n_blocks = count;
+    t.n_tokens = n;
+    t.mins = type->has_mins;
+    for (int i = 0; i < n; i++) {
+        const int token = MIN(k + i, p->n_tokens - 1);
+        const size_t at =
+            (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)type->block;
+        t.q[i] = a->q8 + at;
+        t.d[i] = a->d + at / (size_t)type->block;
+        const wide_sums sums = {t.start[i], t.high[i], t.low[i]};
+        wide_sum_up_avx512(sums, p->type, a->sums + at / 16, count * type->block / 16);
+        if (!from) memset(t.y[i], 0, sizeof t.y[i]);
+        else memcpy(t.y[i], p->y + (size_t)token * (size_t)p->ldy + row, sizeof t.y[i]);
+    }
+    if (type->block == 32) wide_shape_avx512(32, 32, &t);
+    else if (wide_small_subs(p->type)) wide_shape_avx512(256, 16, &t);
+    else wide_shape_avx512(256, 32, &t);
+    for (int i = 0; i < n && k + i < p->n_tokens; i++)
+        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, t.y[i], sizeof t.y[i]);
+}
+
+static AVX512 void wide_fill_avx512(wide_rows *x, int type, int count) {
+    x->one = 0;
+    wide_read_avx512(x, type, count, NULL);
+}
+
+/* 16 rows times one token: `count` blocks of them. */
+static AVX512 void wide_one_avx512(const wide_rows *rows, int type, int count, const uint8_t *ahead, float *y,
+                                   int first) {
+    wide_rows x = *rows;
+    x.one = 1;
+    x.acc = first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
+    x.sum = x.high = x.low = _mm512_setzero_si512();
+    wide_read_avx512(&x, type, count, ahead);
+    _mm512_storeu_ps(y, x.acc);
+}
+
+/* Rows [row, row + n_rows), a multiple of 16, times one token. */
+static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, int row, int n_rows, wide_rows x) {
+    const quant_type *type = &quant_types[p->type];
+    const int n = p->a->n, n_blocks = n / type->block, chunk = WIDE_CHUNK / type->block,
+              sub = wide_small_subs(p->type) ? 16 : 32;
+    const size_t token = (size_t)(p->index ? p->index[0] : 0) * (size_t)n;
+    const wide_sums sums = x.sums;
+    wide_sum_up_avx512(sums, p->type, a->sums + token / 16, n / 16);
+    for (int r = row; r < row + n_rows; r += 16)
+        for (int b = 0; b < n_blocks; b += chunk) {
+            const int count = MIN(chunk, n_blocks - b), j = b * type->block / sub;
+            const uint8_t *ahead = NULL;
+            x.w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)type->bytes;
+            x.q = a->q8 + token + b * type->block;
+            x.da = a->d + token / (size_t)type->block + b;
+            x.sums.start = sums.start + j;
+            x.sums.high = sums.high + j;
+            x.sums.low = sums.low + j;
+            if (r + 32 <= row + n_rows)
+                ahead = p->w + (size_t)(r + 16) * p->row_bytes + (size_t)(16 * b) * (size_t)type->bytes;
+            wide_one_avx512(&x, p->type, count, ahead, p->y + r, b == 0);
+        }
+}
+
+/* The same, times any number of tokens. */
+static AVX512 void wide_rows_many_avx512(const product *p, const act_blocks *a, int row, int n_rows, wide_rows x) {
+    const quant_type *type = &quant_types[p->type];
+    const int n_blocks = p->a->n / type->block, chunk = WIDE_CHUNK / type->block;
+    for (int r = row; r < row + n_rows; r += 16)
+        for (int b = 0; b < n_blocks; b += chunk) {
+            const int count = MIN(chunk, n_blocks - b);
+            x.w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)type->bytes;
+            wide_fill_avx512(&x, p->type, count);
+            for (int k = 0, n; k < p->n_tokens; k += n) {
+                const int left = p->n_tokens - k;
+                n = left > 4 ? 8 : left > 2 ? 4 : 2;
+                wide_tokens_avx512(&x.panel, p, a, k, n, r, b, count);
+            }
+        }
+}
+
+static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *scratch) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    const int whole = n_rows / 16 * 16;
+    wide_rows x;
+    if (!quant_types[p->type].unpack) {
+        multiply_float_avx2(p, row, n_rows);
+        return;
+    }
+    x.stride = p->row_bytes;
+    x.panel.q = scratch;
+    x.panel.d = (float *)(void *)(x.panel.q + WIDE_CHUNK * 16);
+    x.panel.m = x.panel.d + WIDE_CHUNK / 32 * 16;
+    x.panel.scales = (int32_t *)(void *)(x.panel.m + WIDE_CHUNK / 32 * 16);
+    x.panel.mins = (uint8_t *)(x.panel.scales + WIDE_CHUNK / 16 * 16);
+    x.sums.start = (int32_t *)(void *)(x.panel.mins + WIDE_CHUNK / 16 * 16);
+    x.sums.high = (int8_t *)(x.sums.start + WIDE_ONE / 16);
+    x.sums.low = x.sums.high + WIDE_ONE / 16;
+    if (p->n_tokens == 1 && p->a->n <= WIDE_ONE) wide_rows_one_avx512(p, a, row, whole, x);
+    else wide_rows_many_avx512(p, a, row, whole, x);
+    if (whole < n_rows) multiply_rows_avx2(p, a, row + whole, n_rows - whole);
+}
+
+static const kern kern_avx512 = {POLAR_CPU_AVX512, quantize_avx2, multiply_avx512, rms_norm_avx2,
+                                 swiglu_avx2,      rope_avx2,     scores_avx2,     softmax_avx2,
+                                 accumulate_avx2,  to_f16_avx2,   axpy_avx2};
+
+/* The instructions, and an operating system that keeps their registers. */
+static int cpu_has_avx512(void) {
+    const unsigned f7b = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+#ifdef _MSC_VER
+    int r[4];
+    if (!cpu_has_avx2() || (_xgetbv(0) & 0xe6) != 0xe6) return 0;
+    __cpuidex(r, 7, 0);
+    return ((unsigned)r[1] & f7b) == f7b && (r[2] >> 11 & 1);
+#else
+    unsigned a, b = 0, c = 0, d;
+    __builtin_cpu_init();
+    return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+           (b & f7b) == f7b && (c >> 11 & 1);
+#endif
+}
+#endif /* POLAR_X86_512 */
 #endif
 
 /* --- ARM with NEON: baseline AArch64, nothing to detect --- */
@@ -5844,7 +6450,7 @@ static const kern kern_neon = {POLAR_CPU_NEON, quantize_neon, multiply_neon, rms
 
 /* --- the choice --- */
 
-static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon"};
+static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -5852,6 +6458,9 @@ const char *polar_cpu_name(polar_cpu cpu) {
 
 /* NULL if this build or this CPU does not have the variant. */
 static const kern *kern_find(polar_cpu cpu) {
+#ifdef POLAR_X86_512
+    if ((cpu == POLAR_CPU_AVX512 || cpu == POLAR_CPU_AUTO) && cpu_has_avx512()) return &kern_avx512;
+#endif
 #ifdef POLAR_X86
     if ((cpu == POLAR_CPU_AVX2 || cpu == POLAR_CPU_AUTO) && cpu_has_avx2()) return &kern_avx2;
 #endif

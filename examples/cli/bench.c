@@ -138,7 +138,7 @@ int command_bench(cli *c) {
         {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "one JSON object per model"},
         {0}};
     int status = cli_read(c, options, 0, -1);

@@ -110,7 +110,7 @@ int command_logits(cli *c) {
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print {\"logits\":[..],\"greedy\":[..]} instead of the top ten"},
         {0}};
     polar_model *model = NULL;

@@ -29,7 +29,7 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
     if (!path) return cli_usage("no model: -m FILE names a GGUF file");
     o.vocab_only = vocab_only;
     for (int i = 0; cpu && strcmp(polar_cpu_name(o.cpu), cpu); o.cpu = (polar_cpu)i)
-        if (++i == POLAR_N_CPU) return cli_usage("--cpu %s: expected auto, plain, avx2 or neon", cpu);
+        if (++i == POLAR_N_CPU) return cli_usage("--cpu %s: expected auto, plain, avx2, avx512 or neon", cpu);
     if (polar_model_open(model, path, &o, &e)) return cli_fail("%s", e.message);
     return 0;
 }

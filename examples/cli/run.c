@@ -172,7 +172,7 @@ int command_run(cli *c) {
         {"kv", 0, CLI_TEXT, &o.kv, "MODE", "per-call or shared keys and values (per-call)"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
         {"threads", 't', CLI_INT, &o.ask.session.n_threads, "N", "threads (one per core)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
         {"stats", 0, CLI_FLAG, &o.stats, NULL, "tokens, layer calls and time on stderr"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
         {0}};
