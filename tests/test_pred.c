@@ -216,9 +216,10 @@ static void make_safetensors(bytes *b, import_type type, int queries, int encode
     for (int i = 0; i < n; i++) {
         const size_t bytes = list[i].count * import_type_bytes(type);
         char shape[32];
+        text t = {line, sizeof line, 0};
         snprintf(shape, sizeof shape, list[i].rows ? "%d,%d" : "%.0d%d", list[i].rows, list[i].columns);
-        snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
-                 import_name(&list[i], queries), types[type], shape, at, at + bytes);
+        text_format(&t, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                    import_name(&list[i], queries), types[type], shape, at, at + bytes);
         put_text(&header, line);
         at += bytes;
     }
