@@ -1058,29 +1058,29 @@ TEST(no_memory) {
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SIZE = 100000 }; /* sanitizers are slow */
+enum { TEXT_BYTES = 100000 }; /* sanitizers are slow */
 #else
-enum { SIZE = 1000000 };
+enum { TEXT_BYTES = 1000000 };
 #endif
 
 /* A megabyte of the same again and again, and of everything. */
 static void check_speed(const fixture *x, const char *name) {
     static const char *const units[] = {"a", " ", "\n", "\xf0\x9f\x98\x80", "<|", "\xff",
                                         "The quick brown fox jumps over the lazy dog 12 times. "};
-    enum { MORE = SIZE + 1 }; /* SentencePiece adds a space */
-    char *s = malloc(SIZE), *back = malloc(SIZE);
+    enum { MORE = TEXT_BYTES + 1 }; /* SentencePiece adds a space */
+    char *s = malloc(TEXT_BYTES), *back = malloc(TEXT_BYTES);
     int32_t *tokens = malloc(MORE * sizeof *tokens);
     for (int i = 0; i < COUNT(units); i++) {
         size_t m = strlen(units[i]), n, length;
         clock_t start = clock();
         double seconds;
-        for (size_t at = 0; at < SIZE; at++) s[at] = units[i][at % m];
-        CHECK(tok_encode(&x->v, &x->a, s, SIZE, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
+        for (size_t at = 0; at < TEXT_BYTES; at++) s[at] = units[i][at % m];
+        CHECK(tok_encode(&x->v, &x->a, s, TEXT_BYTES, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        if (getenv("POLAR_TIMES")) printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, SIZE, units[i], n, seconds);
+        if (getenv("POLAR_TIMES")) printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, TEXT_BYTES, units[i], n, seconds);
         CHECK(seconds < 1);
-        CHECK(tok_decode(&x->v, tokens, n, 0, back, SIZE, &length, NULL) == POLAR_OK);
-        CHECK(length == SIZE && !memcmp(s, back, SIZE));
+        CHECK(tok_decode(&x->v, tokens, n, 0, back, TEXT_BYTES, &length, NULL) == POLAR_OK);
+        CHECK(length == TEXT_BYTES && !memcmp(s, back, TEXT_BYTES));
     }
     free(s);
     free(back);
