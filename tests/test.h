@@ -43,9 +43,14 @@ static FILE *test_shared(const char *path) {
     return f;
 }
 
-/* How often to repeat something random: n, or far less under an emulator (POLAR_TEST_QUICK in the environment). */
+/* Under an emulator or a sanitizer, POLAR_TEST_QUICK in the environment asks for less of what takes long. */
+static inline int test_quick(void) {
+    return getenv("POLAR_TEST_QUICK") != NULL;
+}
+
+/* How often to repeat something random: n, or far less. */
 static inline int test_repeat(int n) {
-    return getenv("POLAR_TEST_QUICK") ? n / 50 : n;
+    return test_quick() ? n / 50 : n;
 }
 
 static int test_main(const test_case *tests, int n, int argc, char **argv) {

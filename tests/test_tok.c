@@ -1078,7 +1078,7 @@ static void check_speed(const fixture *x, const char *name) {
         CHECK(tok_encode(&x->v, &x->a, s, TEXT_BYTES, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
         if (getenv("POLAR_TIMES")) printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, TEXT_BYTES, units[i], n, seconds);
-        CHECK(seconds < 1);
+        CHECK(seconds < 1 || test_quick());
         CHECK(tok_decode(&x->v, tokens, n, 0, back, TEXT_BYTES, &length, NULL) == POLAR_OK);
         CHECK(length == TEXT_BYTES && !memcmp(s, back, TEXT_BYTES));
     }
