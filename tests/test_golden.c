@@ -98,12 +98,8 @@ static uint64_t one_model(const fixture *f, int offset, polar_cpu cpu, int progr
     o.cpu = cpu;
     CHECK(!polar_model_open_memory(&m, bytes + offset, f->size, &o, &e));
     if (m) {
-<<<<<<< HEAD
         h = run_model(m, program, mode & 1 ? POLAR_KV_F32 : POLAR_KV_F16,
                       mode & 2 ? POLAR_KV_SHARED : POLAR_KV_PER_CALL);
-=======
-        h = run_model(m, program, mode & 1 ? POLAR_KV_F32 : POLAR_KV_F16, mode & 2 ? POLAR_KV_SHARED : POLAR_KV_PER_CALL);
->>>>>>> e47ef31 (polar train, polar predict, polar run -p)
         h = mix(h, polar_model_checksum(m));
     }
     polar_model_close(m);

@@ -33,7 +33,8 @@ static void use_model(const polar_model *m, const polar_allocator *a) {
     polar_session *s = NULL;
     polar_error e;
     polar_result r;
-    int path[4] = {0, 0, 0, 0}, out = 0;
+    polar_status status;
+    int path[4] = {0, 0, 0, 0};
     char text[64];
     size_t n;
     o.allocator = a;
@@ -45,12 +46,12 @@ static void use_model(const polar_model *m, const polar_allocator *a) {
     polar_tokenize(m, "abc", 3, POLAR_TOKENIZE_BOS, NULL, 0, &n, &e);
     if (polar_session_create(&s, m, NULL, &o, &e)) CHECK(e.message[0]);
     else {
-        out = polar_session_eval(s, prompt, COUNT(prompt), &e);
-        if (!out) out = polar_session_generate(s, NULL, 0, &g, text, sizeof text, &r, &e);
-        CHECK(!out == !e.message[0]);
+        status = polar_session_eval(s, prompt, COUNT(prompt), &e);
+        if (!status) status = polar_session_generate(s, NULL, 0, &g, text, sizeof text, &r, &e);
+        CHECK(!status == !e.message[0]);
         CHECK(!polar_session_set_path(s, path, 4, &e));
-        out = polar_session_eval(s, prompt, 3, &e);
-        CHECK(!out == !e.message[0]);
+        status = polar_session_eval(s, prompt, 3, &e);
+        CHECK(!status == !e.message[0]);
     }
     polar_session_free(s);
 }
@@ -279,7 +280,7 @@ static polar_status try_menu(const polar_allocator *a, polar_error *e) {
     o.n_epochs = 2;
     o.n_threads = 1;
     training_questions(q, COUNT(q));
-    status = polar_menu_choose(q, COUNT(q), 4, 3, menu, &n, a, e);
+    status = polar_menu_choose(q, COUNT(q), 4, 3, 0, menu, &n, a, e);
     if (!status) status = polar_menu_train(&p, NULL, 4, 4, q, COUNT(q), menu, n, &o, NULL, e);
     CHECK(!status == (p != NULL));
     polar_predictor_close(p);
