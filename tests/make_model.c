@@ -1,8 +1,9 @@
 /* Writes synthetic GGUF models with the shapes of real ones: random weights, and a byte-level BPE vocabulary of the
  * real size. For tests of whole files and for measuring speed; they answer nonsense.
  *
- *     make_model PRESET TYPE OUT.gguf [seed]
+ *     make_model PRESET TYPE OUT.gguf [seed [weight]]
  *
+ * A weight below 1 makes what each layer adds that much smaller, so that most programs answer alike.
  * The same arguments give the same bytes. It uses polar.h only, and 64 KB besides the vocabulary. */
 #include "polar.h"
 
@@ -32,6 +33,7 @@ static const preset presets[] = {
     {"qwen2.5-0.5b", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 151643, 1, 32768, 1e6f, 1e-6f, 0, 0, 0, 0, 0},
     {"qwen2.5-3b", "qwen2", 36, 2048, 11008, 16, 2, 128, 151936, 151643, 1, 32768, 1e6f, 1e-6f, 0, 0, 0, 0, 0},
     {"qwen3-0.6b", "qwen3", 28, 1024, 3072, 16, 8, 128, 151936, 151643, 1, 40960, 1e6f, 1e-6f, 0, 0, 0, 0, 0},
+    {"qwen3-28x256", "qwen3", 28, 256, 768, 4, 2, 64, 4096, 4000, 1, 4096, 1e6f, 1e-6f, 0, 0, 0, 0, 0},
     {"qwen1.5-moe-a2.7b", "qwen2moe", 24, 2048, 5632, 16, 16, 128, 151936, 151643, 0, 8192, 1e6f, 1e-6f, 0, 60, 4, 1408,
      5632},
 };
@@ -62,6 +64,7 @@ typedef struct maker {
     const preset *p;
     polar_gguf_writer *w;
     uint64_t state;
+    double weight;
     int type, mix; /* mix: Q4_K_M */
     int n;
     tensor tensors[1024];
@@ -329,7 +332,8 @@ static void put_block(maker *m, uint8_t *b, int type, float deviation) {
 static void write_tensor(maker *m, const tensor *t) {
     const int block = types[t->type].block, bytes = types[t->type].bytes;
     const int64_t n = t->dims[0] * t->dims[1] * t->dims[2];
-    const float deviation = (float)(1 / sqrt((double)t->dims[0]));
+    const int leaves = strstr(t->name, "attn_output.") || strstr(t->name, "ffn_down.");
+    const float deviation = (float)((leaves ? m->weight : 1) / sqrt((double)t->dims[0]));
     size_t used = 0;
     for (int64_t i = 0; i < n; i += block) {
         if (used + (size_t)bytes > sizeof m->out) {
@@ -349,7 +353,7 @@ static void write_tensor(maker *m, const tensor *t) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: make_model PRESET F32|F16|Q8_0|Q4_0|Q4_K|Q6_K|Q4_K_M OUT.gguf [seed]\npresets:");
+    fprintf(stderr, "usage: make_model PRESET F32|F16|Q8_0|Q4_0|Q4_K|Q6_K|Q4_K_M OUT.gguf [seed [weight]]\npresets:");
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) fprintf(stderr, " %s", presets[i].name);
     fprintf(stderr, "\n");
     return 2;
@@ -358,12 +362,13 @@ static int usage(void) {
 int main(int argc, char **argv) {
     static maker m;
     polar_error e;
-    if (argc < 4 || argc > 5) return usage();
+    if (argc < 4 || argc > 6) return usage();
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
         if (!strcmp(presets[i].name, argv[1])) m.p = &presets[i];
     for (m.type = 0; m.type <= N_TYPES && strcmp(types[m.type].name, argv[2]);) m.type++;
     if (!m.p || m.type > N_TYPES) return usage();
     if ((m.mix = m.type == Q4_K_M)) m.type = Q4_K;
+    m.weight = argc > 5 ? atof(argv[5]) : 1;
     m.state = (argc > 4 ? strtoull(argv[4], NULL, 10) : 1) * 0x2545F4914F6CDD1Du;
     if (polar_gguf_writer_open(&m.w, argv[3], NULL, &e)) return fail(e.message);
     write_hyperparameters(&m);

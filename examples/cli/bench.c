@@ -35,7 +35,7 @@ static double peak_mb(void) {
 }
 
 /* Ids that any vocabulary has, without a pattern that a cache could use. */
-static void fill_tokens(int32_t *tokens, int n, int n_vocab) {
+void bench_tokens(int32_t *tokens, int n, int n_vocab) {
     uint64_t r = 88172645463325252u;
     for (int i = 0; i < n; i++) {
         r ^= r << 13, r ^= r >> 7, r ^= r << 17;
@@ -86,7 +86,7 @@ static int bench_model(const char *file, const bench_options *o, bench_result *r
     else if (polar_program_parse(&program, info.n_layer, o->program, &e) || polar_session_create(&s, model, &program, &so, &e))
         cli_fail("%s: %s", file, e.message);
     else {
-        fill_tokens(tokens, so.n_ctx, info.n_vocab);
+        bench_tokens(tokens, so.n_ctx, info.n_vocab);
         status = measure(s, o, tokens, prefill, decode);
         r->prefill = prefill[o->repeat / 2], r->prefill_best = prefill[o->repeat - 1];
         r->decode = decode[o->repeat / 2], r->decode_best = decode[o->repeat - 1];
@@ -127,9 +127,25 @@ static void print_result(const char *file, const bench_options *o, const bench_r
     printf("}\n");
 }
 
+/* The options of --search are few of their own and some of the others. */
+static int bench_searches(const cli *c, const char *file, const bench_options *o, bench_search_options *s) {
+    int status = cli_kv_type(o->kv_type, &s->kv_type);
+    if (status) return status;
+    if (s->programs < 1 || s->in_flight < 1 || s->in_flight > 256 || s->max_tokens < 1 || s->alone < 1 || s->cache_mb < 1)
+        return cli_usage("expected --programs, --max-tokens, --alone and --cache-mb >= 1, --in-flight 1..256");
+    s->prompt = o->prompt;
+    s->threads = o->threads;
+    s->json = o->json;
+    s->cpu = o->cpu;
+    for (int i = file ? -1 : 0; i < c->n_args && !status; i++) status = bench_search(i < 0 ? file : c->args[i], s);
+    return status;
+}
+
 int command_bench(cli *c) {
     bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
+    bench_search_options s = {0, 200, 32, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16};
     const char *file = NULL;
+    int search = 0;
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
         {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
@@ -139,13 +155,22 @@ int command_bench(cli *c) {
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
         {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
-        {"json", 0, CLI_FLAG, &o.json, NULL, "one JSON object per model"},
+        {"search", 0, CLI_FLAG, &search, NULL, "evaluate the programs of a search, together and one by one"},
+        {"programs", 0, CLI_INT, &s.programs, "N", "of --search: simulations (200)"},
+        {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs proposed at a time (32)"},
+        {"max-tokens", 0, CLI_INT, &s.max_tokens, "N", "of --search: longest answer (50)"},
+        {"alone", 0, CLI_INT, &s.alone, "N", "of --search: programs timed one by one (6)"},
+        {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},
+        {"parts", 0, CLI_FLAG, &s.parts, NULL, "of --search: each part of the method by itself, and each left out"},
+        {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search: processor time instead of the clock's"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "one JSON object per line"},
         {0}};
     int status = cli_read(c, options, 0, -1);
     if (status >= 0) return status;
     if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");
     if (o.prompt < 1 || o.decode < 0 || o.repeat < 1 || o.repeat > MAX_REPEAT)
         return cli_usage("expected --prompt >= 1, --decode >= 0, --repeat 1..%d", MAX_REPEAT);
+    if (search) return bench_searches(c, file, &o, &s);
     if (!o.json)
         printf("%-36s %9s %9s %9s %9s %9s %9s\n", "model", "prefill/s", "decode/s", "load s", "model MB", "session", "peak MB");
     for (int i = file ? -1 : 0; i < c->n_args; i++) {

@@ -337,4 +337,16 @@ int command_search(cli *c);
 int command_tokenize(cli *c);
 int command_train(cli *c);
 
+/* --- bench ----------------------------------------------------------------------------------------------- */
+
+typedef struct bench_search_options {
+    int prompt, programs, in_flight, max_tokens, alone, parts, cache_mb, cpu_time, threads, json;
+    const char *cpu;
+    polar_kv_type kv_type;
+} bench_search_options;
+/* polar bench --search on one model; returns the exit status. */
+int bench_search(const char *file, const bench_search_options *options);
+/* n ids below n_vocab without a pattern. */
+void bench_tokens(int32_t *tokens, int n, int n_vocab);
+
 #endif /* CLI_H */

@@ -53,7 +53,13 @@ static const cli_command commands[] = {
      "Tokens per second in prefill and decode (medians), seconds to load, megabytes of the model file, of the\n"
      "session and of the process at its peak (mapped pages counted).\n"
      "\n"
-     "  polar bench -m model.gguf -p 128 -n 32 --threads 2\n"},
+     "  polar bench -m model.gguf -p 128 -n 32 --threads 2\n"
+     "\n"
+     "With --search it proposes the programs of a search on a made-up prompt and evaluates them together, and some\n"
+     "of them one at a time: programs per second, how many times as fast, and the shares of rows computed and of\n"
+     "passes over the weights. --parts says what each of the three ways to save work does.\n"
+     "\n"
+     "  polar bench --search -m model.gguf -p 150 --programs 200 --in-flight 32 --threads 2\n"},
     {"program", "convert programs of layers between their forms, and draw them", command_program,
      "--layers D [options] [PROGRAM]\n"
      "\n"
