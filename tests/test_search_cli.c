@@ -496,11 +496,21 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     RUN("polar search -m random.gguf - --menu 12 -o x.json <whole.json", 2, "--menu needs a file");
 }
 
+/* It checks by itself that all ways to evaluate give the same. */
+TEST(bench) {
+    RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 --parts -t 1 --json", 0,
+        "\"parts\":\"share+batch+draft\",\"prompt\":20,\"programs\":9,\"in_flight\":4,");
+    CHECK(strstr(output, "\"parts\":\"alone\"") && strstr(output, "\"parts\":\"share+batch\""));
+    RUN("polar bench --search -m random.gguf -p 20 --programs 4 --max-tokens 2 --alone 1", 0, "\nshare+batch+draft ");
+    RUN("polar bench --search -m random.gguf --in-flight 0", 2, "polar bench: expected --programs, ");
+}
+
 static const test_case tests[] = {
 #define T(name)                                                                                                        \
     { #name, test_##name }
     T(planted), T(settings),  T(fields),    T(bad_input), T(kill),     T(torn),
     T(resume),  T(interrupt), T(disk_full), T(shards),    T(parallel), T(menu),
+    T(bench),
 };
 
 int main(int argc, char **argv) {
