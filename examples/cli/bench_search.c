@@ -19,7 +19,8 @@ typedef struct search_bench {
     int n_gold;
     program_kept *programs;
     int n_programs;
-    double alone; /* seconds per program */
+    double alone; /* seconds per position and call: the programs that are timed alone may be shorter than others */
+    double rows;  /* positions times calls of a program, on average */
 } search_bench;
 
 /* What one way of evaluating took. */
@@ -180,7 +181,7 @@ static int run_alone(search_bench *b, search_time *t) {
 }
 
 static void print_time(const search_bench *b, const char *name, const search_time *t) {
-    const double each = t->seconds / t->n, rows = (double)t->stats.n_rows / (double)t->stats.n_rows_plain,
+    const double each = t->seconds / (double)t->stats.n_rows_plain, rows = (double)t->stats.n_rows / (double)t->stats.n_rows_plain,
                  passes = (double)t->stats.n_passes / (double)t->stats.n_passes_plain;
     if (b->o->json) {
         printf("{\"model\":");
@@ -188,7 +189,7 @@ static void print_time(const search_bench *b, const char *name, const search_tim
         printf(",\"parts\":\"%s\",\"prompt\":%d,\"programs\":%d,\"in_flight\":%d,\"seconds\":", name, b->o->prompt, t->n, b->o->in_flight);
         json_put_double(stdout, t->seconds);
         printf(",\"programs_per_s\":");
-        json_put_double(stdout, 1 / each);
+        json_put_double(stdout, 1 / (each * b->rows));
         printf(",\"times\":");
         json_put_double(stdout, b->alone / each);
         printf(",\"rows\":");
@@ -198,7 +199,7 @@ static void print_time(const search_bench *b, const char *name, const search_tim
         printf(",\"drafted\":%lld,\"accepted\":%lld,\"recomputed\":%lld,\"peak_mb\":%.1f}\n", (long long)t->stats.n_drafted,
                (long long)t->stats.n_accepted, (long long)t->stats.n_recomputed, (double)t->stats.peak_bytes / 1048576);
     } else
-        printf("%-20s %9d %10.2f %10.1f %9.3f %9.3f %9lld %9.0f\n", name, t->n, 1 / each, b->alone / each, rows, passes,
+        printf("%-20s %9d %10.2f %10.1f %9.3f %9.3f %9lld %9.0f\n", name, t->n, 1 / (each * b->rows), b->alone / each, rows, passes,
                (long long)t->stats.n_accepted, (double)t->stats.peak_bytes / 1048576);
     fflush(stdout);
 }
@@ -212,7 +213,8 @@ static int run_all(search_bench *b) {
     search_time all, t;
     double calls = 0, tokens = 0;
     if (find_gold(b) || run_search(b, 1, 1, 1, &all) || run_alone(b, &t)) return 1;
-    b->alone = t.seconds / t.n;
+    b->alone = t.seconds / (double)t.stats.n_rows_plain;
+    b->rows = (double)all.stats.n_rows_plain / all.n;
     for (int i = 0; i < b->n_programs; i++) calls += b->programs[i].length, tokens += b->programs[i].n_tokens;
     if (!b->o->json) {
         printf("%s: prompt of %d tokens, %d programs of %.1f calls and %.1f tokens, %d in flight\n", b->file, b->o->prompt, b->n_programs,
