@@ -39,6 +39,7 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 build/test_train_cli: polar
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
+build/test_eval_cli: polar
 
 build/test_search_cli: polar
 

@@ -20246,7 +20246,7 @@ polar_status polar_eval_skip(const double *influence, int n_layer, int n_calls, 
     }
     for (int i = 0; i < n_layer; i++)
         if (!skipped[i]) path[n++] = i;
-    return polar_program_from_path(program, n_layer, path, n, 4, 1, error);
+    return polar_program_from_path(program, n_layer, path, n, n_layer, 1, error);
 }
 
 /* The pieces are the skipped and repeated segments, and each other layer by itself; shuffled by Fisher and Yates. */

@@ -324,6 +324,7 @@ int cli_pick_head(const char *text, polar_pick_head *head);
 /* --- commands ------------------------------------------------------------------------------------------ */
 
 int command_bench(cli *c);
+int command_eval(cli *c);
 int command_info(cli *c);
 int command_logits(cli *c);
 int command_merge(cli *c);
@@ -332,6 +333,7 @@ int command_predictor(cli *c);
 int command_program(cli *c);
 int command_grade(cli *c);
 int command_quantize(cli *c);
+int command_report(cli *c);
 int command_run(cli *c);
 int command_search(cli *c);
 int command_tokenize(cli *c);

@@ -60,6 +60,20 @@ static const cli_command commands[] = {
      "passes over the weights. --parts says what each of the three ways to save work does.\n"
      "\n"
      "  polar bench --search -m model.gguf -p 150 --programs 200 --in-flight 32 --threads 2\n"},
+    {"eval", "measure what a predictor brings on questions it has not seen", command_eval,
+     "-m FILE [-p FILE] QUESTIONS [-o FILE] [options] | --merge FILE ... -o FILE\n"
+     "\n"
+     "Runs the identity, the predictor's picks (first, vote, cascade), the baselines a sceptic asks for (best single\n"
+     "program chosen on --validation, the picked edits at random places, layers of least influence skipped) and the\n"
+     "oracles, which need the answer and are marked so. Nothing is taken from a label file: everything is run.\n"
+     "Intervals are 95 % (Wilson; Newcombe for differences), p is the exact McNemar test against the identity.\n"
+     "Interrupted, the same command goes on where it was.\n"
+     "\n"
+     "  polar eval -m model.gguf -p predictor.gguf validation.jsonl --fit fit.json\n"
+     "  polar eval -m model.gguf -p predictor.gguf --validation fit.json test.jsonl -o eval.json --time 50\n"
+     "  polar eval -m model.gguf --program \"0-3 4-7x2\" --skip 2 test.jsonl\n"
+     "  polar eval ... --shard 1/2 -o a.json; polar eval ... --shard 2/2 -o b.json\n"
+     "  polar eval --merge a.json b.json -o eval.json\n"},
     {"program", "convert programs of layers between their forms, and draw them", command_program,
      "--layers D [options] [PROGRAM]\n"
      "\n"
@@ -104,6 +118,13 @@ static const cli_command commands[] = {
      "that one run would have written. Supervision files of others, without a header, are joined as they are.\n"
      "\n"
      "  polar merge part1.json part2.json part3.json part4.json -o found.json\n"},
+    {"report", "make a page of evaluations and searches", command_report,
+     "FILE ... -o PAGE.html\n"
+     "\n"
+     "Files of polar eval, of polar search, and loss curves (lines with epoch, loss, validation_loss), each a section of\n"
+     "one self-contained page: tables, accuracy against cost, layers by difficulty, coverage, calibration, examples.\n"
+     "\n"
+     "  polar report eval.json found.json -o report.html\n"},
     {"grade", "compare answers with references", command_grade,
      "[options] PRED GOLD | --jsonl [FILE]\n"
      "\n"

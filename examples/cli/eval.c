@@ -1,0 +1,1092 @@
+/* polar eval: what a predictor brings on questions it has not seen, beside what anybody would try without it. Every
+ * number comes from running the model. Shows polar_many, polar_picker and the statistics of polar.h. */
+#include "eval.h"
+
+#ifdef POLAR_NO_SEARCH
+int command_eval(cli *c) {
+    (void)c;
+    return cli_fail("this polar was built without answers and search (POLAR_NO_SEARCH)");
+}
+#else
+
+typedef enum eval_kind {
+    EVAL_FIXED,     /* one program for all questions: the identity, the best of the menu, ... */
+    EVAL_PICK,      /* the first pick at a point */
+    EVAL_VOTE, EVAL_CASCADE, EVAL_ORACLE, /* over the first k picks at point 0 */
+    EVAL_DECODED, EVAL_DECODED_VOTE, EVAL_DECODED_ORACLE, /* the programs that the network of [P] decodes */
+    EVAL_RANDOM,    /* the first pick with its edits elsewhere */
+    EVAL_INFLUENCE, /* as many calls as the first pick, by block influence */
+    EVAL_COVERAGE   /* the whole menu */
+} eval_kind;
+
+typedef struct eval_method {
+    eval_kind kind;
+    int point; /* of PICK, RANDOM, INFLUENCE; -1: the decoded program takes the pick's place */
+    polar_program program; /* of FIXED */
+} eval_method;
+
+typedef struct eval_options {
+    const char *model, *predictor, *encoder, *output, *cpu, *kv_type, *shard, *validation, *fit, *menu, *reward;
+    cli_prompt_options prompt;
+    cli_list stop, programs, prices, skips;
+    int tokens, threads, limit, cache_mb, k, time, show, json, any_model, merge;
+    uint64_t seed;
+} eval_options;
+
+typedef struct place {
+    int64_t at;
+    size_t length;
+} place;
+
+typedef struct eval {
+    eval_options *o;
+    polar_model *model, *encoder;
+    polar_model_info info;
+    cli_questions questions;
+    const char *file;
+    int shard, n_shards;
+    polar_pool *pool;
+    polar_runner runner;
+    evaluator e;
+    polar_predictor *predictor;
+    polar_predictor_info about; /* the predictor */
+    uint64_t predictor_checksum;
+    polar_picker *picker, *decoder; /* menu, decoded programs; NULL without that head */
+    polar_session *clock;           /* for timing */
+    polar_program menu[POLAR_MAX_MENU];
+    int n_menu;
+    eval_method methods[SCORE_METHODS];
+    scores scores; /* also names of methods, points */
+    double influence[POLAR_MAX_LAYER];
+    int has_influence, has_fit, n_ctx, max_calls;
+    score_fit fit;
+    double threshold; /* of the cascade */
+    cli_text header;
+    cli_journal journal;
+    place *places;
+    eval_work *work;
+    int shown, n_before;
+    double began, told;
+} eval;
+
+/* --- the methods -------------------------------------------------------------------------------------------- */
+
+static score_method *add_method(eval *r, eval_kind kind, int point, const polar_program *program, const char *note) {
+    scores *s = &r->scores;
+    score_method *m = &s->methods[s->n_methods];
+    eval_method *x = &r->methods[s->n_methods];
+    if (s->n_methods == SCORE_METHODS) return NULL;
+    s->n_methods++;
+    memset(m, 0, sizeof *m);
+    m->note = note;
+    m->point = kind == EVAL_PICK || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE ? point : -1;
+    m->needs_answer = kind == EVAL_ORACLE || kind == EVAL_DECODED_ORACLE || kind == EVAL_COVERAGE;
+    x->kind = kind;
+    x->point = point;
+    if (program) x->program = *program;
+    return m;
+}
+
+/* "top-1 gain": a name, and the point's where there are several. */
+static void add_at_point(eval *r, eval_kind kind, int point, const char *name, const char *note) {
+    const char *at = point >= 0 ? r->scores.points[point].name : "";
+    score_method *m = add_method(r, kind, point, NULL, note);
+    if (m) snprintf(m->name, sizeof m->name, "%s%s%s", name, *at ? " " : "", at);
+}
+
+/* "vote@5": over that many programs, if there are. */
+static void add_over(eval *r, eval_kind kind, const char *name, int k, const char *note) {
+    const int picks = kind == EVAL_VOTE || kind == EVAL_CASCADE || kind == EVAL_ORACLE;
+    score_method *m = add_method(r, kind, -1, NULL, note);
+    if (m) snprintf(m->name, sizeof m->name, "%s@%d", name, picks && k > r->n_menu ? r->n_menu : k);
+}
+
+static void add_program(eval *r, const char *name, const polar_program *program, const char *note) {
+    score_method *m = add_method(r, EVAL_FIXED, -1, program, note);
+    if (m) snprintf(m->name, sizeof m->name, "%s", name);
+}
+
+static void add_fixed(eval *r, const char *name, const char *text, const char *note) {
+    polar_program p;
+    if (*text && !polar_program_parse(&p, r->info.n_layer, text, NULL)) add_program(r, name, &p, note);
+}
+
+static void add_picks(eval *r) {
+    const scores *s = &r->scores;
+    for (int p = 0; p < s->n_points; p++)
+        add_at_point(r, EVAL_PICK, p, "top-1", "the program with the best P(right) - price * cost");
+    if (s->n_points && s->k > 1 && r->n_menu > 1) {
+        add_over(r, EVAL_VOTE, "vote", s->k, "the answer that most of the first picks give");
+        if (r->threshold <= 0)
+            add_over(r, EVAL_CASCADE, "cascade", s->k, "picks one after the other until an answer is confident");
+    }
+    if (!r->decoder) return;
+    add_at_point(r, EVAL_DECODED, -1, "decoded top-1", "first program of the published decoding");
+    if (s->k > 1) add_over(r, EVAL_DECODED_VOTE, "decoded vote", s->k, "vote over its first programs");
+}
+
+static void add_baselines(eval *r) {
+    const scores *s = &r->scores;
+    const score_fit *f = &r->fit;
+    const int first = s->n_points ? 0 : r->decoder ? -1 : 1;
+    if (r->has_fit) {
+        add_fixed(r, "fixed gain", f->fixed_gain, "single program with most right on validation at cost <= 1");
+        add_fixed(r, "fixed save", f->fixed_save, "cheapest single program as right as the identity on validation");
+        if (strcmp(f->fixed_best, f->fixed_gain))
+            add_fixed(r, "fixed best", f->fixed_best, "single program with most right on validation at any cost");
+    }
+    for (int p = first; p < (s->n_points ? s->n_points : 0) || (p == -1 && first == -1); p++)
+        add_at_point(r, EVAL_RANDOM, p, "random", "the pick's edits at random places");
+    for (int p = first; (p < s->n_points || p == -1) && r->has_influence; p++)
+        add_at_point(r, EVAL_INFLUENCE, p, "influence", "as many layers as the pick, those of most influence");
+}
+
+/* The layers of least influence skipped for all questions; programs that the user names. */
+static int add_wanted(eval *r) {
+    for (int i = 0; i < r->o->skips.n; i++) {
+        const int n = atoi(r->o->skips.items[i]);
+        char name[32];
+        polar_program p;
+        polar_error e;
+        if (n < 1 || n >= r->info.n_layer) return cli_usage("--skip %s: expected 1..%d layers", r->o->skips.items[i], r->info.n_layer - 1);
+        if (polar_eval_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e)) return cli_fail("%s", e.message);
+        snprintf(name, sizeof name, "skip %d", n);
+        add_program(r, name, &p, "layers of least influence skipped");
+    }
+    for (int i = 0; i < r->o->programs.n; i++) {
+        polar_program p;
+        polar_error e;
+        if (polar_program_parse(&p, r->info.n_layer, r->o->programs.items[i], &e) || polar_program_validate(&p, r->info.n_layer, &e))
+            return cli_fail("%s", e.message);
+        add_program(r, r->o->programs.items[i], &p, "this program for all questions");
+    }
+    return 0;
+}
+
+static int add_methods(eval *r) {
+    const polar_program identity = polar_program_identity(r->info.n_layer);
+    const scores *s = &r->scores;
+    int status;
+    add_program(r, "identity", &identity, "every layer once");
+    add_picks(r);
+    add_baselines(r);
+    if ((status = add_wanted(r))) return status;
+    if (s->n_points && s->k > 1 && r->n_menu > 1) add_over(r, EVAL_ORACLE, "oracle", s->k, "any of the first picks is right");
+    if (r->decoder && s->k > 1)
+        add_over(r, EVAL_DECODED_ORACLE, "decoded oracle", s->k, "any of the decoded programs is right");
+    if (r->n_menu > 1) add_over(r, EVAL_COVERAGE, "oracle menu", r->n_menu, "any program of the menu is right");
+    if (s->n_methods == SCORE_METHODS) return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
+    r->max_calls = r->decoder ? 2 * r->info.n_layer : r->info.n_layer;
+    for (int i = 0; i < s->n_methods; i++) {
+        const int n = r->methods[i].kind == EVAL_FIXED ? polar_program_length(&r->methods[i].program) : 0;
+        if (n > r->max_calls) r->max_calls = n;
+    }
+    for (int i = 0; i < r->n_menu; i++)
+        if (polar_program_length(&r->menu[i]) > r->max_calls) r->max_calls = polar_program_length(&r->menu[i]);
+    return 0;
+}
+
+/* --- one question: which programs --------------------------------------------------------------------------- */
+
+static void clear_work(eval_work *w) {
+    for (int i = 0; i < w->n_runs; i++) {
+        free(w->attempts[i].answer);
+        free(w->calls[i]);
+    }
+    free(w->prompt);
+    memset(w, 0, sizeof *w);
+}
+
+/* The run of a program, which may be there already; -1 after a message. */
+static int run_of(eval_work *w, const polar_program *p) {
+    const int n = polar_program_length(p);
+    for (int i = 0; i < w->n_runs; i++)
+        if (polar_program_equal(&w->programs[i], p)) return i;
+    if (w->n_runs == EVAL_MAX_RUNS || !(w->calls[w->n_runs] = malloc((size_t)n * sizeof(int)))) {
+        cli_fail("out of memory");
+        return -1;
+    }
+    w->programs[w->n_runs] = *p;
+    w->paths[w->n_runs].calls = w->calls[w->n_runs];
+    w->paths[w->n_runs].n = polar_program_path(p, w->calls[w->n_runs], n);
+    memset(&w->attempts[w->n_runs], 0, sizeof *w->attempts);
+    return w->n_runs++;
+}
+
+/* Menu entries in the order of picking. */
+static int rank(const eval *r, const eval_work *w, int point, int k, int *out) {
+    double cost[POLAR_MAX_MENU];
+    for (int i = 0; i < r->n_menu; i++) cost[i] = polar_program_cost(&r->menu[i]);
+    return scores_rank(w->probability, cost, r->n_menu, r->scores.points[point].price, k, out);
+}
+
+/* What the predictor says about the question. */
+static int predict(eval *r, const cli_question *q) {
+    eval_work *w = r->work;
+    polar_candidate unused[1];
+    polar_error e;
+    int n;
+    if (r->picker) {
+        if (polar_picker_pick(r->picker, q->text, strlen(q->text), w->prompt, w->n_prompt, unused, 1, &n, &e))
+            return cli_fail("%s", e.message);
+        memcpy(w->probability, polar_picker_menu(r->picker), (size_t)r->n_menu * sizeof *w->probability);
+    }
+    if (r->decoder && polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, w->decoded,
+                                        r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS, &w->n_decoded, &e))
+        return cli_fail("%s", e.message);
+    return 0;
+}
+
+static uint64_t seed_of(const eval *r, const char *question) {
+    uint64_t h = r->o->seed ^ 0xcbf29ce484222325u;
+    for (; *question; question++) h = (h ^ (unsigned char)*question) * 0x100000001b3u;
+    return h;
+}
+
+/* The program of a method that runs one; 0 if the predictor gave none. */
+static int program_of(const eval *r, const cli_question *q, const eval_method *m, polar_program *p) {
+    const eval_work *w = r->work;
+    polar_error e;
+    int pick = 0;
+    if (m->kind == EVAL_FIXED) {
+        *p = m->program;
+        return 1;
+    }
+    if (m->point >= 0) {
+        rank(r, w, m->point, 1, &pick);
+        *p = r->menu[pick];
+    } else if (w->n_decoded) *p = w->decoded[0].program;
+    else *p = polar_program_identity(r->info.n_layer);
+    if (m->kind == EVAL_RANDOM) return !polar_eval_shuffle(p, seed_of(r, q->text), p, &e);
+    if (m->kind == EVAL_INFLUENCE) return !polar_eval_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
+    return 1;
+}
+
+/* The runs that a method needs. */
+static int list_runs(eval *r, const cli_question *q, int method) {
+    eval_work *w = r->work;
+    const eval_method *m = &r->methods[method];
+    int *list = w->lists[method], n = 0, picks[POLAR_MAX_MENU];
+    polar_program p;
+    switch (m->kind) {
+    case EVAL_VOTE:
+    case EVAL_CASCADE:
+    case EVAL_ORACLE:
+        n = rank(r, w, 0, r->scores.k, picks);
+        for (int i = 0; i < n; i++) list[i] = w->menu[picks[i]];
+        break;
+    case EVAL_DECODED_VOTE:
+    case EVAL_DECODED_ORACLE:
+        for (; n < w->n_decoded; n++) list[n] = w->decoded_runs[n];
+        break;
+    case EVAL_COVERAGE:
+        for (; n < r->n_menu; n++) list[n] = w->menu[n];
+        break;
+    default:
+        if (program_of(r, q, m, &p)) list[n++] = run_of(w, &p);
+    }
+    if (!n) list[n++] = 0; /* no program was decoded: the identity, which always is run 0 */
+    w->n_listed[method] = n;
+    return list[0] < 0;
+}
+
+/* --- one question: answers ----------------------------------------------------------------------------------- */
+
+/* Runs the identity, whose answer is a guess for the others, then those. */
+static int run_programs(eval *r) {
+    eval_work *w = r->work;
+    int status = evaluator_run(&r->e, w->paths, 1, w->attempts);
+    if (!status && w->n_runs > 1) status = evaluator_run(&r->e, w->paths + 1, w->n_runs - 1, w->attempts + 1);
+    for (int i = 0; i < w->n_runs && !status; i++) {
+        const attempt *a = &w->attempts[i];
+        char text[EVAL_TEXT];
+        polar_program_format(&w->programs[i], text, sizeof text);
+        w->runs[i].program = scores_program(&r->scores, text);
+        w->runs[i].calls = w->paths[i].n;
+        w->runs[i].right = a->reward > 0;
+        w->runs[i].tokens = a->n_tokens;
+        w->runs[i].limit = a->stop == POLAR_STOP_LIMIT;
+        w->runs[i].confidence = a->n_tokens > 0 ? a->logprob / a->n_tokens : POLAR_NO_CONFIDENCE;
+        if (w->runs[i].program < 0) status = cli_fail("out of memory");
+    }
+    return status;
+}
+
+/* Index in the list of the answer that most give, -1 if none does. */
+static int vote(const eval *r, const cli_question *q, int method, int *winner) {
+    const eval_work *w = r->work;
+    polar_ballot ballots[POLAR_MAX_MENU];
+    polar_error e;
+    const int decoded = r->methods[method].kind == EVAL_DECODED_VOTE, n = w->n_listed[method];
+    int picks[POLAR_MAX_MENU] = {0};
+    if (!decoded) rank(r, w, 0, n, picks);
+    for (int i = 0; i < n; i++) {
+        const attempt *a = &w->attempts[w->lists[method][i]];
+        ballots[i].text = a->answer;
+        ballots[i].length = strlen(a->answer);
+        ballots[i].weight = decoded ? (double)(n - i) : w->probability[picks[i]];
+    }
+    return polar_vote(ballots, n, q->flags, winner, NULL, NULL, &e) ? cli_fail("%s", e.message) : 0;
+}
+
+static int cascade(const eval *r, int method, int *n_run) {
+    const eval_work *w = r->work;
+    polar_cascade_run runs[POLAR_MAX_MENU];
+    for (int i = 0; i < w->n_listed[method]; i++) {
+        runs[i].confidence = w->runs[w->lists[method][i]].confidence;
+        runs[i].cost = 0;
+        runs[i].correct = 0;
+    }
+    return polar_cascade(runs, w->n_listed[method], r->threshold, n_run);
+}
+
+/* The chosen run, and what the method cost. */
+static int decide(const eval *r, const cli_question *q, int method) {
+    eval_work *w = r->work;
+    const eval_kind kind = r->methods[method].kind;
+    const int *list = w->lists[method];
+    score_result *x = &w->results[method];
+    score_question cost = {0};
+    scores s = r->scores;
+    int chosen = 0, n = w->n_listed[method];
+    if (kind == EVAL_VOTE || kind == EVAL_DECODED_VOTE) {
+        if (vote(r, q, method, &chosen)) return 1;
+    } else if (kind == EVAL_CASCADE) chosen = cascade(r, method, &n);
+    else if (n > 1) /* oracles */
+        while (chosen < n - 1 && !w->runs[list[chosen]].right) chosen++;
+    w->n_listed[method] = n;
+    x->chosen = chosen < 0 ? -1 : list[chosen];
+    x->right = chosen >= 0 && w->runs[list[chosen]].right;
+    x->seconds = -1;
+    cost.n_prompt = w->n_prompt;
+    cost.runs = w->runs;
+    if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE) s.feature_calls = 0; /* no features */
+    scores_cost(&s, &cost, list, n, x);
+    return 0;
+}
+
+/* --- one question: wall time --------------------------------------------------------------------------------- */
+
+static int is_timed(const eval *r, int index) {
+    const int n = r->questions.n, stride = r->o->time > 0 && n > r->o->time ? n / r->o->time : 1;
+    return r->o->time > 0 && index % stride == 0 && index / stride < r->o->time;
+}
+
+static polar_generate_options generation(const eval *r) {
+    polar_generate_options g = polar_generate_defaults();
+    g.max_tokens = r->o->tokens;
+    g.stop = r->o->stop.n ? r->o->stop.items : NULL;
+    return g;
+}
+
+/* One program by itself, from prompt to answer. */
+static polar_status clock_program(const eval *r, const polar_program *p, polar_error *e) {
+    const polar_generate_options g = generation(r);
+    polar_result result;
+    if (polar_session_set_program(r->clock, p, e)) return e->status;
+    return polar_session_generate(r->clock, r->work->prompt, r->work->n_prompt, &g, NULL, 0, &result, e);
+}
+
+/* Features, prediction, and as many programs as the method needs. */
+static polar_status clock_picks(const eval *r, const cli_question *q, const eval_method *m, polar_error *e) {
+    const eval_work *w = r->work;
+    const int decoded = m->kind == EVAL_DECODED || m->kind == EVAL_DECODED_VOTE, k = r->scores.k;
+    polar_picker *picker = decoded ? r->decoder : r->picker;
+    polar_candidate candidates[POLAR_MAX_MENU];
+    polar_answer_options o = polar_answer_defaults();
+    polar_picked picked;
+    double cost[POLAR_MAX_MENU];
+    int n, ranked[POLAR_MAX_MENU];
+    const size_t length = strlen(q->text);
+    o.method = m->kind == EVAL_CASCADE ? POLAR_METHOD_CASCADE
+               : m->kind == EVAL_VOTE || m->kind == EVAL_DECODED_VOTE ? POLAR_METHOD_VOTE : POLAR_METHOD_FIRST;
+    o.threshold = r->threshold;
+    o.generate = generation(r);
+    o.prefix = r->e.prompt.prefilled ? "\\boxed{" : NULL;
+    if (polar_picker_pick(picker, q->text, length, w->prompt, w->n_prompt, candidates,
+                          decoded ? (k < POLAR_MAX_BEAMS ? k : POLAR_MAX_BEAMS) : 1, &n, e))
+        return e->status;
+    if (!decoded) {
+        const double *probability = polar_picker_menu(picker);
+        for (int i = 0; i < r->n_menu; i++) cost[i] = polar_program_cost(&r->menu[i]);
+        n = scores_rank(probability, cost, r->n_menu, r->scores.points[m->point >= 0 ? m->point : 0].price,
+                        o.method == POLAR_METHOD_FIRST ? 1 : k, ranked);
+        for (int i = 0; i < n; i++) {
+            candidates[i].program = r->menu[ranked[i]];
+            candidates[i].score = 0;
+        }
+    }
+    if (!n) return clock_program(r, &w->programs[0], e);
+    return polar_picker_answer(picker, q->text, length, w->prompt, w->n_prompt, candidates, n, &o, &picked, e);
+}
+
+/* All methods in turn, beginning with another one each time. */
+static int time_methods(const eval *r, const cli_question *q, int index) {
+    eval_work *w = r->work;
+    for (int i = 0; i < r->scores.n_methods; i++) {
+        const int k = (i + index) % r->scores.n_methods;
+        const eval_method *m = &r->methods[k];
+        polar_error e = {POLAR_OK, ""};
+        polar_status status;
+        const double start = cli_seconds();
+        if (r->scores.methods[k].needs_answer) continue;
+        if (m->kind == EVAL_FIXED || m->kind == EVAL_RANDOM || m->kind == EVAL_INFLUENCE)
+            status = clock_program(r, &w->programs[w->lists[k][0]], &e);
+        else status = clock_picks(r, q, m, &e);
+        if (status && status != POLAR_NUMERIC) return cli_fail("timing of %s: %s", r->scores.methods[k].name, e.message);
+        w->results[k].seconds = cli_seconds() - start;
+    }
+    return 0;
+}
+
+/* --- records -------------------------------------------------------------------------------------------------- */
+
+static const char *const stop_names[] = {"limit", "end", "string", "context"};
+
+static void put_run(FILE *f, const eval *r, int i) {
+    const attempt *a = &r->work->attempts[i];
+    fprintf(f, "{\"program\":");
+    json_put_text(f, r->scores.programs.items[r->work->runs[i].program]);
+    fprintf(f, ",\"calls\":%d,\"answer\":", r->work->paths[i].n);
+    json_put_text(f, a->answer);
+    fprintf(f, ",\"right\":%d,\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", a->reward > 0, a->n_tokens, stop_names[a->stop]);
+    json_put_double(f, a->logprob);
+    fputc('}', f);
+}
+
+static void put_result(FILE *f, const eval *r, int method) {
+    const score_result *x = &r->work->results[method];
+    fprintf(f, "{\"runs\":");
+    json_put_ints(f, r->work->lists[method], (size_t)r->work->n_listed[method]);
+    fprintf(f, ",\"chosen\":%d,\"right\":%d,\"calls\":", x->chosen, x->right);
+    json_put_double(f, x->calls);
+    fprintf(f, ",\"positions\":");
+    json_put_double(f, x->positions);
+    fputc('}', f);
+}
+
+static void put_record(FILE *f, const eval *r, int index) {
+    const cli_question *q = &r->questions.items[index];
+    const eval_work *w = r->work;
+    fprintf(f, "{\"index\":%d,\"question\":", index);
+    json_put_text(f, q->text);
+    fprintf(f, ",\"gt_ans\":");
+    json_put_text(f, q->answer);
+    fprintf(f, ",\"sample_info\":");
+    cli_question_put_info(f, q);
+    fprintf(f, ",\"n_prompt\":%d,\"runs\":[", w->n_prompt);
+    for (int i = 0; i < w->n_runs; i++) {
+        if (i) fputc(',', f);
+        put_run(f, r, i);
+    }
+    fprintf(f, "],\"menu\":");
+    json_put_ints(f, w->menu, (size_t)r->n_menu);
+    if (r->picker) {
+        fprintf(f, ",\"probability\":[");
+        for (int i = 0; i < r->n_menu; i++) {
+            if (i) fputc(',', f);
+            json_put_double(f, w->probability[i]);
+        }
+        fputc(']', f);
+    }
+    fprintf(f, ",\"results\":[");
+    for (int i = 0; i < r->scores.n_methods; i++) {
+        if (i) fputc(',', f);
+        put_result(f, r, i);
+    }
+    fputc(']', f);
+    if (is_timed(r, index)) {
+        fprintf(f, ",\"seconds\":[");
+        for (int i = 0; i < r->scores.n_methods; i++) {
+            if (i) fputc(',', f);
+            if (w->results[i].seconds < 0) fprintf(f, "null");
+            else json_put_double(f, w->results[i].seconds);
+        }
+        fputc(']', f);
+    }
+    fputc('}', f);
+}
+
+/* A record in the journal, new or found there. */
+static int on_record(void *user, polar_span text, int64_t at) {
+    eval *r = user;
+    const char *error;
+    size_t where;
+    int index = -1, status;
+    json_document *d = json_read(text.text, text.length, &error, &where);
+    if (d) json_int(json_get(json_root(d), "index"), &index);
+    if (index < 0 || index >= r->questions.n || index % r->n_shards != r->shard - 1 || r->places[index].length)
+        status = cli_fail("%s: a record belongs to no question of this run, or is there twice", r->journal.path);
+    else if (!(status = scores_add(&r->scores, json_root(d), r->journal.path ? r->journal.path : "polar eval"))) {
+        r->places[index].at = at;
+        r->places[index].length = text.length;
+    }
+    json_free(d);
+    return status;
+}
+
+static int do_question(eval *r, int index) {
+    const cli_question *q = &r->questions.items[index];
+    const polar_program identity = polar_program_identity(r->info.n_layer);
+    eval_work *w = r->work;
+    cli_text text;
+    int64_t at;
+    FILE *f;
+    int status;
+    clear_work(w);
+    if ((status = cli_prompt_tokens(&r->e.prompt, q->text, &w->prompt, &w->n_prompt)) || (status = evaluator_question(&r->e, q)) ||
+        (status = predict(r, q)))
+        return status;
+    status = run_of(w, &identity) < 0;
+    for (int i = 0; i < r->n_menu && !status; i++) status = (w->menu[i] = run_of(w, &r->menu[i])) < 0;
+    for (int i = 0; i < w->n_decoded && !status; i++) status = (w->decoded_runs[i] = run_of(w, &w->decoded[i].program)) < 0;
+    for (int i = 0; i < r->scores.n_methods && !status; i++) status = list_runs(r, q, i);
+    if (!status) status = run_programs(r);
+    for (int i = 0; i < r->scores.n_methods && !status; i++) status = decide(r, q, i);
+    if (!status && is_timed(r, index)) status = time_methods(r, q, index);
+    if (status) return status;
+    if ((f = cli_text_open(&text))) put_record(f, r, index);
+    status = cli_text_close(&text) || cli_journal_add(&r->journal, text.text, text.length, &at) ||
+             on_record(r, (polar_span){text.text, text.length}, at);
+    cli_text_free(&text);
+    return status;
+}
+
+/* --- the header ----------------------------------------------------------------------------------------------- */
+
+static void put_number(FILE *f, const char *name, double x) {
+    fprintf(f, ",\"%s\":", name);
+    json_put_double(f, x);
+}
+
+static void put_texts(FILE *f, const char *name, const cli_list *list) {
+    fprintf(f, ",\"%s\":[", name);
+    for (int i = 0; i < list->n; i++) {
+        if (i) fputc(',', f);
+        json_put_text(f, list->items[i]);
+    }
+    fputc(']', f);
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void put_parts(FILE *f, const eval *r) {
+    fprintf(f, "{\"kind\":\"eval\",\"version\":\"%s\",\"model\":{\"name\":", polar_version());
+    json_put_text(f, r->info.name);
+    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"},\"questions\":{\"file\":", r->info.architecture,
+            r->info.n_layer, (unsigned long long)polar_model_checksum(r->model));
+    json_put_text(f, base_name(r->file));
+    fprintf(f, ",\"n\":%d,\"checksum\":\"%016llx\"}", r->questions.n, (unsigned long long)r->questions.checksum);
+    if (!r->predictor) return;
+    fprintf(f, ",\"predictor\":{\"file\":");
+    json_put_text(f, base_name(r->o->predictor));
+    fprintf(f, ",\"checksum\":\"%016llx\",\"feature\":\"%s\",\"feature_layer\":%d,\"n_params\":%lld}",
+            (unsigned long long)r->predictor_checksum, polar_feature_name(r->about.feature), r->about.feature_layer,
+            (long long)r->about.n_params);
+}
+
+static void put_settings(FILE *f, const eval *r) {
+    const eval_options *o = r->o;
+    fprintf(f, ",\"settings\":{");
+    cli_prompt_put(f, &r->e.prompt);
+    fprintf(f, ",\"reward\":\"%s\",\"tokens\":%d", o->reward, o->tokens);
+    put_texts(f, "stop", &o->stop);
+    fprintf(f, ",\"kv_type\":\"%s\",\"seed\":%llu,\"time\":%d}", o->kv_type, (unsigned long long)o->seed, o->time);
+    fprintf(f, ",\"feature_calls\":%d,\"k\":%d", r->scores.feature_calls, r->scores.k);
+    if (r->threshold <= 0) put_number(f, "threshold", r->threshold);
+}
+
+static void put_methods(FILE *f, const eval *r) {
+    const scores *s = &r->scores;
+    fprintf(f, ",\"menu\":[");
+    for (int i = 0; i < r->n_menu; i++) {
+        char text[EVAL_TEXT];
+        polar_program_format(&r->menu[i], text, sizeof text);
+        fprintf(f, i ? ",\"%s\"" : "\"%s\"", text);
+    }
+    fprintf(f, "],\"points\":[");
+    for (int i = 0; i < s->n_points; i++) {
+        fprintf(f, "%s{\"name\":\"%s\"", i ? "," : "", s->points[i].name);
+        put_number(f, "price", s->points[i].price);
+        fputc('}', f);
+    }
+    fprintf(f, "],\"methods\":[");
+    for (int i = 0; i < s->n_methods; i++) {
+        const eval_method *m = &r->methods[i];
+        fprintf(f, i ? ",{\"name\":" : "{\"name\":");
+        json_put_text(f, s->methods[i].name);
+        fprintf(f, ",\"note\":\"%s\"", s->methods[i].note);
+        if (s->methods[i].point >= 0) fprintf(f, ",\"point\":%d", s->methods[i].point);
+        if (s->methods[i].needs_answer) fprintf(f, ",\"needs_answer\":true");
+        if (m->kind == EVAL_FIXED) {
+            char text[EVAL_TEXT];
+            polar_program_format(&m->program, text, sizeof text);
+            fprintf(f, ",\"program\":\"%s\"", text);
+        }
+        fputc('}', f);
+    }
+    fputc(']', f);
+}
+
+/* "shard" comes last, so that joining only has to take it away. */
+static int make_header(eval *r) {
+    FILE *f = cli_text_open(&r->header);
+    if (f) {
+        put_parts(f, r);
+        put_settings(f, r);
+        put_methods(f, r);
+        if (r->has_influence) {
+            fprintf(f, ",\"influence\":[");
+            for (int i = 0; i < r->info.n_layer; i++) {
+                if (i) fputc(',', f);
+                json_put_double(f, r->influence[i]);
+            }
+            fputc(']', f);
+        }
+        if (r->has_fit) {
+            fprintf(f, ",\"validation\":");
+            score_fit_put(f, &r->fit);
+        }
+        if (r->n_shards > 1) fprintf(f, ",\"shard\":[%d,%d]", r->shard, r->n_shards);
+        fputc('}', f);
+    }
+    return cli_text_close(&r->header);
+}
+
+/* --- preparation ---------------------------------------------------------------------------------------------- */
+
+static uint64_t file_checksum(const char *path, int *failed) {
+    size_t n;
+    char *text = cli_read_file(path, &n);
+    uint64_t h = 0xcbf29ce484222325u;
+    *failed = !text;
+    for (size_t i = 0; text && i < n; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    free(text);
+    return h;
+}
+
+static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
+    polar_pick_options o = polar_pick_defaults();
+    polar_error e;
+    o.head = head;
+    o.encoder = r->encoder;
+    o.any_model = r->o->any_model;
+    o.session.n_ctx = r->n_ctx;
+    o.session.runner = &r->runner;
+    if (cli_kv_type(r->o->kv_type, &o.session.kv_type)) return 2;
+    return polar_picker_create(out, r->model, r->predictor, &o, &e) ? cli_fail("%s", e.message) : 0;
+}
+
+static int open_predictor(eval *r) {
+    const eval_options *o = r->o;
+    polar_error e;
+    int status, failed;
+    if (!o->predictor) return o->encoder ? cli_usage("--encoder needs a predictor: -p FILE") : 0;
+    if (polar_predictor_open(&r->predictor, o->predictor, NULL, &e)) return cli_fail("%s", e.message);
+    polar_predictor_get_info(r->predictor, &r->about);
+    r->predictor_checksum = file_checksum(o->predictor, &failed);
+    if (failed || (o->encoder && (status = cli_open_model(o->encoder, o->cpu, 0, &r->encoder)))) return 1;
+    if (polar_predictor_check(r->predictor, r->model, r->encoder, o->any_model, &e)) return cli_fail("%s: %s", o->predictor, e.message);
+    r->n_menu = r->about.n_menu;
+    for (int i = 0; i < r->n_menu; i++) r->menu[i] = *polar_predictor_program(r->predictor, i);
+    if (r->about.feature == POLAR_FEATURE_HIDDEN) r->scores.feature_calls = r->about.feature_layer;
+    if (r->about.cascade_programs) r->threshold = r->about.cascade_threshold;
+    return 0;
+}
+
+/* The menu that a search recorded. */
+static int read_menu(eval *r, const char *path) {
+    cli_objects o;
+    const char *error = "";
+    size_t at;
+    json_document *d = NULL;
+    const json *menu;
+    int status = 0;
+    if (!cli_objects_open(&o, path)) return 1;
+    if (o.header.text) d = json_read(o.header.text, o.header.length, &error, &at);
+    menu = json_get(d ? json_root(d) : NULL, "menu");
+    if (!menu || menu->type != JSON_ARRAY || !menu->length || menu->length > POLAR_MAX_MENU)
+        status = cli_fail("%s: its header holds no menu; polar search --menu makes one", path);
+    for (const json *v = status ? NULL : menu->child; v && !status; v = v->next) {
+        polar_error e;
+        if (v->type != JSON_STRING || polar_program_parse(&r->menu[r->n_menu++], r->info.n_layer, v->text, &e))
+            status = cli_fail("%s: menu: %s", path, v->type == JSON_STRING ? e.message : "not a text");
+    }
+    json_free(d);
+    cli_objects_close(&o);
+    return status;
+}
+
+/* --validation: an evaluation of other questions, or what --fit wrote of one. */
+static int read_validation(eval *r) {
+    const char *path = r->o->validation, *error = "", *checksum;
+    json_document *d = NULL;
+    char mine[24], model[24];
+    scores s;
+    size_t n, at;
+    int status;
+    cli_objects o;
+    if (!path) return 0;
+    if (!cli_objects_open(&o, path)) return 1;
+    n = o.header.length;
+    cli_objects_close(&o);
+    if (n) {
+        if (!(status = scores_read(&s, path, &d)) && !(status = scores_fit(&s, &r->fit))) {
+            const json *questions = json_get(json_root(d), "questions");
+            const char *file = json_get_text(questions, "file"), *sum = json_get_text(questions, "checksum");
+            snprintf(r->fit.file, sizeof r->fit.file, "%s", file ? file : path);
+            snprintf(r->fit.questions, sizeof r->fit.questions, "%s", sum ? sum : "");
+        }
+        scores_free(&s);
+    } else {
+        char *text = cli_read_file(path, &n);
+        if (!text) return 1;
+        d = json_read(text, n, &error, &at);
+        free(text);
+        status = score_fit_read(&r->fit, json_get(d ? json_root(d) : NULL, "fit"), path);
+    }
+    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)r->questions.checksum);
+    snprintf(model, sizeof model, "%016llx", (unsigned long long)polar_model_checksum(r->model));
+    checksum = json_get_text(json_get(d ? json_root(d) : NULL, "model"), "checksum");
+    if (!status && (!checksum || strcmp(checksum, model)) && !r->o->any_model)
+        status = cli_fail("%s was made with another model: its checksum is %s there and %s here", path, checksum ? checksum : "not set", model);
+    if (!status && !strcmp(r->fit.questions, mine))
+        status = cli_fail("%s holds the very questions that are to be evaluated: what is chosen on them says nothing about others", path);
+    json_free(d);
+    r->has_fit = !status;
+    return status;
+}
+
+static int set_points(eval *r) {
+    scores *s = &r->scores;
+    const eval_options *o = r->o;
+    if (!r->about.n_menu) return o->prices.n ? cli_usage("--price needs a predictor with a menu") : 0;
+    if (o->prices.n > SCORE_POINTS) return cli_usage("--price: at most %d times", SCORE_POINTS);
+    for (int i = 0; i < o->prices.n; i++) {
+        char *end;
+        const double price = strtod(o->prices.items[i], &end);
+        if (*end || end == o->prices.items[i] || !(price >= 0 && price <= 1e6))
+            return cli_usage("--price %s: expected a number >= 0", o->prices.items[i]);
+        if (o->prices.n > 1) snprintf(s->points[i].name, sizeof s->points->name, "%.6g", price);
+        s->points[s->n_points++].price = price;
+    }
+    if (!s->n_points && r->has_fit && r->fit.has_points) {
+        s->n_points = 2;
+        strcpy(s->points[0].name, "gain");
+        strcpy(s->points[1].name, "save");
+        s->points[0].price = r->fit.gain.price;
+        s->points[1].price = r->fit.save.price;
+    } else if (!s->n_points) {
+        s->n_points = 1;
+        s->points[0].price = r->about.price;
+    }
+    if (r->has_fit && r->fit.cascade_programs) r->threshold = r->fit.threshold;
+    return 0;
+}
+
+#define INFLUENCE_PROMPTS 16
+
+/* Block influence on the first prompts; no answer is used. */
+static int measure_influence(eval *r) {
+    polar_session_options so = polar_session_defaults();
+    int32_t *prompts[INFLUENCE_PROMPTS] = {NULL};
+    int lengths[INFLUENCE_PROMPTS], n = 0, status = 0;
+    polar_error e;
+    if (!r->predictor && !r->o->skips.n) return 0;
+    so.runner = &r->runner;
+    while (n < INFLUENCE_PROMPTS && n < r->questions.n && !status) {
+        status = cli_prompt_tokens(&r->e.prompt, r->questions.items[n].text, &prompts[n], &lengths[n]);
+        n++;
+    }
+    if (!status && polar_eval_influence(r->model, (const int32_t *const *)prompts, lengths, n, &so, r->influence, &e))
+        status = cli_fail("%s", e.message);
+    for (int i = 0; i < n; i++) free(prompts[i]);
+    r->has_influence = !status;
+    return status;
+}
+
+/* Tokens that the longest question and its answer need. */
+static int measure_context(eval *r) {
+    int longest = 1;
+    for (int i = 0; i < r->questions.n; i++) {
+        int32_t *tokens;
+        int n, status = cli_prompt_tokens(&r->e.prompt, r->questions.items[i].text, &tokens, &n);
+        free(tokens);
+        if (status) return status;
+        if (n > r->info.n_ctx_train)
+            return cli_fail("%s:%d: the prompt has %d tokens, the model was trained for %d", r->file, r->questions.items[i].line, n,
+                            r->info.n_ctx_train);
+        if (n > longest) longest = n;
+    }
+    r->n_ctx = longest + r->o->tokens < r->info.n_ctx_train ? longest + r->o->tokens : r->info.n_ctx_train;
+    return 0;
+}
+
+static int on_progress(void *user, double done) {
+    (void)user, (void)done;
+    return cli_interrupted();
+}
+
+static int open_evaluator(eval *r) {
+    polar_many_options m = polar_many_defaults();
+    eval_options *o = r->o;
+    int status;
+    m.runner = &r->runner;
+    m.cache_bytes = (size_t)o->cache_mb << 20;
+    m.max_tokens = o->tokens;
+    m.stop = o->stop.n ? o->stop.items : NULL;
+    m.progress = on_progress;
+    if (r->predictor && !o->prompt.prompt && *r->about.prompt) { /* as in training */
+        o->prompt.recorded = r->about.prompt;
+        if (!o->prompt.chat && *r->about.chat) o->prompt.chat = r->about.chat;
+        if (!o->prompt.system && *r->about.system) o->prompt.system = r->about.system;
+    }
+    if ((status = cli_kv_type(o->kv_type, &m.kv_type)) || (status = cli_prompt_open(&r->e.prompt, r->model, &o->prompt)) ||
+        (status = reward_of(o->reward, &r->e.reward)))
+        return status;
+    if (o->time && r->e.reward == REWARD_CHOICE) return cli_usage("--time measures answers that are generated, not --reward choice");
+    return evaluator_open(&r->e, r->model, &m);
+}
+
+static int open_clock(eval *r) {
+    polar_session_options so = polar_session_defaults();
+    polar_error e;
+    if (!r->o->time) return 0;
+    so.n_ctx = r->n_ctx;
+    so.runner = &r->runner;
+    so.max_calls = r->max_calls;
+    if (cli_kv_type(r->o->kv_type, &so.kv_type)) return 2;
+    return polar_session_create(&r->clock, r->model, NULL, &so, &e) ? cli_fail("%s", e.message) : 0;
+}
+
+static int prepare(eval *r) {
+    polar_error e;
+    int status;
+    if (!(r->work = calloc(1, sizeof *r->work))) return cli_fail("out of memory");
+    if ((status = cli_open_model(r->o->model, r->o->cpu, 0, &r->model)) ||
+        (status = cli_questions_read(&r->questions, r->file, 1, r->o->limit)))
+        return status;
+    if (!r->questions.n) return cli_fail("%s: no questions", r->file);
+    if (r->shard > r->questions.n)
+        return cli_fail("shard %d of %d is empty: there are %d questions", r->shard, r->n_shards, r->questions.n);
+    polar_model_get_info(r->model, &r->info);
+    r->scores.n_layer = r->info.n_layer;
+    r->threshold = 1;
+    if (polar_pool_create(&r->pool, r->o->threads, NULL, &e)) return cli_fail("%s", e.message);
+    r->runner = polar_pool_runner(r->pool);
+    if ((status = open_predictor(r))) return status;
+    if (r->o->menu && r->n_menu) return cli_usage("--menu: the predictor has a menu of its own");
+    if (r->o->menu && (status = read_menu(r, r->o->menu))) return status;
+    r->scores.n_menu = r->n_menu;
+    r->scores.k = r->predictor ? r->o->k : 0;
+    if (r->about.n_menu && !r->about.d_model && r->scores.k > r->n_menu) r->scores.k = r->n_menu;
+    if ((status = open_evaluator(r)) || (status = measure_context(r)) || (status = read_validation(r)) || (status = set_points(r)) ||
+        (status = measure_influence(r)))
+        return status;
+    if (r->about.n_menu && (status = open_picker(r, POLAR_PICK_MENU, &r->picker))) return status;
+    if (r->about.d_model && (status = open_picker(r, POLAR_PICK_PROGRAMS, &r->decoder))) return status;
+    if ((status = add_methods(r)) || (status = open_clock(r)) || (status = make_header(r))) return status;
+    return (r->places = calloc((size_t)r->questions.n, sizeof *r->places)) ? 0 : cli_fail("out of memory");
+}
+
+/* --- the run -------------------------------------------------------------------------------------------------- */
+
+static int n_mine(const eval *r) {
+    return (r->questions.n - r->shard + r->n_shards) / r->n_shards;
+}
+
+static void tell(eval *r) {
+    const scores *s = &r->scores;
+    const double now = cli_seconds();
+    const int done = s->n - r->n_before, terminal = cli_stderr_is_terminal();
+    char line[160];
+    int n, pick = 0;
+    if (!terminal && now - r->told < 30) return;
+    for (int i = s->n_methods - 1; i > 0; i--)
+        if (!s->methods[i].needs_answer) pick = i;
+    n = snprintf(line, sizeof line, "%d/%d questions, identity %.1f %%", s->n, n_mine(r), 100.0 * scores_figures(s, 0, NULL).right / s->n);
+    if (pick)
+        n += snprintf(line + n, sizeof line - (size_t)n, ", %.20s %.1f %%", s->methods[pick].name,
+                      100.0 * scores_figures(s, pick, NULL).right / s->n);
+    if (done) snprintf(line + n, sizeof line - (size_t)n, ", %.0f s left", (now - r->began) / done * (n_mine(r) - s->n));
+    if (terminal) cli_progress("%s", line);
+    else cli_note("%s", line);
+    r->told = now;
+}
+
+/* The first pick, or the first method after the identity. */
+static int shown_method(const eval *r) {
+    return r->scores.n_methods > 1 && !r->scores.methods[1].needs_answer;
+}
+
+static int do_questions(eval *r) {
+    int status = 0;
+    r->began = r->told = cli_seconds();
+    r->n_before = r->scores.n;
+    if (r->n_before) cli_note("%s: going on after %d of %d questions", r->journal.path, r->n_before, n_mine(r));
+    for (int i = r->shard - 1; i < r->questions.n && !status; i += r->n_shards) {
+        if (r->places[i].length) continue;
+        status = cli_interrupted() ? EVALUATE_CANCELLED : do_question(r, i);
+        if (!status && r->shown < r->o->show) {
+            const int pick = shown_method(r);
+            cli_progress_end();
+            eval_show(++r->shown, &r->questions.items[i], r->work, &r->scores.methods[pick], pick, r->info.n_layer);
+            if (r->shown == r->o->show) printf("\n");
+        }
+        if (!status) tell(r);
+    }
+    cli_progress_end();
+    if (status == EVALUATE_CANCELLED)
+        status = cli_fail(r->o->output && strcmp(r->o->output, "-")
+                              ? "interrupted after %d of %d questions; the same command goes on from there"
+                              : "interrupted after %d of %d questions", r->scores.n, n_mine(r));
+    return status;
+}
+
+static char *journal_record(void *user, int i, size_t *length) {
+    eval *r = user;
+    const place *p = &r->places[r->scores.questions[i].index];
+    *length = p->length;
+    return cli_journal_read(&r->journal, p->at, p->length);
+}
+
+static int write_fit(const eval *r) {
+    cli_output out;
+    score_fit fit;
+    FILE *f;
+    int status = scores_fit(&r->scores, &fit);
+    if (status) return status;
+    snprintf(fit.file, sizeof fit.file, "%s", base_name(r->file));
+    snprintf(fit.questions, sizeof fit.questions, "%016llx", (unsigned long long)r->questions.checksum);
+    if ((f = cli_output_open(&out, r->o->fit))) {
+        fprintf(f, "{\"model\":{\"checksum\":\"%016llx\"},\n\"fit\":", (unsigned long long)polar_model_checksum(r->model));
+        score_fit_put(f, &fit);
+        fprintf(f, "}\n");
+    }
+    return cli_output_close(&out, f != NULL) || !f;
+}
+
+static int open_journal(eval *r) {
+    const char *path = r->o->output;
+    char *name;
+    int status;
+    if (!path || !strcmp(path, "-")) return cli_journal_open(&r->journal, NULL, r->header.text, on_record, r);
+    if (!(name = malloc(strlen(path) + sizeof ".journal"))) return cli_fail("out of memory");
+    strcat(strcpy(name, path), ".journal");
+    status = cli_journal_open(&r->journal, name, r->header.text, on_record, r);
+    free(name);
+    return status;
+}
+
+static int go(eval *r) {
+    const char *output = r->o->output;
+    const int to_file = output && strcmp(output, "-");
+    FILE *f = output && !to_file ? stderr : stdout;
+    int status;
+    if ((status = open_journal(r)) || (status = do_questions(r)) || (status = scores_sort(&r->scores, "polar eval"))) return status;
+    if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r))) return status;
+    if (r->o->fit && (status = write_fit(r))) return status;
+    if (to_file) cli_remove_file(r->journal.path);
+    if (r->o->json) {
+        scores_put(f, &r->scores);
+        fputc('\n', f);
+    } else scores_print(f, &r->scores);
+    return 0;
+}
+
+static void close_eval(eval *r) {
+    cli_journal_close(&r->journal);
+    cli_text_free(&r->header);
+    polar_session_free(r->clock);
+    polar_picker_free(r->picker);
+    polar_picker_free(r->decoder);
+    evaluator_close(&r->e);
+    polar_predictor_close(r->predictor);
+    polar_model_close(r->encoder);
+    if (r->work) clear_work(r->work);
+    free(r->work);
+    free(r->places);
+    scores_free(&r->scores);
+    cli_questions_free(&r->questions);
+    polar_model_close(r->model);
+    polar_pool_free(r->pool);
+}
+
+/* --- options -------------------------------------------------------------------------------------------------- */
+
+static int check_options(const eval_options *o) {
+    if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
+    if (o->cache_mb < 1 || o->cache_mb > 1 << 22) return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
+    if (o->k < 1 || o->k > POLAR_MAX_BEAMS) return cli_usage("--top-k %d: expected 1..%d", o->k, POLAR_MAX_BEAMS);
+    if (o->limit < 0 || o->time < 0 || o->show < 0) return cli_usage("--limit, --time and --show expect numbers of questions");
+    if (o->shard && !o->output) return cli_usage("--shard needs an output: -o FILE");
+    return 0;
+}
+
+/* "2/8" */
+static int read_shard(const char *text, int *shard, int *n) {
+    char *end;
+    long a, b;
+    *shard = *n = 1;
+    if (!text) return 0;
+    a = strtol(text, &end, 10);
+    b = *end == '/' ? strtol(end + 1, &end, 10) : 0;
+    if (*end || a < 1 || b < 1 || a > b || b > 1000000) return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
+    *shard = (int)a;
+    *n = (int)b;
+    return 0;
+}
+
+int command_eval(cli *c) {
+    eval_options o = {.cpu = "auto", .kv_type = "f16", .reward = "answer", .tokens = 50, .cache_mb = 1024, .k = 5};
+    eval *r;
+    int status;
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "its predictor; without one only programs that are named are run"},
+        {"output", 'o', CLI_TEXT, &o.output, "FILE", "all records as JSON; FILE.journal holds what is done until it is complete"},
+        {"validation", 0, CLI_TEXT, &o.validation, "FILE", "evaluation of other questions, or its --fit: chooses prices and fixed programs"},
+        {"fit", 0, CLI_TEXT, &o.fit, "FILE", "write what these questions choose, for --validation"},
+        {"price", 0, CLI_LIST, &o.prices, "X", "of a pass through all layers; may be repeated (validation's, else the file's)"},
+        {"top-k", 'k', CLI_INT, &o.k, "K", "programs of vote, cascade and oracle (5)"},
+        {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
+        {"menu", 0, CLI_TEXT, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
+        {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},
+        {"time", 0, CLI_INT, &o.time, "N", "on N of the questions, time each method by itself"},
+        {"show", 0, CLI_INT, &o.show, "N", "show the first N questions as they are answered"},
+        {"limit", 0, CLI_INT, &o.limit, "N", "the first N questions only"},
+        {"shard", 0, CLI_TEXT, &o.shard, "I/N", "every N-th question, beginning with the I-th"},
+        {"merge", 0, CLI_FLAG, &o.merge, NULL, "join the outputs of shards: --merge A B ... -o ALL"},
+        {"seed", 's', CLI_U64, &o.seed, "N", "of the random programs (0)"},
+        {"reward", 0, CLI_TEXT, &o.reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"},
+        {"tokens", 'n', CLI_INT, &o.tokens, "N", "longest answer (50)"},
+        {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end an answer before this text; may be repeated"},
+        CLI_PROMPT_OPTIONS(o.prompt),
+        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},
+        {"any-model", 0, CLI_FLAG, &o.any_model, NULL, "the model may differ from that of the predictor in its quantization"},
+        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
+        {"cache-mb", 0, CLI_INT, &o.cache_mb, "N", "memory for what programs share (1024)"},
+        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
+        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
+        {0}};
+    if ((status = cli_read(c, options, 1, -1)) >= 0) return status;
+    if (o.merge) return eval_merge(c->args, c->n_args, o.output, o.json);
+    if (c->n_args > 1) return cli_usage("\"%s\" is one argument too many; --merge joins files", c->args[1]);
+    if ((status = check_options(&o))) return status;
+    if (!(r = calloc(1, sizeof *r))) return cli_fail("out of memory");
+    r->o = &o;
+    r->file = c->args[0];
+    status = read_shard(o.shard, &r->shard, &r->n_shards);
+    cli_catch_interrupts();
+    if (!status) status = prepare(r);
+    if (!status) status = go(r);
+    close_eval(r);
+    free(r);
+    return status;
+}
+
+#endif /* POLAR_NO_SEARCH */

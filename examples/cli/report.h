@@ -1,0 +1,16 @@
+/* Parts of polar report: report.c (the command, searches), report_eval.c (evaluations). */
+#ifndef REPORT_H
+#define REPORT_H
+
+#include "page.h"
+#include "score.h"
+
+/* One section of the page, of the file at `path`; 0, or 1 after a message. */
+int report_eval(FILE *f, const char *path);
+
+/* Base name of a path. */
+const char *report_name(const char *path);
+/* Rows of a list of terms: `name`, and the JSON value's text. */
+void report_term(FILE *f, const char *name, const json *value);
+
+#endif /* REPORT_H */

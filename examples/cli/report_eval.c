@@ -1,0 +1,552 @@
+/* polar report: the section of an evaluation. Every number is computed from its records. */
+#include "report.h"
+
+typedef struct eval_page {
+    FILE *f;
+    const char *path;
+    scores s;
+    json_document *document;
+    const json *header;
+    int pick; /* the method in focus: the first pick, the first other method, or the identity */
+} eval_page;
+
+static double share(int part, int n) {
+    return n ? (double)part / n : 0;
+}
+
+/* --- methods --------------------------------------------------------------------------------------------------- */
+
+/* identity, pick, other (votes, cascades), baseline, oracle: the colours of the page. */
+static const char *kind_of(const scores *s, int method) {
+    const score_method *m = &s->methods[method];
+    if (!method) return "identity";
+    if (m->needs_answer) return "oracle";
+    if (!strncmp(m->name, "top-1", 5)) return "pick";
+    if (!strncmp(m->name, "vote", 4) || !strncmp(m->name, "cascade", 7) || !strncmp(m->name, "decoded", 7)) return "other";
+    return "baseline";
+}
+
+static void put_p(FILE *f, double p) {
+    if (p >= 0.9995) fprintf(f, "1");
+    else if (p >= 0.0001) fprintf(f, "%.4f", p);
+    else fprintf(f, p > 0 ? "%.0e" : "&lt; 1e-300", p);
+}
+
+static void put_row(const eval_page *g, int method) {
+    const score_figures x = scores_figures(&g->s, method, NULL);
+    FILE *f = g->f;
+    fprintf(f, "<tr class=\"%s\"><td>%d</td><td class=\"l\">", kind_of(&g->s, method), method + 1);
+    page_text(f, g->s.methods[method].name, 40);
+    fprintf(f, "</td><td>%.1f %%</td><td>%.1f&ndash;%.1f</td><td>%.2f</td>", 100 * share(x.right, x.n), 100 * x.accuracy.low,
+            100 * x.accuracy.high, x.calls);
+    if (method) {
+        fprintf(f, "<td>%d</td><td>%d</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>", x.paired.corrected, x.paired.broken,
+                100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low, 100 * x.difference.high);
+        put_p(f, x.p);
+        fprintf(f, "</td>");
+    } else fprintf(f, "<td></td><td></td><td></td><td></td><td></td>");
+    if (x.seconds >= 0 && !g->s.methods[method].needs_answer) fprintf(f, "<td>%.4g</td>", x.seconds);
+    else if (scores_figures(&g->s, 0, NULL).n_timed) fprintf(f, "<td></td>");
+    fprintf(f, "</tr>\n");
+}
+
+/* What the methods are, in the words of the file. */
+static void put_notes(const eval_page *g) {
+    const json *methods = json_get(g->header, "methods"), *m = methods->child;
+    fprintf(g->f, "<dl class=\"notes\">\n");
+    for (int i = 0; m && i < g->s.n_methods; i++, m = m->next) {
+        const char *note = json_get_text(m, "note"), *program = json_get_text(m, "program");
+        fprintf(g->f, "<dt>%d ", i + 1);
+        page_text(g->f, g->s.methods[i].name, 40);
+        fprintf(g->f, "</dt><dd>");
+        page_text(g->f, note ? note : "", 200);
+        if (program && i) {
+            fprintf(g->f, ": ");
+            page_text(g->f, program, 80);
+        }
+        fprintf(g->f, "</dd>\n");
+    }
+    fprintf(g->f, "</dl>\n");
+}
+
+static void put_table(const eval_page *g) {
+    FILE *f = g->f;
+    const int n_timed = scores_figures(&g->s, 0, NULL).n_timed;
+    fprintf(f, "<figure><div class=\"wide\"><table>\n<tr><th></th><th class=\"l\">method</th><th>right</th><th>95 %% interval</th>"
+               "<th>layers<br>per token</th><th>cor-<br>rected</th><th>broken</th><th>differ-<br>ence</th><th>95 %% interval</th><th>p</th>%s</tr>\n",
+            n_timed ? "<th>seconds</th>" : "");
+    for (int i = 0; i < g->s.n_methods; i++)
+        if (!g->s.methods[i].needs_answer) put_row(g, i);
+    for (int i = 0; i < g->s.n_methods; i++)
+        if (g->s.methods[i].needs_answer) put_row(g, i);
+    fprintf(f, "</table></div>\n<figcaption>Layers per token: executed layer calls, of %d, those for the features included. "
+               "Corrected and broken, difference and p compare with the identity on the same questions: Wilson intervals, Newcombe's for paired "
+               "differences (in points), exact McNemar test. Oracles (in italics) need the right answer: they say what is left to gain, not what "
+               "a user gets.", g->s.n_layer);
+    if (n_timed)
+        fprintf(f, " Seconds per question: each method run by itself on %d of the questions, prediction included, without shared work.", n_timed);
+    fprintf(f, "</figcaption></figure>\n");
+}
+
+/* --- accuracy against cost ------------------------------------------------------------------------------------- */
+
+#define CURVE_POINTS 60
+
+/* The menu's picks at all prices. */
+static void put_price_curve(const eval_page *g, page_plot *p) {
+    double x[CURVE_POINTS], y[CURVE_POINTS], price = 1e-4;
+    int n = 0;
+    if (!g->s.n_menu || !g->s.n_points) return;
+    for (int i = 0; i < CURVE_POINTS; i++) {
+        const score_pick at = scores_at_price(&g->s, i ? price : 0);
+        if (i) price *= 1.2;
+        if (n && at.cost == x[n - 1]) continue;
+        x[n] = at.cost;
+        y[n++] = share(at.right, g->s.n);
+    }
+    page_plot_line(p, x, y, n, "pick");
+}
+
+static void put_scatter(const eval_page *g) {
+    static const double ticks[] = {0.0625, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 16, 32, 64};
+    page_plot p = {.f = g->f, .x0 = 1, .x1 = 1, .y0 = 1, .y1 = 0, .log_x = 1};
+    int curve = g->s.n_menu && g->s.n_points;
+    for (int i = 0; i < g->s.n_methods; i++) {
+        const score_figures x = scores_figures(&g->s, i, NULL);
+        if (x.cost < p.x0) p.x0 = x.cost;
+        if (x.cost > p.x1) p.x1 = x.cost;
+        if (x.accuracy.low < p.y0) p.y0 = x.accuracy.low;
+        if (x.accuracy.high > p.y1) p.y1 = x.accuracy.high;
+    }
+    p.x0 = curve && p.x0 > 0.5 ? 0.45 : p.x0 * 0.85;
+    p.x1 *= 1.25;
+    p.y0 -= 0.02;
+    if (p.y0 < 0) p.y0 = 0;
+    fprintf(g->f, "<figure>");
+    page_plot_begin(&p, "accuracy against cost of all methods", "cost: layer calls per token over layers", "right", 1);
+    page_plot_x_ticks(&p, ticks, (int)(sizeof ticks / sizeof *ticks), "%g");
+    put_price_curve(g, &p);
+    for (int i = g->s.n_methods - 1; i >= 0; i--) {
+        const score_figures x = scores_figures(&g->s, i, NULL);
+        char label[16];
+        snprintf(label, sizeof label, "%d", i + 1);
+        page_plot_point(&p, x.cost, share(x.right, x.n), x.accuracy.low, x.accuracy.high, kind_of(&g->s, i), label, g->s.methods[i].needs_answer);
+    }
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>Numbers are rows of the table; bars are 95 %% intervals; hollow: oracles. Black: identity, blue: picks, violet: "
+                  "votes, cascades, decoding, orange: baselines.%s</figcaption></figure>\n",
+            curve ? " The line is what the picks give at other prices; it is shown on these questions, not chosen on them." : "");
+}
+
+/* --- by difficulty --------------------------------------------------------------------------------------------- */
+
+#define BINS 12
+
+/* steps, else level, else task, ...: the field that says most about difficulty; -1: none. */
+static int best_field(const scores *s, score_bin *bins, int *n) {
+    static const int order[] = {1, 2, 0, 3};
+    for (int i = 0; i < SCORE_FIELDS; i++)
+        if ((*n = scores_bins(s, order[i], bins, BINS)) > 1) return order[i];
+    return -1;
+}
+
+/* Methods that are worth a line: identity and picks, or the method in focus. */
+static int lines_of(const eval_page *g, int *methods) {
+    int n = 0;
+    methods[n++] = 0;
+    for (int i = 1; i < g->s.n_methods && n < 4; i++)
+        if (!strcmp(kind_of(&g->s, i), "pick")) methods[n++] = i;
+    if (n == 1 && g->pick) methods[n++] = g->pick;
+    return n;
+}
+
+static void put_field(const eval_page *g, int field) {
+    static const char *const kinds[] = {"identity", "pick", "baseline", "other"};
+    score_bin bins[BINS];
+    const char *labels[BINS];
+    int methods[4], n_lines = lines_of(g, methods), n = scores_bins(&g->s, field, bins, BINS);
+    page_plot p = {.f = g->f, .x0 = -0.5, .y0 = 0, .y1 = 1};
+    char title[64];
+    if (n < 2) return;
+    p.x1 = n - 0.4;
+    snprintf(title, sizeof title, "accuracy by %s", score_field_names[field]);
+    fprintf(g->f, "<figure>");
+    page_plot_begin(&p, title, score_field_names[field], "right", 1);
+    for (int i = 0; i < n; i++) labels[i] = bins[i].label;
+    page_plot_x_labels(&p, labels, n);
+    for (int c = n_lines - 1; c >= 0; c--) {
+        double x[BINS], y[BINS];
+        for (int i = 0; i < n; i++) {
+            x[i] = i + (c - 0.5 * (n_lines - 1)) * 0.12;
+            y[i] = share(scores_figures(&g->s, methods[c], &bins[i]).right, bins[i].n);
+        }
+        if (field == 1 || field == 2) page_plot_line(&p, x, y, n, kinds[c]);
+        for (int i = 0; i < n; i++) {
+            const score_figures q = scores_figures(&g->s, methods[c], &bins[i]);
+            page_plot_point(&p, x[i], y[i], q.accuracy.low, q.accuracy.high, kinds[c], "", 0);
+        }
+    }
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>Right by %s, with 95 %% intervals: ", score_field_names[field]);
+    for (int c = 0; c < n_lines; c++) {
+        fprintf(g->f, "%s<b class=\"%s\">", c ? ", " : "", kinds[c]);
+        page_text(g->f, g->s.methods[methods[c]].name, 0);
+        fprintf(g->f, "</b>");
+    }
+    fprintf(g->f, ".</figcaption></figure>\n");
+}
+
+/* --- which layers ------------------------------------------------------------------------------------------------ */
+
+/* Mean executions of each layer under a method's programs, in a bin. */
+static int mean_layers(const scores *s, int method, const score_bin *bin, double *mean) {
+    int times[POLAR_MAX_LAYER], n = 0;
+    for (int i = 0; i < s->n_layer; i++) mean[i] = 0;
+    for (int i = 0; i < s->n; i++) {
+        const score_question *q = &s->questions[i];
+        const int chosen = q->results[method].chosen;
+        if ((bin && !score_bin_has(bin, q)) || chosen < 0 || !scores_layers(s, q->runs[chosen].program, times)) continue;
+        for (int k = 0; k < s->n_layer; k++) mean[k] += times[k];
+        n++;
+    }
+    for (int i = 0; i < s->n_layer && n; i++) mean[i] /= n;
+    return n;
+}
+
+/* Between skipped, once, twice, three times: a mixture of the two nearest colours. */
+static void heat_cell(FILE *f, double x, double y, double width, double mean) {
+    const int low = mean >= 4 ? 4 : (int)mean;
+    const double part = mean >= 4 ? 0 : mean - low;
+    fprintf(f, "<g><title>%.2f</title><rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\"/>", mean, low, x,
+            y, width);
+    if (part > 0)
+        fprintf(f, "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" opacity=\"%.2f\"/>", low + 1, x, y, width,
+                part);
+    fprintf(f, "</g>");
+}
+
+static void heat_row(const eval_page *g, int method, const score_bin *bin, const char *label, int row) {
+    double mean[POLAR_MAX_LAYER], width = 480.0 / g->s.n_layer, sum = 0;
+    const double y = 8 + row * 23.0;
+    if (!mean_layers(&g->s, method, bin, mean)) return;
+    fprintf(g->f, "<text class=\"dim\" x=\"74\" y=\"%.1f\" text-anchor=\"end\">", y + 14);
+    page_text(g->f, label, 11);
+    fprintf(g->f, "</text>");
+    for (int i = 0; i < g->s.n_layer; i++) {
+        heat_cell(g->f, 80 + i * width, y, width - (width > 6 ? 1 : 0), mean[i]);
+        sum += mean[i];
+    }
+    fprintf(g->f, "<text x=\"565\" y=\"%.1f\">%.1f</text>\n", y + 14, sum);
+}
+
+static void put_heat(const eval_page *g, int method) {
+    score_bin bins[BINS];
+    int n = 0, field = best_field(&g->s, bins, &n);
+    const int rows = (field < 0 ? 0 : n) + 1, step = (g->s.n_layer + 15) / 16;
+    const double width = 480.0 / g->s.n_layer;
+    fprintf(g->f, "<figure><svg class=\"plot\" role=\"img\" aria-label=\"mean executions of each layer\" viewBox=\"0 0 600 %d\">\n", 32 + rows * 23);
+    for (int i = 0; i < n && field >= 0; i++) heat_row(g, method, &bins[i], bins[i].label, i);
+    heat_row(g, method, NULL, "all", rows - 1);
+    for (int i = 0; i < g->s.n_layer; i += step)
+        fprintf(g->f, "<text class=\"dim\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", 80 + (i + 0.5) * width, 24 + rows * 23, i);
+    fprintf(g->f, "</svg>\n<figcaption><b>");
+    page_text(g->f, g->s.methods[method].name, 0);
+    fprintf(g->f, "</b>: how often each layer runs on average%s%s, in the colours of the strips; on the right the layers per token.</figcaption></figure>\n",
+            field >= 0 ? ", by " : "", field >= 0 ? score_field_names[field] : "");
+}
+
+/* --- which programs ------------------------------------------------------------------------------------------------ */
+
+typedef struct count {
+    int program, n, right, identity;
+} count;
+
+static int by_count(const void *a, const void *b) {
+    const count *x = a, *y = b;
+    return x->n != y->n ? (x->n < y->n) - (x->n > y->n) : (x->program > y->program) - (x->program < y->program);
+}
+
+static void put_programs(const eval_page *g, int method) {
+    count *counts = calloc((size_t)g->s.programs.n + 1, sizeof *counts);
+    int times[POLAR_MAX_LAYER], calls, shown = 0;
+    if (!counts) return;
+    for (int i = 0; i < g->s.programs.n; i++) counts[i].program = i;
+    for (int i = 0; i < g->s.n; i++) {
+        const score_question *q = &g->s.questions[i];
+        const int chosen = q->results[method].chosen;
+        count *c;
+        if (chosen < 0) continue;
+        c = &counts[q->runs[chosen].program];
+        c->n++;
+        c->right += q->results[method].right;
+        c->identity += q->results[0].right;
+    }
+    qsort(counts, (size_t)g->s.programs.n, sizeof *counts, by_count);
+    fprintf(g->f, "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">program</th><th>layers</th><th>right</th>"
+                  "<th>identity there</th></tr>\n");
+    for (; shown < 12 && shown < g->s.programs.n && counts[shown].n; shown++) {
+        const count *c = &counts[shown];
+        if (!scores_layers(&g->s, c->program, times)) continue;
+        calls = 0;
+        for (int i = 0; i < g->s.n_layer; i++) calls += times[i];
+        fprintf(g->f, "<tr><td>%d</td><td class=\"l\">", c->n);
+        page_strip(g->f, times, g->s.n_layer);
+        fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td><td>%.1f %%</td></tr>\n", calls, 100 * share(c->right, c->n), 100 * share(c->identity, c->n));
+    }
+    fprintf(g->f, "</table></div><figcaption>Programs that <b>");
+    page_text(g->f, g->s.methods[method].name, 0);
+    fprintf(g->f, "</b> took most often, how many of the answers were right, and how many of the identity's on the same questions.</figcaption></figure>\n");
+    free(counts);
+}
+
+/* Layers per token of the chosen programs. */
+static void put_lengths(const eval_page *g, int method) {
+    static const double all[] = {0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128};
+    int counts[POLAR_MAX_CALLS + 1] = {0}, most = 0, longest = g->s.n_layer;
+    page_plot p = {.f = g->f, .y0 = 0};
+    for (int i = 0; i < g->s.n; i++) {
+        const score_question *q = &g->s.questions[i];
+        const int chosen = q->results[method].chosen, n = chosen < 0 ? 0 : q->runs[chosen].calls;
+        if (n < 1 || n > POLAR_MAX_CALLS) continue;
+        if (++counts[n] > most) most = counts[n];
+        if (n > longest) longest = n;
+    }
+    if (!most) return;
+    p.x0 = 0;
+    p.x1 = longest + 1;
+    p.y1 = share(most, g->s.n) * 1.08;
+    fprintf(g->f, "<figure>");
+    page_plot_begin(&p, "distribution of program lengths", "layers of the program", "questions", 1);
+    page_plot_x_ticks(&p, all, (int)(sizeof all / sizeof *all), "%g");
+    for (int i = 1; i <= longest; i++) {
+        char tip[64];
+        snprintf(tip, sizeof tip, "%d layers: %d questions", i, counts[i]);
+        if (counts[i]) page_plot_bar(&p, i - 0.4, i + 0.4, share(counts[i], g->s.n), i == g->s.n_layer ? "identity" : "pick", tip);
+    }
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>Lengths of the programs that <b>");
+    page_text(g->f, g->s.methods[method].name, 0);
+    fprintf(g->f, "</b> ran; the dark bar is as long as the model has layers, %d.</figcaption></figure>\n", g->s.n_layer);
+}
+
+/* --- the menu ------------------------------------------------------------------------------------------------------ */
+
+static void put_coverage(const eval_page *g) {
+    const scores *s = &g->s;
+    double x[POLAR_MAX_MENU], y[POLAR_MAX_MENU];
+    page_plot p = {.f = g->f, .x0 = 0.5, .x1 = s->n_menu + 0.5, .y0 = 0, .y1 = 1};
+    double ticks[POLAR_MAX_MENU];
+    int n = 0;
+    for (int k = 0; k < s->n_menu && k < POLAR_MAX_MENU; k++) {
+        int right = 0;
+        for (int i = 0; i < s->n; i++) {
+            int any = 0;
+            for (int c = 0; c <= k; c++) any |= s->questions[i].runs[s->questions[i].menu[c]].right;
+            right += any;
+        }
+        x[k] = k + 1;
+        y[k] = share(right, s->n);
+        if (s->n_menu <= 16 || k == 0 || (k + 1) % 4 == 0) ticks[n++] = k + 1;
+    }
+    fprintf(g->f, "<figure>");
+    page_plot_begin(&p, "coverage against menu size", "programs of the menu", "answered by any of them", 1);
+    page_plot_x_ticks(&p, ticks, n, "%g");
+    page_plot_line(&p, x, y, s->n_menu, "oracle");
+    for (int k = 0; k < s->n_menu && k < POLAR_MAX_MENU; k++) {
+        const polar_interval i = polar_eval_accuracy((int)(y[k] * s->n + 0.5), s->n);
+        page_plot_point(&p, x[k], y[k], i.low, i.high, "oracle", "", 1);
+    }
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>Coverage: questions that at least one of the first programs of the menu answers. An oracle: it needs the "
+                  "answer to know which one.</figcaption></figure>\n");
+}
+
+#define CALIBRATION_BINS 10
+static void put_calibration(const eval_page *g) {
+    static const double ticks[] = {0, 0.2, 0.4, 0.6, 0.8, 1}, ends[] = {0, 1};
+    const scores *s = &g->s;
+    int n[CALIBRATION_BINS] = {0}, right[CALIBRATION_BINS] = {0};
+    double sum[CALIBRATION_BINS] = {0}, x[CALIBRATION_BINS], y[CALIBRATION_BINS];
+    page_plot p = {.f = g->f, .x0 = 0, .x1 = 1.02, .y0 = 0, .y1 = 1};
+    int k = 0;
+    for (int i = 0; i < s->n; i++)
+        for (int c = 0; c < s->n_menu && s->questions[i].probability; c++) {
+            const double probability = s->questions[i].probability[c];
+            const int at = probability >= 1 ? CALIBRATION_BINS - 1 : probability > 0 ? (int)(probability * CALIBRATION_BINS) : 0;
+            n[at]++;
+            sum[at] += probability;
+            right[at] += s->questions[i].runs[s->questions[i].menu[c]].right;
+        }
+    fprintf(g->f, "<figure>");
+    page_plot_begin(&p, "calibration of the menu's probabilities", "predicted probability", "right", 1);
+    page_plot_x_ticks(&p, ticks, 6, "%g");
+    page_plot_line(&p, ends, ends, 2, "identity");
+    for (int i = 0; i < CALIBRATION_BINS; i++) {
+        if (!n[i]) continue;
+        x[k] = sum[i] / n[i];
+        y[k++] = share(right[i], n[i]);
+    }
+    page_plot_line(&p, x, y, k, "pick");
+    k = 0;
+    for (int i = 0; i < CALIBRATION_BINS; i++) {
+        const polar_interval interval = polar_eval_accuracy(right[i], n[i]);
+        if (!n[i]) continue;
+        page_plot_point(&p, x[k], y[k], interval.low, interval.high, "pick", "", 0);
+        k++;
+    }
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>Calibration: predicted probabilities of all menu programs on these questions, in tenths, against the share that was "
+                  "right. On the black line a prediction means what it says.</figcaption></figure>\n");
+}
+
+/* --- examples -------------------------------------------------------------------------------------------------------- */
+
+#define EXAMPLES 4
+
+static const json *element(const json *array, int i) {
+    const json *v = array ? array->child : NULL;
+    while (v && i-- > 0) v = v->next;
+    return v;
+}
+
+static void put_answer(FILE *f, const scores *s, const json *run, int right) {
+    int times[POLAR_MAX_LAYER], n_path, path[POLAR_MAX_CALLS];
+    const char *program = json_get_text(run, "program"), *answer = json_get_text(run, "answer");
+    polar_program p;
+    if (!program || polar_program_parse(&p, s->n_layer, program, NULL)) return;
+    n_path = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    memset(times, 0, sizeof times);
+    for (int i = 0; i < n_path && i < POLAR_MAX_CALLS; i++) times[path[i]]++;
+    fprintf(f, "<br>");
+    page_strip(f, times, s->n_layer);
+    fprintf(f, " %d layers: <b class=\"%s\">", n_path, right ? "right" : "wrong");
+    page_text(f, answer && *answer ? answer : "no answer", 60);
+    fprintf(f, "</b>");
+}
+
+static void put_example(const eval_page *g, const json *record, int method) {
+    const json *runs = json_get(record, "runs"), *results = json_get(record, "results");
+    const char *question = json_get_text(record, "question"), *gold = json_get_text(record, "gt_ans");
+    int chosen = 0, right = 0, identity = 0, first = 0;
+    json_int(json_get(element(results, method), "chosen"), &chosen);
+    json_int(json_get(element(results, method), "right"), &right);
+    json_int(json_get(element(results, 0), "right"), &identity);
+    json_int(json_get(element(results, 0), "chosen"), &first);
+    fprintf(g->f, "<li>");
+    page_text(g->f, question ? question : "", 600);
+    fprintf(g->f, " <small>answer: ");
+    page_text(g->f, gold ? gold : "", 80);
+    fprintf(g->f, "</small>");
+    put_answer(g->f, &g->s, element(runs, first), identity);
+    if (chosen >= 0) put_answer(g->f, &g->s, element(runs, chosen), right);
+    fprintf(g->f, "</li>\n");
+}
+
+/* The first questions that the method corrects, or breaks; spread over the file. */
+static int put_examples(const eval_page *g, int method, int corrected) {
+    cli_objects o;
+    const json *record;
+    const score_figures x = scores_figures(&g->s, method, NULL);
+    const int n = corrected ? x.paired.corrected : x.paired.broken, step = n > EXAMPLES ? n / EXAMPLES : 1;
+    int seen = 0, shown = 0;
+    if (!n) return 0;
+    if (!cli_objects_open(&o, g->path)) return 1;
+    fprintf(g->f, "<h3>%s by ", corrected ? "Corrected" : "Broken");
+    page_text(g->f, g->s.methods[method].name, 0);
+    fprintf(g->f, "</h3>\n<ul class=\"questions\">\n");
+    while (shown < EXAMPLES && (record = cli_objects_next(&o))) {
+        const json *results = json_get(record, "results");
+        int right = 0, before = 0;
+        json_int(json_get(element(results, method), "right"), &right);
+        json_int(json_get(element(results, 0), "right"), &before);
+        if (right == before || right != corrected) continue;
+        if (seen++ % step) continue;
+        put_example(g, record, method);
+        shown++;
+    }
+    fprintf(g->f, "</ul>\n");
+    cli_objects_close(&o);
+    return 0;
+}
+
+/* --- the section ------------------------------------------------------------------------------------------------------ */
+
+static void put_head(const eval_page *g) {
+    const json *questions = json_get(g->header, "questions"), *model = json_get(g->header, "model");
+    const char *file = json_get_text(questions, "file"), *name = json_get_text(model, "name");
+    const score_figures identity = scores_figures(&g->s, 0, NULL), x = scores_figures(&g->s, g->pick, NULL);
+    fprintf(g->f, "<section>\n<h2>Evaluation: ");
+    page_text(g->f, file ? file : "", 100);
+    fprintf(g->f, "</h2>\n<p>%d questions to ", g->s.n);
+    page_text(g->f, name && *name ? name : "a model without a name", 100);
+    fprintf(g->f, ", %d layers. All layers once answer <b>%.1f&nbsp;%%</b>", g->s.n_layer, 100 * share(identity.right, identity.n));
+    if (g->pick) {
+        fprintf(g->f, "; <b>");
+        page_text(g->f, g->s.methods[g->pick].name, 0);
+        fprintf(g->f, "</b> answers <b>%.1f&nbsp;%%</b> with %.2f layers per token (%+.0f&nbsp;%%), p&nbsp;=&nbsp;", 100 * share(x.right, x.n), x.calls,
+                100 * (x.cost - 1));
+        put_p(g->f, x.p);
+    }
+    fprintf(g->f, ".</p>\n");
+}
+
+void report_term(FILE *f, const char *name, const json *v) {
+    if (!v) return;
+    fprintf(f, "<dt>");
+    page_text(f, name, 0);
+    fprintf(f, "</dt><dd>");
+    if (v->type == JSON_STRING || v->type == JSON_NUMBER) page_text(f, v->text, 400);
+    else if (v->type == JSON_TRUE || v->type == JSON_FALSE) fprintf(f, v->type == JSON_TRUE ? "yes" : "no");
+    for (const json *e = v->type == JSON_ARRAY || v->type == JSON_OBJECT ? v->child : NULL; e; e = e->next) {
+        if (e->key) {
+            page_text(f, e->key, 0);
+            fputc(' ', f);
+        }
+        if (e->type == JSON_STRING || e->type == JSON_NUMBER) page_text(f, e->text, 200);
+        else fprintf(f, "%s", e->type == JSON_ARRAY ? "[..]" : e->type == JSON_OBJECT ? "{..}" : "");
+        if (e->next) fprintf(f, "; ");
+    }
+    fprintf(f, "</dd>");
+}
+
+static void put_settings(const eval_page *g) {
+    static const char *const names[] = {"model", "predictor", "questions", "settings", "validation", "points", "version"};
+    fprintf(g->f, "<h3>Settings</h3>\n<dl>");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) report_term(g->f, names[i], json_get(g->header, names[i]));
+    report_term(g->f, "influence of layers", json_get(g->header, "influence"));
+    report_term(g->f, "menu", json_get(g->header, "menu"));
+    fprintf(g->f, "</dl>\n");
+}
+
+int report_eval(FILE *f, const char *path) {
+    eval_page g = {.f = f, .path = path};
+    int status = scores_read(&g.s, path, &g.document), has_probability = 1;
+    if (!status) {
+        g.header = json_root(g.document);
+        for (int i = g.s.n_methods - 1; i > 0; i--)
+            if (!g.s.methods[i].needs_answer) g.pick = i;
+        for (int i = 0; i < g.s.n; i++) has_probability &= g.s.questions[i].probability != NULL;
+        put_head(&g);
+        put_table(&g);
+        put_scatter(&g);
+        put_notes(&g);
+        page_legend(f);
+        fprintf(f, "<div class=\"two\">\n");
+        for (int i = 0; i < SCORE_FIELDS; i++) put_field(&g, i);
+        for (int i = 1; i < g.s.n_methods; i++)
+            if (!strcmp(kind_of(&g.s, i), "pick") || (i == g.pick && strcmp(kind_of(&g.s, i), "pick"))) {
+                put_heat(&g, i);
+                put_programs(&g, i);
+                put_lengths(&g, i);
+            }
+        if (g.s.n_menu > 1) put_coverage(&g);
+        if (g.s.n_menu && has_probability) put_calibration(&g);
+        fprintf(f, "</div>\n");
+        status = g.pick && (put_examples(&g, g.pick, 1) || put_examples(&g, g.pick, 0));
+        put_settings(&g);
+        fprintf(f, "</section>\n");
+    }
+    json_free(g.document);
+    scores_free(&g.s);
+    return status;
+}

@@ -1,0 +1,565 @@
+/* polar eval and polar report as a user meets them: a model and a predictor with random weights answer multiple choice
+ * questions; what the files say is computed again from their records. POLAR_COMMAND names another binary. */
+#include "../polar.c"
+#include "test.h"
+#include "fixture.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#if defined(POLAR_NO_TRAIN) || defined(POLAR_NO_SEARCH)
+#error "these tests need training and search"
+#endif
+
+#define DIR "/tmp/polar-test-eval"
+enum { N_QUESTIONS = 16, N_MENU = 4, D = FX_LAYERS };
+
+/* --- running ---------------------------------------------------------------------------------------------------- */
+
+static char output[1 << 20]; /* of the last command, stdout and stderr */
+
+/* Runs "polar ARGUMENTS" in a shell; its exit status. */
+static int run(const char *arguments) {
+    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
+    char line[2048];
+    FILE *f;
+    size_t n;
+    int status;
+    snprintf(line, sizeof line, "{ polar() { '%s' \"$@\"; }; D=" DIR "; E=\"-m $D/m.gguf -p $D/p.gguf --reward choice --chat raw --prompt @$D/prompt\"; "
+             "%s; } 2>&1 </dev/null", command, arguments);
+    if (!(f = popen(line, "r"))) return -1;
+    n = fread(output, 1, sizeof output - 1, f);
+    output[n] = 0;
+    status = pclose(f);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void check(const char *arguments, int status, const char *part) {
+    const int found = run(arguments), ok = found == status && strstr(output, part);
+    CHECK(ok);
+    if (!ok) printf("%s\n-> %d: %s\n", arguments, found, output);
+}
+
+/* The text of a file, to be freed; "" if there is none. */
+static char *text_of(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    char *text = calloc(1, 1 << 22);
+    *n = f && text ? fread(text, 1, (1 << 22) - 1, f) : 0;
+    if (f) fclose(f);
+    return text;
+}
+
+static int same_files(const char *a, const char *b) {
+    size_t n, m;
+    char *x = text_of(a, &n), *y = text_of(b, &m);
+    const int same = n && n == m && !memcmp(x, y, n);
+    free(x);
+    free(y);
+    return same;
+}
+
+static void write_file(const char *path, const void *bytes, size_t n) {
+    FILE *f = fopen(path, "wb");
+    CHECK(f != NULL);
+    if (!f) return;
+    CHECK(fwrite(bytes, 1, n, f) == n);
+    fclose(f);
+}
+
+/* --- fixture: a model, its predictor, questions ------------------------------------------------------------------- */
+
+static const char *const menu_texts[N_MENU] = {"identity", "0x0", "1-2x0", "0x0 3x2"};
+
+static void write_predictor(const polar_model *m, uint64_t fingerprint) {
+    static float features[16][3 * 256];
+    polar_train_question questions[16];
+    polar_train_path paths[16][N_MENU];
+    static int calls[N_MENU][16];
+    int lengths[N_MENU];
+    polar_program menu[N_MENU];
+    polar_train_options t = polar_train_defaults();
+    polar_menu_options o = polar_menu_defaults();
+    polar_trainer *trainer = NULL;
+    polar_predictor *base = NULL, *p = NULL;
+    polar_predictor_info info;
+    polar_error e;
+    uint64_t seed = 5;
+    for (int k = 0; k < N_MENU; k++) {
+        CHECK(!polar_program_parse(&menu[k], D, menu_texts[k], &e));
+        lengths[k] = polar_program_path(&menu[k], calls[k], 16);
+    }
+    for (int i = 0; i < 16; i++) {
+        for (int k = 0; k < 3 * 256; k++) features[i][k] = rng_float(&seed) - 0.5f;
+        for (int k = 0; k < N_MENU; k++) {
+            paths[i][k].path = calls[k];
+            paths[i][k].length = lengths[k];
+            paths[i][k].result = rng_next(&seed) % 3 ? POLAR_RESULT_INVALID : POLAR_RESULT_VALID;
+        }
+        questions[i].features = features[i];
+        questions[i].n_tokens = 3;
+        questions[i].n_paths = N_MENU;
+        questions[i].paths = paths[i];
+    }
+    t.d_model = 8, t.n_head = 2, t.n_block = 1, t.n_epochs = 1, t.batch = 8, t.n_threads = 1, t.lr = 0.05;
+    o.width = 8, o.n_head = 2, o.n_epochs = 2, o.n_threads = 1, o.lr = 0.02, o.price = 0.02;
+    CHECK(!polar_trainer_create(&trainer, D, 256, questions, 16, &t, &e) && !polar_trainer_run(trainer, 0, &e) &&
+          !polar_trainer_predictor(trainer, &base, &e));
+    CHECK(!polar_menu_train(&p, base, D, 256, questions, 16, menu, N_MENU, &o, NULL, &e));
+    CHECK_STR(e.message, "");
+    if (p) {
+        polar_predictor_get_info(p, &info);
+        info.feature = POLAR_FEATURE_HIDDEN;
+        info.feature_layer = 1;
+        info.model_fingerprint = fingerprint ? fingerprint : polar_model_fingerprint(m);
+        info.cascade_programs = 3;
+        info.cascade_threshold = -1.2;
+        CHECK(!polar_predictor_set_info(p, &info, &e) && !polar_predictor_save(p, fingerprint ? DIR "/other.gguf" : DIR "/p.gguf", &e));
+    }
+    polar_predictor_close(p);
+    polar_predictor_close(base);
+    polar_trainer_free(trainer);
+}
+
+/* Questions with four options each; the right one is drawn. */
+static void write_questions(const char *path, uint64_t seed, const char *extra) {
+    FILE *f = fopen(path, "wb");
+    CHECK(f != NULL);
+    if (!f) return;
+    for (int i = 0; i < N_QUESTIONS; i++) {
+        fprintf(f, "{\"question\":\"%s%c%c%c?\",\"options\":[\"u\",\"v\",\"w\",\"x\"],\"correct\":\"%c\",\"task\":\"%s\",\"steps\":%d}\n",
+                i == 3 ? extra : "", (int)('a' + rng_next(&seed) % 26), (int)('a' + rng_next(&seed) % 26), (int)('a' + i),
+                (int)('A' + rng_next(&seed) % 4), i % 3 ? "one" : "two", i % 5);
+    }
+    fclose(f);
+}
+
+static void setup(void) {
+    static int done;
+    fixture f;
+    polar_model *m = NULL;
+    polar_error e;
+    if (done++) return;
+    CHECK(system("rm -rf " DIR " && mkdir " DIR) == 0);
+    f = fixture_model("llama", QUANT_F32, 11);
+    write_file(DIR "/m.gguf", f.data, f.size);
+    CHECK(!polar_model_open_memory(&m, f.data, f.size, NULL, &e));
+    write_predictor(m, 0);
+    write_predictor(m, 12345);
+    polar_model_close(m);
+    free(f.data);
+    f = fixture_model("llama", QUANT_F32, 12);
+    write_file(DIR "/m2.gguf", f.data, f.size);
+    free(f.data);
+    write_questions(DIR "/test.jsonl", 1, "");
+    write_questions(DIR "/validation.jsonl", 2, "");
+    write_file(DIR "/prompt", "{question}=", 11);
+}
+
+/* --- an evaluation, read and computed again ------------------------------------------------------------------------- */
+
+static double number(json v, const char *key) {
+    double x = -1e300;
+    json_double(json_get(v, key), &x);
+    return x;
+}
+
+static double element(json v, int i) {
+    double x = -1e300;
+    json_double(json_at(v, (size_t)i), &x);
+    return x;
+}
+
+static void string(json v, const char *key, char *out) {
+    const json s = json_get(v, key);
+    *out = 0;
+    if (json_kind(s) == JSON_STRING && json_text_bytes(s) < 200) out[json_text(s, out)] = 0;
+}
+
+typedef struct method_sum {
+    int right, corrected, broken;
+    double calls, positions;
+} method_sum;
+
+/* Calls, and those of the features where the program does not begin with layer 0. */
+static double calls_of(json run, int n_prompt, int features) {
+    char program[208];
+    polar_program p;
+    int path[16] = {0};
+    string(run, "program", program);
+    CHECK(!polar_program_parse(&p, D, program, NULL));
+    CHECK(polar_program_path(&p, path, 16) == (int)number(run, "calls"));
+    return number(run, "calls") * (n_prompt + number(run, "tokens")) + (features && path[0] != 0 ? n_prompt : 0);
+}
+
+/* The run that a vote over the listed ones takes: letters, compared as text. */
+static int vote(json runs, const int *list, const double *weight, int n) {
+    int best = -1, most = 0;
+    double heaviest = 0;
+    for (int i = 0; i < n; i++) {
+        char a[208], b[208];
+        int count = 0, first = -1;
+        double sum = 0;
+        string(json_at(runs, (size_t)list[i]), "answer", a);
+        for (int k = 0; k < n; k++) {
+            string(json_at(runs, (size_t)list[k]), "answer", b);
+            if (strcmp(a, b) || !*a) continue;
+            if (first < 0) first = k;
+            count++;
+            sum += weight[k];
+        }
+        if (first != i || !count || (best >= 0 && (count < most || (count == most && sum <= heaviest)))) continue;
+        best = list[i];
+        most = count;
+        heaviest = sum;
+    }
+    return best;
+}
+
+/* Menu entries by probability - price * cost, the best first. */
+static void ranking(json probability, double price, int *out) {
+    double worth[N_MENU];
+    for (int k = 0; k < N_MENU; k++) {
+        polar_program p;
+        CHECK(!polar_program_parse(&p, D, menu_texts[k], NULL));
+        worth[k] = element(probability, k) - price * polar_program_length(&p) / D;
+        out[k] = k;
+    }
+    for (int i = 1; i < N_MENU; i++)
+        for (int k = i; k > 0 && worth[out[k]] > worth[out[k - 1]]; k--) {
+            const int other = out[k];
+            out[k] = out[k - 1];
+            out[k - 1] = other;
+        }
+}
+
+/* What a method must have chosen: a run, -1 no answer, -2 not known here. *n programs were run, *picked with features. */
+static int expected_run(const char *name, json record, double price, double threshold, int *list, int *n, int *picked) {
+    const json runs = json_get(record, "runs"), menu = json_get(record, "menu"), probability = json_get(record, "probability");
+    int order[N_MENU];
+    double weight[N_MENU];
+    ranking(probability, price, order);
+    for (int k = 0; k < N_MENU; k++) {
+        list[k] = (int)element(menu, order[k]);
+        weight[k] = element(probability, order[k]);
+    }
+    *picked = !strncmp(name, "top-1", 5) || !strncmp(name, "vote", 4) || !strncmp(name, "cascade", 7) || !strncmp(name, "oracle@", 7);
+    *n = strchr(name, '@') ? 3 : 1;
+    if (!strcmp(name, "identity")) return list[0] = 0;
+    if (!strncmp(name, "top-1", 5)) return list[0];
+    if (!strcmp(name, "vote@3")) return vote(runs, list, weight, 3);
+    if (!strcmp(name, "cascade@3")) {
+        int best = 0;
+        for (*n = 0; *n < 3;) {
+            const json r = json_at(runs, (size_t)list[*n]), b = json_at(runs, (size_t)list[best]);
+            if (number(r, "logprob") / number(r, "tokens") > number(b, "logprob") / number(b, "tokens")) best = *n;
+            ++*n;
+            if (number(r, "logprob") / number(r, "tokens") >= threshold) break;
+        }
+        return list[best];
+    }
+    if (!strncmp(name, "oracle", 6)) {
+        if (!strcmp(name, "oracle menu@4")) {
+            *n = 4;
+            for (int k = 0; k < 4; k++) list[k] = (int)element(menu, k);
+        }
+        for (int k = 0; k < *n; k++)
+            if (number(json_at(runs, (size_t)list[k]), "right") > 0) return list[k];
+        return list[*n - 1];
+    }
+    return -2;
+}
+
+static void check_record(json header, json record, method_sum *sums, int n_methods) {
+    const json runs = json_get(record, "runs"), results = json_get(record, "results"), methods = json_get(header, "methods");
+    const int n_prompt = (int)number(record, "n_prompt");
+    char gold[208], answer[208], name[208];
+    int identity = 0;
+    string(record, "gt_ans", gold);
+    for (size_t i = 0; i < json_count(runs); i++) {
+        string(json_at(runs, i), "answer", answer);
+        CHECK(number(json_at(runs, i), "right") == !strcmp(answer, gold));
+    }
+    for (int i = 0; i < n_methods; i++) {
+        const json r = json_at(results, (size_t)i), m = json_at(methods, (size_t)i), point = json_get(m, "point");
+        const int chosen = (int)number(r, "chosen"), right = (int)number(r, "right");
+        const double price = number(json_at(json_get(header, "points"), json_kind(point) == JSON_ABSENT ? 0 : (size_t)number(m, "point")), "price");
+        int list[N_MENU], n, picked, expected;
+        string(m, "name", name);
+        expected = expected_run(name, record, price, number(header, "threshold"), list, &n, &picked);
+        if (expected >= -1) {
+            double calls = 0;
+            CHECK(chosen == expected && (int)json_count(json_get(r, "runs")) == n);
+            for (int k = 0; k < n; k++) calls += calls_of(json_at(runs, (size_t)list[k]), n_prompt, picked && !k);
+            CHECK(number(r, "calls") == calls);
+        }
+        CHECK(right == (chosen >= 0 && number(json_at(runs, (size_t)chosen), "right") > 0));
+        if (!i) identity = right;
+        sums[i].right += right;
+        sums[i].corrected += right && !identity;
+        sums[i].broken += !right && identity;
+        sums[i].calls += number(r, "calls");
+        sums[i].positions += number(r, "positions");
+    }
+}
+
+static int method_index(json header, const char *name) {
+    const json methods = json_get(header, "methods");
+    char found[208];
+    for (size_t i = 0; i < json_count(methods); i++) {
+        string(json_at(methods, i), "name", found);
+        if (!strcmp(found, name)) return (int)i;
+    }
+    printf("no method %s\n", name);
+    CHECK(0);
+    return 0;
+}
+
+/* The length of the program that a method chose. */
+static int chosen_calls(json record, int method) {
+    const json r = json_at(json_get(record, "results"), (size_t)method);
+    return (int)number(json_at(json_get(record, "runs"), (size_t)number(r, "chosen")), "calls");
+}
+
+static void check_file(const char *path) {
+    size_t n;
+    char *text = text_of(path, &n);
+    json root, header, samples, summary;
+    method_sum sums[48];
+    polar_error e;
+    int n_methods;
+    memset(sums, 0, sizeof sums);
+    CHECK(!json_parse(&root, text, n, path, &e));
+    header = json_get(root, "polar");
+    samples = json_get(root, "samples");
+    summary = json_get(json_get(root, "summary"), "methods");
+    n_methods = (int)json_count(json_get(header, "methods"));
+    CHECK(json_count(samples) == N_QUESTIONS && n_methods <= 48 && (int)json_count(summary) == n_methods);
+    for (size_t i = 0; i < json_count(samples) && n_methods <= 48; i++) {
+        const json record = json_at(samples, i);
+        CHECK(number(record, "index") == (double)i);
+        check_record(header, record, sums, n_methods);
+        CHECK(chosen_calls(record, method_index(header, "random gain")) == chosen_calls(record, method_index(header, "top-1 gain")));
+        CHECK(chosen_calls(record, method_index(header, "influence save")) == MIN(D, chosen_calls(record, method_index(header, "top-1 save"))));
+        CHECK(chosen_calls(record, method_index(header, "skip 1")) == D - 1 && chosen_calls(record, method_index(header, "2-3x2")) == D + 2);
+    }
+    for (int i = 0; i < n_methods && i < 48; i++) {
+        const json m = json_at(summary, (size_t)i);
+        const polar_interval interval = polar_eval_accuracy(sums[i].right, N_QUESTIONS);
+        CHECK(number(m, "right") == sums[i].right && number(m, "corrected") == sums[i].corrected && number(m, "broken") == sums[i].broken);
+        CHECK(number(m, "calls_per_token") == sums[i].calls / sums[i].positions);
+        CHECK(number(m, "p") == polar_eval_mcnemar(sums[i].corrected, sums[i].broken));
+        CHECK(element(json_get(m, "interval"), 0) == interval.low && element(json_get(m, "interval"), 1) == interval.high);
+    }
+    CHECK(sums[method_index(header, "oracle@3")].right >= sums[method_index(header, "vote@3")].right);
+    CHECK(sums[method_index(header, "oracle@3")].right >= sums[method_index(header, "top-1 gain")].right);
+    CHECK(sums[method_index(header, "oracle menu@4")].right >= sums[method_index(header, "oracle@3")].right);
+    CHECK(sums[method_index(header, "oracle menu@4")].right > sums[0].right && sums[0].right > 0); /* or nothing was tested */
+    free(text);
+}
+
+TEST(evaluation) {
+    setup();
+    check("polar eval $E $D/validation.jsonl -k 3 --fit $D/fit.json -o $D/validation.json -t 2", 0, "these need the right answer");
+    check("polar eval $E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1 -o $D/a.json -t 2", 0, "skip 1");
+    for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n")) {
+        CHECK(strlen(line) <= 80);
+        if (strlen(line) > 80) puts(line);
+    }
+    check_file(DIR "/a.json");
+    check("polar eval $E $D/test.jsonl -k 3 --validation $D/validation.json --program 2-3x2 --skip 1 -o $D/b.json -t 1", 0, "oracle@3");
+    CHECK(same_files(DIR "/a.json", DIR "/b.json")); /* threads, fit file or whole evaluation: the same bytes */
+}
+
+/* The points chosen on validation: recomputed by brute force from its records. */
+TEST(fitted_points) {
+    size_t n, m;
+    char *text = text_of(DIR "/validation.json", &n), *fit_text = text_of(DIR "/fit.json", &m), program[208];
+    json root, fit, samples;
+    polar_error e;
+    int identity = 0, best_right = -1;
+    setup();
+    CHECK(!json_parse(&root, text, n, "v", &e) && !json_parse(&fit, fit_text, m, "f", &e));
+    fit = json_get(fit, "fit");
+    samples = json_get(root, "samples");
+    for (int point = 0; point < 2; point++) {
+        const json p = json_get(fit, point ? "save" : "gain");
+        double calls = 0, positions = 0;
+        int right = 0, order[N_MENU];
+        identity = 0;
+        for (size_t i = 0; i < json_count(samples); i++) {
+            const json record = json_at(samples, i), runs = json_get(record, "runs");
+            const int n_prompt = (int)number(record, "n_prompt");
+            json r;
+            ranking(json_get(record, "probability"), number(p, "price"), order);
+            r = json_at(runs, (size_t)element(json_get(record, "menu"), order[0]));
+            right += number(r, "right") > 0;
+            identity += number(json_at(runs, 0), "right") > 0;
+            calls += calls_of(r, n_prompt, 1);
+            positions += n_prompt + number(r, "tokens");
+        }
+        CHECK(number(p, "right") == right && fabs(number(p, "cost") - calls / positions / D) < 1e-12);
+        if (!point) CHECK(number(p, "cost") <= 1);
+    }
+    CHECK(number(fit, "identity_right") == identity);
+    string(json_get(fit, "fixed"), "best", program);
+    for (int k = 0; k < N_MENU; k++) {
+        int right = 0, is_best;
+        polar_program a, b;
+        for (size_t i = 0; i < json_count(samples); i++) {
+            const json record = json_at(samples, i);
+            right += number(json_at(json_get(record, "runs"), (size_t)element(json_get(record, "menu"), k)), "right") > 0;
+        }
+        CHECK(!polar_program_parse(&a, D, menu_texts[k], &e) && !polar_program_parse(&b, D, program, &e));
+        is_best = polar_program_equal(&a, &b);
+        if (is_best) best_right = right;
+    }
+    for (int k = 0; k < N_MENU; k++) {
+        int right = 0;
+        for (size_t i = 0; i < json_count(samples); i++) {
+            const json record = json_at(samples, i);
+            right += number(json_at(json_get(record, "runs"), (size_t)element(json_get(record, "menu"), k)), "right") > 0;
+        }
+        CHECK(right <= best_right);
+    }
+    free(text);
+    free(fit_text);
+}
+
+#define SAME "$E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1"
+
+/* Killed while it wrote: the journal ends inside a record. */
+TEST(resumed) {
+    size_t n;
+    char *text, *at;
+    setup();
+    CHECK(system("mkdir " DIR "/c.json") == 0); /* a directory: all is done, but cannot get its name */
+    check("polar eval " SAME " -o $D/c.json", 1, "polar eval: ");
+    text = text_of(DIR "/c.json.journal", &n);
+    at = text;
+    for (int i = 0; i < 9 && at; i++) at = strchr(at + (i > 0), '\n'); /* the header and eight records */
+    CHECK(at != NULL);
+    if (at) write_file(DIR "/c.json.journal", text, (size_t)(at - text) + 200);
+    free(text);
+    CHECK(system("rmdir " DIR "/c.json") == 0);
+    check("polar eval " SAME " -k 2 -o $D/c.json", 1, "c.json.journal");
+    check("polar eval " SAME " -o $D/c.json", 0, "going on after 8 of 16 questions");
+    CHECK(same_files(DIR "/a.json", DIR "/c.json"));
+    CHECK(access(DIR "/c.json.journal", F_OK) != 0);
+}
+
+TEST(shards) {
+    setup();
+    check("for i in 1 2 3; do polar eval " SAME " --shard $i/3 -o $D/s$i.json || exit 9; done", 0, "5 questions");
+    check("polar eval --merge $D/s3.json $D/s1.json $D/s2.json -o $D/s.json", 0, "16 questions");
+    CHECK(same_files(DIR "/a.json", DIR "/s.json"));
+    check("polar eval --merge $D/s1.json $D/s2.json -o $D/t.json", 1, "question 3 of 16 is in none of the files");
+    check("polar eval --merge $D/s1.json $D/s1.json -o $D/t.json", 1, "question 0 is there twice");
+    check("polar eval --merge $D/s1.json $D/validation.json -o $D/t.json", 1, "are parts of different evaluations: ");
+    check("polar eval --merge $D/s1.json", 2, "polar eval: no output");
+    check("polar eval --merge $D/test.jsonl -o $D/t.json", 1, "test.jsonl: no file of polar eval");
+    CHECK(access(DIR "/t.json", F_OK) != 0);
+}
+
+TEST(without_predictor) {
+    setup();
+    check("polar eval -m $D/m.gguf --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl --program 1x2", 0, "1x2 ");
+    CHECK(!strstr(output, "oracle") && strstr(output, "16 questions; layers: calls per token, features included, of 4\n"));
+    check("polar eval -m $D/m.gguf --chat raw --prompt @$D/prompt $D/test.jsonl --limit 4 -n 3 --program 1x2 --time 2 --show 2 --json", 0,
+          "\"n_timed\":2");
+    CHECK(strstr(output, "     #2##  ") && !strchr(output, '\x1b'));
+}
+
+TEST(bad_input) {
+    setup();
+    check("polar eval", 2, "polar eval: an argument is missing");
+    check("polar eval $D/test.jsonl", 2, "polar eval: no model");
+    check("polar eval -m $D/m.gguf a b", 2, "\"b\" is one argument too many; --merge joins files");
+    check("polar eval -m $D/m.gguf /nowhere", 1, "cannot open /nowhere: No such file");
+    check("echo '{\"question\":\"x\"}' | polar eval -m $D/m.gguf -", 1, "stdin:1: no answer (looked for answer");
+    check("echo '{\"question\":\"x\"}' >$D/q; polar eval -m $D/m.gguf $D/q", 1, "q:1: no answer (looked for answer");
+    check("polar eval -m $D/m.gguf -p $D/test.jsonl $D/test.jsonl", 1, "test.jsonl: ");
+    check("polar eval -m $D/m.gguf -p $D/other.gguf $D/test.jsonl", 1, "the predictor was trained for another model");
+    check("polar eval $E --validation $D/validation.json $D/validation.jsonl", 1, "holds the very questions that are to be evaluated");
+    check("polar eval -m $D/m2.gguf --reward choice --chat raw --prompt @$D/prompt --validation $D/fit.json $D/test.jsonl", 1, "was made with another model");
+    check("polar eval $E --validation $D/test.jsonl $D/test.jsonl", 1, "holds neither an evaluation nor what polar eval --fit writes");
+    check("polar eval -m $D/m.gguf --price 1 --prompt @$D/prompt $D/test.jsonl", 2, "--price needs a predictor with a menu");
+    check("polar eval $E --price x $D/test.jsonl", 2, "--price x: expected a number >= 0");
+    check("polar eval $E --skip 4 $D/test.jsonl", 2, "--skip 4: expected 1..3 layers");
+    check("polar eval $E --program 9 $D/test.jsonl", 1, "polar eval: program: ");
+    check("polar eval $E --shard 3/2 $D/test.jsonl -o $D/x", 2, "--shard 3/2: expected 1/4");
+    check("polar eval $E --time 3 $D/test.jsonl", 2, "--time measures answers that are generated");
+    check("polar eval -m $D/m.gguf --menu $D/a.json --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl", 0, "oracle menu@4");
+    check("polar eval -m $D/m.gguf --menu $D/test.jsonl $D/test.jsonl", 1, "its header holds no menu");
+}
+
+/* --- pages ------------------------------------------------------------------------------------------------------------ */
+
+/* Tags are balanced, attributes quoted, nothing is loaded from elsewhere. */
+static void check_page(const char *path) {
+    static const char *const forbidden[] = {"<script", "http:", "https:", "src=", "href=", "url(", "@import", "javascript:", "nan", "inf\"", "%!"};
+    static const char *const empty[] = {"meta", "br"};
+    size_t n;
+    char *page = text_of(path, &n), open[64][16];
+    int depth = 0;
+    CHECK(n > 1000 && !strncmp(page, "<!DOCTYPE html>", 15));
+    for (int i = 0; i < COUNT(forbidden); i++) {
+        CHECK(!strstr(page, forbidden[i]));
+        if (strstr(page, forbidden[i])) printf("%s: %.60s\n", forbidden[i], strstr(page, forbidden[i]));
+    }
+    for (char *s = strchr(page + 15, '<'); s; s = strchr(s, '<')) {
+        char name[16] = "";
+        int quotes = 0, closes = s[1] == '/', is_empty = 0;
+        const char *end;
+        if (sscanf(s + 1 + closes, "%15[a-z0-9]", name) != 1) {
+            CHECK(0);
+            break;
+        }
+        for (end = s; *end && (*end != '>' || quotes); end++) quotes ^= *end == '"';
+        CHECK(*end == '>');
+        for (int i = 0; i < COUNT(empty); i++) is_empty |= !strcmp(name, empty[i]);
+        if (closes) {
+            const int ok = depth > 0 && !strcmp(open[depth - 1], name);
+            CHECK(ok);
+            if (!ok) {
+                printf("%.80s\n", s);
+                break;
+            }
+            depth--;
+        } else if (!is_empty && end[-1] != '/' && depth < 64) strcpy(open[depth++], name);
+        s = strchr(s, '>') ? s + 1 : s + 1;
+    }
+    CHECK(depth == 0);
+    free(page);
+}
+
+TEST(report) {
+    setup();
+    write_questions(DIR "/hostile.jsonl", 3, "</li><script>alert(1)</script><img src=x onerror='y'>&amp;\\u0001\\u0000\\\"");
+    check("polar eval $E $D/hostile.jsonl -o $D/h.json", 1, "a text holds a NUL character");
+    write_questions(DIR "/hostile.jsonl", 3, "</li><script>x</script>'&amp;\\u0001\\\"");
+    check("polar eval $E --price 0 --price 10 $D/hostile.jsonl -o $D/h.json", 0, "top-1 10");
+    check("polar report $D/a.json $D/h.json -o $D/r.html --title 'a <b> & \"c\"'", 0, "");
+    check_page(DIR "/r.html");
+    check("grep -c '<h2>Evaluation: ' $D/r.html; grep -q '<title>a &lt;b&gt; &amp; &quot;c&quot;</title>' $D/r.html", 0, "2\n");
+    /* a search, as the published code writes it, and one of polar with a header; a loss curve */
+    check("echo '[{\"question\":\"<q>\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,3]],\"final_invalid_transitions\":[[0,1,2,3]]}]' >$D/f.json;"
+          "printf '{\"epoch\":1,\"loss\":2}\\n{\"epoch\":2,\"loss\":1.5,\"validation_loss\":1.7}\\n' >$D/curve.jsonl;"
+          "polar report $D/f.json $D/curve.jsonl -o $D/r2.html && grep -c '<section>' $D/r2.html", 0, "2\n");
+    check_page(DIR "/r2.html");
+    check("grep '<h2>Search' -A 3 $D/r2.html", 0, "for <b>100.0&nbsp;%</b> some program was found");
+    check("polar report $D/r.html -o $D/r3.html", 1, "polar report: ");
+    check("polar report $D/test.jsonl -o $D/r3.html", 1, "test.jsonl: neither an evaluation nor results of a search");
+    check("polar report $D/a.json", 2, "polar report: no output");
+    check("head -c 5000 $D/a.json >$D/cut.json; polar report $D/cut.json -o $D/r3.html", 1, "polar report: ");
+    CHECK(access(DIR "/r3.html", F_OK) != 0);
+    CHECK(system("rm -rf " DIR) == 0);
+}
+
+static const test_case tests[] = {
+#define T(name) {#name, test_##name}
+    T(evaluation), T(fitted_points), T(resumed), T(shards), T(without_predictor), T(bad_input), T(report),
+};
+
+int main(int argc, char **argv) {
+    return test_main(tests, (int)(sizeof tests / sizeof *tests), argc, argv);
+}
