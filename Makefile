@@ -14,6 +14,7 @@ help:
 	@echo "make            the library libpolar.a and the command ./polar"
 	@echo "make test       all tests (make test SAN=1 with sanitizers)"
 	@echo "make bench      speed on synthetic model files"
+	@echo "make demo-model the bundled model again, from nothing: hours"
 	@echo "make embedded   inference alone, as on a microcontroller"
 	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
 	@echo "make install    to PREFIX (default /usr/local)"
@@ -99,6 +100,41 @@ bench: polar $(BENCH:%=build/bench-%.gguf)
 check-all:
 	@CI=true POLAR_CI=all bash .ci/run
 
+# --- the bundled demo: examples/demo/README.md ---
+DEMO = examples/demo
+DEMO_SETS = train validation test ood-wording ood-words ood-steps
+# The trainer wants all that the machine has; it also builds without.
+DEMO_CFLAGS ?= -O3 -march=native -ffast-math
+# How long the model is trained, in updates.
+DEMO_UPDATES ?= 16000
+
+build/demo/questions: $(DEMO)/questions.c $(DEMO)/story.c $(DEMO)/story.h
+	@mkdir -p build/demo
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I$(DEMO) $(DEMO)/questions.c $(DEMO)/story.c -o $@
+
+build/demo/vocabulary: $(DEMO)/vocabulary.c $(DEMO)/story.c $(DEMO)/story.h libpolar.a
+	@mkdir -p build/demo
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. -I$(DEMO) $(DEMO)/vocabulary.c $(DEMO)/story.c libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+TRAINER = $(addprefix $(DEMO)/,train_model.c transformer.c story.c)
+build/demo/train_model: $(TRAINER) $(wildcard $(DEMO)/*.h) libpolar.a
+	@mkdir -p build/demo
+	$(CC) -std=c99 $(WARN) $(DEMO_CFLAGS) -I. -I$(DEMO) $(TRAINER) libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+
+build/demo/%.jsonl: build/demo/questions
+	build/demo/questions $* 4000 >$@.tmp && mv $@.tmp $@
+
+build/demo/vocabulary.gguf: build/demo/vocabulary
+	build/demo/vocabulary $@
+
+demo-questions: $(DEMO_SETS:%=build/demo/%.jsonl)
+
+# From nothing; a run that was interrupted goes on from its checkpoint.
+demo-model: polar build/demo/train_model build/demo/vocabulary.gguf
+	build/demo/train_model -v build/demo/vocabulary.gguf -o build/demo/model-f32.gguf -c build/demo/checkpoint \
+		--dial --updates $(DEMO_UPDATES)
+	./polar quantize build/demo/model-f32.gguf $(DEMO)/demo-model.gguf Q8_0
+
 PREFIX ?= /usr/local
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
@@ -109,5 +145,5 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test bench embedded check-all clean
+.PHONY: all help install test bench embedded check-all clean demo-model demo-questions
 .SECONDARY:

@@ -21,7 +21,11 @@ enum { GEMM_COLS = 2 * GEMM_WIDTH, GEMM_BLOCK = 128 };
 
 typedef float gemm_vec __attribute__((vector_size(4 * GEMM_WIDTH)));
 typedef float gemm_mem __attribute__((vector_size(4 * GEMM_WIDTH), aligned(4), may_alias));
+#if defined(__clang__)
+#define GEMM_UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define GEMM_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* --- numbers: `gemm_unit` is what the tile below reads, GEMM_DEPTH values of the sum's index ---------------- */
 

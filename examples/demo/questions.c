@@ -41,7 +41,9 @@ static int add_new(uint64_t *table, size_t mask, uint64_t x) {
 /* A story whose question after all of its steps belongs to the set. */
 static void draw(const question_set *q, story *s, uint64_t *state) {
     do {
-        const int task = story_below(state, STORY_TASKS), most = story_max_steps[task];
+        int task = 0, tenth = story_below(state, 10);
+        while (tenth >= story_weights[task]) tenth -= story_weights[task++];
+        const int most = story_max_steps[task];
         const int steps = q->longer ? most + 1 + story_below(state, most / 2) : 1 + story_below(state, most);
         story_make(s, task, steps, q->kind, state);
     } while (story_set_of(s, s->n_steps) != q->set);

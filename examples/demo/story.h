@@ -12,8 +12,9 @@
 #define STORY_PROMPT "{question}\n"
 #define STORY_BOX "\\boxed{"
 
-enum { STORY_TASKS = 4, STORY_MAX_STEPS = 48, STORY_ANSWER = 8 };
+enum { STORY_TASKS = 4, STORY_MAX_STEPS = 48, STORY_ANSWER = 12 };
 extern const char *const story_task_names[STORY_TASKS]; /* "cups", "holder", "lift", "clock" */
+extern const int story_weights[STORY_TASKS];            /* tenths of the questions of a set */
 extern const int story_max_steps[STORY_TASKS];          /* of the sets that are not out of distribution */
 
 /* What is unlike the training questions. */

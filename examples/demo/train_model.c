@@ -9,12 +9,16 @@
  * its own: a middle block is executed 0 to 4 times and the block after it in part, so that the model learns to go on
  * from any depth. It writes a model file in F32 and prints loss, accuracy and speed. --check compares gradients with
  * differences and the exported file with polar's own forward pass. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include "polar.h"
 #include "story.h"
 #include "transformer.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,7 +130,7 @@ static void add_questions(batch *b, const text *v, const story *s, int from, con
 
 /* Fills a batch with stories of the given numbers of steps. */
 static void draw_batch(batch *b, const text *v, const int *steps, int tasks, uint64_t *state) {
-    static const int shares[10] = {0, 0, 0, 1, 1, 1, 2, 2, 3, 3};
+    static const int shares[10] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 3};
     batch_begin(b);
     for (int tries = 0; tries < 2 && b->n < MAX_TOKENS - 80;) {
         story s;
@@ -208,6 +212,7 @@ typedef struct trainer {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int waiting, round;
+    struct survey *survey;
 } trainer;
 
 static double now(void) {
@@ -485,7 +490,13 @@ static int save(trainer *t) {
     return (!t->o->checkpoint || checkpoint(t, t->o->checkpoint, 1, 0)) && (!t->o->out || export_model(t, t->o->out));
 }
 
-/* Until the minutes or updates are over. The first worker is this thread. */
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal) {
+    interrupted = signal;
+}
+
+/* Until the minutes or updates are over, or Ctrl-C; all that is learned is saved. The first worker is this thread. */
 static int train(trainer *t) {
     const double every = 20;
     double begun = now(), printed = begun, saved = begun, before = t->seconds;
@@ -497,7 +508,7 @@ static int train(trainer *t) {
         t->progress = t->o->minutes > 0 ? t->seconds / 60 / t->o->minutes : (double)t->update / t->o->updates;
         if (time - printed >= every) print_line(t, time - printed), printed = time;
         if (time - saved > t->o->save) ok = save(t), saved = now();
-        t->stop = t->progress >= 1 || !ok;
+        t->stop = t->progress >= 1 || !ok || interrupted;
         t->next = 0;
         for (int i = 0; i < t->n_workers; i++) t->workers[i].p.weight = 0;
         barrier(t);
@@ -604,7 +615,7 @@ static int check_export(trainer *t, const int *path, int n_path) {
 }
 
 static int check(trainer *t) {
-    int path[MAX_CALLS], bad = 0;
+    int path[MAX_CALLS] = {0}, bad = 0;
     uint64_t state = 3;
     const int steps[STORY_TASKS] = {4, 4, 4, 4}, n = t->m.n_layer;
     if (!export_model(t, t->o->out)) return 1;
@@ -646,35 +657,32 @@ typedef struct survey {
     uint8_t right[MAX_PROGRAMS][MAX_ASKED];
 } survey;
 
-/* All programs of the dial, the loop one time more than trained; then single blocks skipped or executed twice. The
- * identity is the first. */
+/* Program number n_programs: the block [from, to) of the identity executed `times` times. */
+static void add_block(survey *s, int from, int to, int times) {
+    int *path = s->path[s->n_programs], length = 0;
+    for (int i = 0; i < from; i++) path[length++] = i;
+    for (int t = 0; t < times; t++)
+        for (int i = from; i < to; i++) path[length++] = i;
+    for (int i = to; i < s->n_layer; i++) path[length++] = i;
+    s->length[s->n_programs] = length;
+    snprintf(s->name[s->n_programs++], 32, "%d-%d x%d", from, to - 1, times);
+}
+
+/* The identity, all programs of the dial and of a loop more than it has, and blocks skipped or executed twice. */
 static void list_programs(survey *s, int n_layer) {
     const int rest = n_layer - PRELUDE - LOOP - 1;
-    int n = 0, path[MAX_CALLS];
     s->n_layer = n_layer;
-    s->length[n] = identity_path(n_layer, s->path[n]);
-    snprintf(s->name[n++], 32, "identity");
+    s->n_programs = 0;
+    add_block(s, 0, n_layer, 1);
     for (int times = 0; times <= 5; times++)
         for (int i = 0; i < (times ? rest + 1 : LOOP); i++) {
+            const int p = s->n_programs;
             if (times == 1 && i == rest) continue;
-            s->length[n] = dial_path(n_layer, times, times ? i : 0, times ? 0 : i, s->path[n]);
-            snprintf(s->name[n++], 32, "loop x%d, then %d", times, i);
+            s->length[p] = dial_path(n_layer, times, times ? i : 0, times ? 0 : i, s->path[p]);
+            snprintf(s->name[s->n_programs++], 32, "loop x%d and %d more", times, i);
         }
-    for (int from = 0; from < n_layer && n + 2 <= MAX_PROGRAMS; from += 2)
-        for (int size = 2; size <= 4 && from + size <= n_layer && n + 2 <= MAX_PROGRAMS; size += 2)
-            for (int twice = 0; twice < 2; twice++) {
-                int length = 0;
-                for (int i = 0; i < n_layer; i++) {
-                    if (i >= from && i < from + size && !twice) continue;
-                    path[length++] = i;
-                    if (i == from + size - 1 && twice)
-                        for (int k = from; k <= i; k++) path[length++] = k;
-                }
-                memcpy(s->path[n], path, sizeof path);
-                s->length[n] = length;
-                snprintf(s->name[n++], 32, "%s %d-%d", twice ? "twice" : "without", from, from + size - 1);
-            }
-    s->n_programs = n;
+    for (int from = 0; from + LOOP <= n_layer; from += 2)
+        for (int times = 0; times <= 2; times += 2) add_block(s, from, from + LOOP, times);
 }
 
 /* A question of a file written by `questions`. 0 at the end. */
@@ -710,20 +718,38 @@ static int add_whole(batch *b, const text *v, const char *question, const char *
     return 1;
 }
 
-/* Runs all programs on the batch and notes the results at the end of the survey. */
-static void survey_batch(worker *w, survey *s) {
-    batch_end(&w->p.b);
-    for (int p = 0; p < s->n_programs; p++) {
+/* A worker's share of the programs on the batch, which is the first worker's. */
+static void *survey_share(void *argument) {
+    worker *w = argument;
+    trainer *t = w->t;
+    survey *s = t->survey;
+    for (int p = w->index; p < s->n_programs; p += t->n_workers) {
         pass_forward(&w->p, s->path[p], s->length[p]);
         pass_loss(&w->p);
         for (int i = 0; i < w->p.b.n_questions; i++) s->right[p][s->n_questions + i] = (uint8_t)w->p.b.questions[i].right;
     }
-    for (int i = 0; i < w->p.b.n_questions; i++) {
-        s->task[s->n_questions + i] = w->p.b.questions[i].task;
-        s->steps[s->n_questions + i] = w->p.b.questions[i].steps;
+    return NULL;
+}
+
+/* Runs all programs on the batch and notes the results at the end of the survey. */
+static void survey_batch(trainer *t) {
+    survey *s = t->survey;
+    batch *b = &t->workers[0].p.b;
+    batch copy;
+    batch_end(b);
+    copy = *b; /* the shares write into theirs */
+    for (int i = 1; i < t->n_workers; i++) {
+        t->workers[i].p.b = copy;
+        pthread_create(&t->workers[i].thread, NULL, survey_share, &t->workers[i]);
     }
-    s->n_questions += w->p.b.n_questions;
-    batch_begin(&w->p.b);
+    survey_share(&t->workers[0]);
+    for (int i = 1; i < t->n_workers; i++) pthread_join(t->workers[i].thread, NULL);
+    for (int i = 0; i < b->n_questions; i++) {
+        s->task[s->n_questions + i] = b->questions[i].task;
+        s->steps[s->n_questions + i] = b->questions[i].steps;
+    }
+    s->n_questions += b->n_questions;
+    batch_begin(b);
 }
 
 /* Share of questions right under program p, of those with the task (-1: all) and steps in [from, to], and of parity
@@ -827,17 +853,18 @@ static int evaluate(trainer *t, const char *path, int most) {
     int task, steps, asked = 0;
     FILE *f = fopen(path, "r");
     if (!f) return fprintf(stderr, "train_model: cannot read %s\n", path), 0;
+    t->survey = &s;
     list_programs(&s, t->m.n_layer);
     batch *b = &t->workers[0].p.b;
     batch_begin(b);
     while (asked < most && asked < MAX_ASKED && read_question(f, question, sizeof question, answer, &task, &steps)) {
         if (!add_whole(b, &t->text, question, answer, task, steps)) {
-            survey_batch(&t->workers[0], &s);
+            survey_batch(t);
             if (!add_whole(b, &t->text, question, answer, task, steps)) continue; /* longer than a batch */
         }
         asked++;
     }
-    survey_batch(&t->workers[0], &s);
+    survey_batch(t);
     fclose(f);
     print_survey(&s);
     return 1;
@@ -850,7 +877,8 @@ static int usage(void) {
                     "  --dial           a program of its own for each micro-batch; without it the identity\n"
                     "  --minutes M | --updates N   length of the run (20000 updates)\n"
                     "  --from FILE      begin with the weights of this checkpoint\n"
-                    "  --layers 12 --width 128 --ff 352 --tasks 4 --batches 6 --lr 0.0016 --seed 1 --threads (cores) --save 120\n"
+                    "  --layers 12 --width 96 --ff 256 --tasks 4 --batches 8 --lr 0.0013 --seed 1 --threads (cores) --save 120\n"
+                    "  --evaluate FILE --most 1000   the questions of a file under many programs, with the weights of --from\n"
                     "  --check          check gradients and the exported file instead of training\n");
     return 2;
 }
@@ -887,8 +915,8 @@ static int read_options(options *o, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    static options o = {.n_layer = 12, .width = 128, .n_ff = 352, .micro_batches = 6, .tasks = STORY_TASKS, .updates = 20000,
-                        .lr = 1.6e-3, .save = 120, .seed = 1, .most = 1000};
+    static options o = {.n_layer = 12, .width = 96, .n_ff = 256, .micro_batches = 8, .tasks = STORY_TASKS, .updates = 20000,
+                        .lr = 1.3e-3, .save = 120, .seed = 1, .most = 1000};
     static trainer t;
     polar_model_info info;
     o.threads = polar_cpu_count();
@@ -901,7 +929,7 @@ int main(int argc, char **argv) {
     if (o.from && !checkpoint(&t, o.from, 0, 1)) return fprintf(stderr, "train_model: cannot read %s\n", o.from), 1;
     if (o.checkpoint && checkpoint(&t, o.checkpoint, 0, 0)) printf("goes on at update %lld\n", (long long)t.update);
     for (int i = 0; i < t.m.n_tensors; i++) model_pack(&t.m, t.m.tensors[i]);
-    t.n_workers = o.check || o.questions ? 1 : o.threads;
+    t.n_workers = o.check ? 1 : o.threads;
     t.workers = make((size_t)t.n_workers * sizeof *t.workers);
     pthread_mutex_init(&t.lock, NULL);
     pthread_cond_init(&t.changed, NULL);
@@ -914,5 +942,6 @@ int main(int argc, char **argv) {
     printf("%zu parameters, %d tokens, %d threads; a core's peak is %.0f GFLOP/s\n", t.m.n_params, t.m.n_vocab, t.n_workers,
            measure_peak());
     fflush(stdout);
+    signal(SIGINT, interrupt), signal(SIGTERM, interrupt);
     return !train(&t);
 }

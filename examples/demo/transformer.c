@@ -1,4 +1,7 @@
 /* The transformer of the demo's trainer: see transformer.h. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include "transformer.h"
 #include "story.h"
 
@@ -214,7 +217,7 @@ enum { STRIDE = MAX_TOKENS + 32 };
 static void transpose(const model *m, int n, const float *qkv, int offset, float *out) {
     const int d = m->width;
     for (int t = 0; t < n; t++)
-        for (int i = 0; i < d; i++) out[(size_t)i * STRIDE + t] = qkv[(size_t)t * 3 * (size_t)d + offset + i];
+        for (int i = 0; i < d; i++) out[i * STRIDE + t] = qkv[t * 3 * d + offset + i];
 }
 
 /* out[j - from] = x . column j, for from <= j < to; up to GEMM_WIDTH - 1 more numbers are written. */
@@ -281,7 +284,7 @@ static void attention_forward_row(pass *w, const call *c, int t, int h) {
     const int n = dots_seen(b, t, c->qkv + (size_t)t * stride + at, w->columns + at * STRIDE, p), story = b->to[t] - b->from[t];
     for (int j = 0; j < n; j++) most = p[j] > most ? p[j] : most;
     for (int j = 0; j < n; j++) p[j] = fast_exp((p[j] - most) * scale), sum += p[j];
-    c->total[(size_t)h * MAX_TOKENS + t] = most * scale + logf(sum);
+    c->total[h * MAX_TOKENS + t] = most * scale + logf(sum);
     mix(p, v, stride, b->from[t], b->to[t], acc);
     if (n > story) mix(p + story, v, stride, b->branch[t], t + 1, acc);
     for (int i = 0; i < LANES; i++) ((gemm_mem *)out)[i] = acc[i] / sum;
@@ -297,7 +300,7 @@ static void attention_forward(pass *w, const call *c) {
 static void attention_backward_row(pass *w, const call *c, int t, int h, const float *dout) {
     const batch *b = &w->b;
     const size_t d = (size_t)w->m->width, stride = 3 * d, at = (size_t)(h * HEAD);
-    const float scale = 1 / sqrtf(HEAD), total = c->total[(size_t)h * MAX_TOKENS + t];
+    const float scale = 1 / sqrtf(HEAD), total = c->total[h * MAX_TOKENS + t];
     const float *q = c->qkv + (size_t)t * stride + at, *k = c->qkv + d + at, *columns = w->columns + at * STRIDE;
     float *p = w->row[0], *ds = w->row[1], *dq = w->dqkv + (size_t)t * stride + at, *dk = w->dqkv + d + at, sum = 0;
     gemm_vec acc[LANES] = {{0}};
