@@ -4,6 +4,10 @@
 
 #include <errno.h>
 
+#if defined(POLAR_NO_SEARCH) || defined(POLAR_NO_TRAIN)
+#error "the command needs the whole library: compile it without POLAR_NO_SEARCH and POLAR_NO_TRAIN"
+#endif
+
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>

@@ -5,13 +5,6 @@
 
 #include <limits.h>
 
-#ifdef POLAR_NO_SEARCH
-int command_search(cli *c) {
-    (void)c;
-    return cli_fail("this polar was built without the search (POLAR_NO_SEARCH)");
-}
-#else
-
 typedef struct search_options {
     const char *model, *output, *cpu, *kv_type, *reward, *space, *shard;
     cli_prompt_options prompt;
@@ -182,22 +175,26 @@ static void time_left(const run *r, char *text, size_t size) {
     else snprintf(text, size, "%.1f h", seconds / 3600);
 }
 
-/* On a terminal a line that changes; elsewhere one every half minute. `running`: programs of the current question. */
+/* On a terminal a line that changes, short enough for 80 columns; elsewhere one every half minute. `running`: programs
+ * of the current question. */
 static void tell(run *r, int running) {
     const cli_summary *s = &r->summary;
-    double now = cli_seconds(), seconds = now - r->began;
-    char left[24], line[200];
-    int terminal = cli_stderr_is_terminal();
+    const int terminal = cli_stderr_is_terminal(), n = s->n ? s->n : 1;
+    const double now = cli_seconds(), seconds = now > r->began ? now - r->began : 1;
+    const double rate = (s->n_programs - r->n_programs_before + running) / seconds;
+    const double base = 100.0 * s->identity / n, valid = 100.0 * s->any / n,
+                 shortest = s->any ? s->shortest / s->any : 0;
+    char left[24];
     if (!terminal && now - r->told < 30) return;
     time_left(r, left, sizeof left);
-    snprintf(
-        line, sizeof line,
-        "%d/%d questions, %.1f programs/s, identity %.1f %%, valid %.1f %%, corrected %.1f %%, shortest %.1f, %s left",
-        s->n, n_mine(r), (s->n_programs - r->n_programs_before + running) / (seconds > 0 ? seconds : 1),
-        s->n ? 100.0 * s->identity / s->n : 0, s->n ? 100.0 * s->any / s->n : 0, summary_corrected(s),
-        s->any ? s->shortest / s->any : 0, left);
-    if (terminal) cli_progress("%s", line);
-    else cli_note("%s", line);
+    if (terminal)
+        cli_progress("%d/%d, %.0f/s, base %.0f%%, valid %.0f%%, corrected %.0f%%, length %.1f, %s left", s->n,
+                     n_mine(r), rate, base, valid, summary_corrected(s), shortest, left);
+    else
+        cli_note(
+            "%d of %d questions, %.1f programs/s, base accuracy %.1f %%, with a valid program %.1f %%, of the wrong "
+            "ones corrected %.1f %%, mean shortest %.1f layers, %s left",
+            s->n, n_mine(r), rate, base, valid, summary_corrected(s), shortest, left);
     r->told = now;
 }
 
@@ -574,5 +571,3 @@ int command_search(cli *c) {
     if (o.menu && !strcmp(r.file, "-")) return cli_usage("--menu needs a file: it is read twice");
     return run_search(&r);
 }
-
-#endif /* POLAR_NO_SEARCH */
