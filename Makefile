@@ -14,7 +14,7 @@ help:
 	@echo "make            the library libpolar.a and the command ./polar"
 	@echo "make test       all tests (make test SAN=1 with sanitizers)"
 	@echo "make bench      speed on synthetic model files"
-	@echo "make demo-model the bundled model again, from nothing: hours"
+	@echo "make demo-model the bundled model again, from nothing: about an hour"
 	@echo "make embedded   inference alone, as on a microcontroller"
 	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
 	@echo "make install    to PREFIX (default /usr/local)"
@@ -106,7 +106,7 @@ DEMO_SETS = train validation test ood-wording ood-words ood-steps
 # The trainer wants all that the machine has; it also builds without.
 DEMO_CFLAGS ?= -O3 -march=native -ffast-math
 # How long the model is trained, in updates.
-DEMO_UPDATES ?= 16000
+DEMO_UPDATES ?= 9200
 
 build/demo/questions: $(DEMO)/questions.c $(DEMO)/story.c $(DEMO)/story.h
 	@mkdir -p build/demo
