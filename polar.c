@@ -15328,7 +15328,7 @@ static const mat_kernels mat_avx2 = {mat_panel_avx2, mat_norm_row_avx2, mat_norm
 /* Those that go with a row of [kern]'s table. */
 static const mat_kernels *mat_choose(const kern *k) {
 #ifdef POLAR_X86
-    if (k->cpu == POLAR_CPU_AVX2) return &mat_avx2;
+    if (k->cpu == POLAR_CPU_AVX2 || k->cpu == POLAR_CPU_AVX512) return &mat_avx2;
 #endif
     (void)k;
     return &mat_plain;

@@ -485,9 +485,19 @@ TEST(memory) {
     remove("build/test_pred.gguf");
 }
 
+/* Whatever x86 kernels run the model, the predictor's products are not the plain ones: those take a hundred times as long. */
+TEST(instruction_sets) {
+    CHECK(mat_choose(kern_find(POLAR_CPU_PLAIN)) == &mat_plain);
+#ifdef POLAR_X86
+    for (int cpu = 0; cpu < POLAR_N_CPU; cpu++)
+        if (cpu != POLAR_CPU_PLAIN && polar_cpu_available((polar_cpu)cpu) && polar_cpu_available(POLAR_CPU_AVX2))
+            CHECK(mat_choose(kern_find((polar_cpu)cpu)) != &mat_plain);
+#endif
+}
+
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
-    ROW(logits), ROW(decoding), ROW(import), ROW(hostile_import), ROW(memory),
+    ROW(logits), ROW(decoding), ROW(import), ROW(hostile_import), ROW(memory), ROW(instruction_sets),
 };
 
 int main(int argc, char **argv) {

@@ -1,5 +1,5 @@
 /* polar bench: speed and memory of models. Shows how the time of an evaluation is spent. */
-#include "cli.h"
+#include "bench_predict.h"
 
 #ifdef __linux__
 #define HAVE_PEAK 1
@@ -145,7 +145,8 @@ int command_bench(cli *c) {
     bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
     bench_search_options s = {0, 200, 32, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16};
     const char *file = NULL;
-    int search = 0;
+    int search = 0, predict = 0, train = 0;
+    bench_predict_options p = {0, 0, 0, 0, 2, 20, 8, 1024, NULL};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
         {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
@@ -163,14 +164,26 @@ int command_bench(cli *c) {
         {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},
         {"parts", 0, CLI_FLAG, &s.parts, NULL, "of --search: each part of the method by itself, and each left out"},
         {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search: processor time instead of the clock's"},
+        {"predict", 0, CLI_FLAG, &predict, NULL, "what a prediction costs, in percent of the prefill"},
+        {"layer", 0, CLI_INT, &p.layer, "N", "of --predict: layers executed before its features (2)"},
+        {"train", 0, CLI_FLAG, &train, NULL, "speed of training a predictor; needs no model"},
+        {"steps", 0, CLI_INT, &p.steps, "N", "of --train: steps that are measured (20)"},
+        {"group", 0, CLI_INT, &p.group, "N", "of --train: paths of a question that share a pass (8)"},
+        {"features", 0, CLI_INT, &p.q_dim, "N", "of --train: numbers per token (1024)"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "one JSON object per line"},
         {0}};
     int status = cli_read(c, options, 0, -1);
     if (status >= 0) return status;
+    p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu;
+    if (p.steps < 1 || p.layer < 1 || p.group < 1 || p.q_dim < 1) return cli_usage("expected --steps, --layer, --group, --features >= 1");
+    if (train) return bench_train(&p);
     if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");
     if (o.prompt < 1 || o.decode < 0 || o.repeat < 1 || o.repeat > MAX_REPEAT)
         return cli_usage("expected --prompt >= 1, --decode >= 0, --repeat 1..%d", MAX_REPEAT);
     if (search) return bench_searches(c, file, &o, &s);
+    for (int i = file ? -1 : 0; predict && i < c->n_args; i++)
+        if ((status = bench_predict(i < 0 ? file : c->args[i], &p))) return status;
+    if (predict) return 0;
     if (!o.json)
         printf("%-36s %9s %9s %9s %9s %9s %9s\n", "model", "prefill/s", "decode/s", "load s", "model MB", "session", "peak MB");
     for (int i = file ? -1 : 0; i < c->n_args; i++) {

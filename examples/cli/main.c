@@ -63,7 +63,9 @@ static const cli_command commands[] = {
      "of them one at a time: programs per second, how many times as fast, and the shares of rows computed and of\n"
      "passes over the weights. --parts says what each of the three ways to save work does.\n"
      "\n"
-     "  polar bench --search -m model.gguf -p 150 --programs 200 --in-flight 32 --threads 2\n"},
+     "  polar bench --search -m model.gguf -p 150 --programs 200 --in-flight 32 --threads 2\n"
+     "  polar bench --predict -p 150 -m model.gguf   overhead of predicting, in percent of the prefill\n"
+     "  polar bench --train --threads 2              65000 paths, 10 epochs, from some steps\n"},
     {"eval", "measure what a predictor brings on questions it has not seen", command_eval,
      "-m FILE [-p FILE] QUESTIONS [-o FILE] [options] | --merge FILE ... -o FILE\n"
      "\n"
