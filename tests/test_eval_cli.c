@@ -445,6 +445,8 @@ TEST(resumed) {
     check("polar eval " SAME " -o $D/c.json", 0, "going on after 8 of 16 questions");
     CHECK(same_files(DIR "/a.json", DIR "/c.json"));
     CHECK(access(DIR "/c.json.journal", F_OK) != 0);
+    check("polar eval " SAME " -o $D/c.json", 0, "c.json is complete already\n16 questions");
+    check("polar eval " SAME " --limit 2 -o $D/c.json", 0, "2 questions"); /* another one takes its place */
 }
 
 TEST(shards) {

@@ -981,19 +981,48 @@ static int open_journal(eval *r) {
     return status;
 }
 
+static void print_scores(const eval *r, FILE *f, const scores *s) {
+    if (!r->o->json) {
+        scores_print(f, s);
+        return;
+    }
+    scores_put(f, s);
+    fputc('\n', f);
+}
+
+/* An output of this very evaluation that is complete: 1 after its figures, 0 if there is none. */
+static int is_complete(const eval *r) {
+    const char *output = r->o->output;
+    cli_objects o;
+    json_document *header = NULL;
+    scores s;
+    FILE *f = output && strcmp(output, "-") ? cli_fopen(output, "rb") : NULL;
+    int same = f && getc(f) != EOF;
+    if (f) fclose(f);
+    if (!same || r->o->fit || !cli_objects_open(&o, output)) return 0;
+    same = o.header.text && o.header.length == r->header.length && !memcmp(o.header.text, r->header.text, r->header.length);
+    cli_objects_close(&o);
+    if (!same) return 0;
+    same = !scores_read(&s, output, &header);
+    if (same) {
+        cli_note("%s is complete already", output);
+        print_scores(r, stdout, &s);
+    }
+    json_free(header);
+    scores_free(&s);
+    return same;
+}
+
 static int go(eval *r) {
     const char *output = r->o->output;
     const int to_file = output && strcmp(output, "-");
-    FILE *f = output && !to_file ? stderr : stdout;
     int status;
+    if (is_complete(r)) return 0;
     if ((status = open_journal(r)) || (status = do_questions(r)) || (status = scores_sort(&r->scores, "polar eval"))) return status;
     if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r))) return status;
     if (r->o->fit && (status = write_fit(r))) return status;
     if (to_file) cli_remove_file(r->journal.path);
-    if (r->o->json) {
-        scores_put(f, &r->scores);
-        fputc('\n', f);
-    } else scores_print(f, &r->scores);
+    print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
     return 0;
 }
 

@@ -50,15 +50,17 @@ void eval_show(int number, const cli_question *q, const eval_work *w, const scor
     const score_result *r = &w->results[pick];
     const int chosen = r->chosen < 0 ? w->lists[pick][0] : r->chosen;
     const double layers = r->calls / r->positions;
-    printf("%3d  ", number);
-    print_line(q->text, 75);
+    int before = printf("%3d  ", number);
+    if (*q->task) before += printf("%.20s, ", q->task);
+    if (q->steps >= 0) before += printf("%d steps: ", q->steps);
+    print_line(q->text, 80 - before);
     printf("\n     ");
     print_strip(&w->programs[chosen], colour);
     printf(n_layer > 30 ? "\n     " : "  ");
     print_answer(w->attempts[chosen].answer, 9);
     putchar(' ');
     print_verdict(r->right, colour);
-    printf("  %.1f of %d layers", layers, n_layer);
+    printf("  %4.1f of %d layers", layers, n_layer);
     if (pick) {
         const attempt *identity = &w->attempts[w->lists[0][0]];
         printf("   all layers: ");
