@@ -14,6 +14,7 @@ help:
 	@echo "make            the library libpolar.a and the command ./polar"
 	@echo "make test       all tests (make test SAN=1 with sanitizers)"
 	@echo "make bench      speed on synthetic model files"
+	@echo "make demo       the bundled model answers questions by program; writes demo-report.html"
 	@echo "make demo-model the bundled model again, from nothing: about an hour"
 	@echo "make embedded   inference alone, as on a microcontroller"
 	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
@@ -40,6 +41,7 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 build/test_train_cli: polar
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
+
 build/test_eval_cli: polar
 
 build/test_search_cli: polar
@@ -129,6 +131,16 @@ build/demo/vocabulary.gguf: build/demo/vocabulary
 
 demo-questions: $(DEMO_SETS:%=build/demo/%.jsonl)
 
+# Questions it has not seen, answered under the programs that its predictor picks; all methods compared on some hundred of
+# them, live. The prices come from validation questions: demo-fit.json.
+DEMO_QUESTIONS ?= 400
+demo: polar build/demo/test.jsonl
+	@rm -f build/demo/eval.json
+	@./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf --validation $(DEMO)/demo-fit.json \
+		build/demo/test.jsonl --limit $(DEMO_QUESTIONS) --show 20 --time 40 -o build/demo/eval.json
+	@./polar report build/demo/eval.json -o demo-report.html --title "polar: the bundled demo"
+	@echo; echo "demo-report.html shows this as a page"
+
 # From nothing; a run that was interrupted goes on from its checkpoint.
 demo-model: polar build/demo/train_model build/demo/vocabulary.gguf
 	build/demo/train_model -v build/demo/vocabulary.gguf -o build/demo/model-f32.gguf -c build/demo/checkpoint \
@@ -145,5 +157,5 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test bench embedded check-all clean demo-model demo-questions
+.PHONY: all help install test bench embedded check-all clean demo demo-model demo-questions
 .SECONDARY:

@@ -140,7 +140,7 @@ static void put_scatter(const eval_page *g) {
 
 /* --- by difficulty --------------------------------------------------------------------------------------------- */
 
-#define BINS 12
+#define BINS 8
 
 /* steps, else level, else task, ...: the field that says most about difficulty; -1: none. */
 static int best_field(const scores *s, score_bin *bins, int *n) {
@@ -534,11 +534,12 @@ int report_eval(FILE *f, const char *path) {
         fprintf(f, "<div class=\"two\">\n");
         for (int i = 0; i < SCORE_FIELDS; i++) put_field(&g, i);
         for (int i = 1; i < g.s.n_methods; i++)
-            if (!strcmp(kind_of(&g.s, i), "pick") || (i == g.pick && strcmp(kind_of(&g.s, i), "pick"))) {
+            if (!strcmp(kind_of(&g.s, i), "pick") || i == g.pick) {
                 put_heat(&g, i);
                 put_programs(&g, i);
-                put_lengths(&g, i);
             }
+        for (int i = 1; i < g.s.n_methods; i++)
+            if (!strcmp(kind_of(&g.s, i), "pick") || i == g.pick) put_lengths(&g, i);
         if (g.s.n_menu > 1) put_coverage(&g);
         if (g.s.n_menu && has_probability) put_calibration(&g);
         fprintf(f, "</div>\n");
