@@ -2123,9 +2123,10 @@ static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap
     if (!other) return POLAR_MEMORY;
     memcpy(other, path, bytes);
     if (!(number = gguf_part_number(other, 0, n_parts)))
-        status = fail(e, POLAR_FORMAT, "%s: is the first of %d parts, expected a name like MODEL-00001-of-%c%c%c%c%c.gguf",
-                      g->name, n_parts, '0' + n_parts / 10000, '0' + n_parts / 1000 % 10, '0' + n_parts / 100 % 10,
-                      '0' + n_parts / 10 % 10, '0' + n_parts % 10);
+        status =
+            fail(e, POLAR_FORMAT, "%s: is the first of %d parts, expected a name like MODEL-00001-of-%c%c%c%c%c.gguf",
+                 g->name, n_parts, '0' + n_parts / 10000, '0' + n_parts / 1000 % 10, '0' + n_parts / 100 % 10,
+                 '0' + n_parts / 10 % 10, '0' + n_parts % 10);
     for (int i = 1; i < n_parts && status == POLAR_OK; i++) {
         gguf_watch watch = {progress, user, (double)i / n_parts, (double)(i + 1) / n_parts};
         gguf_file part;
@@ -2325,7 +2326,8 @@ static int gguf_begin_pair(polar_gguf_writer *w, const char *key, gguf_value_typ
     size_t n = strlen(key);
     if (!gguf_writer_ok(w)) return 0;
     if (w->begun || !gguf_name_ok(key, n)) {
-        fail(&w->error, POLAR_ARGUMENT, w->begun ? "metadata %s comes after tensor data" : "\"%s\" is no metadata key", key);
+        fail(&w->error, POLAR_ARGUMENT, w->begun ? "metadata %s comes after tensor data" : "\"%s\" is no metadata key",
+             key);
         return 0;
     }
     gguf_remove_pair(w, key, n);
@@ -2415,7 +2417,8 @@ void polar_gguf_writer_set_strings(polar_gguf_writer *w, const char *key, const 
     if (!gguf_begin_pair(w, key, GGUF_ARRAY)) return;
     buf_put_u32(&w->pairs, GGUF_STRING);
     buf_put_u64(&w->pairs, count);
-    for (size_t i = 0; i < count; i++) buf_put_counted(&w->pairs, strings[i], lengths ? lengths[i] : strlen(strings[i]));
+    for (size_t i = 0; i < count; i++)
+        buf_put_counted(&w->pairs, strings[i], lengths ? lengths[i] : strlen(strings[i]));
     gguf_end_pair(w);
 }
 
@@ -2432,7 +2435,8 @@ void polar_gguf_writer_copy(polar_gguf_writer *w, const polar_gguf *from) {
         const gguf_kv *kv = &from->file.kv[i];
         void *places = w->places;
         if (gguf_key_is_local(kv)) continue;
-        if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error)) return;
+        if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error))
+            return;
         w->places = places;
         w->places[w->n_places].at = w->pairs.length;
         buf_put_counted(&w->pairs, kv->key, kv->key_length);
@@ -2452,7 +2456,8 @@ void polar_gguf_writer_add_tensor(polar_gguf_writer *w, const char *name, int ty
     int64_t values = 1;
     if (!gguf_writer_ok(w)) return;
     if (w->begun || !gguf_name_ok(name, t.name_length) || n_dims < 1 || n_dims > 4 || !gguf_type_name(type)) {
-        fail(&w->error, POLAR_ARGUMENT, "tensor \"%s\" with %d dimensions of type %d cannot be added", name, n_dims, type);
+        fail(&w->error, POLAR_ARGUMENT, "tensor \"%s\" with %d dimensions of type %d cannot be added", name, n_dims,
+             type);
         return;
     }
     for (int i = 0; i < n_dims; i++) {
@@ -2465,7 +2470,8 @@ void polar_gguf_writer_add_tensor(polar_gguf_writer *w, const char *name, int ty
         values *= dims[i];
     }
     t.bytes = (uint64_t)(values / gguf_types[type].block) * gguf_types[type].bytes;
-    if (!mem_grow(&w->allocator, &tensors, &w->tensors_capacity, w->n_tensors + 1, sizeof *w->tensors, &w->error)) return;
+    if (!mem_grow(&w->allocator, &tensors, &w->tensors_capacity, w->n_tensors + 1, sizeof *w->tensors, &w->error))
+        return;
     w->tensors = tensors;
     w->tensors[w->n_tensors++] = t;
     buf_put(&w->names, name, t.name_length);
@@ -2743,7 +2749,10 @@ static void json_check_space(json_reader *r) {
 
 /* The value of a hexadecimal digit, -1 if it is none. */
 static int json_hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static void json_check_string(json_reader *r) {
@@ -2843,7 +2852,8 @@ static void json_check_value(json_reader *r, int depth) {
     if (c == '"') json_check_string(r);
     else if (c == '[' || c == '{') {
         if (depth == JSON_MAX_DEPTH) {
-            r->status = fail(r->error, POLAR_FORMAT, "%s:%d: nested more than %d deep", r->file, r->line, JSON_MAX_DEPTH);
+            r->status =
+                fail(r->error, POLAR_FORMAT, "%s:%d: nested more than %d deep", r->file, r->line, JSON_MAX_DEPTH);
             return;
         }
         r->at++;
@@ -3152,7 +3162,8 @@ static void json_put_string(json_writer *w, const char *s, size_t n) {
     json_put_raw(w, "\"", 1);
     for (size_t i = 0, plain; i < n;) {
         int length = 0;
-        for (plain = i; plain < n && s[plain] != '"' && s[plain] != '\\' && (uint8_t)s[plain] >= 32; plain += (size_t)length)
+        for (plain = i; plain < n && s[plain] != '"' && s[plain] != '\\' && (uint8_t)s[plain] >= 32;
+             plain += (size_t)length)
             if (!(length = utf8_length(s + plain, n - plain))) break;
         buf_put(w->out, s + i, plain - i);
         if ((i = plain) == n) break;
@@ -6802,8 +6813,8 @@ static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, con
     return tok_refuse(n, e);
 }
 
-static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text, size_t capacity,
-                               size_t *length, polar_error *e) {
+static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text,
+                               size_t capacity, size_t *length, polar_error *e) {
     (void)v, (void)tokens, (void)n, (void)flags, (void)text, (void)capacity;
     return tok_refuse(length, e);
 }
@@ -7854,7 +7865,8 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
     *n = 0;
     if (status != POLAR_OK) return status;
     if (chat == POLAR_CHAT_AUTO) chat = v->chat;
-    if ((unsigned)chat >= (unsigned)POLAR_N_CHAT) return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
+    if ((unsigned)chat >= (unsigned)POLAR_N_CHAT)
+        return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
     f = &tok_chats[chat];
     if (v->bos >= 0 && (f->bos || v->add_bos)) tok_emit(&c, v->bos);
     if (chat == v->chat && v->system && !(n_messages && !strcmp(messages[0].role, "system")))

@@ -112,8 +112,8 @@ static void fx_small_vocab(fixture *f, int n_vocab) {
 
 enum { FX_LAYERS = 4, FX_VOCAB = 300, FX_CTX = 96, FX_EXPERTS = 6 };
 
-static void fx_tensor(fixture_tensor *t, int *n, int layer, const char *name, int type, float scale, float shift, int d0,
-                      int d1, int d2) {
+static void fx_tensor(fixture_tensor *t, int *n, int layer, const char *name, int type, float scale, float shift,
+                      int d0, int d1, int d2) {
     fixture_tensor *x = &t[(*n)++];
     if (layer < 0) snprintf(x->name, sizeof x->name, "%s", name);
     else snprintf(x->name, sizeof x->name, "blk.%d.%s", layer, name);

@@ -25,7 +25,8 @@ TEST(distribution) {
         polar_sampling o;
         double expected[5];
     } cases[] = {
-        {{1, 0, 1, 0, 0}, {0.0854, 0.6308, 0.2321, 0.0314, 0.0043}}, /* probabilities of these logits, computed by hand */
+        {{1, 0, 1, 0, 0},
+         {0.0854, 0.6308, 0.2321, 0.0314, 0.0043}}, /* probabilities of these logits, computed by hand */
         {{1, 2, 1, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
         {{1, 0, 0.7f, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
         {{1, 0, 1, 0.1f, 0}, {0.0900, 0.6652, 0.2447, 0, 0}},
@@ -52,7 +53,8 @@ static polar_model *fixture_opened(const char *arch, uint64_t seed, fixture *f) 
     return m;
 }
 
-static void generate(const polar_model *m, const polar_generate_options *g, char *text, size_t capacity, polar_result *r) {
+static void generate(const polar_model *m, const polar_generate_options *g, char *text, size_t capacity,
+                     polar_result *r) {
     const int32_t prompt[] = {10, 20, 30};
     polar_session_options o = polar_session_defaults();
     polar_session *s = NULL;

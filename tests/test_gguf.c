@@ -13,9 +13,12 @@ TEST(real_files) {
     static const struct {
         const char *path;
         int n_kv, n_tensors, n_vocab;
-    } files[] = {{"oracle/model_llama.gguf", 24, 57, 0},          {"oracle/model_qwen2moe.gguf", 27, 105, 0},
-                 {"data/models/stories260K-f32.gguf", 21, 47, 512}, {"data/models/tinystories656K-f32.gguf", 22, 20, 2048},
-                 {"data/tokenizer/llama3-vocab.gguf", 12, 0, 128256}, {"data/tokenizer/qwen3-vocab.gguf", 13, 0, 151936}};
+    } files[] = {{"oracle/model_llama.gguf", 24, 57, 0},
+                 {"oracle/model_qwen2moe.gguf", 27, 105, 0},
+                 {"data/models/stories260K-f32.gguf", 21, 47, 512},
+                 {"data/models/tinystories656K-f32.gguf", 22, 20, 2048},
+                 {"data/tokenizer/llama3-vocab.gguf", 12, 0, 128256},
+                 {"data/tokenizer/qwen3-vocab.gguf", 13, 0, 151936}};
     for (int i = 0; i < COUNT(files); i++)
         for (int no_mmap = 0; no_mmap < 2; no_mmap++) {
             gguf_file g;
@@ -137,10 +140,24 @@ static void check_contents(const gguf_file *g) {
         const char *key;
         size_t element;
         const char *text;
-    } values[] = {{"general.architecture", 0, "llama"}, {"u32", 0, "7"}, {"twice", 0, "2"}, {"i32", 0, "-7"},
-                  {"u64", 0, "18446744073709551615"}, {"f32", 0, "0.1"}, {"f64", 0, "0.1"}, {"bool", 0, "true"},
-                  {"words", 0, "a"}, {"words", 1, ""}, {"words", 2, "bc\xC3\xA9"}, {"words", 3, ""}, {"ints", 2, "-2147483648"},
-                  {"scores", 1, "-1"}, {"shorts", 1, "65535"}, {"bools", 1, "false"}, {"doubles", 0, "0.1"}, {"none", 0, ""}};
+    } values[] = {{"general.architecture", 0, "llama"},
+                  {"u32", 0, "7"},
+                  {"twice", 0, "2"},
+                  {"i32", 0, "-7"},
+                  {"u64", 0, "18446744073709551615"},
+                  {"f32", 0, "0.1"},
+                  {"f64", 0, "0.1"},
+                  {"bool", 0, "true"},
+                  {"words", 0, "a"},
+                  {"words", 1, ""},
+                  {"words", 2, "bc\xC3\xA9"},
+                  {"words", 3, ""},
+                  {"ints", 2, "-2147483648"},
+                  {"scores", 1, "-1"},
+                  {"shorts", 1, "65535"},
+                  {"bools", 1, "false"},
+                  {"doubles", 0, "0.1"},
+                  {"none", 0, ""}};
     const gguf_tensor *t;
     for (int i = 0; i < COUNT(values); i++) check_text(g, values[i].key, values[i].element, values[i].text);
     CHECK(g->n_kv == 15 && g->n_tensors == 3 && !gguf_find(g, "absent") && !gguf_find_tensor(g, "blk.0"));
@@ -188,7 +205,8 @@ TEST(getters) {
     CHECK(!gguf_get_float(&g, "u32", &x, 0, 7, GGUF_REQUIRED, &e) && x == 7);
     CHECK(!gguf_get_float(&g, "f32", &x, 0, 7, GGUF_REQUIRED, &e) && (float)x == 0.1f);
     CHECK(!gguf_get_bool(&g, "bool", &n, GGUF_REQUIRED, &e) && n == 1);
-    CHECK(!gguf_get_str(&g, "general.architecture", &s, &length, GGUF_REQUIRED, &e) && length == 5 && !memcmp(s, "llama", 5));
+    CHECK(!gguf_get_str(&g, "general.architecture", &s, &length, GGUF_REQUIRED, &e) && length == 5 &&
+          !memcmp(s, "llama", 5));
     CHECK(!gguf_get_array(&g, "none", GGUF_U8, &kv, GGUF_REQUIRED, &e) && kv->count == 0);
     CHECK(!gguf_get_array(&g, "absent", GGUF_U8, &kv, GGUF_OPTIONAL, &e) && !kv);
 #define WRONG(call, text) \
@@ -199,11 +217,14 @@ TEST(getters) {
     WRONG(gguf_get_int(&g, "u32", &n, 8, 9, GGUF_REQUIRED, &e), "memory: u32 is 7, expected 8 to 9");
     WRONG(gguf_get_int(&g, "u64", &n, 0, 9, GGUF_REQUIRED, &e), "memory: u64 is 18446744073709551615, expected 0 to 9");
     WRONG(gguf_get_int(&g, "f32", &n, 0, 9, GGUF_REQUIRED, &e), "memory: f32 is of type f32, expected an integer");
-    WRONG(gguf_get_int(&g, "ints", &n, 0, 9, GGUF_REQUIRED, &e), "memory: ints is an array of i32, expected an integer");
-    WRONG(gguf_get_float(&g, "f32", &x, 1, 2.5, GGUF_REQUIRED, &e), "memory: f32 is 0.10000000149011612, expected 1 to 2.5");
+    WRONG(gguf_get_int(&g, "ints", &n, 0, 9, GGUF_REQUIRED, &e),
+          "memory: ints is an array of i32, expected an integer");
+    WRONG(gguf_get_float(&g, "f32", &x, 1, 2.5, GGUF_REQUIRED, &e),
+          "memory: f32 is 0.10000000149011612, expected 1 to 2.5");
     WRONG(gguf_get_bool(&g, "u32", &n, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a bool");
     WRONG(gguf_get_str(&g, "u32", &s, &length, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a string");
-    WRONG(gguf_get_array(&g, "ints", GGUF_F32, &kv, GGUF_REQUIRED, &e), "memory: ints is an array of i32, expected an array of f32");
+    WRONG(gguf_get_array(&g, "ints", GGUF_F32, &kv, GGUF_REQUIRED, &e),
+          "memory: ints is an array of i32, expected an array of f32");
     gguf_close(&g);
     free(file);
 }
@@ -300,7 +321,8 @@ TEST(hostile) {
     refuse(bytes_of(""), POLAR_FORMAT, "memory: has 0 bytes, a GGUF file at least 24");
     refuse(bytes_of("4488", 0x46554748u, 3u, 0ull, 0ull), POLAR_FORMAT,
            "memory: is no GGUF file: it starts with 46554748, expected 46554747 (\"GGUF\")");
-    refuse(bytes_of("4488", 0x46554747u, 1u, 0ull, 0ull), POLAR_UNSUPPORTED, "memory: is GGUF version 1, expected 2 or 3");
+    refuse(bytes_of("4488", 0x46554747u, 1u, 0ull, 0ull), POLAR_UNSUPPORTED,
+           "memory: is GGUF version 1, expected 2 or 3");
     refuse(bytes_of("4488", 0x46554747u, 0x03000000u, 0ull, 0ull), POLAR_UNSUPPORTED,
            "memory: is a big-endian GGUF file, expected little-endian");
     refuse(bytes_of("44880", HEAD(0, huge)), POLAR_FORMAT,
@@ -318,13 +340,16 @@ TEST(hostile) {
     refuse(bytes_of("4488s4480", HEAD(0, 1), "k", 9u, 8u, huge), POLAR_FORMAT,
            "memory: ends inside metadata pair 0: 8 bytes expected at byte 81, 0 there");
     refuse(bytes_of("4488s4480", HEAD(0, 1), "k", 9u, 9u, 1ull), POLAR_UNSUPPORTED, "memory: k is an array of arrays");
-    refuse(bytes_of("4488s44s440", HEAD(0, 2), "k", 4u, 1u, "k", 4u, 1u), POLAR_FORMAT, "memory: the key k occurs twice");
+    refuse(bytes_of("4488s44s440", HEAD(0, 2), "k", 4u, 1u, "k", 4u, 1u), POLAR_FORMAT,
+           "memory: the key k occurs twice");
     refuse(bytes_of("4488s440", HEAD(0, 1), "general.alignment", 4u, 48u), POLAR_FORMAT,
            "memory: general.alignment is 48, expected a power of two");
     refuse(bytes_of("4488s440", HEAD(0, 1), "general.alignment", 4u, 0u), POLAR_FORMAT,
            "memory: general.alignment is 0, expected 1 to 1073741824");
-    refuse(bytes_of("4488s400", HEAD(1, 0), "t", 5u), POLAR_FORMAT, "memory: tensor t has 5 dimensions, expected at most 4");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 0ull, 0u, 0ull), POLAR_FORMAT, "memory: dimension 0 of tensor t is 0");
+    refuse(bytes_of("4488s400", HEAD(1, 0), "t", 5u), POLAR_FORMAT,
+           "memory: tensor t has 5 dimensions, expected at most 4");
+    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 0ull, 0u, 0ull), POLAR_FORMAT,
+           "memory: dimension 0 of tensor t is 0");
     refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 1ull << 63, 0u, 0ull), POLAR_FORMAT,
            "memory: dimension 0 of tensor t is 9223372036854775808");
     refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 4u, 0ull), POLAR_UNSUPPORTED,
@@ -366,7 +391,8 @@ TEST(unusual) {
     buf b = bytes_of("4488", HEAD(0, 0));
     CHECK(open_copy((const uint8_t *)b.at, b.length, &e) == POLAR_OK);
     buf_free(&b);
-    b = bytes_of("4488s448s4840000", HEAD(2, 0), "a", 0u, 0u, 0ull, "b", 1u, 1ull, 0u, 0ull); /* a scalar; shared data */
+    b = bytes_of("4488s448s4840000", HEAD(2, 0), "a", 0u, 0u, 0ull, "b", 1u, 1ull, 0u,
+                 0ull); /* a scalar; shared data */
     wr_u64((uint8_t *)b.at + b.length - 128, 0);
     CHECK(open_copy((const uint8_t *)b.at, b.length, &e) == POLAR_OK);
     buf_free(&b);
@@ -434,7 +460,8 @@ TEST(split_files) {
     write_part(odd, 0, 2, "a", "c");
     err_clear(&e);
     CHECK(gguf_open(&g, odd, 0, &a, NULL, NULL, &e) == POLAR_FORMAT);
-    CHECK_STR(e.message, "polar-test-odd.gguf: is the first of 2 parts, expected a name like MODEL-00001-of-00002.gguf");
+    CHECK_STR(e.message,
+              "polar-test-odd.gguf: is the first of 2 parts, expected a name like MODEL-00001-of-00002.gguf");
     write_part(second, 0, 2, "b", NULL);
     err_clear(&e);
     CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_MISMATCH);
@@ -638,8 +665,9 @@ TEST(types) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(real_files), T(round_trip), T(getters), T(truncation), T(flipped_bits), T(hostile), T(messages), T(unusual), T(split_files),
-    T(file_errors), T(writer_file), T(writer_errors), T(writer_memory), T(copy), T(types),
+    T(real_files),  T(round_trip),    T(getters),       T(truncation),  T(flipped_bits),
+    T(hostile),     T(messages),      T(unusual),       T(split_files), T(file_errors),
+    T(writer_file), T(writer_errors), T(writer_memory), T(copy),        T(types),
 };
 
 int main(int argc, char **argv) {

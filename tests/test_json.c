@@ -29,14 +29,48 @@ static void check_parse(const char *s) {
 }
 
 TEST(parse_numbers) {
-    static const char *const cases[] = {
-        "0", "-0", "1", "-1.5", "+3", "0.1", "1e22", "1e23", "9007199254740993", "9007199254740992.5", "123456789012345678",
-        "1234567890123456789", "4.9e-324", "2.4703282292062327208e-324", "2.4703282292062328e-324", "2.2250738585072011e-308",
-        "2.2250738585072014e-308", "1.7976931348623157e308", "1.7976931348623158e308", "1.7976931348623159e308", "1e309",
-        "1e-400", "1e999999999999999999999", "1e-999999999999999999999", "0e999999999999999", "0.000000000000000000000000001",
-        "3.4028235677973366e38", "3.4028235677973365e38", "1.401298464324817e-45", "7.006492321624085e-46", "7.0064923216240854e-46",
-        "8.5899345920000005e9", "16777217", "16777216.9999999999999999999999999999", "16777217.0000000000000000000000000001",
-        ".5", "5.", "1.e5", "00012", "6.0221409e+23", "5e-324", "0.30000000000000004"};
+    static const char *const cases[] = {"0",
+                                        "-0",
+                                        "1",
+                                        "-1.5",
+                                        "+3",
+                                        "0.1",
+                                        "1e22",
+                                        "1e23",
+                                        "9007199254740993",
+                                        "9007199254740992.5",
+                                        "123456789012345678",
+                                        "1234567890123456789",
+                                        "4.9e-324",
+                                        "2.4703282292062327208e-324",
+                                        "2.4703282292062328e-324",
+                                        "2.2250738585072011e-308",
+                                        "2.2250738585072014e-308",
+                                        "1.7976931348623157e308",
+                                        "1.7976931348623158e308",
+                                        "1.7976931348623159e308",
+                                        "1e309",
+                                        "1e-400",
+                                        "1e999999999999999999999",
+                                        "1e-999999999999999999999",
+                                        "0e999999999999999",
+                                        "0.000000000000000000000000001",
+                                        "3.4028235677973366e38",
+                                        "3.4028235677973365e38",
+                                        "1.401298464324817e-45",
+                                        "7.006492321624085e-46",
+                                        "7.0064923216240854e-46",
+                                        "8.5899345920000005e9",
+                                        "16777217",
+                                        "16777216.9999999999999999999999999999",
+                                        "16777217.0000000000000000000000000001",
+                                        ".5",
+                                        "5.",
+                                        "1.e5",
+                                        "00012",
+                                        "6.0221409e+23",
+                                        "5e-324",
+                                        "0.30000000000000004"};
     char s[1400];
     for (int i = 0; i < COUNT(cases); i++) check_parse(cases[i]);
     for (int zeros = 0; zeros < 1200; zeros += 37) { /* a tie, broken or not by a digit far behind */
@@ -77,7 +111,8 @@ TEST(random_decimals) {
             if (k == point && k) s[at++] = '.';
             s[at++] = (char)('0' + rng_next(&state) % 10);
         }
-        snprintf(s + at, sizeof s - (size_t)at, "e%d", (int)(rng_next(&state) % (i % 2 ? 60 : 700)) - (i % 2 ? 40 : 350));
+        snprintf(s + at, sizeof s - (size_t)at, "e%d",
+                 (int)(rng_next(&state) % (i % 2 ? 60 : 700)) - (i % 2 ? 40 : 350));
         check_parse(s);
     }
 }
@@ -110,11 +145,28 @@ TEST(print_doubles) {
     static const struct {
         double x;
         const char *text;
-    } cases[] = {{0, "0"}, {-0.0, "-0"}, {1, "1"}, {-2.5, "-2.5"}, {0.1, "0.1"}, {100, "100"}, {1e15, "1000000000000000"},
-                 {1e16, "1e16"}, {0.0001, "0.0001"}, {0.00001, "1e-5"}, {1.5e-7, "1.5e-7"}, {123456.789, "123456.789"},
-                 {1e23, "1e23"}, {9007199254740993.0, "9007199254740992"}, {5e-324, "5e-324"}, {5.684341886080802e-14, "5.684341886080802e-14"},
-                 {1.7976931348623157e308, "1.7976931348623157e308"}, {2.2250738585072014e-308, "2.2250738585072014e-308"},
-                 {2e-44, "2e-44"}, {9.5, "9.5"}, {0.3, "0.3"}, {0.1 + 0.2, "0.30000000000000004"}};
+    } cases[] = {{0, "0"},
+                 {-0.0, "-0"},
+                 {1, "1"},
+                 {-2.5, "-2.5"},
+                 {0.1, "0.1"},
+                 {100, "100"},
+                 {1e15, "1000000000000000"},
+                 {1e16, "1e16"},
+                 {0.0001, "0.0001"},
+                 {0.00001, "1e-5"},
+                 {1.5e-7, "1.5e-7"},
+                 {123456.789, "123456.789"},
+                 {1e23, "1e23"},
+                 {9007199254740993.0, "9007199254740992"},
+                 {5e-324, "5e-324"},
+                 {5.684341886080802e-14, "5.684341886080802e-14"},
+                 {1.7976931348623157e308, "1.7976931348623157e308"},
+                 {2.2250738585072014e-308, "2.2250738585072014e-308"},
+                 {2e-44, "2e-44"},
+                 {9.5, "9.5"},
+                 {0.3, "0.3"},
+                 {0.1 + 0.2, "0.30000000000000004"}};
     for (int i = 0; i < COUNT(cases); i++) CHECK_STR(put_double(cases[i].x), cases[i].text);
     CHECK_STR(put_double(bits_f64(0x7ff0000000000000u)), "inf");
     CHECK_STR(put_double(bits_f64(0xfff0000000000000u)), "-inf");
@@ -125,7 +177,8 @@ TEST(print_doubles) {
         check_double((double)(int64_t)rng_next(&state) / 1048576);
         check_double((double)rng_float(&state));
     }
-    for (int e = -1074; e < 1024; e += 2098 / test_repeat(2098)) { /* powers of two and their neighbours: gaps of unequal width */
+    for (int e = -1074; e < 1024;
+         e += 2098 / test_repeat(2098)) { /* powers of two and their neighbours: gaps of unequal width */
         double x = ldexp(1, e);
         check_double(x);
         check_double(bits_f64(f64_bits(x) - 1));
@@ -167,8 +220,9 @@ static int is_text(json v, const char *expected, size_t n) {
 }
 
 TEST(values) {
-    const char *text = "\xEF\xBB\xBF { \"a\" : [1, -2.5e1 ,3.0,1e2, 99999999999] , \"b\":{\"c\":true,\"d\":null,\"e\":\"x\\\"}]\" },"
-                       "\"\\u0061b\":false, \"a\": 7, \"n\": [NaN, -Infinity], \"\":[] } ";
+    const char *text =
+        "\xEF\xBB\xBF { \"a\" : [1, -2.5e1 ,3.0,1e2, 99999999999] , \"b\":{\"c\":true,\"d\":null,\"e\":\"x\\\"}]\" },"
+        "\"\\u0061b\":false, \"a\": 7, \"n\": [NaN, -Infinity], \"\":[] } ";
     json v = parse(text), a = json_get(v, "a"), b = json_get(v, "b"), first = json_at(a, 0);
     int64_t n = 0;
     double x = 0;
@@ -187,8 +241,9 @@ TEST(values) {
 }
 
 TEST(strings) {
-    json v = parse("[\"\\\"\\\\\\/\\b\\f\\n\\r\\t\", \"\\u0041\\u00e9\\u20ac\\ud83d\\ude00\", \"\\ud83dx\\ude00\\ud83d\\u0041\","
-                   "\"\\u0000z\", \"\", \"caf\xC3\xA9\"]");
+    json v = parse(
+        "[\"\\\"\\\\\\/\\b\\f\\n\\r\\t\", \"\\u0041\\u00e9\\u20ac\\ud83d\\ude00\", \"\\ud83dx\\ude00\\ud83d\\u0041\","
+        "\"\\u0000z\", \"\", \"caf\xC3\xA9\"]");
     CHECK(is_text(json_at(v, 0), "\"\\/\b\f\n\r\t", 8));
     CHECK(is_text(json_at(v, 1), "A\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", 10));
     CHECK(is_text(json_at(v, 2), "\xEF\xBF\xBDx\xEF\xBF\xBD\xEF\xBF\xBD" "A", 11));
@@ -199,16 +254,26 @@ TEST(strings) {
 TEST(errors) {
     static const struct {
         const char *text, *message;
-    } cases[] = {
-        {"", "t:1: the text ends, expected a value"}, {"[1,\n2,,3]", "t:2: found ',', expected a value"},
-        {"[1 2]", "t:1: found '2', expected ',' or ']'"}, {"{\"a\" 1}", "t:1: found '1', expected ':' after the key"},
-        {"{a:1}", "t:1: found 'a', expected a string"}, {"{\"a\":1", "t:1: the text ends, expected ',' or '}'"},
-        {"[1,]", "t:1: found ']', expected a value"}, {"{\"a\":1,}", "t:1: found '}', expected a string"},
-        {"\"a", "t:1: the text ends, expected the end of the string"}, {"\"\\x\"", "t:1: found 'x', expected one of \" \\ / b f n r t u after a backslash"},
-        {"\"\\u12g4\"", "t:1: found 'g', expected four hexadecimal digits"}, {"01", "t:1: found '1', expected the end of the line"},
-        {"1.", "t:1: the text ends, expected a digit"}, {"1e", "t:1: the text ends, expected a digit"}, {"-", "t:1: found '-', expected a value"},
-        {".5", "t:1: found '.', expected a value"}, {"nul", "t:1: found 'n', expected a value"}, {"1\n2", "t:2: found '2', expected the end of the text"},
-        {"\n\n]", "t:3: found ']', expected a value"}, {"\"\x01\"", "t:1: found byte 0x1, expected an escape: control characters cannot stand in strings"}};
+    } cases[] = {{"", "t:1: the text ends, expected a value"},
+                 {"[1,\n2,,3]", "t:2: found ',', expected a value"},
+                 {"[1 2]", "t:1: found '2', expected ',' or ']'"},
+                 {"{\"a\" 1}", "t:1: found '1', expected ':' after the key"},
+                 {"{a:1}", "t:1: found 'a', expected a string"},
+                 {"{\"a\":1", "t:1: the text ends, expected ',' or '}'"},
+                 {"[1,]", "t:1: found ']', expected a value"},
+                 {"{\"a\":1,}", "t:1: found '}', expected a string"},
+                 {"\"a", "t:1: the text ends, expected the end of the string"},
+                 {"\"\\x\"", "t:1: found 'x', expected one of \" \\ / b f n r t u after a backslash"},
+                 {"\"\\u12g4\"", "t:1: found 'g', expected four hexadecimal digits"},
+                 {"01", "t:1: found '1', expected the end of the line"},
+                 {"1.", "t:1: the text ends, expected a digit"},
+                 {"1e", "t:1: the text ends, expected a digit"},
+                 {"-", "t:1: found '-', expected a value"},
+                 {".5", "t:1: found '.', expected a value"},
+                 {"nul", "t:1: found 'n', expected a value"},
+                 {"1\n2", "t:2: found '2', expected the end of the text"},
+                 {"\n\n]", "t:3: found ']', expected a value"},
+                 {"\"\x01\"", "t:1: found byte 0x1, expected an escape: control characters cannot stand in strings"}};
     char deep[2 * JSON_MAX_DEPTH + 4];
     json v;
     for (int i = 0; i < COUNT(cases); i++) {
@@ -260,7 +325,8 @@ static buf new_buf(void) {
 TEST(writing) {
     buf b = new_buf();
     json_writer w = {&b, 0};
-    const char *expected = "{\"a\":[1,-2.5,0.1,null,[],{}],\"b\\\"\":\"\\\\\\n\\t\\r\\u0001\\u001f\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\x7f\",\"c\":true}\nfalse";
+    const char *expected = "{\"a\":[1,-2.5,0.1,null,[],{}],\"b\\\"\":"
+                           "\"\\\\\\n\\t\\r\\u0001\\u001f\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\x7f\",\"c\":true}\nfalse";
     json_open(&w, '{');
     json_key(&w, "a");
     json_open(&w, '[');
@@ -294,7 +360,8 @@ TEST(string_round_trip) {
         json_writer w = {&b, 0};
         json v;
         for (size_t j = 0; j < n; j++) s[j] = (char)(rng_next(&state) >> (i % 3 ? 57 : 56));
-        if (i % 5 == 0) for (n = 0; n + 4 <= sizeof s;) n += (size_t)utf8_put(s + n, (uint32_t)(rng_next(&state) % 0x110000));
+        if (i % 5 == 0)
+            for (n = 0; n + 4 <= sizeof s;) n += (size_t)utf8_put(s + n, (uint32_t)(rng_next(&state) % 0x110000));
         while (k < n) {
             int length = utf8_length(s + k, n - k);
             memcpy(expected + m, length ? s + k : "\xEF\xBF\xBD", length ? (size_t)length : 3);
@@ -366,7 +433,8 @@ TEST(shared_files) {
 
 /* Broken texts: never a read outside, and what is accepted can be walked. */
 TEST(mutations) {
-    static const char text[] = "{\"question\":\"x\\u00e9 \\\"y\\\"\",\"paths\":[[0,1,2],[0,-1.5e3]],\"ok\":true,\"s\":{\"n\":null}}";
+    static const char text[] =
+        "{\"question\":\"x\\u00e9 \\\"y\\\"\",\"paths\":[[0,1,2],[0,-1.5e3]],\"ok\":true,\"s\":{\"n\":null}}";
     uint64_t state = 5;
     int accepted = 0;
     for (int i = 0, n_random = test_repeat(20000); i < n_random; i++) {
@@ -385,9 +453,10 @@ TEST(mutations) {
 
 /* A supervision file of 20 MB is read in well under a second. */
 TEST(speed) {
-    const char *sample = "{\"question\":\"How many apples does Tom have if he starts with 12 and eats 5?\",\"gt_ans\":\"7\","
-                         "\"final_valid_transitions\":[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],[0,1,2,4,5,6,7,8,9,10,11,12]],"
-                         "\"sample_info\":{\"level\":3}},\n";
+    const char *sample =
+        "{\"question\":\"How many apples does Tom have if he starts with 12 and eats 5?\",\"gt_ans\":\"7\","
+        "\"final_valid_transitions\":[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],[0,1,2,4,5,6,7,8,9,10,11,12]],"
+        "\"sample_info\":{\"level\":3}},\n";
     buf b = new_buf();
     json v;
     json_iterator it;
@@ -404,7 +473,8 @@ TEST(speed) {
         json_iterator path = json_members(json_get(it.value, "final_valid_transitions"));
         CHECK(json_kind(json_get(it.value, "question")) == JSON_STRING);
         while (json_next(&path))
-            for (json_iterator at = json_members(path.value); json_next(&at);) sum += json_int(at.value, &layer, 0, 99) ? layer : 0;
+            for (json_iterator at = json_members(path.value); json_next(&at);)
+                sum += json_int(at.value, &layer, 0, 99) ? layer : 0;
     }
     seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     CHECK(sum > test_repeat(1000000) && seconds < 2);

@@ -138,7 +138,8 @@ typedef struct tap_log {
 static int on_call(void *user, const polar_tap_info *info) {
     tap_log *log = user;
     if (log->calls < 16) log->layers[log->calls] = info->layer;
-    if (log->change && info->call == 1) memset(info->hidden, 0, (size_t)info->n_rows * (size_t)info->n_embd * sizeof(float));
+    if (log->change && info->call == 1)
+        memset(info->hidden, 0, (size_t)info->n_rows * (size_t)info->n_embd * sizeof(float));
     return log->calls++ == log->stop_at;
 }
 
@@ -363,7 +364,8 @@ TEST(oracle) {
                 const json want = json_get(it.value, mode ? "shared" : "percall");
                 int greedy_ok;
                 if (!want.at || (test_quick() && i % 9)) continue;
-                CHECK(oracle_case(m, it.value, want, mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL, i % 2 ? 5 : 128, &greedy_ok) < 1e-4);
+                CHECK(oracle_case(m, it.value, want, mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL, i % 2 ? 5 : 128,
+                                  &greedy_ok) < 1e-4);
                 CHECK(greedy_ok);
             }
         CHECK(i > 20);
@@ -375,7 +377,8 @@ TEST(oracle) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(cached_is_recomputed), T(tensor_types), T(own_runner), T(tap), T(session_bytes), T(allocation_failures), T(errors), T(oracle),
+    T(cached_is_recomputed), T(tensor_types),        T(own_runner), T(tap),
+    T(session_bytes),        T(allocation_failures), T(errors),     T(oracle),
 };
 
 int main(int argc, char **argv) {

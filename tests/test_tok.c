@@ -168,7 +168,8 @@ static size_t encode(const fixture *x, const char *s, size_t n, int flags) {
 static void check_ids(const char *file, int line, const int32_t *found, size_t n, const char *expected) {
     char text[16000] = "";
     size_t at = 0;
-    for (size_t i = 0; i < n && at + 16 < sizeof text; i++) at += (size_t)sprintf(text + at, i ? " %d" : "%d", (int)found[i]);
+    for (size_t i = 0; i < n && at + 16 < sizeof text; i++)
+        at += (size_t)sprintf(text + at, i ? " %d" : "%d", (int)found[i]);
     test_str(file, line, text, expected);
 }
 #define CHECK_IDS(found, n, expected) check_ids(__FILE__, __LINE__, found, n, expected)
@@ -193,7 +194,12 @@ static size_t unescape(const char *s, char *out) {
             continue;
         }
         if (*++s != 'u') {
-            out[n++] = *s == 'n' ? '\n' : *s == 't' ? '\t' : *s == 'r' ? '\r' : *s == 'b' ? '\b' : *s == 'f' ? '\f' : *s;
+            out[n++] = *s == 'n'   ? '\n'
+                       : *s == 't' ? '\t'
+                       : *s == 'r' ? '\r'
+                       : *s == 'b' ? '\b'
+                       : *s == 'f' ? '\f'
+                                   : *s;
             continue;
         }
         sscanf(s + 1, "%4x", &c);
@@ -352,8 +358,10 @@ static size_t utf8(uint32_t c, uint8_t *out) {
 
 /* All characters are read; every part of one is held back, nothing else is. */
 TEST(utf8) {
-    static const char *const bad[] = {"\x80", "\xbf\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf",
-                                      "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xe2\x41\x80", "\xf0\x9f\x41"};
+    static const char *const bad[] = {
+        "\x80",         "\xbf\x80",     "\xc0\x80",         "\xc1\xbf",         "\xe0\x9f\xbf",
+        "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
+        "\xff",         "\xe2\x41\x80", "\xf0\x9f\x41"};
     uint32_t c;
     for (uint32_t want = 0; want < 0x110000; want++) {
         uint8_t s[5] = {'x'};
@@ -424,7 +432,8 @@ static void toy_make(toy *t, uint64_t *state, int with_space) {
         memcpy(t->text[t->n], t->text[pick[0]], t->length[pick[0]]);
         memcpy(t->text[t->n] + t->length[pick[0]], t->text[pick[1]], t->length[pick[1]]);
         t->length[t->n] = t->length[pick[0]] + t->length[pick[1]];
-        for (int i = 0; i < t->n; i++) known |= t->length[i] == t->length[t->n] && !memcmp(t->text[i], t->text[t->n], t->length[i]);
+        for (int i = 0; i < t->n; i++)
+            known |= t->length[i] == t->length[t->n] && !memcmp(t->text[i], t->text[t->n], t->length[i]);
         if (known) continue;
         t->left[k] = pick[0];
         t->right[k] = pick[1];
@@ -433,7 +442,8 @@ static void toy_make(toy *t, uint64_t *state, int with_space) {
 }
 
 /* A file with a BPE vocabulary: the toy's tokens, then the special ones, whose first `n_user` are user-defined. */
-static blob toy_bpe(const toy *t, const char *arch, const char *pre, const char *const *specials, int n_specials, int n_user) {
+static blob toy_bpe(const toy *t, const char *arch, const char *pre, const char *const *specials, int n_specials,
+                    int n_user) {
     blob b;
     char s[200];
     size_t n;
@@ -446,7 +456,8 @@ static blob toy_bpe(const toy *t, const char *arch, const char *pre, const char 
     }
     for (int i = 0; i < n_specials; i++) blob_text(&b, specials[i], strlen(specials[i]));
     blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, (size_t)(t->n + n_specials));
-    for (int i = 0; i < t->n + n_specials; i++) blob_u32(&b, i < t->n ? TOK_NORMAL : i < t->n + n_user ? TOK_USER : TOK_CONTROL);
+    for (int i = 0; i < t->n + n_specials; i++)
+        blob_u32(&b, i < t->n ? TOK_NORMAL : i < t->n + n_user ? TOK_USER : TOK_CONTROL);
     blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, (size_t)(t->n - 256));
     for (int i = 0; i < t->n - 256; i++) {
         n = 0;
@@ -491,7 +502,11 @@ static blob toy_sentencepiece(const toy *t, uint64_t *state, int bytes, const ch
     }
     blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, (size_t)n);
     for (int i = 0; i < n; i++)
-        blob_u32(&b, i == 0 ? TOK_UNKNOWN : i < 3 ? TOK_CONTROL : i < 3 + 256 * bytes ? TOK_BYTE : i < n - n_users ? TOK_NORMAL : TOK_USER);
+        blob_u32(&b, i == 0                ? TOK_UNKNOWN
+                     : i < 3               ? TOK_CONTROL
+                     : i < 3 + 256 * bytes ? TOK_BYTE
+                     : i < n - n_users     ? TOK_NORMAL
+                                           : TOK_USER);
     return b;
 }
 
@@ -583,8 +598,8 @@ static void check_random_text(const fixture *x, int any_bytes, uint64_t *state) 
         }
         check_round_trip(x, (const char *)s, n);
         count = encode(x, (const char *)s, n, POLAR_TOKENIZE_SPECIAL | POLAR_TOKENIZE_BOS);
-        CHECK(tok_encode(&x->v, &x->a, (const char *)s, n, POLAR_TOKENIZE_SPECIAL | POLAR_TOKENIZE_BOS, NULL, 0, &measured, NULL) ==
-              POLAR_OK);
+        CHECK(tok_encode(&x->v, &x->a, (const char *)s, n, POLAR_TOKENIZE_SPECIAL | POLAR_TOKENIZE_BOS, NULL, 0,
+                         &measured, NULL) == POLAR_OK);
         CHECK(count == measured);
     }
 }
@@ -636,10 +651,12 @@ TEST(specials) {
     CHECK(!memcmp(text, "bim<user>", 9));
     CHECK(tok_decode(&x.v, ids, n, POLAR_DETOKENIZE_SPECIAL, text, sizeof text, &length, NULL) == POLAR_OK);
     CHECK(length == 26 && !memcmp(text, "<|a|><|a|><|a|>b<|im<user>", 26));
-    CHECK(encode(&x, "<|a|><user>", 11, 0) == 10 || encode(&x, "<|a|><user>", 11, 0) == 11); /* "a" may join nothing here */
+    CHECK(encode(&x, "<|a|><user>", 11, 0) == 10 ||
+          encode(&x, "<|a|><user>", 11, 0) == 11); /* "a" may join nothing here */
     for (int i = 0; i < 10; i++) CHECK(ids[i] < t.n);
     CHECK(encode(&x, "b", 1, POLAR_TOKENIZE_BOS) == 2 && ids[0] == t.n + 1);
-    CHECK(encode(&x, "<|a|>b", 6, POLAR_TOKENIZE_BOS | POLAR_TOKENIZE_SPECIAL) == 2 && ids[0] == t.n + 1); /* not twice */
+    CHECK(encode(&x, "<|a|>b", 6, POLAR_TOKENIZE_BOS | POLAR_TOKENIZE_SPECIAL) == 2 &&
+          ids[0] == t.n + 1); /* not twice */
     CHECK(encode(&x, "", 0, 0) == 0);
     CHECK(tok_is_control(&x.v, t.n + 1) && !tok_is_control(&x.v, t.n) && !tok_is_control(&x.v, 'a'));
     CHECK(tok_is_end(&x.v, t.n + 4) && !tok_is_end(&x.v, t.n + 1) && x.v.eot == t.n + 4);
@@ -723,7 +740,8 @@ TEST(chatml) {
         CHECK(controls == 3);
     }
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk, 4),
-              "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+              "<|im_start|>system\nBe "
+              "brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
               "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n");
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, NULL, 0), "<|im_start|>assistant\n");
     fixture_free(&x);
@@ -733,7 +751,8 @@ TEST(chatml) {
 TEST(chatml_system) {
     static const char *const templates[] = {
         /* the forms of Qwen2.5, of Qwen1.5 and Qwen2, and of Qwen3, shortened */
-        "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba "
+        "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, created by "
+        "Alibaba "
         "Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}",
         "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
         "assistant<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role']}}",
@@ -744,10 +763,12 @@ TEST(chatml_system) {
         fixture x;
         char text[400];
         if (!chat_fixture(&x, "qwen2", templates[i], 0)) return;
-        sprintf(text, "%s%s%s<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", expected[i] ? "<|im_start|>system\n" : "",
-                expected[i] ? expected[i] : "", expected[i] ? "<|im_end|>\n" : "");
+        sprintf(text, "%s%s%s<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+                expected[i] ? "<|im_start|>system\n" : "", expected[i] ? expected[i] : "",
+                expected[i] ? "<|im_end|>\n" : "");
         CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1), text);
-        CHECK(!strncmp(chat_text(&x, POLAR_CHAT_AUTO, talk, 2), "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user", 55));
+        CHECK(!strncmp(chat_text(&x, POLAR_CHAT_AUTO, talk, 2),
+                       "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user", 55));
         fixture_free(&x);
     }
 }
@@ -825,7 +846,8 @@ TEST(qwen3_chat) {
     fixture x;
     if (!fixture_shared(&x, "data/tokenizer/qwen3-vocab.gguf")) return;
     CHECK_IDS(ids, chat(&x, POLAR_CHAT_CHATML, messages, 2),
-              "151644 8948 198 2610 525 264 10950 17847 13 151645 198 151644 872 198 3838 374 220 17 10 17 30 151645 198 151644 "
+              "151644 8948 198 2610 525 264 10950 17847 13 151645 198 151644 872 198 3838 374 220 17 10 17 30 151645 "
+              "198 151644 "
               "77091 198 151667 271 151668 271");
     CHECK(x.v.eos == 151645 && tok_is_end(&x.v, 151645) && tok_is_end(&x.v, 151643) && !x.v.add_bos);
     fixture_free(&x);
@@ -834,8 +856,21 @@ TEST(qwen3_chat) {
 /* --- vocabularies that break the rules */
 
 typedef enum broken {
-    NO_MODEL, OTHER_MODEL, NO_TOKENS, EMPTY_TOKENS, TYPES_SHORT, TYPE_RANGE, NO_MERGES, OTHER_PRE, ID_RANGE, NO_SCORES, SCORE_NAN,
-    BYTE_NAME, LONG_SPECIAL, TEMPLATE_TYPE, N_BROKEN
+    NO_MODEL,
+    OTHER_MODEL,
+    NO_TOKENS,
+    EMPTY_TOKENS,
+    TYPES_SHORT,
+    TYPE_RANGE,
+    NO_MERGES,
+    OTHER_PRE,
+    ID_RANGE,
+    NO_SCORES,
+    SCORE_NAN,
+    BYTE_NAME,
+    LONG_SPECIAL,
+    TEMPLATE_TYPE,
+    N_BROKEN
 } broken;
 
 static const struct {
@@ -846,11 +881,13 @@ static const struct {
     [OTHER_MODEL] = {"memory: the tokenizer bert is unknown here, expected gpt2 or llama", POLAR_UNSUPPORTED},
     [NO_TOKENS] = {"memory: the key tokenizer.ggml.tokens is missing", POLAR_FORMAT},
     [EMPTY_TOKENS] = {"memory: tokenizer.ggml.tokens has 0 elements in 0 bytes", POLAR_FORMAT},
-    [TYPES_SHORT] = {"memory: tokenizer.ggml.token_type has 1 elements, expected one for each of 2 tokens", POLAR_FORMAT},
+    [TYPES_SHORT] = {"memory: tokenizer.ggml.token_type has 1 elements, expected one for each of 2 tokens",
+                     POLAR_FORMAT},
     [TYPE_RANGE] = {"memory: tokenizer.ggml.token_type of token 1 is 7, expected 0 to 6", POLAR_FORMAT},
     [NO_MERGES] = {"memory: the key tokenizer.ggml.merges is missing", POLAR_FORMAT},
-    [OTHER_PRE] = {"memory: the pre-tokenizer tekken is unknown here; known are llama-bpe, smaug-bpe, qwen2, gpt-2, smollm",
-                   POLAR_UNSUPPORTED},
+    [OTHER_PRE] =
+        {"memory: the pre-tokenizer tekken is unknown here; known are llama-bpe, smaug-bpe, qwen2, gpt-2, smollm",
+         POLAR_UNSUPPORTED},
     [ID_RANGE] = {"memory: tokenizer.ggml.eos_token_id is 2, expected -1 to 1", POLAR_FORMAT},
     [NO_SCORES] = {"memory: the key tokenizer.ggml.scores is missing", POLAR_FORMAT},
     [SCORE_NAN] = {"memory: tokenizer.ggml.scores of token 1 is no finite number", POLAR_FORMAT},
@@ -866,15 +903,21 @@ TEST(broken_vocabularies) {
         int spm = i == NO_SCORES || i == SCORE_NAN || i == BYTE_NAME;
         blob b;
         fixture x;
-        blob_begin(&b, "llama", i == OTHER_MODEL ? "bert" : spm ? "llama" : "gpt2", i == OTHER_PRE ? "tekken" : "qwen2");
+        blob_begin(&b, "llama",
+                   i == OTHER_MODEL ? "bert"
+                   : spm            ? "llama"
+                                    : "gpt2",
+                   i == OTHER_PRE ? "tekken" : "qwen2");
         if (i == NO_MODEL) b.at[strlen("GGUF") + 20 + 8 + 20 + 4 + 8 + 5 + 8] = 'T';
         if (i != NO_TOKENS) {
             blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, i == EMPTY_TOKENS ? 0 : 2);
-            if (i != EMPTY_TOKENS) blob_text(&b, "a", 1), blob_text(&b, i == LONG_SPECIAL ? longest : "b", i == LONG_SPECIAL ? 1025 : 1);
+            if (i != EMPTY_TOKENS)
+                blob_text(&b, "a", 1), blob_text(&b, i == LONG_SPECIAL ? longest : "b", i == LONG_SPECIAL ? 1025 : 1);
         }
         blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, i == TYPES_SHORT ? 1 : 2);
         blob_u32(&b, 1);
-        if (i != TYPES_SHORT) blob_u32(&b, i == TYPE_RANGE ? 7 : i == BYTE_NAME ? TOK_BYTE : i == LONG_SPECIAL ? TOK_CONTROL : 1);
+        if (i != TYPES_SHORT)
+            blob_u32(&b, i == TYPE_RANGE ? 7 : i == BYTE_NAME ? TOK_BYTE : i == LONG_SPECIAL ? TOK_CONTROL : 1);
         if (spm && i != NO_SCORES) {
             blob_array(&b, "tokenizer.ggml.scores", GGUF_F32, 2);
             blob_u32(&b, 0);
@@ -892,7 +935,18 @@ TEST(broken_vocabularies) {
  * an error of the text that needs it. */
 TEST(odd_vocabulary) {
     static const char *const tokens[] = {"a", "b", "ab", "ab", "\xe6\xbc\xa2", "", "<|x|>", "c"};
-    static const char *const merges[] = {"", " ", "a", "a ", " b", "a c", "x y", "a b", "a b", "ab ab", "\xff \xff", "a b c",
+    static const char *const merges[] = {"",
+                                         " ",
+                                         "a",
+                                         "a ",
+                                         " b",
+                                         "a c",
+                                         "x y",
+                                         "a b",
+                                         "a b",
+                                         "ab ab",
+                                         "\xff \xff",
+                                         "a b c",
                                          "aaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbb"};
     blob b;
     fixture x;
@@ -945,7 +999,8 @@ TEST(damaged_files) {
     toy_make(&t, &state, 1);
     t.n = 256 + 12;
     for (int kind = 0; kind < 2; kind++) {
-        blob b = kind ? toy_sentencepiece(&t, &state, 0, specials, 1) : toy_bpe(&t, "qwen3", "llama-bpe", specials, 3, 1);
+        blob b =
+            kind ? toy_sentencepiece(&t, &state, 0, specials, 1) : toy_bpe(&t, "qwen3", "llama-bpe", specials, 3, 1);
         blob_string(&b, "tokenizer.chat_template", "<|im_start|>system\\nabc d<|im_end|> <u> \xe6\xbc\xa2");
         wr_u64(b.at + 16, b.n_keys);
         for (size_t i = 0; i < 2 * b.n; i++) {
@@ -1077,7 +1132,8 @@ static void check_speed(const fixture *x, const char *name) {
         for (size_t at = 0; at < TEXT_BYTES; at++) s[at] = units[i][at % m];
         CHECK(tok_encode(&x->v, &x->a, s, TEXT_BYTES, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        if (getenv("POLAR_TIMES")) printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, TEXT_BYTES, units[i], n, seconds);
+        if (getenv("POLAR_TIMES"))
+            printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, TEXT_BYTES, units[i], n, seconds);
         CHECK(seconds < 1 || test_quick());
         CHECK(tok_decode(&x->v, tokens, n, 0, back, TEXT_BYTES, &length, NULL) == POLAR_OK);
         CHECK(length == TEXT_BYTES && !memcmp(s, back, TEXT_BYTES));

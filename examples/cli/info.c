@@ -106,11 +106,16 @@ static void print_tensors(const polar_gguf *g, int json) {
         char shape[100];
         int at = 0;
         for (int k = 0; k < t.n_dims; k++)
-            at += snprintf(shape + at, sizeof shape - (size_t)at, json && k ? ",%lld" : k ? " x %lld" : "%lld", (long long)t.dims[k]);
+            at += snprintf(shape + at, sizeof shape - (size_t)at,
+                           json && k ? ",%lld"
+                           : k       ? " x %lld"
+                                     : "%lld",
+                           (long long)t.dims[k]);
         if (json) {
             printf(i ? ",{\"name\":" : "{\"name\":");
             json_put_string(stdout, t.name, t.name_length);
-            printf(",\"type\":\"%s\",\"shape\":[%s],\"bytes\":%llu}", polar_gguf_type_name(t.type), shape, (unsigned long long)t.bytes);
+            printf(",\"type\":\"%s\",\"shape\":[%s],\"bytes\":%llu}", polar_gguf_type_name(t.type), shape,
+                   (unsigned long long)t.bytes);
         } else
             printf("%-40.*s %-7s %20s %12llu bytes\n", (int)t.name_length, t.name, polar_gguf_type_name(t.type), shape,
                    (unsigned long long)t.bytes);
@@ -173,8 +178,8 @@ static void print_model(const polar_model *model, const session_size *size) {
     if (i.n_expert) printf("%-13s %d, %d used per token\n", "experts", i.n_expert, i.n_expert_used);
     printf("%-13s %d tokens, rope base %.10g\n", "context", i.n_ctx_train, i.rope_base);
     print_vocabulary(model, &i);
-    printf("%-13s %d tokens, %d layer calls: %s with F16 keys and values, %s with F32\n", "session", size->n_ctx, size->n_calls,
-           amount((double)size->f16, "B", a), amount((double)size->f32, "B", b));
+    printf("%-13s %d tokens, %d layer calls: %s with F16 keys and values, %s with F32\n", "session", size->n_ctx,
+           size->n_calls, amount((double)size->f16, "B", a), amount((double)size->f32, "B", b));
 }
 
 static void print_totals(const totals *t) {
@@ -188,7 +193,8 @@ static void print_totals(const totals *t) {
     printf("%-13s %d:", "tensors", t->n_tensors);
     for (int i = 0, n = 0; i < MAX_TYPE; i++)
         if (t->count[i])
-            printf("%s %d %s (%s)", n++ ? "," : "", t->count[i], polar_gguf_type_name(i), amount((double)t->type_bytes[i], "B", text));
+            printf("%s %d %s (%s)", n++ ? "," : "", t->count[i], polar_gguf_type_name(i),
+                   amount((double)t->type_bytes[i], "B", text));
     printf("\n");
 }
 
@@ -208,10 +214,12 @@ static void put_value(const polar_gguf *g, const char *key, const char *name) {
 }
 
 static void put_totals(const totals *t) {
-    printf(",\"n_params\":%lld,\"weight_bytes\":%lld,\"n_tensors\":%d,\"types\":{", (long long)t->values, (long long)t->bytes, t->n_tensors);
+    printf(",\"n_params\":%lld,\"weight_bytes\":%lld,\"n_tensors\":%d,\"types\":{", (long long)t->values,
+           (long long)t->bytes, t->n_tensors);
     for (int i = 0, n = 0; i < MAX_TYPE; i++)
         if (t->count[i])
-            printf("%s\"%s\":{\"count\":%d,\"bytes\":%lld}", n++ ? "," : "", polar_gguf_type_name(i), t->count[i], (long long)t->type_bytes[i]);
+            printf("%s\"%s\":{\"count\":%d,\"bytes\":%lld}", n++ ? "," : "", polar_gguf_type_name(i), t->count[i],
+                   (long long)t->type_bytes[i]);
     printf("}");
 }
 
@@ -224,19 +232,21 @@ static void put_vocabulary(const polar_model_info *i) {
 static void put_model(const polar_model *model, const session_size *size) {
     polar_model_info i;
     polar_model_get_info(model, &i);
-    printf(",\"n_layer\":%d,\"n_embd\":%d,\"n_head\":%d,\"n_head_kv\":%d,\"head_dim\":%d,\"n_ff\":%d", i.n_layer, i.n_embd,
-           i.n_head, i.n_head_kv, i.head_dim, i.n_ff);
-    printf(",\"n_expert\":%d,\"n_expert_used\":%d,\"n_ctx_train\":%d,\"rope_base\":", i.n_expert, i.n_expert_used, i.n_ctx_train);
+    printf(",\"n_layer\":%d,\"n_embd\":%d,\"n_head\":%d,\"n_head_kv\":%d,\"head_dim\":%d,\"n_ff\":%d", i.n_layer,
+           i.n_embd, i.n_head, i.n_head_kv, i.head_dim, i.n_ff);
+    printf(",\"n_expert\":%d,\"n_expert_used\":%d,\"n_ctx_train\":%d,\"rope_base\":", i.n_expert, i.n_expert_used,
+           i.n_ctx_train);
     json_put_double(stdout, i.rope_base);
     put_vocabulary(&i);
-    printf(",\"session\":{\"n_ctx\":%d,\"n_calls\":%d,\"bytes_f16\":%llu,\"bytes_f32\":%llu}", size->n_ctx, size->n_calls,
-           (unsigned long long)size->f16, (unsigned long long)size->f32);
+    printf(",\"session\":{\"n_ctx\":%d,\"n_calls\":%d,\"bytes_f16\":%llu,\"bytes_f32\":%llu}", size->n_ctx,
+           size->n_calls, (unsigned long long)size->f16, (unsigned long long)size->f32);
 }
 
 /* --- the command */
 
 /* `model` may be NULL: `reason` says why the file cannot be run. With `vocab_only` it just tokenizes. */
-static int print_info(const info_options *o, const polar_gguf *g, const polar_model *model, int vocab_only, const char *reason) {
+static int print_info(const info_options *o, const polar_gguf *g, const polar_model *model, int vocab_only,
+                      const char *reason) {
     const totals t = add_up(g);
     session_size size = {0, 0, 0, 0};
     polar_model_info i;
@@ -253,7 +263,8 @@ static int print_info(const info_options *o, const polar_gguf *g, const polar_mo
         else if (model) put_vocabulary(&i);
         printf(",\"runs\":%s", *reason ? "false" : "true");
         if (*reason) put_text("reason", reason);
-        if (model && !vocab_only && o->checksum) printf(",\"checksum\":\"%016llx\"", (unsigned long long)polar_model_checksum(model));
+        if (model && !vocab_only && o->checksum)
+            printf(",\"checksum\":\"%016llx\"", (unsigned long long)polar_model_checksum(model));
     } else {
         print_value(g, "general.name", "name");
         print_value(g, "general.architecture", "architecture");
@@ -261,7 +272,8 @@ static int print_info(const info_options *o, const polar_gguf *g, const polar_mo
         if (model && !vocab_only) print_model(model, &size);
         else if (model) print_vocabulary(model, &i);
         if (*reason) printf("%-13s no: %s\n", "runs", reason);
-        if (model && !vocab_only && o->checksum) printf("%-13s %016llx\n", "checksum", (unsigned long long)polar_model_checksum(model));
+        if (model && !vocab_only && o->checksum)
+            printf("%-13s %016llx\n", "checksum", (unsigned long long)polar_model_checksum(model));
     }
     if (o->metadata) print_metadata(g, o->json);
     if (o->tensors) print_tensors(g, o->json);

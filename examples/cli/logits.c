@@ -42,7 +42,8 @@ static int create_session(const logits_options *o, const polar_model *model, int
     so.n_threads = o->threads;
     so.n_batch = o->batch;
     if (so.n_ctx > info.n_ctx_train)
-        return cli_fail("%d tokens and %d to generate do not fit the model's context of %d", n_tokens, o->generate, info.n_ctx_train);
+        return cli_fail("%d tokens and %d to generate do not fit the model's context of %d", n_tokens, o->generate,
+                        info.n_ctx_train);
     if (polar_session_create(s, model, &program, &so, &e) || (o->path && polar_session_set_path(*s, path, n, &e)))
         return cli_fail("%s", e.message);
     return 0;

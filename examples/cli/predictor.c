@@ -28,11 +28,13 @@ static int read_logits(const cli_lines *lines, const json *line, decode_line *d)
     int n = 0;
     d->n_layer = read_floats(json_get(line, "seg_logits"), d->seg_logits, POLAR_MAX_LAYER);
     if (d->n_layer < 1)
-        return cli_fail("%s:%d: field \"seg_logits\" must be a list of 1..%d numbers", lines->name, lines->number, POLAR_MAX_LAYER);
+        return cli_fail("%s:%d: field \"seg_logits\" must be a list of 1..%d numbers", lines->name, lines->number,
+                        POLAR_MAX_LAYER);
     if (ops && ops->type == JSON_ARRAY && ops->length == (size_t)d->n_layer)
         for (const json *x = ops->child; x && read_floats(x, d->op_logits + 3 * n, 3) == 3; x = x->next) n++;
     if (n != d->n_layer)
-        return cli_fail("%s:%d: field \"op_logits\" must be a list of %d lists of 3 numbers", lines->name, lines->number, d->n_layer);
+        return cli_fail("%s:%d: field \"op_logits\" must be a list of %d lists of 3 numbers", lines->name,
+                        lines->number, d->n_layer);
     return 0;
 }
 
@@ -121,7 +123,8 @@ static void print_line(const decode_line *d, const json *line) {
     }
     printf("],\"threshold\":");
     json_put_double(stdout, d->options.threshold);
-    printf(",\"max_pack\":%d,\"beam_size\":%d,\"top_k_ops\":%d,", d->options.max_length, d->options.n_beams, d->options.n_ops);
+    printf(",\"max_pack\":%d,\"beam_size\":%d,\"top_k_ops\":%d,", d->options.max_length, d->options.n_beams,
+           d->options.n_ops);
     print_beams(d);
     print_reranked(d, json_get(line, "reranked"));
     printf("}\n");
@@ -156,11 +159,13 @@ static void print_info(const char *file, const polar_predictor *p) {
     polar_predictor_info i;
     char text[8192];
     polar_predictor_get_info(p, &i);
-    printf("file        %s\nlayers      %d\nfeatures    %d numbers, %s", file, i.n_layer, i.q_dim, polar_feature_name(i.feature));
+    printf("file        %s\nlayers      %d\nfeatures    %d numbers, %s", file, i.n_layer, i.q_dim,
+           polar_feature_name(i.feature));
     if (i.feature == POLAR_FEATURE_HIDDEN) printf(" after layer %d", i.feature_layer);
     if (i.max_tokens) printf(", at most %d tokens", i.max_tokens);
     printf("\nparameters  %lu\n", (unsigned long)i.n_params);
-    if (i.d_model) printf("programs    width %d, %d blocks, %d heads, feed-forward %d\n", i.d_model, i.n_block, i.n_head, i.n_ff);
+    if (i.d_model)
+        printf("programs    width %d, %d blocks, %d heads, feed-forward %d\n", i.d_model, i.n_block, i.n_head, i.n_ff);
     if (*i.model_name) printf("model       %s\n", i.model_name);
     if (i.model_checksum) printf("checksum    %016llx\n", (unsigned long long)i.model_checksum);
     if (*i.encoder_name) printf("encoder     %s\n", i.encoder_name);
@@ -196,7 +201,8 @@ static int import(const char *from, const char *to, int n_head, const polar_pred
     polar_predictor_get_info(p, &info);
     info.encoder_name = wanted->encoder_name;
     info.max_tokens = wanted->max_tokens;
-    if (polar_predictor_set_info(p, &info, &error) || polar_predictor_save(p, to, &error)) status = cli_fail("%s", error.message);
+    if (polar_predictor_set_info(p, &info, &error) || polar_predictor_save(p, to, &error))
+        status = cli_fail("%s", error.message);
     else print_info(to, p);
     polar_predictor_close(p);
     return status;

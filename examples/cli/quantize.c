@@ -36,7 +36,8 @@ static void print_text(const polar_quantize_report *r, double seconds) {
         if (p->error > 0) printf("  %7.3f", 100 * p->error);
         printf("\n");
     }
-    printf("\n%s -> %s in %.1f s\n", size_text(r->bytes_in, a, sizeof a), size_text(r->bytes_out, b, sizeof b), seconds);
+    printf("\n%s -> %s in %.1f s\n", size_text(r->bytes_in, a, sizeof a), size_text(r->bytes_out, b, sizeof b),
+           seconds);
     if (r->n_converted && !r->worst_type) printf("no number changed\n");
     if (r->worst_type)
         printf("round-trip error %.3f %% of the weights' own size, at most %.3f %% (%s, %s)\n", 100 * r->error,
@@ -74,7 +75,8 @@ static int known_type(const char *type) {
     const char *names[64], *nearest;
     char upper[16] = "";
     int n = 0;
-    for (int i = 0; type[i] && i < 15; i++) upper[i] = (char)(type[i] >= 'a' && type[i] <= 'z' ? type[i] - 32 : type[i]);
+    for (int i = 0; type[i] && i < 15; i++)
+        upper[i] = (char)(type[i] >= 'a' && type[i] <= 'z' ? type[i] - 32 : type[i]);
     for (; n < 63 && (names[n] = polar_quantize_type_name(n)); n++)
         if (!strcmp(names[n], upper)) return 1;
     names[n] = NULL;
@@ -106,7 +108,8 @@ int command_quantize(cli *c) {
     if (report.n_requantized)
         cli_note("%d tensors were quantized already: errors add up, better start from F16", report.n_requantized);
     if (report.n_fallback)
-        cli_note("%d matrices have rows that do not fit the blocks of their type and got a near one", report.n_fallback);
+        cli_note("%d matrices have rows that do not fit the blocks of their type and got a near one",
+                 report.n_fallback);
     json ? print_json(&report, cli_seconds() - start) : print_text(&report, cli_seconds() - start);
     return 0;
 }

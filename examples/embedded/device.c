@@ -1,6 +1,6 @@
 /* Inference on a small device: the model is a constant array (flash), memory is one block, and there are no files, no
- * threads, no heap, no standard streams and no mathematical functions but square roots. Tokens go in and tokens come out; who needs
- * text there leaves POLAR_NO_TOKENIZER away, which adds 30 KB of code.
+ * threads, no heap, no standard streams and no mathematical functions but square roots. Tokens go in and tokens come
+ * out; who needs text there leaves POLAR_NO_TOKENIZER away, which adds 30 KB of code.
  *
  *     make embedded
  *
