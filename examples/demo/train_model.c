@@ -1,7 +1,7 @@
 /* Trains the demo's model: a llama-form transformer, forward and backward by hand, AdamW, a worker per core.
  *
- *     cc -O3 -march=native -ffast-math -I. -Iexamples/demo examples/demo/train_model.c examples/demo/story.c polar.c \
- *         -o train_model -lpthread -lm
+ *     cc -O3 -march=native -ffast-math -I. -Iexamples/demo examples/demo/train_model.c \
+ *         examples/demo/transformer.c examples/demo/story.c polar.c -o train_model -lpthread -lm
  *     train_model -v vocabulary.gguf -o model.gguf [-c checkpoint] [options]
  *
  * The questions are drawn on the fly and come with a question after each step: a story is read once, and each of its
@@ -28,7 +28,7 @@ enum { MAX_WORKERS = 16, MAX_PIECE = 96, BRANCHES = 3, LIMIT = 24 /* steps of th
 
 typedef struct options {
     const char *vocabulary, *out, *checkpoint, *from, *questions;
-    int n_layer, width, n_head, n_ff, threads, micro_batches, dial, check, tasks, most;
+    int n_layer, width, n_ff, threads, micro_batches, dial, check, tasks, most;
     double minutes, updates, lr, save;
     uint64_t seed;
 } options;
@@ -107,7 +107,6 @@ static int add_story(batch *b, const text *v, const story *s, int *ends) {
 
 /* The answers so far, to be known where each step ends. */
 static void add_states(batch *b, const text *v, const story *s, const int *ends) {
-
     int answer[MAX_PIECE];
     for (int k = 0; k <= s->n_steps && batch_has_room(b, 0, 1); k++)
         if ((k == 0 || story_set_of(s, k) == STORY_MODEL) && tokenize(v, s->answer[k], answer))
@@ -128,11 +127,11 @@ static void add_questions(batch *b, const text *v, const story *s, int from, con
     }
 }
 
-/* Fills a batch with stories of the given numbers of steps. */
-static void draw_batch(batch *b, const text *v, const int *steps, int tasks, uint64_t *state) {
+/* Fills a batch with stories of the given numbers of steps until it has `most` tokens, or no room. */
+static void draw_batch(batch *b, const text *v, const int *steps, int tasks, int most, uint64_t *state) {
     static const int shares[10] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 3};
     batch_begin(b);
-    for (int tries = 0; tries < 2 && b->n < MAX_TOKENS - 80;) {
+    for (int tries = 0; tries < 2 && b->n < most;) {
         story s;
         int task = shares[story_below(state, 10)], ends[STORY_MAX_STEPS + 1];
         const int from = b->n;
@@ -254,7 +253,7 @@ static void run_micro_batch(worker *w, const trainer *t, int index) {
     story_random(&state);
     state = story_random(&state);
     n_path = draw_path(w->p.m->n_layer, t->o->dial, &state, path);
-    draw_batch(&w->p.b, &t->text, t->steps, t->o->tasks, &state);
+    draw_batch(&w->p.b, &t->text, t->steps, t->o->tasks, MAX_TOKENS - 80, &state);
     pass_forward(&w->p, path, n_path);
     pass_loss(&w->p);
     pass_backward(&w->p, path, n_path);
@@ -622,7 +621,7 @@ static int check(trainer *t) {
     bad += check_export(t, path, identity_path(n, path));
     bad += check_export(t, path, dial_path(n, 3, 1, 0, path));
     bad += check_export(t, path, dial_path(n, 0, 0, 2, path));
-    draw_batch(&t->workers[0].p.b, &t->text, steps, STORY_TASKS, &state);
+    draw_batch(&t->workers[0].p.b, &t->text, steps, STORY_TASKS, 90, &state);
     bad += check_gradients(t, path, identity_path(n, path));
     bad += check_gradients(t, path, dial_path(n, 2, 1, 0, path));
     printf("%s\n", bad ? "FAILED" : "gradients and exported file agree");
@@ -908,7 +907,6 @@ static int read_options(options *o, int argc, char **argv) {
         else if (!strcmp(a, "--save")) o->save = atof(v);
         else return 0;
     }
-    o->n_head = o->width / HEAD;
     return o->vocabulary && o->out && o->width % HEAD == 0 && o->width >= HEAD && o->width <= 512 && o->n_ff % 32 == 0 &&
            o->n_ff > 0 && o->n_layer > PRELUDE + LOOP && o->n_layer <= MAX_LAYERS && o->tasks >= 1 &&
            o->tasks <= STORY_TASKS && o->threads >= 1 && o->threads <= MAX_WORKERS;
