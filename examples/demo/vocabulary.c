@@ -88,6 +88,7 @@ static void join(word *w, int left, int right, int token) {
 static int merge_once(vocabulary *v) {
     static int counts[MAX_TOKENS][MAX_TOKENS];
     int best = 0, left = 0, right = 0;
+    char joined[2 * MAX_LENGTH];
     memset(counts, 0, sizeof counts);
     for (int i = 0; i < v->n_words; i++)
         for (int k = 0; k + 1 < v->words[i].n; k++)
@@ -96,8 +97,8 @@ static int merge_once(vocabulary *v) {
         for (int b = 0; b < v->n_tokens; b++)
             if (counts[a][b] > best) best = counts[a][b], left = a, right = b;
     if (!best || strlen(v->token[left]) + strlen(v->token[right]) >= MAX_LENGTH) return 0;
-    strcpy(v->token[v->n_tokens], v->token[left]);
-    strcat(v->token[v->n_tokens], v->token[right]);
+    snprintf(joined, sizeof joined, "%s%s", v->token[left], v->token[right]);
+    memcpy(v->token[v->n_tokens], joined, MAX_LENGTH);
     v->merge[v->n_merges][0] = left, v->merge[v->n_merges++][1] = right;
     for (int i = 0; i < v->n_words; i++) join(&v->words[i], left, right, v->n_tokens);
     v->n_tokens++;
