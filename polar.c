@@ -4650,26 +4650,25 @@ static AVX2 void quantize_avx2(const float *x, int n, int block, int8_t *q8, int
     }
 }
 
-/* Products of up to 4 float rows with one token: four chains of eight lanes. */
-static AVX2 void dot_float4_avx2(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
+/* Sums of 8 float rows with one token, whole eights only: a chain of eight lanes for each row. */
+static ALWAYS_INLINE AVX2 void dot_float8_avx2(int type, const uint8_t *const w[8], const float *x, int n,
+                                               __m256 s[8]) {
     const int size = type == QUANT_F32 ? 4 : 2;
-    __m256 s[4];
-    int i = 0;
-    for (int r = 0; r < 4; r++) s[r] = _mm256_setzero_ps();
-    for (; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        for (int r = 0; r < 4; r++) s[r] = _mm256_fmadd_ps(load8_avx2(type, w[r] + i * size), v, s[r]);
+    __m256 a = s[0], b = s[1], c = s[2], d = s[3], e = s[4], f = s[5], g = s[6], h = s[7];
+    for (int i = 0; i < n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        const int at = i * size;
+        a = _mm256_fmadd_ps(load8_avx2(type, w[0] + at), v, a), b = _mm256_fmadd_ps(load8_avx2(type, w[1] + at), v, b);
+        c = _mm256_fmadd_ps(load8_avx2(type, w[2] + at), v, c), d = _mm256_fmadd_ps(load8_avx2(type, w[3] + at), v, d);
+        e = _mm256_fmadd_ps(load8_avx2(type, w[4] + at), v, e), f = _mm256_fmadd_ps(load8_avx2(type, w[5] + at), v, f);
+        g = _mm256_fmadd_ps(load8_avx2(type, w[6] + at), v, g), h = _mm256_fmadd_ps(load8_avx2(type, w[7] + at), v, h);
     }
-    if (i < n) {
-        __m256 v = load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x + i), n - i);
-        for (int r = 0; r < 4; r++)
-            s[r] = _mm256_fmadd_ps(load_tail_avx2(type, w[r] + i * size, n - i), v, s[r]);
-    }
-    for (int r = 0; r < 4; r++) out[r] = sum8_avx2(s[r]);
+    s[0] = a, s[1] = b, s[2] = c, s[3] = d, s[4] = e, s[5] = f, s[6] = g, s[7] = h;
 }
 
 /* The same for 2 rows and 4 tokens, whole eights only: rows and tokens are read once for eight products. */
-static AVX2 void dot_float2x4_avx2(int type, const uint8_t *const w[2], const float *const x[4], int n, __m256 s[8]) {
+static ALWAYS_INLINE AVX2 void dot_float2x4_avx2(int type, const uint8_t *const w[2], const float *const x[4], int n,
+                                                 __m256 s[8]) {
     const int size = type == QUANT_F32 ? 4 : 2;
     __m256 a0 = s[0], a1 = s[1], a2 = s[2], a3 = s[3], b0 = s[4], b1 = s[5], b2 = s[6], b3 = s[7];
     for (int i = 0; i < n; i += 8) {
@@ -4686,37 +4685,63 @@ static const float *token_x(const product *p, int k) {
     return p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
 }
 
-static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
-    const int n = p->a->n, whole = n & ~7, size = p->type == QUANT_F32 ? 4 : 2;
-    for (int r = row; r < row + n_rows; r += 4) {
-        const uint8_t *w[4];
-        int k = 0, rows = MIN(4, row + n_rows - r);
-        for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
-        for (; k + 4 <= p->n_tokens; k += 4) {
-            const float *x[4] = {token_x(p, k), token_x(p, k + 1), token_x(p, k + 2), token_x(p, k + 3)};
-            for (int half = 0; half < rows; half += 2) {
+/* The sums of row i / stride and token i % stride with the numbers from `from` to n, and their totals. */
+static ALWAYS_INLINE AVX2 __m256 dot_end_avx2(int type, const uint8_t *const w[], const float *const x[], int stride,
+                                              int from, int n, __m256 s[8]) {
+    const int size = type == QUANT_F32 ? 4 : 2;
+    for (int i = 0; i < 8 && from < n; i++)
+        s[i] = _mm256_fmadd_ps(
+            load_tail_avx2(type, w[i / stride] + from * size, n - from),
+            load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x[i % stride] + from), n - from), s[i]);
+    return sum8x8_avx2(s);
+}
+
+/* `type` is a constant at every call. */
+static ALWAYS_INLINE AVX2 void multiply_float_type_avx2(int type, const product *p, int row, int n_rows) {
+    const int n = p->a->n, whole = n & ~7;
+    for (int r = row; r < row + n_rows; r += 8) {
+        const uint8_t *w[8];
+        const int rows = MIN(8, row + n_rows - r);
+        float *y = p->y + r, out[8];
+        int k = 0;
+        for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (; k + 4 <= p->n_tokens; k += 4, y += 4 * (size_t)p->ldy) {
+            const float *const x[4] = {token_x(p, k), token_x(p, k + 1), token_x(p, k + 2), token_x(p, k + 3)};
+            for (int j = 0; j < rows; j += 2) {
                 __m256 s[8];
-                float out[8];
                 for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
-                dot_float2x4_avx2(p->type, w + half, x, whole, s);
-                for (int i = 0; i < 8 && whole < n; i++) /* the tail of rows that are no multiple of 8 */
-                    s[i] = _mm256_fmadd_ps(
-                        load_tail_avx2(p->type, w[half + i / 4] + whole * size, n - whole),
-                        load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(x[i % 4] + whole), n - whole), s[i]);
-                _mm256_storeu_ps(out, sum8x8_avx2(s));
-                for (int i = 0; i < 8; i++)
-                    if (half + i / 4 < rows) p->y[(size_t)(k + i % 4) * (size_t)p->ldy + (size_t)(r + half + i / 4)] = out[i];
+                dot_float2x4_avx2(type, w + j, x, whole, s);
+                _mm256_storeu_ps(out, dot_end_avx2(type, w + j, x, 4, whole, n, s));
+                for (int i = 0; i < (j + 1 < rows ? 8 : 4); i++)
+                    y[(size_t)(i % 4) * (size_t)p->ldy + (size_t)(j + i / 4)] = out[i];
             }
         }
-        for (; k < p->n_tokens; k++) {
-            float out[4];
-            dot_float4_avx2(p->type, w, token_x(p, k), n, out);
-            for (int i = 0; i < rows; i++) p->y[(size_t)k * (size_t)p->ldy + (size_t)(r + i)] = out[i];
+        for (; k < p->n_tokens; k++, y += p->ldy) {
+            const float *const x[1] = {token_x(p, k)};
+            __m256 s[8];
+            for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
+            dot_float8_avx2(type, w, x[0], whole, s);
+            _mm256_storeu_ps(out, dot_end_avx2(type, w, x, 1, whole, n, s));
+            memcpy(y, out, (size_t)rows * sizeof *out);
         }
     }
 }
 
+static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
+    if (p->type == QUANT_F32) multiply_float_type_avx2(QUANT_F32, p, row, n_rows);
+    else if (p->type == QUANT_F16) multiply_float_type_avx2(QUANT_F16, p, row, n_rows);
+    else multiply_float_type_avx2(QUANT_BF16, p, row, n_rows);
+}
+
 /* --- AVX2, one token: eight weight rows at a time, read where they are --- */
+
+/* Fetches part b of the bytes from `ahead` on, unless that is NULL, to the second cache: several rows at a time are
+ * more than what processors follow by themselves, so the rows that come next are fetched in one line. */
+static ALWAYS_INLINE void fetch_x86(const uint8_t *ahead, int b, int bytes) {
+    if (ahead)
+        for (int i = 0; i < bytes; i += 64)
+            _mm_prefetch((const char *)(ahead + (size_t)b * (size_t)bytes + i), _MM_HINT_T1);
+}
 
 /* The halves at p, p + stride, ... of eight rows, as floats. */
 static AVX2 __m256 load_f16x8_avx2(const uint8_t *const w[8], size_t at) {
@@ -4739,8 +4764,8 @@ static AVX2 __m256i nibbles32_avx2(const uint8_t *p) { /* low nibbles of 16 byte
 
 /* 32 bits to 32 bytes of 16 where the bit is 1, else 0. */
 static AVX2 __m256i bits32_avx2(uint32_t bits) {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
-                                            3, 3, 3, 3, 3, 3);
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3,
+                                            3, 3, 3, 3, 3, 3, 3);
     const __m256i mask = _mm256_set1_epi64x((long long)0x8040201008040201u);
     __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), mask);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, mask), _mm256_set1_epi8(16));
@@ -4753,7 +4778,8 @@ static ALWAYS_INLINE AVX2 __m256i bytes32_avx2(int type, const uint8_t *b) {
     case QUANT_Q4_0: return _mm256_sub_epi8(nibbles32_avx2(b + 2), _mm256_set1_epi8(8));
     case QUANT_Q4_1: return nibbles32_avx2(b + 4);
     case QUANT_Q5_0:
-        return _mm256_sub_epi8(_mm256_or_si256(nibbles32_avx2(b + 6), bits32_avx2(rd_u32(b + 2))), _mm256_set1_epi8(16));
+        return _mm256_sub_epi8(_mm256_or_si256(nibbles32_avx2(b + 6), bits32_avx2(rd_u32(b + 2))),
+                               _mm256_set1_epi8(16));
     case QUANT_Q5_1: return _mm256_or_si256(nibbles32_avx2(b + 8), bits32_avx2(rd_u32(b + 4)));
     default: { /* IQ4_NL */
         const __m256i values = _mm256_broadcastsi128_si256(
@@ -4763,22 +4789,88 @@ static ALWAYS_INLINE AVX2 __m256i bytes32_avx2(int type, const uint8_t *b) {
     }
 }
 
-/* `type` is a constant at every call, so each type gets a loop of its own. */
-static ALWAYS_INLINE AVX2 __m256 rows8_32_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
-                                        const float *d) {
-    const int has_mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
-    const size_t bytes = type == QUANT_Q8_0 ? 34 : type == QUANT_Q4_1 ? 20 : type == QUANT_Q5_0 ? 22 : type == QUANT_Q5_1 ? 24 : 18;
+/* Q8_0 and IQ4_NL, whose numbers have signs. `type` is a constant at every call, so each type gets a loop of its own.
+ */
+static ALWAYS_INLINE AVX2 __m256 rows8_32_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
+                                               const float *d, const uint8_t *ahead) {
+    const size_t bytes = type == QUANT_Q8_0 ? 34 : 18;
     __m256 acc = _mm256_setzero_ps();
     for (int b = 0; b < n / 32; b++) {
         const size_t at = (size_t)b * bytes;
         __m256i a = loadi_avx2(q + 32 * b), s[8];
         __m256 da = _mm256_set1_ps(d[b]);
+        fetch_x86(ahead, b, 8 * (int)bytes);
         for (int r = 0; r < 8; r++) s[r] = dot32_avx2(bytes32_avx2(type, w[r] + at), a);
         acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
-        if (has_mins) {
-            __m256 msum = _mm256_set1_ps((float)(sums[2 * b] + sums[2 * b + 1]));
-            acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 2), da), msum, acc);
+    }
+    return acc;
+}
+
+/* The other types have small numbers w >= 0: those of 8 rows, a row in each lane, four to a lane, times four of the
+ * token, summed in pairs of 16 bits: up to 8 such sums of 4-bit numbers fit, 4 of 5 bits, 2 of 6. */
+
+/* The four words at `at` of 8 rows: word i of row r becomes lane r of out[i]. */
+static ALWAYS_INLINE AVX2 void words8_avx2(const uint8_t *const w[8], size_t at, __m256i out[4]) {
+    __m256i a[4], b0, b1, b2, b3; /* a[i]: rows i and i + 4 */
+    UNROLL for (int i = 0; i < 4; i++) a[i] =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(w[i] + at))),
+                                _mm_loadu_si128((const __m128i *)(const void *)(w[i + 4] + at)), 1);
+    b0 = _mm256_unpacklo_epi32(a[0], a[1]), b1 = _mm256_unpackhi_epi32(a[0], a[1]);
+    b2 = _mm256_unpacklo_epi32(a[2], a[3]), b3 = _mm256_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm256_unpacklo_epi64(b0, b2), out[1] = _mm256_unpackhi_epi64(b0, b2);
+    out[2] = _mm256_unpacklo_epi64(b1, b3), out[3] = _mm256_unpackhi_epi64(b1, b3);
+}
+
+static ALWAYS_INLINE AVX2 __m256i word8_avx2(int v) {
+    return _mm256_set1_epi32(v);
+}
+
+/* Words shifted right by n bits, n < 0 left, and the bits of `mask` in every byte. */
+static ALWAYS_INLINE AVX2 __m256i field_avx2(__m256i v, int n, int mask) {
+    v = n >= 0 ? _mm256_srl_epi32(v, _mm_cvtsi32_si128(n)) : _mm256_sll_epi32(v, _mm_cvtsi32_si128(-n));
+    return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
+}
+
+/* Products of w with the four numbers at q, in pairs. */
+static ALWAYS_INLINE AVX2 __m256i pairs_avx2(__m256i w, const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm256_maddubs_epi16(w, _mm256_set1_epi32(v));
+}
+
+static ALWAYS_INLINE AVX2 __m256 rows8_simple_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
+                                                   const int16_t *sums, const float *d, const uint8_t *ahead) {
+    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
+    const size_t qs = (mins ? 4u : 2u) + (five ? 4u : 0u), bytes = qs + 16;
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256 acc = _mm256_setzero_ps();
+    for (int b = 0; b < n / 32; b++, q += 32) {
+        const size_t at = (size_t)b * bytes;
+        const __m256 da = _mm256_set1_ps(d[b]);
+        const int sum = sums[2 * b] + sums[2 * b + 1];
+        __m256i v[4], s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, high = s[0], total;
+        fetch_x86(ahead, b, 8 * (int)bytes);
+        words8_avx2(w, at + qs, v);
+        if (five) {
+            const size_t h = at + qs - 4;
+            high = _mm256_setr_epi32((int)rd_u32(w[0] + h), (int)rd_u32(w[1] + h), (int)rd_u32(w[2] + h),
+                                     (int)rd_u32(w[3] + h), (int)rd_u32(w[4] + h), (int)rd_u32(w[5] + h),
+                                     (int)rd_u32(w[6] + h), (int)rd_u32(w[7] + h));
         }
+        UNROLL for (int i = 0; i < 4; i++) UNROLL for (int k = 0; k < 2; k++) {
+            __m256i x = field_avx2(v[i], 4 * k, 15);
+            if (five) { /* bit j of four to bit 4 of byte j: t (1 + 2^7 + 2^14 + 2^21) has it in bit 8 j */
+                __m256i t = _mm256_srl_epi32(high, _mm_cvtsi32_si128(16 * k + 4 * i));
+                t = _mm256_mullo_epi32(_mm256_and_si256(t, word8_avx2(15)), word8_avx2(0x204081));
+                x = _mm256_or_si256(x, _mm256_slli_epi32(_mm256_and_si256(t, _mm256_set1_epi8(1)), 4));
+            }
+            s[k] = _mm256_add_epi16(s[k], pairs_avx2(x, q + 16 * k + 4 * i));
+        }
+        if (five) total = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(s[1], one));
+        else total = _mm256_madd_epi16(_mm256_add_epi16(s[0], s[1]), one);
+        if (!mins) total = _mm256_sub_epi32(total, word8_avx2(sum * (five ? 16 : 8)));
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(total), acc);
+        if (mins) acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 2), da), _mm256_set1_ps((float)sum), acc);
     }
     return acc;
 }
@@ -4795,87 +4887,108 @@ static AVX2 __m256i word_avx2(__m128i s, int j) {
     return _mm256_broadcastw_epi16(_mm_shuffle_epi8(s, _mm_set1_epi16((short)(2 * j | (2 * j + 1) << 8))));
 }
 
+/* Bytes i and k of each lane as 16-bit numbers. */
+static ALWAYS_INLINE AVX2 __m256i two_bytes_avx2(__m256i v, int i, int k) {
+    const int index = i << 8 | k << 24 | 0x00800080; /* to the high bytes: the shift gives them their signs */
+    return _mm256_srai_epi16(
+        _mm256_shuffle_epi8(
+            v, _mm256_add_epi32(_mm256_set1_epi32(index), _mm256_setr_epi32(0, 0x04000400, 0x08000800, 0x0c000c00, 0,
+                                                                            0x04000400, 0x08000800, 0x0c000c00))),
+        8);
+}
+
+/* The low or the high halves of words, as floats. */
+static ALWAYS_INLINE AVX2 __m256 half8_avx2(__m256i v, int high) {
+    v = high ? _mm256_srli_epi32(v, 16) : _mm256_and_si256(v, word8_avx2(0xffff));
+    v = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x88);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
+}
+
+static ALWAYS_INLINE AVX2 __m256i two_sums_avx2(const int16_t *sums) {
+    int32_t v;
+    memcpy(&v, sums, 4);
+    return _mm256_set1_epi32(v);
+}
+
 static ALWAYS_INLINE AVX2 __m256 rows8_q45_k_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
-                                           const int16_t *sums, const float *d) {
+                                                  const int16_t *sums, const float *d, const uint8_t *ahead) {
     const size_t bytes = type == QUANT_Q4_K ? 144 : 176;
-    const __m256i low = _mm256_set1_epi8(15);
     __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 256; b++) {
-        const size_t at = (size_t)b * bytes;
-        const __m256i s16 = loadi_avx2(sums + 16 * b);
-        /* sums over the 8 sub-blocks of 32 */
-        const __m128i s32 = _mm_hadd_epi16(_mm256_castsi256_si128(s16), _mm256_extracti128_si256(s16, 1));
-        __m256 da = _mm256_set1_ps(d[b]);
-        __m256i s[8], m[8];
-        for (int r = 0; r < 8; r++) {
-            const uint8_t *x = w[r] + at, *nib = x + (type == QUANT_Q4_K ? 16 : 48);
-            uint64_t scales, mins;
-            __m128i sc;
-            __m256i sum = _mm256_setzero_si256(), high = _mm256_setzero_si256();
-            scales_k4_avx2(x + 4, &scales, &mins);
-            sc = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scales));
-            m[r] = _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_madd_epi16(s32, _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)mins))), 0);
-            if (type == QUANT_Q5_K) high = loadi_avx2(x + 16);
-            for (int j = 0; j < 4; j++) { /* 64 numbers: low nibbles are sub-block 2j, high ones 2j + 1 */
-                __m256i v = loadi_avx2(nib + 32 * j), lo = _mm256_and_si256(v, low),
-                        hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-                if (type == QUANT_Q5_K) {
-                    const __m256i one = _mm256_set1_epi8(1);
-                    __m256i h0 = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), one);
-                    __m256i h1 = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j + 1), one);
-                    lo = _mm256_or_si256(lo, _mm256_slli_epi16(h0, 4));
-                    hi = _mm256_or_si256(hi, _mm256_slli_epi16(h1, 4));
+    for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
+        const size_t at = (size_t)b * bytes, qs = at + (type == QUANT_Q4_K ? 16 : 48);
+        const __m256i s16 = loadi_avx2(sums);
+        const __m256 da = _mm256_set1_ps(d[b]);
+        int16_t s32[8]; /* of sub-blocks */
+        __m256i head[4], v[8], high[8], scales[2], mins[2], sum = _mm256_setzero_si256(), msum = sum;
+        _mm_storeu_si128((__m128i *)(void *)s32,
+                         _mm_hadd_epi16(_mm256_castsi256_si128(s16), _mm256_extracti128_si256(s16, 1)));
+        fetch_x86(ahead, b, 8 * (int)bytes);
+        words8_avx2(w, at, head); /* d and dmin, and the 12 bytes of scales */
+        scales[0] = field_avx2(head[1], 0, 63);
+        scales[1] = _mm256_or_si256(field_avx2(head[3], 0, 15), field_avx2(head[1], 2, 48));
+        mins[0] = field_avx2(head[2], 0, 63);
+        mins[1] = _mm256_or_si256(field_avx2(head[3], 4, 15), field_avx2(head[2], 2, 48));
+        UNROLL for (int j = 0; j < 8; j += 2) msum = _mm256_add_epi32(
+            msum, _mm256_madd_epi16(two_bytes_avx2(mins[j / 4], j % 4, j % 4 + 1), two_sums_avx2(s32 + j)));
+        if (type == QUANT_Q5_K) words8_avx2(w, at + 16, high), words8_avx2(w, at + 32, high + 4);
+        for (int j = 0; j < 8; j += 2) {
+            words8_avx2(w, qs + 16 * (size_t)j, v);
+            words8_avx2(w, qs + 16 * (size_t)j + 16, v + 4);
+            UNROLL for (int k = 0; k < 2; k++) {
+                const __m256i scale = two_bytes_avx2(scales[j / 4], (j + k) % 4, (j + k) % 4);
+                __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+                UNROLL for (int i = 0; i < 8; i++) {
+                    __m256i x = field_avx2(v[i], 4 * k, 15);
+                    if (type == QUANT_Q5_K) x = _mm256_or_si256(x, field_avx2(high[i], j + k - 4, 16));
+                    s[i / 4] = _mm256_add_epi16(s[i / 4], pairs_avx2(x, q + 32 * (j + k) + 4 * i));
                 }
-                lo = _mm256_maddubs_epi16(lo, loadi_avx2(q + 256 * b + 64 * j));
-                hi = _mm256_maddubs_epi16(hi, loadi_avx2(q + 256 * b + 64 * j + 32));
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lo, word_avx2(sc, 2 * j)));
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(hi, word_avx2(sc, 2 * j + 1)));
+                if (type == QUANT_Q4_K) s[0] = _mm256_add_epi16(s[0], s[1]);
+                else sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s[1], scale));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s[0], scale));
             }
-            s[r] = sum;
         }
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_xor_ps(load_f16x8_avx2(w, at + 2), _mm256_set1_ps(-0.0f)), da),
-                              _mm256_cvtepi32_ps(isum8x8_avx2(m)), acc);
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(half8_avx2(head[0], 0), da), _mm256_cvtepi32_ps(sum), acc);
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_xor_ps(half8_avx2(head[0], 1), _mm256_set1_ps(-0.0f)), da),
+                              _mm256_cvtepi32_ps(msum), acc);
     }
     return acc;
 }
 
-static AVX2 __m256 rows8_q6_k_avx2(const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums, const float *d) {
-    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30);
+static AVX2 __m256 rows8_q6_k_avx2(const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
+                                   const float *d, const uint8_t *ahead) {
     __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 256; b++) {
+    for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
         const size_t at = (size_t)b * 210;
-        const __m256i s16 = loadi_avx2(sums + 16 * b);
-        __m256 da = _mm256_set1_ps(d[b]);
-        __m256i s[8];
-        for (int r = 0; r < 8; r++) {
-            const uint8_t *x = w[r] + at;
-            const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192)));
-            const __m128i sc8 = _mm_loadu_si128((const __m128i *)(const void *)(x + 192));
-            /* numbers are 0..63 here; the 32 that each is too large by is 32 * sum of scale * sum of q */
-            __m256i sum = _mm256_slli_epi32(_mm256_madd_epi16(scales, s16), 5);
-            sum = _mm256_sub_epi32(_mm256_setzero_si256(), sum);
-            for (int j = 0; j < 2; j++) {
-                __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j);
-                const int8_t *a = q + 256 * b + 128 * j;
-                __m256i v[4];
-                v[0] = _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two));
-                v[1] = _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two));
-                v[2] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two));
-                v[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
-                                       _mm256_and_si256(_mm256_srli_epi16(h, 2), two));
-                for (int i = 0; i < 4; i++) {
-                    const char k = (char)(8 * j + 2 * i); /* scales of the two halves, as 16-bit words */
-                    __m128i pair = _mm_shuffle_epi8(sc8, _mm_setr_epi8(k, k, k, k, k, k, k, k, (char)(k + 1), (char)(k + 1),
-                                                                      (char)(k + 1), (char)(k + 1), (char)(k + 1),
-                                                                      (char)(k + 1), (char)(k + 1), (char)(k + 1)));
-                    __m256i p = _mm256_maddubs_epi16(v[i], loadi_avx2(a + 32 * i));
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_cvtepi8_epi16(pair)));
+        const __m256 da = _mm256_set1_ps(d[b]);
+        __m256i scales[4], sum = _mm256_setzero_si256();
+        fetch_x86(ahead, b, 8 * 210);
+        words8_avx2(w, at + 192, scales);
+        UNROLL for (int j = 0; j < 16; j += 2) /* numbers are 0..63 here: each is too large by 32 */
+            sum = _mm256_sub_epi32(
+                sum, _mm256_madd_epi16(two_bytes_avx2(scales[j / 4], j % 4, j % 4 + 1), two_sums_avx2(sums + j)));
+        sum = _mm256_slli_epi32(sum, 5);
+        for (int h = 0; h < 4; h++) { /* 16 numbers of each of four sub-blocks */
+            const size_t from = at + (size_t)(h / 2 * 64 + h % 2 * 16);
+            __m256i l0[4], l1[4], high[4];
+            words8_avx2(w, from, l0);
+            words8_avx2(w, from + 32, l1);
+            words8_avx2(w, at + 128 + 16 * (size_t)h, high);
+            UNROLL for (int k = 0; k < 4; k++) {
+                const int j = h / 2 * 8 + h % 2 + 2 * k;
+                const __m256i scale = two_bytes_avx2(scales[j / 4], j % 4, j % 4);
+                UNROLL for (int i = 0; i < 4; i += 2) {
+                    const __m256i *low = k % 2 ? l1 + i : l0 + i;
+                    const __m256i x =
+                        _mm256_or_si256(field_avx2(low[0], k / 2 * 4, 15), field_avx2(high[i], 2 * k - 4, 48));
+                    const __m256i y =
+                        _mm256_or_si256(field_avx2(low[1], k / 2 * 4, 15), field_avx2(high[i + 1], 2 * k - 4, 48));
+                    const __m256i s =
+                        _mm256_add_epi16(pairs_avx2(x, q + 16 * j + 4 * i), pairs_avx2(y, q + 16 * j + 4 * i + 4));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s, scale));
                 }
             }
-            s[r] = sum;
         }
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 208), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 208), da), _mm256_cvtepi32_ps(sum), acc);
     }
     return acc;
 }
@@ -5040,34 +5153,37 @@ static AVX2 __m256 rows8_any_avx2(int type, const uint8_t *const w[8], int n, co
     return _mm256_loadu_ps(out);
 }
 
-static AVX2 __m256 rows8_avx2(const product *p, const act_blocks *a, const uint8_t *const w[8], size_t token) {
+static AVX2 __m256 rows8_avx2(const product *p, const act_blocks *a, const uint8_t *const w[8], size_t token,
+                              const uint8_t *ahead) {
     const int n = p->a->n;
     const size_t from = token * (size_t)n;
     const int8_t *q = a->q8 + from;
     const int16_t *sums = a->sums + from / 16;
     const float *d = a->d + from / (size_t)quant_types[p->type].block;
     switch (p->type) {
-    case QUANT_Q8_0: return rows8_32_avx2(QUANT_Q8_0, w, n, q, sums, d);
-    case QUANT_Q4_0: return rows8_32_avx2(QUANT_Q4_0, w, n, q, sums, d);
-    case QUANT_Q4_1: return rows8_32_avx2(QUANT_Q4_1, w, n, q, sums, d);
-    case QUANT_Q5_0: return rows8_32_avx2(QUANT_Q5_0, w, n, q, sums, d);
-    case QUANT_Q5_1: return rows8_32_avx2(QUANT_Q5_1, w, n, q, sums, d);
-    case QUANT_IQ4_NL: return rows8_32_avx2(QUANT_IQ4_NL, w, n, q, sums, d);
-    case QUANT_Q4_K: return rows8_q45_k_avx2(QUANT_Q4_K, w, n, q, sums, d);
-    case QUANT_Q5_K: return rows8_q45_k_avx2(QUANT_Q5_K, w, n, q, sums, d);
-    case QUANT_Q6_K: return rows8_q6_k_avx2(w, n, q, sums, d);
+    case QUANT_Q8_0: return rows8_32_avx2(QUANT_Q8_0, w, n, q, d, ahead);
+    case QUANT_IQ4_NL: return rows8_32_avx2(QUANT_IQ4_NL, w, n, q, d, ahead);
+    case QUANT_Q4_0: return rows8_simple_avx2(QUANT_Q4_0, w, n, q, sums, d, ahead);
+    case QUANT_Q4_1: return rows8_simple_avx2(QUANT_Q4_1, w, n, q, sums, d, ahead);
+    case QUANT_Q5_0: return rows8_simple_avx2(QUANT_Q5_0, w, n, q, sums, d, ahead);
+    case QUANT_Q5_1: return rows8_simple_avx2(QUANT_Q5_1, w, n, q, sums, d, ahead);
+    case QUANT_Q4_K: return rows8_q45_k_avx2(QUANT_Q4_K, w, n, q, sums, d, ahead);
+    case QUANT_Q5_K: return rows8_q45_k_avx2(QUANT_Q5_K, w, n, q, sums, d, ahead);
+    case QUANT_Q6_K: return rows8_q6_k_avx2(w, n, q, sums, d, ahead);
     default: return rows8_any_avx2(p->type, w, n, a->q16 + from, sums, d);
     }
 }
 
 static AVX2 void multiply_rows_avx2(const product *p, const act_blocks *a, int row, int n_rows) {
+    fetch_x86(p->w + (size_t)row * p->row_bytes, 0, (int)p->row_bytes * MIN(8, n_rows));
     for (int r = row; r < row + n_rows; r += 8) {
         const uint8_t *w[8];
         float out[8];
         int rows = MIN(8, row + n_rows - r);
         for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
         for (int k = 0; k < p->n_tokens; k++) {
-            _mm256_storeu_ps(out, rows8_avx2(p, a, w, (size_t)(p->index ? p->index[k] : k)));
+            const uint8_t *ahead = k == 0 && r + 16 <= row + n_rows ? w[7] + p->row_bytes : NULL;
+            _mm256_storeu_ps(out, rows8_avx2(p, a, w, (size_t)(p->index ? p->index[k] : k), ahead));
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
         }
     }
@@ -5607,13 +5723,6 @@ static ALWAYS_INLINE AVX512 void wide_block_32_avx512(wide_rows *x, int type, in
     wide_end_avx512(x, mins, b, odd ? high_half_avx512(head) : low_half_avx512(head), high_half_avx512(head));
 }
 
-/* Fetches part b of the bytes from `ahead` on; to the second cache, the first is full. */
-static ALWAYS_INLINE AVX512 void wide_ahead_avx512(const uint8_t *ahead, int b, int bytes) {
-    if (ahead)
-        for (int i = 0; i < bytes; i += 64)
-            _mm_prefetch((const char *)(ahead + (size_t)b * (size_t)bytes + i), _MM_HINT_T1);
-}
-
 /* Eight blocks of a simple type are whole words, 16 bytes at a time; so are, one by one, the words of blocks that are
  * left. */
 static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int bytes, int count,
@@ -5621,7 +5730,7 @@ static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int
     __m512i v[68];
     int b = 0;
     for (; b + 8 <= count; b += 8) {
-        wide_ahead_avx512(ahead, b / 8, 8 * 16 * bytes);
+        fetch_x86(ahead, b / 8, 8 * 16 * bytes);
         for (int c = 0; c < bytes / 2; c++) rows16_avx512(x, (size_t)(b * bytes + 16 * c), v + 4 * c);
         for (int i = 0; i < 8; i += 2) {
             wide_block_32_avx512(x, type, b + i, v + i * bytes / 4, 0);
@@ -5765,7 +5874,7 @@ static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int co
     const int bytes = quant_types[type].bytes;
 #define BLOCKS(name)                                                                                                   \
     for (int b = 0; b < count; b++) {                                                                                  \
-        wide_ahead_avx512(ahead, b, 16 * bytes);                                                                       \
+        fetch_x86(ahead, b, 16 * bytes);                                                                       \
         name;                                                                                                          \
     }
     switch (type) {
@@ -5919,6 +6028,7 @@ static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, i
               sub = wide_small_subs(p->type) ? 16 : 32;
     const size_t token = (size_t)(p->index ? p->index[0] : 0) * (size_t)n;
     const wide_sums sums = x.sums;
+    if (n_rows) fetch_x86(p->w + (size_t)row * p->row_bytes, 0, 16 * (int)p->row_bytes);
     wide_sum_up_avx512(sums, p->type, a->sums + token / 16, n / 16);
     for (int r = row; r < row + n_rows; r += 16)
         for (int b = 0; b < n_blocks; b += chunk) {
@@ -5970,6 +6080,10 @@ static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *
     x.sums.start = (int32_t *)(void *)(x.panel.mins + WIDE_CHUNK / 16 * 16);
     x.sums.high = (int8_t *)(x.sums.start + WIDE_ONE / 16);
     x.sums.low = x.sums.high + WIDE_ONE / 16;
+    if (p->n_tokens == 1 && p->type == QUANT_Q8_0) {
+        multiply_rows_avx2(p, a, row, n_rows); /* nothing to unpack: memory is the limit */
+        return;
+    }
     if (p->n_tokens == 1 && p->a->n <= WIDE_ONE) wide_rows_one_avx512(p, a, row, whole, x);
     else wide_rows_many_avx512(p, a, row, whole, x);
     if (whole < n_rows) multiply_rows_avx2(p, a, row + whole, n_rows - whole);
@@ -6250,9 +6364,9 @@ static void multiply_rows_neon(const product *p, const act_blocks *a, int row, i
             float32x4_t y;
             float out[4];
             switch (p->type) {
-            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d); break;
-            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d); break;
-            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d); break;
+            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d, ahead); break;
+            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d, ahead); break;
+            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d, ahead); break;
             default: y = rows4_any_neon(p->type, w, n, a->q16 + from, sums, d, unpacked);
             }
             vst1q_f32(out, y);
