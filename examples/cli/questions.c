@@ -608,7 +608,7 @@ int cli_prompt_draft(const cli_prompt *p, const char *answer, int32_t **tokens, 
     draft_text(p, answer, text, sizeof text);
     *n = 0;
     if (!(*tokens = malloc((sizeof text + 1) * sizeof **tokens))) return cli_fail("out of memory");
-    if (polar_tokenize(p->model, text, strlen(text), 0, *tokens, sizeof text, &length, &e))
+    if (polar_tokenize(p->model, text, strlen(text), POLAR_TOKENIZE_SPECIAL, *tokens, sizeof text, &length, &e))
         return cli_fail("%s", e.message);
     polar_model_get_info(p->model, &info);
     *n = (int)(length < sizeof text ? length : sizeof text);
