@@ -146,7 +146,7 @@ int command_bench(cli *c) {
     bench_search_options s = {0, 200, 32, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16};
     const char *file = NULL;
     int search = 0, predict = 0, train = 0;
-    bench_predict_options p = {0, 0, 0, 0, 2, 20, 8, 1024, NULL};
+    bench_predict_options p = {0, 0, 0, 0, 2, 0, 20, 8, 1024, NULL};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
         {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
@@ -163,7 +163,7 @@ int command_bench(cli *c) {
         {"alone", 0, CLI_INT, &s.alone, "N", "of --search: programs timed one by one (6)"},
         {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},
         {"parts", 0, CLI_FLAG, &s.parts, NULL, "of --search: each part of the method by itself, and each left out"},
-        {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search: processor time instead of the clock's"},
+        {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search, --predict: processor time instead of the clock's"},
         {"predict", 0, CLI_FLAG, &predict, NULL, "what a prediction costs, in percent of the prefill"},
         {"layer", 0, CLI_INT, &p.layer, "N", "of --predict: layers executed before its features (2)"},
         {"train", 0, CLI_FLAG, &train, NULL, "speed of training a predictor; needs no model"},
@@ -174,7 +174,7 @@ int command_bench(cli *c) {
         {0}};
     int status = cli_read(c, options, 0, -1);
     if (status >= 0) return status;
-    p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu;
+    p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu, p.cpu_time = s.cpu_time;
     if (p.steps < 1 || p.layer < 1 || p.group < 1 || p.q_dim < 1) return cli_usage("expected --steps, --layer, --group, --features >= 1");
     if (train) return bench_train(&p);
     if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");

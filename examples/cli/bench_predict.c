@@ -3,8 +3,9 @@
 
 #include <time.h>
 
-static double now_less(double start) {
-    return cli_seconds() - start;
+/* Seconds of the clock, or of processor time. */
+static double now(const bench_predict_options *o) {
+    return o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
 }
 
 static void put_number(const char *key, double x) {
@@ -91,7 +92,7 @@ int bench_train(const bench_predict_options *o) {
     if (!status && polar_trainer_run(trainer, o->steps, &e)) status = cli_fail("%s", e.message);
     if (!status) {
         polar_trainer_get_progress(trainer, &p);
-        step = now_less(start) / o->steps;
+        step = (cli_seconds() - start) / o->steps;
         cpu = (double)(clock() - clock_start) / CLOCKS_PER_SEC / o->steps;
         total = step * p.n_steps;
         if (o->json) {
@@ -173,8 +174,9 @@ static void keep_least(double *least, double x, int round) {
     if (!round || x < *least) *least = x;
 }
 
-static int measure(polar_picker *picker, const polar_predictor *predictor, polar_features *features, const int32_t *tokens, int n,
-                   int repeat, predict_times *t) {
+static int measure(const bench_predict_options *o, polar_picker *picker, const polar_predictor *predictor, polar_features *features,
+                   const int32_t *tokens, predict_times *t) {
+    const int n = o->prompt;
     polar_session *s = polar_picker_session(picker);
     polar_program identity;
     polar_candidate c[POLAR_MAX_MENU];
@@ -185,27 +187,27 @@ static int measure(polar_picker *picker, const polar_predictor *predictor, polar
     int32_t other[2] = {1, 2};
     polar_model_get_info(polar_session_model(s), &info);
     identity = polar_program_identity(info.n_layer);
-    for (int r = -1; r < repeat; r++) { /* the first round only warms up */
+    for (int r = -1; r < o->repeat; r++) { /* the first round only warms up */
         const float *rows;
         int n_rows, n_picked;
         /* a session that has forgotten the prompt */
         if (polar_session_set_program(s, &identity, &e) || polar_session_eval(s, other, 2, &e) || polar_session_truncate(s, 0, &e))
             return cli_fail("%s", e.message);
-        start = cli_seconds();
+        start = now(o);
         if (polar_session_eval(s, tokens, n, &e)) return cli_fail("%s", e.message);
-        keep_least(&t->prefill, now_less(start), r < 0 ? 0 : r);
-        start = cli_seconds();
+        keep_least(&t->prefill, now(o) - start, r < 0 ? 0 : r);
+        start = now(o);
         if (polar_picker_pick(picker, NULL, 0, tokens, n, c, POLAR_MAX_MENU, &n_picked, &e) ||
             polar_session_set_program(s, &identity, &e) || polar_session_eval(s, tokens, n, &e))
             return cli_fail("%s", e.message);
-        keep_least(&t->guided, now_less(start), r < 0 ? 0 : r);
+        keep_least(&t->guided, now(o) - start, r < 0 ? 0 : r);
         if (polar_features_make(features, NULL, 0, tokens, n, &rows, &n_rows, &e)) return cli_fail("%s", e.message);
-        start = cli_seconds();
+        start = now(o);
         if (polar_predictor_menu(predictor, rows, n_rows, probability, &e)) return cli_fail("%s", e.message);
-        keep_least(&t->menu, now_less(start), r < 0 ? 0 : r);
-        start = cli_seconds();
+        keep_least(&t->menu, now(o) - start, r < 0 ? 0 : r);
+        start = now(o);
         if (polar_predictor_logits(predictor, rows, n_rows, seg_logits, op_logits, &e)) return cli_fail("%s", e.message);
-        keep_least(&t->programs, now_less(start), r < 0 ? 0 : r);
+        keep_least(&t->programs, now(o) - start, r < 0 ? 0 : r);
     }
     return 0;
 }
@@ -225,7 +227,8 @@ static void print_times(const char *file, const bench_predict_options *o, const 
         printf("}\n");
         return;
     }
-    printf("%s: prefill of %d tokens %.4f s (best of %d)\n", file, o->prompt, t->prefill, o->repeat);
+    printf("%s: prefill of %d tokens %.4f s%s (best of %d)\n", file, o->prompt, t->prefill, o->cpu_time ? " of processor time" : "",
+           o->repeat);
     printf("  menu of 16 programs        %8.5f s   %6.3f %% of the prefill\n", t->menu, 100 * t->menu / t->prefill);
     printf("  network of programs        %8.5f s   %6.3f %%\n", t->programs, 100 * t->programs / t->prefill);
     printf("  peek, menu, rest of the identity's prefill  %.4f s   %+.2f %% measured end to end\n", t->guided,
@@ -255,7 +258,7 @@ int bench_predict(const char *file, const bench_predict_options *o) {
     f.session.n_threads = pick.session.n_threads = o->threads;
     if (!status && (polar_picker_create(&picker, model, predictor, &pick, &e) || polar_features_create(&features, model, &f, &e)))
         status = cli_fail("%s: %s", file, e.message);
-    if (!status) status = measure(picker, predictor, features, tokens, o->prompt, o->repeat, &t);
+    if (!status) status = measure(o, picker, predictor, features, tokens, &t);
     if (!status) print_times(file, o, &t);
     polar_features_free(features);
     polar_picker_free(picker);

@@ -6,6 +6,7 @@
 
 typedef struct bench_predict_options {
     int prompt, repeat, threads, json, layer; /* of --predict: tokens; rounds; layers before the features */
+    int cpu_time;                             /* processor time instead of the clock's */
     int steps, group, q_dim;                  /* of --train: steps measured; paths that share a pass; features */
     const char *cpu;
 } bench_predict_options;
