@@ -19739,7 +19739,8 @@ polar_menu_options polar_menu_defaults(void) {
     memset(&o, 0, sizeof o);
     o.width = 64;
     o.n_head = 4;
-    o.pooling = POLAR_POOL_SUM;
+    o.pooling = POLAR_POOL_SUM | POLAR_POOL_LAST;
+    o.policy = 1;
     o.dropout = 0.1;
     o.n_epochs = 40;
     o.batch = 32;

@@ -1127,8 +1127,8 @@ typedef struct polar_menu_options {
     const polar_runner *runner;
     uint64_t seed;
     int width, n_head;   /* 64, 4: of the network */
-    int pooling;         /* POLAR_POOL_SUM: what the network sees of a question besides attention to its tokens */
-    double policy;       /* 0: weight of a second loss, what picks at this price are worth */
+    int pooling;         /* both POLAR_POOL_ flags: what the network sees of a question besides attention */
+    double policy;       /* 1: weight of a second loss, what picks at this price are worth; 0: none */
     double dropout;      /* 0.1 */
     int n_epochs, batch; /* 40; 32 questions */
     double lr, weight_decay; /* 1e-3 with cosine; 0.01 */

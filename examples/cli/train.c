@@ -679,14 +679,14 @@ int command_train(cli *c) {
         {"menu-dropout", 0, CLI_NUMBER, &m->dropout, "P", "menu: (0.1)"},
         {"menu-weight-decay", 0, CLI_NUMBER, &m->weight_decay, "X", "menu: (0.01)"},
         {"menu-validation", 0, CLI_NUMBER, &m->validation, "X", "menu: share of the questions held out (0.2)"},
-        {"pooling", 0, CLI_TEXT, &o.pooling, "HOW", "menu: attention; also the sum, the last token, or all"},
-        {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight of the worth of a pick in the loss"},
+        {"pooling", 0, CLI_TEXT, &o.pooling, "HOW", "menu: attention alone; also the sum, the last token, or all (all)"},
+        {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight in the loss of what a pick is worth (1)"},
         {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of a cascade whose threshold is fitted (3)"},
         {0}};
     memset(&o, 0, sizeof o);
     memset(&r, 0, sizeof r);
     o.heads = "both", o.feature = "hidden", o.cpu = "auto", o.schedule = "cosine", o.identity = "plain", o.select = "loss";
-    o.pooling = "sum";
+    o.pooling = "all";
     o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 3;
     o.price = POLAR_MENU_PRICE;
     o.train = polar_train_defaults();
