@@ -9953,9 +9953,9 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
 #define MANY_ROWS 256       /* rows that go through a layer together */
 #define MANY_OUTPUTS 32     /* rows that go through the output matrix together */
 #define MANY_FLIGHT 256     /* programs that run at a time */
-#define MANY_CELLS 32       /* guesses whose rows belong to the nodes; a bit each */
-#define MANY_CHAIN 16       /* rows of a program's own for guesses behind its next token */
-#define MANY_CHANCE 0.4     /* a guess less likely than this is not evaluated */
+#define MANY_CELLS   32      /* guesses whose rows belong to the nodes; a bit each */
+#define MANY_CHAIN   16      /* rows of a program's own for guesses behind its next token */
+#define MANY_CHANCE  0.4     /* a guess less likely than this is not evaluated */
 
 /* What is kept of a node. */
 typedef enum many_kind { MANY_KV, MANY_HIDDEN, MANY_TAIL, MANY_N_KINDS } many_kind;
@@ -9965,9 +9965,9 @@ typedef struct many_block {
     struct many_block *newer, *older; /* by last use */
     struct many_node *node;
     many_kind kind;
-    int capacity;         /* rows */
-    uint8_t *k, *v;       /* (n_head_kv, capacity, head_dim): of KV, the prompt; of TAIL, the cells */
-    float *hidden;        /* (capacity, n_embd) after the node's call: of HIDDEN, the prompt; of TAIL, the cells */
+    int capacity;   /* rows */
+    uint8_t *k, *v; /* (n_head_kv, capacity, head_dim): of KV, the prompt; of TAIL, the cells */
+    float *hidden;  /* (capacity, n_embd) after the node's call: of HIDDEN, the prompt; of TAIL, the cells */
     void *memory;
     size_t bytes;
 } many_block;
@@ -9983,23 +9983,23 @@ typedef struct many_answer {
 typedef struct many_node {
     struct many_node *parent, *child, *sibling; /* sibling: another one with the same parent */
     int layer;
-    int n_users, n_holders;  /* programs that run through it; that need its hidden states to stay */
-    int n_kv, n_hidden;      /* rows of the prompt that are computed in the blocks */
-    int64_t pass;            /* the last one that computed rows of the prompt */
-    uint32_t cells;          /* which are computed */
-    int known;               /* it was computed before */
+    int n_users, n_holders; /* programs that run through it; that need its hidden states to stay */
+    int n_kv, n_hidden;     /* rows of the prompt that are computed in the blocks */
+    int64_t pass;           /* the last one that computed rows of the prompt */
+    uint32_t cells;         /* which are computed */
+    int known;              /* it was computed before */
     many_block *blocks[MANY_N_KINDS];
-    many_answer *answer;     /* of the path that ends here */
+    many_answer *answer; /* of the path that ends here */
 } many_node;
 
 /* A token of a guessed answer, behind those of its parents. Number 0 is the end of the prompt. */
 typedef struct many_guess {
     int32_t token;
     int parent, child, sibling; /* 0: none */
-    int depth;   /* tokens from the prompt to this one, itself included */
-    int weight;  /* answers that went here */
-    int given;   /* by polar_many_draft */
-    int cell;    /* or -1 */
+    int depth;                  /* tokens from the prompt to this one, itself included */
+    int weight;                 /* answers that went here */
+    int given;                  /* by polar_many_draft */
+    int cell;                   /* or -1 */
 } many_guess;
 
 /* A position that a program evaluates: the prompt's last one, or a token, generated or guessed. */
@@ -10017,27 +10017,27 @@ typedef struct many_row {
 /* A program that runs. */
 typedef struct many_program {
     polar_path path;
-    int index;            /* of its result */
-    many_node **nodes;    /* (path.n) */
-    int at;               /* next call; path.n: it waits for logits */
-    int prompt_from;      /* first call that the prompt has to go through, path.n if it is through */
-    int has_last;         /* hidden state 0 is that of the prompt's last position */
-    int held;             /* nodes held - 1 and held keep their hidden states, -1: none */
-    many_row *rows;       /* (max_rows) evaluated together, parents first */
+    int index;         /* of its result */
+    many_node **nodes; /* (path.n) */
+    int at;            /* next call; path.n: it waits for logits */
+    int prompt_from;   /* first call that the prompt has to go through, path.n if it is through */
+    int has_last;      /* hidden state 0 is that of the prompt's last position */
+    int held;          /* nodes held - 1 and held keep their hidden states, -1: none */
+    many_row *rows;    /* (max_rows) evaluated together, parents first */
     int n_rows, max_rows;
-    int row;              /* whose logits give the next token */
-    int eager;            /* the logits of the rows behind it are wanted too */
-    int16_t *place;       /* (n_slots + 1) cell of each accepted token by its depth, -1: the program's own rows */
-    int32_t *tokens;      /* (n_slots + 1) accepted, and the last one generated */
+    int row;         /* whose logits give the next token */
+    int eager;       /* the logits of the rows behind it are wanted too */
+    int16_t *place;  /* (n_slots + 1) cell of each accepted token by its depth, -1: the program's own rows */
+    int32_t *tokens; /* (n_slots + 1) accepted, and the last one generated */
     int n_tokens, n_slots, guess;
     const int32_t *forced; /* n_forced tokens to score instead of generating */
     int n_forced;
-    float *hidden;        /* (own rows, n_embd) */
-    uint8_t *kv;          /* (path.n, 2, n_head_kv, n_slots, head_dim), NULL until needed */
+    float *hidden; /* (own rows, n_embd) */
+    uint8_t *kv;   /* (path.n, 2, n_head_kv, n_slots, head_dim), NULL until needed */
     size_t kv_bytes, reserved;
     gen_text text;
     polar_generate_options generate;
-    buf bytes;            /* of the text */
+    buf bytes; /* of the text */
     double logprob;
     polar_stop stop;
     polar_status status;
@@ -10050,7 +10050,7 @@ typedef struct many_program {
 typedef struct many_item {
     const float *from; /* hidden state, NULL: the token's embedding */
     int32_t token;
-    float *to;         /* where the hidden state goes, NULL: only keys and values are needed */
+    float *to; /* where the hidden state goes, NULL: only keys and values are needed */
     call_row row;
 } many_item;
 
@@ -10063,22 +10063,22 @@ struct polar_many {
     int32_t *prompt;
     size_t prompt_capacity;
     int n_prompt;
-    many_answer *answers;       /* newest first */
+    many_answer *answers; /* newest first */
     many_guess *guesses;
     size_t n_guesses, guess_capacity;
     int n_cells;
-    many_node *root;            /* children: the first calls */
+    many_node *root; /* children: the first calls */
     many_block *newest, *oldest;
-    size_t bytes, reserved;     /* held; promised to the programs that run */
+    size_t bytes, reserved; /* held; promised to the programs that run */
     int64_t pass;
     engine engine;
-    int n_positions;            /* that the work space is made for */
-    many_item *items;           /* (MANY_ROWS) */
+    int n_positions;  /* that the work space is made for */
+    many_item *items; /* (MANY_ROWS) */
     call_row *rows;
     kv_span *spans;
     int n_items, n_spans, max_spans;
-    float *cs;                  /* (n_positions, n_rot) */
-    float *logits;              /* (MANY_OUTPUTS, n_vocab) */
+    float *cs;     /* (n_positions, n_rot) */
+    float *logits; /* (MANY_OUTPUTS, n_vocab) */
     many_row *outputs[MANY_OUTPUTS];
     int32_t wanted[MANY_OUTPUTS]; /* token to score, -1: the likeliest */
     void *block;
@@ -10131,7 +10131,8 @@ static void block_drop(polar_many *y, many_block *b) {
 /* Memory that counts. What was not used for longest makes room for it. */
 static void *many_alloc(polar_many *y, size_t bytes, polar_error *e) {
     void *p;
-    for (many_block *b = y->oldest, *newer; b && bytes > y->options.cache_bytes - MIN(y->bytes, y->options.cache_bytes); b = newer) {
+    for (many_block *b = y->oldest, *newer; b && bytes > y->options.cache_bytes - MIN(y->bytes, y->options.cache_bytes);
+         b = newer) {
         newer = b->newer;
         if (!block_pinned(b)) block_drop(y, b);
     }
@@ -10283,7 +10284,8 @@ static int guess_next(const polar_many *y, int g, double *chance) {
     int best = 0;
     if (g < 0 || !y->n_guesses) return -1;
     for (int c = y->guesses[g].child; c; c = y->guesses[c].sibling)
-        if (!best || y->guesses[c].weight >= y->guesses[best].weight) best = c; /* of equal ones the oldest, which is last */
+        if (!best || y->guesses[c].weight >= y->guesses[best].weight)
+            best = c; /* of equal ones the oldest, which is last */
     if (!best) return -1;
     if (!y->guesses[best].given) *chance *= y->guesses[best].weight / (y->guesses[g].weight + 0.25);
     return *chance < MANY_CHANCE ? -1 : best;
@@ -10323,7 +10325,8 @@ void polar_many_free(polar_many *many) {
     mem_free(&a, many, sizeof *many);
 }
 
-polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options, polar_error *error) {
+polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
+                               polar_error *error) {
     const polar_many_options standard = polar_many_defaults(), *o = options ? options : &standard;
     polar_allocator a;
     polar_many *y;
@@ -10333,8 +10336,9 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     *out = NULL;
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
     if (o->max_tokens < 1 || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1))
-        return fail(error, POLAR_ARGUMENT, "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1",
-                    o->max_tokens, (int)o->kv_type);
+        return fail(error, POLAR_ARGUMENT,
+                    "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1", o->max_tokens,
+                    (int)o->kv_type);
     if ((status = gen_check_stop(o->stop, error))) return status;
     a = o->allocator ? mem_allocator(o->allocator) : model->allocator;
     if (!(y = mem_alloc(&a, sizeof *y, error))) return POLAR_MEMORY;
@@ -10348,7 +10352,8 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     else {
         memset(y->root, 0, sizeof *y->root);
         if (o->runner) y->runner = *o->runner;
-        else if (!(status = polar_pool_create(&y->pool, o->n_threads, &a, error))) y->runner = polar_pool_runner(y->pool);
+        else if (!(status = polar_pool_create(&y->pool, o->n_threads, &a, error)))
+            y->runner = polar_pool_runner(y->pool);
     }
     if (status) {
         polar_many_free(y);
@@ -10398,12 +10403,13 @@ static polar_status many_space(polar_many *y, int n, polar_error *e) {
 
 /* --- tokens in, answers out --- */
 
-static polar_status many_tokens_check(const polar_model *m, const int32_t *tokens, int n, const char *what, polar_error *e) {
+static polar_status many_tokens_check(const polar_model *m, const int32_t *tokens, int n, const char *what,
+                                      polar_error *e) {
     if (!tokens || n < 1) return fail(e, POLAR_ARGUMENT, "a %s of %d tokens: expected one at least", what, n);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= m->n_vocab)
-            return fail(e, POLAR_ARGUMENT, "token %d at place %d of the %s is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
-                        what, m->n_vocab - 1);
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d of the %s is out of range, the vocabulary has 0..%d",
+                        (int)tokens[i], i, what, m->n_vocab - 1);
     return POLAR_OK;
 }
 
@@ -10413,7 +10419,8 @@ polar_status polar_many_prompt(polar_many *y, const int32_t *tokens, int n, pola
     err_clear(error);
     if ((status = many_tokens_check(y->model, tokens, n, "prompt", error))) return status;
     if (n > y->model->n_ctx_train)
-        return fail(error, POLAR_CONTEXT, "the prompt has %d tokens, the model was trained for %d", n, y->model->n_ctx_train);
+        return fail(error, POLAR_CONTEXT, "the prompt has %d tokens, the model was trained for %d", n,
+                    y->model->n_ctx_train);
     if (!mem_grow(&y->allocator, &p, &y->prompt_capacity, (size_t)n, sizeof *tokens, error)) return POLAR_MEMORY;
     y->prompt = p;
     memcpy(y->prompt, tokens, (size_t)n * sizeof *tokens);
@@ -10436,14 +10443,14 @@ static polar_status many_path_check(const polar_many *y, polar_path path, polar_
         return fail(e, POLAR_ARGUMENT, "a path of %d calls, expected 1..%d", path.n, POLAR_MAX_CALLS);
     for (int i = 0; i < path.n; i++)
         if (path.calls[i] < 0 || path.calls[i] >= y->model->n_layer)
-            return fail(e, POLAR_MISMATCH, "call %d of a path is layer %d, the model has layers 0..%d", i, path.calls[i],
-                        y->model->n_layer - 1);
+            return fail(e, POLAR_MISMATCH, "call %d of a path is layer %d, the model has layers 0..%d", i,
+                        path.calls[i], y->model->n_layer - 1);
     return POLAR_OK;
 }
 
 /* Keeps an answer. NULL without memory. */
-static many_answer *many_keep(polar_many *y, polar_stop stop, const int32_t *tokens, int n, const buf *text, double logprob,
-                              polar_error *e) {
+static many_answer *many_keep(polar_many *y, polar_stop stop, const int32_t *tokens, int n, const buf *text,
+                              double logprob, polar_error *e) {
     const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + text->length + 1;
     many_answer *a = mem_alloc(&y->allocator, bytes, e);
     int32_t *kept;
@@ -10545,7 +10552,8 @@ done:
     return status;
 }
 
-static polar_status many_score_alone(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob, polar_error *e) {
+static polar_status many_score_alone(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob,
+                                     polar_error *e) {
     polar_session *s = NULL;
     polar_status status = many_session(y, path, n, &s, e);
     if (!status) status = polar_session_eval(s, y->prompt, y->n_prompt, e);
@@ -10672,7 +10680,8 @@ static void program_free(polar_many *y, many_program *p) {
     many_release(y, p->memory, p->memory_bytes);
 }
 
-static many_program *program_create(polar_many *y, polar_path path, const int32_t *forced, int n_forced, polar_error *e) {
+static many_program *program_create(polar_many *y, polar_path path, const int32_t *forced, int n_forced,
+                                    polar_error *e) {
     many_program measured, *p = &measured;
     many_node *u = y->root;
     layout l = layout_begin(NULL);
@@ -10823,7 +10832,8 @@ static kv_span span_at(const polar_many *y, const uint8_t *k, const uint8_t *v, 
 
 /* Adds a row whose spans are already there, from number `spans` on. */
 static many_item *item_add(polar_many *y, int position, uint8_t *k, uint8_t *v, int at, int capacity, int spans) {
-    const call_row row = {y->cs + (size_t)position * (size_t)y->model->n_rot, k, v, at, capacity, y->spans + spans, y->n_spans - spans};
+    const call_row row = {
+        y->cs + (size_t)position * (size_t)y->model->n_rot, k, v, at, capacity, y->spans + spans, y->n_spans - spans};
     many_item *x = &y->items[y->n_items++];
     x->row = row;
     return x;
@@ -10866,8 +10876,9 @@ static void collect_spans(polar_many *y, many_program *p, int r) {
     for (int i = 1; i <= depth; i++) {
         const int cell = p->place[i], last = p->place[i - 1];
         if (i > 1 && (cell < 0 ? last < 0 : cell == last + 1 && last >= 0)) y->spans[y->n_spans - 1].n++;
-        else y->spans[y->n_spans++] = cell < 0 ? span_at(y, own, own + half, i - 1, p->n_slots)
-                                               : span_at(y, tail->k, tail->v, cell, tail->capacity);
+        else
+            y->spans[y->n_spans++] = cell < 0 ? span_at(y, own, own + half, i - 1, p->n_slots)
+                                              : span_at(y, tail->k, tail->v, cell, tail->capacity);
     }
 }
 
@@ -10905,7 +10916,8 @@ static void pass_run(polar_many *y, int layer) {
     engine *g = &y->engine;
     const size_t d = (size_t)y->model->n_embd;
     int n = 0, from = 0;
-    for (int full = 0; full < 2; full++, from = full == 1 ? n : from)
+    for (int i = 0; i < y->n_items; i++) from += !y->items[i].to;
+    for (int full = 0; full < 2; full++)
         for (int i = 0; i < y->n_items; i++) {
             const many_item *x = &y->items[i];
             if ((x->to != NULL) != full) continue;
@@ -10932,7 +10944,8 @@ static void many_pass(polar_many *y, many_program **flight, int n, int layer) {
             if (p->nodes[p->at]->pass != y->pass && program_needs_prompt(y, p)) collect_prompt(y, p);
         }
     for (int i = 0; i < n; i++)
-        if (flight[i]->at < flight[i]->path.n && flight[i]->path.calls[flight[i]->at] == layer) collect_rows(y, flight[i]);
+        if (flight[i]->at < flight[i]->path.n && flight[i]->path.calls[flight[i]->at] == layer)
+            collect_rows(y, flight[i]);
     pass_run(y, layer);
 }
 
@@ -10976,7 +10989,8 @@ static void many_outputs(polar_many *y, many_program **flight, int n) {
             many_row *x = &p->rows[r];
             if (x->known || (r != p->row && (!p->eager || !row_is_behind(p, r, p->row)))) continue;
             memcpy(y->engine.hidden + (size_t)count * d,
-                   x->cell >= 0 ? tail->hidden + (size_t)x->cell * d : p->hidden + (size_t)x->hidden * d, d * sizeof(float));
+                   x->cell >= 0 ? tail->hidden + (size_t)x->cell * d : p->hidden + (size_t)x->hidden * d,
+                   d * sizeof(float));
             y->outputs[count] = x;
             y->wanted[count++] = p->forced ? p->forced[x->depth] : -1;
             if (count == MANY_OUTPUTS) {
@@ -11103,7 +11117,9 @@ static polar_status run_finish(polar_many *y, many_run *w, many_program *p, pola
     many_answer *a;
     if (p->forced) {
         *w->logprob = p->logprob;
-        if (p->status) return fail(e, p->status, "the logits at position %d are not finite: broken weights?", y->n_prompt + p->row - 1);
+        if (p->status)
+            return fail(e, p->status, "the logits at position %d are not finite: broken weights?",
+                        y->n_prompt + p->row - 1);
         return POLAR_OK;
     }
     if (p->status) p->n_tokens = 0, p->bytes.length = 0, p->logprob = 0, p->stop = POLAR_STOP_LIMIT;
@@ -11150,7 +11166,8 @@ static polar_status run_layer(polar_many *y, many_run *w, int *layer, polar_erro
 }
 
 static polar_status many_run_jobs(polar_many *y, many_run *w, polar_error *e) {
-    polar_status status = many_space(y, w->forced ? w->n_forced : MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt), e);
+    polar_status status =
+        many_space(y, w->forced ? w->n_forced : MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt), e);
     while (!status && w->n_done < w->n_jobs) {
         int layer;
         if (y->options.progress && y->options.progress(y->options.progress_user, (double)w->n_done / w->n_jobs)) {
@@ -11170,13 +11187,15 @@ static int many_is_plain(const polar_many *y) {
     return !y->options.share && !y->options.batch && !y->options.draft;
 }
 
-polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results, polar_error *error) {
+polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results,
+                            polar_error *error) {
     const size_t bytes = (size_t)MAX(n_paths, 0) * sizeof(many_job);
     many_run w;
     many_job *jobs;
     polar_status status = POLAR_OK;
     err_clear(error);
-    if (n_paths < 0 || (n_paths && (!paths || !results))) return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
+    if (n_paths < 0 || (n_paths && (!paths || !results)))
+        return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
     for (int i = 0; i < n_paths; i++)
         if ((status = many_path_check(y, paths[i], error))) return status;
     for (int i = 0; many_is_plain(y) && i < n_paths; i++) {
@@ -11197,7 +11216,8 @@ polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths,
     return status;
 }
 
-polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob, polar_error *error) {
+polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob,
+                              polar_error *error) {
     const many_job job = {path, 0};
     many_run w;
     polar_status status;
@@ -11205,8 +11225,8 @@ polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tok
     if ((status = many_path_check(y, path, error))) return status;
     if ((status = many_tokens_check(y->model, tokens, n, "continuation", error))) return status;
     if (n > y->model->n_ctx_train - y->n_prompt)
-        return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n, y->n_prompt,
-                    y->model->n_ctx_train);
+        return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n,
+                    y->n_prompt, y->model->n_ctx_train);
     *logprob = 0;
     if (many_is_plain(y)) return many_score_alone(y, path, tokens, n, logprob, error);
     memset(&w, 0, sizeof w);

@@ -26,8 +26,8 @@ typedef struct expected {
     char text[1024];
 } expected;
 
-static void alone(const polar_model *m, const int *path, int n_path, const int32_t *prompt, int n_prompt, const polar_many_options *o,
-                  expected *x) {
+static void alone(const polar_model *m, const int *path, int n_path, const int32_t *prompt, int n_prompt,
+                  const polar_many_options *o, expected *x) {
     polar_session_options so = polar_session_defaults();
     polar_generate_options g = polar_generate_defaults();
     polar_session *s = NULL;
@@ -114,7 +114,8 @@ static void compare_prompt(polar_many *y, const polar_model *m, const round_opti
         memcpy(draft, gold->tokens, (size_t)n * sizeof *draft);
         if (i == 1 && n) draft[random_below(n)] = random_below(FX_VOCAB); /* partly right, or wrong from the start */
         if (i != 2) draft[n++] = FX_VOCAB - 1;                            /* the end */
-        else while (n < 70) draft[n++] = random_below(FX_VOCAB);          /* longer than any answer */
+        else
+            while (n < 70) draft[n++] = random_below(FX_VOCAB); /* longer than any answer */
         CHECK(!polar_many_draft(y, draft, n, &e));
     }
     while (at < p.n) {
@@ -125,8 +126,9 @@ static void compare_prompt(polar_many *y, const polar_model *m, const round_opti
         at += n;
     }
     for (int i = 0; i < p.n; i++) same(&r[i], &x[i]);
-    if (test_failures) printf("%s, type %d, share %d batch %d draft %d, cache %zu, %d drafts\n", w->arch, w->type, w->o.share, w->o.batch,
-                              w->o.draft, w->o.cache_bytes, w->drafts);
+    if (test_failures)
+        printf("%s, type %d, share %d batch %d draft %d, cache %zu, %d drafts\n", w->arch, w->type, w->o.share,
+               w->o.batch, w->o.draft, w->o.cache_bytes, w->drafts);
 }
 
 static void compare(const round_options *w, const fixture *f, int rounds) {
@@ -197,7 +199,8 @@ TEST(context) {
     free(f.data);
 }
 
-static double score_alone(const polar_model *m, polar_path p, const int32_t *prompt, int n_prompt, const int32_t *tokens, int n) {
+static double score_alone(const polar_model *m, polar_path p, const int32_t *prompt, int n_prompt,
+                          const int32_t *tokens, int n) {
     static float scratch[FX_VOCAB];
     polar_session_options so = polar_session_defaults();
     polar_session *s = NULL;
@@ -272,7 +275,8 @@ TEST(savings) {
         if (i == 0) CHECK(s.n_rows == s.n_rows_plain && s.n_passes == s.n_passes_plain);
         if (i == 1) CHECK(s.n_rows < s.n_rows_plain - 7 * 30 && s.n_recomputed == 0);
         if (i == 2) CHECK(s.n_rows == s.n_rows_plain && s.n_passes * 2 < s.n_passes_plain);
-        if (i == 3) CHECK(s.n_accepted >= 2 * (x.n_tokens - 1) && s.n_passes < s.n_passes_plain - 2 * 4 * (x.n_tokens - 2));
+        if (i == 3)
+            CHECK(s.n_accepted >= 2 * (x.n_tokens - 1) && s.n_passes < s.n_passes_plain - 2 * 4 * (x.n_tokens - 2));
         polar_many_free(y);
     }
     CHECK(rows[2] == rows[0]);
@@ -404,7 +408,8 @@ TEST(not_finite) {
         CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 5, &e));
         CHECK(!polar_many_run(y, p, 3, r, &e));
         same(&r[1], &x);
-        CHECK(r[0].status == POLAR_NUMERIC && r[0].n_tokens == 0 && r[0].length == 0 && !*r[0].text && r[2].status == POLAR_NUMERIC);
+        CHECK(r[0].status == POLAR_NUMERIC && r[0].n_tokens == 0 && r[0].length == 0 && !*r[0].text &&
+              r[2].status == POLAR_NUMERIC);
         CHECK(polar_many_score(y, p[0], prompt, 3, &logprob, &e) == POLAR_NUMERIC && strstr(e.message, "not finite"));
         polar_many_free(y);
         norm[0] = was;
@@ -425,7 +430,8 @@ TEST(bad_input) {
     polar_many_result r;
     polar_error e;
     double logprob;
-    CHECK(polar_many_create(NULL, m, NULL, &e) == POLAR_ARGUMENT && polar_many_create(&y, NULL, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_create(NULL, m, NULL, &e) == POLAR_ARGUMENT &&
+          polar_many_create(&y, NULL, NULL, &e) == POLAR_ARGUMENT);
     o.max_tokens = 0;
     CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
     o.max_tokens = 5, o.stop = empty;
@@ -433,11 +439,14 @@ TEST(bad_input) {
     o.stop = NULL;
     CHECK(!polar_many_create(&y, m, &o, &e));
     CHECK(polar_many_run(y, &p, 1, &r, &e) == POLAR_ARGUMENT && polar_many_draft(y, tokens, 1, &e) == POLAR_ARGUMENT);
-    CHECK(polar_many_prompt(y, tokens, 0, &e) == POLAR_ARGUMENT && polar_many_prompt(y, tokens, 2, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_prompt(y, tokens, 0, &e) == POLAR_ARGUMENT &&
+          polar_many_prompt(y, tokens, 2, &e) == POLAR_ARGUMENT);
     CHECK_STR(e.message, "token 300 at place 1 of the prompt is out of range, the vocabulary has 0..299");
     CHECK(!polar_many_prompt(y, tokens, 1, &e));
-    CHECK(polar_many_draft(y, tokens, 3, &e) == POLAR_ARGUMENT && polar_many_score(y, p, tokens, 2, &logprob, &e) == POLAR_ARGUMENT);
-    CHECK(polar_many_run(y, &wrong, 1, &r, &e) == POLAR_MISMATCH && polar_many_run(y, &none, 1, &r, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_draft(y, tokens, 3, &e) == POLAR_ARGUMENT &&
+          polar_many_score(y, p, tokens, 2, &logprob, &e) == POLAR_ARGUMENT);
+    CHECK(polar_many_run(y, &wrong, 1, &r, &e) == POLAR_MISMATCH &&
+          polar_many_run(y, &none, 1, &r, &e) == POLAR_ARGUMENT);
     CHECK(polar_many_run(y, NULL, 1, &r, &e) == POLAR_ARGUMENT && polar_many_run(y, &p, -1, &r, &e) == POLAR_ARGUMENT);
     CHECK(!polar_many_run(y, NULL, 0, NULL, &e) && !polar_many_run(y, &p, 1, &r, &e));
     polar_many_free(y);
@@ -447,7 +456,8 @@ TEST(bad_input) {
 }
 
 static const test_case tests[] = {
-#define T(name) {#name, test_##name}
+#define T(name)                                                                                                        \
+    { #name, test_##name }
     T(same_as_alone), T(context), T(score), T(savings), T(errors), T(memory_bound), T(not_finite), T(bad_input),
 };
 

@@ -103,7 +103,8 @@ static int take_proposals(polar_search *search, int most, polar_program *program
     return n;
 }
 
-static int run_proposals(search_bench *b, polar_search *search, polar_many *many, const polar_program *programs, const int *ids, int n) {
+static int run_proposals(search_bench *b, polar_search *search, polar_many *many, const polar_program *programs,
+                         const int *ids, int n) {
     static int calls[BENCH_FLIGHT][POLAR_MAX_CALLS];
     static polar_many_result results[BENCH_FLIGHT];
     polar_path paths[BENCH_FLIGHT];
@@ -181,12 +182,14 @@ static int run_alone(search_bench *b, search_time *t) {
 }
 
 static void print_time(const search_bench *b, const char *name, const search_time *t) {
-    const double each = t->seconds / (double)t->stats.n_rows_plain, rows = (double)t->stats.n_rows / (double)t->stats.n_rows_plain,
+    const double each = t->seconds / (double)t->stats.n_rows_plain,
+                 rows = (double)t->stats.n_rows / (double)t->stats.n_rows_plain,
                  passes = (double)t->stats.n_passes / (double)t->stats.n_passes_plain;
     if (b->o->json) {
         printf("{\"model\":");
         json_put_text(stdout, b->file);
-        printf(",\"parts\":\"%s\",\"prompt\":%d,\"programs\":%d,\"in_flight\":%d,\"seconds\":", name, b->o->prompt, t->n, b->o->in_flight);
+        printf(",\"parts\":\"%s\",\"prompt\":%d,\"programs\":%d,\"in_flight\":%d,\"seconds\":", name, b->o->prompt,
+               t->n, b->o->in_flight);
         json_put_double(stdout, t->seconds);
         printf(",\"programs_per_s\":");
         json_put_double(stdout, 1 / (each * b->rows));
@@ -196,11 +199,12 @@ static void print_time(const search_bench *b, const char *name, const search_tim
         json_put_double(stdout, rows);
         printf(",\"passes\":");
         json_put_double(stdout, passes);
-        printf(",\"drafted\":%lld,\"accepted\":%lld,\"recomputed\":%lld,\"peak_mb\":%.1f}\n", (long long)t->stats.n_drafted,
-               (long long)t->stats.n_accepted, (long long)t->stats.n_recomputed, (double)t->stats.peak_bytes / 1048576);
+        printf(",\"drafted\":%lld,\"accepted\":%lld,\"recomputed\":%lld,\"peak_mb\":%.1f}\n",
+               (long long)t->stats.n_drafted, (long long)t->stats.n_accepted, (long long)t->stats.n_recomputed,
+               (double)t->stats.peak_bytes / 1048576);
     } else
-        printf("%-20s %9d %10.2f %10.1f %9.3f %9.3f %9lld %9.0f\n", name, t->n, 1 / (each * b->rows), b->alone / each, rows, passes,
-               (long long)t->stats.n_accepted, (double)t->stats.peak_bytes / 1048576);
+        printf("%-20s %9d %10.2f %10.1f %9.3f %9.3f %9lld %9.0f\n", name, t->n, 1 / (each * b->rows), b->alone / each,
+               rows, passes, (long long)t->stats.n_accepted, (double)t->stats.peak_bytes / 1048576);
     fflush(stdout);
 }
 
@@ -217,9 +221,10 @@ static int run_all(search_bench *b) {
     b->rows = (double)all.stats.n_rows_plain / all.n;
     for (int i = 0; i < b->n_programs; i++) calls += b->programs[i].length, tokens += b->programs[i].n_tokens;
     if (!b->o->json) {
-        printf("%s: prompt of %d tokens, %d programs of %.1f calls and %.1f tokens, %d in flight\n", b->file, b->o->prompt, b->n_programs,
-               calls / b->n_programs, tokens / b->n_programs, b->o->in_flight);
-        printf("%-20s %9s %10s %10s %9s %9s %9s %9s\n", "", "programs", "per second", "times", "rows", "passes", "accepted", "peak MB");
+        printf("%s: prompt of %d tokens, %d programs of %.1f calls and %.1f tokens, %d in flight\n", b->file,
+               b->o->prompt, b->n_programs, calls / b->n_programs, tokens / b->n_programs, b->o->in_flight);
+        printf("%-20s %9s %10s %10s %9s %9s %9s %9s\n", "", "programs", "per second", "times", "rows", "passes",
+               "accepted", "peak MB");
     }
     print_time(b, "alone", &t);
     for (int i = 0; b->o->parts && i < (int)(sizeof parts / sizeof *parts); i++) {
