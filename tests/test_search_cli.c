@@ -494,6 +494,10 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     CHECK(same_files("menu3.json", "menu.json"));
     RUN("polar search -m other.gguf whole.json --menu 12 -o x.json", 1, "whole.json was made with another model");
     RUN("polar search -m random.gguf - --menu 12 -o x.json <whole.json", 2, "--menu needs a file");
+    RUN("polar search -m random.gguf whole.json --menu 3 --also 1x3 --also identity -o named.json --json", 0, "\"n_questions\":7");
+    RUN("head -1 named.json", 0, "\"0 1x3 2-3\"]");
+    RUN("polar search -m random.gguf whole.json --also 1x3 -o x.json", 2, "--also adds programs to a menu");
+    RUN("polar search -m random.gguf whole.json --menu 3 --also 9x3 -o x.json", 2, "--also \"9x3\": ");
 }
 
 /* It checks by itself that all ways to evaluate give the same. */

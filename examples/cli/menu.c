@@ -274,6 +274,24 @@ int menu_choose(menu *m, int size, const char *file, int n_layer, int n_question
     return status;
 }
 
+int menu_add(menu *m, const char *text) {
+    polar_program p;
+    polar_error e;
+    menu_entry *entry = &m->entries[m->n];
+    int path[POLAR_MAX_CALLS], n;
+    if (polar_program_parse(&p, m->n_layer, text, &e) || polar_program_validate(&p, m->n_layer, &e))
+        return cli_usage("--also \"%s\": %s", text, e.message);
+    n = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    for (int i = 0; i < m->n; i++)
+        if (m->entries[i].n == n && !memcmp(m->entries[i].path, path, (size_t)n * sizeof *path)) return 0;
+    if (m->n == MENU_MAX) return cli_usage("--also \"%s\": a menu has at most %d programs", text, MENU_MAX);
+    if (!(entry->path = malloc((size_t)n * sizeof *entry->path))) return cli_fail("out of memory");
+    memcpy(entry->path, path, (size_t)n * sizeof *path);
+    entry->n = n;
+    m->n++;
+    return 0;
+}
+
 void menu_free(menu *m) {
     for (int i = 0; i < m->n; i++) free(m->entries[i].path);
     m->n = 0;

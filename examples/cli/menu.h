@@ -17,6 +17,8 @@ typedef struct menu {
 
 /* Chooses at most `size` programs by the results in a supervision file. 0, or 1 after a message; free it then, too. */
 int menu_choose(menu *m, int size, const char *file, int n_layer, int n_questions);
+/* Adds a program that somebody names, unless the menu has it. 0, or an exit status after a message. */
+int menu_add(menu *m, const char *program);
 void menu_free(menu *m);
 /* Writes the programs as an array of texts. */
 void menu_put(FILE *f, const menu *m);

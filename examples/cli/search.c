@@ -8,7 +8,7 @@
 typedef struct search_options {
     const char *model, *output, *cpu, *kv_type, *reward, *space, *shard;
     cli_prompt_options prompt;
-    cli_list stop;
+    cli_list stop, also;
     int tokens, threads, limit, cache_mb, in_flight, menu, json;
     polar_search_options search;
 } search_options;
@@ -456,6 +456,8 @@ static int prepare(run *r, json_document **header) {
     if (r->o->menu) {
         if (!cli_objects_open(&r->samples, r->file)) return 1;
         if ((status = menu_choose(&r->menu, r->o->menu, r->file, r->info.n_layer, r->questions.n))) return status;
+        for (int i = 0; i < r->o->also.n; i++)
+            if ((status = menu_add(&r->menu, r->o->also.items[i]))) return status;
         if (r->samples.header.text) {
             if (!(*header = json_read(r->samples.header.text, r->samples.header.length, &error, &at)))
                 return cli_fail("%s: the header cannot be read: %s", r->file, error);
@@ -473,6 +475,7 @@ static int check_options(search_options *o) {
         return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
     if (o->in_flight < 1 || o->in_flight > 1024) return cli_usage("--in-flight %d: expected 1..1024", o->in_flight);
     if (o->menu < 0 || o->menu > MENU_MAX) return cli_usage("--menu %d: expected 1..%d", o->menu, MENU_MAX);
+    if (o->also.n && !o->menu) return cli_usage("--also adds programs to a menu: --menu K chooses the others");
     if (o->limit < 0) return cli_usage("--limit %d: expected a number of questions", o->limit);
     for (; space < POLAR_N_SEARCH_SPACE && strcmp(o->space, polar_search_space_name(space));)
         space = (polar_search_space)(space + 1);
@@ -552,6 +555,7 @@ int command_search(cli *c) {
         CLI_PROMPT_OPTIONS(o.prompt),
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},
+        {"also", 0, CLI_LIST, &o.also, "PROGRAM", "add this one to the menu; may be repeated"},
         {"limit", 0, CLI_INT, &o.limit, "N", "the first N questions only"},
         {"shard", 0, CLI_TEXT, &o.shard, "I/N",
          "every N-th question, beginning with the I-th; polar merge joins the outputs"},
