@@ -146,6 +146,29 @@ demo-model: polar build/demo/train_model build/demo/vocabulary.gguf
 	build/demo/train_model -v build/demo/vocabulary.gguf -o build/demo/model-f32.gguf -c build/demo/checkpoint \
 		--dial --updates $(DEMO_UPDATES)
 	./polar quantize build/demo/model-f32.gguf $(DEMO)/demo-model.gguf Q8_0
+	$(MAKE) demo-predictor
+
+# What the bundled predictor came from: programs found for 4000 training questions, a menu of them and of the depths that
+# the model was trained at run on all these questions, both networks, and prices from validation questions. The same
+# model gives the same bytes.
+DEMO_DEPTHS = 6-10x0 7-10x0 8-10x0 9-10x0 10x0 2-5x2,6-10x0 2-5x2,7-10x0 2-5x2,8-10x0 2-5x2 2-5x3,6-10x0 2-5x3,8-10x0 \
+	2-5x3 2-5x4,6-10x0 2-5x4 2-5x0,7-10x0 2-5x0,8-10x0 2-5x0,9-10x0 2-5x0,10x0 2-5x0
+demo-predictor: polar build/demo/train.jsonl build/demo/validation.jsonl
+	./polar search -m $(DEMO)/demo-model.gguf build/demo/train.jsonl --simulations 50 -n 8 --seed 1 -o build/demo/found.json
+	./polar search -m $(DEMO)/demo-model.gguf build/demo/found.json --menu 32 -o build/demo/menu.json
+	./polar search -m $(DEMO)/demo-model.gguf build/demo/menu.json --menu 20 $(DEMO_DEPTHS:%=--also %) \
+		-o build/demo/menus.json
+	./polar train -m $(DEMO)/demo-model.gguf build/demo/menus.json -o $(DEMO)/demo-predictor.gguf --width 64 --epochs 4 \
+		--max-paths 12 --menu-width 64 --menu-epochs 20 --menu-size 48 --price 0.3 --pooling all --policy 1
+	./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf build/demo/validation.jsonl --limit 2400 -n 8 \
+		--fit $(DEMO)/demo-fit.json
+
+# The evaluation that README quotes: all 4000 test questions, and those out of distribution.
+demo-eval: polar $(DEMO_SETS:%=build/demo/%.jsonl)
+	for set in test ood-wording ood-words ood-steps; do \
+		./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf --validation $(DEMO)/demo-fit.json \
+			build/demo/$$set.jsonl -n 8 --skip 3 -o build/demo/eval-$$set.json || exit 1; \
+	done
 
 PREFIX ?= /usr/local
 install: all
@@ -157,5 +180,5 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test bench embedded check-all clean demo demo-model demo-questions
+.PHONY: all help install test bench embedded check-all clean demo demo-model demo-predictor demo-eval demo-questions
 .SECONDARY:
