@@ -7803,7 +7803,7 @@ static void tok_encode_text(tok_coder *c, const uint8_t *s, size_t n, int specia
         tok_emit(c, id);
         from = at += length;
     }
-    if (c->status == POLAR_OK) tok_encode_plain(c, s + from, n - from);
+    if (c->status == POLAR_OK && from < n) tok_encode_plain(c, s + from, n - from); /* s may be NULL with n = 0 */
 }
 
 static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
