@@ -2,7 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #define GEMM_F32 /* the products of the trainer in full precision */
 #include "../polar.c"
-#if defined(__GNUC__) && !defined(__TINYC__) /* the trainer needs vector types */
+#if defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32) /* the trainer needs vector types and POSIX */
 #define TRAINER 1
 /* names that polar.c has too */
 #define layer demo_layer
