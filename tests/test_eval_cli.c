@@ -378,7 +378,8 @@ TEST(fitted_points) {
     polar_error e;
     int identity = 0, best_right = -1;
     setup();
-    CHECK(!json_parse(&root, text, n, "v", &e) && !json_parse(&fit, fit_text, m, "f", &e));
+    CHECK(!json_parse(&root, text, n, "v", &e));
+    CHECK(!json_parse(&fit, fit_text, m, "f", &e));
     fit = json_get(fit, "fit");
     samples = json_get(root, "samples");
     for (int point = 0; point < 2; point++) {

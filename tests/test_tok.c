@@ -754,8 +754,8 @@ TEST(chatml_system) {
         "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, created by "
         "Alibaba "
         "Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}",
-        "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
-        "assistant<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role']}}",
+        ("{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
+        "assistant<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role']}}"),
         "{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"};
     static const char *const expected[] = {"You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
                                            "You are a helpful assistant", NULL};
