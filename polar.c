@@ -6365,9 +6365,9 @@ static void multiply_rows_neon(const product *p, const act_blocks *a, int row, i
             float32x4_t y;
             float out[4];
             switch (p->type) {
-            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d, ahead); break;
-            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d, ahead); break;
-            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d, ahead); break;
+            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d); break;
+            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d); break;
+            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d); break;
             default: y = rows4_any_neon(p->type, w, n, a->q16 + from, sums, d, unpacked);
             }
             vst1q_f32(out, y);
