@@ -506,7 +506,8 @@ static void wr_f32s(uint8_t *p, const float *x, int n) {
 /* a*b + c, rounded once. Without the instruction: the product of two floats is exact in double; the sum is
  * made odd where it is inexact (round to odd), so that the second rounding, to float, is the only one. */
 static float fma32(float a, float b, float c) {
-#if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__)
+#if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || \
+    defined(__s390x__)
     return __builtin_fmaf(a, b, c);
 #else
     double p = (double)a * (double)b, q = (double)c, s = p + q, t = s - p, err;
@@ -8084,7 +8085,8 @@ static int model_int(polar_model *m, const char *key, int standard, int min, int
     return gguf_get_int(&m->file, k.text, out, min, max, standard == NO_DEFAULT, e) == POLAR_OK;
 }
 
-static int model_float(polar_model *m, const char *key, double standard, double min, double max, float *out, polar_error *e) {
+static int model_float(polar_model *m, const char *key, double standard, double min, double max, float *out,
+                       polar_error *e) {
     const model_key k = key_of(m, key);
     double v = standard;
     if (gguf_get_float(&m->file, k.text, &v, min, max, standard < 0, e)) return 0;
@@ -8100,7 +8102,8 @@ static int model_rope_scaling(polar_model *m, float *factor, polar_error *e) {
     if (gguf_get_str(&m->file, k.text, &s, &n, 0, e)) return 0;
     if (n == 4 && !memcmp(s, "none", 4)) return 1;
     if (n == 6 && !memcmp(s, "linear", 6)) return model_float(m, "rope.scaling.factor", 1, 1e-3, 1e6, factor, e);
-    fail(e, POLAR_UNSUPPORTED, "%s: rope.scaling.type is \"%.*s\", expected none or linear", m->file.name, (int)MIN(n, 40), s);
+    fail(e, POLAR_UNSUPPORTED, "%s: rope.scaling.type is \"%.*s\", expected none or linear", m->file.name,
+         (int)MIN(n, 40), s);
     return 0;
 }
 
@@ -8123,13 +8126,14 @@ static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error
     if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2) {
         fail(e, POLAR_UNSUPPORTED,
              "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: expected "
-             "heads a multiple, equal lengths, an even dimension", m->file.name, m->n_head, m->n_head_kv, m->head_dim, value_dim,
-             m->n_rot);
+             "heads a multiple, equal lengths, an even dimension",
+             m->file.name, m->n_head, m->n_head_kv, m->head_dim, value_dim, m->n_rot);
         return 0;
     }
     if (!model_int(m, "expert_count", m->arch->experts ? NO_DEFAULT : 0, 0, 1024, &m->n_expert, e)) return 0;
     if (!m->arch->experts && m->n_expert) {
-        fail(e, POLAR_UNSUPPORTED, "%s: architecture %s with %d experts is not supported", m->file.name, m->arch->name, m->n_expert);
+        fail(e, POLAR_UNSUPPORTED, "%s: architecture %s with %d experts is not supported", m->file.name,
+             m->arch->name, m->n_expert);
         return 0;
     }
     if (m->arch->experts) {
@@ -8161,7 +8165,8 @@ static void dims_text(text *t, const gguf_tensor *g) {
 
 /* Finds a tensor of n (x rows (x count)) numbers; 0 as n, rows or count accepts what is there, 1 also a missing
  * dimension. NULL and an error if it is not so. */
-static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t n, int64_t rows, int64_t count, polar_error *e) {
+static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t n, int64_t rows, int64_t count,
+                                       polar_error *e) {
     const gguf_tensor *g = gguf_find_tensor(&m->file, name);
     const int64_t want[4] = {n, rows, count, 1};
     char shape[96];
@@ -8174,8 +8179,8 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
     for (int i = 0; i < 4; i++) {
         int64_t have = i < g->n_dims ? g->dims[i] : 1;
         if ((want[i] && have != want[i]) || have > INT_MAX) {
-            fail(e, POLAR_FORMAT, "%s: tensor %s has shape %s, expected %lld x %lld x %lld (0: any)", m->file.name, name, shape,
-                 (long long)n, (long long)rows, (long long)count);
+            fail(e, POLAR_FORMAT, "%s: tensor %s has shape %s, expected %lld x %lld x %lld (0: any)", m->file.name,
+                 name, shape, (long long)n, (long long)rows, (long long)count);
             return NULL;
         }
     }
@@ -8187,7 +8192,8 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
     return g;
 }
 
-static int model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out, polar_error *e) {
+static int model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out,
+                        polar_error *e) {
     const tensor_name full = name_of(layer, name);
     const gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
     if (!g) return 0;
@@ -8252,9 +8258,10 @@ static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e)
 
 static int model_layer_tensors(polar_model *m, layout *l, int i, layer *y, polar_error *e) {
     const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
-    if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) || !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
-        !model_matrix(m, i, "attn_q", d, dq, 1, &y->q, e) || !model_matrix(m, i, "attn_k", d, dk, 1, &y->k, e) ||
-        !model_matrix(m, i, "attn_v", d, dk, 1, &y->v, e) || !model_matrix(m, i, "attn_output", dq, d, 1, &y->o, e))
+    if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) ||
+        !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) || !model_matrix(m, i, "attn_q", d, dq, 1, &y->q, e) ||
+        !model_matrix(m, i, "attn_k", d, dk, 1, &y->k, e) || !model_matrix(m, i, "attn_v", d, dk, 1, &y->v, e) ||
+        !model_matrix(m, i, "attn_output", dq, d, 1, &y->o, e))
         return 0;
     if (m->arch->qkv_bias &&
         (!layer_bias(m, l, i, "attn_q", dq, &y->q_bias, e) || !layer_bias(m, l, i, "attn_k", dk, &y->k_bias, e) ||
@@ -8264,7 +8271,8 @@ static int model_layer_tensors(polar_model *m, layout *l, int i, layer *y, polar
                              !layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
         return 0;
     if (m->arch->experts) return model_expert_tensors(m, i, y, e);
-    return model_matrix(m, i, "ffn_gate", d, m->n_ff, 1, &y->gate, e) && model_matrix(m, i, "ffn_up", d, m->n_ff, 1, &y->up, e) &&
+    return model_matrix(m, i, "ffn_gate", d, m->n_ff, 1, &y->gate, e) &&
+           model_matrix(m, i, "ffn_up", d, m->n_ff, 1, &y->up, e) &&
            model_matrix(m, i, "ffn_down", m->n_ff, d, 1, &y->down, e);
 }
 
@@ -8274,7 +8282,8 @@ static int model_rope(polar_model *m, float linear, polar_error *e) {
     const gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
     if (g && !(g = model_tensor(m, "rope_freqs.weight", m->n_rot / 2, 1, 1, e))) return 0;
     if (g && g->type != quant_types[QUANT_F32].id) {
-        fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name, gguf_type_name(g->type));
+        fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name,
+             gguf_type_name(g->type));
         return 0;
     }
     for (int i = 0; i < m->n_rot / 2; i++) {
@@ -8300,7 +8309,8 @@ static int model_place(polar_model *m, layout *l, polar_error *e) {
         if (!model_layer_tensors(m, l, i, m->layers ? &m->layers[i] : &unused, e)) return 0;
     if (!model_matrix(m, -1, "token_embd", m->n_embd, m->n_vocab, 1, &m->embedding, e)) return 0;
     m->output = m->embedding;
-    if (gguf_find_tensor(&m->file, "output.weight") && !model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
+    if (gguf_find_tensor(&m->file, "output.weight") &&
+        !model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
         return 0;
     return model_vector(m, l, "output_norm.weight", m->n_embd, &m->output_norm, e);
 }
@@ -8313,8 +8323,8 @@ static int model_arch(polar_model *m, polar_error *e) {
     for (int i = 0; i < COUNT(archs); i++)
         if (strlen(archs[i].name) == n && !memcmp(archs[i].name, s, n)) m->arch = &archs[i];
     if (m->arch) return 1;
-    fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe are)", m->file.name,
-         (int)MIN(n, 60), s);
+    fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe are)",
+         m->file.name, (int)MIN(n, 60), s);
     return 0;
 }
 
@@ -8361,8 +8371,8 @@ void polar_model_close(polar_model *model) {
 }
 
 /* `path` or else `data`. Errors go through a local record, since its status steers the loading. */
-static polar_status model_open(polar_model **out, const char *path, const void *data, size_t size, const polar_model_options *options,
-                               polar_error *error) {
+static polar_status model_open(polar_model **out, const char *path, const void *data, size_t size,
+                               const polar_model_options *options, polar_error *error) {
     const polar_model_options standard = polar_model_defaults(), *o = options ? options : &standard;
     polar_allocator a = mem_allocator(o->allocator);
     polar_error local;
@@ -8382,9 +8392,11 @@ static polar_status model_open(polar_model **out, const char *path, const void *
     m->vocab_only = o->vocab_only;
     if (path) gguf_open(&m->file, path, o->no_mmap, &a, o->progress, o->progress_user, &local);
     else gguf_open_memory(&m->file, data, size, &a, &local);
-    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5)) fail(&local, POLAR_CANCELLED, "cancelled");
+    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5))
+        fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status == POLAR_OK) model_load(m, &local);
-    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 1)) fail(&local, POLAR_CANCELLED, "cancelled");
+    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 1))
+        fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status != POLAR_OK) {
         polar_model_close(m);
         if (error) *error = local;
@@ -8395,13 +8407,14 @@ static polar_status model_open(polar_model **out, const char *path, const void *
 }
 
 #ifndef POLAR_NO_STDIO
-polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options, polar_error *error) {
+polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options,
+                              polar_error *error) {
     return model_open(out, path, NULL, 0, options, error);
 }
 #endif
 
-polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size, const polar_model_options *options,
-                                     polar_error *error) {
+polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size,
+                                     const polar_model_options *options, polar_error *error) {
     return model_open(out, NULL, data, size, options, error);
 }
 
@@ -9040,7 +9053,8 @@ static void act_quantize(const kern *k, activations *a, int forms, int r, int fr
     if (forms & 1)
         k->quantize(a->x + at, count, 32, a->b32.q8 + at, a->b32.q16 + at, a->b32.sums + at / 16, a->b32.d + at / 32);
     if (forms & 2)
-        k->quantize(a->x + at, count, 256, a->b256.q8 + at, a->b256.q16 + at, a->b256.sums + at / 16, a->b256.d + at / 256);
+        k->quantize(a->x + at, count, 256, a->b256.q8 + at, a->b256.q16 + at, a->b256.sums + at / 16,
+                    a->b256.d + at / 256);
 }
 
 /* --- stages that work row by row --- */
@@ -9130,7 +9144,8 @@ static void attention_task(void *context, int index, int worker) {
     memset(out, 0, (size_t)n * sizeof *out);
     at = 0;
     for (int s = 0; s < row->n_spans; at += row->spans[s++].n)
-        m->kern->accumulate(out, scores + at, row->spans[s].v + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
+        m->kern->accumulate(out, scores + at,
+                            row->spans[s].v + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
                             row->spans[s].n, n, e->kv_f16);
     for (int i = 0; i < n; i++) out[i] = out[i] / sum;
 }
@@ -9211,7 +9226,8 @@ static void experts_sort(engine *e, int n_rows) {
 }
 
 /* Products of every expert that has rows: input (activations) rows index[entry], output rows = entries. */
-static int experts_products(const engine *e, product *p, const matrix *m, const activations *a, const int *index, float *y) {
+static int experts_products(const engine *e, product *p, const matrix *m, const activations *a, const int *index,
+                            float *y) {
     int n = 0;
     for (int x = 0; x < e->model->n_expert; x++) {
         const int first = e->expert_first[x], count = e->expert_first[x + 1] - first;
@@ -9247,7 +9263,8 @@ static void mixture(engine *e, const layer *y, int n_rows) {
     p[0] = product_of(&y->router, &e->act_in, n_rows, e->router);
     products_run(e, p, 1);
     for (int r = 0; r < n_rows; r++)
-        experts_choose(m, e->router + (size_t)r * (size_t)m->n_expert, e->chosen + (size_t)r * (size_t)m->n_expert_used);
+        experts_choose(m, e->router + (size_t)r * (size_t)m->n_expert,
+                       e->chosen + (size_t)r * (size_t)m->n_expert_used);
     experts_sort(e, n_rows);
     n = experts_products(e, p, &y->gate_exps, &e->act_in, e->entry_row, e->gate);
     n += experts_products(e, p + n, &y->up_exps, &e->act_in, e->entry_row, e->up);
@@ -9267,9 +9284,9 @@ static void mixture(engine *e, const layer *y, int n_rows) {
 static void engine_call(engine *e, int index, const call_row *rows, int n_rows, int from) {
     const polar_model *m = e->model;
     const layer *y = &m->layers[index];
-    const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o},
-                 *const dense[] = {&y->gate, &y->up}, *const experts[] = {&y->router, &y->gate_exps, &y->up_exps,
-                                                                          &y->gate_shexp, &y->up_shexp, &y->shared_gate};
+    const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o}, *const dense[] = {&y->gate, &y->up},
+                 *const experts[] = {&y->router, &y->gate_exps, &y->up_exps, &y->gate_shexp, &y->up_shexp,
+                                     &y->shared_gate};
     row_work w = {e, y, rows, y->attn_norm, NULL, 0, 0, 0, 0};
     engine kept = *e; /* the same work space, less the rows that are done with */
     product p[3];
@@ -9388,13 +9405,18 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
         fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
         return 0;
     }
-    if (o->n_batch < 1 || o->n_logits < 1 || o->max_peek < 0 || o->max_calls < n_path || o->max_calls > POLAR_MAX_CALLS) {
-        fail(e, POLAR_ARGUMENT, "n_batch %d, n_logits %d, max_peek %d, max_calls %d with a path of %d calls: expected >= 1, >= 1, "
-             ">= 0, %d..%d", o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
+    if (o->n_batch < 1 || o->n_logits < 1 || o->max_peek < 0 || o->max_calls < n_path ||
+        o->max_calls > POLAR_MAX_CALLS) {
+        fail(e, POLAR_ARGUMENT,
+             "n_batch %d, n_logits %d, max_peek %d, max_calls %d with a path of %d calls: "
+             "expected >= 1, >= 1, >= 0, %d..%d",
+             o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
         return 0;
     }
-    if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1)) {
-        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without threads: no such thing", (int)o->kv_mode, (int)o->kv_type);
+    if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 ||
+        (o->runner && o->runner->n_threads < 1)) {
+        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without threads: no such thing", (int)o->kv_mode,
+             (int)o->kv_type);
         return 0;
     }
     o->n_batch = MIN(o->n_batch, o->n_ctx);
@@ -9422,7 +9444,8 @@ static void session_place(polar_session *s, layout *l) {
     s->ahead = layout_place(l, (size_t)o->max_peek * (size_t)m->n_embd, sizeof *s->ahead);
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
     s->draw = layout_place(l, (size_t)m->n_vocab, 8);
-    if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) || !mul_size(&slot, slot, 2))
+    if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) ||
+        !mul_size(&slot, slot, 2))
         l->overflow = 1;
     s->slot_bytes = slot / 2;
     s->kv = layout_place(l, calls, slot);
@@ -9439,8 +9462,9 @@ static int session_measure(polar_session *s, const polar_model *model, int n_pat
     s->engine.runner.n_threads = s->options.runner ? s->options.runner->n_threads : s->options.n_threads;
     session_place(s, &l);
     s->block_bytes = layout_bytes(&l);
-    if (!s->block_bytes) fail(e, POLAR_MEMORY, "out of memory: a session of %d tokens and %d calls is too large", s->options.n_ctx,
-                              s->options.max_calls);
+    if (!s->block_bytes)
+        fail(e, POLAR_MEMORY, "out of memory: a session of %d tokens and %d calls is too large", s->options.n_ctx,
+             s->options.max_calls);
     return s->block_bytes != 0;
 }
 
@@ -9451,7 +9475,8 @@ static int session_path_of(const polar_model *m, const polar_program *program, i
     return polar_program_path(program, path, POLAR_MAX_CALLS);
 }
 
-size_t polar_session_bytes(const polar_model *model, const polar_program *program, const polar_session_options *options) {
+size_t polar_session_bytes(const polar_model *model, const polar_program *program,
+                           const polar_session_options *options) {
     polar_session s;
     int path[POLAR_MAX_CALLS], n = model && !model->vocab_only ? session_path_of(model, program, path, NULL) : 0;
     if (!n || !session_measure(&s, model, n, options, NULL)) return 0;
@@ -9503,11 +9528,12 @@ failed:
 polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
     err_clear(error);
     if (!path || n_path < 1 || n_path > s->options.max_calls)
-        return fail(error, POLAR_ARGUMENT, "a path of %d calls, the session holds 1..%d (max_calls)", n_path, s->options.max_calls);
+        return fail(error, POLAR_ARGUMENT, "a path of %d calls, the session holds 1..%d (max_calls)", n_path,
+                    s->options.max_calls);
     for (int i = 0; i < n_path; i++)
         if (path[i] < 0 || path[i] >= s->model->n_layer)
-            return fail(error, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i, path[i],
-                        s->model->n_layer - 1);
+            return fail(error, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i,
+                        path[i], s->model->n_layer - 1);
     for (int i = 0; i < n_path; i++) {
         s->path[i] = path[i];
         for (s->first_call[i] = 0; path[s->first_call[i]] != path[i];) s->first_call[i]++;
@@ -9527,7 +9553,8 @@ polar_status polar_session_set_program(polar_session *s, const polar_program *pr
 
 /* Span of the first n positions of a call's slot. */
 static kv_span session_span(const polar_session *s, int call, int n) {
-    const kv_span span = {s->kv + 2 * (size_t)call * s->slot_bytes, s->kv + (2 * (size_t)call + 1) * s->slot_bytes, n, s->options.n_ctx};
+    const kv_span span = {s->kv + 2 * (size_t)call * s->slot_bytes, s->kv + (2 * (size_t)call + 1) * s->slot_bytes, n,
+                          s->options.n_ctx};
     return span;
 }
 
@@ -9552,7 +9579,8 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
 }
 
 static polar_status session_tap(polar_session *s, int call, int at, int n, polar_error *e) {
-    const polar_tap_info info = {call < 0 ? -1 : s->path[call], call, s->n_path, at, n, s->model->n_embd, s->engine.hidden};
+    const polar_tap_info info = {call < 0 ? -1 : s->path[call], call, s->n_path, at, n, s->model->n_embd,
+                                 s->engine.hidden};
     if (s->options.tap && s->options.tap(s->options.tap_user, &info))
         return fail(e, POLAR_CANCELLED, "cancelled at layer %d, call %d of %d", info.layer, call, s->n_path);
     return POLAR_OK;
@@ -9575,8 +9603,8 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
         kv_span *spans = s->spans;
         for (int r = 0; r < n; r++) {
             const int count = session_visible(s, c, at + r, spans);
-            const call_row row = {g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r, s->options.n_ctx,
-                                  spans, count};
+            const call_row row = {g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r,
+                                  s->options.n_ctx, spans, count};
             s->rows[r] = row;
             spans += count;
         }
@@ -9600,14 +9628,16 @@ static int session_step(const polar_session *s, int at, int left) {
     return s->n_prompt > 1 && prompt_left > 0 ? MIN(MIN(left, prompt_left), s->options.n_batch) : 1;
 }
 
-static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, const char *what, polar_error *e) {
+static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, const char *what,
+                                         polar_error *e) {
     if (n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "%s: %d tokens", what, n);
     if (n > s->options.n_ctx - s->n_past)
-        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past, s->options.n_ctx);
+        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past,
+                    s->options.n_ctx);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab)
-            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)tokens[i], i,
-                        s->model->n_vocab - 1);
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d",
+                        (int)tokens[i], i, s->model->n_vocab - 1);
     return POLAR_OK;
 }
 
@@ -9667,7 +9697,8 @@ static polar_status session_run_ahead(polar_session *s, int n, polar_error *e) {
     return status;
 }
 
-polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, int n_layers, float *hidden, polar_error *error) {
+polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, int n_layers, float *hidden,
+                                polar_error *error) {
     int path[POLAR_MAX_CALLS], first[POLAR_MAX_LAYER];
     const int n_path = s->n_path;
     polar_status status;
@@ -9675,8 +9706,10 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
     s->n_past = s->n_prompt = s->n_kept = s->n_ahead = 0;
     if ((status = session_check_tokens(s, tokens, n, "polar_session_peek", error))) return status;
     if (n > s->options.max_peek || n_layers < 1 || n_layers > MIN(s->model->n_layer, s->options.max_calls))
-        return fail(error, POLAR_ARGUMENT, "a peek of %d tokens through %d layers: the session was made for %d tokens (max_peek) and "
-                    "%d layers", n, n_layers, s->options.max_peek, MIN(s->model->n_layer, s->options.max_calls));
+        return fail(error, POLAR_ARGUMENT,
+                    "a peek of %d tokens through %d layers: "
+                    "the session was made for %d tokens (max_peek) and %d layers",
+                    n, n_layers, s->options.max_peek, MIN(s->model->n_layer, s->options.max_calls));
     memcpy(path, s->path, (size_t)n_path * sizeof *path);
     for (int i = 0; i < n_layers; i++) first[i] = i;
     polar_session_set_path(s, first, n_layers, NULL);
@@ -9756,7 +9789,9 @@ static int draw_filter(const polar_sampling *o, const float *p, float sum, int32
     for (int i = n / 2; i-- > 0;) draw_sift(p, heap, n, i);
     while (left > 0) {
         const int32_t top = heap[0];
-        if (kept && ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) || p[top] < o->min_p)) break;
+        if (kept &&
+            ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) || p[top] < o->min_p))
+            break;
         mass += p[top];
         heap[0] = heap[--left];
         draw_sift(p, heap, left, 0);
@@ -9878,13 +9913,15 @@ static polar_status gen_check(const polar_session *s, const polar_generate_optio
     polar_status status = gen_check_stop(o->stop, e);
     if (status) return status;
     if (n == 0 && !s->n_kept) return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
-    if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) || !(o->sampling.min_p <= 1))
+    if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) ||
+        !(o->sampling.min_p <= 1))
         return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p > 0, 0 <= min_p <= 1");
     return POLAR_OK;
 }
 
-polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int n, const polar_generate_options *options,
-                                    char *text, size_t capacity, polar_result *result, polar_error *error) {
+polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int n,
+                                    const polar_generate_options *options, char *text, size_t capacity,
+                                    polar_result *result, polar_error *error) {
     const polar_generate_options standard = polar_generate_defaults(), *o = options ? options : &standard;
     const int limit = o->max_tokens > 0 ? o->max_tokens : 256;
     gen_text t;
@@ -9914,7 +9951,8 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
         r.logprob += gen_logprob(s->model, logits, token, s->draw);
         r.n_generated++;
         bytes = tok_text(&s->model->vocab, token, &length);
-        if (!gen_add(&t, bytes, length)) return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
+        if (!gen_add(&t, bytes, length))
+            return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
         if (t.stopped) {
             r.stop = POLAR_STOP_STRING;
             break;
@@ -15416,14 +15454,15 @@ static const mat_kernels mat_plain = {mat_panel_plain, mat_norm_row_plain, mat_n
 #define MAT_STORE(r)                             \
     _mm256_storeu_ps(c + (r) * c_row, l##r);     \
     _mm256_storeu_ps(c + (r) * c_row + 8, h##r);
-#define MAT_TILE(name, ROWS)                                                                                        \
-    static AVX2 void name(int depth, const float *a, size_t row, size_t column, const float *b, float *c, size_t c_row) { \
-        ROWS(MAT_LOAD)                                                                                              \
-        for (int k = 0; k < depth; k++, a += column, b += MAT_COLUMNS) {                                            \
-            const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                                      \
-            ROWS(MAT_STEP)                                                                                          \
-        }                                                                                                           \
-        ROWS(MAT_STORE)                                                                                             \
+#define MAT_TILE(name, ROWS)                                                                                           \
+    static AVX2 void name(int depth, const float *a, size_t row, size_t column, const float *b, float *c,              \
+                          size_t c_row) {                                                                              \
+        ROWS(MAT_LOAD)                                                                                                 \
+        for (int k = 0; k < depth; k++, a += column, b += MAT_COLUMNS) {                                               \
+            const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                                         \
+            ROWS(MAT_STEP)                                                                                             \
+        }                                                                                                              \
+        ROWS(MAT_STORE)                                                                                                \
     }
 MAT_TILE(mat_tile6_avx2, MAT_ROWS6)
 MAT_TILE(mat_tile4_avx2, MAT_ROWS4)
@@ -15456,7 +15495,8 @@ static AVX2 void mat_adam_avx2(float *p, const float *g, float *m, float *v, siz
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
         const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(g + i), _mm256_set1_ps(k[8]));
-        const __m256 y = _mm256_fmadd_ps(_mm256_set1_ps(k[2]), x, _mm256_mul_ps(_mm256_loadu_ps(m + i), _mm256_set1_ps(k[1])));
+        const __m256 y = _mm256_fmadd_ps(_mm256_set1_ps(k[2]), x,
+                                         _mm256_mul_ps(_mm256_loadu_ps(m + i), _mm256_set1_ps(k[1])));
         const __m256 z = _mm256_fmadd_ps(_mm256_mul_ps(x, _mm256_set1_ps(k[4])), x,
                                          _mm256_mul_ps(_mm256_loadu_ps(v + i), _mm256_set1_ps(k[3])));
         const __m256 root = _mm256_add_ps(_mm256_div_ps(_mm256_sqrt_ps(z), _mm256_set1_ps(k[6])), _mm256_set1_ps(k[7]));
@@ -15545,7 +15585,8 @@ static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int b
     t->columns = columns;
     t->count = (size_t)MAX(rows, 1) * (size_t)columns;
     t->offset = *n ? t[-1].offset + t[-1].count : 0;
-    t->small = !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
+    t->small =
+        !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
     ++*n;
 }
 
@@ -16205,7 +16246,8 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
     for (int h = 0; h < s->n_head; h++) {
         float *probs = t->probs + (size_t)h * (size_t)n_tokens, inverse;
         for (int i = 0; i < n_tokens; i++)
-            probs[i] = pred_dot(w->score_weight + (size_t)h * (size_t)width, t->tokens + (size_t)i * (size_t)width, width, 0);
+            probs[i] =
+                pred_dot(w->score_weight + (size_t)h * (size_t)width, t->tokens + (size_t)i * (size_t)width, width, 0);
         inverse = 1 / net->kern->softmax(probs, n_tokens);
         for (int i = 0; i < n_tokens; i++) {
             probs[i] *= inverse;
@@ -16214,13 +16256,16 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
     }
     if (s->pooling & POLAR_POOL_SUM) {
         memset(more, 0, (size_t)width * sizeof *more);
-        for (int i = 0; i < n_tokens; i++) net->kern->axpy(more, MENU_SUM_SCALE, t->tokens + (size_t)i * (size_t)width, width);
+        for (int i = 0; i < n_tokens; i++)
+            net->kern->axpy(more, MENU_SUM_SCALE, t->tokens + (size_t)i * (size_t)width, width);
         more += width;
     }
-    if (s->pooling & POLAR_POOL_LAST) memcpy(more, t->tokens + (size_t)(n_tokens - 1) * (size_t)width, (size_t)width * sizeof *more);
+    if (s->pooling & POLAR_POOL_LAST)
+        memcpy(more, t->tokens + (size_t)(n_tokens - 1) * (size_t)width, (size_t)width * sizeof *more);
     t->pooled[n_pooled - 1] = (float)(log64(n_tokens) / (8 * LN2));
     for (int i = 0; i < width; i++)
-        t->hidden[i] = MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)n_pooled, t->pooled, n_pooled, w->hidden_bias[i]), 0);
+        t->hidden[i] =
+            MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)n_pooled, t->pooled, n_pooled, w->hidden_bias[i]), 0);
     pred_drop(drop, 0, t->hidden, (size_t)width);
     for (int k = 0; k < s->n_menu; k++)
         t->logits[k] = pred_dot(w->out_weight + (size_t)k * (size_t)width, t->hidden, width, w->out_bias[k]);
@@ -16274,7 +16319,8 @@ static polar_status pred_create(polar_predictor **out, int n_layer, const pred_s
     if (!shape && !menu) return fail(e, POLAR_FORMAT, "a predictor without the network of programs and without a menu");
     if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
         return fail(e, POLAR_ARGUMENT, "a predictor for %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
-    if ((shape && (status = pred_check_shape(shape, e))) || (menu && (status = menu_check_shape(menu, e)))) return status;
+    if ((shape && (status = pred_check_shape(shape, e))) || (menu && (status = menu_check_shape(menu, e))))
+        return status;
     if (!(p = mem_alloc(&a, sizeof *p, e))) return POLAR_MEMORY;
     memset(p, 0, sizeof *p);
     p->allocator = a;
@@ -16369,11 +16415,14 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
     err_clear(error);
     if (!p || !info) return fail(error, POLAR_ARGUMENT, "polar_predictor_set_info: an argument is NULL");
     if (!polar_feature_name(info->feature) || info->feature_layer < 0 || info->feature_layer > p->info.n_layer ||
-        info->max_tokens < 0 || info->max_tokens > PRED_MAX_TOKENS || !(info->price >= 0 && info->price - info->price == 0))
-        return fail(error, POLAR_ARGUMENT, "features of kind %d after layer %d, at most %d tokens, or the price are not "
-                    "possible", (int)info->feature, info->feature_layer, info->max_tokens);
+        info->max_tokens < 0 || info->max_tokens > PRED_MAX_TOKENS ||
+        !(info->price >= 0 && info->price - info->price == 0))
+        return fail(error, POLAR_ARGUMENT,
+                    "features of kind %d after layer %d, at most %d tokens, or the price are not possible",
+                    (int)info->feature, info->feature_layer, info->max_tokens);
     if (!(info->cascade_threshold <= 0) || info->cascade_programs < 0 || info->cascade_programs > POLAR_MAX_MENU)
-        return fail(error, POLAR_ARGUMENT, "a cascade of %d programs or its threshold is not possible", info->cascade_programs);
+        return fail(error, POLAR_ARGUMENT, "a cascade of %d programs or its threshold is not possible",
+                    info->cascade_programs);
     from[0] = info->model_name;
     from[1] = info->encoder_name;
     from[2] = info->chat;
@@ -16382,8 +16431,8 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
     pred_texts(p, texts);
     for (int i = 3; i < PRED_TEXTS; i++)
         if (from[i] && strlen(from[i]) >= texts[i].size)
-            return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]), texts[i].key,
-                        texts[i].size - 1);
+            return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]),
+                        texts[i].key, texts[i].size - 1);
     p->info.feature = info->feature;
     p->info.feature_layer = info->feature_layer;
     p->info.max_tokens = info->max_tokens;
@@ -16413,7 +16462,8 @@ const polar_program *polar_predictor_program(const polar_predictor *p, int index
 
 static polar_status pred_check_features(const float *features, int n_tokens, polar_error *e) {
     if (!features || n_tokens < 1 || n_tokens > PRED_MAX_TOKENS)
-        return fail(e, POLAR_ARGUMENT, "features of %d tokens: 1..%d are possible", features ? n_tokens : 0, PRED_MAX_TOKENS);
+        return fail(e, POLAR_ARGUMENT, "features of %d tokens: 1..%d are possible", features ? n_tokens : 0,
+                    PRED_MAX_TOKENS);
     return POLAR_OK;
 }
 
@@ -16426,7 +16476,8 @@ polar_status polar_predictor_logits(const polar_predictor *p, const float *featu
     void *block = NULL;
     size_t bytes = 0;
     err_clear(error);
-    if (!p || !seg_logits || !op_logits) return fail(error, POLAR_ARGUMENT, "polar_predictor_logits: an argument is NULL");
+    if (!p || !seg_logits || !op_logits)
+        return fail(error, POLAR_ARGUMENT, "polar_predictor_logits: an argument is NULL");
     if (!s->d_model) return fail(error, POLAR_UNSUPPORTED, "this predictor has a menu only, no network of programs");
     if ((status = pred_check_features(features, n_tokens, error))) return status;
     for (int place = 0; place < 2; place++) { /* measure, then place */
@@ -16555,8 +16606,8 @@ static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shap
             (status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, 1, e)))
             return status;
         if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
-            return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name, (size_t)programs->count,
-                        POLAR_MAX_MENU);
+            return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name,
+                        (size_t)programs->count, POLAR_MAX_MENU);
         m->n_menu = (int)programs->count;
     }
     return POLAR_OK;
@@ -16594,7 +16645,8 @@ static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar
     pred_texts(p, texts);
     for (int i = 0; i < PRED_TEXTS; i++, text = NULL, length = 0) {
         if ((status = gguf_get_str(g, texts[i].key, &text, &length, 0, e))) return status;
-        if (i >= 3 && length >= texts[i].size) return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, texts[i].key);
+        if (i >= 3 && length >= texts[i].size)
+            return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, texts[i].key);
         pred_set_text(&texts[i], text, length);
     }
     if ((status = gguf_get_float(g, "polar.cascade.threshold", &p->info.cascade_threshold, -1e9, 0, 0, e)) ||
@@ -16820,10 +16872,12 @@ static polar_status import_take(import_set *s, const char *name, size_t length, 
     const int index = import_index(s, name, length), shown = (int)MIN(length, 100);
     if (index == -1) return POLAR_OK;
     if (index == -2)
-        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s does not belong to a predictor", s->file, shown, name);
+        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s does not belong to a predictor", s->file,
+                    shown, name);
     if (s->found[index].data) return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s occurs twice", s->file, shown, name);
     if (t->type == IMPORT_OTHER)
-        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s is not of floating point numbers", s->file, shown, name);
+        return fail(s->error, POLAR_UNSUPPORTED, "%s: tensor %.*s is not of floating point numbers", s->file,
+                    shown, name);
     if (t->n_dims != (s->names[index].rows ? 2 : 1))
         return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s has %d dimensions", s->file, shown, name, t->n_dims);
     s->found[index] = *t;
@@ -16900,8 +16954,10 @@ static polar_status import_finish(const import_set *s, polar_predictor **out, in
 /* --- safetensors: u64 length, JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ..}, data --- */
 
 static import_type safetensors_type(json v) {
-    return json_equals(v, "F32") ? IMPORT_F32 : json_equals(v, "F16") ? IMPORT_F16 : json_equals(v, "BF16") ? IMPORT_BF16
-         : json_equals(v, "F64") ? IMPORT_F64 : IMPORT_OTHER;
+    return json_equals(v, "F32")  ? IMPORT_F32
+         : json_equals(v, "F16")  ? IMPORT_F16
+         : json_equals(v, "BF16") ? IMPORT_BF16
+         : json_equals(v, "F64")  ? IMPORT_F64 : IMPORT_OTHER;
 }
 
 static polar_status safetensors_tensor(import_set *s, const char *name, size_t length, json v, const uint8_t *data,
@@ -16917,8 +16973,9 @@ static polar_status safetensors_tensor(import_set *s, const char *name, size_t l
     for (int i = 0; i < t.n_dims; i++)
         if (!json_int(json_at(shape, (size_t)i), &t.dims[2 - t.n_dims + i], 0, INT_MAX)) t.n_dims = 0;
     if (!t.n_dims || !import_count(&t) || json_count(offsets) != 2 ||
-        !json_int(json_at(offsets, 0), &begin, 0, INT64_MAX) || !json_int(json_at(offsets, 1), &end, begin, INT64_MAX) ||
-        (uint64_t)end > size || (uint64_t)(end - begin) != t.count * import_type_bytes(t.type))
+        !json_int(json_at(offsets, 0), &begin, 0, INT64_MAX) ||
+        !json_int(json_at(offsets, 1), &end, begin, INT64_MAX) || (uint64_t)end > size ||
+        (uint64_t)(end - begin) != t.count * import_type_bytes(t.type))
         return fail(s->error, POLAR_FORMAT, "%s: tensor %.*s: shape and data_offsets do not fit each other or the file",
                     s->file, (int)MIN(length, 100), name);
     t.data = data + begin;
@@ -16930,15 +16987,18 @@ static polar_status safetensors_read(import_set *s, const uint8_t *data, size_t 
     json root;
     json_iterator it;
     polar_status status;
-    if (n < 2 || n > size - 8) return fail(s->error, POLAR_FORMAT, "%s: neither safetensors nor a PyTorch file", s->file);
+    if (n < 2 || n > size - 8)
+        return fail(s->error, POLAR_FORMAT, "%s: neither safetensors nor a PyTorch file", s->file);
     if ((status = json_parse(&root, (const char *)data + 8, (size_t)n, s->file, s->error))) return status;
-    if (json_kind(root) != JSON_OBJECT) return fail(s->error, POLAR_FORMAT, "%s: the header is no JSON object", s->file);
+    if (json_kind(root) != JSON_OBJECT)
+        return fail(s->error, POLAR_FORMAT, "%s: the header is no JSON object", s->file);
     for (it = json_members(root); json_next(&it);) {
         char name[128];
         const size_t length = json_text_bytes(it.key);
         if (json_equals(it.key, "__metadata__")) continue;
         if (length > sizeof name) {
-            if (import_starts(it.key.at + 1, length, "encoder.") || import_starts(it.key.at + 1, length, "embedding_model."))
+            if (import_starts(it.key.at + 1, length, "encoder.") ||
+                import_starts(it.key.at + 1, length, "embedding_model."))
                 continue;
             return fail(s->error, POLAR_UNSUPPORTED, "%s: a tensor whose name has %zu bytes", s->file, length);
         }
@@ -17110,7 +17170,8 @@ static int pickle_fail(pickle *p, const char *what) {
 static int pickle_new(pickle *p, pickle_kind kind, int64_t number) {
     pickle_node *n;
     if (p->status) return 0;
-    if (!mem_grow(p->allocator, (void **)&p->nodes, &p->nodes_capacity, p->n_nodes + 1, sizeof *p->nodes, p->set->error)) {
+    if (!mem_grow(p->allocator, (void **)&p->nodes, &p->nodes_capacity, p->n_nodes + 1, sizeof *p->nodes,
+                  p->set->error)) {
         p->status = POLAR_MEMORY;
         return 0;
     }
@@ -17123,7 +17184,8 @@ static int pickle_new(pickle *p, pickle_kind kind, int64_t number) {
 
 static void pickle_push(pickle *p, int node) {
     if (p->status) return;
-    if (!mem_grow(p->allocator, (void **)&p->stack, &p->stack_capacity, p->n_stack + 1, sizeof *p->stack, p->set->error))
+    if (!mem_grow(p->allocator, (void **)&p->stack, &p->stack_capacity, p->n_stack + 1, sizeof *p->stack,
+                  p->set->error))
         p->status = POLAR_MEMORY;
     else p->stack[p->n_stack++] = node;
 }
@@ -17229,7 +17291,8 @@ static void pickle_storage(pickle *p) {
     const int id = pickle_pop(p), type = pickle_item(p, id, 1), key = pickle_item(p, id, 2);
     const int node = pickle_new(p, PICKLE_STORAGE, 0);
     if (p->status) return;
-    if (p->nodes[id].kind != PICKLE_TUPLE || !pickle_is_global(p, type, GLOBAL_STORAGE) || p->nodes[key].kind != PICKLE_TEXT)
+    if (p->nodes[id].kind != PICKLE_TUPLE || !pickle_is_global(p, type, GLOBAL_STORAGE) ||
+        p->nodes[key].kind != PICKLE_TEXT)
         pickle_fail(p, "an unknown kind of external data");
     p->nodes[node].first = key;
     p->nodes[node].last = (int)p->nodes[type].number;
@@ -17244,7 +17307,8 @@ static int pickle_contiguous(const pickle *p, int sizes, int strides) {
         return 0;
     for (int i = (int)p->nodes[sizes].number - 1; i >= 0; i--) {
         const pickle_node *size = &p->nodes[pickle_item(p, sizes, i)], *stride = &p->nodes[pickle_item(p, strides, i)];
-        if (size->kind != PICKLE_INT || stride->kind != PICKLE_INT || size->number < 0 || size->number > INT_MAX) return 0;
+        if (size->kind != PICKLE_INT || stride->kind != PICKLE_INT || size->number < 0 || size->number > INT_MAX)
+            return 0;
         if (size->number != 1 && stride->number != expected) return 0;
         expected = expected > INT_MAX ? expected : expected * size->number;
     }
@@ -17260,12 +17324,13 @@ static void pickle_reduce(pickle *p) {
         pickle_fail(p, "a call without arguments");
     } else if (pickle_is_global(p, function, GLOBAL_DICT) && p->nodes[args].number == 0) {
         pickle_push(p, pickle_new(p, PICKLE_DICT, 0));
-    } else if (pickle_is_global(p, function, GLOBAL_PARAMETER) && p->nodes[pickle_item(p, args, 0)].kind == PICKLE_TENSOR) {
+    } else if (pickle_is_global(p, function, GLOBAL_PARAMETER) &&
+               p->nodes[pickle_item(p, args, 0)].kind == PICKLE_TENSOR) {
         pickle_push(p, pickle_item(p, args, 0));
     } else if (pickle_is_global(p, function, GLOBAL_TENSOR)) {
         const int storage = pickle_item(p, args, 0), offset = pickle_item(p, args, 1), sizes = pickle_item(p, args, 2);
-        if (p->nodes[storage].kind != PICKLE_STORAGE || p->nodes[offset].kind != PICKLE_INT || p->nodes[offset].number < 0 ||
-            !pickle_contiguous(p, sizes, pickle_item(p, args, 3)))
+        if (p->nodes[storage].kind != PICKLE_STORAGE || p->nodes[offset].kind != PICKLE_INT ||
+            p->nodes[offset].number < 0 || !pickle_contiguous(p, sizes, pickle_item(p, args, 3)))
             pickle_fail(p, "a tensor that does not lie row by row");
         node = pickle_new(p, PICKLE_TENSOR, p->nodes[offset].number);
         p->nodes[node].first = storage;
@@ -17294,7 +17359,8 @@ static void pickle_put(pickle *p, int64_t index) {
     }
     if ((size_t)index >= p->memo_capacity) {
         const size_t before = p->memo_capacity;
-        if (!mem_grow(p->allocator, (void **)&p->memo, &p->memo_capacity, (size_t)index + 1, sizeof *p->memo, p->set->error)) {
+        if (!mem_grow(p->allocator, (void **)&p->memo, &p->memo_capacity, (size_t)index + 1, sizeof *p->memo,
+                      p->set->error)) {
             p->status = POLAR_MEMORY;
             return;
         }
@@ -17414,7 +17480,8 @@ static void pickle_take(pickle *p, const zip_file *z, const zip_entry *root, con
         return;
     }
     bytes = x.count * import_type_bytes(x.type);
-    if (!mul_size(&begin, (size_t)t->number, import_type_bytes(x.type)) || begin > entry.size || bytes > entry.size - begin) {
+    if (!mul_size(&begin, (size_t)t->number, import_type_bytes(x.type)) || begin > entry.size ||
+        bytes > entry.size - begin) {
         pickle_fail(p, "a tensor reaches beyond its data");
         return;
     }
@@ -17473,7 +17540,8 @@ static polar_status import_read(polar_predictor **out, const char *file, const u
     import_set s;
     polar_status status;
     if (n_head < 0 || n_head > PRED_MAX_HEAD)
-        return fail(e, POLAR_ARGUMENT, "%d attention heads: 1..%d are possible, 0 is what the file says", n_head, PRED_MAX_HEAD);
+        return fail(e, POLAR_ARGUMENT, "%d attention heads: 1..%d are possible, 0 is what the file says", n_head,
+                    PRED_MAX_HEAD);
     import_begin(&s, file, e);
     if (size >= 4 && rd_u32(data) == 0x04034b50) status = pytorch_read(&s, data, size, a);
     else status = safetensors_read(&s, data, size);
@@ -17552,9 +17620,11 @@ polar_features_options polar_features_defaults(void) {
 
 static polar_status features_check(const polar_model *m, const polar_features_options *o, polar_error *e) {
     if (m->vocab_only || (o->encoder && o->encoder->vocab_only))
-        return fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->vocab_only ? m->file.name : o->encoder->file.name);
+        return fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only",
+                    m->vocab_only ? m->file.name : o->encoder->file.name);
     if (!polar_feature_name(o->feature) || o->max_tokens < 0 || o->max_tokens > PRED_MAX_TOKENS)
-        return fail(e, POLAR_ARGUMENT, "features of kind %d, at most %d tokens: no such thing", (int)o->feature, o->max_tokens);
+        return fail(e, POLAR_ARGUMENT, "features of kind %d, at most %d tokens: no such thing", (int)o->feature,
+                    o->max_tokens);
     if (o->feature == POLAR_FEATURE_HIDDEN && (o->layer < 1 || o->layer > m->n_layer))
         return fail(e, POLAR_ARGUMENT, "features after %d layers, the model has 1..%d", o->layer, m->n_layer);
     if ((o->feature == POLAR_FEATURE_ENCODER) != (o->encoder != NULL))
@@ -17593,8 +17663,8 @@ static polar_status features_open_session(polar_features *f, int answers, polar_
     return polar_session_create(&f->session, f->model, &first, &o, e);
 }
 
-static polar_status features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
-                                    int answers, polar_error *error) {
+static polar_status features_create(polar_features **out, const polar_model *model,
+                                    const polar_features_options *options, int answers, polar_error *error) {
     const polar_features_options standard = polar_features_defaults(), *o = options ? options : &standard;
     const polar_allocator a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
     polar_features *f;
@@ -17619,8 +17689,8 @@ failed:
     return local.status;
 }
 
-polar_status polar_features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
-                                   polar_error *error) {
+polar_status polar_features_create(polar_features **out, const polar_model *model,
+                                   const polar_features_options *options, polar_error *error) {
     err_clear(error);
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_features_create: out or model is NULL");
     *out = NULL;
@@ -17650,15 +17720,16 @@ static float *features_room(polar_features *f, int n, polar_error *e) {
     return f->rows = p;
 }
 
-static polar_status features_embed(polar_features *f, const int32_t *prompt, int n, const float **rows, polar_error *e) {
+static polar_status features_embed(polar_features *f, const int32_t *prompt, int n, const float **rows,
+                                   polar_error *e) {
     const matrix *m = &f->model->embedding;
     const size_t width = (size_t)f->model->n_embd;
     float *to = features_room(f, n, e);
     if (!to) return POLAR_MEMORY;
     for (int i = 0; i < n; i++) {
         if (prompt[i] < 0 || prompt[i] >= f->model->n_vocab)
-            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d", (int)prompt[i], i,
-                        f->model->n_vocab - 1);
+            return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d",
+                        (int)prompt[i], i, f->model->n_vocab - 1);
         quant_dequantize(m->type, m->data + (size_t)prompt[i] * m->row_bytes, width, to + (size_t)i * width);
     }
     *rows = to;
@@ -17694,7 +17765,8 @@ static polar_status features_tokenize(polar_features *f, const char *text, size_
     return POLAR_OK;
 }
 
-static polar_status features_encode(polar_features *f, const char *text, size_t length, const float **rows, int *n, polar_error *e) {
+static polar_status features_encode(polar_features *f, const char *text, size_t length, const float **rows, int *n,
+                                    polar_error *e) {
     const polar_model *m = f->options.encoder;
     float *to;
     polar_status status = features_tokenize(f, text, length, n, e);
@@ -17706,9 +17778,10 @@ static polar_status features_encode(polar_features *f, const char *text, size_t 
     return POLAR_OK;
 }
 
-polar_status polar_features_make(polar_features *f, const char *question, size_t length, const int32_t *prompt, int n_prompt,
-                                 const float **rows, int *n, polar_error *error) {
-    const int own = f->options.feature != POLAR_FEATURE_ENCODER, most = f->options.max_tokens ? f->options.max_tokens : PRED_MAX_TOKENS;
+polar_status polar_features_make(polar_features *f, const char *question, size_t length, const int32_t *prompt,
+                                 int n_prompt, const float **rows, int *n, polar_error *error) {
+    const int own = f->options.feature != POLAR_FEATURE_ENCODER,
+              most = f->options.max_tokens ? f->options.max_tokens : PRED_MAX_TOKENS;
     int first;
     polar_status status;
     err_clear(error);
@@ -17744,8 +17817,8 @@ polar_pick_options polar_pick_defaults(void) {
     return o;
 }
 
-polar_status polar_predictor_check(const polar_predictor *p, const polar_model *m, const polar_model *encoder, int any_model,
-                                   polar_error *error) {
+polar_status polar_predictor_check(const polar_predictor *p, const polar_model *m, const polar_model *encoder,
+                                   int any_model, polar_error *error) {
     const polar_predictor_info *i = &p->info;
     const int width = i->feature == POLAR_FEATURE_ENCODER && encoder ? encoder->n_embd : m->n_embd;
     err_clear(error);
@@ -17753,16 +17826,19 @@ polar_status polar_predictor_check(const polar_predictor *p, const polar_model *
         return fail(error, POLAR_MISMATCH, "the predictor is for a model of %d layers%s%s, %s has %d", i->n_layer,
                     *p->model_name ? ", " : "", p->model_name, m->file.name, m->n_layer);
     if (i->feature == POLAR_FEATURE_ENCODER && !encoder)
-        return fail(error, POLAR_MISMATCH, "the predictor reads what an encoder makes of a question: the model file of %s is needed",
+        return fail(error, POLAR_MISMATCH,
+                    "the predictor reads what an encoder makes of a question: the model file of %s is needed",
                     *p->encoder_name ? p->encoder_name : "its encoder");
     if (i->q_dim != width)
-        return fail(error, POLAR_MISMATCH, "the predictor reads features of %d numbers, hidden states of %s have %d", i->q_dim,
-                    (i->feature == POLAR_FEATURE_ENCODER ? encoder : m)->file.name, width);
+        return fail(error, POLAR_MISMATCH, "the predictor reads features of %d numbers, hidden states of %s have %d",
+                    i->q_dim, (i->feature == POLAR_FEATURE_ENCODER ? encoder : m)->file.name, width);
     if (i->feature == POLAR_FEATURE_HIDDEN && i->feature_layer < 1)
         return fail(error, POLAR_FORMAT, "the predictor reads hidden states, but does not say after which layer");
     if (any_model || (!i->model_fingerprint && !i->model_checksum)) return POLAR_OK;
-    if (i->model_fingerprint ? i->model_fingerprint != polar_model_fingerprint(m) : i->model_checksum != polar_model_checksum(m))
-        return fail(error, POLAR_MISMATCH, "the predictor was trained for another model%s%s: weights or vocabulary of %s differ",
+    if (i->model_fingerprint ? i->model_fingerprint != polar_model_fingerprint(m)
+                             : i->model_checksum != polar_model_checksum(m))
+        return fail(error, POLAR_MISMATCH,
+                    "the predictor was trained for another model%s%s: weights or vocabulary of %s differ",
                     *p->model_name ? ", " : "", p->model_name, m->file.name);
     return POLAR_OK;
 }
@@ -17787,8 +17863,10 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     *out = NULL;
     if ((unsigned)o->head > POLAR_PICK_PROGRAMS || !(o->price - o->price == 0))
         return fail(error, POLAR_ARGUMENT, "a head %d or a price that is not finite: no such thing", (int)o->head);
-    if ((o->head == POLAR_PICK_MENU && !predictor->menu.shape.n_menu) || (o->head == POLAR_PICK_PROGRAMS && !predictor->net.shape.d_model))
-        return fail(error, POLAR_UNSUPPORTED, "this predictor has no %s", o->head == POLAR_PICK_MENU ? "menu" : "network of programs");
+    if ((o->head == POLAR_PICK_MENU && !predictor->menu.shape.n_menu) ||
+        (o->head == POLAR_PICK_PROGRAMS && !predictor->net.shape.d_model))
+        return fail(error, POLAR_UNSUPPORTED, "this predictor has no %s",
+                    o->head == POLAR_PICK_MENU ? "menu" : "network of programs");
     if ((status = polar_predictor_check(predictor, model, o->encoder, o->any_model, error))) return status;
     a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
     if (!(p = mem_alloc(&a, sizeof *p, error))) return POLAR_MEMORY;
@@ -17803,7 +17881,8 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     features.max_tokens = predictor->info.max_tokens;
     features.encoder = features.feature == POLAR_FEATURE_ENCODER ? o->encoder : NULL;
     features.session = o->session;
-    if (!features.session.max_calls) features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
+    if (!features.session.max_calls)
+        features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
     if ((status = features_create(&p->features, model, &features, 1, error))) polar_picker_free(p);
     else *out = p;
     return status;
@@ -17835,8 +17914,8 @@ static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int 
 }
 
 /* Beams that execute something; the identity if there is none. */
-static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max, int *n,
-                                  polar_error *e) {
+static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max,
+                                  int *n, polar_error *e) {
     polar_candidate beams[POLAR_MAX_BEAMS];
     int n_beams = 0;
     polar_status status = polar_predictor_propose(p->predictor, rows, n_rows, &p->options.decode, beams, &n_beams, e);
@@ -17850,15 +17929,16 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     return POLAR_OK;
 }
 
-polar_status polar_picker_pick(polar_picker *p, const char *question, size_t length, const int32_t *prompt, int n_prompt,
-                               polar_candidate *out, int max, int *n, polar_error *error) {
+polar_status polar_picker_pick(polar_picker *p, const char *question, size_t length, const int32_t *prompt,
+                               int n_prompt, polar_candidate *out, int max, int *n, polar_error *error) {
     const float *rows;
     int n_rows;
     polar_status status;
     err_clear(error);
     if (!out || !n || max < 1) return fail(error, POLAR_ARGUMENT, "polar_picker_pick: no room for a program");
     *n = 0;
-    if ((status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error))) return status;
+    if ((status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error)))
+        return status;
     if (!p->by_menu) return pick_programs(p, rows, n_rows, out, max, n, error);
     if ((status = polar_predictor_menu(p->predictor, rows, n_rows, p->probability, error))) return status;
     pick_menu(p, out, max, n);
@@ -17899,13 +17979,14 @@ static double cascade_worth(const polar_cascade_run *runs, int n_questions, int 
 }
 
 #define CASCADE_TRIES 512
-polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold, double *worth,
-                               const polar_allocator *allocator, polar_error *error) {
+polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
+                               double *worth, const polar_allocator *allocator, polar_error *error) {
     const polar_allocator a = mem_allocator(allocator);
     double *values, best;
     size_t n;
     err_clear(error);
-    if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) || !(price - price == 0))
+    if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) ||
+        !(price - price == 0))
         return fail(error, POLAR_ARGUMENT, "polar_cascade_fit: %d questions with %d programs each", n_questions, k);
     if (n > SIZE_MAX / sizeof *values || !(values = mem_alloc(&a, n * sizeof *values, error))) return POLAR_MEMORY;
     for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
@@ -17928,8 +18009,8 @@ polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, i
 }
 
 #ifndef POLAR_NO_SEARCH
-polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winner, int *votes, const polar_allocator *allocator,
-                        polar_error *error) {
+polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winner, int *votes,
+                        const polar_allocator *allocator, polar_error *error) {
     double weight[POLAR_MAX_MENU];
     int count[POLAR_MAX_MENU] = {0}, best = -1;
     err_clear(error);
@@ -17942,8 +18023,8 @@ polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winn
         for (; at < i; at++) {
             polar_status status;
             if (!count[at]) continue;
-            status = polar_answer_equal(&equal, ballots[i].text, ballots[i].length, ballots[at].text, ballots[at].length, flags,
-                                        allocator, error);
+            status = polar_answer_equal(&equal, ballots[i].text, ballots[i].length, ballots[at].text,
+                                        ballots[at].length, flags, allocator, error);
             if (status) return status;
             if (equal) break;
         }
@@ -17951,7 +18032,8 @@ polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winn
         weight[at] += ballots[i].weight;
     }
     for (int i = 0; i < n; i++)
-        if (count[i] && (best < 0 || count[i] > count[best] || (count[i] == count[best] && weight[i] > weight[best]))) best = i;
+        if (count[i] && (best < 0 || count[i] > count[best] || (count[i] == count[best] && weight[i] > weight[best])))
+            best = i;
     *winner = best;
     if (votes) *votes = best < 0 ? 0 : count[best];
     return POLAR_OK;
@@ -18032,7 +18114,8 @@ static polar_status pick_vote(const polar_picker *p, const char *question, size_
         ballots[i].length = x->results[i].stop == POLAR_STOP_CONTEXT ? 0 : s.length;
         ballots[i].weight = exp64(MAX(c[i].score, -700));
     }
-    return polar_vote(ballots, x->n, question ? polar_answer_flags(question, length) : 0, winner, votes, &p->allocator, e);
+    return polar_vote(ballots, x->n, question ? polar_answer_flags(question, length) : 0, winner, votes,
+                      &p->allocator, e);
 #endif
 }
 
@@ -18069,9 +18152,9 @@ static void pick_give(const pick_answers *x, const polar_answer_options *o, int 
     if (length && o->generate.on_text) o->generate.on_text(o->generate.user, text, length);
 }
 
-polar_status polar_picker_answer(polar_picker *p, const char *question, size_t length, const int32_t *prompt, int n_prompt,
-                                 const polar_candidate *candidates, int n, const polar_answer_options *options, polar_picked *picked,
-                                 polar_error *error) {
+polar_status polar_picker_answer(polar_picker *p, const char *question, size_t length, const int32_t *prompt,
+                                 int n_prompt, const polar_candidate *candidates, int n,
+                                 const polar_answer_options *options, polar_picked *picked, polar_error *error) {
     const polar_answer_options standard = polar_answer_defaults(), *o = options ? options : &standard;
     pick_answers x;
     polar_picked r;
@@ -18079,10 +18162,12 @@ polar_status polar_picker_answer(polar_picker *p, const char *question, size_t l
     err_clear(error);
     memset(&r, 0, sizeof r);
     if (!candidates || n < 1 || n > POLAR_MAX_MENU || !polar_method_name(o->method))
-        return fail(error, POLAR_ARGUMENT, "an answer by method %d over %d programs: 1..%d are possible", (int)o->method, n, POLAR_MAX_MENU);
+        return fail(error, POLAR_ARGUMENT, "an answer by method %d over %d programs: 1..%d are possible",
+                    (int)o->method, n, POLAR_MAX_MENU);
     if (o->method == POLAR_METHOD_FIRST) {
         if ((status = polar_session_set_program(p->features->session, &candidates->program, error))) return status;
-        status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, o->text, o->capacity, &r.result, error);
+        status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, o->text, o->capacity,
+                                        &r.result, error);
         r.n_run = r.votes = 1;
         r.n_calls = r.result.n_calls;
         if (!status && picked) *picked = r;
@@ -18111,8 +18196,8 @@ polar_ask_options polar_ask_defaults(void) {
 }
 
 /* The question as tokens of the allocator's memory; *capacity is their number for freeing. */
-static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens, size_t *n,
-                               polar_error *e) {
+static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens,
+                               size_t *n, polar_error *e) {
     const polar_message messages[2] = {{"system", o->system}, {"user", question}};
     const polar_message *first = o->system ? messages : messages + 1;
     const int count = o->system ? 2 : 1;
@@ -18125,7 +18210,8 @@ static polar_status ask_tokens(const polar_model *m, const char *question, const
 
 /* The answer under the program that a predictor picks. */
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
-                                  const polar_session_options *so, const int32_t *tokens, int n, polar_result *result, polar_error *e) {
+                                  const polar_session_options *so, const int32_t *tokens, int n, polar_result *result,
+                                  polar_error *e) {
     polar_pick_options po = polar_pick_defaults();
     polar_answer_options ao = polar_answer_defaults();
     polar_candidate candidates[POLAR_MAX_BEAMS];
@@ -18141,15 +18227,18 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     ao.capacity = o->capacity;
     if ((status = polar_picker_create(&p, m, o->predictor, &po, e))) return status;
     status = polar_picker_pick(p, question, strlen(question), tokens, n, candidates,
-                               o->method == POLAR_METHOD_FIRST ? 1 : MIN(MAX(o->n_programs, 1), POLAR_MAX_BEAMS), &n_candidates, e);
-    if (!status) status = polar_picker_answer(p, question, strlen(question), tokens, n, candidates, n_candidates, &ao, &picked, e);
+                               o->method == POLAR_METHOD_FIRST ? 1 : MIN(MAX(o->n_programs, 1), POLAR_MAX_BEAMS),
+                               &n_candidates, e);
+    if (!status)
+        status = polar_picker_answer(p, question, strlen(question), tokens, n, candidates, n_candidates, &ao,
+                                     &picked, e);
     if (!status && result) *result = picked.result;
     polar_picker_free(p);
     return status;
 }
 
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, polar_result *result,
-                       polar_error *error) {
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
+                       polar_result *result, polar_error *error) {
     const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
     polar_session_options so = o->session;
     polar_program program;
@@ -18162,7 +18251,9 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
     if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error))) return status;
     if ((status = ask_tokens(model, question, o, &tokens, &n, error))) goto done;
-    if (!so.n_ctx) so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256), (size_t)model->n_ctx_train);
+    if (!so.n_ctx)
+        so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256),
+                            (size_t)model->n_ctx_train);
     if (n > (size_t)so.n_ctx) {
         status = fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
         goto done;
@@ -18287,7 +18378,8 @@ static int train_question_examples(const polar_train_question *q, int index, int
         if (!train_labels(p, n_layer, labels ? labels + (size_t)n * (size_t)n_layer : scratch)) continue;
         if (out) {
             out[n].length = p->length;
-            out[n].weight = trigger && identity && o->identity == POLAR_IDENTITY_REWEIGHT ? (float)o->identity_weight : 1;
+            out[n].weight =
+                trigger && identity && o->identity == POLAR_IDENTITY_REWEIGHT ? (float)o->identity_weight : 1;
             out[n].anti = !s.has_identity;
         }
         n++;
@@ -18765,7 +18857,8 @@ static train_trace train_dtrace_at(const polar_trainer *t, int i, int token) {
 static void train_features(const polar_trainer *t, const polar_train_question *q, float *to) {
     const int n = t->net.shape.q_dim;
     for (int i = 0; i < q->n_tokens; i++, to += n)
-        for (int k = 0; k < n; k++) to[k] = (q->features[(size_t)i * (size_t)n + (size_t)k] - t->mean[k]) * t->inverse[k];
+        for (int k = 0; k < n; k++)
+            to[k] = (q->features[(size_t)i * (size_t)n + (size_t)k] - t->mean[k]) * t->inverse[k];
 }
 
 /* Pass `index` of the chunk: forward, and loss and backward or the judgement of a held-out question. */
@@ -19036,7 +19129,8 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
     x->lr = s->lr;
     x->loss = s->epoch_loss / MAX(n, 1);
     if (n == 0)
-        return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number", s->epoch + 1);
+        return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number",
+                    s->epoch + 1);
     if (t->n_validation) train_validate(t, x);
     value = t->options.select == POLAR_SELECT_HIT1 ? -x->hit1 : t->options.select == POLAR_SELECT_HIT5 ? -x->hit5
                                                                                   : x->validation_loss;
@@ -19192,7 +19286,8 @@ static polar_status train_standardize(polar_trainer *t, double *sums, polar_erro
     for (int q = 0; q < t->n_questions; q++) {
         const polar_train_question *s = &t->sources[t->questions[q].source];
         if (!pred_finite(s->features, (size_t)s->n_tokens * (size_t)x.n))
-            return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite", t->questions[q].source);
+            return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite",
+                        t->questions[q].source);
         if (q < t->n_questions - t->n_validation) train_add_moments(&x, s);
     }
     train_finish_moments(&x, t->mean, t->inverse);
@@ -19268,13 +19363,15 @@ static polar_status train_check_paths(const polar_train_question *q, int index, 
         return fail(e, POLAR_ARGUMENT, "training: question %d has %d paths", index, q->n_paths);
     for (int i = 0; i < q->n_paths; i++)
         if (q->paths[i].length < 0 || q->paths[i].length > POLAR_MAX_CALLS || (q->paths[i].length && !q->paths[i].path))
-            return fail(e, POLAR_ARGUMENT, "training: path %d of question %d has %d calls", i, index, q->paths[i].length);
+            return fail(e, POLAR_ARGUMENT, "training: path %d of question %d has %d calls", i, index,
+                        q->paths[i].length);
     return POLAR_OK;
 }
 
 static polar_status train_check_question(const polar_train_question *q, int index, polar_error *e) {
     if (q->features && q->n_tokens >= 1 && q->n_tokens <= PRED_MAX_TOKENS) return train_check_paths(q, index, e);
-    return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index, q->features ? q->n_tokens : 0);
+    return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index,
+                q->features ? q->n_tokens : 0);
 }
 
 /* Counts questions with examples, and examples. Says what is wrong where there are none. */
@@ -19296,8 +19393,10 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
     }
     if (t->n_questions) return POLAR_OK;
     if (n_valid)
-        return fail(e, POLAR_MISMATCH, "training: %d of %d questions have a valid path, but none of these has a segment "
-                    "form over %d layers; were they found with another model?", n_valid, n_sources, t->net.shape.n_layer);
+        return fail(e, POLAR_MISMATCH,
+                    "training: %d of %d questions have a valid path, but none of these has a segment form "
+                    "over %d layers; were they found with another model?",
+                    n_valid, n_sources, t->net.shape.n_layer);
     return fail(e, POLAR_ARGUMENT, "training: none of %d questions has a valid path", n_sources);
 }
 
@@ -19405,7 +19504,8 @@ static polar_status train_runner(polar_runner *out, polar_pool **pool, const pol
 }
 
 /* Sizes that the layout needs. */
-static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int n_sources, int *n_labels, polar_error *e) {
+static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int n_sources, int *n_labels,
+                                  polar_error *e) {
     polar_status status;
     pred_tensor list[PRED_MAX_TENSORS];
     if ((status = train_check_options(&t->options, e)) || (status = train_shape(t, n_layer, q_dim, e)) ||
@@ -19571,7 +19671,8 @@ static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *n
     const size_t n = TRAIN_STATE_NUMBERS(t->options.n_epochs);
     polar_status status;
     train_arrays(t, &names, list);
-    if (!kv || kv->is_array || kv->type != GGUF_U64) return fail(e, POLAR_FORMAT, "%s: not a checkpoint of a training", g->name);
+    if (!kv || kv->is_array || kv->type != GGUF_U64)
+        return fail(e, POLAR_FORMAT, "%s: not a checkpoint of a training", g->name);
     if (rd_u64(kv->at) != t->fingerprint)
         return fail(e, POLAR_MISMATCH, "%s: the checkpoint of a training with other options or other data", g->name);
     if ((status = gguf_get_array(g, "polar.state", GGUF_U64, &state, 1, e))) return status;
@@ -19674,13 +19775,15 @@ static int menu_best(menu_choice *c) {
     return best;
 }
 
-static void menu_greedy(menu_choice *c, int n_layer, const polar_train_path *identity, int size, polar_program *menu, int *n) {
+static void menu_greedy(menu_choice *c, int n_layer, const polar_train_path *identity, int size, polar_program *menu,
+                        int *n) {
     polar_program p;
     for (int q = 0, at = 0; q < c->n_questions; q++)
         for (int i = 0; i < c->questions[q].n_paths; i++, at++) {
             const polar_train_path *path = &c->questions[q].paths[i];
-            const int usable = path->result == POLAR_RESULT_VALID && path->length > 0 &&
-                               !polar_program_from_path(&p, n_layer, path->path, path->length, 4, POLAR_MAX_CALLS, NULL);
+            const int usable =
+                path->result == POLAR_RESULT_VALID && path->length > 0 &&
+                !polar_program_from_path(&p, n_layer, path->path, path->length, 4, POLAR_MAX_CALLS, NULL);
             c->members[at] = usable ? menu_intern(c, path) : -1;
         }
     menu[0] = polar_program_identity(n_layer);
@@ -19694,8 +19797,9 @@ static void menu_greedy(menu_choice *c, int n_layer, const polar_train_path *ide
     }
 }
 
-polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size, double price,
-                               polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error) {
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+                               double price, polar_program *menu, int *n, const polar_allocator *allocator,
+                               polar_error *error) {
     const polar_allocator a = mem_allocator(allocator);
     int layers[POLAR_MAX_LAYER];
     polar_train_path identity = {layers, n_layer, POLAR_RESULT_VALID};
@@ -19707,8 +19811,8 @@ polar_status polar_menu_choose(const polar_train_question *questions, int n_ques
     memset(&c, 0, sizeof c);
     if (!questions || n_questions < 1 || !menu || !n || size < 1 || size > POLAR_MAX_MENU || n_layer < 1 ||
         n_layer > POLAR_MAX_LAYER || !(price >= 0 && price <= 1e6))
-        return fail(error, POLAR_ARGUMENT, "a menu of %d programs of %d layers out of %d questions is not possible", size,
-                    n_layer, n_questions);
+        return fail(error, POLAR_ARGUMENT, "a menu of %d programs of %d layers out of %d questions is not possible",
+                    size, n_layer, n_questions);
     for (int q = 0; q < n_questions; q++) {
         if ((status = train_check_paths(&questions[q], q, error))) return status;
         n_paths += (size_t)questions[q].n_paths;
@@ -19739,7 +19843,8 @@ polar_status polar_menu_choose(const polar_train_question *questions, int n_ques
 /* What is known of a program on a question. */
 static polar_result_kind menu_result(const polar_train_question *q, const int *path, int n) {
     for (int i = 0; i < q->n_paths; i++)
-        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path)) return q->paths[i].result;
+        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
+            return q->paths[i].result;
     return POLAR_RESULT_UNKNOWN;
 }
 
@@ -19850,8 +19955,8 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
         }
 }
 
-/* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question, among
- * the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
+/* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question,
+ * among the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
 #define MENU_HEAT 0.05
 static void menu_policy(const menu_trainer *t, const float *logits, const uint8_t *results, float *dlogits) {
     const int n = t->net.shape.n_menu;
@@ -19862,10 +19967,12 @@ static void menu_policy(const menu_trainer *t, const float *logits, const uint8_
         worth[k] = (results[k] == POLAR_RESULT_VALID) - mul64(t->options->price, t->costs[k]);
         if (results[k] != POLAR_RESULT_UNKNOWN) top = MAX(top, pick[k]);
     }
-    for (int k = 0; k < n; k++) sum += pick[k] = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp64((pick[k] - top) / MENU_HEAT);
+    for (int k = 0; k < n; k++)
+        sum += pick[k] = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp64((pick[k] - top) / MENU_HEAT);
     for (int k = 0; k < n && sum > 0; k++) mean += mul64(pick[k] /= sum, worth[k]);
     for (int k = 0; k < n && sum > 0; k++)
-        dlogits[k] -= (float)(mul64(mul64(mul64(t->options->policy, t->share * n), mul64(pick[k], worth[k] - mean)), mul64(p[k], 1 - p[k])) /
+        dlogits[k] -= (float)(mul64(mul64(mul64(t->options->policy, t->share * n), mul64(pick[k], worth[k] - mean)),
+                                    mul64(p[k], 1 - p[k])) /
                               MENU_HEAT);
 }
 
@@ -19965,7 +20072,8 @@ static void menu_calibrate(menu_trainer *t, double *scale, double *shift) {
     for (int k = 0; k < n_menu; k++) shift[k] = 0;
     for (int round = 0; round < 50; round++) {
         for (int c = 0; c <= n_menu; c++) { /* c < n_menu: shift c; then the scale */
-            double gradient = c < n_menu ? mul64(MENU_PULL, shift[c]) : mul64(MENU_PULL, *scale - 1), curvature = MENU_PULL;
+            double gradient = c < n_menu ? mul64(MENU_PULL, shift[c]) : mul64(MENU_PULL, *scale - 1),
+                   curvature = MENU_PULL;
             for (int i = t->n_train; i < t->n_all; i++)
                 for (int k = c < n_menu ? c : 0; k < (c < n_menu ? c + 1 : n_menu); k++) {
                     const int r = t->results[(size_t)t->order[i] * (size_t)n_menu + (size_t)k];
@@ -20060,7 +20168,8 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
         return fail(e, POLAR_ARGUMENT, "menu: of no question a result of one of the %d programs is known", n_menu);
     if (t->options->n_held) {
         while (t->n_train < t->n_all && t->order[t->n_train] < n_questions - t->options->n_held) t->n_train++;
-        if (!t->n_train) return fail(e, POLAR_ARGUMENT, "menu: nothing to train on, all questions with results are held out");
+        if (!t->n_train)
+            return fail(e, POLAR_ARGUMENT, "menu: nothing to train on, all questions with results are held out");
         train_shuffle(t->order, t->n_train, &state);
     } else {
         train_shuffle(t->order, t->n_all, &state);
@@ -20171,8 +20280,9 @@ static polar_status menu_check(const polar_train_question *questions, int n_ques
     if (!menu || n_menu < 1 || n_menu > POLAR_MAX_MENU)
         return fail(e, POLAR_ARGUMENT, "menu: %d programs; 1..%d are possible", n_menu, POLAR_MAX_MENU);
     if (o->n_epochs < 1 || o->batch < 1 || o->batch > 4096 || !(o->dropout >= 0 && o->dropout < 1) ||
-        !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) || !(o->price >= 0 && o->price <= 1e6) ||
-        !(o->policy >= 0 && o->policy <= 1e6) || o->n_held < 0 || o->n_held >= n_questions)
+        !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) ||
+        !(o->price >= 0 && o->price <= 1e6) || !(o->policy >= 0 && o->policy <= 1e6) || o->n_held < 0 ||
+        o->n_held >= n_questions)
         return fail(e, POLAR_ARGUMENT, "menu: an option is out of range");
     for (int k = 0; k < n_menu; k++)
         if ((status = polar_program_validate(&menu[k], n_layer, e))) return status;
@@ -20205,8 +20315,9 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     if (!out) return fail(error, POLAR_ARGUMENT, "polar_menu_train: out is NULL");
     *out = NULL;
     if (base && (base->info.n_layer != n_layer || base->info.q_dim != q_dim))
-        return fail(error, POLAR_MISMATCH, "menu: the predictor it shall join is for %d layers and features of %d; expected "
-                    "are %d and %d", base->info.n_layer, base->info.q_dim, n_layer, q_dim);
+        return fail(error, POLAR_MISMATCH,
+                    "menu: the predictor it shall join is for %d layers and features of %d; expected are %d and %d",
+                    base->info.n_layer, base->info.q_dim, n_layer, q_dim);
     if ((status = menu_check(questions, n_questions, n_layer, menu, n_menu, &o, &max_tokens, error)) ||
         (status = menu_check_shape(&shape, error)) ||
         (status = train_runner(&t.runner, &t.pool, o.runner, o.n_threads, &a, error)))
@@ -20227,7 +20338,8 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     }
     if (!status) status = menu_prepare(&t, n_questions, menu, error);
     if (!status) status = menu_run(&t, &r, error);
-    if (!status) status = pred_create(&p, n_layer, base && base->net.shape.d_model ? &base->net.shape : NULL, &shape, &a, error);
+    if (!status)
+        status = pred_create(&p, n_layer, base && base->net.shape.d_model ? &base->net.shape : NULL, &shape, &a, error);
     if (!status) {
         menu_export(&t, &r, p);
         memcpy(p->programs, menu, (size_t)n_menu * sizeof *menu);
@@ -20337,7 +20449,8 @@ static int eval_on_call(void *user, const polar_tap_info *info) {
     eval_tap *t = user;
     const size_t row = (size_t)info->n_embd;
     for (int i = 0; i < info->n_rows && info->layer >= 0; i++)
-        t->influence[info->layer] += eval_change(t->before + (size_t)i * row, info->hidden + (size_t)i * row, info->n_embd);
+        t->influence[info->layer] +=
+            eval_change(t->before + (size_t)i * row, info->hidden + (size_t)i * row, info->n_embd);
     if (t->tap && t->tap(t->user, info)) return 1;
     memcpy(t->before, info->hidden, (size_t)info->n_rows * row * sizeof *t->before);
     return 0;
@@ -20385,7 +20498,8 @@ polar_status polar_eval_skip(const double *influence, int n_layer, int n_calls, 
     int path[POLAR_MAX_LAYER], skipped[POLAR_MAX_LAYER] = {0}, n = 0;
     err_clear(error);
     if (!influence || !program || n_layer < 1 || n_layer > POLAR_MAX_LAYER || n_calls < 1)
-        return fail(error, POLAR_ARGUMENT, "skip: %d of %d layers: expected 1.. of 1..%d", n_calls, n_layer, POLAR_MAX_LAYER);
+        return fail(error, POLAR_ARGUMENT, "skip: %d of %d layers: expected 1.. of 1..%d", n_calls, n_layer,
+                    POLAR_MAX_LAYER);
     for (int k = n_layer; k > n_calls; k--) {
         int least = -1;
         for (int i = 0; i < n_layer; i++)

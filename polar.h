@@ -872,8 +872,8 @@ typedef struct polar_features_options {
 } polar_features_options;
 polar_features_options polar_features_defaults(void);
 
-polar_status polar_features_create(polar_features **out, const polar_model *model, const polar_features_options *options,
-                                   polar_error *error);
+polar_status polar_features_create(polar_features **out, const polar_model *model,
+                                   const polar_features_options *options, polar_error *error);
 void polar_features_free(polar_features *features);
 /* Numbers per token. */
 int polar_features_width(const polar_features *features);
@@ -886,8 +886,8 @@ polar_status polar_features_make(polar_features *features, const char *question,
 
 /* POLAR_OK if the predictor belongs to the model: layers, width, encoder (NULL if there is none), fingerprint. With
  * any_model the fingerprint is not compared: for the same model quantized in another way. */
-polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model, const polar_model *encoder,
-                                   int any_model, polar_error *error);
+polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
+                                   const polar_model *encoder, int any_model, polar_error *error);
 
 /* Picks programs for questions and answers under them:
  *
@@ -1111,8 +1111,9 @@ polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_
  * questions are worth, as far as their paths say. A question is worth 1 - price * cost of the cheapest program on the
  * menu that answers it, 0 if none does; with price 0 this counts the questions that are answered. `menu` has room for
  * `size`; *n gets the number, less than size where no program adds anything. */
-polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size, double price,
-                               polar_program *menu, int *n, const polar_allocator *allocator, polar_error *error);
+polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
+                               double price, polar_program *menu, int *n, const polar_allocator *allocator,
+                               polar_error *error);
 /* What is known: results (n_questions, n_menu), each a polar_result_kind. The unknown ones are for the caller
  * to find out by running them. */
 void polar_menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,

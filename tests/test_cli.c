@@ -20,8 +20,8 @@ TEST(json_grammar) {
     static const char *const good[] = {"{}", " [ ] ", "null", "-0.5e+3", "\"\"", "[1,[2,{\"a\":[]}],\"\\u0000\"]",
                                        "\xef\xbb\xbf{\"a\":1}", "\"\\ud83d\\ude00\"", "1E5"};
     static const char *const bad[] = {"", " ", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "{a:1}", "01", "1.", ".5", "+1",
-                                      "1e", "-", "nul", "truee", "\"", "\"\\x\"", "\"\\u12g4\"", "\"a\nb\"", "[1 2]", "{} {}",
-                                      "NaN", "\"\\", "[\"a", "'a'", "\"\\u", "1e+"};
+                                      "1e", "-", "nul", "truee", "\"", "\"\\x\"", "\"\\u12g4\"", "\"a\nb\"",
+                                      "[1 2]", "{} {}", "NaN", "\"\\", "[\"a", "'a'", "\"\\u", "1e+"};
     char deep[1000];
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) CHECK_STR(json_error(good[i]), "");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(json_error(bad[i])[0] != 0);
@@ -206,10 +206,11 @@ TEST(grade) {
     check_command("polar grade -- -3 3", 0, "different\n");
     check_command("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
     check_command("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
-    check_command("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' |"
-                  " polar grade --jsonl",
+    check_command("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n"
+                  "{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' | polar grade --jsonl",
                   0, "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
-    check_command("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0, "{\"equal\":true");
+    check_command("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0,
+                  "{\"equal\":true");
     check_command("echo '{\"pred\":\"1\"}' | polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
     check_command("echo '{\"gold\":\"1\"}' | polar grade --jsonl -", 1,
                   "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
@@ -217,16 +218,17 @@ TEST(grade) {
 
 TEST(info) {
     /* a header and general.name = "x\033": a file that is none of a model, and a string that a terminal obeys */
-    const char *const make = "printf 'GGUF\\3\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\14\\0\\0\\0\\0\\0\\0\\0"
-                             "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >/tmp/polar-test-info.gguf;";
+    const char *const make =
+        "printf 'GGUF\\3\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\14\\0\\0\\0\\0\\0\\0\\0"
+        "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >/tmp/polar-test-info.gguf;";
     char line[600];
     FILE *f;
     snprintf(line, sizeof line, "%s polar info /tmp/polar-test-info.gguf --metadata", make);
     check_command(line, 0, "name          x?\ntensors       none\nruns          no: polar-test-info.gguf: the key ");
     check_command("polar info /tmp/polar-test-info.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
     check_command("polar info -m /tmp/polar-test-info.gguf --json --tensors --metadata", 0,
-                  "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,\"n_tensors\":0,"
-                  "\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
+                  "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
+                  "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
     check_command("polar info --json --tensors --metadata /tmp/polar-test-info.gguf; rm /tmp/polar-test-info.gguf", 0,
                   "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
     check_command("polar info", 2, "polar info: no file: polar info FILE\n");
@@ -238,15 +240,18 @@ TEST(info) {
     check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf", 0,
                   "parameters    513.3 k in 2.1 MB, 32.00 bits each\ntensors       105: 105 F32 (2.1 MB)\n"
                   "layers        6 of width 64, feed-forward 128\nheads         4 of size 16, 4 for keys and values\n"
-                  "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\nvocabulary    320 tokens, qwen2; bos ");
+                  "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\n"
+                  "vocabulary    320 tokens, qwen2; bos ");
     check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --ctx 64 --program '0x2 3x0'", 0,
                   "session       64 tokens, 6 layer calls: ");
-    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1, "polar info: program: ");
+    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1,
+                  "polar info: program: ");
 }
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands), T(program), T(grade), T(info),
+    T(json_grammar), T(json_values), T(json_writing), T(numbers), T(option_reader), T(nearest), T(commands),
+    T(program), T(grade), T(info),
 };
 
 int main(int argc, char **argv) {

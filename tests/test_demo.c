@@ -103,8 +103,8 @@ TEST(sets) {
 }
 
 #ifdef TRAINER
-/* The vocabulary of the bundled model, and a small transformer: gradients against differences, the logits of the file it
- * writes against polar's. */
+/* The vocabulary of the bundled model, and a small transformer: gradients against differences, the logits of the
+ * file it writes against polar's. */
 TEST(training) {
     char *arguments[] = {"train_model", "-v", "examples/demo/demo-model.gguf", "-o", "build/test_demo.gguf", "--check",
                          "--layers", "7", "--width", "32", "--ff", "32"};

@@ -15,8 +15,11 @@ TEST(accuracy) {
     static const struct {
         int right, n;
         double low, high;
-    } known[] = {{81, 263, 0.2552885198782742, 0.36620957698280004}, {15, 148, 0.062386399530736276, 0.16048724172330803},
-                 {0, 20, 0, 0.16112515805281938}, {1, 29, 0.00611321429276266, 0.17175521879320288}, {29, 29, 0.8830302015002592, 1}};
+    } known[] = {{81, 263, 0.2552885198782742, 0.36620957698280004},
+                 {15, 148, 0.062386399530736276, 0.16048724172330803},
+                 {0, 20, 0, 0.16112515805281938},
+                 {1, 29, 0.00611321429276266, 0.17175521879320288},
+                 {29, 29, 0.8830302015002592, 1}};
     for (int i = 0; i < COUNT(known); i++) {
         const polar_interval x = polar_eval_accuracy(known[i].right, known[i].n);
         const polar_interval y = polar_eval_accuracy(known[i].n - known[i].right, known[i].n);
@@ -32,9 +35,17 @@ TEST(mcnemar) {
     static const struct {
         int corrected, broken;
         double p;
-    } known[] = {{7, 1, 0.0703125}, {16, 6, 0.052478790283203125}, {5, 0, 0.0625}, {120, 80, 0.0056851559967503055},
-                 {1200, 1000, 2.1817026407914712e-05}, {0, 30, 1.862645149230957e-09}, {1, 0, 1}, {0, 0, 1}, {40, 40, 1},
-                 {300, 10, 1.9342365111897645e-75}, {5000, 4700, 0.0023966033625776252}};
+    } known[] = {{7, 1, 0.0703125},
+                 {16, 6, 0.052478790283203125},
+                 {5, 0, 0.0625},
+                 {120, 80, 0.0056851559967503055},
+                 {1200, 1000, 2.1817026407914712e-05},
+                 {0, 30, 1.862645149230957e-09},
+                 {1, 0, 1},
+                 {0, 0, 1},
+                 {40, 40, 1},
+                 {300, 10, 1.9342365111897645e-75},
+                 {5000, 4700, 0.0023966033625776252}};
     for (int i = 0; i < COUNT(known); i++) {
         const double p = polar_eval_mcnemar(known[i].corrected, known[i].broken);
         CHECK(near_to(p / known[i].p, 1, 1e-10));
@@ -106,7 +117,8 @@ TEST(influence) {
         o.tap = keep_states;
         o.tap_user = &s;
         s.zero = -1;
-        CHECK(!polar_session_create(&session, m, NULL, &o, &e) && !polar_session_eval(session, prompts[p], lengths[p], &e));
+        CHECK(!polar_session_create(&session, m, NULL, &o, &e) &&
+              !polar_session_eval(session, prompts[p], lengths[p], &e));
         for (int k = 0; k < FX_LAYERS; k++)
             for (int i = 0; i < lengths[p]; i++) expected[k] += (double)change(s.hidden[k][i], s.hidden[k + 1][i]) / 9;
         polar_session_free(session);
@@ -139,7 +151,8 @@ TEST(skip) {
         char text[64] = "";
         CHECK(!polar_eval_skip(influence, 6, n, &p, &e));
         length = polar_program_path(&p, path, 6);
-        for (int i = 0; i < length; i++) snprintf(text + strlen(text), sizeof text - strlen(text), i ? " %d" : "%d", path[i]);
+        for (int i = 0; i < length; i++)
+            snprintf(text + strlen(text), sizeof text - strlen(text), i ? " %d" : "%d", path[i]);
         CHECK_STR(text, expected[n - 1]);
     }
     CHECK(polar_eval_skip(influence, 6, 0, NULL, &e) == POLAR_ARGUMENT);

@@ -25,8 +25,11 @@ static int run(const char *arguments) {
     FILE *f;
     size_t n;
     int status;
-    snprintf(line, sizeof line, "{ polar() { '%s' \"$@\"; }; D=" DIR "; E=\"-m $D/m.gguf -p $D/p.gguf --reward choice --chat raw --prompt @$D/prompt\"; "
-             "%s; } 2>&1 </dev/null", command, arguments);
+    snprintf(line, sizeof line,
+             "{ polar() { '%s' \"$@\"; }; D=" DIR
+             "; E=\"-m $D/m.gguf -p $D/p.gguf --reward choice --chat raw --prompt @$D/prompt\"; "
+             "%s; } 2>&1 </dev/null",
+             command, arguments);
     if (!(f = popen(line, "r"))) return -1;
     n = fread(output, 1, sizeof output - 1, f);
     output[n] = 0;
@@ -113,7 +116,8 @@ static void write_predictor(const polar_model *m, uint64_t fingerprint) {
         info.model_fingerprint = fingerprint ? fingerprint : polar_model_fingerprint(m);
         info.cascade_programs = 3;
         info.cascade_threshold = -1.2;
-        CHECK(!polar_predictor_set_info(p, &info, &e) && !polar_predictor_save(p, fingerprint ? DIR "/other.gguf" : DIR "/p.gguf", &e));
+        CHECK(!polar_predictor_set_info(p, &info, &e) &&
+              !polar_predictor_save(p, fingerprint ? DIR "/other.gguf" : DIR "/p.gguf", &e));
     }
     polar_predictor_close(p);
     polar_predictor_close(base);
@@ -126,9 +130,11 @@ static void write_questions(const char *path, uint64_t seed, const char *extra) 
     CHECK(f != NULL);
     if (!f) return;
     for (int i = 0; i < N_QUESTIONS; i++) {
-        fprintf(f, "{\"question\":\"%s%c%c%c?\",\"options\":[\"u\",\"v\",\"w\",\"x\"],\"correct\":\"%c\",\"task\":\"%s\",\"steps\":%d}\n",
-                i == 3 ? extra : "", (int)('a' + rng_next(&seed) % 26), (int)('a' + rng_next(&seed) % 26), (int)('a' + i),
-                (int)('A' + rng_next(&seed) % 4), i % 3 ? "one" : "two", i % 5);
+        fprintf(f,
+                "{\"question\":\"%s%c%c%c?\",\"options\":[\"u\",\"v\",\"w\",\"x\"],\"correct\":\"%c\","
+                "\"task\":\"%s\",\"steps\":%d}\n",
+                i == 3 ? extra : "", (int)('a' + rng_next(&seed) % 26), (int)('a' + rng_next(&seed) % 26),
+                (int)('a' + i), (int)('A' + rng_next(&seed) % 4), i % 3 ? "one" : "two", i % 5);
     }
     fclose(f);
 }
@@ -155,7 +161,7 @@ static void setup(void) {
     write_file(DIR "/prompt", "{question}=", 11);
 }
 
-/* --- an evaluation, read and computed again ------------------------------------------------------------------------- */
+/* --- an evaluation, read and computed again ------------------------------------------------------------- */
 
 static double number(json v, const char *key) {
     double x = -1e300;
@@ -232,9 +238,11 @@ static void ranking(json probability, double price, int *out) {
         }
 }
 
-/* What a method must have chosen: a run, -1 no answer, -2 not known here. *n programs were run, *picked with features. */
+/* What a method must have chosen: a run, -1 no answer, -2 not known here. *n programs were run, *picked with
+ * features. */
 static int expected_run(const char *name, json record, double price, double threshold, int *list, int *n, int *picked) {
-    const json runs = json_get(record, "runs"), menu = json_get(record, "menu"), probability = json_get(record, "probability");
+    const json runs = json_get(record, "runs"), menu = json_get(record, "menu"),
+               probability = json_get(record, "probability");
     int order[N_MENU];
     double weight[N_MENU];
     ranking(probability, price, order);
@@ -242,7 +250,8 @@ static int expected_run(const char *name, json record, double price, double thre
         list[k] = (int)element(menu, order[k]);
         weight[k] = element(probability, order[k]);
     }
-    *picked = !strncmp(name, "top-1", 5) || !strncmp(name, "vote", 4) || !strncmp(name, "cascade", 7) || !strncmp(name, "oracle@", 7);
+    *picked = !strncmp(name, "top-1", 5) || !strncmp(name, "vote", 4) || !strncmp(name, "cascade", 7) ||
+              !strncmp(name, "oracle@", 7);
     *n = strchr(name, '@') ? 3 : 1;
     if (!strcmp(name, "identity")) return list[0] = 0;
     if (!strncmp(name, "top-1", 5)) return list[0];
@@ -270,7 +279,8 @@ static int expected_run(const char *name, json record, double price, double thre
 }
 
 static void check_record(json header, json record, method_sum *sums, int n_methods) {
-    const json runs = json_get(record, "runs"), results = json_get(record, "results"), methods = json_get(header, "methods");
+    const json runs = json_get(record, "runs"), results = json_get(record, "results"),
+               methods = json_get(header, "methods");
     const int n_prompt = (int)number(record, "n_prompt");
     char gold[208], answer[208], name[208];
     int identity = 0;
@@ -282,7 +292,8 @@ static void check_record(json header, json record, method_sum *sums, int n_metho
     for (int i = 0; i < n_methods; i++) {
         const json r = json_at(results, (size_t)i), m = json_at(methods, (size_t)i), point = json_get(m, "point");
         const int chosen = (int)number(r, "chosen"), right = (int)number(r, "right");
-        const double price = number(json_at(json_get(header, "points"), json_kind(point) == JSON_ABSENT ? 0 : (size_t)number(m, "point")), "price");
+        const size_t at = json_kind(point) == JSON_ABSENT ? 0 : (size_t)number(m, "point");
+        const double price = number(json_at(json_get(header, "points"), at), "price");
         int list[N_MENU], n, picked, expected;
         string(m, "name", name);
         expected = expected_run(name, record, price, number(header, "threshold"), list, &n, &picked);
@@ -338,35 +349,45 @@ static void check_file(const char *path) {
         const json record = json_at(samples, i);
         CHECK(number(record, "index") == (double)i);
         check_record(header, record, sums, n_methods);
-        CHECK(chosen_calls(record, method_index(header, "random gain")) == chosen_calls(record, method_index(header, "top-1 gain")));
-        CHECK(chosen_calls(record, method_index(header, "influence save")) == MIN(D, chosen_calls(record, method_index(header, "top-1 save"))));
-        CHECK(chosen_calls(record, method_index(header, "skip 1")) == D - 1 && chosen_calls(record, method_index(header, "2-3x2")) == D + 2);
+        CHECK(chosen_calls(record, method_index(header, "random gain")) ==
+              chosen_calls(record, method_index(header, "top-1 gain")));
+        CHECK(chosen_calls(record, method_index(header, "influence save")) ==
+              MIN(D, chosen_calls(record, method_index(header, "top-1 save"))));
+        CHECK(chosen_calls(record, method_index(header, "skip 1")) == D - 1 &&
+              chosen_calls(record, method_index(header, "2-3x2")) == D + 2);
     }
     for (int i = 0; i < n_methods && i < 48; i++) {
         const json m = json_at(summary, (size_t)i);
         const polar_interval interval = polar_eval_accuracy(sums[i].right, N_QUESTIONS);
-        CHECK(number(m, "right") == sums[i].right && number(m, "corrected") == sums[i].corrected && number(m, "broken") == sums[i].broken);
+        CHECK(number(m, "right") == sums[i].right && number(m, "corrected") == sums[i].corrected &&
+              number(m, "broken") == sums[i].broken);
         CHECK(number(m, "calls_per_token") == sums[i].calls / sums[i].positions);
         CHECK(number(m, "p") == polar_eval_mcnemar(sums[i].corrected, sums[i].broken));
-        CHECK(element(json_get(m, "interval"), 0) == interval.low && element(json_get(m, "interval"), 1) == interval.high);
+        CHECK(element(json_get(m, "interval"), 0) == interval.low &&
+              element(json_get(m, "interval"), 1) == interval.high);
     }
     CHECK(sums[method_index(header, "oracle@3")].right >= sums[method_index(header, "vote@3")].right);
     CHECK(sums[method_index(header, "oracle@3")].right >= sums[method_index(header, "top-1 gain")].right);
     CHECK(sums[method_index(header, "oracle menu@4")].right >= sums[method_index(header, "oracle@3")].right);
-    CHECK(sums[method_index(header, "oracle menu@4")].right > sums[0].right && sums[0].right > 0); /* or nothing was tested */
+    /* or nothing was tested */
+    CHECK(sums[method_index(header, "oracle menu@4")].right > sums[0].right && sums[0].right > 0);
     free(text);
 }
 
 TEST(evaluation) {
     setup();
-    check("polar eval $E $D/validation.jsonl -k 3 --fit $D/fit.json -o $D/validation.json -t 2", 0, "these need the right answer");
-    check("polar eval $E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1 -o $D/a.json -t 2", 0, "skip 1");
+    check("polar eval $E $D/validation.jsonl -k 3 --fit $D/fit.json -o $D/validation.json -t 2", 0,
+          "these need the right answer");
+    check("polar eval $E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1 -o $D/a.json -t 2", 0,
+          "skip 1");
     for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n")) {
         CHECK(strlen(line) <= 80);
         if (strlen(line) > 80) puts(line);
     }
     check_file(DIR "/a.json");
-    check("polar eval $E $D/test.jsonl -k 3 --validation $D/validation.json --program 2-3x2 --skip 1 -o $D/b.json -t 1", 0, "oracle@3");
+    check("polar eval $E $D/test.jsonl -k 3 --validation $D/validation.json --program 2-3x2 --skip 1 -o $D/b.json "
+          "-t 1",
+          0, "oracle@3");
     CHECK(same_files(DIR "/a.json", DIR "/b.json")); /* threads, fit file or whole evaluation: the same bytes */
 }
 
@@ -408,7 +429,8 @@ TEST(fitted_points) {
         polar_program a, b;
         for (size_t i = 0; i < json_count(samples); i++) {
             const json record = json_at(samples, i);
-            right += number(json_at(json_get(record, "runs"), (size_t)element(json_get(record, "menu"), k)), "right") > 0;
+            const size_t run = (size_t)element(json_get(record, "menu"), k);
+            right += number(json_at(json_get(record, "runs"), run), "right") > 0;
         }
         CHECK(!polar_program_parse(&a, D, menu_texts[k], &e) && !polar_program_parse(&b, D, program, &e));
         is_best = polar_program_equal(&a, &b);
@@ -418,7 +440,8 @@ TEST(fitted_points) {
         int right = 0;
         for (size_t i = 0; i < json_count(samples); i++) {
             const json record = json_at(samples, i);
-            right += number(json_at(json_get(record, "runs"), (size_t)element(json_get(record, "menu"), k)), "right") > 0;
+            const size_t run = (size_t)element(json_get(record, "menu"), k);
+            right += number(json_at(json_get(record, "runs"), run), "right") > 0;
         }
         CHECK(right <= best_right);
     }
@@ -465,10 +488,13 @@ TEST(shards) {
 
 TEST(without_predictor) {
     setup();
-    check("polar eval -m $D/m.gguf --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl --program 1x2", 0, "1x2 ");
-    CHECK(!strstr(output, "oracle") && strstr(output, "16 questions; layers: calls per token, features included, of 4\n"));
-    check("polar eval -m $D/m.gguf --chat raw --prompt @$D/prompt $D/test.jsonl --limit 4 -n 3 --program 1x2 --time 2 --show 2 --json", 0,
-          "\"n_timed\":2");
+    check("polar eval -m $D/m.gguf --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl --program 1x2", 0,
+          "1x2 ");
+    CHECK(!strstr(output, "oracle") &&
+          strstr(output, "16 questions; layers: calls per token, features included, of 4\n"));
+    check("polar eval -m $D/m.gguf --chat raw --prompt @$D/prompt $D/test.jsonl --limit 4 -n 3 --program 1x2 "
+          "--time 2 --show 2 --json",
+          0, "\"n_timed\":2");
     CHECK(strstr(output, "     #2##  ") && !strchr(output, '\x1b'));
 }
 
@@ -482,24 +508,31 @@ TEST(bad_input) {
     check("echo '{\"question\":\"x\"}' >$D/q; polar eval -m $D/m.gguf $D/q", 1, "q:1: no answer (looked for answer");
     check("polar eval -m $D/m.gguf -p $D/test.jsonl $D/test.jsonl", 1, "test.jsonl: ");
     check("polar eval -m $D/m.gguf -p $D/other.gguf $D/test.jsonl", 1, "the predictor was trained for another model");
-    check("polar eval $E --validation $D/validation.json $D/validation.jsonl", 1, "holds the very questions that are to be evaluated");
-    check("polar eval -m $D/m2.gguf --reward choice --chat raw --prompt @$D/prompt --validation $D/fit.json $D/test.jsonl", 1, "was made with another model");
-    check("polar eval $E --validation $D/test.jsonl $D/test.jsonl", 1, "holds neither an evaluation nor what polar eval --fit writes");
-    check("polar eval -m $D/m.gguf --price 1 --prompt @$D/prompt $D/test.jsonl", 2, "--price needs a predictor with a menu");
+    check("polar eval $E --validation $D/validation.json $D/validation.jsonl", 1,
+          "holds the very questions that are to be evaluated");
+    check("polar eval -m $D/m2.gguf --reward choice --chat raw --prompt @$D/prompt --validation $D/fit.json "
+          "$D/test.jsonl",
+          1, "was made with another model");
+    check("polar eval $E --validation $D/test.jsonl $D/test.jsonl", 1,
+          "holds neither an evaluation nor what polar eval --fit writes");
+    check("polar eval -m $D/m.gguf --price 1 --prompt @$D/prompt $D/test.jsonl", 2,
+          "--price needs a predictor with a menu");
     check("polar eval $E --price x $D/test.jsonl", 2, "--price x: expected a number >= 0");
     check("polar eval $E --skip 4 $D/test.jsonl", 2, "--skip 4: expected 1..3 layers");
     check("polar eval $E --program 9 $D/test.jsonl", 1, "polar eval: program: ");
     check("polar eval $E --shard 3/2 $D/test.jsonl -o $D/x", 2, "--shard 3/2: expected 1/4");
     check("polar eval $E --time 3 $D/test.jsonl", 2, "--time measures answers that are generated");
-    check("polar eval -m $D/m.gguf --menu $D/a.json --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl", 0, "oracle menu@4");
+    check("polar eval -m $D/m.gguf --menu $D/a.json --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl", 0,
+          "oracle menu@4");
     check("polar eval -m $D/m.gguf --menu $D/test.jsonl $D/test.jsonl", 1, "its header holds no menu");
 }
 
-/* --- pages ------------------------------------------------------------------------------------------------------------ */
+/* --- pages ---------------------------------------------------------------------------------------------- */
 
 /* Tags are balanced, attributes quoted, nothing is loaded from elsewhere. */
 static void check_page(const char *path) {
-    static const char *const forbidden[] = {"<script", "http:", "https:", "src=", "href=", "url(", "@import", "javascript:", "nan", "inf\"", "%!"};
+    static const char *const forbidden[] = {"<script", "http:", "https:", "src=", "href=", "url(", "@import",
+                                            "javascript:", "nan", "inf\"", "%!"};
     static const char *const empty[] = {"meta", "br"};
     size_t n;
     char *page = text_of(path, &n), open[64][16];
@@ -537,17 +570,21 @@ static void check_page(const char *path) {
 
 TEST(report) {
     setup();
-    write_questions(DIR "/hostile.jsonl", 3, "</li><script>alert(1)</script><img src=x onerror='y'>&amp;\\u0001\\u0000\\\"");
+    write_questions(DIR "/hostile.jsonl", 3,
+                    "</li><script>alert(1)</script><img src=x onerror='y'>&amp;\\u0001\\u0000\\\"");
     check("polar eval $E $D/hostile.jsonl -o $D/h.json", 1, "a text holds a NUL character");
     write_questions(DIR "/hostile.jsonl", 3, "</li><script>x</script>'&amp;\\u0001\\\"");
     check("polar eval $E --price 0 --price 10 $D/hostile.jsonl -o $D/h.json", 0, "top-1 10");
     check("polar report $D/a.json $D/h.json -o $D/r.html --title 'a <b> & \"c\"'", 0, "");
     check_page(DIR "/r.html");
-    check("grep -c '<h2>Evaluation: ' $D/r.html; grep -q '<title>a &lt;b&gt; &amp; &quot;c&quot;</title>' $D/r.html", 0, "2\n");
+    check("grep -c '<h2>Evaluation: ' $D/r.html; grep -q '<title>a &lt;b&gt; &amp; &quot;c&quot;</title>' $D/r.html", 0,
+          "2\n");
     /* a search, as the published code writes it, and one of polar with a header; a loss curve */
-    check("echo '[{\"question\":\"<q>\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,3]],\"final_invalid_transitions\":[[0,1,2,3]]}]' >$D/f.json;"
+    check("echo '[{\"question\":\"<q>\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,3]],"
+          "\"final_invalid_transitions\":[[0,1,2,3]]}]' >$D/f.json;"
           "printf '{\"epoch\":1,\"loss\":2}\\n{\"epoch\":2,\"loss\":1.5,\"validation_loss\":1.7}\\n' >$D/curve.jsonl;"
-          "polar report $D/f.json $D/curve.jsonl -o $D/r2.html && grep -c '<section>' $D/r2.html", 0, "2\n");
+          "polar report $D/f.json $D/curve.jsonl -o $D/r2.html && grep -c '<section>' $D/r2.html",
+          0, "2\n");
     check_page(DIR "/r2.html");
     check("grep '<h2>Search' -A 3 $D/r2.html", 0, "for <b>100.0&nbsp;%</b> some program was found");
     check("polar report $D/r.html -o $D/r3.html", 1, "polar report: ");

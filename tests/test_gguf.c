@@ -555,10 +555,14 @@ TEST(writer_errors) {
     static const struct {
         int what;
         const char *message;
-    } cases[] = {{0, "\"k\xC3\xA9\" is no metadata key"}, {1, "tensor \"\" with 1 dimensions of type 0 cannot be added"},
-                 {2, "tensor t of type Q8_0 cannot have dimension 0 of 33"}, {3, "the tensor t was added twice"},
-                 {4, "tensor t got 3 of its 4 bytes"}, {5, "1 bytes more were written than the tensors have"},
-                 {6, "metadata k comes after tensor data"}, {7, "array k: 8 is no type of numbers"},
+    } cases[] = {{0, "\"k\xC3\xA9\" is no metadata key"},
+                 {1, "tensor \"\" with 1 dimensions of type 0 cannot be added"},
+                 {2, "tensor t of type Q8_0 cannot have dimension 0 of 33"},
+                 {3, "the tensor t was added twice"},
+                 {4, "tensor t got 3 of its 4 bytes"},
+                 {5, "1 bytes more were written than the tensors have"},
+                 {6, "metadata k comes after tensor data"},
+                 {7, "array k: 8 is no type of numbers"},
                  {8, "tensor t of type F32 cannot have dimension 0 of 9223372036854775807"},
                  {9, "tensor \"t\" with 1 dimensions of type 4 cannot be added"}};
     for (int i = 0; i < COUNT(cases); i++) {

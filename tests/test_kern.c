@@ -24,7 +24,8 @@ static void quantize_forms(const kern *k, forms *f) {
 }
 
 static activations activations_of(forms *f) {
-    const activations a = {N, x, {f->q8[0], f->q16[0], f->sums[0], f->d[0]}, {f->q8[1], f->q16[1], f->sums[1], f->d[1]}};
+    const activations a = {N, x, {f->q8[0], f->q16[0], f->sums[0], f->d[0]},
+                           {f->q8[1], f->q16[1], f->sums[1], f->d[1]}};
     return a;
 }
 
@@ -49,7 +50,8 @@ TEST(quantize) {
         if (i == 1) x[5] = INFINITY, x[600] = NAN;
         quantize_forms(&kern_plain, &a);
         quantize_forms(k, &b);
-        CHECK(!memcmp(a.q8, b.q8, sizeof a.q8) && !memcmp(a.q16, b.q16, sizeof a.q16) && !memcmp(a.sums, b.sums, sizeof a.sums));
+        CHECK(!memcmp(a.q8, b.q8, sizeof a.q8) && !memcmp(a.q16, b.q16, sizeof a.q16) &&
+              !memcmp(a.sums, b.sums, sizeof a.sums));
         CHECK(same(a.d[0], b.d[0], COUNT(a.d[0])) && same(a.d[1], b.d[1], COUNT(a.d[1])));
     }
 }
@@ -143,7 +145,8 @@ TEST(attention) {
     static uint8_t k16[64 * 256 * 2];
     fill(q, 256, 2), fill(k32, COUNT(k32), 2);
     to_f16_c(k16, k32, COUNT(k32));
-    EACH_VARIANT(k) for (int n = 1; n <= 64; n += 5) for (int dim = 8; dim <= 256; dim += 12) for (int f16 = 0; f16 < 2; f16++) {
+    EACH_VARIANT(k)
+    for (int n = 1; n <= 64; n += 5) for (int dim = 8; dim <= 256; dim += 12) for (int f16 = 0; f16 < 2; f16++) {
         const uint8_t *kv = f16 ? k16 : (const uint8_t *)(const void *)k32;
         memset(o, 0, sizeof o);
         for (int round = 0; round < 2; round++) {

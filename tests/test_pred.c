@@ -90,7 +90,8 @@ TEST(logits) {
     rest = o;
     for (int set = 0; set < 4; set++) {
         float bits[2][3][POLAR_MAX_LAYER * 4] = {{{0}}};
-        for (int plain = 0; plain <= (set < 2); plain++) { /* without the instruction, fma is too slow for the large sets */
+        /* without the instruction, fma is too slow for the large sets */
+        for (int plain = 0; plain <= (set < 2); plain++) {
             test_net n;
             oracle r = rest;
             float *table = oracle_set(&r, &n, plain ? POLAR_CPU_PLAIN : POLAR_CPU_AUTO);
@@ -421,7 +422,8 @@ TEST(hostile_import) {
         polar_predictor *p;
         if (kind) make_pytorch(&b, IMPORT_F16, 1);
         else make_safetensors(&b, IMPORT_F16, 0, 1);
-        for (size_t n = 0; n < b.n; n += 1 + n / 64) CHECK(polar_predictor_import_memory(&p, b.at, n, 0, NULL, &error) && !p);
+        for (size_t n = 0; n < b.n; n += 1 + n / 64)
+            CHECK(polar_predictor_import_memory(&p, b.at, n, 0, NULL, &error) && !p);
         for (int i = 0; i < 6000; i++) {
             const size_t area = i % 2 ? MIN(b.n, 3000) : b.n; /* header or pickle, and everything */
             memcpy(c.at, b.at, b.n);
@@ -485,7 +487,8 @@ TEST(memory) {
     remove("build/test_pred.gguf");
 }
 
-/* Whatever x86 kernels run the model, the predictor's products are not the plain ones: those take a hundred times as long. */
+/* Whatever x86 kernels run the model, the predictor's products are not the plain ones: those take a hundred times
+ * as long. */
 TEST(instruction_sets) {
     CHECK(mat_choose(kern_find(POLAR_CPU_PLAIN)) == &mat_plain);
 #ifdef POLAR_X86

@@ -202,10 +202,10 @@ static void write_questions(void) {
     size_t n = 0;
     for (int i = 0; i < 60; i++) {
         if (i == 7) write_file("choice.jsonl", text, n);
-        n +=
-            (size_t)snprintf(text + n, sizeof text - n,
-                             "{\"question\":\"Q%d\",\"options\":[\"a\",\"b\",\"c\"],\"correct\":\"%c\",\"level\":%d}\n",
-                             i, "ABC"[i % 3], i);
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "{\"question\":\"Q%d\",\"options\":[\"a\",\"b\",\"c\"],\"correct\":\"%c\","
+                              "\"level\":%d}\n",
+                              i, "ABC"[i % 3], i);
     }
     write_file("long.jsonl", text, n);
     write_file("planted.jsonl", planted, sizeof planted - 1);
@@ -240,12 +240,9 @@ TEST(planted) {
           strstr(text, "\"search_trajectory\":[{\"path\":[0,1,2,3],\"parent_path\":null,\"reward\":0,\"simulation\":0,"
                        "\"answer\":\"8\",\"tokens\":1,\"stop\":\"end\",\"logprob\":"));
     CHECK(text && strstr(text, "{\"index\":1,\"question\":\"eight\",\"gt_ans\":\"8\",\"initial_score\":1,"));
-    CHECK(
-        text &&
-        strstr(
-            text,
-            "\"prompt\":\"Solve the following math problem and output ONLY the final answer directly, "
-            "formatted strictly as \\\\boxed{ANSWER}.\\n### Problem Start\\n{question}\\n### Problem End\\nAnswer:\""));
+    CHECK(text && strstr(text, "\"prompt\":\"Solve the following math problem and output ONLY the final answer "
+                               "directly, formatted strictly as \\\\boxed{ANSWER}.\\n### Problem Start\\n"
+                               "{question}\\n### Problem End\\nAnswer:\""));
     free(text);
     /* an answer without the box that the prompt asks for is wrong, and so is any text where none is found */
     RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt 'Use \\boxed{}. {question}\\nA'", 0,
@@ -494,7 +491,8 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     CHECK(same_files("menu3.json", "menu.json"));
     RUN("polar search -m other.gguf whole.json --menu 12 -o x.json", 1, "whole.json was made with another model");
     RUN("polar search -m random.gguf - --menu 12 -o x.json <whole.json", 2, "--menu needs a file");
-    RUN("polar search -m random.gguf whole.json --menu 3 --also 1x3 --also identity -o named.json --json", 0, "\"n_questions\":7");
+    RUN("polar search -m random.gguf whole.json --menu 3 --also 1x3 --also identity -o named.json --json", 0,
+        "\"n_questions\":7");
     RUN("head -1 named.json", 0, "\"0 1x3 2-3\"]");
     RUN("polar search -m random.gguf whole.json --also 1x3 -o x.json", 2, "--also adds programs to a menu");
     RUN("polar search -m random.gguf whole.json --menu 3 --also 9x3 -o x.json", 2, "--also \"9x3\": ");
@@ -502,8 +500,9 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
 
 /* It checks by itself that all ways to evaluate give the same. */
 TEST(bench) {
-    RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 --parts -t 1 --json", 0,
-        "\"parts\":\"share+batch+draft\",\"prompt\":20,\"programs\":9,\"in_flight\":4,");
+    RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 "
+        "--parts -t 1 --json",
+        0, "\"parts\":\"share+batch+draft\",\"prompt\":20,\"programs\":9,\"in_flight\":4,");
     CHECK(strstr(output, "\"parts\":\"alone\"") && strstr(output, "\"parts\":\"share+batch\""));
     RUN("polar bench --search -m random.gguf -p 20 --programs 4 --max-tokens 2 --alone 1", 0, "\nshare+batch+draft ");
     RUN("polar bench --search -m random.gguf --in-flight 0", 2, "polar bench: expected --programs, ");

@@ -98,7 +98,8 @@ static void oracle_run(oracle *o, FILE *bin, const polar_train_question *questio
     oracle_numbers(o, norms, 10);
     oracle_find(o, "weight", NULL); /* those of the first batch, in the order of the examples */
     CHECK(oracle_numbers(o, x, 64) == 10);
-    with_gradients = strstr(o->at, "\"gradients\"") && strstr(o->at, "\"gradients\"") < strstr(o->at, "\"params_after_3_steps\"");
+    with_gradients =
+        strstr(o->at, "\"gradients\"") && strstr(o->at, "\"gradients\"") < strstr(o->at, "\"params_after_3_steps\"");
     for (int step = 0; step < 10; step++) {
         CHECK(!polar_trainer_run(t, 1, &error));
         CHECK(fabs(t->state.loss - losses[step]) < 2e-5 * losses[step]);
@@ -276,7 +277,8 @@ TEST(differences) {
 }
 
 /* The loss that the menu's gradients are of, without dropout. */
-static double menu_total(const menu_trainer *t, const menu_trace *trace, const float *features, int n, const uint8_t *results) {
+static double menu_total(const menu_trainer *t, const menu_trace *trace, const float *features, int n,
+                         const uint8_t *results) {
     const int n_menu = t->net.shape.n_menu;
     double loss = 0, sum = 0, worth = 0, top = -9, pick[8];
     menu_pack((menu_net *)&t->net);
@@ -297,7 +299,8 @@ static double menu_total(const menu_trainer *t, const menu_trace *trace, const f
 
 TEST(menu_differences) {
     enum { N = 5, WIDTH = 8, MENU = 4 };
-    static const uint8_t results[MENU] = {POLAR_RESULT_VALID, POLAR_RESULT_INVALID, POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID};
+    static const uint8_t results[MENU] = {POLAR_RESULT_VALID, POLAR_RESULT_INVALID, POLAR_RESULT_UNKNOWN,
+                                          POLAR_RESULT_VALID};
     for (int pooling = 0; pooling < 4; pooling++) {
         const menu_shape shape = {Q_DIM, WIDTH, 2, MENU, pooling};
         const size_t n_params = menu_count(&shape);
@@ -331,7 +334,9 @@ TEST(menu_differences) {
         menu_place_trace(&shape, &l, &trace, N);
         menu_total(&t, &trace, features, N, results);
         for (int k = 0; k < MENU; k++)
-            if (results[k]) dlogits[k] = (float)(t.share * (1 / (1 + exp(-(double)trace.logits[k])) - (results[k] == POLAR_RESULT_VALID)));
+            if (results[k])
+                dlogits[k] = (float)(t.share * (1 / (1 + exp(-(double)trace.logits[k])) -
+                                                (results[k] == POLAR_RESULT_VALID)));
         if (o.policy > 0) menu_policy(&t, trace.logits, results, dlogits);
         g = menu_place(&shape, grads);
         menu_backward(&t.net, &trace, features, N, dlogits, &g, dtokens, &none);
@@ -489,7 +494,8 @@ TEST(learns) {
     CHECK(!polar_predictor_open(&q, path, NULL, &error));
     polar_predictor_get_info(q, &info);
     CHECK(info.n_layer == N_LAYER && info.feature == POLAR_FEATURE_HIDDEN && info.feature_layer == 2);
-    CHECK(info.model_checksum == 0xfedcba9876543210u && !strcmp(info.model_name, "made up") && info.n_params == t->n_params);
+    CHECK(info.model_checksum == 0xfedcba9876543210u && !strcmp(info.model_name, "made up") &&
+          info.n_params == t->n_params);
     for (int i = 0; i < 20; i++) {
         const polar_train_question *x = &s.questions[i];
         CHECK(!polar_predictor_propose(p, x->features, x->n_tokens, NULL, a, &n, &error));
@@ -574,7 +580,8 @@ static double menu_loss_of(const polar_predictor *p, const synthetic *s, int fro
     for (int q = from; q < s->n; q++) {
         double x[3];
         CHECK(!polar_predictor_menu(p, s->questions[q].features, s->questions[q].n_tokens, x, NULL));
-        for (int k = 0; k < 3; k++) loss -= log(s->questions[q].paths[k].result == POLAR_RESULT_VALID ? x[k] : 1 - x[k]);
+        for (int k = 0; k < 3; k++)
+            loss -= log(s->questions[q].paths[k].result == POLAR_RESULT_VALID ? x[k] : 1 - x[k]);
     }
     return loss / (s->n - from) / 3;
 }

@@ -18,7 +18,8 @@ static int run(const char *commands) {
     FILE *f;
     int status;
     if (command[0] != '/' && getcwd(where, sizeof where - 1)) strcat(where, "/");
-    snprintf(line, sizeof line, "exec 2>&1; POLAR='%s%s'; polar() { \"$POLAR\" \"$@\"; }; cd %s; %s", where, command, directory, commands);
+    snprintf(line, sizeof line, "exec 2>&1; POLAR='%s%s'; polar() { \"$POLAR\" \"$@\"; }; cd %s; %s", where, command,
+             directory, commands);
     if (!(f = popen(line, "r"))) return -1;
     n = fread(output, 1, sizeof output - 1, f);
     output[n] = 0;
@@ -61,12 +62,15 @@ static void write_sample(FILE *f, int i) {
     fprintf(f, "%s{\"question\":\"%d %s", i ? ",\n" : "", i, dogs ? "dogs" : "cats");
     for (int k = 0; k < more; k++) fprintf(f, ", one more");
     fprintf(f, "?\",\"gt_ans\":\"1\",\"initial_score\":%s,", dogs ? "0.0" : i % 4 ? "true" : "1");
-    if (dogs) fprintf(f, "\"final_valid_transitions\":[[0,1,2,3,2,3]],\"final_invalid_transitions\":[{\"path\":[0,1,3]}],");
+    if (dogs)
+        fprintf(f, "\"final_valid_transitions\":[[0,1,2,3,2,3]],\"final_invalid_transitions\":[{\"path\":[0,1,3]}],");
     else fprintf(f, "\"final_valid_transitions\":[{\"path\":[0,1,3]}],\"final_invalid_transitions\":[[0,1,2,3,2,3]],");
     fprintf(f, "\"search_trajectory\":[");
     for (int p = 0; p < 3; p++)
-        fprintf(f, "%s{\"path\":[%s],\"parent_path\":null,\"reward\":%d,\"simulation\":%d,\"answer\":\"x\",\"tokens\":2,\"stop\":\"end\","
-                "\"logprob\":%s}", p ? "," : "", p == 0 ? "0,1,2,3" : p == 1 ? "0,1,3" : "0,1,2,3,2,3", dogs == (p == 2), p,
+        fprintf(f,
+                "%s{\"path\":[%s],\"parent_path\":null,\"reward\":%d,\"simulation\":%d,\"answer\":\"x\","
+                "\"tokens\":2,\"stop\":\"end\",\"logprob\":%s}",
+                p ? "," : "", p == 0 ? "0,1,2,3" : p == 1 ? "0,1,3" : "0,1,2,3,2,3", dogs == (p == 2), p,
                 dogs == (p == 2) ? "-0.2" : "-2");
     fprintf(f, "]}");
 }
@@ -83,19 +87,24 @@ static void write_found(const char *name, int n) {
 #define TRAIN "polar train -m model.gguf found.json --prompt 'Q: {question}' --width 16 --epochs 3 --menu-epochs 12 "
 
 TEST(train) {
-    RUN(TRAIN "-o p.gguf --price 0.2 --cache features --threads 1", 0, "on 32 held-out questions with all results known, price 0.2:");
-    CHECK(strstr(output, "programs        144 questions, 16 held out") && strstr(output, "menu            128 questions, 32 held out"));
+    RUN(TRAIN "-o p.gguf --price 0.2 --cache features --threads 1", 0,
+        "on 32 held-out questions with all results known, price 0.2:");
+    CHECK(strstr(output, "programs        144 questions, 16 held out") &&
+          strstr(output, "menu            128 questions, 32 held out"));
     CHECK(strstr(output, "  menu          100.0 %  cost ") && strstr(output, "  cascade       100.0 %"));
-    RUN(TRAIN "-o q.gguf --price 0.2 --threads 3 && cmp p.gguf q.gguf", 0, "q.gguf\n"); /* no other bit with other threads */
+    /* no other bit with other threads */
+    RUN(TRAIN "-o q.gguf --price 0.2 --threads 3 && cmp p.gguf q.gguf", 0, "q.gguf\n");
     RUN(TRAIN "-o q.gguf --price 0.2 --cache features && cmp p.gguf q.gguf", 0, "q.gguf\n");
-    RUN(TRAIN "-o q.gguf --price 0.2 --cache features --layer 1", 0, "features is of other questions, another model or other options");
+    RUN(TRAIN "-o q.gguf --price 0.2 --cache features --layer 1", 0,
+        "features is of other questions, another model or other options");
     RUN(TRAIN "-o q.gguf --seed 1; cmp p.gguf q.gguf", 1, "differ");
     RUN(TRAIN "-o m.gguf --heads menu --features embedding --json", 0, "\"menu\":{\"n_questions\":128");
     CHECK(!strstr(output, "\"programs\":{") && strstr(output, "\"cascade_threshold\":-"));
     RUN(TRAIN "-o r.gguf --heads programs --json", 0, "\"curve\":[{\"epoch\":1,\"loss\":");
     CHECK(!strstr(output, "\"menu\""));
     RUN("polar predictor info p.gguf", 0, "hidden after layer 2, at most 512 tokens");
-    CHECK(strstr(output, "prompt      \"Q: {question}\"") && strstr(output, "cascade     3 programs") && strstr(output, "price 0.2"));
+    CHECK(strstr(output, "prompt      \"Q: {question}\"") && strstr(output, "cascade     3 programs") &&
+          strstr(output, "price 0.2"));
     RUN("ls", 0, "");
     CHECK(!strstr(output, "checkpoint"));
 }
@@ -103,20 +112,25 @@ TEST(train) {
 /* SIGTERM is what Ctrl-C is, but for shells that shield children from it. */
 TEST(resume) {
     RUN(TRAIN "--epochs 15 -o whole.gguf --heads programs", 0, "whole.gguf");
-    RUN("\"$POLAR\" train -m model.gguf found.json --prompt 'Q: {question}' --width 16 --epochs 15 -o part.gguf --heads programs & "
-        "while [ ! -f part.gguf.checkpoint ]; do :; done; kill -TERM $!; wait $!", 1,
-        "interrupted; the same command goes on from part.gguf.checkpoint");
-    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs --seed 3", 1, "it is the state of an earlier run: --restart begins anew");
-    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs && cmp whole.gguf part.gguf", 0, "going on from part.gguf.checkpoint");
+    RUN("\"$POLAR\" train -m model.gguf found.json --prompt 'Q: {question}' --width 16 --epochs 15 "
+        "-o part.gguf --heads programs & "
+        "while [ ! -f part.gguf.checkpoint ]; do :; done; kill -TERM $!; wait $!",
+        1, "interrupted; the same command goes on from part.gguf.checkpoint");
+    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs --seed 3", 1,
+        "it is the state of an earlier run: --restart begins anew");
+    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs && cmp whole.gguf part.gguf", 0,
+        "going on from part.gguf.checkpoint");
     RUN("ls part.gguf.checkpoint", 2, "No such file");
 }
 
 TEST(predict) {
     RUN("polar predict -m model.gguf -p p.gguf '7 dogs, one more?'", 0, "##22");
     CHECK(strstr(output, "menu, best by probability - 0.2 * cost") && strstr(output, "  1  P 0.9"));
-    RUN("polar predict -m model.gguf -p p.gguf --json '7 cats, one more?'", 0, "\"head\":\"menu\",\"programs\":[{\"program\":\"0-1 2x0 3\"");
+    RUN("polar predict -m model.gguf -p p.gguf --json '7 cats, one more?'", 0,
+        "\"head\":\"menu\",\"programs\":[{\"program\":\"0-1 2x0 3\"");
     CHECK(strstr(output, "\"strip\":\"##.#\",\"path\":[0,1,3]") && strstr(output, "\"menu\":[0."));
-    RUN("printf '7 cats, one more?\\n' | polar predict -m model.gguf -p p.gguf --head programs -k 3 -", 0, "proposed programs");
+    RUN("printf '7 cats, one more?\\n' | polar predict -m model.gguf -p p.gguf --head programs -k 3 -", 0,
+        "proposed programs");
     RUN("polar predict -m model.gguf -p p.gguf --head none x", 2, "--head none: expected auto, menu or programs");
     RUN("polar predict -m model.gguf x", 2, "no predictor: -p FILE");
     RUN("polar predict -m model.gguf -p r.gguf --head menu x", 1, "this predictor has no menu");
@@ -141,7 +155,8 @@ TEST(answers) {
     RUN("polar run -m model.gguf --vote x", 2, "go with a predictor, -p FILE");
     RUN("polar run -m model.gguf -p p.gguf --program 2x2 x", 2, "--program and -p");
     RUN("polar run -m model.gguf -p p.gguf --vote --temperature 1 x", 2, "greedy");
-    RUN("polar run -m model.gguf -p p.gguf --stats -n 3 '7 dogs, one more?' 2>&1 >/dev/null", 0, "program ##22, cost 1.500, P 0.");
+    RUN("polar run -m model.gguf -p p.gguf --stats -n 3 '7 dogs, one more?' 2>&1 >/dev/null", 0,
+        "program ##22, cost 1.500, P 0.");
 }
 
 TEST(bad_input) {
@@ -151,15 +166,18 @@ TEST(bad_input) {
     RUN("polar train -m model.gguf found.json", 2, "no place for the predictor: -o FILE");
     RUN("polar train -m model.gguf found.json -o x.gguf --heads none", 2, "--heads none: no such choice");
     RUN("echo '{\"samples\":[]}' >e.json; polar train -m model.gguf e.json -o x.gguf", 1, "e.json: no questions");
-    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]' >e.json; polar train -m model.gguf e.json -o x.gguf", 1,
-        "e.json:1: path 1 executes layer 9, model.gguf has layers 0..3: it was found for another model");
+    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]' >e.json; "
+        "polar train -m model.gguf e.json -o x.gguf",
+        1, "e.json:1: path 1 executes layer 9, model.gguf has layers 0..3: it was found for another model");
     RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[],\"final_invalid_transitions\":[[0,1]]}]' >e.json; "
         "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'", 1, "e.json: ");
     CHECK(strstr(output, "valid path"));
-    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,\"x\"]]}]' >e.json; polar train -m model.gguf e.json -o x.gguf", 1,
-        "e.json:1: a path is no list of layers");
-    RUN("printf '{\"polar\":{\"model\":{\"n_layer\":28,\"checksum\":\"00\"}},\"samples\":[{\"question\":\"a\"}]}' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf", 1, "e.json was made with another model (28 layers, checksum 00)");
+    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,\"x\"]]}]' >e.json; "
+        "polar train -m model.gguf e.json -o x.gguf",
+        1, "e.json:1: a path is no list of layers");
+    RUN("printf '{\"polar\":{\"model\":{\"n_layer\":28,\"checksum\":\"00\"}},\"samples\":[{\"question\":\"a\"}]}' "
+        ">e.json; polar train -m model.gguf e.json -o x.gguf",
+        1, "e.json was made with another model (28 layers, checksum 00)");
     RUN("polar train -m model.gguf found.json -o x.gguf --features encoder", 2, "--encoder FILE goes with");
     RUN(TRAIN "-o /nowhere/x.gguf", 1, "/nowhere/x.gguf");
     RUN("ls x.gguf", 2, "No such file");

@@ -83,7 +83,8 @@ static int bench_model(const char *file, const bench_options *o, bench_result *r
     if ((status = cli_kv_type(o->kv_type, &so.kv_type))) goto done;
     status = 1;
     if (!tokens) cli_fail("out of memory");
-    else if (polar_program_parse(&program, info.n_layer, o->program, &e) || polar_session_create(&s, model, &program, &so, &e))
+    else if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
+             polar_session_create(&s, model, &program, &so, &e))
         cli_fail("%s: %s", file, e.message);
     else {
         bench_tokens(tokens, so.n_ctx, info.n_vocab);
@@ -109,7 +110,8 @@ static void put_number(const char *key, double x) {
 
 static void print_result(const char *file, const bench_options *o, const bench_result *r) {
     if (!o->json) {
-        printf("%-36s %9.1f %9.1f %9.3f %9.0f %9.0f %9.0f\n", file, r->prefill, r->decode, r->load, r->model_mb, r->session_mb, r->peak_mb);
+        printf("%-36s %9.1f %9.1f %9.3f %9.0f %9.0f %9.0f\n", file, r->prefill, r->decode, r->load, r->model_mb,
+               r->session_mb, r->peak_mb);
         return;
     }
     printf("{\"model\":");
@@ -131,7 +133,8 @@ static void print_result(const char *file, const bench_options *o, const bench_r
 static int bench_searches(const cli *c, const char *file, const bench_options *o, bench_search_options *s) {
     int status = cli_kv_type(o->kv_type, &s->kv_type);
     if (status) return status;
-    if (s->programs < 1 || s->in_flight < 1 || s->in_flight > 256 || s->max_tokens < 1 || s->alone < 1 || s->cache_mb < 1)
+    if (s->programs < 1 || s->in_flight < 1 || s->in_flight > 256 || s->max_tokens < 1 || s->alone < 1 ||
+        s->cache_mb < 1)
         return cli_usage("expected --programs, --max-tokens, --alone and --cache-mb >= 1, --in-flight 1..256");
     s->prompt = o->prompt;
     s->threads = o->threads;
@@ -174,8 +177,10 @@ int command_bench(cli *c) {
         {0}};
     int status = cli_read(c, options, 0, -1);
     if (status >= 0) return status;
-    p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu, p.cpu_time = s.cpu_time;
-    if (p.steps < 1 || p.layer < 1 || p.group < 1 || p.q_dim < 1) return cli_usage("expected --steps, --layer, --group, --features >= 1");
+    p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu,
+    p.cpu_time = s.cpu_time;
+    if (p.steps < 1 || p.layer < 1 || p.group < 1 || p.q_dim < 1)
+        return cli_usage("expected --steps, --layer, --group, --features >= 1");
     if (train) return bench_train(&p);
     if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");
     if (o.prompt < 1 || o.decode < 0 || o.repeat < 1 || o.repeat > MAX_REPEAT)
@@ -185,7 +190,8 @@ int command_bench(cli *c) {
         if ((status = bench_predict(i < 0 ? file : c->args[i], &p))) return status;
     if (predict) return 0;
     if (!o.json)
-        printf("%-36s %9s %9s %9s %9s %9s %9s\n", "model", "prefill/s", "decode/s", "load s", "model MB", "session", "peak MB");
+        printf("%-36s %9s %9s %9s %9s %9s %9s\n", "model", "prefill/s", "decode/s", "load s", "model MB", "session",
+               "peak MB");
     for (int i = file ? -1 : 0; i < c->n_args; i++) {
         const char *name = i < 0 ? file : c->args[i];
         bench_result r;

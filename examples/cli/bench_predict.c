@@ -1,4 +1,5 @@
-/* polar bench --predict and --train: what a prediction costs beside the prefill, and how fast a predictor is trained. */
+/* polar bench --predict and --train: what a prediction costs beside the prefill, and how fast a predictor is
+ * trained. */
 #include "bench_predict.h"
 
 #include <time.h>
@@ -96,18 +97,21 @@ int bench_train(const bench_predict_options *o) {
         cpu = (double)(clock() - clock_start) / CLOCKS_PER_SEC / o->steps;
         total = step * p.n_steps;
         if (o->json) {
-            printf("{\"examples\":%d,\"epochs\":%d,\"n_layer\":%d,\"tokens\":%d,\"q_dim\":%d,\"width\":%d,\"batch\":%d,\"group\":%d,\"n_params\":%lu",
-                   p.n_examples, t.n_epochs, n_layer, n_tokens, q_dim, t.d_model, t.batch, t.group, (unsigned long)p.n_params);
+            printf("{\"examples\":%d,\"epochs\":%d,\"n_layer\":%d,\"tokens\":%d,\"q_dim\":%d,\"width\":%d,"
+                   "\"batch\":%d,\"group\":%d,\"n_params\":%lu",
+                   p.n_examples, t.n_epochs, n_layer, n_tokens, q_dim, t.d_model, t.batch, t.group,
+                   (unsigned long)p.n_params);
             put_number("step_s", step);
             put_number("step_cpu_s", cpu);
             put_number("total_s", total);
             printf(",\"steps\":%d,\"measured\":%d}\n", p.n_steps, o->steps);
         } else {
-            printf("%d paths, %d epochs, %d layers, questions of %d tokens, features of %d, width %d, %lu parameters\n", p.n_examples,
-                   t.n_epochs, n_layer, n_tokens, q_dim, t.d_model, (unsigned long)p.n_params);
-            printf("%.4f s a step of %d paths (up to %d of a question share a pass), mean of %d steps\n", step, t.batch, t.group, o->steps);
-            printf("%.1f minutes for all %d steps, extrapolated; %.1f minutes of processor time\n", total / 60, p.n_steps,
-                   cpu * p.n_steps / 60);
+            printf("%d paths, %d epochs, %d layers, questions of %d tokens, features of %d, width %d, %lu parameters\n",
+                   p.n_examples, t.n_epochs, n_layer, n_tokens, q_dim, t.d_model, (unsigned long)p.n_params);
+            printf("%.4f s a step of %d paths (up to %d of a question share a pass), mean of %d steps\n", step, t.batch,
+                   t.group, o->steps);
+            printf("%.1f minutes for all %d steps, extrapolated; %.1f minutes of processor time\n", total / 60,
+                   p.n_steps, cpu * p.n_steps / 60);
         }
     }
     polar_trainer_free(trainer);
@@ -146,9 +150,10 @@ static int make_predictor(const polar_model_info *info, int layer, uint64_t fing
     }
     d.paths[0].length = info->n_layer;
     for (int l = 0; l < info->n_layer && !status; l++) d.calls[l] = l;
-    if (!status && (polar_trainer_create(&trainer, info->n_layer, info->n_embd, d.questions, QUESTIONS, &t, &e) ||
-                    polar_trainer_run(trainer, 0, &e) || polar_trainer_predictor(trainer, &first, &e) ||
-                    polar_menu_train(out, first, info->n_layer, info->n_embd, d.questions, QUESTIONS, menu, MENU, &m, NULL, &e)))
+    if (!status &&
+        (polar_trainer_create(&trainer, info->n_layer, info->n_embd, d.questions, QUESTIONS, &t, &e) ||
+         polar_trainer_run(trainer, 0, &e) || polar_trainer_predictor(trainer, &first, &e) ||
+         polar_menu_train(out, first, info->n_layer, info->n_embd, d.questions, QUESTIONS, menu, MENU, &m, NULL, &e)))
         status = cli_fail("%s", e.message);
     if (!status) {
         polar_predictor_get_info(*out, &i);
@@ -174,8 +179,8 @@ static void keep_least(double *least, double x, int round) {
     if (!round || x < *least) *least = x;
 }
 
-static int measure(const bench_predict_options *o, polar_picker *picker, const polar_predictor *predictor, polar_features *features,
-                   const int32_t *tokens, predict_times *t) {
+static int measure(const bench_predict_options *o, polar_picker *picker, const polar_predictor *predictor,
+                   polar_features *features, const int32_t *tokens, predict_times *t) {
     const int n = o->prompt;
     polar_session *s = polar_picker_session(picker);
     polar_program identity;
@@ -191,7 +196,8 @@ static int measure(const bench_predict_options *o, polar_picker *picker, const p
         const float *rows;
         int n_rows, n_picked;
         /* a session that has forgotten the prompt */
-        if (polar_session_set_program(s, &identity, &e) || polar_session_eval(s, other, 2, &e) || polar_session_truncate(s, 0, &e))
+        if (polar_session_set_program(s, &identity, &e) || polar_session_eval(s, other, 2, &e) ||
+            polar_session_truncate(s, 0, &e))
             return cli_fail("%s", e.message);
         start = now(o);
         if (polar_session_eval(s, tokens, n, &e)) return cli_fail("%s", e.message);
@@ -206,7 +212,8 @@ static int measure(const bench_predict_options *o, polar_picker *picker, const p
         if (polar_predictor_menu(predictor, rows, n_rows, probability, &e)) return cli_fail("%s", e.message);
         keep_least(&t->menu, now(o) - start, r < 0 ? 0 : r);
         start = now(o);
-        if (polar_predictor_logits(predictor, rows, n_rows, seg_logits, op_logits, &e)) return cli_fail("%s", e.message);
+        if (polar_predictor_logits(predictor, rows, n_rows, seg_logits, op_logits, &e))
+            return cli_fail("%s", e.message);
         keep_least(&t->programs, now(o) - start, r < 0 ? 0 : r);
     }
     return 0;
@@ -227,8 +234,8 @@ static void print_times(const char *file, const bench_predict_options *o, const 
         printf("}\n");
         return;
     }
-    printf("%s: prefill of %d tokens %.4f s%s (best of %d)\n", file, o->prompt, t->prefill, o->cpu_time ? " of processor time" : "",
-           o->repeat);
+    printf("%s: prefill of %d tokens %.4f s%s (best of %d)\n", file, o->prompt, t->prefill,
+           o->cpu_time ? " of processor time" : "", o->repeat);
     printf("  menu of 16 programs        %8.5f s   %6.3f %% of the prefill\n", t->menu, 100 * t->menu / t->prefill);
     printf("  network of programs        %8.5f s   %6.3f %%\n", t->programs, 100 * t->programs / t->prefill);
     printf("  peek, menu, rest of the identity's prefill  %.4f s   %+.2f %% measured end to end\n", t->guided,
@@ -250,13 +257,15 @@ int bench_predict(const char *file, const bench_predict_options *o) {
     if (!status && !tokens) status = cli_fail("out of memory");
     if (!status) {
         polar_model_get_info(model, &info);
-        for (int i = 0; i < o->prompt; i++) tokens[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)info.n_vocab);
+        for (int i = 0; i < o->prompt; i++)
+            tokens[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)info.n_vocab);
         status = make_predictor(&info, o->layer, polar_model_fingerprint(model), &predictor);
     }
     f.layer = o->layer;
     f.session.n_ctx = pick.session.n_ctx = o->prompt + 1;
     f.session.n_threads = pick.session.n_threads = o->threads;
-    if (!status && (polar_picker_create(&picker, model, predictor, &pick, &e) || polar_features_create(&features, model, &f, &e)))
+    if (!status &&
+        (polar_picker_create(&picker, model, predictor, &pick, &e) || polar_features_create(&features, model, &f, &e)))
         status = cli_fail("%s: %s", file, e.message);
     if (!status) status = measure(o, picker, predictor, features, tokens, &t);
     if (!status) print_times(file, o, &t);

@@ -174,8 +174,8 @@ int cli_objects_open(cli_objects *objects, const char *path);
 /* The next object, valid until the next call; NULL at the end, or after an error, which sets `failed`. */
 const json *cli_objects_next(cli_objects *objects);
 void cli_objects_close(cli_objects *objects);
-/* The next member of an object in its text, from behind "{" or the member before: its key and value, unread. Returns the
- * place behind it; NULL at the end, or where the text is no object. */
+/* The next member of an object in its text, from behind "{" or the member before: its key and value, unread.
+ * Returns the place behind it; NULL at the end, or where the text is no object. */
 const char *cli_next_member(const char *at, const char *end, polar_span *key, polar_span *value);
 int cli_span_is(polar_span span, const char *text);
 
@@ -285,8 +285,8 @@ typedef struct cli_journal {
 } cli_journal;
 /* Gets a record that is in the journal already: its text, and its place for cli_journal_read. Not 0 ends reading. */
 typedef int (*cli_record)(void *user, polar_span text, int64_t at);
-/* Begins a journal (NULL path: a temporary one), or goes on with one whose header (a JSON object) says the same; else a message names what
- * differs. 0, or 1 after a message; close it in any case. */
+/* Begins a journal (NULL path: a temporary one), or goes on with one whose header (a JSON object) says the same;
+ * else a message names what differs. 0, or 1 after a message; close it in any case. */
 int cli_journal_open(cli_journal *journal, const char *path, const char *header, cli_record record, void *user);
 /* Adds a record (JSON in one line); *at (may be NULL) gets its place. 0, or 1 after a message. */
 int cli_journal_add(cli_journal *journal, const char *record, size_t length, int64_t *at);

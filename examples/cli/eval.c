@@ -148,15 +148,18 @@ static int add_wanted(eval *r) {
         char name[32];
         polar_program p;
         polar_error e;
-        if (n < 1 || n >= r->info.n_layer) return cli_usage("--skip %s: expected 1..%d layers", r->o->skips.items[i], r->info.n_layer - 1);
-        if (polar_eval_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e)) return cli_fail("%s", e.message);
+        if (n < 1 || n >= r->info.n_layer)
+            return cli_usage("--skip %s: expected 1..%d layers", r->o->skips.items[i], r->info.n_layer - 1);
+        if (polar_eval_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e))
+            return cli_fail("%s", e.message);
         snprintf(name, sizeof name, "skip %d", n);
         add_program(r, name, &p, "layers of least influence skipped");
     }
     for (int i = 0; i < r->o->programs.n; i++) {
         polar_program p;
         polar_error e;
-        if (polar_program_parse(&p, r->info.n_layer, r->o->programs.items[i], &e) || polar_program_validate(&p, r->info.n_layer, &e))
+        if (polar_program_parse(&p, r->info.n_layer, r->o->programs.items[i], &e) ||
+            polar_program_validate(&p, r->info.n_layer, &e))
             return cli_fail("%s", e.message);
         add_program(r, r->o->programs.items[i], &p, "this program for all questions");
     }
@@ -171,11 +174,13 @@ static int add_methods(eval *r) {
     add_picks(r);
     add_baselines(r);
     if ((status = add_wanted(r))) return status;
-    if (s->n_points && s->k > 1 && r->n_menu > 1) add_over(r, EVAL_ORACLE, "oracle", s->k, "any of the first picks is right");
+    if (s->n_points && s->k > 1 && r->n_menu > 1)
+        add_over(r, EVAL_ORACLE, "oracle", s->k, "any of the first picks is right");
     if (r->decoder && s->k > 1)
         add_over(r, EVAL_DECODED_ORACLE, "decoded oracle", s->k, "any of the decoded programs is right");
     if (r->n_menu > 1) add_over(r, EVAL_COVERAGE, "oracle menu", r->n_menu, "any program of the menu is right");
-    if (s->n_methods == SCORE_METHODS) return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
+    if (s->n_methods == SCORE_METHODS)
+        return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
     r->max_calls = r->decoder ? 2 * r->info.n_layer : r->info.n_layer;
     for (int i = 0; i < s->n_methods; i++) {
         const int n = r->methods[i].kind == EVAL_FIXED ? polar_program_length(&r->methods[i].program) : 0;
@@ -231,8 +236,9 @@ static int predict(eval *r, const cli_question *q) {
             return cli_fail("%s", e.message);
         memcpy(w->probability, polar_picker_menu(r->picker), (size_t)r->n_menu * sizeof *w->probability);
     }
-    if (r->decoder && polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, w->decoded,
-                                        r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS, &w->n_decoded, &e))
+    if (r->decoder &&
+        polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, w->decoded,
+                          r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS, &w->n_decoded, &e))
         return cli_fail("%s", e.message);
     return 0;
 }
@@ -258,7 +264,8 @@ static int program_of(const eval *r, const cli_question *q, const eval_method *m
     } else if (w->n_decoded) *p = w->decoded[0].program;
     else *p = polar_program_identity(r->info.n_layer);
     if (m->kind == EVAL_RANDOM) return !polar_eval_shuffle(p, seed_of(r, q->text), p, &e);
-    if (m->kind == EVAL_INFLUENCE) return !polar_eval_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
+    if (m->kind == EVAL_INFLUENCE)
+        return !polar_eval_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
     return 1;
 }
 
@@ -360,7 +367,8 @@ static int decide(const eval *r, const cli_question *q, int method) {
     x->seconds = -1;
     cost.n_prompt = w->n_prompt;
     cost.runs = w->runs;
-    if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE) s.feature_calls = 0; /* no features */
+    if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE)
+        s.feature_calls = 0; /* no features */
     scores_cost(&s, &cost, list, n, x);
     return 0;
 }
@@ -433,7 +441,8 @@ static int time_methods(const eval *r, const cli_question *q, int index) {
         if (m->kind == EVAL_FIXED || m->kind == EVAL_RANDOM || m->kind == EVAL_INFLUENCE)
             status = clock_program(r, &w->programs[w->lists[k][0]], &e);
         else status = clock_picks(r, q, m, &e);
-        if (status && status != POLAR_NUMERIC) return cli_fail("timing of %s: %s", r->scores.methods[k].name, e.message);
+        if (status && status != POLAR_NUMERIC)
+            return cli_fail("timing of %s: %s", r->scores.methods[k].name, e.message);
         w->results[k].seconds = cli_seconds() - start;
     }
     return 0;
@@ -449,7 +458,8 @@ static void put_run(FILE *f, const eval *r, int i) {
     json_put_text(f, r->scores.programs.items[r->work->runs[i].program]);
     fprintf(f, ",\"calls\":%d,\"answer\":", r->work->paths[i].n);
     json_put_text(f, a->answer);
-    fprintf(f, ",\"right\":%d,\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", a->reward > 0, a->n_tokens, stop_names[a->stop]);
+    fprintf(f, ",\"right\":%d,\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", a->reward > 0, a->n_tokens,
+            stop_names[a->stop]);
     json_put_double(f, a->logprob);
     fputc('}', f);
 }
@@ -534,12 +544,13 @@ static int do_question(eval *r, int index) {
     FILE *f;
     int status;
     clear_work(w);
-    if ((status = cli_prompt_tokens(&r->e.prompt, q->text, &w->prompt, &w->n_prompt)) || (status = evaluator_question(&r->e, q)) ||
-        (status = predict(r, q)))
+    if ((status = cli_prompt_tokens(&r->e.prompt, q->text, &w->prompt, &w->n_prompt)) ||
+        (status = evaluator_question(&r->e, q)) || (status = predict(r, q)))
         return status;
     status = run_of(w, &identity) < 0;
     for (int i = 0; i < r->n_menu && !status; i++) status = (w->menu[i] = run_of(w, &r->menu[i])) < 0;
-    for (int i = 0; i < w->n_decoded && !status; i++) status = (w->decoded_runs[i] = run_of(w, &w->decoded[i].program)) < 0;
+    for (int i = 0; i < w->n_decoded && !status; i++)
+        status = (w->decoded_runs[i] = run_of(w, &w->decoded[i].program)) < 0;
     for (int i = 0; i < r->scores.n_methods && !status; i++) status = list_runs(r, q, i);
     if (!status) status = run_programs(r);
     for (int i = 0; i < r->scores.n_methods && !status; i++) status = decide(r, q, i);
@@ -576,8 +587,8 @@ static const char *base_name(const char *path) {
 static void put_parts(FILE *f, const eval *r) {
     fprintf(f, "{\"kind\":\"eval\",\"version\":\"%s\",\"model\":{\"name\":", polar_version());
     json_put_text(f, r->info.name);
-    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"},\"questions\":{\"file\":", r->info.architecture,
-            r->info.n_layer, (unsigned long long)polar_model_checksum(r->model));
+    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"},\"questions\":{\"file\":",
+            r->info.architecture, r->info.n_layer, (unsigned long long)polar_model_checksum(r->model));
     json_put_text(f, base_name(r->file));
     fprintf(f, ",\"n\":%d,\"checksum\":\"%016llx\"}", r->questions.n, (unsigned long long)r->questions.checksum);
     if (!r->predictor) return;
@@ -689,7 +700,8 @@ static int open_predictor(eval *r) {
     polar_predictor_get_info(r->predictor, &r->about);
     r->predictor_checksum = file_checksum(o->predictor, &failed);
     if (failed || (o->encoder && (status = cli_open_model(o->encoder, o->cpu, 0, &r->encoder)))) return 1;
-    if (polar_predictor_check(r->predictor, r->model, r->encoder, o->any_model, &e)) return cli_fail("%s: %s", o->predictor, e.message);
+    if (polar_predictor_check(r->predictor, r->model, r->encoder, o->any_model, &e))
+        return cli_fail("%s: %s", o->predictor, e.message);
     r->n_menu = r->about.n_menu;
     for (int i = 0; i < r->n_menu; i++) r->menu[i] = *polar_predictor_program(r->predictor, i);
     if (r->about.feature == POLAR_FEATURE_HIDDEN) r->scores.feature_calls = r->about.feature_layer;
@@ -752,9 +764,12 @@ static int read_validation(eval *r) {
     snprintf(model, sizeof model, "%016llx", (unsigned long long)polar_model_checksum(r->model));
     checksum = json_get_text(json_get(d ? json_root(d) : NULL, "model"), "checksum");
     if (!status && (!checksum || strcmp(checksum, model)) && !r->o->any_model)
-        status = cli_fail("%s was made with another model: its checksum is %s there and %s here", path, checksum ? checksum : "not set", model);
+        status = cli_fail("%s was made with another model: its checksum is %s there and %s here", path,
+                          checksum ? checksum : "not set", model);
     if (!status && !strcmp(r->fit.questions, mine))
-        status = cli_fail("%s holds the very questions that are to be evaluated: what is chosen on them says nothing about others", path);
+        status = cli_fail("%s holds the very questions that are to be evaluated: "
+                          "what is chosen on them says nothing about others",
+                          path);
     json_free(d);
     r->has_fit = !status;
     return status;
@@ -817,8 +832,8 @@ static int measure_context(eval *r) {
         free(tokens);
         if (status) return status;
         if (n > r->info.n_ctx_train)
-            return cli_fail("%s:%d: the prompt has %d tokens, the model was trained for %d", r->file, r->questions.items[i].line, n,
-                            r->info.n_ctx_train);
+            return cli_fail("%s:%d: the prompt has %d tokens, the model was trained for %d", r->file,
+                            r->questions.items[i].line, n, r->info.n_ctx_train);
         if (n > longest) longest = n;
     }
     r->n_ctx = longest + r->o->tokens < r->info.n_ctx_train ? longest + r->o->tokens : r->info.n_ctx_train;
@@ -844,10 +859,11 @@ static int open_evaluator(eval *r) {
         if (!o->prompt.chat && *r->about.chat) o->prompt.chat = r->about.chat;
         if (!o->prompt.system && *r->about.system) o->prompt.system = r->about.system;
     }
-    if ((status = cli_kv_type(o->kv_type, &m.kv_type)) || (status = cli_prompt_open(&r->e.prompt, r->model, &o->prompt)) ||
-        (status = reward_of(o->reward, &r->e.reward)))
+    if ((status = cli_kv_type(o->kv_type, &m.kv_type)) ||
+        (status = cli_prompt_open(&r->e.prompt, r->model, &o->prompt)) || (status = reward_of(o->reward, &r->e.reward)))
         return status;
-    if (o->time && r->e.reward == REWARD_CHOICE) return cli_usage("--time measures answers that are generated, not --reward choice");
+    if (o->time && r->e.reward == REWARD_CHOICE)
+        return cli_usage("--time measures answers that are generated, not --reward choice");
     return evaluator_open(&r->e, r->model, &m);
 }
 
@@ -883,8 +899,8 @@ static int prepare(eval *r) {
     r->scores.n_menu = r->n_menu;
     r->scores.k = r->predictor ? r->o->k : 0;
     if (r->about.n_menu && !r->about.d_model && r->scores.k > r->n_menu) r->scores.k = r->n_menu;
-    if ((status = open_evaluator(r)) || (status = measure_context(r)) || (status = read_validation(r)) || (status = set_points(r)) ||
-        (status = measure_influence(r)))
+    if ((status = open_evaluator(r)) || (status = measure_context(r)) || (status = read_validation(r)) ||
+        (status = set_points(r)) || (status = measure_influence(r)))
         return status;
     if (r->about.n_menu && (status = open_picker(r, POLAR_PICK_MENU, &r->picker))) return status;
     if (r->about.d_model && (status = open_picker(r, POLAR_PICK_PROGRAMS, &r->decoder))) return status;
@@ -907,11 +923,13 @@ static void tell(eval *r) {
     if (!terminal && now - r->told < 30) return;
     for (int i = s->n_methods - 1; i > 0; i--)
         if (!s->methods[i].needs_answer) pick = i;
-    n = snprintf(line, sizeof line, "%d/%d questions, identity %.1f %%", s->n, n_mine(r), 100.0 * scores_figures(s, 0, NULL).right / s->n);
+    n = snprintf(line, sizeof line, "%d/%d questions, identity %.1f %%", s->n, n_mine(r),
+                 100.0 * scores_figures(s, 0, NULL).right / s->n);
     if (pick)
         n += snprintf(line + n, sizeof line - (size_t)n, ", %.20s %.1f %%", s->methods[pick].name,
                       100.0 * scores_figures(s, pick, NULL).right / s->n);
-    if (done) snprintf(line + n, sizeof line - (size_t)n, ", %.0f s left", (now - r->began) / done * (n_mine(r) - s->n));
+    if (done)
+        snprintf(line + n, sizeof line - (size_t)n, ", %.0f s left", (now - r->began) / done * (n_mine(r) - s->n));
     if (terminal) cli_progress("%s", line);
     else cli_note("%s", line);
     r->told = now;
@@ -962,7 +980,8 @@ static int write_fit(const eval *r) {
     snprintf(fit.file, sizeof fit.file, "%s", base_name(r->file));
     snprintf(fit.questions, sizeof fit.questions, "%016llx", (unsigned long long)r->questions.checksum);
     if ((f = cli_output_open(&out, r->o->fit))) {
-        fprintf(f, "{\"model\":{\"checksum\":\"%016llx\"},\n\"fit\":", (unsigned long long)polar_model_checksum(r->model));
+        fprintf(f,
+                "{\"model\":{\"checksum\":\"%016llx\"},\n\"fit\":", (unsigned long long)polar_model_checksum(r->model));
         score_fit_put(f, &fit);
         fprintf(f, "}\n");
     }
@@ -1000,7 +1019,8 @@ static int is_complete(const eval *r) {
     int same = f && getc(f) != EOF;
     if (f) fclose(f);
     if (!same || r->o->fit || !cli_objects_open(&o, output)) return 0;
-    same = o.header.text && o.header.length == r->header.length && !memcmp(o.header.text, r->header.text, r->header.length);
+    same = o.header.text && o.header.length == r->header.length &&
+           !memcmp(o.header.text, r->header.text, r->header.length);
     cli_objects_close(&o);
     if (!same) return 0;
     same = !scores_read(&s, output, &header);
@@ -1018,8 +1038,10 @@ static int go(eval *r) {
     const int to_file = output && strcmp(output, "-");
     int status;
     if (is_complete(r)) return 0;
-    if ((status = open_journal(r)) || (status = do_questions(r)) || (status = scores_sort(&r->scores, "polar eval"))) return status;
-    if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r))) return status;
+    if ((status = open_journal(r)) || (status = do_questions(r)) || (status = scores_sort(&r->scores, "polar eval")))
+        return status;
+    if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r)))
+        return status;
     if (r->o->fit && (status = write_fit(r))) return status;
     if (to_file) cli_remove_file(r->journal.path);
     print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
@@ -1048,9 +1070,11 @@ static void close_eval(eval *r) {
 
 static int check_options(const eval_options *o) {
     if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
-    if (o->cache_mb < 1 || o->cache_mb > 1 << 22) return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
+    if (o->cache_mb < 1 || o->cache_mb > 1 << 22)
+        return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
     if (o->k < 1 || o->k > POLAR_MAX_BEAMS) return cli_usage("--top-k %d: expected 1..%d", o->k, POLAR_MAX_BEAMS);
-    if (o->limit < 0 || o->time < 0 || o->show < 0) return cli_usage("--limit, --time and --show expect numbers of questions");
+    if (o->limit < 0 || o->time < 0 || o->show < 0)
+        return cli_usage("--limit, --time and --show expect numbers of questions");
     if (o->shard && !o->output) return cli_usage("--shard needs an output: -o FILE");
     return 0;
 }
@@ -1063,7 +1087,8 @@ static int read_shard(const char *text, int *shard, int *n) {
     if (!text) return 0;
     a = strtol(text, &end, 10);
     b = *end == '/' ? strtol(end + 1, &end, 10) : 0;
-    if (*end || a < 1 || b < 1 || a > b || b > 1000000) return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
+    if (*end || a < 1 || b < 1 || a > b || b > 1000000)
+        return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
     *shard = (int)a;
     *n = (int)b;
     return 0;
@@ -1075,11 +1100,15 @@ int command_eval(cli *c) {
     int status;
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
-        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "its predictor; without one only programs that are named are run"},
-        {"output", 'o', CLI_TEXT, &o.output, "FILE", "all records as JSON; FILE.journal holds what is done until it is complete"},
-        {"validation", 0, CLI_TEXT, &o.validation, "FILE", "evaluation of other questions, or its --fit: chooses prices and fixed programs"},
+        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE",
+         "its predictor; without one only programs that are named are run"},
+        {"output", 'o', CLI_TEXT, &o.output, "FILE",
+         "all records as JSON; FILE.journal holds what is done until it is complete"},
+        {"validation", 0, CLI_TEXT, &o.validation, "FILE",
+         "evaluation of other questions, or its --fit: chooses prices and fixed programs"},
         {"fit", 0, CLI_TEXT, &o.fit, "FILE", "write what these questions choose, for --validation"},
-        {"price", 0, CLI_LIST, &o.prices, "X", "of a pass through all layers; may be repeated (validation's, else the file's)"},
+        {"price", 0, CLI_LIST, &o.prices, "X",
+         "of a pass through all layers; may be repeated (validation's, else the file's)"},
         {"top-k", 'k', CLI_INT, &o.k, "K", "programs of vote, cascade and oracle (5)"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
         {"menu", 0, CLI_TEXT, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
@@ -1095,7 +1124,8 @@ int command_eval(cli *c) {
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end an answer before this text; may be repeated"},
         CLI_PROMPT_OPTIONS(o.prompt),
         {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},
-        {"any-model", 0, CLI_FLAG, &o.any_model, NULL, "the model may differ from that of the predictor in its quantization"},
+        {"any-model", 0, CLI_FLAG, &o.any_model, NULL,
+         "the model may differ from that of the predictor in its quantization"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
         {"cache-mb", 0, CLI_INT, &o.cache_mb, "N", "memory for what programs share (1024)"},
         {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},

@@ -45,7 +45,8 @@ static void print_answer(const char *answer, int width) {
     printf("%-*.*s", width, width, *answer ? answer : "(none)");
 }
 
-void eval_show(int number, const cli_question *q, const eval_work *w, const score_method *method, int pick, int n_layer) {
+void eval_show(int number, const cli_question *q, const eval_work *w, const score_method *method, int pick,
+               int n_layer) {
     const int colour = has_colour();
     const score_result *r = &w->results[pick];
     const int chosen = r->chosen < 0 ? w->lists[pick][0] : r->chosen;
@@ -64,7 +65,8 @@ void eval_show(int number, const cli_question *q, const eval_work *w, const scor
     if (pick) {
         const attempt *identity = &w->attempts[w->lists[0][0]];
         printf("   all layers: ");
-        print_answer(identity->answer, (int)strlen(identity->answer) < 9 ? (int)strlen(identity->answer) + !*identity->answer * 6 : 9);
+        print_answer(identity->answer,
+                     (int)strlen(identity->answer) < 9 ? (int)strlen(identity->answer) + !*identity->answer * 6 : 9);
         putchar(' ');
         print_verdict(identity->reward > 0, colour);
     } else {
@@ -140,7 +142,8 @@ static int begin_merge(merging *m, const char *text, const char *name) {
     const char *error = "";
     size_t at;
     json_document *d = json_read(text, strlen(text), &error, &at);
-    int status = d ? scores_begin(&m->scores, json_root(d), name) : cli_fail("%s: the header cannot be read: %s", name, error);
+    int status = d ? scores_begin(&m->scores, json_root(d), name)
+                   : cli_fail("%s: the header cannot be read: %s", name, error);
     if (!status && (!json_int(json_get(json_get(json_root(d), "questions"), "n"), &m->n) || m->n < 1))
         status = cli_fail("%s: its header does not say how many questions there are", name);
     json_free(d);
@@ -156,7 +159,8 @@ static int headers_differ(const merging *m, const char *text, const char *name) 
     const char *error;
     char difference[600] = "their headers";
     size_t at;
-    json_document *a = json_read(m->header, strlen(m->header), &error, &at), *b = json_read(text, strlen(text), &error, &at);
+    json_document *a = json_read(m->header, strlen(m->header), &error, &at),
+                  *b = json_read(text, strlen(text), &error, &at);
     const int differ = !a || !b || cli_json_differ(json_root(a), json_root(b), difference, sizeof difference);
     json_free(a);
     json_free(b);

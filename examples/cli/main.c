@@ -93,12 +93,12 @@ static const cli_command commands[] = {
      "-m FILE FOUND.json -o PREDICTOR.gguf [options]\n"
      "\n"
      "Trains the published network, which proposes programs, and a menu: for each of a few programs the probability\n"
-     "that it answers the question. Prints the loss curve and what the menu's picks are worth on held-out questions.\n"
-     "After Ctrl-C the same command goes on; results depend on the seed, not on threads.\n"
+     "that it answers the question. Prints the loss curve and what the menu's picks are worth on held-out\n"
+     "questions. After Ctrl-C the same command goes on; results depend on the seed, not on threads.\n"
      "\n"
      "  polar train -m model.gguf found.json -o predictor.gguf\n"
      "  polar train -m model.gguf found.json -o predictor.gguf --heads menu --price 0.2 --cache features.bin\n"
-     "  polar train -m model.gguf found.json -o predictor.gguf --features encoder --encoder qwen3-embedding-0.6b.gguf\n"},
+     "  polar train -m model.gguf found.json -o predictor.gguf --features encoder --encoder embedding.gguf\n"},
     {"predictor", "import trained predictors, look into them, decode logits", command_predictor,
      "import IN OUT.gguf | info FILE | decode --jsonl [FILE]\n"
      "\n"
@@ -106,7 +106,7 @@ static const cli_command commands[] = {
      "into programs, one line of JSON for each line.\n"
      "\n"
      "  polar predictor import router.pt router.gguf\n"
-     "  echo '{\"seg_logits\":[0,-1,2,-1],\"op_logits\":[[0,1,0],[0,0,0],[1,0,2],[0,0,0]]}' | polar predictor decode --jsonl\n"},
+     "  echo '{\"seg_logits\":[0,-1,2],\"op_logits\":[[0,1,0],[0,0,0],[1,0,2]]}' | polar predictor decode --jsonl\n"},
     {"search", "find programs that answer questions", command_search,
      "-m FILE QUESTIONS -o FILE [options]\n"
      "\n"
@@ -127,8 +127,9 @@ static const cli_command commands[] = {
     {"report", "make a page of evaluations and searches", command_report,
      "FILE ... -o PAGE.html\n"
      "\n"
-     "Files of polar eval, of polar search, and loss curves (lines with epoch, loss, validation_loss), each a section of\n"
-     "one self-contained page: tables, accuracy against cost, layers by difficulty, coverage, calibration, examples.\n"
+     "Files of polar eval, of polar search, and loss curves (lines with epoch, loss, validation_loss), each a\n"
+     "section of one self-contained page: tables, accuracy against cost, layers by difficulty, coverage,\n"
+     "calibration, examples.\n"
      "\n"
      "  polar report eval.json found.json -o report.html\n"},
     {"grade", "compare answers with references", command_grade,

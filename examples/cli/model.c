@@ -36,7 +36,8 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
 
 int cli_kv_mode(const char *text, polar_kv_mode *mode) {
     *mode = !strcmp(text, "shared") ? POLAR_KV_SHARED : POLAR_KV_PER_CALL;
-    return *mode == POLAR_KV_SHARED || !strcmp(text, "per-call") ? 0 : cli_usage("--kv %s: expected per-call or shared", text);
+    if (*mode == POLAR_KV_SHARED || !strcmp(text, "per-call")) return 0;
+    return cli_usage("--kv %s: expected per-call or shared", text);
 }
 
 int cli_kv_type(const char *text, polar_kv_type *type) {

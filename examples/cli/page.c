@@ -3,40 +3,56 @@
 
 /* Colours follow the reader's preference; on paper they are those of the light page. */
 static const char style[] =
-    ":root{color-scheme:light dark;--bg:#fff;--fg:#1d2430;--dim:#5b6675;--line:#d6dbe2;--soft:#f3f5f8;--once:#8fa3bd;--skip:#fff;"
-    "--l2:#f0b04a;--l3:#e0752d;--l4:#b3361f;--blue:#1f6fc4;--green:#2b8a4b;--red:#c0392b;--violet:#7a4fb5;--orange:#c9731b}"
-    "@media (prefers-color-scheme:dark){:root{--bg:#12161c;--fg:#e4e8ee;--dim:#9aa5b4;--line:#343c48;--soft:#1b212a;--once:#5d728c;"
-    "--skip:#12161c;--l2:#d9982f;--l3:#e0752d;--l4:#e2543a;--blue:#6aaef2;--green:#5fc383;--red:#f07f70;--violet:#b394e6;--orange:#eba456}}"
-    "@media print{:root{color-scheme:light;--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#fff;--once:#8fa3bd;--skip:#fff;"
-    "--l2:#f0b04a;--l3:#e0752d;--l4:#b3361f;--blue:#1f6fc4;--green:#2b8a4b;--red:#c0392b;--violet:#7a4fb5;--orange:#c9731b}"
+    ":root{color-scheme:light dark;--bg:#fff;--fg:#1d2430;--dim:#5b6675;--line:#d6dbe2;--soft:#f3f5f8;"
+    "--once:#8fa3bd;--skip:#fff;--l2:#f0b04a;--l3:#e0752d;--l4:#b3361f;--blue:#1f6fc4;--green:#2b8a4b;"
+    "--red:#c0392b;--violet:#7a4fb5;--orange:#c9731b}"
+    "@media (prefers-color-scheme:dark){:root{--bg:#12161c;--fg:#e4e8ee;--dim:#9aa5b4;--line:#343c48;"
+    "--soft:#1b212a;--once:#5d728c;--skip:#12161c;--l2:#d9982f;--l3:#e0752d;--l4:#e2543a;"
+    "--blue:#6aaef2;--green:#5fc383;--red:#f07f70;--violet:#b394e6;--orange:#eba456}}"
+    "@media print{:root{color-scheme:light;--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#fff;"
+    "--once:#8fa3bd;--skip:#fff;--l2:#f0b04a;--l3:#e0752d;--l4:#b3361f;--blue:#1f6fc4;--green:#2b8a4b;"
+    "--red:#c0392b;--violet:#7a4fb5;--orange:#c9731b}"
     "section,figure,tr,li{break-inside:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"
     "body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:66rem;background:var(--bg);color:var(--fg);"
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
-    "h1{font-size:1.7rem;margin:.2rem 0}h2{font-size:1.3rem;margin:2.5rem 0 .4rem;border-top:1px solid var(--line);padding-top:1.2rem}"
-    "h3{font-size:1.05rem;margin:1.8rem 0 .3rem}p{margin:.4rem 0 .8rem;max-width:46rem}.dim,figcaption,small{color:var(--dim)}"
-    "figcaption{font-size:.88rem;max-width:46rem}figure{margin:.6rem 0 1.4rem}.wide{overflow-x:auto}"
+    "h1{font-size:1.7rem;margin:.2rem 0}"
+    "h2{font-size:1.3rem;margin:2.5rem 0 .4rem;border-top:1px solid var(--line);padding-top:1.2rem}"
+    "h3{font-size:1.05rem;margin:1.8rem 0 .3rem}p{margin:.4rem 0 .8rem;max-width:46rem}"
+    ".dim,figcaption,small{color:var(--dim)}figcaption{font-size:.88rem;max-width:46rem}"
+    "figure{margin:.6rem 0 1.4rem}.wide{overflow-x:auto}"
     "table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}"
     "th,td{padding:.22rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
-    "th{color:var(--dim);font-weight:600;vertical-align:bottom}td.l,th.l{text-align:left}tr.oracle td{color:var(--dim);font-style:italic}"
-    "tr.pick td{font-weight:600}td.note{white-space:normal;min-width:12rem;color:var(--dim);font-weight:400}"
+    "th{color:var(--dim);font-weight:600;vertical-align:bottom}td.l,th.l{text-align:left}"
+    "tr.oracle td{color:var(--dim);font-style:italic}tr.pick td{font-weight:600}"
+    "td.note{white-space:normal;min-width:12rem;color:var(--dim);font-weight:400}"
     ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 1.5rem}"
-    "svg.plot{width:100%;max-width:40rem;height:auto;display:block}svg text{fill:var(--fg);font-size:15px;font-family:inherit}"
-    "svg .dim{fill:var(--dim)}svg .axis{stroke:var(--line);stroke-width:1;fill:none}svg .strong{stroke:var(--dim)}"
-    "svg .mark{stroke:currentColor;fill:currentColor}svg .hollow{fill:var(--bg)}svg .curve{fill:none;stroke:currentColor;stroke-width:2}"
-    "svg .bar{fill:currentColor}svg .whisker{stroke:currentColor;stroke-width:1.4;fill:none}"
-    ".identity{color:var(--fg)}.pick{color:var(--blue)}.other{color:var(--violet)}.baseline{color:var(--orange)}.oracle{color:var(--green)}"
-    ".wrong{color:var(--red)}.right{color:var(--green)}tr.pick,tr.oracle,tr.identity,tr.baseline,tr.other{color:inherit}"
-    "svg.strip{vertical-align:middle;height:1.05em;width:auto;max-width:100%}svg.strip rect{stroke:var(--dim);stroke-width:.7}"
+    "svg.plot{width:100%;max-width:40rem;height:auto;display:block}"
+    "svg text{fill:var(--fg);font-size:15px;font-family:inherit}svg .dim{fill:var(--dim)}"
+    "svg .axis{stroke:var(--line);stroke-width:1;fill:none}svg .strong{stroke:var(--dim)}"
+    "svg .mark{stroke:currentColor;fill:currentColor}svg .hollow{fill:var(--bg)}"
+    "svg .curve{fill:none;stroke:currentColor;stroke-width:2}svg .bar{fill:currentColor}"
+    "svg .whisker{stroke:currentColor;stroke-width:1.4;fill:none}"
+    ".identity{color:var(--fg)}.pick{color:var(--blue)}.other{color:var(--violet)}.baseline{color:var(--orange)}"
+    ".oracle{color:var(--green)}.wrong{color:var(--red)}.right{color:var(--green)}"
+    "tr.pick,tr.oracle,tr.identity,tr.baseline,tr.other{color:inherit}"
+    "svg.strip{vertical-align:middle;height:1.05em;width:auto;max-width:100%}"
+    "svg.strip rect{stroke:var(--dim);stroke-width:.7}"
     ".k0{fill:var(--skip)}.k1{fill:var(--once)}.k2{fill:var(--l2)}.k3{fill:var(--l3)}.k4{fill:var(--l4)}"
-    ".k0{stroke-dasharray:2 1.6}ul.questions{list-style:none;padding:0}ul.questions li{margin:.9rem 0;padding:.5rem .8rem;background:var(--soft);"
-    "border-radius:.4rem;overflow-wrap:anywhere}dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.88rem}"
-    "dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace}dl.notes dd{font-family:inherit}"
-    "@media (max-width:40rem){body{font-size:15px;padding:1rem .8rem 3rem}th,td{padding:.2rem .4rem}dl{grid-template-columns:1fr}}";
+    ".k0{stroke-dasharray:2 1.6}"
+    "ul.questions{list-style:none;padding:0}ul.questions li{margin:.9rem 0;padding:.5rem .8rem;"
+    "background:var(--soft);border-radius:.4rem;overflow-wrap:anywhere}"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.88rem}"
+    "dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace}"
+    "dl.notes dd{font-family:inherit}"
+    "@media (max-width:40rem){body{font-size:15px;padding:1rem .8rem 3rem}th,td{padding:.2rem .4rem}"
+    "dl{grid-template-columns:1fr}}";
 
 void page_begin(FILE *f, const char *title) {
-    fprintf(f, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-               "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-               "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n<title>");
+    fprintf(f,
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+            "style-src 'unsafe-inline'\">\n<title>");
     page_text(f, title, 0);
     fprintf(f, "</title>\n<style>%s</style>\n</head>\n<body>\n", style);
 }
@@ -50,7 +66,8 @@ static int character_length(const unsigned char *s) {
     const int n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+        (s[0] == 0xf4 && s[1] > 0x8f))
         return 0;
     return n;
 }
@@ -123,7 +140,8 @@ static double plot_log(double x) {
 }
 
 double page_x(const page_plot *p, double x) {
-    const double share = p->log_x ? (plot_log(x) - plot_log(p->x0)) / (plot_log(p->x1) - plot_log(p->x0)) : (x - p->x0) / (p->x1 - p->x0);
+    const double share = p->log_x ? (plot_log(x) - plot_log(p->x0)) / (plot_log(p->x1) - plot_log(p->x0))
+                                  : (x - p->x0) / (p->x1 - p->x0);
     return p->left + share * p->width;
 }
 
@@ -159,15 +177,19 @@ void page_plot_begin(page_plot *p, const char *title, const char *x_title, const
     for (int i = first; i * step <= p->y1 + step * 1e-6; i++) {
         const double y = page_y(p, i * step);
         if (i * step < p->y0 - step * 1e-6) continue;
-        fprintf(p->f, "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%g%s</text>\n",
+        fprintf(p->f,
+                "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" "
+                "text-anchor=\"end\">%g%s</text>\n",
                 p->left, y, p->width, p->left - 6, y + 5, y_percent ? 100 * i * step : i * step, y_percent ? " %" : "");
     }
     fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv%.1fh%.1f\"/>\n", p->left, p->top, p->height, p->width);
 }
 
 static void x_tick(page_plot *p, double x) {
-    fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv5\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">", x,
-            p->top + p->height, x, p->top + p->height + 20);
+    fprintf(p->f,
+            "<path class=\"axis strong\" d=\"M%.1f %.1fv5\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" "
+            "text-anchor=\"middle\">",
+            x, p->top + p->height, x, p->top + p->height + 20);
 }
 
 void page_plot_x_ticks(page_plot *p, const double *ticks, int n_ticks, const char *format) {
@@ -194,11 +216,14 @@ void page_plot_line(page_plot *p, const double *x, const double *y, int n, const
     fprintf(p->f, "\"/>\n");
 }
 
-void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *label, int hollow) {
+void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *label,
+                     int hollow) {
     const double at = page_x(p, x);
     fprintf(p->f, "<g class=\"%s\">", kind);
-    if (high > low) fprintf(p->f, "<path class=\"whisker\" d=\"M%.1f %.1fV%.1f\"/>", at, page_y(p, low), page_y(p, high));
-    fprintf(p->f, "<circle class=\"mark%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", hollow ? " hollow" : "", at, page_y(p, y));
+    if (high > low)
+        fprintf(p->f, "<path class=\"whisker\" d=\"M%.1f %.1fV%.1f\"/>", at, page_y(p, low), page_y(p, high));
+    fprintf(p->f, "<circle class=\"mark%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", hollow ? " hollow" : "", at,
+            page_y(p, y));
     if (*label) {
         fprintf(p->f, "<text x=\"%.1f\" y=\"%.1f\">", at + 6, page_y(p, y) - 5);
         page_text(p->f, label, 0);
@@ -209,8 +234,8 @@ void page_plot_point(page_plot *p, double x, double y, double low, double high, 
 
 void page_plot_bar(page_plot *p, double x0, double x1, double y, const char *kind, const char *tip) {
     const double left = page_x(p, x0), top = page_y(p, y);
-    fprintf(p->f, "<g class=\"%s\"><rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>", kind, left, top,
-            page_x(p, x1) - left, p->top + p->height - top);
+    fprintf(p->f, "<g class=\"%s\"><rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>",
+            kind, left, top, page_x(p, x1) - left, p->top + p->height - top);
     page_text(p->f, tip, 0);
     fprintf(p->f, "</title></rect></g>\n");
 }

@@ -23,8 +23,8 @@ typedef struct page_plot {
     double x0, x1, y0, y1;           /* data */
     int log_x;
 } page_plot;
-/* Begins a picture with a title; y is drawn in percent if y_percent, x with ticks at `n_ticks` places (values as `format`
- * prints them). */
+/* Begins a picture with a title; y is drawn in percent if y_percent, x with ticks at `n_ticks` places (values as
+ * `format` prints them). */
 void page_plot_begin(page_plot *p, const char *title, const char *x_title, const char *y_title, int y_percent);
 void page_plot_x_ticks(page_plot *p, const double *ticks, int n_ticks, const char *format);
 void page_plot_x_labels(page_plot *p, const char *const *labels, int n); /* at 0, 1, 2, ... */
@@ -32,7 +32,8 @@ double page_x(const page_plot *p, double x);
 double page_y(const page_plot *p, double y);
 /* A polyline, of points that may have intervals (NULL: none). `kind` names its colour, see the style. */
 void page_plot_line(page_plot *p, const double *x, const double *y, int n, const char *kind);
-void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *label, int hollow);
+void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *label,
+                     int hollow);
 void page_plot_bar(page_plot *p, double x0, double x1, double y, const char *kind, const char *tip);
 void page_plot_end(page_plot *p);
 

@@ -42,7 +42,8 @@ int guide_question(guide *g, const char *question, int max_tokens, const polar_p
     polar_model_get_info(g->model, &info);
     g->question = question;
     o.encoder = g->encoder;
-    if (!o.session.n_ctx) o.session.n_ctx = max_tokens < info.n_ctx_train - g->n_tokens ? g->n_tokens + max_tokens : info.n_ctx_train;
+    if (!o.session.n_ctx)
+        o.session.n_ctx = max_tokens < info.n_ctx_train - g->n_tokens ? g->n_tokens + max_tokens : info.n_ctx_train;
     if (polar_picker_create(&g->picker, g->model, g->predictor, &o, &e)) return cli_fail("%s", e.message);
     return 0;
 }
@@ -76,7 +77,8 @@ static void print_text(const guide *g, const polar_candidate *c, int n, double p
     for (int i = 0; i < n; i++) {
         polar_program_format(&c[i].program, text, sizeof text);
         polar_program_strip(&c[i].program, strip, sizeof strip);
-        printf("%3d  P %.3f  cost %.3f  %-*s  %s\n", i + 1, exp(c[i].score), polar_program_cost(&c[i].program), width, text, strip);
+        printf("%3d  P %.3f  cost %.3f  %-*s  %s\n", i + 1, exp(c[i].score), polar_program_cost(&c[i].program), width,
+               text, strip);
     }
     printf("strip: one cell per layer, . skipped, # once, 2-9 times\n");
 }
@@ -133,9 +135,11 @@ int command_predict(cli *c) {
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "auto, menu or programs (auto: the menu if there is one)"},
         {"price", 0, CLI_NUMBER, &o.pick.price, "X", "menu: of one pass through all layers (the file's)"},
         {"top-k", 'k', CLI_INT, &o.max, "N", "print at most so many programs (5)"},
-        {"threshold", 0, CLI_NUMBER, &o.pick.decode.threshold, "P", "programs: probability that starts a segment (0.5)"},
+        {"threshold", 0, CLI_NUMBER, &o.pick.decode.threshold, "P",
+         "programs: probability that starts a segment (0.5)"},
         {"beams", 0, CLI_INT, &o.pick.decode.n_beams, "N", "programs: beams (5)"},
-        {"length-penalty", 0, CLI_NUMBER, &o.pick.decode.length_penalty, "X", "programs: order by score - X * length (0)"},
+        {"length-penalty", 0, CLI_NUMBER, &o.pick.decode.length_penalty, "X",
+         "programs: order by score - X * length (0)"},
         CLI_PROMPT_OPTIONS(o.prompt),
         {"any-model", 0, CLI_FLAG, &o.pick.any_model, NULL, "also with a model that differs from that of the training"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},

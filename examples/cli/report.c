@@ -21,7 +21,8 @@ typedef struct search_page {
     int n_layer, n, identity, any, corrected;
     double n_programs, sum_shortest;
     int by_length[POLAR_MAX_CALLS + 1];
-    int n_edited, skipped[POLAR_MAX_LAYER], repeated[POLAR_MAX_LAYER]; /* of shortest programs other than the identity */
+    /* of shortest programs other than the identity */
+    int n_edited, skipped[POLAR_MAX_LAYER], repeated[POLAR_MAX_LAYER];
     found *programs; /* distinct ones */
     int n_distinct, capacity;
 } search_page;
@@ -65,7 +66,8 @@ static int count_program(search_page *g, const int *times, int calls) {
 }
 
 static int add_sample(search_page *g, const json *sample, const char *name) {
-    const json *valid = json_get(sample, "final_valid_transitions"), *invalid = json_get(sample, "final_invalid_transitions");
+    const json *valid = json_get(sample, "final_valid_transitions"),
+               *invalid = json_get(sample, "final_invalid_transitions");
     int best[POLAR_MAX_LAYER] = {0}, times[POLAR_MAX_LAYER], shortest = 0, right = 0, edited = 0;
     g->n++;
     g->n_programs += (valid ? (double)valid->length : 0) + (invalid ? (double)invalid->length : 0);
@@ -96,7 +98,8 @@ static int add_sample(search_page *g, const json *sample, const char *name) {
 
 static int by_count(const void *a, const void *b) {
     const found *x = a, *y = b;
-    return x->count != y->count ? (x->count < y->count) - (x->count > y->count) : (x->calls > y->calls) - (x->calls < y->calls);
+    return x->count != y->count ? (x->count < y->count) - (x->count > y->count)
+                                : (x->calls > y->calls) - (x->calls < y->calls);
 }
 
 /* Without a header (files of other programs) the deepest layer of any path says how many there are. */
@@ -124,15 +127,19 @@ static int deepest_layer(const char *path, int *n_layer) {
 static void put_counts(const search_page *g) {
     fprintf(g->f, "<section>\n<h2>Search: ");
     page_text(g->f, report_name(g->path), 100);
-    fprintf(g->f, "</h2>\n<p>%d questions, %.0f programs tried on each. All %d layers once answer <b>%.1f&nbsp;%%</b>; for <b>%.1f&nbsp;%%</b> some "
-                  "program was found that does, for <b>%.1f&nbsp;%%</b> of those that the identity gets wrong. The shortest valid program has %.1f layers "
-                  "on average. A search sees the answer: this is what programs can do, not what a predictor reaches.</p>\n",
-            g->n, g->n ? g->n_programs / g->n : 0, g->n_layer, 100 * share(g->identity, g->n), 100 * share(g->any, g->n),
-            100 * share(g->corrected, g->n - g->identity), g->any ? g->sum_shortest / g->any : 0);
+    fprintf(g->f,
+            "</h2>\n<p>%d questions, %.0f programs tried on each. All %d layers once answer <b>%.1f&nbsp;%%</b>; "
+            "for <b>%.1f&nbsp;%%</b> some program was found that does, for <b>%.1f&nbsp;%%</b> of those that the "
+            "identity gets wrong. The shortest valid program has %.1f layers on average. A search sees the answer: "
+            "this is what programs can do, not what a predictor reaches.</p>\n",
+            g->n, g->n ? g->n_programs / g->n : 0, g->n_layer, 100 * share(g->identity, g->n),
+            100 * share(g->any, g->n), 100 * share(g->corrected, g->n - g->identity),
+            g->any ? g->sum_shortest / g->any : 0);
 }
 
 static void put_shortest(const search_page *g) {
-    static const double ticks[] = {0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256};
+    static const double ticks[] = {0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192,
+                                   256};
     page_plot p = {.f = g->f, .x0 = 0, .y0 = 0};
     int longest = g->n_layer, most = 1;
     for (int i = 1; i <= POLAR_MAX_CALLS; i++) {
@@ -142,15 +149,21 @@ static void put_shortest(const search_page *g) {
     p.x1 = longest + 1;
     p.y1 = share(most, g->any) * 1.08;
     fprintf(g->f, "<figure>");
-    page_plot_begin(&p, "shortest valid programs", "layers of the shortest valid program", "questions that have one", 1);
+    page_plot_begin(&p, "shortest valid programs", "layers of the shortest valid program",
+                    "questions that have one", 1);
     page_plot_x_ticks(&p, ticks, (int)(sizeof ticks / sizeof *ticks), "%g");
     for (int i = 1; i <= longest; i++) {
         char tip[64];
         snprintf(tip, sizeof tip, "%d layers: %d questions", i, g->by_length[i]);
-        if (g->by_length[i]) page_plot_bar(&p, i - 0.4, i + 0.4, share(g->by_length[i], g->any), i == g->n_layer ? "identity" : "pick", tip);
+        if (g->by_length[i])
+            page_plot_bar(&p, i - 0.4, i + 0.4, share(g->by_length[i], g->any),
+                          i == g->n_layer ? "identity" : "pick", tip);
     }
     page_plot_end(&p);
-    fprintf(g->f, "<figcaption>Lengths of the shortest valid programs; the dark bar is as long as the model has layers, %d.</figcaption></figure>\n", g->n_layer);
+    fprintf(g->f,
+            "<figcaption>Lengths of the shortest valid programs; the dark bar is as long as the model has layers, "
+            "%d.</figcaption></figure>\n",
+            g->n_layer);
 }
 
 static void put_depth(const search_page *g) {
@@ -174,26 +187,31 @@ static void put_depth(const search_page *g) {
         page_plot_bar(&p, i, i + 0.4, share(g->repeated[i], g->any), "baseline", tip);
     }
     page_plot_end(&p);
-    fprintf(g->f, "<figcaption>By depth: the share of shortest valid programs that <b class=\"pick\">skip</b> and that <b class=\"baseline\">repeat</b> a "
-                  "layer.</figcaption></figure>\n");
+    fprintf(g->f,
+            "<figcaption>By depth: the share of shortest valid programs that <b class=\"pick\">skip</b> and that "
+            "<b class=\"baseline\">repeat</b> a layer.</figcaption></figure>\n");
 }
 
 static void put_found(const search_page *g) {
     qsort(g->programs, (size_t)g->n_distinct, sizeof *g->programs, by_count);
-    fprintf(g->f, "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">shortest valid program</th><th>layers</th></tr>\n");
+    fprintf(g->f,
+            "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">shortest valid program</th>"
+            "<th>layers</th></tr>\n");
     for (int i = 0; i < g->n_distinct && i < 12; i++) {
         fprintf(g->f, "<tr><td>%d</td><td class=\"l\">", g->programs[i].count);
         page_strip(g->f, g->programs[i].times, g->n_layer);
         fprintf(g->f, "</td><td>%d</td></tr>\n", g->programs[i].calls);
     }
-    fprintf(g->f, "</table></div><figcaption>The most frequent of %d different ones.</figcaption></figure>\n", g->n_distinct);
+    fprintf(g->f, "</table></div><figcaption>The most frequent of %d different ones.</figcaption></figure>\n",
+            g->n_distinct);
 }
 
 static void put_search_settings(const search_page *g) {
     static const char *const names[] = {"model", "questions", "settings", "menu", "version"};
     if (!g->document) return;
     fprintf(g->f, "<h3>Settings</h3>\n<dl>");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) report_term(g->f, names[i], json_get(json_root(g->document), names[i]));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        report_term(g->f, names[i], json_get(json_root(g->document), names[i]));
     fprintf(g->f, "</dl>\n");
 }
 
@@ -216,8 +234,8 @@ static int report_search(FILE *f, const char *path, json_document *header) {
     g->f = f;
     g->path = path;
     g->document = header;
-    if (!header || !json_int(json_get(json_get(json_root(header), "model"), "n_layer"), &g->n_layer) || g->n_layer < 1 ||
-        g->n_layer > POLAR_MAX_LAYER)
+    if (!header || !json_int(json_get(json_get(json_root(header), "model"), "n_layer"), &g->n_layer) ||
+        g->n_layer < 1 || g->n_layer > POLAR_MAX_LAYER)
         status = deepest_layer(path, &g->n_layer);
     if (!status) status = read_samples(g);
     if (!status) {
@@ -300,7 +318,8 @@ static int report_file(FILE *f, const char *path) {
     status = o.failed;
     cli_objects_close(&o);
     if (!status)
-        status = kind && !strcmp(kind, "eval") ? report_eval(f, path) : curve ? report_curve(f, path) : report_search(f, path, header);
+        status = kind && !strcmp(kind, "eval") ? report_eval(f, path)
+               : curve ? report_curve(f, path) : report_search(f, path, header);
     json_free(header);
     return status;
 }
@@ -319,7 +338,9 @@ int command_report(cli *c) {
     page_begin(f, title);
     fprintf(f, "<h1>");
     page_text(f, title, 0);
-    fprintf(f, "</h1>\n<p class=\"dim\">Models run by program: for each question some layers run once, some are skipped, some repeat.</p>\n");
+    fprintf(f,
+            "</h1>\n<p class=\"dim\">Models run by program: for each question some layers run once, "
+            "some are skipped, some repeat.</p>\n");
     status = 0;
     for (int i = 0; i < c->n_args && !status; i++) status = report_file(f, c->args[i]);
     page_end(f);

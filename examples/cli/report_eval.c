@@ -22,7 +22,8 @@ static const char *kind_of(const scores *s, int method) {
     if (!method) return "identity";
     if (m->needs_answer) return "oracle";
     if (!strncmp(m->name, "top-1", 5)) return "pick";
-    if (!strncmp(m->name, "vote", 4) || !strncmp(m->name, "cascade", 7) || !strncmp(m->name, "decoded", 7)) return "other";
+    if (!strncmp(m->name, "vote", 4) || !strncmp(m->name, "cascade", 7) || !strncmp(m->name, "decoded", 7))
+        return "other";
     return "baseline";
 }
 
@@ -37,11 +38,12 @@ static void put_row(const eval_page *g, int method) {
     FILE *f = g->f;
     fprintf(f, "<tr class=\"%s\"><td>%d</td><td class=\"l\">", kind_of(&g->s, method), method + 1);
     page_text(f, g->s.methods[method].name, 40);
-    fprintf(f, "</td><td>%.1f %%</td><td>%.1f&ndash;%.1f</td><td>%.2f</td>", 100 * share(x.right, x.n), 100 * x.accuracy.low,
-            100 * x.accuracy.high, x.calls);
+    fprintf(f, "</td><td>%.1f %%</td><td>%.1f&ndash;%.1f</td><td>%.2f</td>", 100 * share(x.right, x.n),
+            100 * x.accuracy.low, 100 * x.accuracy.high, x.calls);
     if (method) {
-        fprintf(f, "<td>%d</td><td>%d</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>", x.paired.corrected, x.paired.broken,
-                100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low, 100 * x.difference.high);
+        fprintf(f, "<td>%d</td><td>%d</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>", x.paired.corrected,
+                x.paired.broken, 100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low,
+                100 * x.difference.high);
         put_p(f, x.p);
         fprintf(f, "</td>");
     } else fprintf(f, "<td></td><td></td><td></td><td></td><td></td>");
@@ -72,19 +74,26 @@ static void put_notes(const eval_page *g) {
 static void put_table(const eval_page *g) {
     FILE *f = g->f;
     const int n_timed = scores_figures(&g->s, 0, NULL).n_timed;
-    fprintf(f, "<figure><div class=\"wide\"><table>\n<tr><th></th><th class=\"l\">method</th><th>right</th><th>95 %% interval</th>"
-               "<th>layers<br>per token</th><th>cor-<br>rected</th><th>broken</th><th>differ-<br>ence</th><th>95 %% interval</th><th>p</th>%s</tr>\n",
+    fprintf(f,
+            "<figure><div class=\"wide\"><table>\n<tr><th></th><th class=\"l\">method</th><th>right</th>"
+            "<th>95 %% interval</th><th>layers<br>per token</th><th>cor-<br>rected</th><th>broken</th>"
+            "<th>differ-<br>ence</th><th>95 %% interval</th><th>p</th>%s</tr>\n",
             n_timed ? "<th>seconds</th>" : "");
     for (int i = 0; i < g->s.n_methods; i++)
         if (!g->s.methods[i].needs_answer) put_row(g, i);
     for (int i = 0; i < g->s.n_methods; i++)
         if (g->s.methods[i].needs_answer) put_row(g, i);
-    fprintf(f, "</table></div>\n<figcaption>Layers per token: executed layer calls, of %d, those for the features included. "
-               "Corrected and broken, difference and p compare with the identity on the same questions: Wilson intervals, Newcombe's for paired "
-               "differences (in points), exact McNemar test. Oracles (in italics) need the right answer: they say what is left to gain, not what "
-               "a user gets.", g->s.n_layer);
+    fprintf(f,
+            "</table></div>\n<figcaption>Layers per token: executed layer calls, of %d, those for the features "
+            "included. Corrected and broken, difference and p compare with the identity on the same questions: "
+            "Wilson intervals, Newcombe's for paired differences (in points), exact McNemar test. "
+            "Oracles (in italics) need the right answer: they say what is left to gain, not what a user gets.",
+            g->s.n_layer);
     if (n_timed)
-        fprintf(f, " Seconds per question: each method run by itself on %d of the questions, prediction included, without shared work.", n_timed);
+        fprintf(f,
+                " Seconds per question: each method run by itself on %d of the questions, prediction included, "
+                "without shared work.",
+                n_timed);
     fprintf(f, "</figcaption></figure>\n");
 }
 
@@ -130,12 +139,16 @@ static void put_scatter(const eval_page *g) {
         const score_figures x = scores_figures(&g->s, i, NULL);
         char label[16];
         snprintf(label, sizeof label, "%d", i + 1);
-        page_plot_point(&p, x.cost, share(x.right, x.n), x.accuracy.low, x.accuracy.high, kind_of(&g->s, i), label, g->s.methods[i].needs_answer);
+        page_plot_point(&p, x.cost, share(x.right, x.n), x.accuracy.low, x.accuracy.high, kind_of(&g->s, i), label,
+                        g->s.methods[i].needs_answer);
     }
     page_plot_end(&p);
-    fprintf(g->f, "<figcaption>Numbers are rows of the table; bars are 95 %% intervals; hollow: oracles. Black: identity, blue: picks, violet: "
-                  "votes, cascades, decoding, orange: baselines.%s</figcaption></figure>\n",
-            curve ? " The line is what the picks give at other prices; it is shown on these questions, not chosen on them." : "");
+    fprintf(g->f,
+            "<figcaption>Numbers are rows of the table; bars are 95 %% intervals; hollow: oracles. Black: identity, "
+            "blue: picks, violet: votes, cascades, decoding, orange: baselines.%s</figcaption></figure>\n",
+            curve ? " The line is what the picks give at other prices; "
+                    "it is shown on these questions, not chosen on them."
+                  : "");
 }
 
 /* --- by difficulty --------------------------------------------------------------------------------------------- */
@@ -205,7 +218,8 @@ static int mean_layers(const scores *s, int method, const score_bin *bin, double
     for (int i = 0; i < s->n; i++) {
         const score_question *q = &s->questions[i];
         const int chosen = q->results[method].chosen;
-        if ((bin && !score_bin_has(bin, q)) || chosen < 0 || !scores_layers(s, q->runs[chosen].program, times)) continue;
+        if ((bin && !score_bin_has(bin, q)) || chosen < 0 || !scores_layers(s, q->runs[chosen].program, times))
+            continue;
         for (int k = 0; k < s->n_layer; k++) mean[k] += times[k];
         n++;
     }
@@ -217,11 +231,15 @@ static int mean_layers(const scores *s, int method, const score_bin *bin, double
 static void heat_cell(FILE *f, double x, double y, double width, double mean) {
     const int low = mean >= 4 ? 4 : (int)mean;
     const double part = mean >= 4 ? 0 : mean - low;
-    fprintf(f, "<g><title>%.2f</title><rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\"/>", mean, low, x,
-            y, width);
+    fprintf(f,
+            "<g><title>%.2f</title><rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" "
+            "style=\"stroke:none\"/>",
+            mean, low, x, y, width);
     if (part > 0)
-        fprintf(f, "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" opacity=\"%.2f\"/>", low + 1, x, y, width,
-                part);
+        fprintf(f,
+                "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" "
+                "opacity=\"%.2f\"/>",
+                low + 1, x, y, width, part);
     fprintf(f, "</g>");
 }
 
@@ -244,18 +262,24 @@ static void put_heat(const eval_page *g, int method) {
     int n = 0, field = best_field(&g->s, bins, &n);
     const int rows = (field < 0 ? 0 : n) + 1, step = (g->s.n_layer + 15) / 16;
     const double width = 480.0 / g->s.n_layer;
-    fprintf(g->f, "<figure><svg class=\"plot\" role=\"img\" aria-label=\"mean executions of each layer\" viewBox=\"0 0 600 %d\">\n", 32 + rows * 23);
+    fprintf(g->f,
+            "<figure><svg class=\"plot\" role=\"img\" aria-label=\"mean executions of each layer\" "
+            "viewBox=\"0 0 600 %d\">\n",
+            32 + rows * 23);
     for (int i = 0; i < n && field >= 0; i++) heat_row(g, method, &bins[i], bins[i].label, i);
     heat_row(g, method, NULL, "all", rows - 1);
     for (int i = 0; i < g->s.n_layer; i += step)
-        fprintf(g->f, "<text class=\"dim\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", 80 + (i + 0.5) * width, 24 + rows * 23, i);
+        fprintf(g->f, "<text class=\"dim\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
+                80 + (i + 0.5) * width, 24 + rows * 23, i);
     fprintf(g->f, "</svg>\n<figcaption><b>");
     page_text(g->f, g->s.methods[method].name, 0);
-    fprintf(g->f, "</b>: how often each layer runs on average%s%s, in the colours of the strips; on the right the layers per token.</figcaption></figure>\n",
+    fprintf(g->f,
+            "</b>: how often each layer runs on average%s%s, in the colours of the strips; "
+            "on the right the layers per token.</figcaption></figure>\n",
             field >= 0 ? ", by " : "", field >= 0 ? score_field_names[field] : "");
 }
 
-/* --- which programs ------------------------------------------------------------------------------------------------ */
+/* --- which programs ------------------------------------------------------------------------------------- */
 
 typedef struct count {
     int program, n, right, identity;
@@ -282,8 +306,9 @@ static void put_programs(const eval_page *g, int method) {
         c->identity += q->results[0].right;
     }
     qsort(counts, (size_t)g->s.programs.n, sizeof *counts, by_count);
-    fprintf(g->f, "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">program</th><th>layers</th><th>right</th>"
-                  "<th>identity there</th></tr>\n");
+    fprintf(g->f,
+            "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">program</th><th>layers</th>"
+            "<th>right</th><th>identity there</th></tr>\n");
     for (; shown < 12 && shown < g->s.programs.n && counts[shown].n; shown++) {
         const count *c = &counts[shown];
         if (!scores_layers(&g->s, c->program, times)) continue;
@@ -291,11 +316,14 @@ static void put_programs(const eval_page *g, int method) {
         for (int i = 0; i < g->s.n_layer; i++) calls += times[i];
         fprintf(g->f, "<tr><td>%d</td><td class=\"l\">", c->n);
         page_strip(g->f, times, g->s.n_layer);
-        fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td><td>%.1f %%</td></tr>\n", calls, 100 * share(c->right, c->n), 100 * share(c->identity, c->n));
+        fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td><td>%.1f %%</td></tr>\n", calls, 100 * share(c->right, c->n),
+                100 * share(c->identity, c->n));
     }
     fprintf(g->f, "</table></div><figcaption>Programs that <b>");
     page_text(g->f, g->s.methods[method].name, 0);
-    fprintf(g->f, "</b> took most often, how many of the answers were right, and how many of the identity's on the same questions.</figcaption></figure>\n");
+    fprintf(g->f,
+            "</b> took most often, how many of the answers were right, and how many of the identity's on the same "
+            "questions.</figcaption></figure>\n");
     free(counts);
 }
 
@@ -321,15 +349,17 @@ static void put_lengths(const eval_page *g, int method) {
     for (int i = 1; i <= longest; i++) {
         char tip[64];
         snprintf(tip, sizeof tip, "%d layers: %d questions", i, counts[i]);
-        if (counts[i]) page_plot_bar(&p, i - 0.4, i + 0.4, share(counts[i], g->s.n), i == g->s.n_layer ? "identity" : "pick", tip);
+        if (counts[i])
+            page_plot_bar(&p, i - 0.4, i + 0.4, share(counts[i], g->s.n), i == g->s.n_layer ? "identity" : "pick", tip);
     }
     page_plot_end(&p);
     fprintf(g->f, "<figcaption>Lengths of the programs that <b>");
     page_text(g->f, g->s.methods[method].name, 0);
-    fprintf(g->f, "</b> ran; the dark bar is as long as the model has layers, %d.</figcaption></figure>\n", g->s.n_layer);
+    fprintf(g->f, "</b> ran; the dark bar is as long as the model has layers, %d.</figcaption></figure>\n",
+            g->s.n_layer);
 }
 
-/* --- the menu ------------------------------------------------------------------------------------------------------ */
+/* --- the menu ------------------------------------------------------------------------------------------- */
 
 static void put_coverage(const eval_page *g) {
     const scores *s = &g->s;
@@ -357,8 +387,9 @@ static void put_coverage(const eval_page *g) {
         page_plot_point(&p, x[k], y[k], i.low, i.high, "oracle", "", 1);
     }
     page_plot_end(&p);
-    fprintf(g->f, "<figcaption>Coverage: questions that at least one of the first programs of the menu answers. An oracle: it needs the "
-                  "answer to know which one.</figcaption></figure>\n");
+    fprintf(g->f,
+            "<figcaption>Coverage: questions that at least one of the first programs of the menu answers. "
+            "An oracle: it needs the answer to know which one.</figcaption></figure>\n");
 }
 
 #define CALIBRATION_BINS 10
@@ -372,7 +403,8 @@ static void put_calibration(const eval_page *g) {
     for (int i = 0; i < s->n; i++)
         for (int c = 0; c < s->n_menu && s->questions[i].probability; c++) {
             const double probability = s->questions[i].probability[c];
-            const int at = probability >= 1 ? CALIBRATION_BINS - 1 : probability > 0 ? (int)(probability * CALIBRATION_BINS) : 0;
+            const int at = probability >= 1 ? CALIBRATION_BINS - 1
+                         : probability > 0 ? (int)(probability * CALIBRATION_BINS) : 0;
             n[at]++;
             sum[at] += probability;
             right[at] += s->questions[i].runs[s->questions[i].menu[c]].right;
@@ -395,11 +427,13 @@ static void put_calibration(const eval_page *g) {
         k++;
     }
     page_plot_end(&p);
-    fprintf(g->f, "<figcaption>Calibration: predicted probabilities of all menu programs on these questions, in tenths, against the share that was "
-                  "right. On the black line a prediction means what it says.</figcaption></figure>\n");
+    fprintf(g->f,
+            "<figcaption>Calibration: predicted probabilities of all menu programs on these questions, in tenths, "
+            "against the share that was right. On the black line a prediction means what it says.</figcaption>"
+            "</figure>\n");
 }
 
-/* --- examples -------------------------------------------------------------------------------------------------------- */
+/* --- examples ------------------------------------------------------------------------------------------- */
 
 #define EXAMPLES 4
 
@@ -469,7 +503,7 @@ static int put_examples(const eval_page *g, int method, int corrected) {
     return 0;
 }
 
-/* --- the section ------------------------------------------------------------------------------------------------------ */
+/* --- the section ---------------------------------------------------------------------------------------- */
 
 static void put_head(const eval_page *g) {
     const json *questions = json_get(g->header, "questions"), *model = json_get(g->header, "model");
@@ -479,12 +513,13 @@ static void put_head(const eval_page *g) {
     page_text(g->f, file ? file : "", 100);
     fprintf(g->f, "</h2>\n<p>%d questions to ", g->s.n);
     page_text(g->f, name && *name ? name : "a model without a name", 100);
-    fprintf(g->f, ", %d layers. All layers once answer <b>%.1f&nbsp;%%</b>", g->s.n_layer, 100 * share(identity.right, identity.n));
+    fprintf(g->f, ", %d layers. All layers once answer <b>%.1f&nbsp;%%</b>", g->s.n_layer,
+            100 * share(identity.right, identity.n));
     if (g->pick) {
         fprintf(g->f, "; <b>");
         page_text(g->f, g->s.methods[g->pick].name, 0);
-        fprintf(g->f, "</b> answers <b>%.1f&nbsp;%%</b> with %.2f layers per token (%+.0f&nbsp;%%), p&nbsp;=&nbsp;", 100 * share(x.right, x.n), x.calls,
-                100 * (x.cost - 1));
+        fprintf(g->f, "</b> answers <b>%.1f&nbsp;%%</b> with %.2f layers per token (%+.0f&nbsp;%%), p&nbsp;=&nbsp;",
+                100 * share(x.right, x.n), x.calls, 100 * (x.cost - 1));
         put_p(g->f, x.p);
     }
     fprintf(g->f, ".</p>\n");
@@ -510,9 +545,11 @@ void report_term(FILE *f, const char *name, const json *v) {
 }
 
 static void put_settings(const eval_page *g) {
-    static const char *const names[] = {"model", "predictor", "questions", "settings", "validation", "points", "version"};
+    static const char *const names[] = {"model", "predictor", "questions", "settings", "validation", "points",
+                                        "version"};
     fprintf(g->f, "<h3>Settings</h3>\n<dl>");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) report_term(g->f, names[i], json_get(g->header, names[i]));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        report_term(g->f, names[i], json_get(g->header, names[i]));
     report_term(g->f, "influence of layers", json_get(g->header, "influence"));
     report_term(g->f, "menu", json_get(g->header, "menu"));
     fprintf(g->f, "</dl>\n");

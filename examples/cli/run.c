@@ -44,8 +44,8 @@ static void print_json(const polar_result *r, const char *text, double seconds, 
         json_put_double(stdout, exp(candidates[picked->chosen].score));
         printf(",\"n_run\":%d,\"n_calls_all\":%d,\"votes\":%d", picked->n_run, picked->n_calls, picked->votes);
     }
-    printf(",\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,\"stop\":\"%s\",\"logprob\":", r->n_prompt, r->n_generated,
-           r->n_calls, stop_names[r->stop]);
+    printf(",\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,\"stop\":\"%s\",\"logprob\":", r->n_prompt,
+           r->n_generated, r->n_calls, stop_names[r->stop]);
     json_put_double(stdout, r->logprob);
     printf(",\"seconds\":");
     json_put_double(stdout, seconds);
@@ -55,18 +55,20 @@ static void print_json(const polar_result *r, const char *text, double seconds, 
 /* Bytes that an answer may have: tokens are short, and what does not fit is only cut. */
 #define BYTES_PER_TOKEN 64
 
-static void print_stats(const polar_result *r, const polar_picked *picked, const polar_candidate *candidates, double seconds) {
+static void print_stats(const polar_result *r, const polar_picked *picked, const polar_candidate *candidates,
+                        double seconds) {
     char strip[POLAR_MAX_LAYER + 1];
     cli_note("%d + %d tokens, %d layer calls each, %.2f s", r->n_prompt, r->n_generated, r->n_calls, seconds);
     if (!picked) return;
     polar_program_strip(&candidates[picked->chosen].program, strip, sizeof strip);
     cli_note("program %s, cost %.3f, P %.3f; %d run, %d layer calls per token in all, %d for this answer", strip,
-             polar_program_cost(&candidates[picked->chosen].program), exp(candidates[picked->chosen].score), picked->n_run,
-             picked->n_calls, picked->votes);
+             polar_program_cost(&candidates[picked->chosen].program), exp(candidates[picked->chosen].score),
+             picked->n_run, picked->n_calls, picked->votes);
 }
 
 /* The answer under what the predictor picks. */
-static int ask_guided(run_options *o, const polar_model *model, const char *question, polar_candidate *candidates, polar_picked *picked) {
+static int ask_guided(run_options *o, const polar_model *model, const char *question, polar_candidate *candidates,
+                      polar_picked *picked) {
     polar_pick_options pick = polar_pick_defaults();
     polar_answer_options a = polar_answer_defaults();
     polar_error e;
@@ -88,7 +90,8 @@ static int ask_guided(run_options *o, const polar_model *model, const char *ques
     if (!status) status = cli_pick_head(o->head, &pick.head);
     if (!status) status = guide_question(&g, question, a.generate.max_tokens, &pick);
     if (!status) status = guide_pick(&g, candidates, max, &n);
-    if (!status && polar_picker_answer(g.picker, question, strlen(question), g.tokens, g.n_tokens, candidates, n, &a, picked, &e))
+    if (!status &&
+        polar_picker_answer(g.picker, question, strlen(question), g.tokens, g.n_tokens, candidates, n, &a, picked, &e))
         status = interrupted ? cli_fail("interrupted") : cli_fail("%s", e.message);
     guide_close(&g);
     return status;
@@ -156,14 +159,17 @@ int command_run(cli *c) {
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "with -p: auto, menu or programs (auto: the menu if there is one)"},
         {"price", 0, CLI_NUMBER, &o.price, "X", "with -p: of one pass through all layers (the predictor's)"},
         {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "with -p: model of the features, for predictors that read one"},
-        {"any-model", 0, CLI_FLAG, &o.any_model, NULL, "with -p: also for a model that differs from that of the training"},
-        {"prompt", 0, CLI_TEXT, &o.prompt.prompt, "TEXT", "with -p: text with {question}, or @FILE (that of the training)"},
+        {"any-model", 0, CLI_FLAG, &o.any_model, NULL,
+         "with -p: also for a model that differs from that of the training"},
+        {"prompt", 0, CLI_TEXT, &o.prompt.prompt, "TEXT",
+         "with -p: text with {question}, or @FILE (that of the training)"},
         {"chat", 0, CLI_TEXT, &o.prompt.chat, "FORMAT", "auto, raw, chatml or llama3 (auto: the file's)"},
         {"system", 0, CLI_TEXT, &o.prompt.system, "TEXT", "system message"},
         {"tokens", 'n', CLI_INT, &g->max_tokens, "N", "at most so many new tokens (256)"},
         {"ctx", 'c', CLI_INT, &o.ask.session.n_ctx, "N", "context in tokens (what question and answer need)"},
         {"temperature", 0, CLI_NUMBER, &o.temperature, "T", "0 takes the likeliest token (0)"},
-        {"top-k", 0, CLI_INT, &g->sampling.top_k, "K", "draw from the K likeliest (0: off); with --vote, --cascade: programs"},
+        {"top-k", 0, CLI_INT, &g->sampling.top_k, "K",
+         "draw from the K likeliest (0: off); with --vote, --cascade: programs"},
         {"top-p", 0, CLI_NUMBER, &o.top_p, "P", "draw from the likeliest that sum to P (1: off)"},
         {"min-p", 0, CLI_NUMBER, &o.min_p, "P", "drop what is below P times the likeliest (0: off)"},
         {"seed", 's', CLI_U64, &g->sampling.seed, "N", "the same seed gives the same text (0)"},
@@ -186,12 +192,14 @@ int command_run(cli *c) {
     o.ask = polar_ask_defaults();
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if (!c->n_args == !o.file) return cli_usage("expected one question: as a word, with -f FILE, or - for stdin");
-    if (g->max_tokens < 1 || g->max_tokens > 10000000) return cli_usage("--tokens %d: expected 1..10000000", g->max_tokens);
+    if (g->max_tokens < 1 || g->max_tokens > 10000000)
+        return cli_usage("--tokens %d: expected 1..10000000", g->max_tokens);
     if (o.predictor && o.program) return cli_usage("--program and -p: either is to say which program runs");
     if (!o.predictor && (o.vote || o.cascade || o.encoder || o.prompt.prompt))
         return cli_usage("--vote, --cascade, --encoder and --prompt go with a predictor, -p FILE");
     if (o.vote && o.cascade) return cli_usage("--vote and --cascade: expected one of them");
-    if ((o.vote || o.cascade) && o.temperature > 0) return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
+    if ((o.vote || o.cascade) && o.temperature > 0)
+        return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
     g->sampling.temperature = (float)o.temperature;
     g->sampling.top_p = (float)o.top_p;
     g->sampling.min_p = (float)o.min_p;
@@ -199,7 +207,8 @@ int command_run(cli *c) {
     o.ask.program = o.program;
     o.ask.system = o.prompt.system;
     o.ask.session.tap = on_call;
-    if ((status = cli_chat(o.prompt.chat ? o.prompt.chat : "auto", &o.ask.chat)) || (status = cli_kv_mode(o.kv, &o.ask.session.kv_mode)) ||
+    if ((status = cli_chat(o.prompt.chat ? o.prompt.chat : "auto", &o.ask.chat)) ||
+        (status = cli_kv_mode(o.kv, &o.ask.session.kv_mode)) ||
         (status = cli_kv_type(o.kv_type, &o.ask.session.kv_type)))
         return status;
     if (!(question = question_of(c, &o))) return 1;

@@ -68,8 +68,9 @@ static const char *text_of(const json *object, const char *key) {
 int scores_begin(scores *s, const json *header, const char *name) {
     const json *methods = json_get(header, "methods"), *points = json_get(header, "points");
     memset(s, 0, sizeof *s);
-    if (!json_int(json_get(json_get(header, "model"), "n_layer"), &s->n_layer) || s->n_layer < 1 || s->n_layer > POLAR_MAX_LAYER ||
-        length_of(methods) < 1 || length_of(methods) > SCORE_METHODS || length_of(points) > SCORE_POINTS)
+    if (!json_int(json_get(json_get(header, "model"), "n_layer"), &s->n_layer) || s->n_layer < 1 ||
+        s->n_layer > POLAR_MAX_LAYER || length_of(methods) < 1 || length_of(methods) > SCORE_METHODS ||
+        length_of(points) > SCORE_POINTS)
         return cli_fail("%s: no file of polar eval (its header names no layers and methods)", name);
     s->n_menu = length_of(json_get(header, "menu"));
     json_int(json_get(header, "feature_calls"), &s->feature_calls);
@@ -119,8 +120,9 @@ static int read_runs(scores *s, score_question *q, const json *runs) {
     for (const json *r = runs->child; r; r = r->next, i++) {
         score_run *x = &q->runs[i];
         const double logprob = number_of(json_get(r, "logprob"), 0);
-        if ((x->program = texts_number(&s->programs, text_of(r, "program"))) < 0 || !json_int(json_get(r, "calls"), &x->calls) ||
-            !json_int(json_get(r, "right"), &x->right) || !json_int(json_get(r, "tokens"), &x->tokens) || x->calls < 1)
+        if ((x->program = texts_number(&s->programs, text_of(r, "program"))) < 0 ||
+            !json_int(json_get(r, "calls"), &x->calls) || !json_int(json_get(r, "right"), &x->right) ||
+            !json_int(json_get(r, "tokens"), &x->tokens) || x->calls < 1)
             return 0;
         x->limit = !strcmp(text_of(r, "stop"), "limit");
         x->confidence = x->tokens > 0 ? logprob / x->tokens : POLAR_NO_CONFIDENCE;
@@ -136,8 +138,8 @@ static int read_results(score_question *q, const json *results, const json *seco
         x->calls = number_of(json_get(r, "calls"), -1);
         x->positions = number_of(json_get(r, "positions"), 0);
         x->seconds = number_of(t, -1);
-        if (!json_int(json_get(r, "chosen"), &x->chosen) || !json_int(json_get(r, "right"), &x->right) || x->chosen >= q->n_runs ||
-            x->calls < 0 || x->positions < 1)
+        if (!json_int(json_get(r, "chosen"), &x->chosen) || !json_int(json_get(r, "right"), &x->right) ||
+            x->chosen >= q->n_runs || x->calls < 0 || x->positions < 1)
             return 0;
         if (t) t = t->next;
     }
@@ -157,7 +159,8 @@ static int read_menu(score_question *q, const json *menu, const json *probabilit
 }
 
 int scores_add(scores *s, const json *record, const char *name) {
-    const json *runs = json_get(record, "runs"), *results = json_get(record, "results"), *menu = json_get(record, "menu");
+    const json *runs = json_get(record, "runs"), *results = json_get(record, "results"),
+               *menu = json_get(record, "menu");
     const json *probability = json_get(record, "probability"), *info = json_get(record, "sample_info");
     score_question *q;
     int index = -1;
@@ -170,7 +173,8 @@ int scores_add(scores *s, const json *record, const char *name) {
     for (int i = 0; i < SCORE_FIELDS; i++) {
         const json *v = json_get(info, score_field_names[i]);
         q->fields[i] = -1;
-        if (v && (v->type == JSON_STRING || v->type == JSON_NUMBER) && v->length) q->fields[i] = texts_number(&s->texts, v->text);
+        if (v && (v->type == JSON_STRING || v->type == JSON_NUMBER) && v->length)
+            q->fields[i] = texts_number(&s->texts, v->text);
     }
     if (!json_int(json_get(record, "n_prompt"), &q->n_prompt) || !read_runs(s, q, runs) ||
         !read_results(q, results, json_get(record, "seconds")) || !read_menu(q, menu, probability)) {
@@ -245,7 +249,8 @@ score_figures scores_figures(const scores *s, int method, const score_bin *bin) 
             seconds += r->seconds;
             f.n_timed++;
         }
-        ++*(before && r->right ? &f.paired.both : before ? &f.paired.broken : r->right ? &f.paired.corrected : &f.paired.neither);
+        ++*(before ? r->right ? &f.paired.both : &f.paired.broken
+                   : r->right ? &f.paired.corrected : &f.paired.neither);
     }
     f.accuracy = polar_eval_accuracy(f.right, f.n);
     f.calls = positions > 0 ? calls / positions : 0;
@@ -296,7 +301,8 @@ static int values_of(const scores *s, int field, int *values, int *counts) {
 }
 
 int scores_bins(const scores *s, int field, score_bin *bins, int capacity) {
-    int values[MAX_VALUES], counts[MAX_VALUES], n_bins = 0, done = 0, total = 0, n = values_of(s, field, values, counts);
+    int values[MAX_VALUES], counts[MAX_VALUES], n_bins = 0, done = 0, total = 0;
+    int n = values_of(s, field, values, counts);
     if (n > capacity && !is_number(s->texts.items[values[0]])) return 0; /* words have no ranges */
     for (int i = 0; i < n; i++) total += counts[i];
     for (int i = 0; i < n; i++) {
@@ -468,7 +474,7 @@ static int fit_cascade(const scores *s, score_fit *fit) {
     const int k = s->k < s->n_menu ? s->k : s->n_menu;
     polar_cascade_run *runs = calloc((size_t)s->n * (size_t)k, sizeof *runs);
     polar_error e;
-    int status;
+    int status = 0;
     if (!runs) return cli_fail("out of memory");
     for (int i = 0; i < s->n; i++) {
         const score_question *q = &s->questions[i];
@@ -482,7 +488,8 @@ static int fit_cascade(const scores *s, score_fit *fit) {
             x->correct = r->right;
         }
     }
-    status = polar_cascade_fit(runs, s->n, k, POLAR_MENU_PRICE, &fit->threshold, NULL, NULL, &e) ? cli_fail("%s", e.message) : 0;
+    if (polar_cascade_fit(runs, s->n, k, POLAR_MENU_PRICE, &fit->threshold, NULL, NULL, &e))
+        status = cli_fail("%s", e.message);
     fit->cascade_programs = k;
     free(runs);
     return status;
@@ -519,7 +526,8 @@ void score_fit_put(FILE *f, const score_fit *fit) {
         put_pick(f, "save", &fit->save, fit->n);
     }
     if (*fit->fixed_best)
-        fprintf(f, ",\"fixed\":{\"gain\":\"%s\",\"save\":\"%s\",\"best\":\"%s\"}", fit->fixed_gain, fit->fixed_save, fit->fixed_best);
+        fprintf(f, ",\"fixed\":{\"gain\":\"%s\",\"save\":\"%s\",\"best\":\"%s\"}", fit->fixed_gain, fit->fixed_save,
+                fit->fixed_best);
     if (fit->cascade_programs) {
         fprintf(f, ",\"cascade\":{\"programs\":%d,\"threshold\":", fit->cascade_programs);
         json_put_double(f, fit->threshold);
@@ -635,8 +643,8 @@ static const char *p_text(double p, char *text, size_t size) {
 static void print_figures(FILE *f, const scores *s, int method) {
     const score_figures x = scores_figures(s, method, NULL);
     char p[16];
-    fprintf(f, "%-20.20s%5.1f %4.1f-%-5.1f%6.2f", s->methods[method].name, 100 * share(x.right, x.n), 100 * x.accuracy.low,
-            100 * x.accuracy.high, x.calls);
+    fprintf(f, "%-20.20s%5.1f %4.1f-%-5.1f%6.2f", s->methods[method].name, 100 * share(x.right, x.n),
+            100 * x.accuracy.low, 100 * x.accuracy.high, x.calls);
     if (method)
         fprintf(f, "%6d%5d %+6.1f %+5.1f %+5.1f %6s", x.paired.corrected, x.paired.broken,
                 100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low, 100 * x.difference.high,
@@ -679,8 +687,10 @@ static void print_times(FILE *f, const scores *s) {
 
 void scores_print(FILE *f, const scores *s) {
     int oracles = 0;
-    fprintf(f, "%d questions; layers: calls per token, features included, of %d\n"
-               "                    right  95 %% int. layers  corr brok   diff   95 %% int.      p\n", s->n, s->n_layer);
+    fprintf(f,
+            "%d questions; layers: calls per token, features included, of %d\n"
+            "                    right  95 %% int. layers  corr brok   diff   95 %% int.      p\n",
+            s->n, s->n_layer);
     for (int i = 0; i < s->n_methods; i++) {
         oracles += s->methods[i].needs_answer;
         if (!s->methods[i].needs_answer) print_figures(f, s, i);

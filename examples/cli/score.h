@@ -131,8 +131,9 @@ typedef struct score_fit {
     int n, identity_right;
     int has_points;
     score_pick gain, save;  /* most right answers at a cost of at most 1; least cost with as many as the identity */
-    char fixed_gain[600], fixed_save[600], fixed_best[600]; /* single programs of the menu by the same rules, and at any cost */
-    char file[200], questions[24]; /* where from: name, checksum */
+    char fixed_gain[600], fixed_save[600]; /* single programs of the menu by the same rules */
+    char fixed_best[600];                  /* ... and at any cost */
+    char file[200], questions[24];         /* where from: name, checksum */
     double threshold;       /* of a cascade over the first k picks of `gain` */
     int cascade_programs;   /* k; 0: none */
 } score_fit;

@@ -4,7 +4,8 @@
 #include <limits.h>
 
 typedef struct train_options {
-    const char *model, *out, *heads, *feature, *encoder, *cache, *checkpoint, *cpu, *schedule, *identity, *select, *pooling;
+    const char *model, *out, *heads, *feature, *encoder, *cache, *checkpoint, *cpu, *schedule, *identity, *select,
+        *pooling;
     int layer, max_tokens, threads, restart, json, menu_size, cascade, limit;
     double price;
     uint64_t seed;
@@ -61,8 +62,8 @@ static int read_header(run *r) {
     checksum = json_get_text(json_get(header_of(r), "model"), "checksum");
     snprintf(mine, sizeof mine, "%016llx", (unsigned long long)r->checksum);
     if (n_layer != r->info.n_layer || (checksum && strcmp(checksum, mine)))
-        return cli_fail("%s was made with another model (%d layers, checksum %s); %s has %d layers and %s", r->file, n_layer,
-                        checksum ? checksum : "unknown", r->o->model, r->info.n_layer, mine);
+        return cli_fail("%s was made with another model (%d layers, checksum %s); %s has %d layers and %s", r->file,
+                        n_layer, checksum ? checksum : "unknown", r->o->model, r->info.n_layer, mine);
     return 0;
 }
 
@@ -100,8 +101,8 @@ static int make_paths(run *r, int q, int line) {
         const trial *x = &t->items[i];
         for (int c = 0; c < x->n; c++)
             if (x->path[c] < 0 || x->path[c] >= r->info.n_layer)
-                return cli_fail("%s:%d: path %d executes layer %d, %s has layers 0..%d: it was found for another model", r->file, line,
-                                i + 1, x->path[c], r->o->model, r->info.n_layer - 1);
+                return cli_fail("%s:%d: path %d executes layer %d, %s has layers 0..%d: it was found for another model",
+                                r->file, line, i + 1, x->path[c], r->o->model, r->info.n_layer - 1);
         paths[i].path = x->path;
         paths[i].length = x->n;
         paths[i].result = x->reward > 0 ? POLAR_RESULT_VALID : POLAR_RESULT_INVALID;
@@ -121,7 +122,8 @@ static int read_paths(run *r) {
     if (!r->trials || !r->paths || !r->features || !r->data || !r->order) return cli_fail("out of memory");
     if (!cli_objects_open(&samples, r->file)) return 1;
     for (int q = 0; q < r->n && !status && (sample = cli_objects_next(&samples)); q++) {
-        if (!trials_read(&r->trials[q], sample)) status = cli_fail("%s:%d: a path is no list of layers", r->file, samples.line);
+        if (!trials_read(&r->trials[q], sample))
+            status = cli_fail("%s:%d: a path is no list of layers", r->file, samples.line);
         else if (!(status = add_identity(r, &r->trials[q], sample))) status = make_paths(r, q, samples.line);
     }
     status |= samples.failed;
@@ -272,8 +274,8 @@ static void order_questions(run *r) {
 static int on_step(void *user, const polar_train_progress *p) {
     const run *r = user;
     const double share = p->n_steps ? (double)p->step / p->n_steps : 1, spent = cli_seconds() - r->started;
-    cli_progress("programs: epoch %d of %d, %3.0f %%, loss %.4f, %.0f s left", p->epoch + 1, r->o->train.n_epochs, 100 * share, p->loss,
-                 share > 0 ? spent * (1 - share) / share : 0);
+    cli_progress("programs: epoch %d of %d, %3.0f %%, loss %.4f, %.0f s left", p->epoch + 1, r->o->train.n_epochs,
+                 100 * share, p->loss, share > 0 ? spent * (1 - share) / share : 0);
     return cli_interrupted();
 }
 
@@ -313,7 +315,8 @@ static int run_trainer(run *r, polar_trainer *t, const char *checkpoint) {
         polar_train_progress p;
         polar_trainer_get_progress(t, &p);
         status = polar_trainer_run(t, (p.n_steps + r->o->train.n_epochs - 1) / r->o->train.n_epochs, &e);
-        if ((!status || status == POLAR_CANCELLED) && polar_trainer_save(t, checkpoint, &saving)) return cli_fail("%s", saving.message);
+        if ((!status || status == POLAR_CANCELLED) && polar_trainer_save(t, checkpoint, &saving))
+            return cli_fail("%s", saving.message);
     } while (!status && !polar_trainer_done(t));
     cli_progress_end();
     if (status == POLAR_CANCELLED) return cli_fail("interrupted; the same command goes on from %s", checkpoint);
@@ -330,7 +333,8 @@ static int train_paper(run *r) {
     o->n_threads = r->o->threads;
     o->progress = on_step;
     o->progress_user = r;
-    if (!status && polar_trainer_create(&t, r->info.n_layer, r->width, r->data, r->n, o, &e)) status = cli_fail("%s: %s", r->file, e.message);
+    if (!status && polar_trainer_create(&t, r->info.n_layer, r->width, r->data, r->n, o, &e))
+        status = cli_fail("%s: %s", r->file, e.message);
     if (!status) status = run_trainer(r, t, checkpoint);
     if (!status) {
         polar_trainer_get_progress(t, &r->progress);
@@ -352,7 +356,8 @@ static int choose_menu(run *r) {
     r->programs[0] = polar_program_identity(r->info.n_layer);
     r->n_programs = 1;
     if (!menu || menu->type != JSON_ARRAY) {
-        if (polar_menu_choose(r->data, r->n, r->info.n_layer, r->o->menu_size, r->o->price, r->programs, &r->n_programs, NULL, &e))
+        if (polar_menu_choose(r->data, r->n, r->info.n_layer, r->o->menu_size, r->o->price, r->programs, &r->n_programs,
+                              NULL, &e))
             return cli_fail("%s", e.message);
         return 0;
     }
@@ -387,7 +392,8 @@ static int train_menu(run *r) {
     o->progress_user = r;
     o->n_held = r->n_held;
     r->started = cli_seconds();
-    failed = polar_menu_train(&both, r->predictor, r->info.n_layer, r->width, r->data, r->n, r->programs, r->n_programs, o, &r->report, &e);
+    failed = polar_menu_train(&both, r->predictor, r->info.n_layer, r->width, r->data, r->n, r->programs, r->n_programs,
+                              o, &r->report, &e);
     cli_progress_end();
     if (failed == POLAR_CANCELLED) return cli_fail("interrupted");
     if (failed) return cli_fail("%s: %s", r->file, e.message);
@@ -409,7 +415,8 @@ static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs)
         if (at < 0 || !t->items[at].answer) return 0;
         runs[p].correct = t->items[at].reward > 0;
         runs[p].cost = polar_program_cost(program);
-        runs[p].confidence = t->items[at].n_tokens > 0 ? t->items[at].logprob / t->items[at].n_tokens : POLAR_NO_CONFIDENCE;
+        runs[p].confidence =
+            t->items[at].n_tokens > 0 ? t->items[at].logprob / t->items[at].n_tokens : POLAR_NO_CONFIDENCE;
     }
     return 1;
 }
@@ -422,10 +429,12 @@ static int fit_cascade(run *r) {
     int status = 0;
     if (k < 2) return 0;
     if (!(runs = malloc((size_t)(r->n_held + 1) * (size_t)k * sizeof *runs))) return cli_fail("out of memory");
-    for (int i = r->n - r->n_held; i < r->n; i++) r->n_cascade += cascade_question(r, i, k, runs + (size_t)r->n_cascade * (size_t)k);
+    for (int i = r->n - r->n_held; i < r->n; i++)
+        r->n_cascade += cascade_question(r, i, k, runs + (size_t)r->n_cascade * (size_t)k);
     if (r->n_cascade >= 20) {
         polar_predictor_get_info(r->predictor, &info);
-        if (polar_cascade_fit(runs, r->n_cascade, k, info.price, &r->threshold, &r->worth, NULL, &e)) status = cli_fail("%s", e.message);
+        if (polar_cascade_fit(runs, r->n_cascade, k, info.price, &r->threshold, &r->worth, NULL, &e))
+            status = cli_fail("%s", e.message);
         info.cascade_threshold = r->threshold;
         info.cascade_programs = k;
         if (!status && polar_predictor_set_info(r->predictor, &info, &e)) status = cli_fail("%s", e.message);
@@ -471,14 +480,15 @@ static void print_curve(const run *r) {
     double most = 0;
     for (int i = 0; i < r->progress.epoch; i++)
         if (r->curve[i].loss > most) most = r->curve[i].loss;
-    printf("programs        %d questions, %d held out; %d paths; %lu parameters\n", r->progress.n_questions, r->progress.n_validation,
-           r->progress.n_examples, (unsigned long)r->progress.n_params);
+    printf("programs        %d questions, %d held out; %d paths; %lu parameters\n", r->progress.n_questions,
+           r->progress.n_validation, r->progress.n_examples, (unsigned long)r->progress.n_params);
     if (r->progress.n_skipped) printf("                %d steps were not finite and left out\n", r->progress.n_skipped);
     printf("  epoch    loss  held out  first ok  five ok  identity\n");
     for (int i = 0; i < r->progress.epoch; i++) {
         const polar_train_epoch *c = &r->curve[i];
-        printf("  %4d%c  %6.4f    %6.4f   %5.1f %%  %5.1f %%   %5.1f %%  ", i + 1, i == r->progress.best_epoch ? '*' : ' ', c->loss,
-               c->validation_loss, 100 * c->hit1, 100 * c->hit5, 100 * c->identity);
+        printf("  %4d%c  %6.4f    %6.4f   %5.1f %%  %5.1f %%   %5.1f %%  ", i + 1,
+               i == r->progress.best_epoch ? '*' : ' ', c->loss, c->validation_loss, 100 * c->hit1, 100 * c->hit5,
+               100 * c->identity);
         print_bar(c->loss, most, 20);
     }
 }
@@ -486,8 +496,8 @@ static void print_curve(const run *r) {
 static void print_menu(const run *r) {
     const polar_menu_report *m = &r->report;
     char text[4096];
-    printf("menu            %d questions, %d held out; log loss %.4f, calibrated %.4f; epoch %d\n", m->n_questions, m->n_validation,
-           m->loss, m->calibrated_loss, m->best_epoch + 1);
+    printf("menu            %d questions, %d held out; log loss %.4f, calibrated %.4f; epoch %d\n", m->n_questions,
+           m->n_validation, m->loss, m->calibrated_loss, m->best_epoch + 1);
     for (int k = 0; k < r->n_programs; k++) {
         polar_program_format(&r->programs[k], text, sizeof text);
         printf("  %2d  cost %.3f  %s\n", k, polar_program_cost(&r->programs[k]), text);
@@ -498,7 +508,8 @@ static void print_menu(const run *r) {
     printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * m->fixed, m->fixed_cost);
     printf("  menu          %5.1f %%  cost %.3f\n", 100 * m->picked, m->picked_cost);
     if (r->n_cascade >= 20)
-        printf("  cascade       %5.1f %%  cost %.3f  threshold %.4f (fitted on these)\n", 100 * r->cascade_picked, r->cascade_cost, r->threshold);
+        printf("  cascade       %5.1f %%  cost %.3f  threshold %.4f (fitted on these)\n", 100 * r->cascade_picked,
+               r->cascade_cost, r->threshold);
     printf("  oracle        %5.1f %%  knows the answers\n", 100 * m->oracle);
 }
 
@@ -512,8 +523,10 @@ static void print_json(const run *r) {
     printf("{\"out\":");
     json_put_text(stdout, r->o->out);
     if (r->paper) {
-        printf(",\"programs\":{\"n_questions\":%d,\"n_validation\":%d,\"n_examples\":%d,\"n_skipped\":%d,\"best_epoch\":%d,\"curve\":[",
-               r->progress.n_questions, r->progress.n_validation, r->progress.n_examples, r->progress.n_skipped, r->progress.best_epoch + 1);
+        printf(",\"programs\":{\"n_questions\":%d,\"n_validation\":%d,\"n_examples\":%d,\"n_skipped\":%d,"
+               "\"best_epoch\":%d,\"curve\":[",
+               r->progress.n_questions, r->progress.n_validation, r->progress.n_examples, r->progress.n_skipped,
+               r->progress.best_epoch + 1);
         for (int i = 0; i < r->progress.epoch; i++) {
             printf("%s{\"epoch\":%d", i ? "," : "", i + 1);
             put_pair("loss", r->curve[i].loss);
@@ -527,8 +540,8 @@ static void print_json(const run *r) {
         printf("]}");
     }
     if (r->menu_too) {
-        printf(",\"menu\":{\"n_questions\":%d,\"n_validation\":%d,\"n_complete\":%d,\"n_programs\":%d", m->n_questions, m->n_validation,
-               m->n_complete, r->n_programs);
+        printf(",\"menu\":{\"n_questions\":%d,\"n_validation\":%d,\"n_complete\":%d,\"n_programs\":%d", m->n_questions,
+               m->n_validation, m->n_complete, r->n_programs);
         put_pair("loss", m->loss);
         put_pair("calibrated_loss", m->calibrated_loss);
         put_pair("identity", m->identity);
@@ -563,8 +576,8 @@ static int train(run *r) {
     r->n_held = (int)(r->o->menu.validation * r->n + 0.5);
     if ((status = read_paths(r)) || (status = make_features(r))) return status;
     order_questions(r);
-    if ((r->paper && (status = train_paper(r))) || (r->menu_too && ((status = train_menu(r)) || (status = fit_cascade(r)))) ||
-        (status = set_info(r)))
+    if ((r->paper && (status = train_paper(r))) ||
+        (r->menu_too && ((status = train_menu(r)) || (status = fit_cascade(r)))) || (status = set_info(r)))
         return status;
     if (polar_predictor_save(r->predictor, r->o->out, &e)) return cli_fail("%s", e.message);
     if (r->paper && (checkpoint = checkpoint_name(r))) {
@@ -610,12 +623,14 @@ static int word_of(const char *option, const char *word, const char *const *word
 }
 
 static int read_words(train_options *o, run *r) {
-    static const char *const heads[] = {"both", "programs", "menu", NULL}, *const schedules[] = {"cosine", "linear", "constant", NULL},
-                      *const identities[] = {"plain", "reweight", "drop", NULL}, *const selects[] = {"loss", "hit1", "hit5", NULL},
-                      *const poolings[] = {"attention", "sum", "last", "all", NULL};
+    static const char *const heads[] = {"both", "programs", "menu", NULL},
+                             *const schedules[] = {"cosine", "linear", "constant", NULL},
+                             *const identities[] = {"plain", "reweight", "drop", NULL},
+                             *const selects[] = {"loss", "hit1", "hit5", NULL},
+                             *const poolings[] = {"attention", "sum", "last", "all", NULL};
     const int head = word_of("--heads", o->heads, heads), schedule = word_of("--schedule", o->schedule, schedules),
-              identity = word_of("--identity", o->identity, identities), select = word_of("--select", o->select, selects),
-              pooling = word_of("--pooling", o->pooling, poolings);
+              identity = word_of("--identity", o->identity, identities),
+              select = word_of("--select", o->select, selects), pooling = word_of("--pooling", o->pooling, poolings);
     if (head < 0 || schedule < 0 || identity < 0 || select < 0 || pooling < 0) return 2;
     r->paper = head != 2;
     r->menu_too = head != 1;
@@ -623,8 +638,10 @@ static int read_words(train_options *o, run *r) {
     o->train.identity = (polar_identity)identity;
     o->train.select = (polar_select)select;
     o->menu.pooling = pooling; /* the words are in the order of the flags' sums */
-    if (!(o->menu.validation >= 0 && o->menu.validation < 1)) return cli_usage("--menu-validation: expected 0 to below 1");
-    if (o->menu_size < 2 || o->menu_size > POLAR_MAX_MENU) return cli_usage("--menu-size %d: expected 2..%d", o->menu_size, POLAR_MAX_MENU);
+    if (!(o->menu.validation >= 0 && o->menu.validation < 1))
+        return cli_usage("--menu-validation: expected 0 to below 1");
+    if (o->menu_size < 2 || o->menu_size > POLAR_MAX_MENU)
+        return cli_usage("--menu-size %d: expected 2..%d", o->menu_size, POLAR_MAX_MENU);
     return 0;
 }
 
@@ -664,10 +681,13 @@ int command_train(cli *c) {
         {"attention-heads", 0, CLI_INT, &t->n_head, "N", "programs: attention heads (4)"},
         {"dropout", 0, CLI_NUMBER, &t->dropout, "P", "programs: (0.1)"},
         {"max-paths", 0, CLI_INT, &t->max_paths, "N", "programs: valid paths of a question, 0 all (50)"},
-        {"identity", 0, CLI_TEXT, &o.identity, "HOW", "programs: plain, reweight or drop where a shorter one is valid (plain)"},
+        {"identity", 0, CLI_TEXT, &o.identity, "HOW",
+         "programs: plain, reweight or drop where a shorter one is valid (plain)"},
         {"identity-weight", 0, CLI_NUMBER, &t->identity_weight, "X", "programs: for reweight (0.3)"},
-        {"length-preference", 0, CLI_NUMBER, &t->length_preference, "X", "programs: weights exp(-X length) (0; published 0.05)"},
-        {"anti-identity", 0, CLI_NUMBER, &t->anti_identity, "X", "programs: penalty of keeping all where that is wrong (0)"},
+        {"length-preference", 0, CLI_NUMBER, &t->length_preference, "X",
+         "programs: weights exp(-X length) (0; published 0.05)"},
+        {"anti-identity", 0, CLI_NUMBER, &t->anti_identity, "X",
+         "programs: penalty of keeping all where that is wrong (0)"},
         {"per-question", 0, CLI_FLAG, &t->per_question, NULL, "programs: weights of a question add up to 1"},
         {"validation", 0, CLI_NUMBER, &t->validation, "X", "programs: share of the questions held out (0.1)"},
         {"select", 0, CLI_TEXT, &o.select, "HOW", "programs: best epoch by loss, hit1 or hit5 (loss)"},
@@ -679,13 +699,15 @@ int command_train(cli *c) {
         {"menu-dropout", 0, CLI_NUMBER, &m->dropout, "P", "menu: (0.1)"},
         {"menu-weight-decay", 0, CLI_NUMBER, &m->weight_decay, "X", "menu: (0.01)"},
         {"menu-validation", 0, CLI_NUMBER, &m->validation, "X", "menu: share of the questions held out (0.2)"},
-        {"pooling", 0, CLI_TEXT, &o.pooling, "HOW", "menu: attention alone; also the sum, the last token, or all (all)"},
+        {"pooling", 0, CLI_TEXT, &o.pooling, "HOW",
+         "menu: attention alone; also the sum, the last token, or all (all)"},
         {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight in the loss of what a pick is worth (1)"},
         {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of a cascade whose threshold is fitted (3)"},
         {0}};
     memset(&o, 0, sizeof o);
     memset(&r, 0, sizeof r);
-    o.heads = "both", o.feature = "hidden", o.cpu = "auto", o.schedule = "cosine", o.identity = "plain", o.select = "loss";
+    o.heads = "both", o.feature = "hidden", o.cpu = "auto", o.schedule = "cosine", o.identity = "plain",
+    o.select = "loss";
     o.pooling = "all";
     o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 3;
     o.price = POLAR_MENU_PRICE;

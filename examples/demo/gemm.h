@@ -86,8 +86,8 @@ static inline void gemm_convert(const float *a, size_t n, gemm_unit *out) {
 
 /* A tile of C: c[i][j] (+)= sum over k of a[i * a_row + k * a_col] b[k * GEMM_COLS + j], for GEMM_ROWS x GEMM_COLS and
  * n units. */
-static inline void gemm_tile(int n, const gemm_unit *a, size_t a_row, size_t a_col, const gemm_unit *b, float *c, size_t ldc,
-                             int add) {
+static inline void gemm_tile(int n, const gemm_unit *a, size_t a_row, size_t a_col, const gemm_unit *b, float *c,
+                             size_t ldc, int add) {
     gemm_vec sum[GEMM_ROWS][2];
     GEMM_UNROLL
     for (int i = 0; i < GEMM_ROWS; i++) sum[i][0] = sum[i][1] = (gemm_vec){0};
@@ -143,7 +143,8 @@ static inline void gemm_outer(int m, int n, int k, const float *a, const float *
         for (int i = 0; i < m; i += GEMM_ROWS)
             for (int s = 0; s < units; s++) {
                 const float *from = a + (size_t)(t + s * GEMM_DEPTH) * (size_t)m + i;
-                gemm_join(from, from + (GEMM_DEPTH - 1) * m, GEMM_ROWS, copy + (size_t)i * GEMM_BLOCK + (size_t)s * GEMM_ROWS);
+                gemm_join(from, from + (GEMM_DEPTH - 1) * m, GEMM_ROWS,
+                          copy + (size_t)i * GEMM_BLOCK + (size_t)s * GEMM_ROWS);
             }
         for (int j = 0; j < n; j += GEMM_COLS) {
             for (int s = 0; s < units; s++) {
@@ -151,7 +152,8 @@ static inline void gemm_outer(int m, int n, int k, const float *a, const float *
                 gemm_join(from, from + (GEMM_DEPTH - 1) * n, GEMM_COLS, panel + s * GEMM_COLS);
             }
             for (int i = 0; i < m; i += GEMM_ROWS)
-                gemm_tile(units, copy + (size_t)i * GEMM_BLOCK, 1, GEMM_ROWS, panel, c + (size_t)i * (size_t)n + j, (size_t)n, 1);
+                gemm_tile(units, copy + (size_t)i * GEMM_BLOCK, 1, GEMM_ROWS, panel, c + (size_t)i * (size_t)n + j,
+                          (size_t)n, 1);
         }
     }
 }

@@ -5,10 +5,10 @@
  *     train_model -v vocabulary.gguf -o model.gguf [-c checkpoint] [options]
  *
  * The questions are drawn on the fly and come with a question after each step: a story is read once, and each of its
- * questions is a side branch that sees the story so far and itself. With --dial each micro-batch runs under a program of
- * its own: a middle block is executed 0 to 4 times and the block after it in part, so that the model learns to go on
- * from any depth. It writes a model file in F32 and prints loss, accuracy and speed. --check compares gradients with
- * differences and the exported file with polar's own forward pass. */
+ * questions is a side branch that sees the story so far and itself. With --dial each micro-batch runs under a program
+ * of its own: a middle block is executed 0 to 4 times and the block after it in part, so that the model learns to go
+ * on from any depth. It writes a model file in F32 and prints loss, accuracy and speed. --check compares gradients
+ * with differences and the exported file with polar's own forward pass. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -123,7 +123,8 @@ static void add_questions(batch *b, const text *v, const story *s, int from, con
     }
     for (int i = 0; i < s->n_steps && i < BRANCHES; i++) {
         const int k = i ? order[i] : s->n_steps;
-        if (story_set_of(s, k) == STORY_MODEL && !add_question(b, v, s, k, from, ends[k], story_below(state, 4) == 0)) return;
+        if (story_set_of(s, k) == STORY_MODEL && !add_question(b, v, s, k, from, ends[k], story_below(state, 4) == 0))
+            return;
     }
 }
 
@@ -265,7 +266,8 @@ static void run_micro_batch(worker *w, const trainer *t, int index) {
 
 /* Sum of the workers' gradients into the first one's, over this worker's share; the others' become 0. */
 static double reduce(trainer *t, int index) {
-    const size_t n = t->m.n_params, from = n * (size_t)index / (size_t)t->n_workers, to = n * (size_t)(index + 1) / (size_t)t->n_workers;
+    const size_t n = t->m.n_params, from = n * (size_t)index / (size_t)t->n_workers,
+                 to = n * (size_t)(index + 1) / (size_t)t->n_workers;
     float *sum = t->workers[0].p.grad;
     double norm = 0;
     for (int i = 1; i < t->n_workers; i++) {
@@ -284,7 +286,8 @@ static double reduce(trainer *t, int index) {
 /* Warm-up over 200 updates, then a cosine down to a tenth. */
 static double learning_rate(const trainer *t) {
     const double p = t->progress < 1 ? t->progress : 1;
-    return t->o->lr * (t->update < 200 ? (double)(t->update + 1) / 200 : 1) * (0.1 + 0.45 * (1 + cos(3.14159265358979 * p)));
+    return t->o->lr * (t->update < 200 ? (double)(t->update + 1) / 200 : 1) *
+           (0.1 + 0.45 * (1 + cos(3.14159265358979 * p)));
 }
 
 /* AdamW with clipping to norm 1, over the tensors of this worker; the gradients become 0. */
@@ -294,7 +297,8 @@ static void adamw(trainer *t, int index) {
     for (int i = 0; i < t->n_workers; i++) norm += t->norm[i];
     norm = sqrt(norm) / t->weight;
     const float scale = (float)((norm > 1 ? 1 / norm : 1) / t->weight);
-    const float c1 = (float)(1 / (1 - pow(0.9, (double)t->update + 1))), c2 = (float)(1 / (1 - pow(0.98, (double)t->update + 1)));
+    const float c1 = (float)(1 / (1 - pow(0.9, (double)t->update + 1))),
+                c2 = (float)(1 / (1 - pow(0.98, (double)t->update + 1)));
     for (int i = index; i < t->m.n_tensors; i += t->n_workers) {
         const tensor *x = t->m.tensors[i];
         const float decay = x->cols > 1 ? 0.02f * lr : 0;
@@ -418,15 +422,17 @@ typedef struct part {
 static int layer_parts(const model *m, const layer *l, part *p) {
     const int d = m->width, ff = m->n_ff;
     const part all[] = {{"attn_norm", &l->norm1, 0, 1}, {"attn_q", &l->qkv, 0, d}, {"attn_k", &l->qkv, d, 2 * d},
-                        {"attn_v", &l->qkv, 2 * d, 3 * d}, {"attn_output", &l->out, 0, d}, {"ffn_norm", &l->norm2, 0, 1},
-                        {"ffn_gate", &l->gate_up, 0, ff}, {"ffn_up", &l->gate_up, ff, 2 * ff}, {"ffn_down", &l->down, 0, d}};
+                        {"attn_v", &l->qkv, 2 * d, 3 * d}, {"attn_output", &l->out, 0, d},
+                        {"ffn_norm", &l->norm2, 0, 1}, {"ffn_gate", &l->gate_up, 0, ff},
+                        {"ffn_up", &l->gate_up, ff, 2 * ff}, {"ffn_down", &l->down, 0, d}};
     memcpy(p, all, sizeof all);
     return (int)(sizeof all / sizeof *all);
 }
 
 static void write_hyperparameters(polar_gguf_writer *w, const model *m) {
-    static const char about[] = "A small transformer that answers generated questions about cups, swaps, lifts and clocks; "
-                                "trained with a random depth per batch, for programs of layers.";
+    static const char about[] =
+        "A small transformer that answers generated questions about cups, swaps, lifts and clocks; "
+        "trained with a random depth per batch, for programs of layers.";
     polar_gguf_writer_set_string(w, "general.name", "polar demo", 10);
     polar_gguf_writer_set_string(w, "general.description", about, strlen(about));
     polar_gguf_writer_set_string(w, "general.license", "mit", 3);
@@ -602,7 +608,8 @@ static int check_export(trainer *t, const int *path, int n_path) {
         else {
             int mark = 0; /* the answer of the second question */
             while (w->p.b.marks[mark].question < 1 || w->p.b.marks[mark].weight < 1) mark++;
-            const float *ours = w->p.logits + (size_t)mark * (size_t)t->m.padded_vocab, *theirs = polar_session_logits(session, 0);
+            const float *ours = w->p.logits + (size_t)mark * (size_t)t->m.padded_vocab,
+                        *theirs = polar_session_logits(session, 0);
             for (int k = 0; k < t->m.n_vocab; k++) worst = fmax(worst, fabs((double)(ours[k] - theirs[k])));
             if (!(worst < 1e-3)) bad++;
         }
@@ -690,7 +697,8 @@ static int read_question(FILE *f, char *question, size_t size, char *answer, int
     char name[16];
     if (!fgets(line, sizeof line, f)) return 0;
     char *q = strstr(line, "\"question\":\""), *end = q ? strstr(q, "\",\"answer\":\"") : NULL;
-    if (!end || sscanf(end, "\",\"answer\":\"%7[^\"]\",\"task\":\"%15[^\"]\",\"steps\":%d", answer, name, steps) != 3) return 0;
+    if (!end || sscanf(end, "\",\"answer\":\"%7[^\"]\",\"task\":\"%15[^\"]\",\"steps\":%d", answer, name, steps) != 3)
+        return 0;
     *end = 0;
     snprintf(question, size, "%s\n", q + 12);
     for (*task = 0; *task < STORY_TASKS - 1 && strcmp(name, story_task_names[*task]); ++*task) continue;
@@ -725,7 +733,8 @@ static void *survey_share(void *argument) {
     for (int p = w->index; p < s->n_programs; p += t->n_workers) {
         pass_forward(&w->p, s->path[p], s->length[p]);
         pass_loss(&w->p);
-        for (int i = 0; i < w->p.b.n_questions; i++) s->right[p][s->n_questions + i] = (uint8_t)w->p.b.questions[i].right;
+        for (int i = 0; i < w->p.b.n_questions; i++)
+            s->right[p][s->n_questions + i] = (uint8_t)w->p.b.questions[i].right;
     }
     return NULL;
 }
@@ -773,7 +782,8 @@ static void fit_choice(const survey *s, int half, double price, choice *c) {
     for (int p = 0; !known[half] && p < s->n_programs; p++)
         for (int t = 0; t < STORY_TASKS; t++)
             for (int k = 1; k <= STORY_MAX_STEPS; k++)
-                table[half][p][t][k] = (share_right(s, p, t, k - 1, k + 1, half, NULL) + share_right(s, p, t, k, k, half, NULL)) / 2;
+                table[half][p][t][k] =
+                    (share_right(s, p, t, k - 1, k + 1, half, NULL) + share_right(s, p, t, k, k, half, NULL)) / 2;
     known[half] = 1;
     for (int t = 0; t < STORY_TASKS; t++)
         for (int k = 1; k <= STORY_MAX_STEPS; k++) {
@@ -876,8 +886,10 @@ static int usage(void) {
                     "  --dial           a program of its own for each micro-batch; without it the identity\n"
                     "  --minutes M | --updates N   length of the run (20000 updates)\n"
                     "  --from FILE      begin with the weights of this checkpoint\n"
-                    "  --layers 12 --width 96 --ff 256 --tasks 4 --batches 8 --lr 0.0013 --seed 1 --threads (cores) --save 120\n"
-                    "  --evaluate FILE --most 1000   the questions of a file under many programs, with the weights of --from\n"
+                    "  --layers 12 --width 96 --ff 256 --tasks 4 --batches 8 --lr 0.0013 --seed 1\n"
+                    "  --threads (cores) --save 120\n"
+                    "  --evaluate FILE --most 1000   the questions of a file under many programs, with the weights\n"
+                    "                   of --from\n"
                     "  --check          check gradients and the exported file instead of training\n");
     return 2;
 }
@@ -907,14 +919,14 @@ static int read_options(options *o, int argc, char **argv) {
         else if (!strcmp(a, "--save")) o->save = atof(v);
         else return 0;
     }
-    return o->vocabulary && o->out && o->width % HEAD == 0 && o->width >= HEAD && o->width <= 512 && o->n_ff % 32 == 0 &&
-           o->n_ff > 0 && o->n_layer > PRELUDE + LOOP && o->n_layer <= MAX_LAYERS && o->tasks >= 1 &&
-           o->tasks <= STORY_TASKS && o->threads >= 1 && o->threads <= MAX_WORKERS;
+    return o->vocabulary && o->out && o->width % HEAD == 0 && o->width >= HEAD && o->width <= 512 &&
+           o->n_ff % 32 == 0 && o->n_ff > 0 && o->n_layer > PRELUDE + LOOP && o->n_layer <= MAX_LAYERS &&
+           o->tasks >= 1 && o->tasks <= STORY_TASKS && o->threads >= 1 && o->threads <= MAX_WORKERS;
 }
 
 int main(int argc, char **argv) {
-    static options o = {.n_layer = 12, .width = 96, .n_ff = 256, .micro_batches = 8, .tasks = STORY_TASKS, .updates = 20000,
-                        .lr = 1.3e-3, .save = 120, .seed = 1, .most = 1000};
+    static options o = {.n_layer = 12, .width = 96, .n_ff = 256, .micro_batches = 8, .tasks = STORY_TASKS,
+                        .updates = 20000, .lr = 1.3e-3, .save = 120, .seed = 1, .most = 1000};
     static trainer t;
     polar_model_info info;
     o.threads = polar_cpu_count();
@@ -937,8 +949,8 @@ int main(int argc, char **argv) {
     }
     if (o.check) return check(&t) != 0;
     if (o.questions) return !evaluate(&t, o.questions, o.most);
-    printf("%zu parameters, %d tokens, %d threads; a core's peak is %.0f GFLOP/s\n", t.m.n_params, t.m.n_vocab, t.n_workers,
-           measure_peak());
+    printf("%zu parameters, %d tokens, %d threads; a core's peak is %.0f GFLOP/s\n", t.m.n_params, t.m.n_vocab,
+           t.n_workers, measure_peak());
     fflush(stdout);
     signal(SIGINT, interrupt), signal(SIGTERM, interrupt);
     return !train(&t);

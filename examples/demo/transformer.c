@@ -150,7 +150,8 @@ void pass_make(pass *w, const model *m) {
     w->dqkv = make_floats(n * 3 * d), w->dgate_up = make_floats(n * 2 * ff), w->dhidden = make_floats(n * ff);
     w->columns = make_floats(2 * (n + 32) * d);
     w->logits = make_floats((size_t)MAX_MARKS * (size_t)m->padded_vocab);
-    w->final = make_floats(MAX_MARKS * d), w->dfinal = make_floats(MAX_MARKS * d), w->final_scale = make_floats(MAX_MARKS);
+    w->final = make_floats(MAX_MARKS * d), w->dfinal = make_floats(MAX_MARKS * d),
+    w->final_scale = make_floats(MAX_MARKS);
 }
 
 /* --- norm ----------------------------------------------------------------------------------------------- */
@@ -251,7 +252,8 @@ static inline void mix(const float *p, const float *v, size_t stride, int from, 
     int j = from;
     memcpy(even, sum, sizeof even);
     for (; j + 1 < to; j += 2) {
-        const gemm_mem *v0 = (const gemm_mem *)(v + (size_t)j * stride), *v1 = (const gemm_mem *)(v + (size_t)(j + 1) * stride);
+        const gemm_mem *v0 = (const gemm_mem *)(v + (size_t)j * stride),
+                       *v1 = (const gemm_mem *)(v + (size_t)(j + 1) * stride);
         GEMM_UNROLL
         for (int i = 0; i < LANES; i++) even[i] += p[j - from] * v0[i], odd[i] += p[j + 1 - from] * v1[i];
     }
@@ -264,8 +266,8 @@ static inline void mix(const float *p, const float *v, size_t stride, int from, 
 }
 
 /* Adds to the rows of dk and dv what the query with these p and ds leaves there. */
-static inline void spread(const float *p, const float *ds, const float *q, const float *dout, size_t stride, int from, int to,
-                          float *dk, float *dv) {
+static inline void spread(const float *p, const float *ds, const float *q, const float *dout, size_t stride, int from,
+                          int to, float *dk, float *dv) {
     gemm_vec vq[LANES], vo[LANES];
     for (int i = 0; i < LANES; i++) vq[i] = ((const gemm_mem *)q)[i], vo[i] = ((const gemm_mem *)dout)[i];
     for (int j = from; j < to; j++) {
@@ -281,7 +283,8 @@ static void attention_forward_row(pass *w, const call *c, int t, int h) {
     const float scale = 1 / sqrtf(HEAD), *v = c->qkv + 2 * d + at;
     float *p = w->row[0], *out = c->attended + (size_t)t * d + at, most = -1e30f, sum = 0;
     gemm_vec acc[LANES] = {{0}};
-    const int n = dots_seen(b, t, c->qkv + (size_t)t * stride + at, w->columns + at * STRIDE, p), story = b->to[t] - b->from[t];
+    const int n = dots_seen(b, t, c->qkv + (size_t)t * stride + at, w->columns + at * STRIDE, p),
+              story = b->to[t] - b->from[t];
     for (int j = 0; j < n; j++) most = p[j] > most ? p[j] : most;
     for (int j = 0; j < n; j++) p[j] = fast_exp((p[j] - most) * scale), sum += p[j];
     c->total[h * MAX_TOKENS + t] = most * scale + logf(sum);
@@ -403,8 +406,8 @@ void pass_forward(pass *w, const int *path, int n_path) {
     for (int i = 0; i < n_path; i++) layer_forward(w, &m->layers[path[i]], &w->calls[i], w->calls[i + 1].x);
     memset(w->final, 0, (size_t)rows * (size_t)d * sizeof(float));
     for (int i = 0; i < b->n_marks; i++)
-        norm_forward(last + (size_t)b->marks[i].at * (size_t)d, m->param + m->norm.at, 1, d, w->final + (size_t)i * (size_t)d,
-                     w->final_scale + i);
+        norm_forward(last + (size_t)b->marks[i].at * (size_t)d, m->param + m->norm.at, 1, d,
+                     w->final + (size_t)i * (size_t)d, w->final_scale + i);
     gemm(rows, m->padded_vocab, d, w->final,
          m->packed + m->embedding.packed + (size_t)m->padded_vocab * (size_t)d, w->logits, 0, w->copy);
 }
@@ -455,5 +458,6 @@ double pass_flops(const pass *w, int n_path) {
     double attention = 0;
     for (int t = 0; t < w->b.n; t++)
         attention += w->b.to[t] - w->b.from[t] + (w->b.branch[t] < 0 ? 0 : t + 1 - w->b.branch[t]);
-    return n_path * (w->b.n * 6.0 * (4 * d * d + 3 * d * ff) + 14 * d * attention) + 6.0 * w->b.n_marks * d * w->m->n_vocab;
+    return n_path * (w->b.n * 6.0 * (4 * d * d + 3 * d * ff) + 14 * d * attention) +
+           6.0 * w->b.n_marks * d * w->m->n_vocab;
 }

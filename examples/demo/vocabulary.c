@@ -64,7 +64,8 @@ static void read_stories(vocabulary *v) {
     static char text[8192];
     uint64_t state = 20260101;
     for (int i = 0; i < N_STORIES; i++) {
-        const int steps = 1 + story_below(&state, 4); /* short ones: what the openings say weighs as much as the steps */
+        /* short ones: what the openings say weighs as much as the steps */
+        const int steps = 1 + story_below(&state, 4);
         story_make(&s, i % STORY_TASKS, steps, STORY_NORMAL, &state);
         story_text(&s, steps, text, sizeof text);
         count_words(v, text);
@@ -169,7 +170,8 @@ int main(int argc, char **argv) {
     while (v.n_tokens < wanted - SPECIALS && merge_once(&v)) continue;
     int pieces = 0;
     for (int i = 0; i < v.n_words; i++) pieces += v.words[i].n > 1;
-    fprintf(stderr, "vocabulary: %d tokens; of %d words %d have more than one\n", v.n_tokens + SPECIALS, v.n_words, pieces);
+    fprintf(stderr, "vocabulary: %d tokens; of %d words %d have more than one\n", v.n_tokens + SPECIALS,
+            v.n_words, pieces);
     if (polar_gguf_writer_open(&w, argv[1], NULL, &e) == POLAR_OK) {
         polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
         write_metadata(w, &v);
