@@ -7,14 +7,9 @@ typedef struct oracle {
 } oracle;
 
 static int oracle_open(oracle *o, const char *path) {
-    FILE *f = test_shared(path);
-    size_t n = 0, capacity = 1 << 23;
-    if (!f) return 0;
-    o->at = o->text = malloc(capacity);
-    n = fread(o->text, 1, capacity - 1, f);
-    o->text[n] = 0;
-    fclose(f);
-    return 1;
+    size_t n;
+    o->at = o->text = test_shared_text(path, &n);
+    return o->text != NULL;
 }
 
 /* Moves behind the next `"key":` and returns 1, or 0 if there is none before `end`. */
@@ -51,6 +46,18 @@ static double oracle_number(oracle *o, const char *key) {
     double x = 0;
     if (oracle_find(o, key, NULL)) oracle_numbers(o, &x, 1);
     return x;
+}
+
+/* A list that the library's own reader of JSON has read: how many numbers went to `out`. */
+static int oracle_ints(json v, int32_t *out, int capacity) {
+    json_iterator it = json_members(v);
+    int n = 0;
+    int64_t x;
+    for (; json_next(&it) && n < capacity; n++) {
+        json_int(it.value, &x, INT32_MIN, INT32_MAX);
+        out[n] = (int32_t)x;
+    }
+    return n;
 }
 
 /* The oracle's generator of weights and features. */

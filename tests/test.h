@@ -43,6 +43,25 @@ static FILE *test_shared(const char *path) {
     return f;
 }
 
+/* All of a file as text, to be freed, and closes it; NULL for NULL. */
+static inline char *test_read(FILE *f, size_t *n) {
+    char *text = NULL;
+    long size;
+    *n = 0;
+    if (!f) return NULL;
+    fseek(f, 0, SEEK_END);
+    size = ftell(f);
+    rewind(f);
+    if (size >= 0 && (text = malloc((size_t)size + 1))) text[*n = fread(text, 1, (size_t)size, f)] = 0;
+    fclose(f);
+    return text;
+}
+
+/* A file of ../shared as text, to be freed; NULL, and a line that says so, without it. */
+static inline char *test_shared_text(const char *path, size_t *n) {
+    return test_read(test_shared(path), n);
+}
+
 /* Under an emulator or a sanitizer, POLAR_TEST_QUICK in the environment asks for less of what takes long. */
 static inline int test_quick(void) {
     return getenv("POLAR_TEST_QUICK") != NULL;

@@ -2,9 +2,9 @@
 #include "../examples/cli/cli.c"
 #include "../examples/cli/json.c"
 #include "test.h"
+#include "command.h"
 
 #include <math.h>
-#include <sys/wait.h>
 
 /* --- JSON --------------------------------------------------------------------------------------------- */
 
@@ -148,72 +148,53 @@ TEST(nearest) {
 /* --- the binary --------------------------------------------------------------------------------------- */
 
 /* Runs "polar ARGUMENTS" in a shell; compares exit status and output (stdout and stderr, or a part of it). */
-static void check_command(const char *arguments, int status, const char *output) {
-    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
-    char line[1024], got[4096] = "";
-    size_t n;
-    FILE *f;
-    int found;
-    snprintf(line, sizeof line, "{ polar() { '%s' \"$@\"; }; %s; } 2>&1", command, arguments);
-    if (!(f = popen(line, "r"))) return;
-    n = fread(got, 1, sizeof got - 1, f);
-    got[n] = 0;
-    found = pclose(f);
-    CHECK(WIFEXITED(found) && WEXITSTATUS(found) == status);
-    CHECK(strstr(got, output) != NULL);
-    if (test_failures) printf("%s\n-> %d: %s\n", arguments, WEXITSTATUS(found), got);
-}
-
 TEST(commands) {
-    check_command("polar", 2, "usage: polar COMMAND");
-    check_command("polar --help", 0, "polar COMMAND -h says more");
-    check_command("polar --version", 0, "polar " POLAR_VERSION "\n");
-    check_command("polar porgram", 2, "polar: there is no command \"porgram\"; did you mean \"program\"?\n");
-    check_command("polar help program", 0, "usage: polar program --layers D");
-    check_command("polar program -h", 0, "-l, --layers D");
-    check_command("polar program --lyers 4", 2, "polar program: unknown option --lyers; did you mean --layers?\n");
-    check_command("polar program --layers x", 2, "polar program: --layers: \"x\" is not a whole number\n");
-    check_command("polar program --layers", 2, "polar program: --layers needs a value: D\n");
-    check_command("polar program --json=1", 2, "polar program: --json takes no value\n");
-    check_command("polar program a b", 2, "\"b\" is one argument too many");
+    RUN("polar", 2, "usage: polar COMMAND");
+    RUN("polar --help", 0, "polar COMMAND -h says more");
+    RUN("polar --version", 0, "polar " POLAR_VERSION "\n");
+    RUN("polar porgram", 2, "polar: there is no command \"porgram\"; did you mean \"program\"?\n");
+    RUN("polar help program", 0, "usage: polar program --layers D");
+    RUN("polar program -h", 0, "-l, --layers D");
+    RUN("polar program --lyers 4", 2, "polar program: unknown option --lyers; did you mean --layers?\n");
+    RUN("polar program --layers x", 2, "polar program: --layers: \"x\" is not a whole number\n");
+    RUN("polar program --layers", 2, "polar program: --layers needs a value: D\n");
+    RUN("polar program --json=1", 2, "polar program: --json takes no value\n");
+    RUN("polar program a b", 2, "\"b\" is one argument too many");
     if (cli_fopen("/dev/full", "w"))
-        check_command("polar program -l 4 >/dev/full", 1, "polar program: cannot write the output: No space left");
+        RUN("polar program -l 4 >/dev/full", 1, "polar program: cannot write the output: No space left");
 }
 
 TEST(program) {
-    check_command("polar program '2-5x2 8-9x0' --layers=12", 0,
-                  "text   0-1 2-5x2 6-7 8-9x0 10-11\npath   0,1,2,3,4,5,2,3,4,5,6,7,10,11\nstrip  ##2222##..##\n"
-                  "calls  14 of 12 layers, cost 1.167\n");
-    check_command("polar program --layers 4 --path 0,1,1,2", 0, "text   0 1x2 2 3x0\n");
-    check_command("polar program --layers 4 --path 0,2,1", 1, "polar program: the path has no segment form");
-    check_command("polar program --layers 4 '0-9'", 1,
-                  "polar program: program: a number in column 3 is larger than 3\n");
-    check_command("polar program", 2, "polar program: --layers must say how many layers");
-    check_command("printf '\\n{\"D\":4,\"path\":[0,1,1,3]}\\r\\n{\"D\":2,\"path\":[1,0]}' | polar program --jsonl -", 0,
-                  "{\"ok\":true,\"segments\":[[0,1,1],[1,1,2],[2,1,0],[3,1,1]],\"text\":\"0 1x2 2x0 3\","
-                  "\"path\":[0,1,1,3],\"seg_flip\":[0,1,1,1],\"op\":[1,2,0,1]}\n{\"ok\":false,\"error\":\"");
-    check_command("printf '{\"D\":4,\"path\":[0]}\\n\\n{\"D\":4}\\n' | polar program --jsonl", 1,
-                  "polar program: stdin:3: field \"path\" must be a list of layers\n");
-    check_command("echo '{\"D\":4' | polar program --jsonl", 1,
-                  "polar program: stdin:1: not JSON: ',' or '}' is expected");
-    check_command("polar program --jsonl /nowhere", 1, "polar program: cannot open /nowhere: No such file");
-    check_command("polar program --jsonl /", 1, "polar program: cannot read /: Is a directory");
+    RUN("polar program '2-5x2 8-9x0' --layers=12", 0,
+        "text   0-1 2-5x2 6-7 8-9x0 10-11\npath   0,1,2,3,4,5,2,3,4,5,6,7,10,11\nstrip  ##2222##..##\n"
+        "calls  14 of 12 layers, cost 1.167\n");
+    RUN("polar program --layers 4 --path 0,1,1,2", 0, "text   0 1x2 2 3x0\n");
+    RUN("polar program --layers 4 --path 0,2,1", 1, "polar program: the path has no segment form");
+    RUN("polar program --layers 4 '0-9'", 1, "polar program: program: a number in column 3 is larger than 3\n");
+    RUN("polar program", 2, "polar program: --layers must say how many layers");
+    RUN("printf '\\n{\"D\":4,\"path\":[0,1,1,3]}\\r\\n{\"D\":2,\"path\":[1,0]}' | polar program --jsonl -", 0,
+        "{\"ok\":true,\"segments\":[[0,1,1],[1,1,2],[2,1,0],[3,1,1]],\"text\":\"0 1x2 2x0 3\","
+        "\"path\":[0,1,1,3],\"seg_flip\":[0,1,1,1],\"op\":[1,2,0,1]}\n{\"ok\":false,\"error\":\"");
+    RUN("printf '{\"D\":4,\"path\":[0]}\\n\\n{\"D\":4}\\n' | polar program --jsonl", 1,
+        "polar program: stdin:3: field \"path\" must be a list of layers\n");
+    RUN("echo '{\"D\":4' | polar program --jsonl", 1, "polar program: stdin:1: not JSON: ',' or '}' is expected");
+    RUN("polar program --jsonl /nowhere", 1, "polar program: cannot open /nowhere: No such file");
+    RUN("polar program --jsonl /", 1, "polar program: cannot read /: Is a directory");
 }
 
 TEST(grade) {
-    check_command("polar grade '\\frac{1}{2}' 0.5", 0, "equal\n");
-    check_command("polar grade --sets 1,2 2,1", 0, "equal\n");
-    check_command("polar grade -- -3 3", 0, "different\n");
-    check_command("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
-    check_command("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
-    check_command("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n"
-                  "{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' | polar grade --jsonl",
-                  0, "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
-    check_command("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0,
-                  "{\"equal\":true");
-    check_command("echo '{\"pred\":\"1\"}' | polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
-    check_command("echo '{\"gold\":\"1\"}' | polar grade --jsonl -", 1,
-                  "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
+    RUN("polar grade '\\frac{1}{2}' 0.5", 0, "equal\n");
+    RUN("polar grade --sets 1,2 2,1", 0, "equal\n");
+    RUN("polar grade -- -3 3", 0, "different\n");
+    RUN("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
+    RUN("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
+    RUN("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n"
+        "{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' | polar grade --jsonl",
+        0, "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
+    RUN("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0, "{\"equal\":true");
+    RUN("echo '{\"pred\":\"1\"}' | polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
+    RUN("echo '{\"gold\":\"1\"}' | polar grade --jsonl -", 1,
+        "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
 }
 
 TEST(info) {
@@ -224,28 +205,28 @@ TEST(info) {
     char line[600];
     FILE *f;
     snprintf(line, sizeof line, "%s polar info /tmp/polar-test-info.gguf --metadata", make);
-    check_command(line, 0, "name          x?\ntensors       none\nruns          no: polar-test-info.gguf: the key ");
-    check_command("polar info /tmp/polar-test-info.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
-    check_command("polar info -m /tmp/polar-test-info.gguf --json --tensors --metadata", 0,
-                  "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
-                  "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
-    check_command("polar info --json --tensors --metadata /tmp/polar-test-info.gguf; rm /tmp/polar-test-info.gguf", 0,
-                  "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
-    check_command("polar info", 2, "polar info: no file: polar info FILE\n");
-    check_command("polar info /nowhere.gguf", 1, "polar info: /nowhere.gguf: No such file");
-    check_command("polar info /", 1, "polar info: /: Is a directory");
-    check_command("polar info /dev/null", 1, "polar info: null: has 0 bytes, a GGUF file at least 24\n");
+    RUN(line, 0, "name          x?\ntensors       none\nruns          no: polar-test-info.gguf: the key ");
+    RUN("polar info /tmp/polar-test-info.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
+    RUN("polar info -m /tmp/polar-test-info.gguf --json --tensors --metadata", 0,
+        "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
+        "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
+    RUN("polar info --json --tensors --metadata /tmp/polar-test-info.gguf; rm /tmp/polar-test-info.gguf", 0,
+        "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
+    RUN("polar info", 2, "polar info: no file: polar info FILE\n");
+    RUN("polar info /nowhere.gguf", 1, "polar info: /nowhere.gguf: No such file");
+    RUN("polar info /", 1, "polar info: /: Is a directory");
+    RUN("polar info /dev/null", 1, "polar info: null: has 0 bytes, a GGUF file at least 24\n");
     if (!(f = test_shared("oracle/model_qwen2moe.gguf"))) return;
     fclose(f);
-    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf", 0,
-                  "parameters    513.3 k in 2.1 MB, 32.00 bits each\ntensors       105: 105 F32 (2.1 MB)\n"
-                  "layers        6 of width 64, feed-forward 128\nheads         4 of size 16, 4 for keys and values\n"
-                  "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\n"
-                  "vocabulary    320 tokens, qwen2; bos ");
-    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --ctx 64 --program '0x2 3x0'", 0,
-                  "session       64 tokens, 6 layer calls: ");
-    check_command("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1,
-                  "polar info: program: ");
+    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf", 0,
+        "parameters    513.3 k in 2.1 MB, 32.00 bits each\ntensors       105: 105 F32 (2.1 MB)\n"
+        "layers        6 of width 64, feed-forward 128\nheads         4 of size 16, 4 for keys and values\n"
+        "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\n"
+        "vocabulary    320 tokens, qwen2; bos ");
+    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --ctx 64 --program '0x2 3x0'", 0,
+        "session       64 tokens, 6 layer calls: ");
+    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1,
+        "polar info: program: ");
 }
 
 static const test_case tests[] = {

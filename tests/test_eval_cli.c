@@ -2,78 +2,22 @@
  * questions; what the files say is computed again from their records. POLAR_COMMAND names another binary. */
 #include "../polar.c"
 #include "test.h"
+#include "command.h"
 #include "fixture.h"
-
-#include <sys/stat.h>
-#include <sys/wait.h>
 
 #if defined(POLAR_NO_TRAIN) || defined(POLAR_NO_SEARCH)
 #error "these tests need training and search"
 #endif
 
-#define DIR "/tmp/polar-test-eval"
+#define EVAL "polar eval -m m.gguf -p p.gguf --reward choice --chat raw --prompt @prompt "
+#define SAME EVAL "test.jsonl -k 3 --validation fit.json --program 2-3x2 --skip 1"
 enum { N_QUESTIONS = 16, N_MENU = 4, D = FX_LAYERS };
-
-/* --- running ---------------------------------------------------------------------------------------------------- */
-
-static char output[1 << 20]; /* of the last command, stdout and stderr */
-
-/* Runs "polar ARGUMENTS" in a shell; its exit status. */
-static int run(const char *arguments) {
-    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
-    char line[2048];
-    FILE *f;
-    size_t n;
-    int status;
-    snprintf(line, sizeof line,
-             "{ polar() { '%s' \"$@\"; }; D=" DIR
-             "; E=\"-m $D/m.gguf -p $D/p.gguf --reward choice --chat raw --prompt @$D/prompt\"; "
-             "%s; } 2>&1 </dev/null",
-             command, arguments);
-    if (!(f = popen(line, "r"))) return -1;
-    n = fread(output, 1, sizeof output - 1, f);
-    output[n] = 0;
-    status = pclose(f);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static void check(const char *arguments, int status, const char *part) {
-    const int found = run(arguments), ok = found == status && strstr(output, part);
-    CHECK(ok);
-    if (!ok) printf("%s\n-> %d: %s\n", arguments, found, output);
-}
-
-/* The text of a file, to be freed; "" if there is none. */
-static char *text_of(const char *path, size_t *n) {
-    FILE *f = fopen(path, "rb");
-    char *text = calloc(1, 1 << 22);
-    *n = f && text ? fread(text, 1, (1 << 22) - 1, f) : 0;
-    if (f) fclose(f);
-    return text;
-}
-
-static int same_files(const char *a, const char *b) {
-    size_t n, m;
-    char *x = text_of(a, &n), *y = text_of(b, &m);
-    const int same = n && n == m && !memcmp(x, y, n);
-    free(x);
-    free(y);
-    return same;
-}
-
-static void write_file(const char *path, const void *bytes, size_t n) {
-    FILE *f = fopen(path, "wb");
-    CHECK(f != NULL);
-    if (!f) return;
-    CHECK(fwrite(bytes, 1, n, f) == n);
-    fclose(f);
-}
 
 /* --- fixture: a model, its predictor, questions ------------------------------------------------------------------- */
 
 static const char *const menu_texts[N_MENU] = {"identity", "0x0", "1-2x0", "0x0 3x2"};
 
-static void write_predictor(const polar_model *m, uint64_t fingerprint) {
+static void write_predictor(const char *name, const polar_model *m, uint64_t fingerprint) {
     static float features[16][3 * 256];
     polar_train_question questions[16];
     polar_train_path paths[16][N_MENU];
@@ -86,6 +30,7 @@ static void write_predictor(const polar_model *m, uint64_t fingerprint) {
     polar_predictor *base = NULL, *p = NULL;
     polar_predictor_info info;
     polar_error e;
+    char path[64];
     uint64_t seed = 5;
     for (int k = 0; k < N_MENU; k++) {
         CHECK(!polar_program_parse(&menu[k], D, menu_texts[k], &e));
@@ -116,8 +61,8 @@ static void write_predictor(const polar_model *m, uint64_t fingerprint) {
         info.model_fingerprint = fingerprint ? fingerprint : polar_model_fingerprint(m);
         info.cascade_programs = 3;
         info.cascade_threshold = -1.2;
-        CHECK(!polar_predictor_set_info(p, &info, &e) &&
-              !polar_predictor_save(p, fingerprint ? DIR "/other.gguf" : DIR "/p.gguf", &e));
+        snprintf(path, sizeof path, "%s/%s", directory, name);
+        CHECK(!polar_predictor_set_info(p, &info, &e) && !polar_predictor_save(p, path, &e));
     }
     polar_predictor_close(p);
     polar_predictor_close(base);
@@ -125,8 +70,8 @@ static void write_predictor(const polar_model *m, uint64_t fingerprint) {
 }
 
 /* Questions with four options each; the right one is drawn. */
-static void write_questions(const char *path, uint64_t seed, const char *extra) {
-    FILE *f = fopen(path, "wb");
+static void write_questions(const char *name, uint64_t seed, const char *extra) {
+    FILE *f = open_there(name, "wb");
     CHECK(f != NULL);
     if (!f) return;
     for (int i = 0; i < N_QUESTIONS; i++) {
@@ -139,26 +84,27 @@ static void write_questions(const char *path, uint64_t seed, const char *extra) 
     fclose(f);
 }
 
-static void setup(void) {
-    static int done;
+/* The files of the directory, and the evaluations that all tests look into. */
+static void prepare(void) {
     fixture f;
     polar_model *m = NULL;
     polar_error e;
-    if (done++) return;
-    CHECK(system("rm -rf " DIR " && mkdir " DIR) == 0);
+    if (!make_directory()) exit(1);
     f = fixture_model("llama", QUANT_F32, 11);
-    write_file(DIR "/m.gguf", f.data, f.size);
+    write_file("m.gguf", f.data, f.size);
     CHECK(!polar_model_open_memory(&m, f.data, f.size, NULL, &e));
-    write_predictor(m, 0);
-    write_predictor(m, 12345);
+    write_predictor("p.gguf", m, 0);
+    write_predictor("other.gguf", m, 12345);
     polar_model_close(m);
     free(f.data);
     f = fixture_model("llama", QUANT_F32, 12);
-    write_file(DIR "/m2.gguf", f.data, f.size);
+    write_file("m2.gguf", f.data, f.size);
     free(f.data);
-    write_questions(DIR "/test.jsonl", 1, "");
-    write_questions(DIR "/validation.jsonl", 2, "");
-    write_file(DIR "/prompt", "{question}=", 11);
+    write_questions("test.jsonl", 1, "");
+    write_questions("validation.jsonl", 2, "");
+    write_file("prompt", "{question}=", 11);
+    RUN(EVAL "validation.jsonl -k 3 --fit fit.json -o validation.json -t 2", 0, "these need the right answer");
+    RUN(SAME " -o a.json -t 2", 0, "skip 1");
 }
 
 /* --- an evaluation, read and computed again ------------------------------------------------------------- */
@@ -333,7 +279,7 @@ static int chosen_calls(json record, int method) {
 
 static void check_file(const char *path) {
     size_t n;
-    char *text = text_of(path, &n);
+    char *text = read_back(path, &n);
     json root, header, samples, summary;
     method_sum sums[48];
     polar_error e;
@@ -375,30 +321,22 @@ static void check_file(const char *path) {
 }
 
 TEST(evaluation) {
-    setup();
-    check("polar eval $E $D/validation.jsonl -k 3 --fit $D/fit.json -o $D/validation.json -t 2", 0,
-          "these need the right answer");
-    check("polar eval $E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1 -o $D/a.json -t 2", 0,
-          "skip 1");
+    RUN(EVAL "test.jsonl -k 3 --validation validation.json --program 2-3x2 --skip 1 -o b.json -t 1", 0, "oracle@3");
     for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n")) {
         CHECK(strlen(line) <= 80);
         if (strlen(line) > 80) puts(line);
     }
-    check_file(DIR "/a.json");
-    check("polar eval $E $D/test.jsonl -k 3 --validation $D/validation.json --program 2-3x2 --skip 1 -o $D/b.json "
-          "-t 1",
-          0, "oracle@3");
-    CHECK(same_files(DIR "/a.json", DIR "/b.json")); /* threads, fit file or whole evaluation: the same bytes */
+    check_file("a.json");
+    CHECK(same_files("a.json", "b.json")); /* threads, fit file or whole evaluation: the same bytes */
 }
 
 /* The points chosen on validation: recomputed by brute force from its records. */
 TEST(fitted_points) {
     size_t n, m;
-    char *text = text_of(DIR "/validation.json", &n), *fit_text = text_of(DIR "/fit.json", &m), program[208];
+    char *text = read_back("validation.json", &n), *fit_text = read_back("fit.json", &m), program[208];
     json root, fit, samples;
     polar_error e;
     int identity = 0, best_right = -1;
-    setup();
     CHECK(!json_parse(&root, text, n, "v", &e));
     CHECK(!json_parse(&fit, fit_text, m, "f", &e));
     fit = json_get(fit, "fit");
@@ -429,8 +367,8 @@ TEST(fitted_points) {
         polar_program a, b;
         for (size_t i = 0; i < json_count(samples); i++) {
             const json record = json_at(samples, i);
-            const size_t run = (size_t)element(json_get(record, "menu"), k);
-            right += number(json_at(json_get(record, "runs"), run), "right") > 0;
+            const size_t at = (size_t)element(json_get(record, "menu"), k);
+            right += number(json_at(json_get(record, "runs"), at), "right") > 0;
         }
         CHECK(!polar_program_parse(&a, D, menu_texts[k], &e) && !polar_program_parse(&b, D, program, &e));
         is_best = polar_program_equal(&a, &b);
@@ -440,8 +378,8 @@ TEST(fitted_points) {
         int right = 0;
         for (size_t i = 0; i < json_count(samples); i++) {
             const json record = json_at(samples, i);
-            const size_t run = (size_t)element(json_get(record, "menu"), k);
-            right += number(json_at(json_get(record, "runs"), run), "right") > 0;
+            const size_t at = (size_t)element(json_get(record, "menu"), k);
+            right += number(json_at(json_get(record, "runs"), at), "right") > 0;
         }
         CHECK(right <= best_right);
     }
@@ -449,82 +387,75 @@ TEST(fitted_points) {
     free(fit_text);
 }
 
-#define SAME "$E $D/test.jsonl -k 3 --validation $D/fit.json --program 2-3x2 --skip 1"
+
 
 /* Killed while it wrote: the journal ends inside a record. */
 TEST(resumed) {
     size_t n;
     char *text, *at;
-    setup();
-    CHECK(system("mkdir " DIR "/c.json") == 0); /* a directory: all is done, but cannot get its name */
-    check("polar eval " SAME " -o $D/c.json", 1, "polar eval: ");
-    text = text_of(DIR "/c.json.journal", &n);
+    RUN("mkdir c.json", 0, ""); /* a directory: all is done, but cannot get its name */
+    RUN(SAME " -o c.json", 1, "polar eval: ");
+    text = read_back("c.json.journal", &n);
     at = text;
     for (int i = 0; i < 9 && at; i++) at = strchr(at + (i > 0), '\n'); /* the header and eight records */
     CHECK(at != NULL);
-    if (at) write_file(DIR "/c.json.journal", text, (size_t)(at - text) + 200);
+    if (at) write_file("c.json.journal", text, (size_t)(at - text) + 200);
     free(text);
-    CHECK(system("rmdir " DIR "/c.json") == 0);
-    check("polar eval " SAME " -k 2 -o $D/c.json", 1, "c.json.journal");
-    check("polar eval " SAME " -o $D/c.json", 0, "going on after 8 of 16 questions");
-    CHECK(same_files(DIR "/a.json", DIR "/c.json"));
-    CHECK(access(DIR "/c.json.journal", F_OK) != 0);
-    check("polar eval " SAME " -o $D/c.json", 0, "c.json is complete already\n16 questions");
-    check("polar eval " SAME " --limit 2 -o $D/c.json", 0, "2 questions"); /* another one takes its place */
+    RUN("rmdir c.json", 0, "");
+    RUN(SAME " -k 2 -o c.json", 1, "c.json.journal");
+    RUN(SAME " -o c.json", 0, "going on after 8 of 16 questions");
+    CHECK(same_files("a.json", "c.json"));
+    CHECK(!exists("c.json.journal"));
+    RUN(SAME " -o c.json", 0, "c.json is complete already\n16 questions");
+    RUN(SAME " --limit 2 -o c.json", 0, "2 questions"); /* another one takes its place */
 }
 
 TEST(shards) {
-    setup();
-    check("for i in 1 2 3; do polar eval " SAME " --shard $i/3 -o $D/s$i.json || exit 9; done", 0, "5 questions");
-    check("polar eval --merge $D/s3.json $D/s1.json $D/s2.json -o $D/s.json", 0, "16 questions");
-    CHECK(same_files(DIR "/a.json", DIR "/s.json"));
-    check("polar eval --merge $D/s1.json $D/s2.json -o $D/t.json", 1, "question 3 of 16 is in none of the files");
-    check("polar eval --merge $D/s1.json $D/s1.json -o $D/t.json", 1, "question 0 is there twice");
-    check("polar eval --merge $D/s1.json $D/validation.json -o $D/t.json", 1, "are parts of different evaluations: ");
-    check("polar eval --merge $D/s1.json", 2, "polar eval: no output");
-    check("polar eval --merge $D/test.jsonl -o $D/t.json", 1, "test.jsonl: no file of polar eval");
-    CHECK(access(DIR "/t.json", F_OK) != 0);
+    RUN("for i in 1 2 3; do " SAME " --shard $i/3 -o s$i.json || exit 9; done", 0, "5 questions");
+    RUN("polar eval --merge s3.json s1.json s2.json -o s.json", 0, "16 questions");
+    CHECK(same_files("a.json", "s.json"));
+    RUN("polar eval --merge s1.json s2.json -o t.json", 1, "question 3 of 16 is in none of the files");
+    RUN("polar eval --merge s1.json s1.json -o t.json", 1, "question 0 is there twice");
+    RUN("polar eval --merge s1.json validation.json -o t.json", 1, "are parts of different evaluations: ");
+    RUN("polar eval --merge s1.json", 2, "polar eval: no output");
+    RUN("polar eval --merge test.jsonl -o t.json", 1, "test.jsonl: no file of polar eval");
+    CHECK(!exists("t.json"));
 }
 
 TEST(without_predictor) {
-    setup();
-    check("polar eval -m $D/m.gguf --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl --program 1x2", 0,
-          "1x2 ");
+    RUN("polar eval -m m.gguf --reward choice --chat raw --prompt @prompt test.jsonl --program 1x2", 0, "1x2 ");
     CHECK(!strstr(output, "oracle") &&
           strstr(output, "16 questions; layers: calls per token, features included, of 4\n"));
-    check("polar eval -m $D/m.gguf --chat raw --prompt @$D/prompt $D/test.jsonl --limit 4 -n 3 --program 1x2 "
-          "--time 2 --show 2 --json",
-          0, "\"n_timed\":2");
+    RUN("polar eval -m m.gguf --chat raw --prompt @prompt test.jsonl --limit 4 -n 3 --program 1x2 "
+        "--time 2 --show 2 --json",
+        0, "\"n_timed\":2");
     CHECK(strstr(output, "     #2##  ") && !strchr(output, '\x1b'));
 }
 
 TEST(bad_input) {
-    setup();
-    check("polar eval", 2, "polar eval: an argument is missing");
-    check("polar eval $D/test.jsonl", 2, "polar eval: no model");
-    check("polar eval -m $D/m.gguf a b", 2, "\"b\" is one argument too many; --merge joins files");
-    check("polar eval -m $D/m.gguf /nowhere", 1, "cannot open /nowhere: No such file");
-    check("echo '{\"question\":\"x\"}' | polar eval -m $D/m.gguf -", 1, "stdin:1: no answer (looked for answer");
-    check("echo '{\"question\":\"x\"}' >$D/q; polar eval -m $D/m.gguf $D/q", 1, "q:1: no answer (looked for answer");
-    check("polar eval -m $D/m.gguf -p $D/test.jsonl $D/test.jsonl", 1, "test.jsonl: ");
-    check("polar eval -m $D/m.gguf -p $D/other.gguf $D/test.jsonl", 1, "the predictor was trained for another model");
-    check("polar eval $E --validation $D/validation.json $D/validation.jsonl", 1,
-          "holds the very questions that are to be evaluated");
-    check("polar eval -m $D/m2.gguf --reward choice --chat raw --prompt @$D/prompt --validation $D/fit.json "
-          "$D/test.jsonl",
-          1, "was made with another model");
-    check("polar eval $E --validation $D/test.jsonl $D/test.jsonl", 1,
-          "holds neither an evaluation nor what polar eval --fit writes");
-    check("polar eval -m $D/m.gguf --price 1 --prompt @$D/prompt $D/test.jsonl", 2,
-          "--price needs a predictor with a menu");
-    check("polar eval $E --price x $D/test.jsonl", 2, "--price x: expected a number >= 0");
-    check("polar eval $E --skip 4 $D/test.jsonl", 2, "--skip 4: expected 1..3 layers");
-    check("polar eval $E --program 9 $D/test.jsonl", 1, "polar eval: program: ");
-    check("polar eval $E --shard 3/2 $D/test.jsonl -o $D/x", 2, "--shard 3/2: expected 1/4");
-    check("polar eval $E --time 3 $D/test.jsonl", 2, "--time measures answers that are generated");
-    check("polar eval -m $D/m.gguf --menu $D/a.json --reward choice --chat raw --prompt @$D/prompt $D/test.jsonl", 0,
-          "oracle menu@4");
-    check("polar eval -m $D/m.gguf --menu $D/test.jsonl $D/test.jsonl", 1, "its header holds no menu");
+    RUN("polar eval", 2, "polar eval: an argument is missing");
+    RUN("polar eval test.jsonl", 2, "polar eval: no model");
+    RUN("polar eval -m m.gguf a b", 2, "\"b\" is one argument too many; --merge joins files");
+    RUN("polar eval -m m.gguf /nowhere", 1, "cannot open /nowhere: No such file");
+    RUN("echo '{\"question\":\"x\"}' | polar eval -m m.gguf -", 1, "stdin:1: no answer (looked for answer");
+    RUN("echo '{\"question\":\"x\"}' >q; polar eval -m m.gguf q", 1, "q:1: no answer (looked for answer");
+    RUN("polar eval -m m.gguf -p test.jsonl test.jsonl", 1, "test.jsonl: ");
+    RUN("polar eval -m m.gguf -p other.gguf test.jsonl", 1, "the predictor was trained for another model");
+    RUN(EVAL "--validation validation.json validation.jsonl", 1,
+        "holds the very questions that are to be evaluated");
+    RUN("polar eval -m m2.gguf --reward choice --chat raw --prompt @prompt --validation fit.json test.jsonl", 1,
+        "was made with another model");
+    RUN(EVAL "--validation test.jsonl test.jsonl", 1,
+        "holds neither an evaluation nor what polar eval --fit writes");
+    RUN("polar eval -m m.gguf --price 1 --prompt @prompt test.jsonl", 2, "--price needs a predictor with a menu");
+    RUN(EVAL "--price x test.jsonl", 2, "--price x: expected a number >= 0");
+    RUN(EVAL "--skip 4 test.jsonl", 2, "--skip 4: expected 1..3 layers");
+    RUN(EVAL "--program 9 test.jsonl", 1, "polar eval: program: ");
+    RUN(EVAL "--shard 3/2 test.jsonl -o x", 2, "--shard 3/2: expected 1/4");
+    RUN(EVAL "--time 3 test.jsonl", 2, "--time measures answers that are generated");
+    RUN("polar eval -m m.gguf --menu a.json --reward choice --chat raw --prompt @prompt test.jsonl", 0,
+        "oracle menu@4");
+    RUN("polar eval -m m.gguf --menu test.jsonl test.jsonl", 1, "its header holds no menu");
 }
 
 /* --- pages ---------------------------------------------------------------------------------------------- */
@@ -535,7 +466,7 @@ static void check_page(const char *path) {
                                             "javascript:", "nan", "inf\"", "%!"};
     static const char *const empty[] = {"meta", "br"};
     size_t n;
-    char *page = text_of(path, &n), open[64][16];
+    char *page = read_back(path, &n), open[64][16];
     int depth = 0;
     CHECK(n > 1000 && !strncmp(page, "<!DOCTYPE html>", 15));
     for (int i = 0; i < COUNT(forbidden); i++) {
@@ -569,30 +500,28 @@ static void check_page(const char *path) {
 }
 
 TEST(report) {
-    setup();
-    write_questions(DIR "/hostile.jsonl", 3,
+    write_questions("hostile.jsonl", 3,
                     "</li><script>alert(1)</script><img src=x onerror='y'>&amp;\\u0001\\u0000\\\"");
-    check("polar eval $E $D/hostile.jsonl -o $D/h.json", 1, "a text holds a NUL character");
-    write_questions(DIR "/hostile.jsonl", 3, "</li><script>x</script>'&amp;\\u0001\\\"");
-    check("polar eval $E --price 0 --price 10 $D/hostile.jsonl -o $D/h.json", 0, "top-1 10");
-    check("polar report $D/a.json $D/h.json -o $D/r.html --title 'a <b> & \"c\"'", 0, "");
-    check_page(DIR "/r.html");
-    check("grep -c '<h2>Evaluation: ' $D/r.html; grep -q '<title>a &lt;b&gt; &amp; &quot;c&quot;</title>' $D/r.html", 0,
-          "2\n");
+    RUN(EVAL "hostile.jsonl -o h.json", 1, "a text holds a NUL character");
+    write_questions("hostile.jsonl", 3, "</li><script>x</script>'&amp;\\u0001\\\"");
+    RUN(EVAL "--price 0 --price 10 hostile.jsonl -o h.json", 0, "top-1 10");
+    RUN("polar report a.json h.json -o r.html --title 'a <b> & \"c\"'", 0, "");
+    check_page("r.html");
+    RUN("grep -c '<h2>Evaluation: ' r.html; grep -q '<title>a &lt;b&gt; &amp; &quot;c&quot;</title>' r.html", 0,
+        "2\n");
     /* a search, as the published code writes it, and one of polar with a header; a loss curve */
-    check("echo '[{\"question\":\"<q>\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,3]],"
-          "\"final_invalid_transitions\":[[0,1,2,3]]}]' >$D/f.json;"
-          "printf '{\"epoch\":1,\"loss\":2}\\n{\"epoch\":2,\"loss\":1.5,\"validation_loss\":1.7}\\n' >$D/curve.jsonl;"
-          "polar report $D/f.json $D/curve.jsonl -o $D/r2.html && grep -c '<section>' $D/r2.html",
-          0, "2\n");
-    check_page(DIR "/r2.html");
-    check("grep '<h2>Search' -A 3 $D/r2.html", 0, "for <b>100.0&nbsp;%</b> some program was found");
-    check("polar report $D/r.html -o $D/r3.html", 1, "polar report: ");
-    check("polar report $D/test.jsonl -o $D/r3.html", 1, "test.jsonl: neither an evaluation nor results of a search");
-    check("polar report $D/a.json", 2, "polar report: no output");
-    check("head -c 5000 $D/a.json >$D/cut.json; polar report $D/cut.json -o $D/r3.html", 1, "polar report: ");
-    CHECK(access(DIR "/r3.html", F_OK) != 0);
-    CHECK(system("rm -rf " DIR) == 0);
+    RUN("echo '[{\"question\":\"<q>\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,3]],"
+        "\"final_invalid_transitions\":[[0,1,2,3]]}]' >f.json;"
+        "printf '{\"epoch\":1,\"loss\":2}\\n{\"epoch\":2,\"loss\":1.5,\"validation_loss\":1.7}\\n' >curve.jsonl;"
+        "polar report f.json curve.jsonl -o r2.html && grep -c '<section>' r2.html",
+        0, "2\n");
+    check_page("r2.html");
+    RUN("grep '<h2>Search' -A 3 r2.html", 0, "for <b>100.0&nbsp;%</b> some program was found");
+    RUN("polar report r.html -o r3.html", 1, "polar report: ");
+    RUN("polar report test.jsonl -o r3.html", 1, "test.jsonl: neither an evaluation nor results of a search");
+    RUN("polar report a.json", 2, "polar report: no output");
+    RUN("head -c 5000 a.json >cut.json; polar report cut.json -o r3.html", 1, "polar report: ");
+    CHECK(!exists("r3.html"));
 }
 
 static const test_case tests[] = {
@@ -601,5 +530,8 @@ static const test_case tests[] = {
 };
 
 int main(int argc, char **argv) {
-    return test_main(tests, (int)(sizeof tests / sizeof *tests), argc, argv);
+    int status;
+    prepare();
+    status = test_main(tests, COUNT(tests), argc, argv);
+    return remove_directory() ? status : 1;
 }

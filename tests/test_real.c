@@ -2,31 +2,7 @@
  * computed: logits, probabilities of the prompt, greedy tokens, under many paths; and the text makes sense. */
 #include "../polar.c"
 #include "test.h"
-
-static char *shared_text(const char *path, size_t *n) {
-    FILE *f = test_shared(path);
-    char *text;
-    long size;
-    if (!f) return NULL;
-    fseek(f, 0, SEEK_END);
-    size = ftell(f);
-    rewind(f);
-    text = malloc((size_t)size + 1);
-    *n = text ? fread(text, 1, (size_t)size, f) : 0;
-    fclose(f);
-    return text;
-}
-
-static int ints_of(json v, int32_t *out, int capacity) {
-    json_iterator it = json_members(v);
-    int n = 0;
-    int64_t x;
-    for (; json_next(&it) && n < capacity; n++) {
-        json_int(it.value, &x, INT32_MIN, INT32_MAX);
-        out[n] = (int32_t)x;
-    }
-    return n;
-}
+#include "oracle.h"
 
 static double number_of(json v, const char *key) {
     double x = NAN;
@@ -45,9 +21,9 @@ static row row_of(json v) {
     row r;
     memset(&r, 0, sizeof r);
     r.v = v;
-    r.n_ids = ints_of(json_get(v, "ids"), r.ids, COUNT(r.ids));
-    r.n_path = ints_of(json_get(v, "path"), r.path, COUNT(r.path));
-    r.n_greedy = ints_of(json_get(v, "greedy"), r.greedy, COUNT(r.greedy));
+    r.n_ids = oracle_ints(json_get(v, "ids"), r.ids, COUNT(r.ids));
+    r.n_path = oracle_ints(json_get(v, "path"), r.path, COUNT(r.path));
+    r.n_greedy = oracle_ints(json_get(v, "greedy"), r.greedy, COUNT(r.greedy));
     return r;
 }
 
@@ -98,7 +74,7 @@ static void check_row(const polar_model *m, const row *r) {
 TEST(reference) {
     static const char *const names[] = {"stories260K", "tinystories656K"};
     size_t size;
-    char *text = shared_text("data/models/reference.jsonl", &size), *line;
+    char *text = test_shared_text("data/models/reference.jsonl", &size), *line;
     int rows = 0;
     for (int i = 0; text && i < COUNT(names); i++) {
         char path[96];
@@ -106,7 +82,7 @@ TEST(reference) {
         char *data;
         polar_model *m = NULL;
         snprintf(path, sizeof path, "data/models/%s-f32.gguf", names[i]);
-        if (!(data = shared_text(path, &n))) break;
+        if (!(data = test_shared_text(path, &n))) break;
         CHECK(!polar_model_open_memory(&m, data, n, NULL, NULL));
         for (line = text; m && line < text + size; line += strcspn(line, "\n") + 1) {
             json v;
@@ -127,7 +103,7 @@ TEST(reference) {
 /* What a child's story looks like; and the rules of text hold for a real vocabulary. */
 TEST(sensible_text) {
     size_t n;
-    char *data = shared_text("data/models/stories260K-f32.gguf", &n), answer[1000];
+    char *data = test_shared_text("data/models/stories260K-f32.gguf", &n), answer[1000];
     polar_ask_options o = polar_ask_defaults();
     polar_model *m = NULL;
     polar_result r;

@@ -2,86 +2,9 @@
  * one of which is made so that the programs that answer are known. */
 #include "../polar.c"
 #include "test.h"
+#include "command.h"
 
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static char directory[] = "/tmp/polar-search-XXXXXX";
-
-/* --- running it ---------------------------------------------------------------------------------------- */
-
-static char output[1 << 16]; /* of the last command */
-
-/* Runs shell commands in the directory, with a function `polar`; the exit status, and stdout and stderr in `output`. */
-static int run(const char *commands) {
-    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
-    char line[4096], where[1024] = "";
-    size_t n;
-    FILE *f;
-    int status;
-    if (command[0] != '/' && getcwd(where, sizeof where - 1)) strcat(where, "/");
-    snprintf(line, sizeof line, "exec 2>&1; polar() { '%s%s' \"$@\"; }; POLAR='%s%s'; cd %s; %s", where, command, where,
-             command, directory, commands);
-    if (!(f = popen(line, "r"))) return -1;
-    n = fread(output, 1, sizeof output - 1, f);
-    output[n] = 0;
-    while (getc(f) != EOF) {
-    }
-    status = pclose(f);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-#define RUN(commands, status, text) check_run(__LINE__, commands, status, text)
-
-static void check_run(int line, const char *commands, int status, const char *text) {
-    int found = run(commands);
-    if (found == status && strstr(output, text)) return;
-    test_fail(__FILE__, line, commands);
-    test_failures++;
-    printf("status %d instead of %d, no \"%s\" in: %.1500s\n", found, status, text, output);
-}
-
-static void write_file(const char *name, const void *bytes, size_t n) {
-    char path[256];
-    FILE *f;
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (!(f = fopen(path, "wb")) || fwrite(bytes, 1, n, f) != n) test_failures++;
-    if (f) fclose(f);
-}
-
-/* A file as text, to be freed; NULL if there is none. */
-static char *read_back(const char *name, size_t *n) {
-    char path[256], *text = NULL;
-    FILE *f;
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (!(f = fopen(path, "rb"))) return NULL;
-    fseek(f, 0, SEEK_END);
-    *n = (size_t)ftell(f);
-    rewind(f);
-    if ((text = malloc(*n + 1))) {
-        if (fread(text, 1, *n, f) != *n) test_failures++;
-        text[*n] = 0;
-    }
-    fclose(f);
-    return text;
-}
-
-static int exists(const char *name) {
-    size_t n;
-    char *text = read_back(name, &n);
-    free(text);
-    return text != NULL;
-}
-
-static int same_files(const char *a, const char *b) {
-    size_t n = 0, m = 0;
-    char *x = read_back(a, &n), *y = read_back(b, &m);
-    int same = x && y && n == m && !memcmp(x, y, n);
-    free(x);
-    free(y);
-    return same;
-}
 
 /* --- a model whose programs are known ------------------------------------------------------------------ */
 
@@ -213,7 +136,7 @@ static void write_questions(void) {
 
 static void prepare(void) {
     uint64_t seed = 5;
-    if (!mkdtemp(directory)) exit(1);
+    if (!make_directory()) exit(1);
     write_model("random.gguf", NULL, &seed);
     write_model("other.gguf", NULL, &seed);
     write_model("planted.gguf", NULL, NULL);
@@ -509,19 +432,14 @@ TEST(bench) {
 }
 
 static const test_case tests[] = {
-#define T(name)                                                                                                        \
-    { #name, test_##name }
-    T(planted), T(settings),  T(fields),    T(bad_input), T(kill),     T(torn),
-    T(resume),  T(interrupt), T(disk_full), T(shards),    T(parallel), T(menu),
-    T(bench),
+#define T(name) {#name, test_##name}
+    T(planted), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt), T(disk_full),
+    T(shards), T(parallel), T(menu), T(bench),
 };
 
 int main(int argc, char **argv) {
-    char command[100];
     int status;
     prepare();
-    status = test_main(tests, (int)(sizeof tests / sizeof *tests), argc, argv);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    if (system(command)) status = 1;
-    return status;
+    status = test_main(tests, COUNT(tests), argc, argv);
+    return remove_directory() ? status : 1;
 }

@@ -3,6 +3,7 @@
 #include "../polar.c"
 #include "test.h"
 #include "fixture.h"
+#include "oracle.h"
 
 static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
 
@@ -286,37 +287,12 @@ TEST(errors) {
 
 /* --- against independent numbers --- */
 
-static char *shared_text(const char *path, size_t *n) {
-    FILE *f = test_shared(path);
-    char *text;
-    long size;
-    if (!f) return NULL;
-    fseek(f, 0, SEEK_END);
-    size = ftell(f);
-    rewind(f);
-    text = malloc((size_t)size + 1);
-    *n = text ? fread(text, 1, (size_t)size, f) : 0;
-    fclose(f);
-    return text;
-}
-
-static int ints_of(json v, int *out, int capacity) {
-    json_iterator it = json_members(v);
-    int n = 0;
-    int64_t x;
-    for (; json_next(&it) && n < capacity; n++) {
-        json_int(it.value, &x, INT32_MIN, INT32_MAX);
-        out[n] = (int)x;
-    }
-    return n;
-}
-
 /* Runs a case: relative error of the logits, and 1 if the greedy ids agree. */
 static double oracle_case(const polar_model *m, json c, json want, polar_kv_mode mode, int n_batch, int *greedy_ok) {
     static int path[64], ids[512], greedy[64];
     polar_session_options o = polar_session_defaults();
-    const int n_path = ints_of(json_get(c, "path"), path, 64), n = ints_of(json_get(c, "tokens"), ids, 512);
-    const int n_new = ints_of(json_get(want, "greedy"), greedy, 64);
+    const int n_path = oracle_ints(json_get(c, "path"), path, 64), n = oracle_ints(json_get(c, "tokens"), ids, 512);
+    const int n_new = oracle_ints(json_get(want, "greedy"), greedy, 64);
     json_iterator it = json_members(json_get(want, "prefill_logits"));
     double low = 1e30, high = -1e30, error = 0, x;
     polar_session *s;
@@ -353,9 +329,9 @@ TEST(oracle) {
         json_iterator it;
         int i = 0;
         snprintf(path, sizeof path, "oracle/cases_%s.json", names[a]);
-        if (!(text = shared_text(path, &n))) return;
+        if (!(text = test_shared_text(path, &n))) return;
         snprintf(path, sizeof path, "oracle/model_%s.gguf", names[a]);
-        if (!(data = shared_text(path, &n_model))) return;
+        if (!(data = test_shared_text(path, &n_model))) return;
         CHECK(!polar_model_open_memory(&m, data, n_model, NULL, NULL));
         CHECK(!json_parse(&root, text, n, path, NULL));
         cases = json_get(root, "cases");

@@ -8,21 +8,6 @@
 
 /* --- files and vocabularies */
 
-static char *read_shared(const char *path, size_t *n) {
-    FILE *f = test_shared(path);
-    char *s;
-    long size;
-    if (!f) return NULL;
-    fseek(f, 0, SEEK_END);
-    size = ftell(f);
-    rewind(f);
-    s = malloc((size_t)size + 1);
-    *n = fread(s, 1, (size_t)size, f);
-    s[*n] = 0;
-    fclose(f);
-    return s;
-}
-
 /* A vocabulary, of a file of ../shared or of bytes in memory. */
 typedef struct fixture {
     gguf_file file;
@@ -234,7 +219,7 @@ static int json_list(const char *row, const char *key, char *out) {
 static void check_jsonl(const char *vocab, const char *path, int expected_rows) {
     fixture x;
     size_t size;
-    char *data = read_shared(path, &size), *row, text[20000], expected[16000];
+    char *data = test_shared_text(path, &size), *row, text[20000], expected[16000];
     int rows = 0;
     if (!data) return;
     if (!fixture_shared(&x, vocab)) {
@@ -276,9 +261,9 @@ static void check_ggml(const char *vocab, const char *name) {
     const char *separator = "\n__ggml_vocab_test__\n";
     int rows = 0;
     snprintf(path, sizeof path, "data/tokenizer/%s.gguf.inp", name);
-    if (!(in = read_shared(path, &n_in))) return;
+    if (!(in = test_shared_text(path, &n_in))) return;
     snprintf(path, sizeof path, "data/tokenizer/%s.gguf.out", name);
-    if (!(out = read_shared(path, &n_out)) || !fixture_shared(&x, vocab)) return;
+    if (!(out = test_shared_text(path, &n_out)) || !fixture_shared(&x, vocab)) return;
     for (text = in, line = out; (next = strstr(text, separator)) != NULL; text = next + strlen(separator), rows++) {
         char *end = strchr(line, '\n');
         size_t count = encode(&x, text, (size_t)(next - text), 0);
@@ -303,7 +288,7 @@ TEST(ggml_vectors) {
 TEST(reference_prompts) {
     static const char *const names[] = {"stories260K", "tinystories656K"};
     size_t size;
-    char *data = read_shared("data/models/reference.jsonl", &size), *row, path[200], text[1000], expected[1000];
+    char *data = test_shared_text("data/models/reference.jsonl", &size), *row, path[200], text[1000], expected[1000];
     int rows = 0;
     if (!data) return;
     for (int i = 0; i < 2; i++) {

@@ -2,57 +2,12 @@
  * results made by a rule: cats need the identity or less, dogs a loop. */
 #include "../polar.c"
 #include "test.h"
+#include "command.h"
 #include "fixture.h"
-
-#include <sys/wait.h>
-#include <unistd.h>
-
-static char directory[] = "/tmp/polar-train-XXXXXX";
-static char output[1 << 16]; /* of the last command */
-
-/* Runs shell commands in the directory, with a function `polar`; the exit status, and stdout and stderr in `output`. */
-static int run(const char *commands) {
-    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
-    char line[4096], where[1024] = "";
-    size_t n;
-    FILE *f;
-    int status;
-    if (command[0] != '/' && getcwd(where, sizeof where - 1)) strcat(where, "/");
-    snprintf(line, sizeof line, "exec 2>&1; POLAR='%s%s'; polar() { \"$POLAR\" \"$@\"; }; cd %s; %s", where, command,
-             directory, commands);
-    if (!(f = popen(line, "r"))) return -1;
-    n = fread(output, 1, sizeof output - 1, f);
-    output[n] = 0;
-    while (getc(f) != EOF) {}
-    status = pclose(f);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-#define RUN(commands, status, text) check_run(__LINE__, commands, status, text)
-
-static void check_run(int line, const char *commands, int status, const char *text) {
-    int found = run(commands);
-    if (found == status && strstr(output, text)) return;
-    test_fail(__FILE__, line, commands);
-    test_failures++;
-    printf("status %d instead of %d, no \"%s\" in: %.1500s\n", found, status, text, output);
-}
-
-static FILE *create(const char *name) {
-    char path[256];
-    FILE *f;
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (!(f = fopen(path, "wb"))) test_failures++;
-    return f;
-}
 
 static void write_model(const char *name, uint64_t seed) {
     fixture f = fixture_model("llama", QUANT_Q8_0, seed);
-    FILE *file = create(name);
-    if (file) {
-        fwrite(f.data, 1, f.size, file);
-        fclose(file);
-    }
+    write_file(name, f.data, f.size);
     free(f.data);
 }
 
@@ -76,7 +31,8 @@ static void write_sample(FILE *f, int i) {
 }
 
 static void write_found(const char *name, int n) {
-    FILE *f = create(name);
+    FILE *f = open_there(name, "wb");
+    CHECK(f != NULL);
     if (!f) return;
     fprintf(f, "{\"samples\":[");
     for (int i = 0; i < n; i++) write_sample(f, i);
@@ -194,13 +150,11 @@ int main(int argc, char **argv) {
 #define T(name) {#name, test_##name}
         T(train), T(resume), T(predict), T(answers), T(bad_input), T(encoder),
     };
-    char line[64];
     int status;
-    if (!mkdtemp(directory)) return 1;
+    if (!make_directory()) return 1;
     write_model("model.gguf", 3);
     write_model("other.gguf", 4);
     write_found("found.json", 160);
     status = test_main(tests, COUNT(tests), argc, argv);
-    snprintf(line, sizeof line, "rm -r %s", directory);
-    return system(line) ? 1 : status;
+    return remove_directory() ? status : 1;
 }
