@@ -54,9 +54,14 @@ build/test_gen: build/minimal
 
 build/test_embedded: build/embedded/embedded
 
-# Each test program prints its own line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
-test: polar $(TESTS:%=build/%)
+# Builds and runs as many tests at once as there are cores, unless -j or JOBS says otherwise. Each program prints its own
+# line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+test:
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) test-programs
 	@sh tests/run.sh $(TESTS:%=build/%)
+
+test-programs: polar $(TESTS:%=build/%)
 
 build/make_model: tests/make_model.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
@@ -180,5 +185,6 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test bench embedded check-all clean demo demo-model demo-predictor demo-eval demo-questions
+.PHONY: all help install test test-programs bench embedded check-all clean demo demo-model demo-predictor demo-eval \
+	demo-questions
 .SECONDARY:

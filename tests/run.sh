@@ -1,16 +1,41 @@
 #!/bin/sh
-# Runs the test programs named, prints each one's result and the sum as the last line. RUNNER, an emulator of another
-# CPU, may be in the environment.
-passed=0 failed=0
-for t in "$@"; do
-    out=$(${RUNNER:-} "$t" 2>&1); status=$?
-    line=$(printf '%s\n' "$out" | tail -n 1)
-    p=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1/p')
-    f=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\2/p')
-    if [ -z "$p" ]; then f=1 p=0; printf '%s: died with status %s\n' "$t" "$status"; fi
-    printf '%s\n' "$out" | sed '$d'
-    printf '%-24s %s passed, %s failed\n' "${t##*/}" "$p" "$f"
-    passed=$((passed + p)) failed=$((failed + f))
-done
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+# Runs the test programs named, JOBS or as many as there are cores at once; prints each one's result in their order and
+# the sum as the last line. RUNNER, an emulator of another CPU, may be in the environment.
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}
+results=$(mktemp -d) || exit 1
+trap 'rm -rf "$results"' EXIT
+trap 'exit 130' INT TERM
+
+# Each program that has ended says so with a line.
+run_all() {
+    printf '%s\n' "$@" | results=$results xargs -P "$jobs" -I{} sh -c '
+        out=$results/${1##*/}
+        ${RUNNER:-} "$1" >"$out.text" 2>&1
+        echo $? >"$out.status"
+        echo' sh {}
+}
+
+report() {
+    passed=0 failed=0
+    for t in "$@"; do
+        out=$results/${t##*/}
+        while [ ! -s "$out.status" ]; do read -r ended || break; done
+        line=$(tail -n 1 "$out.text")
+        status=$(cat "$out.status")
+        p=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1/p')
+        f=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\2/p')
+        if [ "$f$status" != 00 ] && [ "${f:-0}" = 0 ]; then
+            p=0 f=1
+            cat "$out.text"
+            printf '%s: died with status %s\n' "$t" "$status"
+        else
+            sed '$d' "$out.text"
+        fi
+        printf '%-24s %s passed, %s failed\n' "${t##*/}" "$p" "$f"
+        passed=$((passed + p)) failed=$((failed + f))
+    done
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+}
+
+run_all "$@" | report "$@"

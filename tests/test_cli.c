@@ -201,16 +201,16 @@ TEST(info) {
     /* a header and general.name = "x\033": a file that is none of a model, and a string that a terminal obeys */
     const char *const make =
         "printf 'GGUF\\3\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\14\\0\\0\\0\\0\\0\\0\\0"
-        "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >/tmp/polar-test-info.gguf;";
+        "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >build/test_cli.gguf;";
     char line[600];
     FILE *f;
-    snprintf(line, sizeof line, "%s polar info /tmp/polar-test-info.gguf --metadata", make);
-    RUN(line, 0, "name          x?\ntensors       none\nruns          no: polar-test-info.gguf: the key ");
-    RUN("polar info /tmp/polar-test-info.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
-    RUN("polar info -m /tmp/polar-test-info.gguf --json --tensors --metadata", 0,
-        "{\"file\":\"/tmp/polar-test-info.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
-        "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"polar-test-info.gguf: the key ");
-    RUN("polar info --json --tensors --metadata /tmp/polar-test-info.gguf; rm /tmp/polar-test-info.gguf", 0,
+    snprintf(line, sizeof line, "%s polar info build/test_cli.gguf --metadata", make);
+    RUN(line, 0, "name          x?\ntensors       none\nruns          no: test_cli.gguf: the key ");
+    RUN("polar info build/test_cli.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
+    RUN("polar info -m build/test_cli.gguf --json --tensors --metadata", 0,
+        "{\"file\":\"build/test_cli.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
+        "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"test_cli.gguf: the key ");
+    RUN("polar info --json --tensors --metadata build/test_cli.gguf; rm build/test_cli.gguf", 0,
         "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
     RUN("polar info", 2, "polar info: no file: polar info FILE\n");
     RUN("polar info /nowhere.gguf", 1, "polar info: /nowhere.gguf: No such file");

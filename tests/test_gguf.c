@@ -406,7 +406,7 @@ TEST(unusual) {
 static const char *temporary_file(const char *name) {
     static char path[8][300];
     static int next;
-    snprintf(path[next %= 8], sizeof path[0], "%s/polar-test-%s", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", name);
+    snprintf(path[next %= 8], sizeof path[0], "build/test_gguf-%s", name);
     return path[next++];
 }
 
@@ -456,20 +456,20 @@ TEST(split_files) {
     a = counting(&c);
     err_clear(&e);
     CHECK(gguf_open(&g, second, 0, &a, NULL, NULL, &e) == POLAR_ARGUMENT);
-    CHECK_STR(e.message, "polar-test-s-00002-of-00002.gguf: is part 2 of 2, expected the first");
+    CHECK_STR(e.message, "test_gguf-s-00002-of-00002.gguf: is part 2 of 2, expected the first");
     write_part(odd, 0, 2, "a", "c");
     err_clear(&e);
     CHECK(gguf_open(&g, odd, 0, &a, NULL, NULL, &e) == POLAR_FORMAT);
     CHECK_STR(e.message,
-              "polar-test-odd.gguf: is the first of 2 parts, expected a name like MODEL-00001-of-00002.gguf");
+              "test_gguf-odd.gguf: is the first of 2 parts, expected a name like MODEL-00001-of-00002.gguf");
     write_part(second, 0, 2, "b", NULL);
     err_clear(&e);
     CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_MISMATCH);
-    CHECK_STR(e.message, "polar-test-s-00002-of-00002.gguf: split.no is 0, expected 1");
+    CHECK_STR(e.message, "test_gguf-s-00002-of-00002.gguf: split.no is 0, expected 1");
     write_part(second, 1, 2, "a", NULL);
     err_clear(&e);
     CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_FORMAT);
-    CHECK_STR(e.message, "polar-test-s-00001-of-00002.gguf: the tensor a occurs twice");
+    CHECK_STR(e.message, "test_gguf-s-00001-of-00002.gguf: the tensor a occurs twice");
     remove(second);
     err_clear(&e);
     CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_IO && strstr(e.message, "s-00002-of-00002.gguf: "));
@@ -499,7 +499,7 @@ TEST(file_errors) {
     done = 0;
     err_clear(&e);
     CHECK(gguf_open(&g, path, 1, NULL, watch_all, &done, &e) == POLAR_FORMAT && done > 0.5);
-    CHECK_STR(e.message, "polar-test-progress.gguf: is no GGUF file: it starts with 0, expected 46554747 (\"GGUF\")");
+    CHECK_STR(e.message, "test_gguf-progress.gguf: is no GGUF file: it starts with 0, expected 46554747 (\"GGUF\")");
     remove(path);
     for (int no_mmap = 0; no_mmap < 2; no_mmap++) {
         err_clear(&e);

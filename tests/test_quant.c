@@ -171,7 +171,7 @@ static const char *temporary_file(const char *name) {
     static char path[4][300];
     static int next;
     next = (next + 1) % 4;
-    snprintf(path[next], sizeof path[0], "%s/polar-quant-%s", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", name);
+    snprintf(path[next], sizeof path[0], "build/test_quant-%s", name);
     return path[next];
 }
 
