@@ -5558,7 +5558,8 @@ typedef struct wide_rows {
     size_t stride;
     int one; /* which of the two */
     wide_panel panel;
-    const int8_t *q; /* the token */
+    const uint8_t *ahead; /* one token: the rows that come next, fetched meanwhile */
+    const int8_t *q;      /* the token */
     const float *da;
     wide_sums sums;
     __m512i s[4], sum, high, low; /* of sub-blocks at hand, of the block, and with its minima */
@@ -5573,7 +5574,7 @@ static ALWAYS_INLINE AVX512 __m128i load128_avx512(const uint8_t *p) {
 }
 
 /* The four words at `at` of 16 rows: word i of row r becomes lane r of out[i]. */
-static ALWAYS_INLINE AVX512 void rows16_avx512(const wide_rows *x, size_t at, __m512i out[4]) {
+static ALWAYS_INLINE AVX512 void rows16_avx512(wide_rows *x, size_t at, __m512i out[4]) {
     __m512i a[4], b[4]; /* a[i]: rows i, i + 4, i + 8, i + 12 */
     UNROLL for (int i = 0; i < 4; i++) {
         const uint8_t *w = x->w + at + (size_t)i * x->stride;
@@ -5584,7 +5585,9 @@ static ALWAYS_INLINE AVX512 void rows16_avx512(const wide_rows *x, size_t at, __
             _mm512_castsi256_si512(lo),
             _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1),
             1);
+        if (x->one) _mm_prefetch((const char *)(x->ahead + 64 * i), _MM_HINT_T1); /* more at once would be dropped */
     }
+    if (x->one) x->ahead += 16 * 16;
     b[0] = _mm512_unpacklo_epi32(a[0], a[1]), b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
     b[2] = _mm512_unpacklo_epi32(a[2], a[3]), b[3] = _mm512_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm512_unpacklo_epi64(b[0], b[2]), out[1] = _mm512_unpackhi_epi64(b[0], b[2]);
@@ -5727,12 +5730,10 @@ static ALWAYS_INLINE AVX512 void wide_block_32_avx512(wide_rows *x, int type, in
 
 /* Eight blocks of a simple type are whole words, 16 bytes at a time; so are, one by one, the words of blocks that are
  * left. */
-static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int bytes, int count,
-                                                     const uint8_t *ahead) {
+static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int bytes, int count) {
     __m512i v[68];
     int b = 0;
     for (; b + 8 <= count; b += 8) {
-        fetch_x86(ahead, b / 8, 8 * 16 * bytes);
         for (int c = 0; c < bytes / 2; c++) rows16_avx512(x, (size_t)(b * bytes + 16 * c), v + 4 * c);
         for (int i = 0; i < 8; i += 2) {
             wide_block_32_avx512(x, type, b + i, v + i * bytes / 4, 0);
@@ -5870,22 +5871,16 @@ static ALWAYS_INLINE AVX512 void wide_iq4_xs_avx512(wide_rows *x, int b) {
     wide_end_avx512(x, 0, b, low_half_avx512(head), _mm512_setzero_ps());
 }
 
-/* Reads `count` blocks of 16 rows. Meanwhile it fetches as many bytes from `ahead` on, unless that is NULL: the rows
- * that come next, so that memory is read in one line. */
-static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int count, const uint8_t *ahead) {
-    const int bytes = quant_types[type].bytes;
-#define BLOCKS(name)                                                                                                   \
-    for (int b = 0; b < count; b++) {                                                                                  \
-        fetch_x86(ahead, b, 16 * bytes);                                                                       \
-        name;                                                                                                          \
-    }
+/* Reads `count` blocks of 16 rows. */
+static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int count) {
+#define BLOCKS(name) for (int b = 0; b < count; b++) name;
     switch (type) {
-    case QUANT_Q8_0: wide_type_32_avx512(x, QUANT_Q8_0, 34, count, ahead); break;
-    case QUANT_Q4_0: wide_type_32_avx512(x, QUANT_Q4_0, 18, count, ahead); break;
-    case QUANT_Q4_1: wide_type_32_avx512(x, QUANT_Q4_1, 20, count, ahead); break;
-    case QUANT_Q5_0: wide_type_32_avx512(x, QUANT_Q5_0, 22, count, ahead); break;
-    case QUANT_Q5_1: wide_type_32_avx512(x, QUANT_Q5_1, 24, count, ahead); break;
-    case QUANT_IQ4_NL: wide_type_32_avx512(x, QUANT_IQ4_NL, 18, count, ahead); break;
+    case QUANT_Q8_0: wide_type_32_avx512(x, QUANT_Q8_0, 34, count); break;
+    case QUANT_Q4_0: wide_type_32_avx512(x, QUANT_Q4_0, 18, count); break;
+    case QUANT_Q4_1: wide_type_32_avx512(x, QUANT_Q4_1, 20, count); break;
+    case QUANT_Q5_0: wide_type_32_avx512(x, QUANT_Q5_0, 22, count); break;
+    case QUANT_Q5_1: wide_type_32_avx512(x, QUANT_Q5_1, 24, count); break;
+    case QUANT_IQ4_NL: wide_type_32_avx512(x, QUANT_IQ4_NL, 18, count); break;
     case QUANT_Q2_K: BLOCKS(wide_q2_k_avx512(x, b)) break;
     case QUANT_Q3_K: BLOCKS(wide_q3_k_avx512(x, b)) break;
     case QUANT_Q4_K: BLOCKS(wide_q45_k_avx512(x, QUANT_Q4_K, b)) break;
@@ -6009,17 +6004,16 @@ static AVX512 void wide_tokens_avx512(const wide_panel *f, const product *p, con
 
 static AVX512 void wide_fill_avx512(wide_rows *x, int type, int count) {
     x->one = 0;
-    wide_read_avx512(x, type, count, NULL);
+    wide_read_avx512(x, type, count);
 }
 
 /* 16 rows times one token: `count` blocks of them. */
-static AVX512 void wide_one_avx512(const wide_rows *rows, int type, int count, const uint8_t *ahead, float *y,
-                                   int first) {
+static AVX512 void wide_one_avx512(const wide_rows *rows, int type, int count, float *y, int first) {
     wide_rows x = *rows;
     x.one = 1;
     x.acc = first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
     x.sum = x.high = x.low = _mm512_setzero_si512();
-    wide_read_avx512(&x, type, count, ahead);
+    wide_read_avx512(&x, type, count);
     _mm512_storeu_ps(y, x.acc);
 }
 
@@ -6030,21 +6024,20 @@ static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, i
               sub = wide_small_subs(p->type) ? 16 : 32;
     const size_t token = (size_t)(p->index ? p->index[0] : 0) * (size_t)n;
     const wide_sums sums = x.sums;
-    if (n_rows) fetch_x86(p->w + (size_t)row * p->row_bytes, 0, 16 * (int)p->row_bytes);
     wide_sum_up_avx512(sums, p->type, a->sums + token / 16, n / 16);
     for (int r = row; r < row + n_rows; r += 16)
         for (int b = 0; b < n_blocks; b += chunk) {
             const int count = MIN(chunk, n_blocks - b), j = b * type->block / sub;
-            const uint8_t *ahead = NULL;
             x.w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)type->bytes;
             x.q = a->q8 + token + b * type->block;
             x.da = a->d + token / (size_t)type->block + b;
             x.sums.start = sums.start + j;
             x.sums.high = sums.high + j;
             x.sums.low = sums.low + j;
-            if (r + 32 <= row + n_rows)
-                ahead = p->w + (size_t)(r + 16) * p->row_bytes + (size_t)(16 * b) * (size_t)type->bytes;
-            wide_one_avx512(&x, p->type, count, ahead, p->y + r, b == 0);
+            x.ahead = r + 32 <= row + n_rows /* so that memory is read in one line */
+                          ? p->w + (size_t)(r + 16) * p->row_bytes + (size_t)(16 * b) * (size_t)type->bytes
+                          : x.w;
+            wide_one_avx512(&x, p->type, count, p->y + r, b == 0);
         }
 }
 
@@ -9024,12 +9017,13 @@ static void product_task(void *context, int index, int worker) {
 }
 
 /* All products in one go. Tiles are a multiple of a panel, some per thread so that a slow core does not hold
- * up the others. */
+ * up the others: few for one token, since memory is not yet read ahead where a tile begins. */
 static void products_run(const engine *e, const product *p, int n) {
     product_work w = {e, p, n, KERN_ROWS};
     int rows = 0, tiles = 0;
     for (int i = 0; i < n; i++) rows += p[i].rows;
-    w.tile = MIN(128, MAX(1, rows / (e->runner.n_threads * 8 * KERN_ROWS)) * KERN_ROWS);
+    w.tile = MAX(1, rows / (e->runner.n_threads * (p->n_tokens == 1 ? 2 : 8) * KERN_ROWS)) * KERN_ROWS;
+    if (p->n_tokens > 1) w.tile = MIN(128, w.tile);
     for (int i = 0; i < n; i++) tiles += (p[i].rows + w.tile - 1) / w.tile;
     parallel_for(&e->runner, tiles, product_task, &w);
 }
