@@ -103,11 +103,6 @@ done:
     return status;
 }
 
-static void put_number(const char *key, double x) {
-    printf(",\"%s\":", key);
-    json_put_double(stdout, x);
-}
-
 static void print_result(const char *file, const bench_options *o, const bench_result *r) {
     if (!o->json) {
         printf("%-36s %9.1f %9.1f %9.3f %9.0f %9.0f %9.0f\n", file, r->prefill, r->decode, r->load, r->model_mb,
@@ -118,14 +113,14 @@ static void print_result(const char *file, const bench_options *o, const bench_r
     json_put_text(stdout, file);
     printf(",\"prompt\":%d,\"decode\":%d,\"threads\":%d,\"n_calls\":%d", o->prompt, o->decode,
            o->threads > 0 ? o->threads : polar_cpu_count(), r->n_calls);
-    put_number("prefill_tps", r->prefill);
-    put_number("decode_tps", r->decode);
-    put_number("prefill_best", r->prefill_best);
-    put_number("decode_best", r->decode_best);
-    put_number("load_s", r->load);
-    put_number("model_mb", r->model_mb);
-    put_number("session_mb", r->session_mb);
-    put_number("peak_mb", r->peak_mb);
+    json_put_number(stdout, "prefill_tps", r->prefill);
+    json_put_number(stdout, "decode_tps", r->decode);
+    json_put_number(stdout, "prefill_best", r->prefill_best);
+    json_put_number(stdout, "decode_best", r->decode_best);
+    json_put_number(stdout, "load_s", r->load);
+    json_put_number(stdout, "model_mb", r->model_mb);
+    json_put_number(stdout, "session_mb", r->session_mb);
+    json_put_number(stdout, "peak_mb", r->peak_mb);
     printf("}\n");
 }
 
@@ -155,10 +150,10 @@ int command_bench(cli *c) {
         {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
         {"decode", 'n', CLI_INT, &o.decode, "N", "tokens decoded one by one after it (32)"},
         {"repeat", 'r', CLI_INT, &o.repeat, "N", "rounds; medians are printed (3)"},
-        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
+        CLI_THREADS_OPTION(o.threads),
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
-        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
+        CLI_KV_TYPE_OPTION(o.kv_type),
+        CLI_CPU_OPTION(o.cpu),
         {"search", 0, CLI_FLAG, &search, NULL, "evaluate the programs of a search, together and one by one"},
         {"programs", 0, CLI_INT, &s.programs, "N", "of --search: simulations (200)"},
         {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs proposed at a time (32)"},

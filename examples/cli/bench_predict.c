@@ -9,11 +9,6 @@ static double now(const bench_predict_options *o) {
     return o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
 }
 
-static void put_number(const char *key, double x) {
-    printf(",\"%s\":", key);
-    json_put_double(stdout, x);
-}
-
 /* --- training --------------------------------------------------------------------------------------------- */
 
 /* Paths of two random edits each, as those of a search. */
@@ -101,9 +96,9 @@ int bench_train(const bench_predict_options *o) {
                    "\"batch\":%d,\"group\":%d,\"n_params\":%lu",
                    p.n_examples, t.n_epochs, n_layer, n_tokens, q_dim, t.d_model, t.batch, t.group,
                    (unsigned long)p.n_params);
-            put_number("step_s", step);
-            put_number("step_cpu_s", cpu);
-            put_number("total_s", total);
+            json_put_number(stdout, "step_s", step);
+            json_put_number(stdout, "step_cpu_s", cpu);
+            json_put_number(stdout, "total_s", total);
             printf(",\"steps\":%d,\"measured\":%d}\n", p.n_steps, o->steps);
         } else {
             printf("%d paths, %d epochs, %d layers, questions of %d tokens, features of %d, width %d, %lu parameters\n",
@@ -224,13 +219,13 @@ static void print_times(const char *file, const bench_predict_options *o, const 
         printf("{\"model\":");
         json_put_text(stdout, file);
         printf(",\"prompt\":%d,\"layer\":%d", o->prompt, o->layer);
-        put_number("prefill_s", t->prefill);
-        put_number("menu_s", t->menu);
-        put_number("programs_s", t->programs);
-        put_number("guided_s", t->guided);
-        put_number("menu_percent", 100 * t->menu / t->prefill);
-        put_number("programs_percent", 100 * t->programs / t->prefill);
-        put_number("guided_percent", 100 * (t->guided / t->prefill - 1));
+        json_put_number(stdout, "prefill_s", t->prefill);
+        json_put_number(stdout, "menu_s", t->menu);
+        json_put_number(stdout, "programs_s", t->programs);
+        json_put_number(stdout, "guided_s", t->guided);
+        json_put_number(stdout, "menu_percent", 100 * t->menu / t->prefill);
+        json_put_number(stdout, "programs_percent", 100 * t->programs / t->prefill);
+        json_put_number(stdout, "guided_percent", 100 * (t->guided / t->prefill - 1));
         printf("}\n");
         return;
     }

@@ -243,6 +243,17 @@ int cli_read(cli *c, const cli_option *options, int min, int max) {
     return -1;
 }
 
+int cli_word(const char *option, const char *word, const char *const *words) {
+    char list[256];
+    size_t n = 0;
+    for (int i = 0; words[i]; i++)
+        if (!strcmp(word, words[i])) return i;
+    for (int i = 0; words[i] && n < sizeof list; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", !i ? "" : words[i + 1] ? ", " : " or ", words[i]);
+    cli_usage("%s %s: expected %s", option, word, list);
+    return -1;
+}
+
 /* --- files and lines ----------------------------------------------------------------------------------- */
 
 FILE *cli_fopen(const char *path, const char *mode) {
@@ -255,6 +266,11 @@ FILE *cli_fopen(const char *path, const char *mode) {
 #else
     return fopen(path, mode);
 #endif
+}
+
+const char *cli_base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
 static FILE *open_input(const char *path) {

@@ -75,6 +75,15 @@ typedef struct cli_option {
  * status: 0 after -h, 2 after a mistake. */
 int cli_read(cli *c, const cli_option *options, int min, int max);
 
+/* The rows that many commands have. */
+#define CLI_MODEL_OPTION(x)   {"model", 'm', CLI_TEXT, &(x), "FILE", "GGUF model"}
+#define CLI_THREADS_OPTION(x) {"threads", 't', CLI_INT, &(x), "N", "threads (one per core)"}
+#define CLI_CPU_OPTION(x)     {"cpu", 0, CLI_TEXT, &(x), "NAME", "auto, plain, avx2, avx512 or neon (auto)"}
+#define CLI_KV_TYPE_OPTION(x) {"kv-type", 0, CLI_TEXT, &(x), "TYPE", "f16 or f32 (f16)"}
+
+/* The place of an option's word among `words` (NULL-terminated), or -1 after a message that lists them. */
+int cli_word(const char *option, const char *word, const char *const *words);
+
 /* For main(): names the command in messages; the name of `names` (NULL-terminated) that a mistyped word may
  * have meant, or NULL. */
 void cli_begin(const char *command);
@@ -90,6 +99,8 @@ void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 
 /* fopen with UTF-8 names on every system. */
 FILE *cli_fopen(const char *path, const char *mode);
+/* What stands behind the last slash. */
+const char *cli_base_name(const char *path);
 /* The whole file, or stdin for "-", NUL-terminated, to be freed. NULL after a message. */
 char *cli_read_file(const char *path, size_t *length);
 
@@ -150,6 +161,8 @@ void json_put_string(FILE *f, const char *text, size_t length);
 void json_put_text(FILE *f, const char *text);
 void json_put_double(FILE *f, double x);
 void json_put_float(FILE *f, float x);
+/* A member of an object after others: ,"name":x */
+void json_put_number(FILE *f, const char *name, double x);
 void json_put_ints(FILE *f, const int *values, size_t n);
 void json_put_floats(FILE *f, const float *values, size_t n);
 
@@ -314,12 +327,16 @@ void cli_progress_end(void);
 int cli_read_path(const char *text, int *path);
 /* Opens the model that -m names. 0, or the exit status after a message. */
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
-/* The values of --chat, --kv and --kv-type; 0, or the exit status after a message. */
+/* Writes the member "model" of a file's header: name, architecture, layers, checksum. */
+void cli_put_model(FILE *f, const polar_model *model);
+/* The values of --chat, --kv, --kv-type, --features and --head; 0, or the exit status after a message. */
 int cli_chat(const char *name, polar_chat *chat);
 int cli_kv_mode(const char *text, polar_kv_mode *mode);
 int cli_kv_type(const char *text, polar_kv_type *type);
-/* The value of --head: auto, menu or programs. */
+int cli_feature(const char *text, polar_feature *feature);
 int cli_pick_head(const char *text, polar_pick_head *head);
+/* Why an answer ended: "limit", "end", "string" or "context". */
+const char *cli_stop_name(polar_stop stop);
 
 /* --- commands ------------------------------------------------------------------------------------------ */
 

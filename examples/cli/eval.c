@@ -2,13 +2,6 @@
  * number comes from running the model. Shows polar_many, polar_picker and the statistics of polar.h. */
 #include "eval.h"
 
-#ifdef POLAR_NO_SEARCH
-int command_eval(cli *c) {
-    (void)c;
-    return cli_fail("this polar was built without answers and search (POLAR_NO_SEARCH)");
-}
-#else
-
 typedef enum eval_kind {
     EVAL_FIXED,     /* one program for all questions: the identity, the best of the menu, ... */
     EVAL_PICK,      /* the first pick at a point */
@@ -26,10 +19,10 @@ typedef struct eval_method {
 } eval_method;
 
 typedef struct eval_options {
-    const char *model, *predictor, *encoder, *output, *cpu, *kv_type, *shard, *validation, *fit, *menu, *reward;
-    cli_prompt_options prompt;
-    cli_list stop, programs, prices, skips;
-    int tokens, threads, limit, cache_mb, k, time, show, json, any_model, merge;
+    const char *model, *predictor, *encoder, *output, *validation, *fit, *menu;
+    evaluate_options evaluate;
+    cli_list programs, prices, skips;
+    int k, time, show, json, any_model, merge;
     uint64_t seed;
 } eval_options;
 
@@ -44,7 +37,7 @@ typedef struct eval {
     polar_model_info info;
     cli_questions questions;
     const char *file;
-    int shard, n_shards;
+    shard shard;
     polar_pool *pool;
     polar_runner runner;
     evaluator e;
@@ -382,8 +375,8 @@ static int is_timed(const eval *r, int index) {
 
 static polar_generate_options generation(const eval *r) {
     polar_generate_options g = polar_generate_defaults();
-    g.max_tokens = r->o->tokens;
-    g.stop = r->o->stop.n ? r->o->stop.items : NULL;
+    g.max_tokens = r->o->evaluate.tokens;
+    g.stop = r->o->evaluate.stop.n ? r->o->evaluate.stop.items : NULL;
     return g;
 }
 
@@ -450,8 +443,6 @@ static int time_methods(const eval *r, const cli_question *q, int index) {
 
 /* --- records -------------------------------------------------------------------------------------------------- */
 
-static const char *const stop_names[] = {"limit", "end", "string", "context"};
-
 static void put_run(FILE *f, const eval *r, int i) {
     const attempt *a = &r->work->attempts[i];
     fprintf(f, "{\"program\":");
@@ -459,7 +450,7 @@ static void put_run(FILE *f, const eval *r, int i) {
     fprintf(f, ",\"calls\":%d,\"answer\":", r->work->paths[i].n);
     json_put_text(f, a->answer);
     fprintf(f, ",\"right\":%d,\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", a->reward > 0, a->n_tokens,
-            stop_names[a->stop]);
+            cli_stop_name(a->stop));
     json_put_double(f, a->logprob);
     fputc('}', f);
 }
@@ -525,7 +516,7 @@ static int on_record(void *user, polar_span text, int64_t at) {
     int index = -1, status;
     json_document *d = json_read(text.text, text.length, &error, &where);
     if (d) json_int(json_get(json_root(d), "index"), &index);
-    if (index < 0 || index >= r->questions.n || index % r->n_shards != r->shard - 1 || r->places[index].length)
+    if (index < 0 || index >= r->questions.n || !shard_has(r->shard, index) || r->places[index].length)
         status = cli_fail("%s: a record belongs to no question of this run, or is there twice", r->journal.path);
     else if (!(status = scores_add(&r->scores, json_root(d), r->journal.path ? r->journal.path : "polar eval"))) {
         r->places[index].at = at;
@@ -565,35 +556,15 @@ static int do_question(eval *r, int index) {
 
 /* --- the header ----------------------------------------------------------------------------------------------- */
 
-static void put_number(FILE *f, const char *name, double x) {
-    fprintf(f, ",\"%s\":", name);
-    json_put_double(f, x);
-}
-
-static void put_texts(FILE *f, const char *name, const cli_list *list) {
-    fprintf(f, ",\"%s\":[", name);
-    for (int i = 0; i < list->n; i++) {
-        if (i) fputc(',', f);
-        json_put_text(f, list->items[i]);
-    }
-    fputc(']', f);
-}
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static void put_parts(FILE *f, const eval *r) {
-    fprintf(f, "{\"kind\":\"eval\",\"version\":\"%s\",\"model\":{\"name\":", polar_version());
-    json_put_text(f, r->info.name);
-    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"},\"questions\":{\"file\":",
-            r->info.architecture, r->info.n_layer, (unsigned long long)polar_model_checksum(r->model));
-    json_put_text(f, base_name(r->file));
+    fprintf(f, "{\"kind\":\"eval\",\"version\":\"%s\",", polar_version());
+    cli_put_model(f, r->model);
+    fprintf(f, ",\"questions\":{\"file\":");
+    json_put_text(f, cli_base_name(r->file));
     fprintf(f, ",\"n\":%d,\"checksum\":\"%016llx\"}", r->questions.n, (unsigned long long)r->questions.checksum);
     if (!r->predictor) return;
     fprintf(f, ",\"predictor\":{\"file\":");
-    json_put_text(f, base_name(r->o->predictor));
+    json_put_text(f, cli_base_name(r->o->predictor));
     fprintf(f, ",\"checksum\":\"%016llx\",\"feature\":\"%s\",\"feature_layer\":%d,\"n_params\":%lld}",
             (unsigned long long)r->predictor_checksum, polar_feature_name(r->about.feature), r->about.feature_layer,
             (long long)r->about.n_params);
@@ -602,12 +573,10 @@ static void put_parts(FILE *f, const eval *r) {
 static void put_settings(FILE *f, const eval *r) {
     const eval_options *o = r->o;
     fprintf(f, ",\"settings\":{");
-    cli_prompt_put(f, &r->e.prompt);
-    fprintf(f, ",\"reward\":\"%s\",\"tokens\":%d", o->reward, o->tokens);
-    put_texts(f, "stop", &o->stop);
-    fprintf(f, ",\"kv_type\":\"%s\",\"seed\":%llu,\"time\":%d}", o->kv_type, (unsigned long long)o->seed, o->time);
+    evaluate_put(f, &o->evaluate, &r->e.prompt);
+    fprintf(f, ",\"seed\":%llu,\"time\":%d}", (unsigned long long)o->seed, o->time);
     fprintf(f, ",\"feature_calls\":%d,\"k\":%d", r->scores.feature_calls, r->scores.k);
-    if (r->threshold <= 0) put_number(f, "threshold", r->threshold);
+    if (r->threshold <= 0) json_put_number(f, "threshold", r->threshold);
 }
 
 static void put_methods(FILE *f, const eval *r) {
@@ -621,7 +590,7 @@ static void put_methods(FILE *f, const eval *r) {
     fprintf(f, "],\"points\":[");
     for (int i = 0; i < s->n_points; i++) {
         fprintf(f, "%s{\"name\":\"%s\"", i ? "," : "", s->points[i].name);
-        put_number(f, "price", s->points[i].price);
+        json_put_number(f, "price", s->points[i].price);
         fputc('}', f);
     }
     fprintf(f, "],\"methods\":[");
@@ -661,7 +630,7 @@ static int make_header(eval *r) {
             fprintf(f, ",\"validation\":");
             score_fit_put(f, &r->fit);
         }
-        if (r->n_shards > 1) fprintf(f, ",\"shard\":[%d,%d]", r->shard, r->n_shards);
+        if (r->shard.n > 1) fprintf(f, ",\"shard\":[%d,%d]", r->shard.index, r->shard.n);
         fputc('}', f);
     }
     return cli_text_close(&r->header);
@@ -687,7 +656,7 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     o.any_model = r->o->any_model;
     o.session.n_ctx = r->n_ctx;
     o.session.runner = &r->runner;
-    if (cli_kv_type(r->o->kv_type, &o.session.kv_type)) return 2;
+    if (cli_kv_type(r->o->evaluate.kv_type, &o.session.kv_type)) return 2;
     return polar_picker_create(out, r->model, r->predictor, &o, &e) ? cli_fail("%s", e.message) : 0;
 }
 
@@ -699,7 +668,7 @@ static int open_predictor(eval *r) {
     if (polar_predictor_open(&r->predictor, o->predictor, NULL, &e)) return cli_fail("%s", e.message);
     polar_predictor_get_info(r->predictor, &r->about);
     r->predictor_checksum = file_checksum(o->predictor, &failed);
-    if (failed || (o->encoder && (status = cli_open_model(o->encoder, o->cpu, 0, &r->encoder)))) return 1;
+    if (failed || (o->encoder && (status = cli_open_model(o->encoder, o->evaluate.cpu, 0, &r->encoder)))) return 1;
     if (polar_predictor_check(r->predictor, r->model, r->encoder, o->any_model, &e))
         return cli_fail("%s: %s", o->predictor, e.message);
     r->n_menu = r->about.n_menu;
@@ -836,7 +805,8 @@ static int measure_context(eval *r) {
                             r->questions.items[i].line, n, r->info.n_ctx_train);
         if (n > longest) longest = n;
     }
-    r->n_ctx = longest + r->o->tokens < r->info.n_ctx_train ? longest + r->o->tokens : r->info.n_ctx_train;
+    r->n_ctx = longest + r->o->evaluate.tokens;
+    if (r->n_ctx > r->info.n_ctx_train) r->n_ctx = r->info.n_ctx_train;
     return 0;
 }
 
@@ -847,24 +817,19 @@ static int on_progress(void *user, double done) {
 
 static int open_evaluator(eval *r) {
     polar_many_options m = polar_many_defaults();
-    eval_options *o = r->o;
+    cli_prompt_options *prompt = &r->o->evaluate.prompt;
     int status;
     m.runner = &r->runner;
-    m.cache_bytes = (size_t)o->cache_mb << 20;
-    m.max_tokens = o->tokens;
-    m.stop = o->stop.n ? o->stop.items : NULL;
     m.progress = on_progress;
-    if (r->predictor && !o->prompt.prompt && *r->about.prompt) { /* as in training */
-        o->prompt.recorded = r->about.prompt;
-        if (!o->prompt.chat && *r->about.chat) o->prompt.chat = r->about.chat;
-        if (!o->prompt.system && *r->about.system) o->prompt.system = r->about.system;
+    if (r->predictor && !prompt->prompt && *r->about.prompt) { /* as in training */
+        prompt->recorded = r->about.prompt;
+        if (!prompt->chat && *r->about.chat) prompt->chat = r->about.chat;
+        if (!prompt->system && *r->about.system) prompt->system = r->about.system;
     }
-    if ((status = cli_kv_type(o->kv_type, &m.kv_type)) ||
-        (status = cli_prompt_open(&r->e.prompt, r->model, &o->prompt)) || (status = reward_of(o->reward, &r->e.reward)))
-        return status;
-    if (o->time && r->e.reward == REWARD_CHOICE)
+    if ((status = evaluator_open(&r->e, r->model, &r->o->evaluate, m))) return status;
+    if (r->o->time && r->e.reward == REWARD_CHOICE)
         return cli_usage("--time measures answers that are generated, not --reward choice");
-    return evaluator_open(&r->e, r->model, &m);
+    return 0;
 }
 
 static int open_clock(eval *r) {
@@ -874,7 +839,7 @@ static int open_clock(eval *r) {
     so.n_ctx = r->n_ctx;
     so.runner = &r->runner;
     so.max_calls = r->max_calls;
-    if (cli_kv_type(r->o->kv_type, &so.kv_type)) return 2;
+    if (cli_kv_type(r->o->evaluate.kv_type, &so.kv_type)) return 2;
     return polar_session_create(&r->clock, r->model, NULL, &so, &e) ? cli_fail("%s", e.message) : 0;
 }
 
@@ -882,16 +847,17 @@ static int prepare(eval *r) {
     polar_error e;
     int status;
     if (!(r->work = calloc(1, sizeof *r->work))) return cli_fail("out of memory");
-    if ((status = cli_open_model(r->o->model, r->o->cpu, 0, &r->model)) ||
-        (status = cli_questions_read(&r->questions, r->file, 1, r->o->limit)))
+    if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
+        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
         return status;
     if (!r->questions.n) return cli_fail("%s: no questions", r->file);
-    if (r->shard > r->questions.n)
-        return cli_fail("shard %d of %d is empty: there are %d questions", r->shard, r->n_shards, r->questions.n);
+    if (r->shard.index > r->questions.n)
+        return cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
+                        r->questions.n);
     polar_model_get_info(r->model, &r->info);
     r->scores.n_layer = r->info.n_layer;
     r->threshold = 1;
-    if (polar_pool_create(&r->pool, r->o->threads, NULL, &e)) return cli_fail("%s", e.message);
+    if (polar_pool_create(&r->pool, r->o->evaluate.threads, NULL, &e)) return cli_fail("%s", e.message);
     r->runner = polar_pool_runner(r->pool);
     if ((status = open_predictor(r))) return status;
     if (r->o->menu && r->n_menu) return cli_usage("--menu: the predictor has a menu of its own");
@@ -911,7 +877,7 @@ static int prepare(eval *r) {
 /* --- the run -------------------------------------------------------------------------------------------------- */
 
 static int n_mine(const eval *r) {
-    return (r->questions.n - r->shard + r->n_shards) / r->n_shards;
+    return shard_size(r->shard, r->questions.n);
 }
 
 static void tell(eval *r) {
@@ -945,7 +911,7 @@ static int do_questions(eval *r) {
     r->began = r->told = cli_seconds();
     r->n_before = r->scores.n;
     if (r->n_before) cli_note("%s: going on after %d of %d questions", r->journal.path, r->n_before, n_mine(r));
-    for (int i = r->shard - 1; i < r->questions.n && !status; i += r->n_shards) {
+    for (int i = r->shard.index - 1; i < r->questions.n && !status; i += r->shard.n) {
         if (r->places[i].length) continue;
         status = cli_interrupted() ? EVALUATE_CANCELLED : do_question(r, i);
         if (!status && r->shown < r->o->show) {
@@ -977,7 +943,7 @@ static int write_fit(const eval *r) {
     FILE *f;
     int status = scores_fit(&r->scores, &fit);
     if (status) return status;
-    snprintf(fit.file, sizeof fit.file, "%s", base_name(r->file));
+    snprintf(fit.file, sizeof fit.file, "%s", cli_base_name(r->file));
     snprintf(fit.questions, sizeof fit.questions, "%016llx", (unsigned long long)r->questions.checksum);
     if ((f = cli_output_open(&out, r->o->fit))) {
         fprintf(f,
@@ -1069,37 +1035,19 @@ static void close_eval(eval *r) {
 /* --- options -------------------------------------------------------------------------------------------------- */
 
 static int check_options(const eval_options *o) {
-    if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
-    if (o->cache_mb < 1 || o->cache_mb > 1 << 22)
-        return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
     if (o->k < 1 || o->k > POLAR_MAX_BEAMS) return cli_usage("--top-k %d: expected 1..%d", o->k, POLAR_MAX_BEAMS);
-    if (o->limit < 0 || o->time < 0 || o->show < 0)
-        return cli_usage("--limit, --time and --show expect numbers of questions");
-    if (o->shard && !o->output) return cli_usage("--shard needs an output: -o FILE");
-    return 0;
-}
-
-/* "2/8" */
-static int read_shard(const char *text, int *shard, int *n) {
-    char *end;
-    long a, b;
-    *shard = *n = 1;
-    if (!text) return 0;
-    a = strtol(text, &end, 10);
-    b = *end == '/' ? strtol(end + 1, &end, 10) : 0;
-    if (*end || a < 1 || b < 1 || a > b || b > 1000000)
-        return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
-    *shard = (int)a;
-    *n = (int)b;
+    if (o->time < 0 || o->show < 0) return cli_usage("--time and --show expect numbers of questions");
+    if (o->evaluate.shard && !o->output) return cli_usage("--shard needs an output: -o FILE");
     return 0;
 }
 
 int command_eval(cli *c) {
-    eval_options o = {.cpu = "auto", .kv_type = "f16", .reward = "answer", .tokens = 50, .cache_mb = 1024, .k = 5};
+    eval_options o = {.evaluate = EVALUATE_DEFAULTS, .k = 5};
+    shard part;
     eval *r;
     int status;
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        CLI_MODEL_OPTION(o.model),
         {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE",
          "its predictor; without one only programs that are named are run"},
         {"output", 'o', CLI_TEXT, &o.output, "FILE",
@@ -1115,37 +1063,26 @@ int command_eval(cli *c) {
         {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},
         {"time", 0, CLI_INT, &o.time, "N", "on N of the questions, time each method by itself"},
         {"show", 0, CLI_INT, &o.show, "N", "show the first N questions as they are answered"},
-        {"limit", 0, CLI_INT, &o.limit, "N", "the first N questions only"},
-        {"shard", 0, CLI_TEXT, &o.shard, "I/N", "every N-th question, beginning with the I-th"},
         {"merge", 0, CLI_FLAG, &o.merge, NULL, "join the outputs of shards: --merge A B ... -o ALL"},
         {"seed", 's', CLI_U64, &o.seed, "N", "of the random programs (0)"},
-        {"reward", 0, CLI_TEXT, &o.reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"},
-        {"tokens", 'n', CLI_INT, &o.tokens, "N", "longest answer (50)"},
-        {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end an answer before this text; may be repeated"},
-        CLI_PROMPT_OPTIONS(o.prompt),
         {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},
         {"any-model", 0, CLI_FLAG, &o.any_model, NULL,
          "the model may differ from that of the predictor in its quantization"},
-        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
-        {"cache-mb", 0, CLI_INT, &o.cache_mb, "N", "memory for what programs share (1024)"},
-        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        EVALUATE_OPTIONS(o.evaluate),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
         {0}};
     if ((status = cli_read(c, options, 1, -1)) >= 0) return status;
     if (o.merge) return eval_merge(c->args, c->n_args, o.output, o.json);
     if (c->n_args > 1) return cli_usage("\"%s\" is one argument too many; --merge joins files", c->args[1]);
-    if ((status = check_options(&o))) return status;
+    if ((status = evaluate_check(&o.evaluate, &part)) || (status = check_options(&o))) return status;
     if (!(r = calloc(1, sizeof *r))) return cli_fail("out of memory");
     r->o = &o;
     r->file = c->args[0];
-    status = read_shard(o.shard, &r->shard, &r->n_shards);
+    r->shard = part;
     cli_catch_interrupts();
-    if (!status) status = prepare(r);
+    status = prepare(r);
     if (!status) status = go(r);
     close_eval(r);
     free(r);
     return status;
 }
-
-#endif /* POLAR_NO_SEARCH */

@@ -1,10 +1,62 @@
 /* Running programs on a question and grading what they answer: what search does for its proposals. */
 #include "evaluate.h"
 
-int evaluator_open(evaluator *e, const polar_model *model, const polar_many_options *options) {
+/* "2/8" */
+static int read_shard(const char *text, shard *s) {
+    char *end;
+    long a, b;
+    s->index = s->n = 1;
+    if (!text) return 0;
+    a = strtol(text, &end, 10);
+    b = *end == '/' ? strtol(end + 1, &end, 10) : 0;
+    if (*end || a < 1 || b < 1 || a > b || b > 1000000)
+        return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
+    s->index = (int)a;
+    s->n = (int)b;
+    return 0;
+}
+
+int evaluate_check(const evaluate_options *o, shard *s) {
+    if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
+    if (o->cache_mb < 1 || o->cache_mb > 1 << 22)
+        return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
+    if (o->limit < 0) return cli_usage("--limit %d: expected a number of questions", o->limit);
+    return read_shard(o->shard, s);
+}
+
+void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt) {
+    cli_prompt_put(f, prompt);
+    fprintf(f, ",\"reward\":\"%s\",\"tokens\":%d,\"stop\":[", o->reward, o->tokens);
+    for (int i = 0; i < o->stop.n; i++) {
+        if (i) fputc(',', f);
+        json_put_text(f, o->stop.items[i]);
+    }
+    fprintf(f, "],\"kv_type\":\"%s\"", o->kv_type);
+}
+
+int shard_has(shard s, int question) {
+    return question % s.n == s.index - 1;
+}
+
+int shard_size(shard s, int n) {
+    return (n - s.index + s.n) / s.n;
+}
+
+int evaluator_open(evaluator *e, const polar_model *model, const evaluate_options *o, polar_many_options many) {
+    static const char *const rewards[] = {"answer", "exact", "choice", NULL};
+    const int reward = cli_word("--reward", o->reward, rewards);
     polar_error error;
+    int status;
+    if (reward < 0) return 2;
+    e->reward = (reward_kind)reward;
     e->model = model;
-    if (polar_many_create(&e->many, model, options, &error)) return cli_fail("%s", error.message);
+    many.n_threads = o->threads;
+    many.cache_bytes = (size_t)o->cache_mb << 20;
+    many.max_tokens = o->tokens;
+    many.stop = o->stop.n ? o->stop.items : NULL;
+    if ((status = cli_kv_type(o->kv_type, &many.kv_type)) || (status = cli_prompt_open(&e->prompt, model, &o->prompt)))
+        return status;
+    if (polar_many_create(&e->many, model, &many, &error)) return cli_fail("%s", error.message);
     return 0;
 }
 
@@ -14,16 +66,6 @@ void evaluator_close(evaluator *e) {
     free(e->gold);
     e->many = NULL;
     e->gold = NULL;
-}
-
-int reward_of(const char *name, reward_kind *kind) {
-    static const char *const names[] = {"answer", "exact", "choice"};
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(name, names[i])) {
-            *kind = (reward_kind)i;
-            return 0;
-        }
-    return cli_usage("--reward %s: expected answer, exact or choice", name);
 }
 
 int evaluator_question(evaluator *e, const cli_question *q) {

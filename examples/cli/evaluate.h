@@ -9,8 +9,38 @@ typedef enum reward_kind {
     REWARD_EXACT,  /* the greedy tokens are those of the reference */
     REWARD_CHOICE  /* of the options the correct one is the likeliest */
 } reward_kind;
-/* By name; 0, or the exit status after a message. */
-int reward_of(const char *name, reward_kind *kind);
+
+/* What the commands that evaluate programs are told alike, about the questions and how to run them. */
+typedef struct evaluate_options {
+    const char *reward, *kv_type, *cpu, *shard;
+    cli_prompt_options prompt;
+    cli_list stop;
+    int tokens, limit, cache_mb, threads;
+} evaluate_options;
+#define EVALUATE_DEFAULTS {.reward = "answer", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
+#define EVALUATE_OPTIONS(o) \
+    {"reward", 0, CLI_TEXT, &(o).reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"}, \
+    {"tokens", 'n', CLI_INT, &(o).tokens, "N", "longest answer (50)"}, \
+    {"stop", 0, CLI_LIST, &(o).stop, "TEXT", "end an answer before this text; may be repeated"}, \
+    CLI_PROMPT_OPTIONS((o).prompt), \
+    {"limit", 0, CLI_INT, &(o).limit, "N", "the first N questions only"}, \
+    {"shard", 0, CLI_TEXT, &(o).shard, "I/N", "every N-th question, beginning with the I-th; outputs can be joined"}, \
+    CLI_KV_TYPE_OPTION((o).kv_type), \
+    {"cache-mb", 0, CLI_INT, &(o).cache_mb, "N", "memory for what programs share (1024)"}, \
+    CLI_THREADS_OPTION((o).threads), \
+    CLI_CPU_OPTION((o).cpu)
+
+/* The shard that a question belongs to, 1..n. */
+typedef struct shard {
+    int index, n;
+} shard;
+/* Looks for mistakes and reads the shard (1 of 1 without one). 0, or 2 after a message. */
+int evaluate_check(const evaluate_options *o, shard *s);
+/* Writes what results depend on as members of an object. */
+void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt);
+/* Is a question part of the shard; how many of n are? */
+int shard_has(shard s, int question);
+int shard_size(shard s, int n);
 
 /* The answer of a program. */
 typedef struct attempt {
@@ -24,7 +54,7 @@ typedef struct attempt {
 typedef struct evaluator {
     const polar_model *model;
     polar_many *many;
-    cli_prompt prompt; /* set by the caller, closed by evaluator_close */
+    cli_prompt prompt;
     reward_kind reward;
     const cli_question *question;
     int32_t *gold; /* the reference as the model would write it, a guess */
@@ -33,8 +63,9 @@ typedef struct evaluator {
 
 #define EVALUATE_CANCELLED 3 /* not an exit status: the progress function of the options said stop */
 
-/* 0, or the exit status after a message; close it in any case. */
-int evaluator_open(evaluator *e, const polar_model *model, const polar_many_options *options);
+/* `many` says what the options do not: progress, and a runner in place of their threads. 0, or the exit status after a
+ * message; close it in any case. */
+int evaluator_open(evaluator *e, const polar_model *model, const evaluate_options *options, polar_many_options many);
 void evaluator_close(evaluator *e);
 /* The question that comes next. */
 int evaluator_question(evaluator *e, const cli_question *question);

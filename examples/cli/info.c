@@ -307,7 +307,7 @@ int command_info(cli *c) {
         {"metadata", 0, CLI_FLAG, &o.metadata, NULL, "list the metadata"},
         {"ctx", 0, CLI_INT, &o.n_ctx, "N", "tokens of the session that is measured (4096, or the model's)"},
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "its program of layers (identity)"},
-        {"threads", 0, CLI_INT, &o.threads, "N", "its threads (one per core)"},
+        {"threads", 't', CLI_INT, &o.threads, "N", "its threads (one per core)"},
         {"checksum", 0, CLI_FLAG, &o.checksum, NULL, "64-bit checksum of the model; reads the whole file"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print a JSON object"},
         {0}};

@@ -393,6 +393,11 @@ void json_put_double(FILE *f, double x) {
     fputs(text, f);
 }
 
+void json_put_number(FILE *f, const char *name, double x) {
+    fprintf(f, ",\"%s\":", name);
+    json_put_double(f, x);
+}
+
 void json_put_float(FILE *f, float x) {
     char text[40] = "null";
     if (x - x == 0)

@@ -102,7 +102,7 @@ static int run(const logits_options *o, const polar_model *model, const int32_t 
 int command_logits(cli *c) {
     logits_options o = {NULL, NULL, "", NULL, "per-call", "f32", "auto", 0, 0, 0, 0};
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        CLI_MODEL_OPTION(o.model),
         {"tokens", 't', CLI_TEXT, &o.tokens, "IDS", "token ids, separated by commas; no BOS is added"},
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
         {"path", 0, CLI_TEXT, &o.path, "LAYERS", "layers in any order instead, separated by commas"},
@@ -111,7 +111,7 @@ int command_logits(cli *c) {
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
+        CLI_CPU_OPTION(o.cpu),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print {\"logits\":[..],\"greedy\":[..]} instead of the top ten"},
         {0}};
     polar_model *model = NULL;

@@ -23,34 +23,76 @@ int cli_read_path(const char *text, int *path) {
 }
 
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model) {
+    const char *names[POLAR_N_CPU + 1] = {NULL};
     polar_model_options o = polar_model_defaults();
     polar_error e;
     *model = NULL;
     if (!path) return cli_usage("no model: -m FILE names a GGUF file");
+    for (int i = 0; i < POLAR_N_CPU; i++) names[i] = polar_cpu_name((polar_cpu)i);
+    if (cpu) {
+        const int at = cli_word("--cpu", cpu, names);
+        if (at < 0) return 2;
+        o.cpu = (polar_cpu)at;
+    }
     o.vocab_only = vocab_only;
-    for (int i = 0; cpu && strcmp(polar_cpu_name(o.cpu), cpu); o.cpu = (polar_cpu)i)
-        if (++i == POLAR_N_CPU) return cli_usage("--cpu %s: expected auto, plain, avx2, avx512 or neon", cpu);
     if (polar_model_open(model, path, &o, &e)) return cli_fail("%s", e.message);
     return 0;
 }
 
+void cli_put_model(FILE *f, const polar_model *model) {
+    polar_model_info i;
+    polar_model_get_info(model, &i);
+    fprintf(f, "\"model\":{\"name\":");
+    json_put_text(f, i.name);
+    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"}", i.architecture, i.n_layer,
+            (unsigned long long)polar_model_checksum(model));
+}
+
+/* Words in the order of the library's numbers. */
+
+int cli_chat(const char *text, polar_chat *chat) {
+    const char *names[POLAR_N_CHAT + 1] = {NULL};
+    int at;
+    for (int i = 0; i < POLAR_N_CHAT; i++) names[i] = polar_chat_name((polar_chat)i);
+    if ((at = cli_word("--chat", text, names)) < 0) return 2;
+    *chat = (polar_chat)at;
+    return 0;
+}
+
 int cli_kv_mode(const char *text, polar_kv_mode *mode) {
-    *mode = !strcmp(text, "shared") ? POLAR_KV_SHARED : POLAR_KV_PER_CALL;
-    if (*mode == POLAR_KV_SHARED || !strcmp(text, "per-call")) return 0;
-    return cli_usage("--kv %s: expected per-call or shared", text);
+    static const char *const names[] = {"per-call", "shared", NULL};
+    const int at = cli_word("--kv", text, names);
+    if (at < 0) return 2;
+    *mode = (polar_kv_mode)at;
+    return 0;
 }
 
 int cli_kv_type(const char *text, polar_kv_type *type) {
-    *type = !strcmp(text, "f32") ? POLAR_KV_F32 : POLAR_KV_F16;
-    return *type == POLAR_KV_F32 || !strcmp(text, "f16") ? 0 : cli_usage("--kv-type %s: expected f16 or f32", text);
+    static const char *const names[] = {"f16", "f32", NULL};
+    const int at = cli_word("--kv-type", text, names);
+    if (at < 0) return 2;
+    *type = (polar_kv_type)at;
+    return 0;
+}
+
+int cli_feature(const char *text, polar_feature *feature) {
+    const char *names[POLAR_N_FEATURE + 1] = {NULL};
+    int at;
+    for (int i = 0; i < POLAR_N_FEATURE; i++) names[i] = polar_feature_name((polar_feature)i);
+    if ((at = cli_word("--features", text, names)) < 0) return 2;
+    *feature = (polar_feature)at;
+    return 0;
 }
 
 int cli_pick_head(const char *text, polar_pick_head *head) {
-    static const char *const names[] = {"auto", "menu", "programs"};
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(text, names[i])) {
-            *head = (polar_pick_head)i;
-            return 0;
-        }
-    return cli_usage("--head %s: expected auto, menu or programs", text);
+    static const char *const names[] = {"auto", "menu", "programs", NULL};
+    const int at = cli_word("--head", text, names);
+    if (at < 0) return 2;
+    *head = (polar_pick_head)at;
+    return 0;
+}
+
+const char *cli_stop_name(polar_stop stop) {
+    static const char *const names[] = {"limit", "end", "string", "context"};
+    return names[stop];
 }

@@ -57,6 +57,22 @@ int guide_pick(guide *g, polar_candidate *out, int max, int *n) {
 
 /* --- the command ------------------------------------------------------------------------------------------ */
 
+int question_word(const cli *c, const char *file, char **question) {
+    size_t n;
+    if (!c->n_args == !file) return cli_usage("expected one question: as a word, with -f FILE, or - for stdin");
+    if (!file && strcmp(c->args[0], "-")) {
+        if (!(*question = malloc(strlen(c->args[0]) + 1))) return cli_fail("out of memory");
+        strcpy(*question, c->args[0]);
+        return 0;
+    }
+    if (!(*question = cli_read_file(file ? file : "-", &n))) return 1;
+    while (n && ((*question)[n - 1] == '\n' || (*question)[n - 1] == '\r')) (*question)[--n] = 0;
+    if (strlen(*question) == n) return 0;
+    free(*question);
+    *question = NULL;
+    return cli_fail("the question holds a NUL byte");
+}
+
 typedef struct predict_options {
     const char *model, *predictor, *encoder, *head, *cpu, *file;
     int max, json, threads;
@@ -126,10 +142,9 @@ int command_predict(cli *c) {
     predict_options o;
     polar_model *model = NULL;
     char *question = NULL;
-    size_t length;
     int status;
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        CLI_MODEL_OPTION(o.model),
         {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "its predictor"},
         {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the features, for predictors that read an encoder's"},
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "auto, menu or programs (auto: the menu if there is one)"},
@@ -143,8 +158,8 @@ int command_predict(cli *c) {
         CLI_PROMPT_OPTIONS(o.prompt),
         {"any-model", 0, CLI_FLAG, &o.pick.any_model, NULL, "also with a model that differs from that of the training"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
-        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        CLI_THREADS_OPTION(o.threads),
+        CLI_CPU_OPTION(o.cpu),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
         {0}};
     memset(&o, 0, sizeof o);
@@ -152,17 +167,13 @@ int command_predict(cli *c) {
     o.head = "auto", o.cpu = "auto";
     o.max = 5;
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
-    if (!c->n_args == !o.file) return cli_usage("expected one question: as a word, with -f FILE, or - for stdin");
     if ((status = cli_pick_head(o.head, &o.pick.head))) return status;
     if (o.max < 1) return cli_usage("--top-k %d: expected at least 1", o.max);
     if (o.max > o.pick.decode.n_beams && o.max <= POLAR_MAX_BEAMS) o.pick.decode.n_beams = o.max;
     o.pick.session.n_threads = o.threads;
-    if (o.file || !strcmp(c->args[0], "-")) {
-        if (!(question = cli_read_file(o.file ? o.file : "-", &length))) return 1;
-        while (length && (question[length - 1] == '\n' || question[length - 1] == '\r')) question[--length] = 0;
-    }
+    if ((status = question_word(c, o.file, &question))) return status;
     status = cli_open_model(o.model, o.cpu, 0, &model);
-    if (!status) status = predict(&o, model, question ? question : c->args[0]);
+    if (!status) status = predict(&o, model, question);
     polar_model_close(model);
     free(question);
     return status;

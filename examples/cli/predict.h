@@ -16,6 +16,10 @@ typedef struct guide {
     int n_tokens;
 } guide;
 
+/* The question: the word on the command line, `file`, or stdin for "-"; to be freed. 0, or the exit status after a
+ * message. */
+int question_word(const cli *c, const char *file, char **question);
+
 /* Opens predictor and encoder. Questions are asked as in training, unless `prompt` says how. 0, or the exit status
  * after a message; close it in any case. */
 int guide_open(guide *g, const polar_model *model, const char *file, const char *encoder, const char *cpu,

@@ -1,20 +1,11 @@
 /* polar quantize: a model with its matrices in another tensor type. Shows polar_quantize. */
 #include "cli.h"
 
-#include <signal.h>
-
-static volatile sig_atomic_t interrupted;
-
-static void interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
-}
-
 /* Ctrl-C cancels, so that no half-written file stays. */
 static int show_progress(void *user, double done) {
     (void)user;
     cli_progress("%3.0f %%", 100 * done);
-    return interrupted;
+    return cli_interrupted();
 }
 
 /* "1.23 GB" into `text`. */
@@ -44,17 +35,12 @@ static void print_text(const polar_quantize_report *r, double seconds) {
                100 * r->worst_error, r->worst_tensor, r->worst_type);
 }
 
-static void put_number(const char *key, double value) {
-    printf(",\"%s\":", key);
-    json_put_double(stdout, value);
-}
-
 static void print_json(const polar_quantize_report *r, double seconds) {
     printf("{\"tensors\":%d,\"converted\":%d,\"requantized\":%d,\"fallback\":%d,\"bytes_in\":%lld,\"bytes_out\":%lld",
            r->n_tensors, r->n_converted, r->n_requantized, r->n_fallback, (long long)r->bytes_in,
            (long long)r->bytes_out);
-    put_number("error", r->error);
-    put_number("worst_error", r->worst_error);
+    json_put_number(stdout, "error", r->error);
+    json_put_number(stdout, "worst_error", r->worst_error);
     printf(",\"worst_tensor\":");
     json_put_text(stdout, r->worst_tensor);
     printf(",\"types\":[");
@@ -62,11 +48,11 @@ static void print_json(const polar_quantize_report *r, double seconds) {
         const polar_quantize_part *p = &r->parts[i];
         printf("%s{\"type\":\"%s\",\"tensors\":%d,\"numbers\":%lld,\"bytes\":%lld", i ? "," : "", p->type, p->n_tensors,
                (long long)p->n_params, (long long)p->bytes);
-        put_number("error", p->error);
+        json_put_number(stdout, "error", p->error);
         printf("}");
     }
     printf("]");
-    put_number("seconds", seconds);
+    json_put_number(stdout, "seconds", seconds);
     printf("}\n");
 }
 
@@ -94,14 +80,14 @@ int command_quantize(cli *c) {
     double start;
     const cli_option options[] = {
         {"pure", 0, CLI_FLAG, &o.pure, NULL, "the same type for all matrices, no better ones for some"},
-        {"threads", 't', CLI_INT, &o.n_threads, "N", "threads (one per core)"},
+        CLI_THREADS_OPTION(o.n_threads),
         {"json", 0, CLI_FLAG, &json, NULL, "print a JSON object"},
         {0}
     };
     if ((status = cli_read(c, options, 3, 3)) >= 0) return status;
     if (!known_type(c->args[2])) return 2;
     o.progress = show_progress;
-    signal(SIGINT, interrupt);
+    cli_catch_interrupts();
     start = cli_seconds();
     if (polar_quantize(c->args[0], c->args[1], c->args[2], &o, &report, &error)) return cli_fail("%s", error.message);
     cli_progress_end();

@@ -504,15 +504,6 @@ static int find_template(cli_prompt *p, const polar_model *model, const cli_prom
     return 0;
 }
 
-int cli_chat(const char *name, polar_chat *chat) {
-    for (int i = 0; i < POLAR_N_CHAT; i++)
-        if (!strcmp(name, polar_chat_name((polar_chat)i))) {
-            *chat = (polar_chat)i;
-            return 0;
-        }
-    return cli_usage("--chat %s: expected auto, raw, chatml or llama3", name);
-}
-
 /* METHOD 3: Qwen models get the prompt through their chat format, others raw; so do templates made for a model. */
 static void choose_chat(cli_prompt *p, const polar_model *model, int published) {
     polar_model_info info;

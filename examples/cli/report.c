@@ -1,11 +1,6 @@
 /* polar report: one page from evaluations and searches, for people. */
 #include "report.h"
 
-const char *report_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 /* --- searches -------------------------------------------------------------------------------------------------- */
 
 /* The shortest valid program of a question. */
@@ -126,7 +121,7 @@ static int deepest_layer(const char *path, int *n_layer) {
 
 static void put_counts(const search_page *g) {
     fprintf(g->f, "<section>\n<h2>Search: ");
-    page_text(g->f, report_name(g->path), 100);
+    page_text(g->f, cli_base_name(g->path), 100);
     fprintf(g->f,
             "</h2>\n<p>%d questions, %.0f programs tried on each. All %d layers once answer <b>%.1f&nbsp;%%</b>; "
             "for <b>%.1f&nbsp;%%</b> some program was found that does, for <b>%.1f&nbsp;%%</b> of those that the "
@@ -290,7 +285,7 @@ static int report_curve(FILE *f, const char *path) {
     p.y1 *= 1.08;
     for (int i = 0; i < n; i += (n + 15) / 16) ticks[n_ticks++] = x[i];
     fprintf(f, "<section>\n<h2>Training: ");
-    page_text(f, report_name(path), 100);
+    page_text(f, cli_base_name(path), 100);
     fprintf(f, "</h2>\n<figure>");
     page_plot_begin(&p, "loss of the predictor", "epoch", "loss", 0);
     page_plot_x_ticks(&p, ticks, n_ticks, "%g");

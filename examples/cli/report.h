@@ -8,8 +8,6 @@
 /* One section of the page, of the file at `path`; 0, or 1 after a message. */
 int report_eval(FILE *f, const char *path);
 
-/* Base name of a path. */
-const char *report_name(const char *path);
 /* Rows of a list of terms: `name`, and the JSON value's text. */
 void report_term(FILE *f, const char *name, const json *value);
 

@@ -2,18 +2,10 @@
 #include "predict.h"
 
 #include <math.h>
-#include <signal.h>
-
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
-}
 
 static int on_call(void *user, const polar_tap_info *info) {
     (void)user, (void)info;
-    return interrupted;
+    return cli_interrupted();
 }
 
 static int on_text(void *user, const char *text, size_t length) {
@@ -30,8 +22,6 @@ typedef struct run_options {
     polar_ask_options ask;
 } run_options;
 
-static const char *const stop_names[] = {"limit", "end", "string", "context"};
-
 /* What was picked; NULL without a predictor. */
 static void print_json(const polar_result *r, const char *text, double seconds, const polar_picked *picked,
                        const polar_candidate *candidates) {
@@ -45,7 +35,7 @@ static void print_json(const polar_result *r, const char *text, double seconds, 
         printf(",\"n_run\":%d,\"n_calls_all\":%d,\"votes\":%d", picked->n_run, picked->n_calls, picked->votes);
     }
     printf(",\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,\"stop\":\"%s\",\"logprob\":", r->n_prompt,
-           r->n_generated, r->n_calls, stop_names[r->stop]);
+           r->n_generated, r->n_calls, cli_stop_name(r->stop));
     json_put_double(stdout, r->logprob);
     printf(",\"seconds\":");
     json_put_double(stdout, seconds);
@@ -92,7 +82,7 @@ static int ask_guided(run_options *o, const polar_model *model, const char *ques
     if (!status) status = guide_pick(&g, candidates, max, &n);
     if (!status &&
         polar_picker_answer(g.picker, question, strlen(question), g.tokens, g.n_tokens, candidates, n, &a, picked, &e))
-        status = interrupted ? cli_fail("interrupted") : cli_fail("%s", e.message);
+        status = cli_interrupted() ? cli_fail("interrupted") : cli_fail("%s", e.message);
     guide_close(&g);
     return status;
 }
@@ -116,7 +106,7 @@ static int ask(run_options *o, const polar_model *model, const char *question) {
         if (!failed) r = picked.result;
     } else {
         failed = polar_ask(model, question, &o->ask, &r, &e) != POLAR_OK;
-        if (failed) cli_fail("%s", interrupted ? "interrupted" : e.message);
+        if (failed) cli_fail("%s", cli_interrupted() ? "interrupted" : e.message);
     }
     if (!failed && o->json) {
         if (r.length > capacity) r.length = capacity;
@@ -127,29 +117,11 @@ static int ask(run_options *o, const polar_model *model, const char *question) {
     return failed;
 }
 
-/* The question: the word on the command line, a file, or standard input. */
-static char *question_of(cli *c, const run_options *o) {
-    const char *word = c->n_args ? c->args[0] : NULL;
-    char *copy;
-    size_t n;
-    if (o->file || (word && !strcmp(word, "-"))) {
-        if (!(copy = cli_read_file(o->file ? o->file : "-", &n))) return NULL;
-        while (n && (copy[n - 1] == '\n' || copy[n - 1] == '\r')) copy[--n] = 0;
-        if (strlen(copy) == n) return copy;
-        cli_fail("the question holds a NUL byte");
-        free(copy);
-        return NULL;
-    }
-    if (!(copy = malloc(strlen(word) + 1))) cli_fail("out of memory");
-    else strcpy(copy, word);
-    return copy;
-}
-
 int command_run(cli *c) {
     run_options o;
     polar_generate_options *g = &o.ask.generate;
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        CLI_MODEL_OPTION(o.model),
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
         {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "let a predictor pick the program"},
@@ -176,14 +148,14 @@ int command_run(cli *c) {
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end before this text; may be repeated"},
         {"ignore-end", 0, CLI_FLAG, &g->ignore_end, NULL, "go on after the model's end token"},
         {"kv", 0, CLI_TEXT, &o.kv, "MODE", "per-call or shared keys and values (per-call)"},
-        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
-        {"threads", 't', CLI_INT, &o.ask.session.n_threads, "N", "threads (one per core)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2, avx512 or neon (auto)"},
+        CLI_KV_TYPE_OPTION(o.kv_type),
+        CLI_THREADS_OPTION(o.ask.session.n_threads),
+        CLI_CPU_OPTION(o.cpu),
         {"stats", 0, CLI_FLAG, &o.stats, NULL, "tokens, layer calls and time on stderr"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
         {0}};
     polar_model *model = NULL;
-    char *question;
+    char *question = NULL;
     int status;
     memset(&o, 0, sizeof o);
     o.cpu = o.head = "auto", o.kv = "per-call", o.kv_type = "f16";
@@ -191,7 +163,6 @@ int command_run(cli *c) {
     o.price = -1;
     o.ask = polar_ask_defaults();
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
-    if (!c->n_args == !o.file) return cli_usage("expected one question: as a word, with -f FILE, or - for stdin");
     if (g->max_tokens < 1 || g->max_tokens > 10000000)
         return cli_usage("--tokens %d: expected 1..10000000", g->max_tokens);
     if (o.predictor && o.program) return cli_usage("--program and -p: either is to say which program runs");
@@ -211,8 +182,8 @@ int command_run(cli *c) {
         (status = cli_kv_mode(o.kv, &o.ask.session.kv_mode)) ||
         (status = cli_kv_type(o.kv_type, &o.ask.session.kv_type)))
         return status;
-    if (!(question = question_of(c, &o))) return 1;
-    signal(SIGINT, on_interrupt);
+    if ((status = question_word(c, o.file, &question))) return status;
+    cli_catch_interrupts();
     status = cli_open_model(o.model, o.cpu, 0, &model);
     if (!status) status = ask(&o, model, question);
     polar_model_close(model);

@@ -54,11 +54,6 @@ int trials_find(const trials *t, const int *path, int n) {
     return -1;
 }
 
-const char *stop_name(polar_stop stop) {
-    static const char *const names[] = {"limit", "end", "string", "context"};
-    return names[stop];
-}
-
 /* --- writing ---------------------------------------------------------------------------------------------- */
 
 static void put_paths(FILE *f, const char *name, const trials *t, int valid) {
@@ -85,7 +80,7 @@ static void put_trial(FILE *f, const trial *t) {
     if (t->answer) {
         fprintf(f, ",\"answer\":");
         json_put_text(f, t->answer);
-        fprintf(f, ",\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", t->n_tokens, stop_name(t->stop));
+        fprintf(f, ",\"tokens\":%d,\"stop\":\"%s\",\"logprob\":", t->n_tokens, cli_stop_name(t->stop));
         json_put_double(f, t->logprob);
     }
     fputc('}', f);
@@ -165,7 +160,7 @@ static int read_trial(trials *t, const json *v) {
     json_int(json_get(v, "tokens"), &added->n_tokens);
     if (logprob) added->logprob = logprob->number;
     for (int i = 0; stop && i < 4; i++)
-        if (!strcmp(stop, stop_name((polar_stop)i))) added->stop = (polar_stop)i;
+        if (!strcmp(stop, cli_stop_name((polar_stop)i))) added->stop = (polar_stop)i;
     if (answer && !(added->answer = malloc(strlen(answer) + 1))) return 0;
     if (answer) strcpy(added->answer, answer);
     return 1;

@@ -29,8 +29,6 @@ int trials_read(trials *t, const json *sample);
 void trials_clear(trials *t);
 void trials_free(trials *t);
 
-const char *stop_name(polar_stop stop);
-
 /* Writes a sample as one line, without the line's end. */
 void sample_put(FILE *f, int index, const cli_question *question, const trials *t);
 /* The same for a sample that was read (`text` is its own): all members are kept but for the results. */

@@ -562,11 +562,6 @@ int score_fit_read(score_fit *fit, const json *v, const char *name) {
 
 /* --- the summary -------------------------------------------------------------------------------------------- */
 
-static void put_number(FILE *f, const char *name, double x) {
-    fprintf(f, ",\"%s\":", name);
-    json_put_double(f, x);
-}
-
 static void put_interval(FILE *f, const char *name, polar_interval x) {
     fprintf(f, ",\"%s\":[", name);
     json_put_double(f, x.low);
@@ -582,16 +577,16 @@ static double share(int part, int n) {
 static void put_figures(FILE *f, const scores *s, int method) {
     const score_figures x = scores_figures(s, method, NULL);
     fprintf(f, "{\"name\":\"%s\",\"right\":%d", s->methods[method].name, x.right);
-    put_number(f, "accuracy", share(x.right, x.n));
+    json_put_number(f, "accuracy", share(x.right, x.n));
     put_interval(f, "interval", x.accuracy);
-    put_number(f, "calls_per_token", x.calls);
-    put_number(f, "cost", x.cost);
+    json_put_number(f, "calls_per_token", x.calls);
+    json_put_number(f, "cost", x.cost);
     fprintf(f, ",\"corrected\":%d,\"broken\":%d", x.paired.corrected, x.paired.broken);
-    put_number(f, "difference", share(x.paired.corrected - x.paired.broken, x.n));
+    json_put_number(f, "difference", share(x.paired.corrected - x.paired.broken, x.n));
     put_interval(f, "difference_interval", x.difference);
-    put_number(f, "p", x.p);
+    json_put_number(f, "p", x.p);
     if (x.n_timed) {
-        put_number(f, "seconds", x.seconds);
+        json_put_number(f, "seconds", x.seconds);
         fprintf(f, ",\"n_timed\":%d", x.n_timed);
     }
     if (s->methods[method].needs_answer) fprintf(f, ",\"needs_answer\":true");

@@ -6,10 +6,10 @@
 #include <limits.h>
 
 typedef struct search_options {
-    const char *model, *output, *cpu, *kv_type, *reward, *space, *shard;
-    cli_prompt_options prompt;
-    cli_list stop, also;
-    int tokens, threads, limit, cache_mb, in_flight, menu, json;
+    const char *model, *output, *space;
+    evaluate_options evaluate;
+    cli_list also;
+    int in_flight, menu, json;
     polar_search_options search;
 } search_options;
 
@@ -25,7 +25,7 @@ typedef struct run {
     polar_model_info info;
     cli_questions questions;
     const char *file;
-    int shard, n_shards; /* questions i with i % n_shards == shard - 1 */
+    shard shard;
     evaluator e;
     cli_text header;
     cli_journal journal;
@@ -42,40 +42,27 @@ typedef struct run {
 
 /* --- the header ------------------------------------------------------------------------------------------- */
 
-static void put_number(FILE *f, const char *name, double x) {
-    fprintf(f, ",\"%s\":", name);
-    json_put_double(f, x);
-}
-
 /* Everything that results depend on. */
 static void put_settings(FILE *f, const run *r) {
     const search_options *o = r->o;
     const polar_search_options *s = &o->search;
     fputc('{', f);
-    cli_prompt_put(f, &r->e.prompt);
-    fprintf(f, ",\"reward\":\"%s\",\"tokens\":%d,\"stop\":[", o->reward, o->tokens);
-    for (int i = 0; i < o->stop.n; i++) {
-        if (i) fputc(',', f);
-        json_put_text(f, o->stop.items[i]);
-    }
-    fprintf(f, "],\"kv_type\":\"%s\",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d",
-            o->kv_type, s->simulations, polar_search_space_name(s->space), s->max_length, s->max_times);
-    put_number(f, "max_cost", s->max_cost);
-    put_number(f, "lambda", s->length_penalty);
-    put_number(f, "c", s->exploration);
-    put_number(f, "epsilon", s->epsilon);
-    put_number(f, "alpha", s->widening_alpha);
-    put_number(f, "beta", s->widening_beta);
+    evaluate_put(f, &o->evaluate, &r->e.prompt);
+    fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", s->simulations,
+            polar_search_space_name(s->space), s->max_length, s->max_times);
+    json_put_number(f, "max_cost", s->max_cost);
+    json_put_number(f, "lambda", s->length_penalty);
+    json_put_number(f, "c", s->exploration);
+    json_put_number(f, "epsilon", s->epsilon);
+    json_put_number(f, "alpha", s->widening_alpha);
+    json_put_number(f, "beta", s->widening_beta);
     fprintf(f, ",\"in_flight\":%d,\"seed\":%llu}", o->in_flight, (unsigned long long)s->seed);
 }
 
 static void put_header(FILE *f, const run *r) {
-    fprintf(f, "{\"version\":\"%s\",\"model\":{\"name\":", polar_version());
-    json_put_text(f, r->info.name);
-    fprintf(f,
-            ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"},\"questions\":{\"n\":%d,\"checksum\":\"%"
-            "016llx\"}",
-            r->info.architecture, r->info.n_layer, (unsigned long long)polar_model_checksum(r->model), r->questions.n,
+    fprintf(f, "{\"version\":\"%s\",", polar_version());
+    cli_put_model(f, r->model);
+    fprintf(f, ",\"questions\":{\"n\":%d,\"checksum\":\"%016llx\"}", r->questions.n,
             (unsigned long long)r->questions.checksum);
     fprintf(f, ",\"settings\":");
     put_settings(f, r);
@@ -103,7 +90,7 @@ static int make_header(run *r) {
             fprintf(f, ",\"menu\":");
             menu_put(f, &r->menu);
         }
-        if (r->n_shards > 1) fprintf(f, ",\"shard\":[%d,%d]", r->shard, r->n_shards);
+        if (r->shard.n > 1) fprintf(f, ",\"shard\":[%d,%d]", r->shard.index, r->shard.n);
         fputc('}', f);
     }
     return cli_text_close(&r->header);
@@ -111,12 +98,8 @@ static int make_header(run *r) {
 
 /* --- results ---------------------------------------------------------------------------------------------- */
 
-static int is_mine(const run *r, int index) {
-    return index % r->n_shards == r->shard - 1;
-}
-
 static int n_mine(const run *r) {
-    return (r->questions.n - r->shard + r->n_shards) / r->n_shards;
+    return shard_size(r->shard, r->questions.n);
 }
 
 static int n_layer(const run *r) {
@@ -131,7 +114,7 @@ static int on_record(void *user, polar_span text, int64_t at) {
     int index, status = 0;
     json_document *d = json_read(text.text, text.length, &error, &where);
     if (!d || !json_int(json_get(json_root(d), "index"), &index) || index < 0 || index >= r->questions.n ||
-        !is_mine(r, index) || r->places[index].length)
+        !shard_has(r->shard, index) || r->places[index].length)
         status = cli_fail("%s: a record belongs to no question of this run, or is there twice", r->journal.path);
     else {
         r->places[index].at = at;
@@ -148,7 +131,7 @@ static int write_samples(run *r, FILE *f) {
     fprintf(f, "{\"polar\":%s,\n\"samples\":[", r->header.text);
     for (int i = 0; i < r->questions.n; i++) {
         char *text;
-        if (!is_mine(r, i)) continue;
+        if (!shard_has(r->shard, i)) continue;
         if (!(text = cli_journal_read(&r->journal, r->places[i].at, r->places[i].length))) return 1;
         fputs(n++ ? ",\n" : "\n", f);
         fwrite(text, 1, r->places[i].length, f);
@@ -329,7 +312,7 @@ static int do_questions(run *r) {
     r->n_programs_before = r->summary.n_programs;
     if (r->n_before) cli_note("%s: going on after %d of %d questions", r->journal.path, r->n_before, n_mine(r));
     for (int i = 0; i < r->questions.n && !status; i++) {
-        if (!is_mine(r, i) || r->places[i].length) continue;
+        if (!shard_has(r->shard, i) || r->places[i].length) continue;
         status = cli_interrupted() ? EVALUATE_CANCELLED : do_question(r, i);
     }
     cli_progress_end();
@@ -407,7 +390,7 @@ static int go(run *r) {
 
 /* The settings that the header of a finished search records, for the results that --menu adds. */
 static int take_settings(run *r, const json *header) {
-    search_options *o = r->o;
+    evaluate_options *o = &r->o->evaluate;
     const json *s = json_get(header, "settings"), *model = json_get(header, "model"), *stop = json_get(s, "stop");
     const char *checksum = json_get_text(model, "checksum"), *text;
     char mine[20];
@@ -429,30 +412,17 @@ static int take_settings(run *r, const json *header) {
     return 0;
 }
 
-static int open_evaluator(run *r) {
-    polar_many_options m = polar_many_defaults();
-    const search_options *o = r->o;
-    int status;
-    m.n_threads = o->threads;
-    m.cache_bytes = (size_t)o->cache_mb << 20;
-    m.max_tokens = o->tokens;
-    m.stop = o->stop.n ? o->stop.items : NULL;
-    m.progress = on_progress;
-    if ((status = cli_kv_type(o->kv_type, &m.kv_type)) || (status = reward_of(o->reward, &r->e.reward)) ||
-        (status = cli_prompt_open(&r->e.prompt, r->model, &o->prompt)))
-        return status;
-    return evaluator_open(&r->e, r->model, &m);
-}
-
 /* Model, questions and prompt; with --menu the results of a search in place of the questions. */
 static int prepare(run *r, json_document **header) {
+    polar_many_options m = polar_many_defaults();
     const char *error = "";
     size_t at;
     int status;
-    if ((status = cli_open_model(r->o->model, r->o->cpu, 0, &r->model)) ||
-        (status = cli_questions_read(&r->questions, r->file, 1, r->o->limit)))
+    if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
+        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
         return status;
     polar_model_get_info(r->model, &r->info);
+    m.progress = on_progress;
     if (r->o->menu) {
         if (!cli_objects_open(&r->samples, r->file)) return 1;
         if ((status = menu_choose(&r->menu, r->o->menu, r->file, r->info.n_layer, r->questions.n))) return status;
@@ -464,47 +434,29 @@ static int prepare(run *r, json_document **header) {
             if ((status = take_settings(r, json_root(*header)))) return status;
         }
     }
-    return open_evaluator(r);
+    return evaluator_open(&r->e, r->model, &r->o->evaluate, m);
 }
 
 static int check_options(search_options *o) {
-    polar_search_space space = POLAR_SEARCH_BOTH;
+    const char *spaces[POLAR_N_SEARCH_SPACE + 1] = {NULL};
+    int space;
     if (!o->output) return cli_usage("no output: -o FILE names it, -o - is stdout");
-    if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
-    if (o->cache_mb < 1 || o->cache_mb > 1 << 22)
-        return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
     if (o->in_flight < 1 || o->in_flight > 1024) return cli_usage("--in-flight %d: expected 1..1024", o->in_flight);
     if (o->menu < 0 || o->menu > MENU_MAX) return cli_usage("--menu %d: expected 1..%d", o->menu, MENU_MAX);
     if (o->also.n && !o->menu) return cli_usage("--also adds programs to a menu: --menu K chooses the others");
-    if (o->limit < 0) return cli_usage("--limit %d: expected a number of questions", o->limit);
-    for (; space < POLAR_N_SEARCH_SPACE && strcmp(o->space, polar_search_space_name(space));)
-        space = (polar_search_space)(space + 1);
-    if (space == POLAR_N_SEARCH_SPACE) return cli_usage("--space %s: expected both, skip or loop", o->space);
-    o->search.space = space;
+    for (int i = 0; i < POLAR_N_SEARCH_SPACE; i++) spaces[i] = polar_search_space_name((polar_search_space)i);
+    if ((space = cli_word("--space", o->space, spaces)) < 0) return 2;
+    o->search.space = (polar_search_space)space;
     o->search.max_in_flight = o->in_flight;
-    return 0;
-}
-
-/* "2/8" */
-static int read_shard(const char *text, int *shard, int *n) {
-    char *end;
-    long a, b;
-    *shard = *n = 1;
-    if (!text) return 0;
-    a = strtol(text, &end, 10);
-    b = *end == '/' ? strtol(end + 1, &end, 10) : 0;
-    if (*end || a < 1 || b < 1 || a > b || b > 1000000)
-        return cli_usage("--shard %s: expected 1/4, 2/4, ... for four parts", text);
-    *shard = (int)a;
-    *n = (int)b;
     return 0;
 }
 
 static int run_search(run *r) {
     json_document *header = NULL;
     int status = prepare(r, &header);
-    if (!status && r->shard > r->questions.n)
-        status = cli_fail("shard %d of %d is empty: there are %d questions", r->shard, r->n_shards, r->questions.n);
+    if (!status && r->shard.index > r->questions.n)
+        status = cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
+                          r->questions.n);
     cli_catch_interrupts();
     if (!status) status = go(r);
     cli_journal_close(&r->journal);
@@ -521,20 +473,14 @@ static int run_search(run *r) {
 }
 
 int command_search(cli *c) {
-    search_options o = {.cpu = "auto",
-                        .kv_type = "f16",
-                        .reward = "answer",
-                        .space = "both",
-                        .tokens = 50,
-                        .cache_mb = 1024,
-                        .in_flight = 8,
+    search_options o = {.space = "both", .evaluate = EVALUATE_DEFAULTS, .in_flight = 8,
                         .search = polar_search_defaults()};
     polar_search_options *s = &o.search;
     run r = {.o = &o};
     polar_error error;
     int status;
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "GGUF model"},
+        CLI_MODEL_OPTION(o.model),
         {"output", 'o', CLI_TEXT, &o.output, "FILE",
          "supervision file; FILE.journal holds what is done until it is complete"},
         {"simulations", 0, CLI_INT, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
@@ -549,23 +495,13 @@ int command_search(cli *c) {
         {"beta", 0, CLI_NUMBER, &s->widening_beta, "X", "(0.5)"},
         {"seed", 's', CLI_U64, &s->seed, "N", "every question gets its own from this and its text (0)"},
         {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run together; 1 is the textbook search (8)"},
-        {"reward", 0, CLI_TEXT, &o.reward, "KIND", "answer, exact or choice: what makes a program right (answer)"},
-        {"tokens", 'n', CLI_INT, &o.tokens, "N", "longest answer (50)"},
-        {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end an answer before this text; may be repeated"},
-        CLI_PROMPT_OPTIONS(o.prompt),
-        {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f16 or f32 (f16)"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},
         {"also", 0, CLI_LIST, &o.also, "PROGRAM", "add this one to the menu; may be repeated"},
-        {"limit", 0, CLI_INT, &o.limit, "N", "the first N questions only"},
-        {"shard", 0, CLI_TEXT, &o.shard, "I/N",
-         "every N-th question, beginning with the I-th; polar merge joins the outputs"},
-        {"cache-mb", 0, CLI_INT, &o.cache_mb, "N", "memory for what programs share (1024)"},
-        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core)"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        EVALUATE_OPTIONS(o.evaluate),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
         {0}};
     if ((status = cli_read(c, options, 1, 1)) >= 0) return status;
-    if ((status = check_options(&o)) || (status = read_shard(o.shard, &r.shard, &r.n_shards))) return status;
+    if ((status = check_options(&o)) || (status = evaluate_check(&o.evaluate, &r.shard))) return status;
     if (!polar_search_bytes(1, s)) {
         polar_search *none;
         polar_search_create(&none, 1, "", 0, s, &error);

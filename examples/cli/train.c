@@ -193,15 +193,6 @@ static int write_cache(const run *r) {
     return cli_output_close(&out, 1);
 }
 
-static int feature_of(const char *name, polar_feature *feature) {
-    for (int i = 0; i < POLAR_N_FEATURE; i++)
-        if (!strcmp(name, polar_feature_name((polar_feature)i))) {
-            *feature = (polar_feature)i;
-            return 0;
-        }
-    return cli_usage("--features %s: expected embedding, hidden or encoder", name);
-}
-
 static int make_question(run *r, polar_features *features, int q) {
     const char *text = r->questions.items[q].text;
     const float *rows;
@@ -224,7 +215,7 @@ static int make_features(run *r) {
     polar_features_options f = polar_features_defaults();
     polar_features *features = NULL;
     polar_error e;
-    int status = feature_of(r->o->feature, &f.feature);
+    int status = cli_feature(r->o->feature, &f.feature);
     if (status) return status;
     if ((f.feature == POLAR_FEATURE_ENCODER) != (r->o->encoder != NULL))
         return cli_usage("--encoder FILE goes with --features encoder");
@@ -456,7 +447,7 @@ static int set_info(run *r) {
     polar_model_info encoder;
     polar_error e;
     polar_predictor_get_info(r->predictor, &i);
-    feature_of(r->o->feature, &i.feature);
+    cli_feature(r->o->feature, &i.feature);
     i.feature_layer = i.feature == POLAR_FEATURE_HIDDEN ? r->o->layer : 0;
     i.max_tokens = r->o->max_tokens;
     i.model_checksum = r->checksum;
@@ -513,11 +504,6 @@ static void print_menu(const run *r) {
     printf("  oracle        %5.1f %%  knows the answers\n", 100 * m->oracle);
 }
 
-static void put_pair(const char *name, double x) {
-    printf(",\"%s\":", name);
-    json_put_double(stdout, x);
-}
-
 static void print_json(const run *r) {
     const polar_menu_report *m = &r->report;
     printf("{\"out\":");
@@ -529,12 +515,12 @@ static void print_json(const run *r) {
                r->progress.best_epoch + 1);
         for (int i = 0; i < r->progress.epoch; i++) {
             printf("%s{\"epoch\":%d", i ? "," : "", i + 1);
-            put_pair("loss", r->curve[i].loss);
-            put_pair("lr", r->curve[i].lr);
-            put_pair("validation_loss", r->curve[i].validation_loss);
-            put_pair("hit1", r->curve[i].hit1);
-            put_pair("hit5", r->curve[i].hit5);
-            put_pair("identity", r->curve[i].identity);
+            json_put_number(stdout, "loss", r->curve[i].loss);
+            json_put_number(stdout, "lr", r->curve[i].lr);
+            json_put_number(stdout, "validation_loss", r->curve[i].validation_loss);
+            json_put_number(stdout, "hit1", r->curve[i].hit1);
+            json_put_number(stdout, "hit5", r->curve[i].hit5);
+            json_put_number(stdout, "identity", r->curve[i].identity);
             printf("}");
         }
         printf("]}");
@@ -542,18 +528,18 @@ static void print_json(const run *r) {
     if (r->menu_too) {
         printf(",\"menu\":{\"n_questions\":%d,\"n_validation\":%d,\"n_complete\":%d,\"n_programs\":%d", m->n_questions,
                m->n_validation, m->n_complete, r->n_programs);
-        put_pair("loss", m->loss);
-        put_pair("calibrated_loss", m->calibrated_loss);
-        put_pair("identity", m->identity);
-        put_pair("fixed", m->fixed);
-        put_pair("fixed_cost", m->fixed_cost);
-        put_pair("picked", m->picked);
-        put_pair("picked_cost", m->picked_cost);
-        put_pair("oracle", m->oracle);
+        json_put_number(stdout, "loss", m->loss);
+        json_put_number(stdout, "calibrated_loss", m->calibrated_loss);
+        json_put_number(stdout, "identity", m->identity);
+        json_put_number(stdout, "fixed", m->fixed);
+        json_put_number(stdout, "fixed_cost", m->fixed_cost);
+        json_put_number(stdout, "picked", m->picked);
+        json_put_number(stdout, "picked_cost", m->picked_cost);
+        json_put_number(stdout, "oracle", m->oracle);
         if (r->n_cascade >= 20) {
-            put_pair("cascade", r->cascade_picked);
-            put_pair("cascade_cost", r->cascade_cost);
-            put_pair("cascade_threshold", r->threshold);
+            json_put_number(stdout, "cascade", r->cascade_picked);
+            json_put_number(stdout, "cascade_cost", r->cascade_cost);
+            json_put_number(stdout, "cascade_threshold", r->threshold);
         }
         printf("}");
     }
@@ -614,23 +600,15 @@ static void free_run(run *r) {
     polar_model_close(r->encoder);
 }
 
-/* The number of a word in a list, or -1 after a message. */
-static int word_of(const char *option, const char *word, const char *const *words) {
-    for (int i = 0; words[i]; i++)
-        if (!strcmp(word, words[i])) return i;
-    cli_usage("%s %s: no such choice; see polar train -h", option, word);
-    return -1;
-}
-
 static int read_words(train_options *o, run *r) {
     static const char *const heads[] = {"both", "programs", "menu", NULL},
                              *const schedules[] = {"cosine", "linear", "constant", NULL},
                              *const identities[] = {"plain", "reweight", "drop", NULL},
                              *const selects[] = {"loss", "hit1", "hit5", NULL},
                              *const poolings[] = {"attention", "sum", "last", "all", NULL};
-    const int head = word_of("--heads", o->heads, heads), schedule = word_of("--schedule", o->schedule, schedules),
-              identity = word_of("--identity", o->identity, identities),
-              select = word_of("--select", o->select, selects), pooling = word_of("--pooling", o->pooling, poolings);
+    const int head = cli_word("--heads", o->heads, heads), schedule = cli_word("--schedule", o->schedule, schedules),
+              identity = cli_word("--identity", o->identity, identities),
+              select = cli_word("--select", o->select, selects), pooling = cli_word("--pooling", o->pooling, poolings);
     if (head < 0 || schedule < 0 || identity < 0 || select < 0 || pooling < 0) return 2;
     r->paper = head != 2;
     r->menu_too = head != 1;
@@ -665,8 +643,8 @@ int command_train(cli *c) {
         {"checkpoint", 0, CLI_TEXT, &o.checkpoint, "FILE", "state of the training, to go on from (OUT.checkpoint)"},
         {"restart", 0, CLI_FLAG, &o.restart, NULL, "do not go on from a checkpoint"},
         {"seed", 's', CLI_U64, &o.seed, "N", "of everything random (0)"},
-        {"threads", 't', CLI_INT, &o.threads, "N", "threads (one per core); results do not depend on it"},
-        {"cpu", 0, CLI_TEXT, &o.cpu, "NAME", "auto, plain, avx2 or neon (auto)"},
+        CLI_THREADS_OPTION(o.threads),
+        CLI_CPU_OPTION(o.cpu),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object, with the loss curve"},
         {"epochs", 0, CLI_INT, &t->n_epochs, "N", "programs: epochs (10)"},
         {"batch", 0, CLI_INT, &t->batch, "N", "programs: paths per step (128)"},
