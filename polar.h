@@ -38,14 +38,38 @@
  * THREE IDEAS
  * Program: a partition of the layers 0..D-1 into segments, each executed 0, 1 or more times. Written out as
  *   the list of executed layers it is a *path*; one entry of the path is a *call*. Programs are plain values.
+ *   Every layer once is the *identity*; a program's *cost* is its number of calls over D.
  * Session: one conversation with a model under one program. Every call of the path has its own slot of keys
  *   and values, so cached decoding gives exactly what recomputing the whole text would give.
  * Predictor: a small network that reads the question and proposes programs before the model runs.
+ *
+ * WHAT IS WHERE: the tags are banners here and in polar.c
+ * [err] [mem] [thread] [kern] status and messages, allocator, threads, instruction sets
+ * [gguf]    polar_gguf_*: looks into GGUF files and writes them; [quant] polar_quantize
+ * [model]   polar_model_*: a GGUF file opened to run it
+ * [tok]     polar_tokenize, polar_detokenize, polar_chat_tokenize
+ * [prog]    polar_program_*: programs as text, path and cost
+ * [session] polar_session_*: prefill, decode, logits, hidden states
+ * [gen]     polar_session_generate, polar_sample
+ * [many]    polar_many_*: many programs on one prompt, the same bits for a fraction of the work
+ * [answer]  polar_answer_*: the answer in a text; do two answers say the same?
+ * [search]  polar_search_*: proposes programs for a question whose answer is known
+ * [pred]    polar_predictor_*, polar_menu_*, polar_decode: predictors, their files and networks
+ * [pick]    polar_picker_*, polar_features_*: programs for a question; polar_vote, polar_cascade; polar_ask
+ * [train]   polar_trainer_*, polar_menu_train: predictors from what a search found
+ * [eval]    polar_eval_*: statistics and baselines
+ *
+ * WHERE NUMBERS COME FROM
+ * [P] PoLar, arXiv 2606.06574, and its released code; [C] CoLa, arXiv 2507.07996, the study before it;
+ * [R] RE-PoLar, arXiv 2609.31360, an independent reproduction.
  *
  * WHO OWNS WHAT
  * polar_model is immutable after opening and may be used by any number of threads and sessions at once; it
  * must outlive them. A polar_session belongs to one thread at a time. Plain structs (options, programs,
  * errors, results) belong to the caller. Memory comes from the allocator in the options (malloc if NULL).
+ * What is opened or created is closed or freed by the function of that name, which accepts NULL; on failure
+ * *out is NULL. Options start from polar_..._defaults(), where most fields are 0; a comment behind a field says
+ * another default, and NULL for the whole struct means the defaults. Texts and paths of files are UTF-8.
  * Nothing here prints, exits, reads the environment or keeps global state.
  *
  * EXACTNESS
@@ -139,8 +163,9 @@ typedef struct polar_runner {
 } polar_runner;
 
 /* A pool of n_threads - 1 threads and the caller's own. They spin shortly between pieces of work and sleep
- * after that. n_threads <= 0 means one per core. Several sessions may share a pool: one that finds it busy
- * works alone. With POLAR_NO_THREADS the pool has one thread. */
+ * after that. n_threads <= 0 means one per core; where the system gives fewer threads, those work. Several
+ * sessions may share a pool: one that finds it busy works alone. With POLAR_NO_THREADS the pool has one thread.
+ * NULL allocator: malloc and free. */
 typedef struct polar_pool polar_pool;
 polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error);
 void polar_pool_free(polar_pool *pool);
@@ -161,6 +186,7 @@ const char *polar_cpu_name(polar_cpu cpu);
 int polar_cpu_available(polar_cpu cpu);
 
 /* --- [gguf] tensor types and files ------------------------------------------------------------------ */
+
 /* Name of a tensor type by its number in GGUF files, "Q4_K"; NULL for a number that is no type. All types are
  * known by name, also those that models here cannot run. */
 const char *polar_gguf_type_name(int type);
@@ -197,8 +223,8 @@ typedef struct polar_gguf_pair {
 int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
 int polar_gguf_find(const polar_gguf *gguf, const char *key);
-/* A value, or an element of an array, as text: NUL-terminated and cut at `size`. Returns its whole length. Costs
- * the elements before it if they are strings. */
+/* A value, or an element of an array (0 <= element < count), as text: NUL-terminated and cut at `size`. Returns its
+ * whole length, 0 if there is none. An element of an array of strings costs a walk over those before it. */
 size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
 
 /* One tensor, 0 <= index. Returns 0 if there is none. */
@@ -220,7 +246,8 @@ typedef struct polar_gguf_writer polar_gguf_writer;
 /* The file is written beside `path` (UTF-8) as path.tmp. NULL path: into memory. */
 polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path, const polar_allocator *allocator,
                                     polar_error *error);
-/* Takes over all metadata of another file but for general.alignment and split.*. Comes before anything else. */
+/* Takes over all metadata of another file but for general.alignment and split.*. Comes before anything else; `from`
+ * is not needed afterwards. */
 void polar_gguf_writer_copy(polar_gguf_writer *writer, const polar_gguf *from);
 /* Set a value; a key that is set again gets the new one in its place at the end. */
 void polar_gguf_writer_set_string(polar_gguf_writer *writer, const char *key, const char *text, size_t length);
@@ -236,7 +263,7 @@ void polar_gguf_writer_set_array(polar_gguf_writer *writer, const char *key, pol
 /* NULL lengths: NUL-terminated strings. */
 void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, const char *const *strings,
                                    const size_t *lengths, size_t count);
-/* Announces a tensor. */
+/* Announces a tensor: its type by number, n_dims of 1..4, dims[0] the length of a row. */
 void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
                                   const int64_t *dims);
 /* The next bytes of the tensors' data, in pieces of any size; padding comes by itself. The first call ends the
@@ -244,7 +271,8 @@ void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, i
 void polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
 /* The same for F32 tensors, from floats as the host has them. */
 void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
-/* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`. */
+/* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`.
+ * Fails with the first error of all calls since the writer was opened. */
 polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *error);
 /* A finished file in memory: its bytes, valid until the writer is closed. NULL if there is none. */
 const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
@@ -303,7 +331,7 @@ typedef struct polar_model polar_model;
 
 typedef struct polar_model_options {
     const polar_allocator *allocator; /* NULL: malloc and free */
-    polar_cpu cpu;                    /* kernels; POLAR_CPU_AUTO */
+    polar_cpu cpu;                    /* kernels; AUTO. POLAR_UNSUPPORTED if this CPU or build lacks the variant */
     int vocab_only;                   /* 1: only the vocabulary, for tokenizing; the file needs no weights */
     int no_mmap;                      /* 1: read the file into memory even where it could be mapped */
     polar_progress progress;          /* NULL, or called during loading */
@@ -338,9 +366,12 @@ typedef struct polar_model_info {
     const char *architecture;  /* "llama", "qwen2", "qwen3", "qwen2moe" */
     const char *name;          /* general.name, or "" */
     const char *tokenizer;     /* "llama-bpe", "qwen2", "gpt-2", "llama" */
-    int n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
-    int n_ctx_train;           /* context the model was trained for */
-    int n_expert, n_expert_used;
+    int n_layer, n_embd;       /* layers D; width of the residual stream */
+    int n_head, n_head_kv;     /* heads of queries; of keys and values */
+    int head_dim, n_ff;        /* numbers of a head; inner width of the feed-forward part, of one expert */
+    int n_vocab;               /* tokens, ids 0..n_vocab-1 */
+    int n_ctx_train;           /* context the model was trained for, in tokens */
+    int n_expert, n_expert_used; /* experts of a layer, and those a token goes to; 0 without experts */
     int n_tensors;
     int token_bos, token_eos, token_eot; /* -1 where the file names none */
     polar_chat chat;           /* the format that the file's template asks for, RAW without one */
@@ -428,15 +459,17 @@ polar_program polar_program_identity(int n_layer);
 polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
 /* Text form: items "a-b", "a", "a-bxT", "axT" separated by spaces or commas, T executions, 0 = skipped, 1 if
  * left out. Layers that no item names are executed once; items ascend and do not overlap. "identity" or ""
- * is the identity. */
+ * is the identity. POLAR_FORMAT where the text breaks these rules or names a layer that there is not, POLAR_ARGUMENT
+ * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
 polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
 /* Writes the text form that polar_program_parse reads back as it is, NUL-terminated and cut at `size`.
  * Returns its whole length. */
 size_t polar_program_format(const polar_program *program, char *text, size_t size);
-/* Number of calls, |pi|; the cost ratio is that over n_layer. */
+/* Number of calls, and the cost: that number over n_layer. */
 int polar_program_length(const polar_program *program);
 double polar_program_cost(const polar_program *program);
-/* The path: the layers in the order they are executed. Returns their number, writes at most `capacity`. */
+/* The path: the layers in the order they are executed. Returns their number, at most POLAR_MAX_CALLS in a program
+ * that validates; writes at most `capacity`. */
 int polar_program_path(const polar_program *program, int *path, int capacity);
 /* The canonical parse of a path: fewest segments of at most max_length layers and max_times executions; then
  * fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if
@@ -460,7 +493,8 @@ typedef struct polar_session polar_session;
 
 typedef enum polar_kv_mode {
     POLAR_KV_PER_CALL, /* every call attends to its own keys and values: equals recomputation */
-    POLAR_KV_SHARED    /* calls of one layer see each other's entries, as the code released with [P] does */
+    POLAR_KV_SHARED    /* calls of one layer see each other's entries, as the released code of [P] does: only to
+                          compare with it */
 } polar_kv_mode;
 
 typedef enum polar_kv_type { POLAR_KV_F16, POLAR_KV_F32 } polar_kv_type;
@@ -484,8 +518,8 @@ typedef struct polar_session_options {
     int n_logits;         /* positions whose logits an evaluation can keep; 0: 1 */
     int max_calls;        /* longest path that set_program may bring later; 0: the length of the first */
     int max_peek;         /* tokens that polar_session_peek takes, n_ctx at most. 0 */
-    polar_kv_mode kv_mode;
-    polar_kv_type kv_type;
+    polar_kv_mode kv_mode; /* PER_CALL */
+    polar_kv_type kv_type; /* F16: how keys and values are kept; part of what results depend on */
     int n_threads;        /* 0: one per core. Ignored with a runner */
     const polar_runner *runner;
     polar_tap tap;        /* NULL, or called after every call: to look, to change, to cancel */
@@ -502,7 +536,8 @@ polar_status polar_session_create(polar_session **out, const polar_model *model,
                                   const polar_session_options *options, polar_error *error);
 void polar_session_free(polar_session *session);
 
-/* Change the program, or run layers in any order as a path. The session becomes empty. */
+/* Change the program, or run layers in any order as a path: n_path layers, at most options.max_calls. The session
+ * becomes empty; after a failure it is as before. */
 polar_status polar_session_set_program(polar_session *session, const polar_program *program, polar_error *error);
 polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
 
@@ -527,11 +562,12 @@ const polar_model *polar_session_model(const polar_session *session);
 
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
 
+/* top_k, top_p and min_p choose by probabilities before temperature; the draw among what is left has it. */
 typedef struct polar_sampling {
     float temperature; /* 0: greedy, the largest logit, lowest id on ties */
-    int top_k;         /* 0: off */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off; drops what is less likely than min_p times the best */
+    int top_k;         /* keeps so many of the likeliest; 0: off */
+    float top_p;       /* keeps the likeliest that add up to it; 1: off */
+    float min_p;       /* drops what is less likely than min_p times the best; 0: off */
     uint64_t seed;     /* the same seed gives the same text, everywhere */
 } polar_sampling;
 
@@ -560,15 +596,18 @@ typedef struct polar_result {
     int n_calls;               /* layer calls per token */
     polar_stop stop;
     double logprob;            /* sum of natural log probabilities of the generated tokens, before temperature */
-    size_t length;             /* bytes of text */
+    size_t length;             /* bytes of the whole text, also where it was cut */
 } polar_result;
 
-/* Draws a token from logits (n). `state` is the random state, seeded by the caller with sampling->seed and
- * advanced by each draw. `scratch` is n floats and n int32_t, may be NULL when greedy. */
+/* Draws a token from logits (n) and returns its id, -1 if n < 1. `state` is the random state, seeded by the caller
+ * with sampling->seed and advanced by each draw. `scratch` has room for n floats and n int32_t; without it the draw
+ * is greedy, and greedy ones need neither. */
 int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch);
 
-/* Evaluates the prompt (n may be 0 if the session has logits) and generates. Up to `capacity` bytes of the
- * text are written to `text` (may be NULL), NUL-terminated if there is room. */
+/* Evaluates the prompt (n tokens; 0 if the session has logits already) and generates until a reason of polar_stop.
+ * The session then holds prompt and answer, the answer's last token only where POLAR_STOP_END ended it. Up to
+ * `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there is room. result may be
+ * NULL. POLAR_CANCELLED if on_text or a tap said so. */
 polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error);
@@ -654,7 +693,7 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
 
 /* --- [answer] answers ------------------------------------------------------------------------------- */
 
-/* A piece of a text of the caller's; not NUL-terminated. */
+/* A piece of somebody's text; not NUL-terminated. */
 typedef struct polar_span {
     const char *text;
     size_t length;
@@ -690,9 +729,10 @@ polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, con
  *     while ((id = polar_search_next(search, &program)) >= 0)
  *         polar_search_report(search, id, is_correct(&program), &error);
  *
- * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time; the
- * rules are in METHOD 3, and in polar.c where the papers leave them open. The trajectory is a pure function of
- * options, question, rewards, and the order of next and report; it is the same on every machine. */
+ * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time: the child with
+ * the largest R/v + c sqrt(ln V / v) - lambda |pi|/D is next, for rewards R of v visits among V simulations and a
+ * path of |pi| calls; what the papers leave open is said in [search] of polar.c. The trajectory is a pure function
+ * of options, question, rewards, and the order of next and report; it is the same on every machine. */
 typedef struct polar_search polar_search;
 
 typedef enum polar_search_space {
@@ -769,7 +809,7 @@ typedef enum polar_feature {
 /* "embedding", "hidden", "encoder"; NULL for any other number. */
 const char *polar_feature_name(polar_feature feature);
 
-#define POLAR_MAX_MENU 64
+#define POLAR_MAX_MENU 64     /* programs */
 #define POLAR_MENU_PRICE 0.05 /* one pass through all layers is worth 5 points of probability */
 
 typedef struct polar_predictor_info {
@@ -803,7 +843,7 @@ polar_status polar_predictor_import(polar_predictor **out, const char *path, int
                                     const polar_allocator *allocator, polar_error *error);
 polar_status polar_predictor_import_memory(polar_predictor **out, const void *data, size_t size, int n_head,
                                            const polar_allocator *allocator, polar_error *error);
-/* Writes the file anew: beside it, then renamed. */
+/* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
 polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
 void polar_predictor_close(polar_predictor *predictor);
 /* Strings of the info belong to the predictor. */
@@ -855,7 +895,8 @@ polar_status polar_predictor_menu(const polar_predictor *predictor, const float 
 /* The program with the largest probability - price * cost, where cost is its length over the layers; the first
  * of equal ones. price < 0: that of the file. */
 int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
-/* All of them in that order; returns their number. `order` has room for POLAR_MAX_MENU. */
+/* The indices of all of them in that order, the pick first; returns their number. `order` has room for
+ * POLAR_MAX_MENU. */
 int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
@@ -872,15 +913,16 @@ typedef struct polar_features_options {
 } polar_features_options;
 polar_features_options polar_features_defaults(void);
 
+/* Model and encoder must outlive it. */
 polar_status polar_features_create(polar_features **out, const polar_model *model,
                                    const polar_features_options *options, polar_error *error);
 void polar_features_free(polar_features *features);
-/* Numbers per token. */
+/* Numbers per token: the width n_embd of the model, or of the encoder. */
 int polar_features_width(const polar_features *features);
 /* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the prompt, the
- * tokens that the program will run on, so that the first layers are not run twice; template included, whose last
- * tokens have seen the whole question; of long ones the last max_tokens. ENCODER reads the question itself, cut to
- * max_tokens with the token at its end. What is not read may be NULL. */
+ * tokens that the program will run on, so that the first layers are not run twice: with the template, whose last
+ * tokens have seen the whole question; of a long prompt the last max_tokens count. ENCODER reads the question's text
+ * alone: the first max_tokens, its end token among them. What is not read may be NULL. */
 polar_status polar_features_make(polar_features *features, const char *question, size_t length, const int32_t *prompt,
                                  int n_prompt, const float **rows, int *n, polar_error *error);
 
@@ -926,7 +968,7 @@ polar_status polar_picker_pick(polar_picker *picker, const char *question, size_
                                int n_prompt, polar_candidate *out, int max, int *n, polar_error *error);
 /* P(correct) of each program of the menu for the last question; NULL if no menu picks. */
 const double *polar_picker_menu(const polar_picker *picker);
-/* The session that made the features; it belongs to the picker. */
+/* The session that makes the features and gives the answers; it belongs to the picker. */
 polar_session *polar_picker_session(polar_picker *picker);
 
 /* How programs become an answer. */
@@ -1007,7 +1049,8 @@ typedef struct polar_ask_options {
 } polar_ask_options;
 polar_ask_options polar_ask_defaults(void);
 
-/* Question in, answer out: chat format, program, session, generation, all in one call. */
+/* Question in, answer out: chat format, program, session, generation, all in one call, in a session that is gone
+ * afterwards. result may be NULL. POLAR_CONTEXT if the question does not fit. */
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error);
 
@@ -1056,10 +1099,10 @@ typedef struct polar_train_progress {
 
 /* The defaults are the recipe of [P] but for `group` and `standardize`; what is 0 there is off. */
 typedef struct polar_train_options {
-    const polar_allocator *allocator;
+    const polar_allocator *allocator; /* NULL: malloc and free */
     int n_threads;              /* 0: one per core. Ignored with a runner */
     const polar_runner *runner;
-    polar_cpu cpu;
+    polar_cpu cpu;              /* AUTO */
     uint64_t seed;              /* of everything random. Results depend on it, never on threads or cpu */
     const polar_predictor *start; /* weights to go on from; NULL: random ones */
     int d_model, n_head, n_block; /* 256, 4, 2; those of `start` with one */
@@ -1109,8 +1152,10 @@ polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_
 
 /* Chooses a menu of at most `size` programs: the identity, then again and again the one that adds most to what the
  * questions are worth, as far as their paths say. A question is worth 1 - price * cost of the cheapest program on the
- * menu that answers it, 0 if none does; with price 0 this counts the questions that are answered. `menu` has room for
- * `size`; *n gets the number, less than size where no program adds anything. */
+ * menu that answers it, 0 if none does; with price 0 this counts the questions that are answered. Results that are not
+ * known count as wrong, which favours programs that were tried often: after a search that tries other programs on each
+ * question, estimate them, as examples/cli/menu.c does. `menu` has room for `size`; *n gets the number, less than size
+ * where no program adds anything. */
 polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
                                double price, polar_program *menu, int *n, const polar_allocator *allocator,
                                polar_error *error);
@@ -1123,10 +1168,10 @@ void polar_menu_results(const polar_train_question *questions, int n_questions, 
 #define POLAR_POOL_LAST 2 /* the last token */
 
 typedef struct polar_menu_options {
-    const polar_allocator *allocator;
-    int n_threads;
+    const polar_allocator *allocator; /* NULL: malloc and free */
+    int n_threads;       /* 0: one per core. Ignored with a runner */
     const polar_runner *runner;
-    uint64_t seed;
+    uint64_t seed;       /* of everything random. Results depend on it, never on threads */
     int width, n_head;   /* 64, 4: of the network */
     int pooling;         /* both POLAR_POOL_ flags: what the network sees of a question besides attention */
     double policy;       /* 1: weight of a second loss, what picks at this price are worth; 0: none */

@@ -110,7 +110,7 @@ TEST(validate) {
 }
 
 TEST(path_and_cost) {
-    static const int expected[] = {0, 1, 2, 3, 2, 3, 5}; /* the example of METHOD 1 */
+    static const int expected[] = {0, 1, 2, 3, 2, 3, 5}; /* one loop, one skip */
     polar_program p = parsed(6, "2-3x2 4x0"), q;
     int path[16];
     memset(path, -1, sizeof path);

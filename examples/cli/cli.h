@@ -221,7 +221,7 @@ void cli_questions_free(cli_questions *questions);
 void cli_question_put_info(FILE *f, const cli_question *question);
 
 typedef struct cli_prompt_options {
-    const char *prompt; /* text with {question}, "@file", or "auto": that of the model file, else of METHOD 3 */
+    const char *prompt; /* text with {question}, "@file", or "auto": that of the model file, else the published one */
     const char *chat, *system;
     int example; /* 1: a worked example before the question */
     const char *recorded; /* NULL, or the text as cli_prompt_put wrote it, in place of `prompt` */

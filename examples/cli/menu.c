@@ -5,7 +5,8 @@
  * question's other results tell it, and programs are added greedily: next is the one that most raises the expected
  * number of questions with a right answer on the menu. Programs of any length, of at most the identity's, of at most
  * three quarters and of at most half of it take turns, each against those chosen under its own limit: a menu is to
- * offer something at every price. */
+ * offer something at every price. (polar_menu_choose of the library is for the next step, when all results of a menu
+ * are known and a price says which programs are worth their place.) */
 #include "menu.h"
 #include "samples.h"
 

@@ -504,7 +504,7 @@ static int find_template(cli_prompt *p, const polar_model *model, const cli_prom
     return 0;
 }
 
-/* METHOD 3: Qwen models get the prompt through their chat format, others raw; so do templates made for a model. */
+/* As published: Qwen models get the prompt through their chat format, others raw; so do templates made for a model. */
 static void choose_chat(cli_prompt *p, const polar_model *model, int published) {
     polar_model_info info;
     polar_model_get_info(model, &info);
