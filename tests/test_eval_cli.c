@@ -17,7 +17,7 @@ enum { N_QUESTIONS = 16, N_MENU = 4, D = FX_LAYERS };
 
 static const char *const menu_texts[N_MENU] = {"identity", "0x0", "1-2x0", "0x0 3x2"};
 
-static void write_predictor(const char *name, const polar_model *m, uint64_t fingerprint) {
+static void write_predictor(const char *name, const polar_model *m, uint64_t fingerprint, polar_feature feature) {
     static float features[16][3 * 256];
     polar_train_question questions[16];
     polar_train_path paths[16][N_MENU];
@@ -56,8 +56,8 @@ static void write_predictor(const char *name, const polar_model *m, uint64_t fin
     CHECK_STR(e.message, "");
     if (p) {
         polar_predictor_get_info(p, &info);
-        info.feature = POLAR_FEATURE_HIDDEN;
-        info.feature_layer = 1;
+        info.feature = feature;
+        info.feature_layer = feature == POLAR_FEATURE_HIDDEN;
         info.model_fingerprint = fingerprint ? fingerprint : polar_model_fingerprint(m);
         info.cascade_programs = 3;
         info.cascade_threshold = -1.2;
@@ -93,8 +93,9 @@ static void prepare(void) {
     f = fixture_model("llama", QUANT_F32, 11);
     write_file("m.gguf", f.data, f.size);
     CHECK(!polar_model_open_memory(&m, f.data, f.size, NULL, &e));
-    write_predictor("p.gguf", m, 0);
-    write_predictor("other.gguf", m, 12345);
+    write_predictor("p.gguf", m, 0, POLAR_FEATURE_HIDDEN);
+    write_predictor("e.gguf", m, 0, POLAR_FEATURE_ENCODER);
+    write_predictor("other.gguf", m, 12345, POLAR_FEATURE_HIDDEN);
     polar_model_close(m);
     free(f.data);
     f = fixture_model("llama", QUANT_F32, 12);
@@ -229,6 +230,8 @@ static void check_record(json header, json record, method_sum *sums, int n_metho
                methods = json_get(header, "methods");
     const int n_prompt = (int)number(record, "n_prompt");
     char gold[208], answer[208], name[208];
+    const json passes = json_get(record, "encoder_calls");
+    const double encoder = json_kind(passes) == JSON_ABSENT ? 0 : number(record, "encoder_calls");
     int identity = 0;
     string(record, "gt_ans", gold);
     for (size_t i = 0; i < json_count(runs); i++) {
@@ -244,9 +247,10 @@ static void check_record(json header, json record, method_sum *sums, int n_metho
         string(m, "name", name);
         expected = expected_run(name, record, price, number(header, "threshold"), list, &n, &picked);
         if (expected >= -1) {
-            double calls = 0;
+            double calls = picked ? encoder : 0;
             CHECK(chosen == expected && (int)json_count(json_get(r, "runs")) == n);
-            for (int k = 0; k < n; k++) calls += calls_of(json_at(runs, (size_t)list[k]), n_prompt, picked && !k);
+            for (int k = 0; k < n; k++)
+                calls += calls_of(json_at(runs, (size_t)list[k]), n_prompt, picked && !k && !encoder);
             CHECK(number(r, "calls") == calls);
         }
         CHECK(right == (chosen >= 0 && number(json_at(runs, (size_t)chosen), "right") > 0));
@@ -432,6 +436,35 @@ TEST(without_predictor) {
     CHECK(strstr(output, "     #2##  ") && !strchr(output, '\x1b'));
 }
 
+/* An encoder of the model's own shape: each of its tokens is worth as many layer calls as there are layers. Tokens are
+ * bytes, but for the one merge of the vocabulary, and an end. */
+TEST(encoder) {
+    size_t n;
+    char *text, question[208];
+    json root, header, samples;
+    method_sum sums[48];
+    polar_error e;
+    RUN("polar eval -m m.gguf -p e.gguf --encoder m2.gguf --reward choice --chat raw --prompt @prompt test.jsonl -k 3 "
+        "-o e.json",
+        0, "vote@3");
+    memset(sums, 0, sizeof sums);
+    text = read_back("e.json", &n);
+    CHECK(text && !json_parse(&root, text, n, "e.json", &e));
+    header = json_get(root, "polar");
+    samples = json_get(root, "samples");
+    CHECK(json_count(samples) == N_QUESTIONS);
+    for (size_t i = 0; i < json_count(samples); i++) {
+        const json record = json_at(samples, i);
+        int tokens;
+        string(record, "question", question);
+        tokens = (int)strlen(question) + 1;
+        for (const char *at = question; (at = strstr(at, "th")); at++) tokens--;
+        CHECK(number(record, "encoder_calls") == D * tokens);
+        check_record(header, record, sums, (int)json_count(json_get(header, "methods")));
+    }
+    free(text);
+}
+
 TEST(bad_input) {
     RUN("polar eval", 2, "polar eval: an argument is missing");
     RUN("polar eval test.jsonl", 2, "polar eval: no model");
@@ -526,7 +559,7 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(fitted_points), T(resumed), T(shards), T(without_predictor), T(bad_input), T(report),
+    T(evaluation), T(fitted_points), T(resumed), T(shards), T(without_predictor), T(encoder), T(bad_input), T(report),
 };
 
 int main(int argc, char **argv) {

@@ -417,6 +417,7 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     RUN("polar search -m random.gguf whole.json --menu 3 --also 1x3 --also identity -o named.json --json", 0,
         "\"n_questions\":7");
     RUN("head -1 named.json", 0, "\"0 1x3 2-3\"]");
+    RUN("grep -c '\\[0,1,1,1,2,3\\]' named.json", 0, "7\n"); /* run on every question */
     RUN("polar search -m random.gguf whole.json --also 1x3 -o x.json", 2, "--also adds programs to a menu");
     RUN("polar search -m random.gguf whole.json --menu 3 --also 9x3 -o x.json", 2, "--also \"9x3\": ");
 }

@@ -44,6 +44,7 @@ typedef struct eval {
     polar_predictor *predictor;
     polar_predictor_info about; /* the predictor */
     uint64_t predictor_checksum;
+    double encoder_calls; /* a token through the encoder, in layer calls of the model */
     polar_picker *picker, *decoder; /* menu, decoded programs; NULL without that head */
     polar_session *clock;           /* for timing */
     polar_program menu[POLAR_MAX_MENU];
@@ -218,6 +219,18 @@ static int rank(const eval *r, const eval_work *w, int point, int k, int *out) {
     return scores_rank(w->probability, cost, r->n_menu, r->scores.points[point].price, k, out);
 }
 
+/* What the encoder's pass over the question costs: all its tokens and one that ends them, as far as they are read. */
+static int count_encoder(eval *r, const cli_question *q) {
+    const int most = r->about.max_tokens;
+    polar_error e;
+    size_t n;
+    if (!r->encoder) return 0;
+    if (polar_tokenize(r->encoder, q->text, strlen(q->text), POLAR_TOKENIZE_BOS, NULL, 0, &n, &e))
+        return cli_fail("%s", e.message);
+    r->work->encoder_calls = r->encoder_calls * (most && n + 1 > (size_t)most ? most : (double)n + 1);
+    return 0;
+}
+
 /* What the predictor says about the question. */
 static int predict(eval *r, const cli_question *q) {
     eval_work *w = r->work;
@@ -233,7 +246,7 @@ static int predict(eval *r, const cli_question *q) {
         polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, w->decoded,
                           r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS, &w->n_decoded, &e))
         return cli_fail("%s", e.message);
-    return 0;
+    return count_encoder(r, q);
 }
 
 static uint64_t seed_of(const eval *r, const char *question) {
@@ -359,9 +372,10 @@ static int decide(const eval *r, const cli_question *q, int method) {
     x->right = chosen >= 0 && w->runs[list[chosen]].right;
     x->seconds = -1;
     cost.n_prompt = w->n_prompt;
+    cost.encoder_calls = w->encoder_calls;
     cost.runs = w->runs;
     if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE)
-        s.feature_calls = 0; /* no features */
+        s.feature_calls = 0, cost.encoder_calls = 0; /* no features */
     scores_cost(&s, &cost, list, n, x);
     return 0;
 }
@@ -475,7 +489,9 @@ static void put_record(FILE *f, const eval *r, int index) {
     json_put_text(f, q->answer);
     fprintf(f, ",\"sample_info\":");
     cli_question_put_info(f, q);
-    fprintf(f, ",\"n_prompt\":%d,\"runs\":[", w->n_prompt);
+    fprintf(f, ",\"n_prompt\":%d", w->n_prompt);
+    if (r->encoder) json_put_number(f, "encoder_calls", w->encoder_calls);
+    fprintf(f, ",\"runs\":[");
     for (int i = 0; i < w->n_runs; i++) {
         if (i) fputc(',', f);
         put_run(f, r, i);
@@ -660,6 +676,22 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     return polar_picker_create(out, r->model, r->predictor, &o, &e) ? cli_fail("%s", e.message) : 0;
 }
 
+/* Multiply-adds of a token in all layers: the weights of their matrices, of experts those of the ones it goes to.
+ * Attention to other tokens, which depends on their number, is not counted. */
+static double layers_work(const polar_model *m) {
+    polar_model_info i;
+    polar_tensor_info t;
+    double sum = 0;
+    polar_model_get_info(m, &i);
+    for (int k = 0; polar_model_tensor(m, k, &t); k++) {
+        double weights = 1;
+        if (t.n_dims < 2 || t.name_length < 4 || memcmp(t.name, "blk.", 4)) continue;
+        for (int d = 0; d < t.n_dims; d++) weights *= (double)t.dims[d];
+        sum += t.n_dims > 2 && i.n_expert ? weights * i.n_expert_used / i.n_expert : weights;
+    }
+    return sum;
+}
+
 static int open_predictor(eval *r) {
     const eval_options *o = r->o;
     polar_error e;
@@ -674,6 +706,7 @@ static int open_predictor(eval *r) {
     r->n_menu = r->about.n_menu;
     for (int i = 0; i < r->n_menu; i++) r->menu[i] = *polar_predictor_program(r->predictor, i);
     if (r->about.feature == POLAR_FEATURE_HIDDEN) r->scores.feature_calls = r->about.feature_layer;
+    if (r->encoder) r->encoder_calls = layers_work(r->encoder) / layers_work(r->model) * r->info.n_layer;
     if (r->about.cascade_programs) r->threshold = r->about.cascade_threshold;
     return 0;
 }

@@ -17,6 +17,7 @@ typedef struct eval_work {
     int *calls[EVAL_MAX_RUNS];  /* of the paths, to be freed */
     int n_runs, n_prompt;
     int32_t *prompt;
+    double encoder_calls;       /* see score.h */
     int menu[POLAR_MAX_MENU];   /* runs of the menu's programs */
     double probability[POLAR_MAX_MENU];
     polar_candidate decoded[POLAR_MAX_BEAMS];

@@ -27,7 +27,8 @@ static const cli_command commands[] = {
      "Writes the answer to stdout as it grows. Ctrl-C stops at the next layer.\n"
      "\n"
      "  polar run -m model.gguf \"What is 7 times 8?\"\n"
-     "  polar run -m model.gguf --program \"4-7x2 12x0\" --chat raw -n 20 \"Once upon a time\"\n"},
+     "  polar run -m model.gguf --program \"4-7x2 12x0\" --chat raw -n 20 \"Once upon a time\"\n"
+     "  polar run -m model.gguf -p predictor.gguf --stats \"What is 7 times 8?\"\n"},
     {"predict", "propose programs for a question, by a trained predictor", command_predict,
      "-m FILE -p PREDICTOR [options] QUESTION | -f FILE | -\n"
      "\n"
@@ -156,7 +157,7 @@ static const cli_command commands[] = {
      "no weights. Without a text, stdin is read.\n"
      "\n"
      "  polar tokenize -m model.gguf \"Hello, world!\"\n"
-     "  polar tokenize -m model.gguf --decode 9906,11,1917,0\n"
+     "  polar tokenize -m model.gguf \"Hello, world!\" | polar tokenize -m model.gguf --decode\n"
      "  echo '{\"text\":\"Hello\"}' | polar tokenize -m model.gguf --jsonl\n"},
 };
 

@@ -170,6 +170,7 @@ int scores_add(scores *s, const json *record, const char *name) {
         return cli_fail("%s: record %d of the evaluation does not fit its header", name, index);
     if (!(q = new_question(s, length_of(runs), probability != NULL))) return cli_fail("out of memory");
     q->index = index;
+    q->encoder_calls = json_get(record, "encoder_calls") ? json_get(record, "encoder_calls")->number : 0;
     for (int i = 0; i < SCORE_FIELDS; i++) {
         const json *v = json_get(info, score_field_names[i]);
         q->fields[i] = -1;
@@ -360,7 +361,8 @@ static double positions_of(const score_question *q, const score_run *r) {
 void scores_cost(const scores *s, const score_question *q, const int *runs, int n, score_result *r) {
     const score_run *chosen = &q->runs[r->chosen < 0 ? runs[0] : r->chosen];
     r->positions = positions_of(q, chosen);
-    r->calls = goes_on(s, q->runs[runs[0]].program) ? 0 : (double)s->feature_calls * q->n_prompt;
+    r->calls = q->encoder_calls;
+    if (!goes_on(s, q->runs[runs[0]].program)) r->calls += (double)s->feature_calls * q->n_prompt;
     for (int i = 0; i < n; i++) r->calls += q->runs[runs[i]].calls * positions_of(q, &q->runs[runs[i]]);
 }
 

@@ -4,6 +4,7 @@
  * header and records. A record:
  *
  *   {"index":3,"question":"..","gt_ans":"..","sample_info":{"task":..,"steps":..},"n_prompt":61,
+ *    "encoder_calls":21.5,     what an encoder's pass over the question is worth; not there without one
  *    "runs":[{"program":"0-3 4x2","calls":13,"answer":"7","right":1,"tokens":4,"stop":"end","logprob":-0.2},..],
  *    "menu":[0,2,..],          the runs of the menu's programs, in its order
  *    "probability":[0.8,..],   the predictor's P(right) for them; not there without a menu
@@ -11,7 +12,9 @@
  *    "seconds":[0.01,..]}      of each method, only where it was timed
  *
  * `runs` of a result are all programs that the method had to run, `calls` their layer calls over all tokens together
- * with those of the features that no program took over, `positions` the tokens of the one answer that was chosen. */
+ * with those of the features that no program took over, `positions` the tokens of the one answer that was chosen. An
+ * encoder counts as the layer calls of the model that need as many multiply-adds: tokens x weights of the encoder's
+ * layers, over the weights of one layer of the model. */
 #ifndef SCORE_H
 #define SCORE_H
 
@@ -48,6 +51,7 @@ typedef struct score_run {
 
 typedef struct score_question {
     int index, n_runs, n_prompt;
+    double encoder_calls; /* 0 without an encoder */
     score_run *runs;
     score_result *results; /* (n_methods) */
     int *menu;             /* (n_menu) runs */
