@@ -8067,7 +8067,7 @@ static model_key key_of(const polar_model *m, const char *rest) {
     model_key k;
     text t = {k.text, sizeof k.text, 0};
     text_format(&t, "%s.%s", m->arch->name, rest);
-    return k;
+    return k; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
 #define NO_DEFAULT (-1)
@@ -8149,7 +8149,7 @@ static tensor_name name_of(int layer, const char *rest) {
     text t = {n.text, sizeof n.text, 0};
     if (layer >= 0) text_format(&t, "blk.%d.%s.weight", layer, rest);
     else text_format(&t, "%s.weight", rest);
-    return n;
+    return n; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
 static void dims_text(text *t, const gguf_tensor *g) {
@@ -8700,7 +8700,7 @@ static polar_status prog_read(polar_program *p, prog_reader *r) {
 }
 
 polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error) {
-    prog_reader r = {text, text, error};
+    prog_reader r = {text, text, error}; /* cppcheck-suppress ctuuninitvar ; which is written, not read */
     polar_program p = polar_program_identity(n_layer);
     polar_status status;
     err_clear(error);
@@ -16030,6 +16030,7 @@ static int pred_segments(const float *seg_logits, int n_layer, const polar_decod
 static void pred_sort_ops(const float *logp, int *ops) {
     for (int i = 0; i < 3; i++) {
         int k = i;
+        /* cppcheck-suppress uninitvar ; nothing is read in the first round */
         for (; k > 0 && logp[i] > logp[ops[k - 1]]; k--) ops[k] = ops[k - 1];
         ops[k] = i;
     }
@@ -18369,6 +18370,7 @@ static int train_question_examples(const polar_train_question *q, int index, int
         }
         left--;
         wanted--;
+        /* cppcheck-suppress legacyUninitvar ; written, not read */
         if (!train_labels(p, n_layer, labels ? labels + (size_t)n * (size_t)n_layer : scratch)) continue;
         if (out) {
             out[n].length = p->length;
@@ -20498,6 +20500,7 @@ polar_status polar_eval_skip(const double *influence, int n_layer, int n_calls, 
         int least = -1;
         for (int i = 0; i < n_layer; i++)
             if (!skipped[i] && (least < 0 || influence[i] < influence[least])) least = i;
+        assert(least >= 0);
         skipped[least] = 1;
     }
     for (int i = 0; i < n_layer; i++)

@@ -67,9 +67,9 @@ static inline int test_quick(void) {
     return getenv("POLAR_TEST_QUICK") != NULL;
 }
 
-/* How often to repeat something random: n, or far less. */
+/* How often to repeat something random: n, or far less, but once. */
 static inline int test_repeat(int n) {
-    return test_quick() ? n / 50 : n;
+    return !test_quick() ? n : n < 50 ? 1 : n / 50;
 }
 
 static int test_main(const test_case *tests, int n, int argc, char **argv) {

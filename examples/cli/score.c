@@ -1,6 +1,7 @@
 /* Statistics over the records of an evaluation, for polar eval and polar report. */
 #include "score.h"
 
+#include <assert.h>
 #include <limits.h>
 
 const char *const score_field_names[SCORE_FIELDS] = {"task", "steps", "level", "subject"};
@@ -110,7 +111,7 @@ static score_question *new_question(scores *s, int n_runs, int has_probability) 
     q->n_runs = n_runs;
     q->results = (score_result *)block;
     q->runs = (score_run *)(block + results);
-    q->probability = has_probability ? (double *)(block + results + runs) : NULL;
+    q->probability = has_probability ? (void *)(block + results + runs) : NULL;
     q->menu = (int *)(block + results + runs + probability);
     return q;
 }
@@ -377,6 +378,7 @@ int scores_rank(const double *probability, const double *cost, int n_menu, doubl
             best = i;
             most = worth;
         }
+        assert(best >= 0);
         taken[best] = 1;
         out[n] = best;
     }

@@ -95,8 +95,8 @@ static int add_identity(run *r, trials *t, const json *sample) {
 
 static int make_paths(run *r, int q, int line) {
     const trials *t = &r->trials[q];
-    polar_train_path *paths = malloc(((size_t)t->n + 1) * sizeof *paths);
-    if (!(r->paths[q] = paths)) return cli_fail("out of memory");
+    polar_train_path *paths = r->paths[q] = malloc(((size_t)t->n + 1) * sizeof *paths);
+    if (!paths) return cli_fail("out of memory");
     for (int i = 0; i < t->n; i++) {
         const trial *x = &t->items[i];
         for (int c = 0; c < x->n; c++)
@@ -453,8 +453,11 @@ static int set_info(run *r) {
     i.model_checksum = r->checksum;
     i.model_fingerprint = polar_model_fingerprint(r->model);
     i.model_name = r->info.name;
-    if (r->encoder) polar_model_get_info(r->encoder, &encoder);
-    i.encoder_name = r->encoder ? encoder.name : NULL;
+    i.encoder_name = NULL;
+    if (r->encoder) {
+        polar_model_get_info(r->encoder, &encoder);
+        i.encoder_name = encoder.name;
+    }
     i.prompt = r->prompt.text;
     i.system = r->prompt.system;
     i.chat = polar_chat_name(r->prompt.chat);
