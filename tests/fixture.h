@@ -2,6 +2,7 @@
  * weights from a seed. They use nothing of polar but the encoders of tensor types. */
 #ifndef FIXTURE_H
 #define FIXTURE_H
+#include "test.h"
 
 typedef struct fixture {
     uint8_t *data;
@@ -231,6 +232,26 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
 static fixture fixture_model(const char *arch, int type, uint64_t seed) {
     const fixture_shape shape = {FX_LAYERS, 256, !strcmp(arch, "qwen3") ? 32 : 64, 256, FX_VOCAB, FX_CTX, 0};
     return fixture_shaped(arch, type, seed, &shape);
+}
+
+static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
+
+/* The model of a fixture, which must outlive it. */
+static MAYBE_UNUSED polar_model *fx_open(const fixture *f, polar_cpu cpu) {
+    polar_model_options o = polar_model_defaults();
+    polar_model *m = NULL;
+    polar_error e;
+    o.cpu = cpu;
+    polar_model_open_memory(&m, f->data, f->size, &o, &e);
+    CHECK_STR(e.message, "");
+    return m;
+}
+
+/* Random numbers of the tests, 0..n-1. */
+static uint64_t fx_random = 11;
+
+static MAYBE_UNUSED int fx_below(int n) {
+    return (int)(rng_next(&fx_random) % (uint64_t)n);
 }
 
 /* A few KB. */

@@ -107,10 +107,8 @@ TEST(influence) {
     fixture f = fixture_model("llama", QUANT_F32, 3);
     polar_session_options o = polar_session_defaults();
     double found[FX_LAYERS], chunks[FX_LAYERS], expected[FX_LAYERS] = {0};
-    polar_model *m = NULL;
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_error e;
-    polar_model_open_memory(&m, f.data, f.size, NULL, &e);
-    CHECK_STR(e.message, "");
     for (int p = 0; p < 2; p++) {
         polar_session *session = NULL;
         o.n_ctx = 16;

@@ -87,12 +87,11 @@ static void write_questions(const char *name, uint64_t seed, const char *extra) 
 /* The files of the directory, and the evaluations that all tests look into. */
 static void prepare(void) {
     fixture f;
-    polar_model *m = NULL;
-    polar_error e;
+    polar_model *m;
     if (!make_directory()) exit(1);
     f = fixture_model("llama", QUANT_F32, 11);
     write_file("m.gguf", f.data, f.size);
-    CHECK(!polar_model_open_memory(&m, f.data, f.size, NULL, &e));
+    m = fx_open(&f, POLAR_CPU_AUTO);
     write_predictor("p.gguf", m, 0, POLAR_FEATURE_HIDDEN);
     write_predictor("e.gguf", m, 0, POLAR_FEATURE_ENCODER);
     write_predictor("other.gguf", m, 12345, POLAR_FEATURE_HIDDEN);

@@ -47,10 +47,8 @@ TEST(distribution) {
 /* --- generation --- */
 
 static polar_model *fixture_opened(const char *arch, uint64_t seed, fixture *f) {
-    polar_model *m = NULL;
     *f = fixture_model(arch, QUANT_Q8_0, seed);
-    CHECK(!polar_model_open_memory(&m, f->data, f->size, NULL, NULL));
-    return m;
+    return fx_open(f, POLAR_CPU_AUTO);
 }
 
 static void generate(const polar_model *m, const polar_generate_options *g, char *text, size_t capacity,

@@ -54,8 +54,6 @@ TEST(arithmetic) {
 
 /* --- models --- */
 
-static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
-
 /* Identity; skips; repeats; layer 0 skipped and the last repeated; any order. */
 static const struct {
     int n, path[8];
@@ -128,12 +126,12 @@ static const golden_model golden_models[] = {
 TEST(models) {
     for (int i = 0; i < COUNT(golden_models); i++) {
         const golden_model *g = &golden_models[i];
-        fixture f = fixture_model(arch_names[g->arch], g->type, (uint64_t)i);
+        fixture f = fixture_model(fx_archs[g->arch], g->type, (uint64_t)i);
         char what[64];
         uint64_t h;
         for (int cpu = POLAR_CPU_PLAIN; cpu < POLAR_N_CPU; cpu++) {
             if (!polar_cpu_available((polar_cpu)cpu)) continue;
-            snprintf(what, sizeof what, "%s %s %s", arch_names[g->arch], quant_types[g->type].name,
+            snprintf(what, sizeof what, "%s %s %s", fx_archs[g->arch], quant_types[g->type].name,
                      polar_cpu_name((polar_cpu)cpu));
             h = one_model(&f, cpu == POLAR_CPU_PLAIN ? i % 4 : 0, (polar_cpu)cpu, i % COUNT(programs), i % 4);
             CHECK(golden(what, h, g->hash));

@@ -77,8 +77,6 @@ static int open_copy(const uint8_t *bytes, size_t n) {
     return opened;
 }
 
-static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
-
 TEST(truncation) {
     fixture f = fixture_small("qwen2", QUANT_Q8_0, 1);
     size_t whole = f.size;
@@ -102,8 +100,8 @@ static size_t data_start(const fixture *f) {
 
 TEST(flipped_bits) {
     const int types[] = {QUANT_Q4_0, QUANT_F16, QUANT_F32, QUANT_IQ4_NL};
-    for (int a = 0; a < COUNT(arch_names); a++) {
-        fixture f = fixture_small(arch_names[a], types[a], 1);
+    for (int a = 0; a < COUNT(fx_archs); a++) {
+        fixture f = fixture_small(fx_archs[a], types[a], 1);
         const size_t start = data_start(&f) * 8, every = test_quick() ? 97 : a ? 5 : 1;
         int opened = 0, refused = 0;
         for (size_t i = 0; i < 8 * f.size; i += i < start ? every : 61 * every) {

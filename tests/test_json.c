@@ -1,5 +1,5 @@
 /* Decimal numbers and JSON: numbers against the C library, JSON against hand-made and broken texts. */
-#include "../polar.c"
+#include "fuzz/fuzz_json.c"
 #include "test.h"
 #include <time.h>
 
@@ -316,9 +316,8 @@ TEST(lines) {
 }
 
 static buf new_buf(void) {
-    static polar_allocator a;
-    buf b = {&a, NULL, 0, 0, 0};
-    a = mem_allocator(NULL);
+    buf b = {&allocator, NULL, 0, 0, 0};
+    allocator = mem_allocator(NULL);
     return b;
 }
 
@@ -374,35 +373,6 @@ TEST(string_round_trip) {
     }
 }
 
-/* Copies a value token by token: what was checked can be walked and written. */
-static void copy_value(json_writer *w, json v) {
-    double x;
-    int64_t n;
-    buf text = new_buf();
-    json_type kind = json_kind(v);
-    if (kind == JSON_ARRAY || kind == JSON_OBJECT) {
-        json_open(w, *v.at);
-        for (json_iterator it = json_members(v); json_next(&it);) {
-            if (kind == JSON_OBJECT) {
-                text.length = 0;
-                buf_put_json_text(&text, it.key);
-                json_put_string(w, text.at, text.length);
-                buf_put(w->out, ":", 1);
-                w->comma = 0;
-            }
-            copy_value(w, it.value);
-        }
-        json_close(w, v.end[-1]);
-    } else if (kind == JSON_STRING) {
-        buf_put_json_text(&text, v);
-        json_put_string(w, text.at, text.length);
-    } else if (json_int(v, &n, INT64_MIN, INT64_MAX)) json_put_i64(w, n);
-    else if (json_double(v, &x)) json_put_double(w, x);
-    else if (kind == JSON_BOOL) json_put_bool(w, json_bool(v));
-    else json_put_raw(w, "null", 4);
-    buf_free(&text);
-}
-
 static int copy_text(buf *out, const char *text, size_t n) {
     json v;
     json_writer w = {out, 0};
@@ -415,14 +385,10 @@ TEST(shared_files) {
     static const char *const files[] = {"oracle/cases_llama.json", "oracle/predictor.json", "oracle/train.json",
                                         "data/repolar/sample_qwen3_8b_dart_math_diff1.part.json"};
     for (int i = 0; i < COUNT(files); i++) {
-        FILE *f = test_shared(files[i]);
-        char *text;
         size_t n;
+        char *text = test_shared_text(files[i], &n);
         buf one = new_buf(), two = new_buf();
-        if (!f) return;
-        text = malloc(1 << 22);
-        n = fread(text, 1, 1 << 22, f);
-        fclose(f);
+        if (!text) return;
         CHECK(copy_text(&one, text, n) && copy_text(&two, one.at, one.length));
         CHECK(one.length == two.length && one.length && !memcmp(one.at, two.at, one.length));
         free(text);

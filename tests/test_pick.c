@@ -4,22 +4,6 @@
 #include "test.h"
 #include "fixture.h"
 
-static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
-
-static uint64_t seed = 11;
-
-static int random_below(int n) {
-    return (int)(rng_next(&seed) % (uint64_t)n);
-}
-
-static polar_model *opened(const fixture *f) {
-    polar_model *m = NULL;
-    polar_error e;
-    polar_model_open_memory(&m, f->data, f->size, NULL, &e);
-    CHECK_STR(e.message, "");
-    return m;
-}
-
 /* --- sessions that go on --- */
 
 /* Keeps what a tap sees after `layer`, and counts the calls. */
@@ -61,28 +45,28 @@ static void fresh(const polar_model *m, const int *path, int n_path, const int32
 
 TEST(peek) {
     static float expected[FX_VOCAB];
-    for (int a = 0; a < COUNT(arch_names); a++) {
-        fixture f = fixture_model(arch_names[a], a % 2 ? QUANT_Q8_0 : QUANT_Q4_0, (uint64_t)a);
-        polar_model *m = opened(&f);
+    for (int a = 0; a < COUNT(fx_archs); a++) {
+        fixture f = fixture_model(fx_archs[a], a % 2 ? QUANT_Q8_0 : QUANT_Q4_0, (uint64_t)a);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
         for (int round = 0; round < 6; round++) {
-            const int n = 5 + random_below(15), layers = 1 + random_below(FX_LAYERS), agree = random_below(3),
-                      more = random_below(3);
+            const int n = 5 + fx_below(15), layers = 1 + fx_below(FX_LAYERS), agree = fx_below(3),
+                      more = fx_below(3);
             float *seen = malloc(FX_CTX * 256 * sizeof *seen), *peeked = malloc(FX_CTX * 256 * sizeof *peeked);
             watch plain = {layers - 1, 0, seen}, w = {-1, 0, NULL};
             polar_session *s = watched(m, &plain, 128, 0);
             int32_t tokens[40];
             int path[10], n_path = layers;
-            for (int i = 0; i < 40; i++) tokens[i] = random_below(FX_VOCAB);
+            for (int i = 0; i < 40; i++) tokens[i] = fx_below(FX_VOCAB);
             polar_session_eval(s, tokens, n, NULL); /* the identity passes the same layers */
             polar_session_free(s);
-            s = watched(m, &w, 1 + random_below(8), 64);
+            s = watched(m, &w, 1 + fx_below(8), 64);
             CHECK(!polar_session_peek(s, tokens, n, layers, peeked, NULL));
             CHECK_BITS(seen, peeked, (size_t)(n * 256));
             CHECK(polar_session_position(s) == 0 && !polar_session_logits(s, 0));
             for (int c = 0; c < layers; c++) path[c] = c;
-            for (int extra = random_below(4); extra > 0; extra--) path[n_path++] = random_below(FX_LAYERS);
-            if (agree == 0) path[random_below(layers)] = FX_LAYERS - 1;
-            if (agree == 1) tokens[random_below(n)] = random_below(FX_VOCAB);
+            for (int extra = fx_below(4); extra > 0; extra--) path[n_path++] = fx_below(FX_LAYERS);
+            if (agree == 0) path[fx_below(layers)] = FX_LAYERS - 1;
+            if (agree == 1) tokens[fx_below(n)] = fx_below(FX_VOCAB);
             fresh(m, path, n_path, tokens, n + more, expected);
             w.n_calls = 0;
             CHECK(!polar_session_set_path(s, path, n_path, NULL) && !polar_session_eval(s, tokens, n, NULL));
@@ -109,7 +93,7 @@ TEST(peek) {
 
 TEST(peek_errors) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_session *s = watched(m, NULL, 4, 8);
     polar_error e;
     int32_t tokens[12] = {1, 2, 3, FX_VOCAB};
@@ -144,7 +128,7 @@ static polar_features *features_of(const polar_model *m, polar_feature kind, con
 
 TEST(features) {
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 5), g = fixture_model("qwen3", QUANT_F16, 6);
-    polar_model *m = opened(&f), *encoder = opened(&g);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *encoder = fx_open(&g, POLAR_CPU_AUTO);
     float *seen = malloc(FX_CTX * 256 * sizeof *seen);
     const float *rows;
     polar_features *x;
@@ -153,7 +137,7 @@ TEST(features) {
     int32_t prompt[20], text[32];
     size_t n_text;
     int n;
-    for (int i = 0; i < 20; i++) prompt[i] = random_below(FX_VOCAB);
+    for (int i = 0; i < 20; i++) prompt[i] = fx_below(FX_VOCAB);
     s = watched(m, &w, 7, 0);
     polar_session_eval(s, prompt, 20, NULL);
     polar_session_free(s);
@@ -247,7 +231,7 @@ TEST(pick) {
     static const char *const menu[] = {"identity", "3x0", "0-1 2x2", "0x0"};
     static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f};
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu)), *saved = NULL;
     polar_predictor_info info;
     polar_pick_options o = polar_pick_defaults();
@@ -294,7 +278,7 @@ TEST(mismatch) {
     static const char *const menu[] = {"identity"};
     static const float logits[] = {0};
     fixture f = fixture_model("llama", QUANT_Q8_0, 5), g = fixture_model("llama", QUANT_Q8_0, 6);
-    polar_model *m = opened(&f), *other = opened(&g);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *other = fx_open(&g, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, 1);
     polar_pick_options o = polar_pick_defaults();
     polar_picker *x = NULL;
@@ -367,7 +351,7 @@ TEST(cascade) {
     CHECK(polar_cascade(three, 3, POLAR_NO_CONFIDENCE, &n_run) == 0 && n_run == 1);
     /* a cheap program that is right where it is confident, and a dear one that is always right */
     for (int i = 0; i < 2000; i++) {
-        const double u = (double)rng_float(&seed);
+        const double u = (double)rng_float(&fx_random);
         runs[2 * i].confidence = -u;
         runs[2 * i].correct = u < 0.4;
         runs[2 * i].cost = 0.5;
@@ -407,7 +391,7 @@ TEST(answer) {
     static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f, 0};
     static char texts[5][256], text[256];
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     polar_picker *x = picker_of(m, p, polar_pick_defaults());
     polar_candidate c[8];
@@ -466,7 +450,7 @@ TEST(ask) {
     static const float logits[] = {0, 2};
     static char text[512], expected[512];
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 9);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     polar_ask_options o = polar_ask_defaults();
     polar_result r;
@@ -514,7 +498,7 @@ TEST(memory) {
     static const char *const menu[] = {"identity", "0-1 2x2"};
     static const float logits[] = {0, 2};
     fixture f = fixture_model("llama", QUANT_Q8_0, 9);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     int done = 0;
     for (int k = 0; k < 200 && !done; k++) {

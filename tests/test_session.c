@@ -5,18 +5,6 @@
 #include "fixture.h"
 #include "oracle.h"
 
-static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
-
-static polar_model *opened(const fixture *f, polar_cpu cpu) {
-    polar_model_options o = polar_model_defaults();
-    polar_model *m = NULL;
-    polar_error e;
-    o.cpu = cpu;
-    polar_model_open_memory(&m, f->data, f->size, &o, &e);
-    CHECK_STR(e.message, "");
-    return m;
-}
-
 static polar_session *started(const polar_model *m, polar_session_options o, const int *path, int n) {
     polar_session *s = NULL;
     polar_error e;
@@ -27,16 +15,10 @@ static polar_session *started(const polar_model *m, polar_session_options o, con
     return s;
 }
 
-static uint64_t seed = 7;
-
-static int random_below(int n) {
-    return (int)(rng_next(&seed) % (uint64_t)n);
-}
-
 /* 1..8 calls in any order, with repeats. */
 static int random_path(int *path) {
-    const int n = 1 + random_below(8);
-    for (int i = 0; i < n; i++) path[i] = random_below(FX_LAYERS);
+    const int n = 1 + fx_below(8);
+    for (int i = 0; i < n; i++) path[i] = fx_below(FX_LAYERS);
     return n;
 }
 
@@ -54,16 +36,16 @@ static void evaluate(polar_session *s, const int32_t *tokens, int n, const int *
 TEST(cached_is_recomputed) {
     static float whole[FX_VOCAB], other[FX_VOCAB];
     const int all[] = {FX_CTX}, ones[] = {1}, mixed[] = {5, 1, 1, 9, 3};
-    for (int a = 0; a < COUNT(arch_names); a++)
+    for (int a = 0; a < COUNT(fx_archs); a++)
         for (int round = 0; round < (test_quick() ? 1 : 6); round++) {
             const int types[] = {QUANT_Q4_K, QUANT_F32, QUANT_Q8_0, QUANT_Q6_K, QUANT_Q5_0, QUANT_F16};
-            fixture f = fixture_model(arch_names[a], types[round], (uint64_t)round);
-            polar_model *m = opened(&f, POLAR_CPU_AUTO), *plain = opened(&f, POLAR_CPU_PLAIN);
+            fixture f = fixture_model(fx_archs[a], types[round], (uint64_t)round);
+            polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN);
             polar_session_options o = polar_session_defaults();
             int32_t tokens[40];
-            int path[8], n_path = random_path(path), n = 8 + random_below(12);
+            int path[8], n_path = random_path(path), n = 8 + fx_below(12);
             polar_session *s;
-            for (int i = 0; i < n; i++) tokens[i] = random_below(FX_VOCAB);
+            for (int i = 0; i < n; i++) tokens[i] = fx_below(FX_VOCAB);
             o.kv_type = round % 2 ? POLAR_KV_F32 : POLAR_KV_F16;
             o.n_threads = 2;
             s = started(m, o, path, n_path);
@@ -92,7 +74,7 @@ TEST(tensor_types) {
     const int32_t tokens[] = {5, 9, 200, 31, 7};
     for (int type = 0; type < QUANT_N; type++) {
         fixture f = fixture_model("llama", type, 3);
-        polar_model *m = opened(&f, POLAR_CPU_AUTO);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
         polar_session *s = started(m, polar_session_defaults(), path, COUNT(path));
         CHECK(s && !polar_session_eval(s, tokens, COUNT(tokens), NULL));
         polar_session_free(s);
@@ -115,7 +97,7 @@ TEST(own_runner) {
     const int path[] = {0, 1, 1, 3}, all[] = {FX_CTX};
     const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7};
     fixture f = fixture_model("qwen2moe", QUANT_Q4_0, 1);
-    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_session_options o = polar_session_defaults();
     polar_session *s = started(m, o, path, 4);
     evaluate(s, tokens, 7, all, 1, a);
@@ -150,7 +132,7 @@ TEST(tap) {
     const int32_t tokens[] = {1, 2, 3};
     tap_log log = {0, {0}, -1, 0};
     fixture f = fixture_model("llama", QUANT_Q8_0, 1);
-    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_session_options o = polar_session_defaults();
     polar_session *s;
     polar_error e;
@@ -198,7 +180,7 @@ static void count_free(void *user, void *p, size_t size) {
 
 TEST(session_bytes) {
     fixture f = fixture_model("qwen3", QUANT_Q4_0, 1);
-    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     for (int i = 0; i < 8; i++) {
         counting c = {0, 0, 0, -1, 0};
         const polar_allocator a = {count_alloc, count_free, &c};
@@ -257,7 +239,7 @@ TEST(allocation_failures) {
 
 TEST(errors) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 1);
-    polar_model *m = opened(&f, POLAR_CPU_AUTO);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_session *s = NULL;
     polar_error e;
     polar_session_options o = polar_session_defaults();
