@@ -4,10 +4,10 @@
  *   [config]  what the compiler and the system offer
  *   [err]     status and messages
  *   [mem]     allocator, checked sizes, layouts
- *   [num]     exact arithmetic: fma, half floats, exp, angles
+ *   [num]     exact arithmetic: fma, half floats, exp, angles; numbers as text without a locale
  *   [thread]  one primitive: run n tasks
  *   [gguf]    GGUF files: reading and writing
- *   [json]    JSON: reading and writing, numbers without a locale
+ *   [json]    reading JSON
  *   [quant]   tensor types: blocks of quantized numbers
  *   [kern]    kernels and the choice of an instruction set
  *   [uni]     Unicode classes
@@ -886,14 +886,6 @@ static size_t num_parse_double(const char *s, size_t n, double *out) {
         *out = d.power < 0 ? v / powers[-d.power] : v * powers[d.power];
     } else *out = bits_f64(num_convert(&d, num_double));
     if (d.negative) *out = -*out;
-    return used;
-}
-
-/* The same rounded to float; a double in between would round twice. */
-static size_t num_parse_float(const char *s, size_t n, float *out) {
-    num_decimal d;
-    size_t used = num_scan(s, n, &d);
-    if (used) *out = bits_f32((uint32_t)num_convert(&d, num_float) | (uint32_t)d.negative << 31);
     return used;
 }
 
@@ -2701,12 +2693,11 @@ void polar_gguf_writer_close(polar_gguf_writer *w) {
 }
 
 /* ======================================================================================
- * [json] JSON: reading and writing, numbers without a locale
+ * [json] Reading JSON
  *
  * Reading checks a text once, whole (RFC 8259, nesting to JSON_MAX_DEPTH); after that a value is just a place
  * in the text, and nothing is allocated. Looking up a key scans its object, so take each one once. Promises:
- * linear time, no read outside the text. Writing makes valid JSON of any bytes and numbers. Uses: [err] [mem]
- * [num].
+ * linear time, no read outside the text. Uses: [err] [mem] [num].
  * ====================================================================================== */
 
 #define JSON_MAX_DEPTH 128
@@ -2892,13 +2883,6 @@ static polar_status json_parse(json *out, const char *text, size_t length, const
     return r.status;
 }
 
-/* Line of a value in the text it was read from. Counts from the start: for messages. */
-static MAYBE_UNUSED int json_line(const char *text, json v) {
-    int line = 1;
-    for (; text < v.at; text++) line += *text == '\n';
-    return line;
-}
-
 /* --- values of a checked text
  *
  * Brackets and quotes match here, so walking needs no checks. */
@@ -2993,17 +2977,9 @@ static json json_at(json v, size_t i) {
     return none;
 }
 
-static MAYBE_UNUSED int json_bool(json v) {
-    return json_kind(v) == JSON_BOOL && *v.at == 't';
-}
-
 /* 1 and *out if the value is a number; what is too large is infinite. */
 static int json_double(json v, double *out) {
     return json_kind(v) == JSON_NUMBER && num_parse_double(v.at, (size_t)(v.end - v.at), out);
-}
-
-static MAYBE_UNUSED int json_float(json v, float *out) {
-    return json_kind(v) == JSON_NUMBER && num_parse_float(v.at, (size_t)(v.end - v.at), out);
 }
 
 /* 1 and *out if the value is a whole number in the range, however it is written (3, 3.0, 3e0). */
@@ -3093,11 +3069,6 @@ static size_t json_text(json v, char *out) {
     return (size_t)(out - start);
 }
 
-static MAYBE_UNUSED void buf_put_json_text(buf *b, json v) {
-    char *out = buf_room(b, json_text_bytes(v));
-    if (out) b->length += json_text(v, out);
-}
-
 /* 1 if the value is this string. */
 static int json_equals(json v, const char *text) {
     char c[4];
@@ -3118,108 +3089,6 @@ static json json_get(json v, const char *key) {
     while (it.object && json_next(&it))
         if (json_equals(it.key, key)) return it.value;
     return none;
-}
-
-/* --- writing
- *
- *     json_writer w = {.out = &buffer};
- *     json_open(&w, '{');
- *     json_key(&w, "path");
- *     json_open(&w, '[');
- *     json_put_i64(&w, 3);
- *     json_close(&w, ']');
- *     json_close(&w, '}');
- *
- * Commas come by themselves. Failed memory shows in the buffer. */
-
-typedef struct json_writer {
-    buf *out;
-    int comma; /* something precedes at this level */
-} json_writer;
-
-static void json_put_raw(json_writer *w, const char *text, size_t n) {
-    if (w->comma) buf_put(w->out, ",", 1);
-    buf_put(w->out, text, n);
-    w->comma = 1;
-}
-
-static MAYBE_UNUSED void json_open(json_writer *w, char bracket) {
-    json_put_raw(w, &bracket, 1);
-    w->comma = 0;
-}
-
-static MAYBE_UNUSED void json_close(json_writer *w, char bracket) {
-    buf_put(w->out, &bracket, 1);
-    w->comma = 1;
-}
-
-/* Ends a line of JSONL. */
-static MAYBE_UNUSED void json_end_line(json_writer *w) {
-    buf_put(w->out, "\n", 1);
-    w->comma = 0;
-}
-
-/* Bytes that are not UTF-8 become U+FFFD. */
-static void json_put_string(json_writer *w, const char *s, size_t n) {
-    json_put_raw(w, "\"", 1);
-    for (size_t i = 0, plain; i < n;) {
-        int length = 0;
-        for (plain = i; plain < n && s[plain] != '"' && s[plain] != '\\' && (uint8_t)s[plain] >= 32;
-             plain += (size_t)length)
-            if (!(length = utf8_length(s + plain, n - plain))) break;
-        buf_put(w->out, s + i, plain - i);
-        if ((i = plain) == n) break;
-        if (s[i] == '"' || s[i] == '\\') {
-            buf_put(w->out, "\\", 1);
-            buf_put(w->out, s + i, 1);
-        } else if (s[i] == '\n') buf_put(w->out, "\\n", 2);
-        else if (s[i] == '\t') buf_put(w->out, "\\t", 2);
-        else if (s[i] == '\r') buf_put(w->out, "\\r", 2);
-        else if ((uint8_t)s[i] < 32) {
-            char escape[6] = {'\\', 'u', '0', '0', (char)('0' + (s[i] >> 4)), "0123456789abcdef"[s[i] & 15]};
-            buf_put(w->out, escape, 6);
-        } else buf_put(w->out, "\xEF\xBF\xBD", 3);
-        i++;
-    }
-    buf_put(w->out, "\"", 1);
-}
-
-static void json_put_text(json_writer *w, const char *s) {
-    json_put_string(w, s, strlen(s));
-}
-
-static MAYBE_UNUSED void json_key(json_writer *w, const char *key) {
-    json_put_text(w, key);
-    buf_put(w->out, ":", 1);
-    w->comma = 0;
-}
-
-static MAYBE_UNUSED void json_put_i64(json_writer *w, int64_t n) {
-    char at[NUM_TEXT];
-    text t = {at, sizeof at, 0};
-    text_put_i64(&t, n);
-    json_put_raw(w, at, t.length);
-}
-
-/* What is not finite has no JSON: null. */
-static MAYBE_UNUSED void json_put_double(json_writer *w, double x) {
-    char at[NUM_TEXT];
-    text t = {at, sizeof at, 0};
-    if (x - x == 0) text_put_double(&t, x);
-    else text_put(&t, "null", 4);
-    json_put_raw(w, at, t.length);
-}
-
-static MAYBE_UNUSED void json_put_float(json_writer *w, float x) {
-    char at[NUM_TEXT];
-    text t = {at, sizeof at, 0};
-    if (x - x == 0) text_put_float(&t, x);
-    else text_put(&t, "null", 4);
-    json_put_raw(w, at, t.length);
-}
-
-static MAYBE_UNUSED void json_put_bool(json_writer *w, int value) {
-    json_put_raw(w, value ? "true" : "false", value ? 4 : 5);
 }
 
 /* ======================================================================================

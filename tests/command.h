@@ -16,8 +16,8 @@ static int run(const char *commands) {
     FILE *f;
     int status;
     if (command[0] != '/' && getcwd(where, sizeof where - 1)) strcat(where, "/");
-    snprintf(line, sizeof line, "exec 2>&1 </dev/null; POLAR='%s%s'; polar() { \"$POLAR\" \"$@\"; }; cd '%s'; %s", where,
-             command, *directory ? directory : ".", commands);
+    snprintf(line, sizeof line, "exec 2>&1 </dev/null; POLAR='%s%s'; polar() { \"$POLAR\" \"$@\"; }; cd '%s'; %s",
+             where, command, *directory ? directory : ".", commands);
     if (!(f = popen(line, "r"))) return -1;
     n = fread(output, 1, sizeof output - 1, f);
     output[n] = 0;

@@ -1,6 +1,7 @@
 /* Tests of [answer]. The verdicts of the tables are by hand; ../shared/data holds labelled answers of real models
  * and graders (answer_disagreements.md says where their labels and ours differ). */
 #include "../polar.c"
+#include "json_more.h"
 #include "test.h"
 
 #include <time.h>

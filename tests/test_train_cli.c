@@ -120,7 +120,7 @@ TEST(bad_input) {
     RUN("polar predict -m other.gguf -p p.gguf --any-model 'x'", 0, "menu, best");
     RUN("polar predict -m model.gguf -p p.gguf --encoder other.gguf x", 2, "come from the model itself");
     RUN("polar train -m model.gguf found.json", 2, "no place for the predictor: -o FILE");
-    RUN("polar train -m model.gguf found.json -o x.gguf --heads none", 2, "--heads none: expected both, programs or menu");
+    RUN("polar train -m model.gguf found.json -o x.gguf --heads none", 2, "--heads none: expected both, programs or ");
     RUN("echo '{\"samples\":[]}' >e.json; polar train -m model.gguf e.json -o x.gguf", 1, "e.json: no questions");
     RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]' >e.json; "
         "polar train -m model.gguf e.json -o x.gguf",

@@ -2,6 +2,7 @@
  * the same.
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_json.c -lm -lpthread */
 #include "../../polar.c"
+#include "../json_more.h"
 
 static polar_allocator allocator;
 
