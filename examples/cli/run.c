@@ -16,7 +16,7 @@ static int on_text(void *user, const char *text, size_t length) {
 typedef struct run_options {
     const char *model, *program, *predictor, *encoder, *head, *file, *cpu, *kv, *kv_type;
     int json, stats, vote, cascade, any_model;
-    double temperature, top_p, min_p, price, threshold;
+    double price, threshold;
     cli_prompt_options prompt;
     cli_list stop;
     polar_ask_options ask;
@@ -117,6 +117,28 @@ static int ask(run_options *o, const polar_model *model, const char *question) {
     return failed;
 }
 
+/* Mistakes in the options, and what follows from them. */
+static int take_options(run_options *o) {
+    polar_generate_options *g = &o->ask.generate;
+    int status;
+    if (g->max_tokens < 1 || g->max_tokens > 10000000)
+        return cli_usage("--tokens %d: expected 1..10000000", g->max_tokens);
+    if (o->predictor && o->program) return cli_usage("--program and -p: either is to say which program runs");
+    if (!o->predictor && (o->vote || o->cascade || o->encoder || o->prompt.prompt))
+        return cli_usage("--vote, --cascade, --encoder and --prompt go with a predictor, -p FILE");
+    if (o->vote && o->cascade) return cli_usage("--vote and --cascade: expected one of them");
+    if ((o->vote || o->cascade) && g->sampling.temperature > 0)
+        return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
+    g->stop = o->stop.n ? o->stop.items : NULL;
+    o->ask.program = o->program;
+    o->ask.system = o->prompt.system;
+    o->ask.session.tap = on_call;
+    if ((status = cli_chat(o->prompt.chat ? o->prompt.chat : "auto", &o->ask.chat)) ||
+        (status = cli_kv_mode(o->kv, &o->ask.session.kv_mode)))
+        return status;
+    return cli_kv_type(o->kv_type, &o->ask.session.kv_type);
+}
+
 int command_run(cli *c) {
     run_options o;
     polar_generate_options *g = &o.ask.generate;
@@ -139,11 +161,11 @@ int command_run(cli *c) {
         {"system", 0, CLI_TEXT, &o.prompt.system, "TEXT", "system message"},
         {"tokens", 'n', CLI_INT, &g->max_tokens, "N", "at most so many new tokens (256)"},
         {"ctx", 'c', CLI_INT, &o.ask.session.n_ctx, "N", "context in tokens (what question and answer need)"},
-        {"temperature", 0, CLI_NUMBER, &o.temperature, "T", "0 takes the likeliest token (0)"},
+        {"temperature", 0, CLI_FLOAT, &g->sampling.temperature, "T", "0 takes the likeliest token (0)"},
         {"top-k", 0, CLI_INT, &g->sampling.top_k, "K",
          "draw from the K likeliest (0: off); with --vote, --cascade: programs"},
-        {"top-p", 0, CLI_NUMBER, &o.top_p, "P", "draw from the likeliest that sum to P (1: off)"},
-        {"min-p", 0, CLI_NUMBER, &o.min_p, "P", "drop what is below P times the likeliest (0: off)"},
+        {"top-p", 0, CLI_FLOAT, &g->sampling.top_p, "P", "draw from the likeliest that sum to P (1: off)"},
+        {"min-p", 0, CLI_FLOAT, &g->sampling.min_p, "P", "drop what is below P times the likeliest (0: off)"},
         {"seed", 's', CLI_U64, &g->sampling.seed, "N", "the same seed gives the same text (0)"},
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end before this text; may be repeated"},
         {"ignore-end", 0, CLI_FLAG, &g->ignore_end, NULL, "go on after the model's end token"},
@@ -159,29 +181,11 @@ int command_run(cli *c) {
     int status;
     memset(&o, 0, sizeof o);
     o.cpu = o.head = "auto", o.kv = "per-call", o.kv_type = "f16";
-    o.top_p = o.threshold = 1;
+    o.threshold = 1;
     o.price = -1;
     o.ask = polar_ask_defaults();
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
-    if (g->max_tokens < 1 || g->max_tokens > 10000000)
-        return cli_usage("--tokens %d: expected 1..10000000", g->max_tokens);
-    if (o.predictor && o.program) return cli_usage("--program and -p: either is to say which program runs");
-    if (!o.predictor && (o.vote || o.cascade || o.encoder || o.prompt.prompt))
-        return cli_usage("--vote, --cascade, --encoder and --prompt go with a predictor, -p FILE");
-    if (o.vote && o.cascade) return cli_usage("--vote and --cascade: expected one of them");
-    if ((o.vote || o.cascade) && o.temperature > 0)
-        return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
-    g->sampling.temperature = (float)o.temperature;
-    g->sampling.top_p = (float)o.top_p;
-    g->sampling.min_p = (float)o.min_p;
-    g->stop = o.stop.n ? o.stop.items : NULL;
-    o.ask.program = o.program;
-    o.ask.system = o.prompt.system;
-    o.ask.session.tap = on_call;
-    if ((status = cli_chat(o.prompt.chat ? o.prompt.chat : "auto", &o.ask.chat)) ||
-        (status = cli_kv_mode(o.kv, &o.ask.session.kv_mode)) ||
-        (status = cli_kv_type(o.kv_type, &o.ask.session.kv_type)))
-        return status;
+    if ((status = take_options(&o))) return status;
     if ((status = question_word(c, o.file, &question))) return status;
     cli_catch_interrupts();
     status = cli_open_model(o.model, o.cpu, 0, &model);

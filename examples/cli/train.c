@@ -687,9 +687,8 @@ int command_train(cli *c) {
         {0}};
     memset(&o, 0, sizeof o);
     memset(&r, 0, sizeof r);
-    o.heads = "both", o.feature = "hidden", o.cpu = "auto", o.schedule = "cosine", o.identity = "plain",
-    o.select = "loss";
-    o.pooling = "all";
+    o.heads = "both", o.feature = "hidden", o.cpu = "auto";
+    o.schedule = "cosine", o.identity = "plain", o.select = "loss", o.pooling = "all";
     o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 3;
     o.price = POLAR_MENU_PRICE;
     o.train = polar_train_defaults();
