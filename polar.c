@@ -4929,14 +4929,15 @@ static AVX2 void unpack_q2_k_avx2(const uint8_t *x, quant_block *o) {
     o->m = -f16_avx2(x + 82);
     _mm256_storeu_si256((__m256i *)(void *)o->mins, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
     for (int i = 0; i < 8; i++)
-        widen32_avx2(bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)),
-                     word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+        widen32_avx2(bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4), o->q + 32 * i,
+                     word_avx2(sc[i / 4], 2 * (i % 4)), word_avx2(sc[i / 4], 2 * (i % 4) + 1));
 }
 
 static AVX2 void unpack_q3_k_avx2(const uint8_t *x, quant_block *o) {
     const uint32_t a = rd_u32(x + 96), b = rd_u32(x + 100), c = rd_u32(x + 104);
     const __m256i high = loadi_avx2(x), four = _mm256_set1_epi8(4);
-    const __m128i s = _mm_setr_epi32((int)((a & 0x0f0f0f0f) | (c << 4 & 0x30303030)), (int)((b & 0x0f0f0f0f) | (c << 2 & 0x30303030)),
+    const __m128i s = _mm_setr_epi32((int)((a & 0x0f0f0f0f) | (c << 4 & 0x30303030)),
+                                     (int)((b & 0x0f0f0f0f) | (c << 2 & 0x30303030)),
                                      (int)((a >> 4 & 0x0f0f0f0f) | (c & 0x30303030)),
                                      (int)((b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030)));
     const __m256i scales = _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32));
@@ -4946,7 +4947,8 @@ static AVX2 void unpack_q3_k_avx2(const uint8_t *x, quant_block *o) {
         const __m256i bit = _mm256_set1_epi8((char)(1 << i));
         __m256i q = bits2_avx2(loadi_avx2(x + 32 + 32 * (i / 4)), i % 4);
         __m256i less = _mm256_andnot_si256(_mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit), four);
-        widen32_avx2(_mm256_sub_epi8(q, less), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)), word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+        widen32_avx2(_mm256_sub_epi8(q, less), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)),
+                     word_avx2(sc[i / 4], 2 * (i % 4) + 1));
     }
 }
 
@@ -4993,7 +4995,8 @@ static AVX2 void unpack_avx2(int type, const uint8_t *x, quant_block *o) {
 static AVX2 int dot_block_avx2(const int16_t *w, const int16_t *a, int n) {
     __m256i sum = _mm256_setzero_si256();
     __m128i u;
-    for (int i = 0; i < n; i += 16) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(w + i), loadi_avx2(a + i)));
+    for (int i = 0; i < n; i += 16)
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(w + i), loadi_avx2(a + i)));
     u = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1)));
@@ -5085,7 +5088,8 @@ static AVX2 void transpose8_avx2(const int16_t *const in[8], int16_t *out, int s
         }
     for (int i = 0; i < 4; i++) {
         _mm256_storeu_si256((__m256i *)(void *)(out + i * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
-        _mm256_storeu_si256((__m256i *)(void *)(out + (i + 4) * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
+        _mm256_storeu_si256((__m256i *)(void *)(out + (i + 4) * stride),
+                            _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
     }
 }
 
@@ -5363,7 +5367,8 @@ static AVX2 void accumulate_avx2(float *out, const float *p, const uint8_t *v, i
 static AVX2 void to_f16_avx2(uint8_t *out, const float *x, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(out + 2 * i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(void *)(out + 2 * i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
     to_f16_c(out + 2 * i, x + i, n - i);
 }
 
@@ -5388,7 +5393,8 @@ static int cpu_has_avx2(void) {
 #else
     unsigned a, b, c = 0, d; /* clang 14 does not know __builtin_cpu_supports("f16c") */
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           c >> 29 & 1;
 #endif
 }
 
@@ -6138,7 +6144,8 @@ static ALWAYS_INLINE int32x4_t dot_q4_k_neon(const uint8_t *nibbles, int16x8_t s
     int16_t scale[8];
     int32x4_t sum = vdupq_n_s32(0);
     vst1q_s16(scale, scales);
-    for (int j = 0; j < 4; j++, nibbles += 32, q += 64) { /* 64 numbers: low nibbles are sub-block 2j, high ones 2j + 1 */
+    /* 64 numbers at a time: low nibbles are sub-block 2j, high ones 2j + 1 */
+    for (int j = 0; j < 4; j++, nibbles += 32, q += 64) {
         const uint8x16_t v0 = vld1q_u8(nibbles), v1 = vld1q_u8(nibbles + 16), low = vdupq_n_u8(15);
         /* four products of 15 * 127 fit 16 bits */
         const int16x8_t lo = vaddq_s16(pairs_neon(vreinterpretq_s8_u8(vandq_u8(v0, low)), vld1q_s8(q)),
@@ -6355,8 +6362,8 @@ static void rope_neon(float *x, const float *cs, int half, int neox) {
     }
 }
 
-static ALWAYS_INLINE void scores_type_neon(int type, float *scores, const float *q, const uint8_t *k, int n, int head_dim,
-                                           float scale) {
+static ALWAYS_INLINE void scores_type_neon(int type, float *scores, const float *q, const uint8_t *k, int n,
+                                           int head_dim, float scale) {
     const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2);
     for (int t = 0; t < n; t += 4) {
         const uint8_t *row[4];
@@ -6396,7 +6403,8 @@ static float softmax_neon(float *x, int n) {
     return sum8(s);
 }
 
-static ALWAYS_INLINE void accumulate_type_neon(int type, float *out, const float *p, const uint8_t *v, int n, int head_dim) {
+static ALWAYS_INLINE void accumulate_type_neon(int type, float *out, const float *p, const uint8_t *v, int n,
+                                               int head_dim) {
     const int size = type == QUANT_F32 ? 4 : 2;
     const size_t stride = (size_t)(head_dim * size);
     int i = 0;
