@@ -3,21 +3,6 @@
 #include "test.h"
 #include "fixture.h"
 
-static const char *const arch_names[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
-static uint64_t seed = 11;
-
-static int random_below(int n) {
-    return (int)(rng_next(&seed) % (uint64_t)n);
-}
-
-static polar_model *opened(const fixture *f) {
-    polar_model *m = NULL;
-    polar_error e;
-    polar_model_open_memory(&m, f->data, f->size, NULL, &e);
-    CHECK_STR(e.message, "");
-    return m;
-}
-
 /* The reference: a session used as a user would, token by token. */
 typedef struct expected {
     int32_t tokens[64];
@@ -74,14 +59,14 @@ static void random_programs(programs *p, int n) {
     p->n = n;
     for (int i = 0; i < n; i++) {
         int *c = p->calls[i], length = 0, keep = 0;
-        if (i && random_below(4)) {
-            const polar_path *from = &p->paths[random_below(i)];
-            keep = 1 + random_below(from->n);
+        if (i && fx_below(4)) {
+            const polar_path *from = &p->paths[fx_below(i)];
+            keep = 1 + fx_below(from->n);
             memcpy(c, from->calls, (size_t)keep * sizeof *c);
             length = keep;
         }
-        while (length < 9 && (length == 0 || random_below(6))) {
-            c[length] = random_below(3) ? MIN(length, FX_LAYERS - 1) : random_below(FX_LAYERS);
+        while (length < 9 && (length == 0 || fx_below(6))) {
+            c[length] = fx_below(3) ? MIN(length, FX_LAYERS - 1) : fx_below(FX_LAYERS);
             length++;
         }
         p->paths[i].calls = c;
@@ -103,23 +88,23 @@ static void compare_prompt(polar_many *y, const polar_model *m, const round_opti
     programs p;
     polar_error e;
     int at = 0;
-    random_programs(&p, 4 + random_below(9));
-    for (int i = 0; i < n_prompt; i++) prompt[i] = random_below(FX_VOCAB);
+    random_programs(&p, 4 + fx_below(9));
+    for (int i = 0; i < n_prompt; i++) prompt[i] = fx_below(FX_VOCAB);
     CHECK(!polar_many_prompt(y, prompt, n_prompt, &e));
     for (int i = 0; i < p.n; i++) alone(m, p.paths[i].calls, p.paths[i].n, prompt, n_prompt, &w->o, &x[i]);
     for (int i = 0; i < w->drafts; i++) {
         int32_t draft[80];
-        const expected *gold = &x[random_below(p.n)];
+        const expected *gold = &x[fx_below(p.n)];
         int n = gold->n_tokens;
         memcpy(draft, gold->tokens, (size_t)n * sizeof *draft);
-        if (i == 1 && n) draft[random_below(n)] = random_below(FX_VOCAB); /* partly right, or wrong from the start */
+        if (i == 1 && n) draft[fx_below(n)] = fx_below(FX_VOCAB); /* partly right, or wrong from the start */
         if (i != 2) draft[n++] = FX_VOCAB - 1;                            /* the end */
         else
-            while (n < 70) draft[n++] = random_below(FX_VOCAB); /* longer than any answer */
+            while (n < 70) draft[n++] = fx_below(FX_VOCAB); /* longer than any answer */
         CHECK(!polar_many_draft(y, draft, n, &e));
     }
     while (at < p.n) {
-        int n = 1 + random_below(10);
+        int n = 1 + fx_below(10);
         n = MIN(n, p.n - at);
         CHECK(!polar_many_run(y, p.paths + at, n, r + at, &e));
         CHECK_STR(e.message, "");
@@ -132,13 +117,13 @@ static void compare_prompt(polar_many *y, const polar_model *m, const round_opti
 }
 
 static void compare(const round_options *w, const fixture *f, int rounds) {
-    polar_model *m = opened(f);
+    polar_model *m = fx_open(f, POLAR_CPU_AUTO);
     polar_many *y = NULL;
     polar_many_stats stats;
     polar_error e;
     mark_ends(m, 17);
     CHECK(!polar_many_create(&y, m, &w->o, &e));
-    for (int i = 0; i < rounds && !test_failures; i++) compare_prompt(y, m, w, 1 + random_below(16));
+    for (int i = 0; i < rounds && !test_failures; i++) compare_prompt(y, m, w, 1 + fx_below(16));
     polar_many_get_stats(y, &stats);
     CHECK(stats.n_rows <= stats.n_rows_plain + stats.n_drafted * 9 || (w->o.cache_bytes && w->o.cache_bytes < 500000));
     polar_many_free(y);
@@ -150,19 +135,19 @@ TEST(same_as_alone) {
     const char *const stops[] = {"a", "[fi", NULL};
     const int types[] = {QUANT_Q8_0, QUANT_F32, QUANT_Q4_0, QUANT_Q4_K};
     fixture f[4];
-    for (int i = 0; i < 4; i++) f[i] = fixture_model(arch_names[i], types[i], 7);
+    for (int i = 0; i < 4; i++) f[i] = fixture_model(fx_archs[i], types[i], 7);
     for (int i = 0; i < 32 && !test_failures; i += test_quick() ? 5 : 1) {
         round_options w;
-        w.arch = arch_names[i % 4];
+        w.arch = fx_archs[i % 4];
         w.type = types[i % 4];
         w.o = polar_many_defaults();
         w.o.share = i / 4 & 1, w.o.batch = i / 8 & 1, w.o.draft = i / 16 & 1;
-        w.o.n_threads = 1 + random_below(2);
-        w.o.kv_type = random_below(2) ? POLAR_KV_F16 : POLAR_KV_F32;
-        w.o.max_tokens = 1 + random_below(14);
-        w.o.stop = random_below(2) ? stops : NULL;
-        w.o.cache_bytes = random_below(3) ? (size_t)1 << (random_below(20) + 1) : 0;
-        w.drafts = random_below(4);
+        w.o.n_threads = 1 + fx_below(2);
+        w.o.kv_type = fx_below(2) ? POLAR_KV_F16 : POLAR_KV_F32;
+        w.o.max_tokens = 1 + fx_below(14);
+        w.o.stop = fx_below(2) ? stops : NULL;
+        w.o.cache_bytes = fx_below(3) ? (size_t)1 << (fx_below(20) + 1) : 0;
+        w.drafts = fx_below(4);
         compare(&w, &f[i % 4], 2);
     }
     for (int i = 0; i < 4; i++) free(f[i].data);
@@ -171,7 +156,7 @@ TEST(same_as_alone) {
 /* A prompt as long as the context, and nearly so. */
 TEST(context) {
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 5);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_many_options o = polar_many_defaults();
     for (int i = 0; i < 8; i++) {
         const int calls[] = {0, 1, 2, 2, 3}, n = FX_CTX - i % 4;
@@ -182,7 +167,7 @@ TEST(context) {
         polar_error e;
         double logprob;
         o.batch = o.share = i / 4;
-        for (int k = 0; k < n; k++) prompt[k] = random_below(FX_VOCAB - 1);
+        for (int k = 0; k < n; k++) prompt[k] = fx_below(FX_VOCAB - 1);
         CHECK(!polar_many_create(&y, m, &o, &e));
         CHECK(!polar_many_prompt(y, prompt, n, &e));
         CHECK(!polar_many_run(y, p, 2, r, &e));
@@ -219,8 +204,8 @@ static double score_alone(const polar_model *m, polar_path p, const int32_t *pro
 /* Scores, in between runs, under every bound of memory. */
 TEST(score) {
     for (int i = 0; i < 4 && !test_failures; i++) {
-        fixture f = fixture_model(arch_names[i % 4], QUANT_Q8_0, 9);
-        polar_model *m = opened(&f);
+        fixture f = fixture_model(fx_archs[i % 4], QUANT_Q8_0, 9);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
         polar_many_options o = polar_many_defaults();
         polar_many_result r[24];
         polar_many *y = NULL;
@@ -228,15 +213,15 @@ TEST(score) {
         programs p;
         int32_t prompt[20], tokens[30];
         o.share = i != 1, o.cache_bytes = i == 2 ? 1 : 0, o.batch = o.draft = i == 3;
-        for (int k = 0; k < 20; k++) prompt[k] = random_below(FX_VOCAB);
+        for (int k = 0; k < 20; k++) prompt[k] = fx_below(FX_VOCAB);
         random_programs(&p, 4);
         CHECK(!polar_many_create(&y, m, &o, &e));
         CHECK(!polar_many_prompt(y, prompt, 20, &e));
         for (int k = 0; k < 12; k++) {
-            const polar_path path = p.paths[random_below(4)];
-            const int n = 1 + random_below(30);
+            const polar_path path = p.paths[fx_below(4)];
+            const int n = 1 + fx_below(30);
             double found, sum;
-            for (int j = 0; j < n; j++) tokens[j] = random_below(FX_VOCAB);
+            for (int j = 0; j < n; j++) tokens[j] = fx_below(FX_VOCAB);
             if (k == 6) CHECK(!polar_many_run(y, p.paths, 4, r, &e));
             CHECK(!polar_many_score(y, path, tokens, n, &found, &e));
             sum = score_alone(m, path, prompt, 20, tokens, n);
@@ -251,7 +236,7 @@ TEST(score) {
 /* Work is really saved: by each part, and nothing is computed twice where nothing was dropped. */
 TEST(savings) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 4);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     int64_t rows[4];
     for (int i = 0; i < 4; i++) {
         const int calls[] = {0, 1, 2, 3, 3, 0, 1, 2, 2, 3};
@@ -316,7 +301,7 @@ static int on_progress(void *user, double done) {
 /* Every allocation refused in turn, and cancelled at every pass: an error, no leak, and the next run is right. */
 TEST(errors) {
     fixture f = fixture_model("qwen2", QUANT_Q8_0, 6);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     programs p;
     const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
     expected x[5];
@@ -361,7 +346,7 @@ TEST(errors) {
 /* What is held stays below the bound when one path fits it, whatever runs. */
 TEST(memory_bound) {
     fixture f = fixture_model("llama", QUANT_Q4_0, 6);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     for (int i = 0; i < 3; i++) {
         polar_many_options o = polar_many_defaults();
         polar_many_stats s;
@@ -373,7 +358,7 @@ TEST(memory_bound) {
         o.max_tokens = 12;
         CHECK(!polar_many_create(&y, m, &o, NULL));
         for (int round = 0; round < 2; round++) {
-            for (int k = 0; k < 40; k++) prompt[k] = random_below(FX_VOCAB);
+            for (int k = 0; k < 40; k++) prompt[k] = fx_below(FX_VOCAB);
             CHECK(!polar_many_prompt(y, prompt, 40, NULL));
             random_programs(&p, 24);
             for (int k = 0; k < 24; k += 8) CHECK(!polar_many_run(y, p.paths + k, 8, r, NULL));
@@ -389,7 +374,7 @@ TEST(memory_bound) {
 /* A program whose numbers overflow has that as its result; the others have theirs. */
 TEST(not_finite) {
     fixture f = fixture_model("llama", QUANT_F32, 6);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     const int bad[] = {0, 1, 2, 2, 3}, good[] = {0, 1, 3};
     const polar_path p[] = {{bad, 5}, {good, 3}, {bad, 5}};
     const int32_t prompt[] = {5, 6, 7, 8, 9};
@@ -420,7 +405,7 @@ TEST(not_finite) {
 
 TEST(bad_input) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
-    polar_model *m = opened(&f);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_many_options o = polar_many_defaults();
     const char *const empty[] = {"", NULL};
     const int calls[] = {0, 4};
