@@ -430,21 +430,39 @@ static int is_better(const score_pick *x, const score_pick *y) {
     return x->right > y->right || (x->right == y->right && x->cost < y->cost);
 }
 
-static void fit_points(const scores *s, score_fit *fit) {
-    int has_gain = 0, has_save = 0;
-    for (int i = 0; i < FIT_PRICES; i++) {
-        const score_pick x = scores_at_price(s, fit_price(i));
-        if (x.cost <= 1 && (!has_gain || is_better(&x, &fit->gain))) {
-            fit->gain = x;
-            has_gain = 1;
-        }
-        if (x.right >= fit->identity_right && (!has_save || x.cost < fit->save.cost)) {
-            fit->save = x;
-            has_save = 1;
-        }
+typedef struct fit_state {
+    const scores *s;
+    score_fit *fit;
+    int has_gain, has_save;
+} fit_state;
+
+static void fit_at(fit_state *f, double price) {
+    const score_pick x = scores_at_price(f->s, price);
+    if (x.cost <= 1 && (!f->has_gain || is_better(&x, &f->fit->gain))) {
+        f->fit->gain = x;
+        f->has_gain = 1;
     }
-    if (!has_save) fit->save = fit->gain;
-    fit->has_points = has_gain;
+    if (x.right >= f->fit->identity_right && (!f->has_save || x.cost < f->fit->save.cost)) {
+        f->fit->save = x;
+        f->has_save = 1;
+    }
+}
+
+/* Where many questions change their program at about the same price, a step of the prices is a leap of the cost: so
+ * smaller steps follow around what was found. */
+static void fit_points(const scores *s, score_fit *fit) {
+    fit_state f = {s, fit, 0, 0};
+    double around[2];
+    for (int i = 0; i < FIT_PRICES; i++) fit_at(&f, fit_price(i));
+    around[0] = fit->gain.price;
+    around[1] = fit->save.price;
+    for (int i = 0; i < 2; i++)
+        for (int k = 1; k < 40; k++) {
+            fit_at(&f, around[i] * (1 - 0.0015 * k));
+            fit_at(&f, around[i] * (1 + 0.0015 * k));
+        }
+    if (!f.has_save) fit->save = fit->gain;
+    fit->has_points = f.has_gain;
 }
 
 /* The same rules for single programs of the menu. */
