@@ -74,7 +74,7 @@ static void print_top(const float *x, int n) {
     for (int k = 0; k < 10 && k < n; k++) {
         int best = -1;
         for (int i = 0; i < n; i++) {
-            const int taken = last >= 0 && (x[i] > x[last] || (x[i] == x[last] && i <= last));
+            const int taken = last >= 0 && (i <= last ? x[i] >= x[last] : x[i] > x[last]);
             if (!taken && (best < 0 || x[i] > x[best])) best = i;
         }
         printf("%8d  ", last = best);

@@ -61,7 +61,7 @@ static int known_type(const char *type) {
     const char *names[64], *nearest;
     char upper[16] = "";
     int n = 0;
-    for (int i = 0; type[i] && i < 15; i++)
+    for (int i = 0; i < 15 && type[i]; i++)
         upper[i] = (char)(type[i] >= 'a' && type[i] <= 'z' ? type[i] - 32 : type[i]);
     for (; n < 63 && (names[n] = polar_quantize_type_name(n)); n++)
         if (!strcmp(names[n], upper)) return 1;
