@@ -4286,6 +4286,12 @@ typedef struct kern {
     float (*softmax)(float *x, int n);
     /* out[i] = fma(p[t], v_t[i], out[i]) for t = 0 .. n-1 in order. */
     void (*accumulate)(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16);
+    /* The same for four q and their scores, and for four p and out, each `stride` behind the one before: positions are
+     * read once. NULL where that is no quicker. */
+    void (*scores4)(float *scores, size_t stride, const float *const q[4], const uint8_t *k, int n, int head_dim,
+                    int f16, float scale);
+    void (*accumulate4)(float *const out[4], const float *p, size_t stride, const uint8_t *v, int n, int head_dim,
+                        int f16);
     /* n floats to halves. */
     void (*to_f16)(uint8_t *out, const float *x, int n);
     /* out = fma(a, x, out) */
@@ -4431,7 +4437,7 @@ static void axpy_c(float *out, float a, const float *x, int n) {
 }
 
 static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_norm_c, swiglu_c, rope_c, scores_c,
-                                softmax_c, accumulate_c, to_f16_c, axpy_c};
+                                softmax_c, accumulate_c, NULL, NULL, to_f16_c, axpy_c};
 
 /* --- x86 with AVX2, FMA and F16C --- */
 #ifdef POLAR_X86
@@ -5221,14 +5227,14 @@ static AVX2 void multiply_avx2(const product *p, int row, int n_rows, void *scra
 }
 
 /* exp32 in eight lanes. */
-static AVX2 __m256 exp8_avx2(__m256 x) {
+static ALWAYS_INLINE AVX2 __m256 exp8_avx2(__m256 x) {
     const __m256 magic = _mm256_set1_ps(ROUND_MAGIC);
     __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(EXP_LOG2E), magic), n = _mm256_sub_ps(t, magic), r, p, y, over, under;
     __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HI), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LO), r);
     p = _mm256_set1_ps(exp_poly[0]);
-    for (int k = 1; k < COUNT(exp_poly); k++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(exp_poly[k]));
+    UNROLL for (int k = 1; k < COUNT(exp_poly); k++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(exp_poly[k]));
     y = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23)));
     under = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MIN), _CMP_LT_OQ);
     over = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MAX), _CMP_NLE_UQ);
@@ -5289,24 +5295,15 @@ static AVX2 void rope_avx2(float *x, const float *cs, int half, int neox) {
 
 static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const float *q, const uint8_t *k, int n, int head_dim,
                                          float scale) {
-    const int size = type == QUANT_F32 ? 4 : 2, stride = head_dim * size, whole = head_dim & ~7;
+    const size_t stride = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2));
     for (int t = 0; t < n; t += 8) {
         const uint8_t *row[8];
         float out[8];
         __m256 s[8];
-        for (int r = 0; r < 8; r++) {
-            row[r] = k + (size_t)MIN(t + r, n - 1) * (size_t)stride;
-            s[r] = _mm256_setzero_ps();
-        }
-        for (int i = 0; i < whole; i += 8) {
-            __m256 v = _mm256_loadu_ps(q + i);
-            for (int r = 0; r < 8; r++) s[r] = _mm256_fmadd_ps(load8_avx2(type, row[r] + i * size), v, s[r]);
-        }
-        for (int r = 0; r < 8 && whole < head_dim; r++)
-            s[r] = _mm256_fmadd_ps(
-                load_tail_avx2(type, row[r] + whole * size, head_dim - whole),
-                load_tail_avx2(QUANT_F32, (const uint8_t *)(const void *)(q + whole), head_dim - whole), s[r]);
-        _mm256_storeu_ps(out, _mm256_mul_ps(sum8x8_avx2(s), _mm256_set1_ps(scale)));
+        UNROLL for (int r = 0; r < 8; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
+        UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
+        dot_float8_avx2(type, row, q, head_dim & ~7, s);
+        _mm256_storeu_ps(out, _mm256_mul_ps(dot_end_avx2(type, row, &q, 1, head_dim & ~7, head_dim, s), _mm256_set1_ps(scale)));
         memcpy(scores + t, out, (size_t)MIN(8, n - t) * sizeof *out);
     }
 }
@@ -5314,6 +5311,26 @@ static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const f
 static AVX2 void scores_avx2(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
     if (f16) scores_type_avx2(QUANT_F16, scores, q, k, n, head_dim, scale);
     else scores_type_avx2(QUANT_F32, scores, q, k, n, head_dim, scale);
+}
+
+static ALWAYS_INLINE AVX2 void scores4_type_avx2(int type, float *scores, size_t stride, const float *const q[4],
+                                                 const uint8_t *k, int n, int head_dim, float scale) {
+    const size_t size = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2));
+    for (int t = 0; t < n; t += 2) {
+        const uint8_t *const row[2] = {k + (size_t)t * size, k + (size_t)MIN(t + 1, n - 1) * size};
+        float out[8];
+        __m256 s[8];
+        UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
+        dot_float2x4_avx2(type, row, q, head_dim & ~7, s);
+        _mm256_storeu_ps(out, _mm256_mul_ps(dot_end_avx2(type, row, q, 4, head_dim & ~7, head_dim, s), _mm256_set1_ps(scale)));
+        for (size_t i = 0; i < (t + 1 < n ? 8 : 4); i++) scores[i % 4 * stride + (size_t)t + i / 4] = out[i];
+    }
+}
+
+static AVX2 void scores4_avx2(float *scores, size_t stride, const float *const q[4], const uint8_t *k, int n,
+                              int head_dim, int f16, float scale) {
+    if (f16) scores4_type_avx2(QUANT_F16, scores, stride, q, k, n, head_dim, scale);
+    else scores4_type_avx2(QUANT_F32, scores, stride, q, k, n, head_dim, scale);
 }
 
 static AVX2 float softmax_avx2(float *x, int n) {
@@ -5329,12 +5346,16 @@ static AVX2 float softmax_avx2(float *x, int n) {
         _mm256_storeu_ps(x + i, e);
         s = _mm256_add_ps(s, e);
     }
-    _mm256_storeu_ps(lanes, s);
-    for (int j = 0; i < n; i++, j++) {
-        x[i] = exp32(x[i] - max);
-        lanes[j] += x[i];
+    if (i < n) {
+        float end[8] = {0};
+        memcpy(end, x + i, (size_t)(n - i) * sizeof *end);
+        _mm256_storeu_ps(end, exp8_avx2(_mm256_sub_ps(_mm256_loadu_ps(end), _mm256_set1_ps(max))));
+        memcpy(x + i, end, (size_t)(n - i) * sizeof *end);
+        _mm256_storeu_ps(lanes, s);
+        for (int j = 0; j < n - i; j++) lanes[j] += end[j];
+        return sum8(lanes);
     }
-    return sum8(lanes);
+    return sum8_avx2(s);
 }
 
 static ALWAYS_INLINE AVX2 void accumulate_type_avx2(int type, float *out, const float *p, const uint8_t *v, int n, int head_dim) {
@@ -5364,6 +5385,34 @@ static AVX2 void accumulate_avx2(float *out, const float *p, const uint8_t *v, i
     else accumulate_type_avx2(QUANT_F32, out, p, v, n, head_dim);
 }
 
+static ALWAYS_INLINE AVX2 void accumulate4_type_avx2(int type, float *const out[4], const float *p, size_t stride,
+                                                     const uint8_t *v, int n, int head_dim) {
+    const int size = type == QUANT_F32 ? 4 : 2, whole = head_dim & ~15;
+    for (int i = 0; i < whole; i += 16) {
+        const uint8_t *at = v + i * size;
+        __m256 a[4], b[4];
+        UNROLL for (int j = 0; j < 4; j++) a[j] = _mm256_loadu_ps(out[j] + i), b[j] = _mm256_loadu_ps(out[j] + i + 8);
+        for (int t = 0; t < n; t++, at += head_dim * size) {
+            const __m256 x = load8_avx2(type, at), y = load8_avx2(type, at + 8 * size);
+            UNROLL for (size_t j = 0; j < 4; j++) {
+                const __m256 w = _mm256_set1_ps(p[j * stride + (size_t)t]);
+                a[j] = _mm256_fmadd_ps(w, x, a[j]), b[j] = _mm256_fmadd_ps(w, y, b[j]);
+            }
+        }
+        UNROLL for (int j = 0; j < 4; j++) _mm256_storeu_ps(out[j] + i, a[j]), _mm256_storeu_ps(out[j] + i + 8, b[j]);
+    }
+    for (int i = whole; i < head_dim; i++)
+        for (size_t j = 0; j < 4; j++)
+            for (int t = 0; t < n; t++)
+                out[j][i] = fma32(p[j * stride + (size_t)t], load_float(type, v + (size_t)(t * head_dim * size), i), out[j][i]);
+}
+
+static AVX2 void accumulate4_avx2(float *const out[4], const float *p, size_t stride, const uint8_t *v, int n,
+                                  int head_dim, int f16) {
+    if (f16) accumulate4_type_avx2(QUANT_F16, out, p, stride, v, n, head_dim);
+    else accumulate4_type_avx2(QUANT_F32, out, p, stride, v, n, head_dim);
+}
+
 static AVX2 void to_f16_avx2(uint8_t *out, const float *x, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8)
@@ -5380,7 +5429,8 @@ static AVX2 void axpy_avx2(float *out, float a, const float *x, int n) {
 }
 
 static const kern kern_avx2 = {POLAR_CPU_AVX2, quantize_avx2, multiply_avx2, rms_norm_avx2, swiglu_avx2, rope_avx2,
-                               scores_avx2, softmax_avx2, accumulate_avx2, to_f16_avx2, axpy_avx2};
+                               scores_avx2, softmax_avx2, accumulate_avx2, scores4_avx2, accumulate4_avx2, to_f16_avx2,
+                               axpy_avx2};
 
 static int cpu_has_avx2(void) {
 #ifdef _MSC_VER
@@ -5770,6 +5820,8 @@ static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int co
 typedef struct wide_tile {
     const wide_panel *panel;
     int n_blocks, n_tokens, mins;
+    int plain, offset; /* plain: no minima, and sub-blocks of 32, whose start is made of two sums */
+    const int16_t *sums[WIDE_TOKENS];
     const int8_t *q[WIDE_TOKENS];
     const float *d[WIDE_TOKENS];
     float y[WIDE_TOKENS][16];
@@ -5782,9 +5834,11 @@ static int wide_small_subs(int type) {
     return type == QUANT_Q2_K || type == QUANT_Q3_K || type == QUANT_Q6_K;
 }
 
+/* What is added to the numbers of a type so that none is negative. */
+static const uint8_t wide_offsets[QUANT_N] = {0, 0, 0, 128, 8, 0, 16, 0, 128, 0, 4, 0, 0, 32, 128};
+
 /* Fills `out` from the sums of q over 16 numbers each, of which there are n. */
 static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *sums, int n) {
-    static const uint8_t offsets[QUANT_N] = {0, 0, 0, 128, 8, 0, 16, 0, 128, 0, 4, 0, 0, 32, 128};
     const int small = wide_small_subs(type);
     for (int i = 0; i < n; i += 32) {
         const __mmask32 there = n - i < 32 ? (1u << (n - i)) - 1 : 0xffffffffu;
@@ -5796,7 +5850,8 @@ static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *su
         for (int j = 0; j < (small ? 2 : 1) && at + 16 * j < end; j++) {
             const int k = at + 16 * j;
             const __mmask16 mask = (__mmask16)(end - k < 16 ? (1u << (end - k)) - 1 : 0xffff);
-            _mm512_mask_storeu_epi32(out.start + k, mask, _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-offsets[type])));
+            _mm512_mask_storeu_epi32(out.start + k, mask, _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-wide_offsets[type])));
+            if (!quant_types[type].has_mins) continue;
             _mm512_mask_cvtepi32_storeu_epi8(out.high + k, mask, _mm512_srai_epi32(v[j], 7));
             _mm512_mask_cvtepi32_storeu_epi8(out.low + k, mask, _mm512_and_si512(v[j], _mm512_set1_epi32(127)));
         }
@@ -5813,7 +5868,8 @@ static ALWAYS_INLINE AVX512 void wide_multiply_avx512(int tokens, int block, int
     for (int b = 0; b < t->n_blocks; b++) {
         UNROLL for (int k = 0; k < tokens; k++) sum[k] = _mm512_setzero_si512();
         for (int j = b * block / sub; j < (b + 1) * block / sub; j++) {
-            UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_set1_epi32(t->start[k][j]);
+            UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_set1_epi32(
+                t->plain ? (t->sums[k][2 * j] + t->sums[k][2 * j + 1]) * -t->offset : t->start[k][j]);
             for (int i = j * sub; i < (j + 1) * sub; i += 4) {
                 const __m512i v = _mm512_loadu_si512(f->q + 16 * i);
                 UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_dpbusd_epi32(s[k], v, four_avx512(q[k] + i));
@@ -5859,6 +5915,8 @@ static AVX512 void wide_tokens_avx512(const wide_panel *f, const product *p, con
     t.n_blocks = count;
     t.n_tokens = n;
     t.mins = type->has_mins;
+    t.plain = !type->has_mins && !wide_small_subs(p->type);
+    t.offset = wide_offsets[p->type];
     for (int i = 0; i < n; i++) {
         const int token = MIN(k + i, p->n_tokens - 1);
         const size_t at =
@@ -5866,7 +5924,8 @@ static AVX512 void wide_tokens_avx512(const wide_panel *f, const product *p, con
         t.q[i] = a->q8 + at;
         t.d[i] = a->d + at / (size_t)type->block;
         const wide_sums sums = {t.start[i], t.high[i], t.low[i]};
-        wide_sum_up_avx512(sums, p->type, a->sums + at / 16, count * type->block / 16);
+        t.sums[i] = a->sums + at / 16;
+        if (!t.plain) wide_sum_up_avx512(sums, p->type, a->sums + at / 16, count * type->block / 16);
         if (!from) memset(t.y[i], 0, sizeof t.y[i]);
         else memcpy(t.y[i], p->y + (size_t)token * (size_t)p->ldy + row, sizeof t.y[i]);
     }
@@ -5961,7 +6020,8 @@ static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *
 
 static const kern kern_avx512 = {POLAR_CPU_AVX512, quantize_avx2, multiply_avx512, rms_norm_avx2,
                                  swiglu_avx2,      rope_avx2,     scores_avx2,     softmax_avx2,
-                                 accumulate_avx2,  to_f16_avx2,   axpy_avx2};
+                                 accumulate_avx2,  scores4_avx2,  accumulate4_avx2, to_f16_avx2,
+                                 axpy_avx2};
 
 /* The instructions, and an operating system that keeps their registers. */
 static int cpu_has_avx512(void) {
@@ -6442,7 +6502,7 @@ static void axpy_neon(float *out, float a, const float *x, int n) {
 }
 
 static const kern kern_neon = {POLAR_CPU_NEON, quantize_neon, multiply_neon, rms_norm_neon, swiglu_neon, rope_neon,
-                               scores_neon, softmax_neon, accumulate_neon, to_f16_neon, axpy_neon};
+                               scores_neon, softmax_neon, accumulate_neon, NULL, NULL, to_f16_neon, axpy_neon};
 #endif
 
 /* --- the choice --- */
@@ -8806,7 +8866,7 @@ typedef struct engine {
     int *entry_identity;  /* 0, 1, 2, ... */
     product *products;
     float *cs;            /* (max_rows, n_rot) */
-    float *scores;        /* (workers, max_scores) */
+    float *scores;        /* (workers, 4 if the kernels take four rows at a time, max_scores) */
     uint8_t *scratch;     /* (workers, KERN_SCRATCH) */
 } engine;
 
@@ -8853,7 +8913,7 @@ static void engine_place(engine *e, layout *l) {
     e->expert_first = layout_place(l, (size_t)m->n_expert + 1, sizeof(int));
     e->products = layout_place(l, (size_t)engine_max_products(m), sizeof *e->products);
     e->cs = layout_place(l, rows * (size_t)m->n_rot, sizeof(float));
-    e->scores = layout_place(l, workers * e->max_scores, sizeof(float));
+    e->scores = layout_place(l, workers * (m->kern->scores4 ? 4 : 1) * e->max_scores, sizeof(float));
     e->scratch = layout_place(l, workers, KERN_SCRATCH);
 }
 
@@ -8935,14 +8995,37 @@ typedef struct row_work {
     const layer *layer;
     const call_row *rows;
     const float *norm, *add; /* hidden += add before the norm, unless NULL */
-    int forms, n_ff, chunk, chunks;
+    int forms, n_ff, chunk, chunks; /* of feed-forward; of attention: queries of a task, tasks of a head */
+    int n_rows, per_task;
+    polar_task task; /* per_task rows of it at a time */
 } row_work;
 
-/* Few rows are quicker done here than handed out. */
+static void rows_task(void *context, int index, int worker) {
+    const row_work *w = context;
+    for (int r = index * w->per_task; r < MIN(w->n_rows, (index + 1) * w->per_task); r++) w->task(context, r, worker);
+}
+
+/* Few rows are quicker done here than handed out, and many in groups. */
 static void rows_run(const engine *e, int n, polar_task task, row_work *w) {
-    if (n >= 4) parallel_for(&e->runner, n, task, w);
-    else
-        for (int i = 0; i < n; i++) task(w, i, 0);
+    w->n_rows = n;
+    w->task = task;
+    w->per_task = n < 4 ? 4 : MIN(16, MAX(1, n / (4 * e->runner.n_threads)));
+    parallel_for(&e->runner, (n + w->per_task - 1) / w->per_task, rows_task, w);
+}
+
+/* Blocks of a known size are what a compiler makes vectors of. */
+static void rows_add(float *x, const float *y, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++) x[i + j] += y[i + j];
+    for (; i < n; i++) x[i] += y[i];
+}
+
+static void rows_divide(float *x, float y, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++) x[i + j] = x[i + j] / y;
+    for (; i < n; i++) x[i] = x[i] / y;
 }
 
 static void norm_task(void *context, int r, int worker) {
@@ -8951,8 +9034,7 @@ static void norm_task(void *context, int r, int worker) {
     const int d = e->model->n_embd;
     float *h = e->hidden + (size_t)r * (size_t)d;
     (void)worker;
-    if (w->add)
-        for (int i = 0; i < d; i++) h[i] += w->add[(size_t)r * (size_t)d + (size_t)i];
+    if (w->add) rows_add(h, w->add + (size_t)r * (size_t)d, d);
     if (!w->norm) return;
     e->model->kern->rms_norm(e->normed + (size_t)r * (size_t)d, h, w->norm, d, e->model->norm_eps);
     act_quantize(e->model->kern, &e->act_in, w->forms, r, 0, d);
@@ -8997,28 +9079,114 @@ static void qkv_task(void *context, int r, int worker) {
     kv_store(e, row->v, v, row->at, row->capacity);
 }
 
-/* softmax(q k / sqrt(head_dim)) v of one head of one row, over all its spans as if they were one. */
+/* Up to four heads of rows, which read the same head of keys and values. */
+typedef struct attention {
+    const row_work *w;
+    const kv_span *spans[4];
+    const float *q[4];
+    float *out[4];
+    int n_spans[4], at[4];
+    size_t kv_at; /* which head: number times head_dim times bytes */
+    float *scores;
+    size_t stride;
+} attention;
+
+static const uint8_t *span_head(const uint8_t *slot, const kv_span *s, size_t kv_at) {
+    return slot + kv_at * (size_t)s->capacity;
+}
+
+/* Scores of query i for the spans from number `from` on. */
+static void attention_scores(attention *a, int i, int from) {
+    const engine *e = a->w->e;
+    const int n = e->model->head_dim;
+    for (const kv_span *s = a->spans[i] + from; s < a->spans[i] + a->n_spans[i]; a->at[i] += s++->n)
+        e->model->kern->scores(a->scores + (size_t)i * a->stride + a->at[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n,
+                               e->kv_f16, 1.0f / sqrtf((float)n));
+}
+
+/* Adds the values of query i, less the first `done` positions. */
+static void attention_values(const attention *a, int i, int done) {
+    const engine *e = a->w->e;
+    const float *p = a->scores + (size_t)i * a->stride;
+    const int n = e->model->head_dim;
+    for (const kv_span *s = a->spans[i]; s < a->spans[i] + a->n_spans[i]; p += s++->n) {
+        const int skip = MIN(done, s->n);
+        done -= skip;
+        e->model->kern->accumulate(a->out[i], p + skip,
+                                   span_head(s->v, s, a->kv_at) + (size_t)(skip * n * (e->kv_f16 ? 2 : 4)), s->n - skip, n,
+                                   e->kv_f16);
+    }
+}
+
+/* Their first span at once if it is the same, but for its end: keys that one of the four does not see cost nothing
+ * but time. Returns how many positions all of them see. */
+static int attention_first(attention *a, int n_queries) {
+    const engine *e = a->w->e;
+    const kv_span *s = a->spans[0];
+    const int n = e->model->head_dim;
+    int least = s->n, most = s->n;
+    if (n_queries < 4) return 0;
+    for (int i = 1; i < 4; i++) {
+        if (a->spans[i]->k != s->k) return 0;
+        least = MIN(least, a->spans[i]->n);
+        most = MAX(most, a->spans[i]->n);
+    }
+    if (most - least > 4) return 0;
+    e->model->kern->scores4(a->scores, a->stride, a->q, span_head(s->k, s, a->kv_at), most, n, e->kv_f16,
+                            1.0f / sqrtf((float)n));
+    return least;
+}
+
+/* softmax(q k / sqrt(head_dim)) v of each, over all its spans as if they were one. */
+static void attention_run(attention *a, int n_queries) {
+    const engine *e = a->w->e;
+    const kern *k = e->model->kern;
+    const int n = e->model->head_dim, first = attention_first(a, n_queries);
+    float sum[4];
+    for (int i = 0; i < n_queries; i++) {
+        a->at[i] = first ? a->spans[i]->n : 0;
+        attention_scores(a, i, first > 0);
+        sum[i] = k->softmax(a->scores + (size_t)i * a->stride, a->at[i]);
+        memset(a->out[i], 0, (size_t)n * sizeof(float));
+    }
+    if (first) k->accumulate4(a->out, a->scores, a->stride, span_head(a->spans[0]->v, a->spans[0], a->kv_at), first, n, e->kv_f16);
+    for (int i = 0; i < n_queries; i++) {
+        attention_values(a, i, first);
+        rows_divide(a->out[i], sum[i], n);
+    }
+}
+
+/* Task `index` is w->chunk queries of the heads that share head `kv` of keys and values, of four rows. */
 static void attention_task(void *context, int index, int worker) {
     const row_work *w = context;
     const engine *e = w->e;
     const polar_model *m = e->model;
-    const int r = index / m->n_head, h = index % m->n_head, n = m->head_dim;
-    const size_t kv_head = (size_t)(h / (m->n_head / m->n_head_kv)), size = e->kv_f16 ? 2 : 4;
-    const call_row *row = &w->rows[r];
-    const float *q = e->q + (size_t)index * (size_t)n;
-    float *out = e->attended + (size_t)index * (size_t)n, *scores = e->scores + (size_t)worker * e->max_scores, sum;
-    int at = 0;
-    for (int s = 0; s < row->n_spans; at += row->spans[s++].n)
-        m->kern->scores(scores + at, q, row->spans[s].k + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
-                        row->spans[s].n, n, e->kv_f16, 1.0f / sqrtf((float)n));
-    sum = m->kern->softmax(scores, at);
-    memset(out, 0, (size_t)n * sizeof *out);
-    at = 0;
-    for (int s = 0; s < row->n_spans; at += row->spans[s++].n)
-        m->kern->accumulate(out, scores + at,
-                            row->spans[s].v + kv_head * (size_t)row->spans[s].capacity * (size_t)n * size,
-                            row->spans[s].n, n, e->kv_f16);
-    for (int i = 0; i < n; i++) out[i] = out[i] / sum;
+    const int group = m->n_head / m->n_head_kv, kv = index / w->chunks % m->n_head_kv,
+              row = index / w->chunks / m->n_head_kv * 4, rows = MIN(4, w->n_rows - row),
+              from = index % w->chunks * w->chunk, n = MIN(w->chunk, rows * group - from);
+    attention a;
+    a.w = w;
+    a.kv_at = (size_t)(kv * m->head_dim * (e->kv_f16 ? 2 : 4));
+    a.stride = e->max_scores;
+    a.scores = e->scores + (size_t)(worker * (m->kern->scores4 ? 4 : 1)) * a.stride;
+    for (int i = 0; i < n; i++) {
+        const call_row *r = &w->rows[row + (from + i) / group];
+        const size_t at = (size_t)((row + (from + i) / group) * m->n_head + kv * group + (from + i) % group) * (size_t)m->head_dim;
+        a.q[i] = e->q + at;
+        a.out[i] = e->attended + at;
+        a.spans[i] = r->spans;
+        a.n_spans[i] = r->n_spans;
+    }
+    if (n > 0) attention_run(&a, n);
+}
+
+/* Four queries at a time, unless there are too few for all threads. */
+static void attention_all(const engine *e, int n_rows, row_work *w) {
+    const polar_model *m = e->model;
+    w->n_rows = n_rows;
+    w->chunk = m->kern->scores4 && n_rows * m->n_head >= 16 * e->runner.n_threads ? 4 : 1;
+    w->chunks = (MIN(4, n_rows) * (m->n_head / m->n_head_kv) + w->chunk - 1) / w->chunk;
+    parallel_for(&e->runner, (n_rows + 3) / 4 * m->n_head_kv * w->chunks, attention_task, w);
 }
 
 static void attended_task(void *context, int r, int worker) {
@@ -9039,10 +9207,11 @@ static void swiglu_task(void *context, int index, int worker) {
 }
 
 static void swiglu_run(engine *e, int n_rows, int n_ff, int forms) {
-    row_work w = {e, NULL, NULL, NULL, NULL, forms, n_ff, 2048, (n_ff + 2047) / 2048};
+    row_work w = {e, NULL, NULL, NULL, NULL, forms, n_ff, 2048, (n_ff + 2047) / 2048, 0, 0, NULL};
     e->act_ff.n = n_ff;
     e->act_ff.x = e->gate;
-    parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
+    if (n_rows >= 4 * e->runner.n_threads) rows_run(e, n_rows * w.chunks, swiglu_task, &w);
+    else parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
 }
 
 /* --- feed-forward --- */
@@ -9158,7 +9327,7 @@ static void engine_call(engine *e, int index, const call_row *rows, int n_rows, 
     const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o}, *const dense[] = {&y->gate, &y->up},
                  *const experts[] = {&y->router, &y->gate_exps, &y->up_exps, &y->gate_shexp, &y->up_shexp,
                                      &y->shared_gate};
-    row_work w = {e, y, rows, y->attn_norm, NULL, 0, 0, 0, 0};
+    row_work w = {e, y, rows, y->attn_norm, NULL, 0, 0, 0, 0, 0, 0, NULL};
     engine kept = *e; /* the same work space, less the rows that are done with */
     product p[3];
 
@@ -9177,7 +9346,7 @@ static void engine_call(engine *e, int index, const call_row *rows, int n_rows, 
     w.e = e = &kept;
     w.rows = rows + from;
     n_rows -= from;
-    parallel_for(&e->runner, n_rows * m->n_head, attention_task, &w);
+    attention_all(e, n_rows, &w);
     w.forms = forms_of(o, 1);
     e->act_in.n = m->n_head * m->head_dim;
     e->act_in.x = e->attended;
@@ -9215,7 +9384,7 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
     const polar_model *m = e->model;
     const matrix *const out[] = {&m->output};
     engine kept = *e;
-    row_work w = {&kept, NULL, NULL, m->output_norm, NULL, forms_of(out, 1), 0, 0, 0};
+    row_work w = {&kept, NULL, NULL, m->output_norm, NULL, forms_of(out, 1), 0, 0, 0, 0, 0, NULL};
     product p;
     kept.hidden += (size_t)from * (size_t)m->n_embd;
     kept.act_in.n = m->n_embd;

@@ -158,9 +158,32 @@ TEST(attention) {
     }
 }
 
+/* Four at a time as one by one. */
+TEST(attention_of_four) {
+    static float q[4][256], k32[64 * 256], s[2][4][64], o[2][4][256];
+    static uint8_t k16[64 * 256 * 2];
+    const float *const queries[4] = {q[0], q[1], q[2], q[3]};
+    float *const outs[4] = {o[1][0], o[1][1], o[1][2], o[1][3]};
+    fill(q[0], COUNT(q) * 256, 2), fill(k32, COUNT(k32), 2);
+    to_f16_c(k16, k32, COUNT(k32));
+    EACH_VARIANT(k)
+    for (int n = 1; n <= 64 && k->scores4; n += 3) for (int dim = 8; dim <= 256; dim += 12) for (int f16 = 0; f16 < 2; f16++) {
+        const uint8_t *kv = f16 ? k16 : (const uint8_t *)(const void *)k32;
+        memset(s, 0, sizeof s), memset(o, 0, sizeof o);
+        for (int i = 0; i < 4; i++) {
+            kern_plain.scores(s[0][i], q[i], kv, n, dim, f16, 0.25f);
+            kern_plain.accumulate(o[0][i], s[0][i], kv, n, dim, f16);
+        }
+        k->scores4(s[1][0], 64, queries, kv, n, dim, f16, 0.25f);
+        k->accumulate4(outs, s[1][0], 64, kv, n, dim, f16);
+        CHECK(same(s[0][0], s[1][0], 4 * 64) && same(o[0][0], o[1][0], 4 * 256));
+    }
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(quantize), T(quantize_error), T(multiply), T(multiply_is_product), T(vectors), T(attention),
+    T(attention_of_four),
 };
 
 int main(int argc, char **argv) {

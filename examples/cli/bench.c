@@ -135,13 +135,16 @@ static int bench_searches(const cli *c, const char *file, const bench_options *o
     s->threads = o->threads;
     s->json = o->json;
     s->cpu = o->cpu;
+    s->repeat = o->repeat;
+    if (s->grow && strcmp(s->grow, "programs") && strcmp(s->grow, "prompt"))
+        return cli_usage("--grow %s: expected programs or prompt", s->grow);
     for (int i = file ? -1 : 0; i < c->n_args && !status; i++) status = bench_search(i < 0 ? file : c->args[i], s);
     return status;
 }
 
 int command_bench(cli *c) {
     bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
-    bench_search_options s = {0, 200, 32, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16};
+    bench_search_options s = {0, 200, 64, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16, NULL, 0};
     const char *file = NULL;
     int search = 0, predict = 0, train = 0;
     bench_predict_options p = {0, 0, 0, 0, 2, 0, 20, 8, 1024, NULL};
@@ -156,11 +159,12 @@ int command_bench(cli *c) {
         CLI_CPU_OPTION(o.cpu),
         {"search", 0, CLI_FLAG, &search, NULL, "evaluate the programs of a search, together and one by one"},
         {"programs", 0, CLI_INT, &s.programs, "N", "of --search: simulations (200)"},
-        {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs proposed at a time (32)"},
+        {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs proposed at a time (64)"},
         {"max-tokens", 0, CLI_INT, &s.max_tokens, "N", "of --search: longest answer (50)"},
         {"alone", 0, CLI_INT, &s.alone, "N", "of --search: programs timed one by one (6)"},
         {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},
         {"parts", 0, CLI_FLAG, &s.parts, NULL, "of --search: each part of the method by itself, and each left out"},
+        {"grow", 0, CLI_TEXT, &s.grow, "WHAT", "of --search: a line for 25..400 programs, or prompt: 50..400 tokens"},
         {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search, --predict: processor time instead of the clock's"},
         {"predict", 0, CLI_FLAG, &predict, NULL, "what a prediction costs, in percent of the prefill"},
         {"layer", 0, CLI_INT, &p.layer, "N", "of --predict: layers executed before its features (2)"},

@@ -362,6 +362,8 @@ typedef struct bench_search_options {
     int prompt, programs, in_flight, max_tokens, alone, parts, cache_mb, cpu_time, threads, json;
     const char *cpu;
     polar_kv_type kv_type;
+    const char *grow; /* "programs", "prompt" or NULL */
+    int repeat;       /* rounds */
 } bench_search_options;
 /* polar bench --search on one model; returns the exit status. */
 int bench_search(const char *file, const bench_search_options *options);

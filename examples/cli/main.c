@@ -62,9 +62,11 @@ static const cli_command commands[] = {
      "\n"
      "With --search it proposes the programs of a search on a made-up prompt and evaluates them together, and some\n"
      "of them one at a time: programs per second, how many times as fast, and the shares of rows computed and of\n"
-     "passes over the weights. --parts says what each of the three ways to save work does.\n"
+     "passes over the weights. --parts says what each of the three ways to save work does. The bound: no exact way\n"
+     "computes fewer rows, here at the speed of a prompt's.\n"
      "\n"
-     "  polar bench --search -m model.gguf -p 150 --programs 200 --in-flight 32 --threads 2\n"
+     "  polar bench --search -m model.gguf -p 150 --programs 200 --threads 2\n"
+     "  polar bench --search -m model.gguf -p 150 --grow programs\n"
      "  polar bench --predict -p 150 -m model.gguf   overhead of predicting, in percent of the prefill\n"
      "  polar bench --train --threads 2              65000 paths, 10 epochs, from some steps\n"},
     {"eval", "measure what a predictor brings on questions it has not seen", command_eval,
