@@ -5293,8 +5293,8 @@ static AVX2 void rope_avx2(float *x, const float *cs, int half, int neox) {
     }
 }
 
-static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const float *q, const uint8_t *k, int n, int head_dim,
-                                         float scale) {
+static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const float *q, const uint8_t *k, int n,
+                                                int head_dim, float scale) {
     const size_t stride = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2));
     for (int t = 0; t < n; t += 8) {
         const uint8_t *row[8];
@@ -5303,7 +5303,8 @@ static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const f
         UNROLL for (int r = 0; r < 8; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
         UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
         dot_float8_avx2(type, row, q, head_dim & ~7, s);
-        _mm256_storeu_ps(out, _mm256_mul_ps(dot_end_avx2(type, row, &q, 1, head_dim & ~7, head_dim, s), _mm256_set1_ps(scale)));
+        s[0] = dot_end_avx2(type, row, &q, 1, head_dim & ~7, head_dim, s);
+        _mm256_storeu_ps(out, _mm256_mul_ps(s[0], _mm256_set1_ps(scale)));
         memcpy(scores + t, out, (size_t)MIN(8, n - t) * sizeof *out);
     }
 }
@@ -5322,7 +5323,8 @@ static ALWAYS_INLINE AVX2 void scores4_type_avx2(int type, float *scores, size_t
         __m256 s[8];
         UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
         dot_float2x4_avx2(type, row, q, head_dim & ~7, s);
-        _mm256_storeu_ps(out, _mm256_mul_ps(dot_end_avx2(type, row, q, 4, head_dim & ~7, head_dim, s), _mm256_set1_ps(scale)));
+        s[0] = dot_end_avx2(type, row, q, 4, head_dim & ~7, head_dim, s);
+        _mm256_storeu_ps(out, _mm256_mul_ps(s[0], _mm256_set1_ps(scale)));
         for (size_t i = 0; i < (t + 1 < n ? 8 : 4); i++) scores[i % 4 * stride + (size_t)t + i / 4] = out[i];
     }
 }
@@ -5358,7 +5360,8 @@ static AVX2 float softmax_avx2(float *x, int n) {
     return sum8_avx2(s);
 }
 
-static ALWAYS_INLINE AVX2 void accumulate_type_avx2(int type, float *out, const float *p, const uint8_t *v, int n, int head_dim) {
+static ALWAYS_INLINE AVX2 void accumulate_type_avx2(int type, float *out, const float *p, const uint8_t *v, int n,
+                                                    int head_dim) {
     const int size = type == QUANT_F32 ? 4 : 2;
     const size_t stride = (size_t)(head_dim * size);
     int i = 0;
@@ -5401,10 +5404,10 @@ static ALWAYS_INLINE AVX2 void accumulate4_type_avx2(int type, float *const out[
         }
         UNROLL for (int j = 0; j < 4; j++) _mm256_storeu_ps(out[j] + i, a[j]), _mm256_storeu_ps(out[j] + i + 8, b[j]);
     }
-    for (int i = whole; i < head_dim; i++)
-        for (size_t j = 0; j < 4; j++)
-            for (int t = 0; t < n; t++)
-                out[j][i] = fma32(p[j * stride + (size_t)t], load_float(type, v + (size_t)(t * head_dim * size), i), out[j][i]);
+    for (size_t j = 0, t; whole < head_dim && j < 4; j++)
+        for (t = 0; t < (size_t)n; t++)
+            for (int i = whole; i < head_dim; i++)
+                out[j][i] = fma32(p[j * stride + t], load_float(type, v + t * (size_t)(head_dim * size), i), out[j][i]);
 }
 
 static AVX2 void accumulate4_avx2(float *const out[4], const float *p, size_t stride, const uint8_t *v, int n,
@@ -5850,7 +5853,8 @@ static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *su
         for (int j = 0; j < (small ? 2 : 1) && at + 16 * j < end; j++) {
             const int k = at + 16 * j;
             const __mmask16 mask = (__mmask16)(end - k < 16 ? (1u << (end - k)) - 1 : 0xffff);
-            _mm512_mask_storeu_epi32(out.start + k, mask, _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-wide_offsets[type])));
+            _mm512_mask_storeu_epi32(out.start + k, mask,
+                                     _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-wide_offsets[type])));
             if (!quant_types[type].has_mins) continue;
             _mm512_mask_cvtepi32_storeu_epi8(out.high + k, mask, _mm512_srai_epi32(v[j], 7));
             _mm512_mask_cvtepi32_storeu_epi8(out.low + k, mask, _mm512_and_si512(v[j], _mm512_set1_epi32(127)));
@@ -9079,7 +9083,7 @@ static void qkv_task(void *context, int r, int worker) {
     kv_store(e, row->v, v, row->at, row->capacity);
 }
 
-/* Up to four heads of rows, which read the same head of keys and values. */
+/* Up to four queries: heads of rows that read the same head of keys and values. */
 typedef struct attention {
     const row_work *w;
     const kv_span *spans[4];
@@ -9099,9 +9103,10 @@ static const uint8_t *span_head(const uint8_t *slot, const kv_span *s, size_t kv
 static void attention_scores(attention *a, int i, int from) {
     const engine *e = a->w->e;
     const int n = e->model->head_dim;
+    float *scores = a->scores + (size_t)i * a->stride;
     for (const kv_span *s = a->spans[i] + from; s < a->spans[i] + a->n_spans[i]; a->at[i] += s++->n)
-        e->model->kern->scores(a->scores + (size_t)i * a->stride + a->at[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n,
-                               e->kv_f16, 1.0f / sqrtf((float)n));
+        e->model->kern->scores(scores + a->at[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n, e->kv_f16,
+                               1.0f / sqrtf((float)n));
 }
 
 /* Adds the values of query i, less the first `done` positions. */
@@ -9111,10 +9116,9 @@ static void attention_values(const attention *a, int i, int done) {
     const int n = e->model->head_dim;
     for (const kv_span *s = a->spans[i]; s < a->spans[i] + a->n_spans[i]; p += s++->n) {
         const int skip = MIN(done, s->n);
+        const uint8_t *v = span_head(s->v, s, a->kv_at) + (size_t)skip * (size_t)(n * (e->kv_f16 ? 2 : 4));
         done -= skip;
-        e->model->kern->accumulate(a->out[i], p + skip,
-                                   span_head(s->v, s, a->kv_at) + (size_t)(skip * n * (e->kv_f16 ? 2 : 4)), s->n - skip, n,
-                                   e->kv_f16);
+        e->model->kern->accumulate(a->out[i], p + skip, v, s->n - skip, n, e->kv_f16);
     }
 }
 
@@ -9149,7 +9153,9 @@ static void attention_run(attention *a, int n_queries) {
         sum[i] = k->softmax(a->scores + (size_t)i * a->stride, a->at[i]);
         memset(a->out[i], 0, (size_t)n * sizeof(float));
     }
-    if (first) k->accumulate4(a->out, a->scores, a->stride, span_head(a->spans[0]->v, a->spans[0], a->kv_at), first, n, e->kv_f16);
+    if (first)
+        k->accumulate4(a->out, a->scores, a->stride, span_head(a->spans[0]->v, a->spans[0], a->kv_at), first, n,
+                       e->kv_f16);
     for (int i = 0; i < n_queries; i++) {
         attention_values(a, i, first);
         rows_divide(a->out[i], sum[i], n);
@@ -9170,8 +9176,9 @@ static void attention_task(void *context, int index, int worker) {
     a.stride = e->max_scores;
     a.scores = e->scores + (size_t)(worker * (m->kern->scores4 ? 4 : 1)) * a.stride;
     for (int i = 0; i < n; i++) {
-        const call_row *r = &w->rows[row + (from + i) / group];
-        const size_t at = (size_t)((row + (from + i) / group) * m->n_head + kv * group + (from + i) % group) * (size_t)m->head_dim;
+        const int at_row = row + (from + i) / group, head = kv * group + (from + i) % group;
+        const call_row *r = &w->rows[at_row];
+        const size_t at = (size_t)(at_row * m->n_head + head) * (size_t)m->head_dim;
         a.q[i] = e->q + at;
         a.out[i] = e->attended + at;
         a.spans[i] = r->spans;

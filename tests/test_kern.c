@@ -167,7 +167,8 @@ TEST(attention_of_four) {
     fill(q[0], COUNT(q) * 256, 2), fill(k32, COUNT(k32), 2);
     to_f16_c(k16, k32, COUNT(k32));
     EACH_VARIANT(k)
-    for (int n = 1; n <= 64 && k->scores4; n += 3) for (int dim = 8; dim <= 256; dim += 12) for (int f16 = 0; f16 < 2; f16++) {
+    for (int n = 1; n <= 64 && k->scores4; n += 3) for (int dim = 8; dim <= 256; dim += 12)
+    for (int f16 = 0; f16 < 2; f16++) {
         const uint8_t *kv = f16 ? k16 : (const uint8_t *)(const void *)k32;
         memset(s, 0, sizeof s), memset(o, 0, sizeof o);
         for (int i = 0; i < 4; i++) {

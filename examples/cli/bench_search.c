@@ -249,7 +249,8 @@ static const struct {
     const char *name;
     int share, batch, draft;
 } parts[] = {{"alone", 0, 0, 0},       {"share", 1, 0, 0},       {"batch", 0, 1, 0},       {"draft", 0, 0, 1},
-             {"batch+draft", 0, 1, 1}, {"share+draft", 1, 0, 1}, {"share+batch", 1, 1, 0}, {"share+batch+draft", 1, 1, 1}};
+             {"batch+draft", 0, 1, 1}, {"share+draft", 1, 0, 1}, {"share+batch", 1, 1, 0},
+             {"share+batch+draft", 1, 1, 1}};
 enum { ALONE, ALL = sizeof parts / sizeof *parts - 1, PROMPT, ANSWER, N_TIMES };
 
 static int by_value(const void *a, const void *b) {
@@ -360,13 +361,15 @@ static int run_growth(search_bench *b, search_time *t) {
         printf("%s\n%9s %9s %10s %10s %10s %9s %9s %10s\n", b->file, "programs", "prompt", "alone/s", "together/s",
                "times", "rows", "least", "bound");
     for (int i = 0; i < 5; i++) {
-        if (run_point(b, by_programs ? programs[i] : b->o->programs, by_programs ? b->o->prompt : prompts[i], t)) return 1;
+        const polar_many_stats *stats = &t[ALL].stats;
+        if (run_point(b, by_programs ? programs[i] : b->o->programs, by_programs ? b->o->prompt : prompts[i], t))
+            return 1;
         if (b->o->json) print_json(b, parts[ALL].name, t, ALL);
         else
             printf("%9d %9d %10.2f %10.2f %10.1f %9.3f %9.3f %10.1f\n", b->n_programs, b->n_prompt,
                    1 / (median(b, t[ALONE].each, NULL) * b->rows), 1 / (median(b, t[ALL].each, NULL) * b->rows),
-                   median(b, t[ALONE].each, t[ALL].each), (double)t[ALL].stats.n_rows / (double)t[ALL].stats.n_rows_plain,
-                   b->least, bound_times(b, t));
+                   median(b, t[ALONE].each, t[ALL].each), (double)stats->n_rows / (double)stats->n_rows_plain, b->least,
+                   bound_times(b, t));
         fflush(stdout);
     }
     return 0;
