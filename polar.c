@@ -10042,6 +10042,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
 #define MANY_CELLS   32      /* guesses whose rows belong to the nodes; a bit each */
 #define MANY_CHAIN   16      /* rows of a program's own for guesses behind its next token */
 #define MANY_CHANCE  0.4     /* a guess less likely than this is not evaluated */
+#define MANY_HOPE    0.2     /* nor one that was given, when fewer of the answers went on so */
 
 /* What is kept of a node. */
 typedef enum many_kind { MANY_KV, MANY_HIDDEN, MANY_TAIL, MANY_N_KINDS } many_kind;
@@ -10364,6 +10365,11 @@ static int guess_add(polar_many *y, const int32_t *tokens, int n, int given, pol
     return 1;
 }
 
+/* Whether a given guess is still worth a row: hardly if answer after answer was another one. */
+static int guess_hopeful(const polar_many *y, int g) {
+    return y->guesses[g].weight >= MANY_HOPE * y->guesses[y->guesses[g].parent].weight;
+}
+
 /* The likeliest token behind a guess; -1 if none is likely enough. *chance is how likely it is to come this far; it is
  * multiplied by the share of the answers that went on so, with doubts where there are few. */
 static int guess_next(const polar_many *y, int g, double *chance) {
@@ -10373,6 +10379,7 @@ static int guess_next(const polar_many *y, int g, double *chance) {
         if (!best || y->guesses[c].weight >= y->guesses[best].weight)
             best = c; /* of equal ones the oldest, which is last */
     if (!best) return -1;
+    if (y->guesses[best].given && !guess_hopeful(y, best)) return -1;
     if (!y->guesses[best].given) *chance *= y->guesses[best].weight / (y->guesses[g].weight + 0.25);
     return *chance < MANY_CHANCE ? -1 : best;
 }
@@ -10699,7 +10706,8 @@ static void rows_begin(polar_many *y, many_program *p) {
     row_add(p, -1, -1, 0, 0, -1);
     if (!y->options.draft) return;
     for (int g = 1; g < (int)y->n_guesses; g++)
-        if (y->guesses[g].given && (row = row_of_guess(p, y->guesses[g].parent)) >= 0) row_add_guess(y, p, row, g);
+        if (y->guesses[g].given && guess_hopeful(y, g) && (row = row_of_guess(p, y->guesses[g].parent)) >= 0)
+            row_add_guess(y, p, row, g);
     for (int g = 0; (next = guess_next(y, g, &chance)) >= 0; g = next)
         if (row_of_guess(p, next) < 0 && !row_add_guess(y, p, row_of_guess(p, g), next)) break;
 }
