@@ -259,6 +259,12 @@ TEST(savings) {
         CHECK(s.n_programs == 4);
         if (i == 0) CHECK(s.n_rows == s.n_rows_plain && s.n_passes == s.n_passes_plain);
         if (i == 1) CHECK(s.n_rows < s.n_rows_plain - 7 * 30 && s.n_recomputed == 0);
+        if (i == 1) { /* a path that was run is not run again */
+            polar_many_stats again;
+            CHECK(!polar_many_run(y, p, 4, r, NULL));
+            polar_many_get_stats(y, &again);
+            CHECK(again.n_rows == s.n_rows && again.n_programs == 8);
+        }
         if (i == 2) CHECK(s.n_rows == s.n_rows_plain && s.n_passes * 2 < s.n_passes_plain);
         if (i == 3)
             CHECK(s.n_accepted >= 2 * (x.n_tokens - 1) && s.n_passes < s.n_passes_plain - 2 * 4 * (x.n_tokens - 2));
