@@ -5309,7 +5309,8 @@ static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const f
     }
 }
 
-static AVX2 void scores_avx2(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
+static AVX2 void scores_avx2(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16,
+                             float scale) {
     if (f16) scores_type_avx2(QUANT_F16, scores, q, k, n, head_dim, scale);
     else scores_type_avx2(QUANT_F32, scores, q, k, n, head_dim, scale);
 }
