@@ -10040,7 +10040,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
 #define MANY_ROWS 256       /* rows that go through a layer together */
 #define MANY_OUTPUTS 32     /* rows that go through the output matrix together */
 #define MANY_FLIGHT 256     /* programs that run at a time */
-#define MANY_CELLS   32      /* guesses whose rows belong to the nodes; a bit each */
+#define MANY_CELLS   64      /* guesses whose rows belong to the nodes; a bit each */
 #define MANY_CHAIN   16      /* rows of a program's own for guesses behind its next token */
 #define MANY_CHANCE  0.4     /* a guess less likely than this is not evaluated */
 #define MANY_HOPE    0.2     /* nor one that was given, when fewer of the answers went on so */
@@ -10074,7 +10074,7 @@ typedef struct many_node {
     int n_users, n_holders; /* programs that run through it; that need its hidden states to stay */
     int n_kv, n_hidden;     /* rows of the prompt that are computed in the blocks */
     int64_t pass;           /* the last one that computed rows of the prompt */
-    uint32_t cells;         /* which are computed */
+    uint64_t cells;         /* which are computed */
     int known;              /* it was computed before */
     many_block *blocks[MANY_N_KINDS];
     many_answer *answer; /* of the path that ends here */
@@ -10271,7 +10271,7 @@ static int tail_grow(polar_many *y, many_node *u, int capacity, polar_error *e) 
     many_block *old = u->blocks[MANY_TAIL], *b = block_create(y, u, MANY_TAIL, capacity, e);
     if (!b) return 0;
     if (old) {
-        const uint32_t cells = u->cells;
+        const uint64_t cells = u->cells;
         const size_t n = (size_t)old->capacity;
         for (size_t h = 0; h < (size_t)y->model->n_head_kv; h++) {
             memcpy(b->k + h * (size_t)capacity * head, old->k + h * n * head, n * head);
@@ -10995,7 +10995,7 @@ static void collect_rows(polar_many *y, many_program *p) {
             item = item_add(y, position, tail->k, tail->v, x->cell, tail->capacity, spans);
             item->from = before ? before->hidden + (size_t)x->cell * d : NULL;
             item->to = tail->hidden + (size_t)x->cell * d;
-            u->cells |= (uint32_t)1 << x->cell;
+            u->cells |= (uint64_t)1 << x->cell;
         } else {
             item = item_add(y, position, own, own + half, x->depth - 1, p->n_slots, spans);
             item->to = p->hidden + (size_t)x->hidden * d;
