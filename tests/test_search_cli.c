@@ -279,10 +279,10 @@ TEST(bad_input) {
 /* Not through the function, which would be a shell of its own in the background. */
 #define SLOW "\"$POLAR\" search -m random.gguf long.jsonl --prompt '{question}' --reward choice -t 1 --simulations 100 "
 
-TEST(kill) { /* killed again and again, it ends with the same bytes */
+TEST(kill) { /* killed again and again, each time a little later, it ends with the same bytes */
     RUN(SLOW "-o slow.json", 0, "");
     RUN("n=0; while [ ! -e killed.json ] && [ $n -lt 100 ]; do n=$((n+1)); " SLOW "-o killed.json & "
-        "sleep 0.$((n * 37 % 90 + 10)); kill -9 $! && wait $!; done; echo done after $n",
+        "sleep $((n / 10)).$((n * 37 % 90 + 10)); kill -9 $! && wait $!; done; echo done after $n",
         0, "done after");
     CHECK(same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
 }
