@@ -15,7 +15,7 @@ help:
 	@echo "make test       all tests (make test SAN=1 with sanitizers)"
 	@echo "make bench      speed on synthetic model files"
 	@echo "make demo       the bundled model answers questions by program; writes demo-report.html"
-	@echo "make demo-model the bundled model again, from nothing: about an hour"
+	@echo "make demo-model the bundled model again, from nothing: half an hour"
 	@echo "make embedded   inference alone, as on a microcontroller"
 	@echo "make check-all  the long matrix: compilers, sanitizers, other CPUs"
 	@echo "make install    to PREFIX (default /usr/local)"
