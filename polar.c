@@ -9807,6 +9807,7 @@ const polar_model *polar_session_model(const polar_session *s) {
 
 /* Candidates as a heap, the likeliest on top, the lower id on ties. */
 static int draw_before(const float *x, int32_t a, int32_t b) {
+    /* cppcheck-suppress arrayIndexThenCheck ; both are indices */
     return x[a] > x[b] || (x[a] == x[b] && a < b);
 }
 
