@@ -9129,7 +9129,7 @@ static int attention_first(attention *a, int n_queries) {
     const engine *e = a->w->e;
     const kv_span *s = a->spans[0];
     const int n = e->model->head_dim;
-    int least = s->n, most = s->n;
+    int least = s->n, most = least;
     if (n_queries < 4) return 0;
     for (int i = 1; i < 4; i++) {
         if (a->spans[i]->k != s->k) return 0;

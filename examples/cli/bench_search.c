@@ -260,7 +260,7 @@ static int by_value(const void *a, const void *b) {
 
 /* Median over the rounds of x / y, or of x. */
 static double median(const search_bench *b, const double *x, const double *y) {
-    double v[BENCH_ROUNDS];
+    double v[BENCH_ROUNDS] = {0};
     for (int i = 0; i < b->o->repeat; i++) v[i] = y ? x[i] / y[i] : x[i];
     qsort(v, (size_t)b->o->repeat, sizeof *v, by_value);
     return v[b->o->repeat / 2];
