@@ -9215,7 +9215,7 @@ static void swiglu_task(void *context, int index, int worker) {
 }
 
 static void swiglu_run(engine *e, int n_rows, int n_ff, int forms) {
-    row_work w = {e, NULL, NULL, NULL, NULL, forms, n_ff, 2048, (n_ff + 2047) / 2048, 0, 0, NULL};
+    row_work w = {.e = e, .forms = forms, .n_ff = n_ff, .chunk = 2048, .chunks = (n_ff + 2047) / 2048};
     e->act_ff.n = n_ff;
     e->act_ff.x = e->gate;
     if (n_rows >= 4 * e->runner.n_threads) rows_run(e, n_rows * w.chunks, swiglu_task, &w);
@@ -9335,7 +9335,7 @@ static void engine_call(engine *e, int index, const call_row *rows, int n_rows, 
     const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o}, *const dense[] = {&y->gate, &y->up},
                  *const experts[] = {&y->router, &y->gate_exps, &y->up_exps, &y->gate_shexp, &y->up_shexp,
                                      &y->shared_gate};
-    row_work w = {e, y, rows, y->attn_norm, NULL, 0, 0, 0, 0, 0, 0, NULL};
+    row_work w = {.e = e, .layer = y, .rows = rows, .norm = y->attn_norm};
     engine kept = *e; /* the same work space, less the rows that are done with */
     product p[3];
 
@@ -9392,7 +9392,7 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
     const polar_model *m = e->model;
     const matrix *const out[] = {&m->output};
     engine kept = *e;
-    row_work w = {&kept, NULL, NULL, m->output_norm, NULL, forms_of(out, 1), 0, 0, 0, 0, 0, NULL};
+    row_work w = {.e = &kept, .norm = m->output_norm, .forms = forms_of(out, 1)};
     product p;
     kept.hidden += (size_t)from * (size_t)m->n_embd;
     kept.act_in.n = m->n_embd;
