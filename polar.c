@@ -5487,7 +5487,7 @@ typedef struct wide_rows {
     size_t stride;
     int one; /* which of the two */
     wide_panel panel;
-    const uint8_t *ahead; /* one token: the rows that come next, fetched meanwhile */
+    const uint8_t *ahead; /* the rows that come next, fetched meanwhile */
     const int8_t *q;      /* the token */
     const float *da;
     wide_sums sums;
@@ -5514,9 +5514,9 @@ static ALWAYS_INLINE AVX512 void rows16_avx512(wide_rows *x, size_t at, __m512i 
             _mm512_castsi256_si512(lo),
             _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1),
             1);
-        if (x->one) _mm_prefetch((const char *)(x->ahead + 64 * i), _MM_HINT_T1); /* more at once would be dropped */
+        _mm_prefetch((const char *)(x->ahead + 64 * i), _MM_HINT_T1); /* more at once would be dropped */
     }
-    if (x->one) x->ahead += 16 * 16;
+    x->ahead += 16 * 16;
     b[0] = _mm512_unpacklo_epi32(a[0], a[1]), b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
     b[2] = _mm512_unpacklo_epi32(a[2], a[3]), b[3] = _mm512_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm512_unpacklo_epi64(b[0], b[2]), out[1] = _mm512_unpackhi_epi64(b[0], b[2]);
@@ -5841,26 +5841,45 @@ static int wide_small_subs(int type) {
 /* What is added to the numbers of a type so that none is negative. */
 static const uint8_t wide_offsets[QUANT_N] = {0, 0, 0, 128, 8, 0, 16, 0, 128, 0, 4, 0, 0, 32, 128};
 
+/* What follows from 16 sums of sub-blocks; `there`: which of them exist. */
+static ALWAYS_INLINE AVX512 void wide_put_sums_avx512(wide_sums out, int k, __mmask16 there, __m512i v, int offset,
+                                                      int mins) {
+    const __m512i start = offset ? _mm512_mullo_epi32(v, _mm512_set1_epi32(-offset)) : _mm512_setzero_si512();
+    _mm512_mask_storeu_epi32(out.start + k, there, start);
+    if (!mins) return;
+    _mm_mask_storeu_epi8(out.high + k, there, _mm512_cvtepi32_epi8(_mm512_srai_epi32(v, 7)));
+    _mm_mask_storeu_epi8(out.low + k, there, _mm512_cvtepi32_epi8(_mm512_and_si512(v, _mm512_set1_epi32(127))));
+}
+
 /* Fills `out` from the sums of q over 16 numbers each, of which there are n. */
-static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *sums, int n) {
-    const int small = wide_small_subs(type);
-    for (int i = 0; i < n; i += 32) {
-        const __mmask32 there = n - i < 32 ? (1u << (n - i)) - 1 : 0xffffffffu;
-        const __m512i s = _mm512_maskz_loadu_epi16(there, sums + i);
-        const int at = small ? i : i / 2, end = small ? n : n / 2;
-        __m512i v[2];
-        v[0] = small ? _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)) : _mm512_madd_epi16(s, _mm512_set1_epi16(1));
-        v[1] = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1));
-        for (int j = 0; j < (small ? 2 : 1) && at + 16 * j < end; j++) {
-            const int k = at + 16 * j;
-            const __mmask16 mask = (__mmask16)(end - k < 16 ? (1u << (end - k)) - 1 : 0xffff);
-            _mm512_mask_storeu_epi32(out.start + k, mask,
-                                     _mm512_mullo_epi32(v[j], _mm512_set1_epi32(-wide_offsets[type])));
-            if (!quant_types[type].has_mins) continue;
-            _mm512_mask_cvtepi32_storeu_epi8(out.high + k, mask, _mm512_srai_epi32(v[j], 7));
-            _mm512_mask_cvtepi32_storeu_epi8(out.low + k, mask, _mm512_and_si512(v[j], _mm512_set1_epi32(127)));
-        }
+static ALWAYS_INLINE AVX512 void wide_sums_of_avx512(wide_sums out, int small, int offset, int mins,
+                                                     const int16_t *sums, int n) {
+    int i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m512i s = _mm512_loadu_si512(sums + i);
+        if (small) {
+            wide_put_sums_avx512(out, i, 0xffff, _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)), offset, mins);
+            wide_put_sums_avx512(out, i + 16, 0xffff, _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)), offset,
+                                 mins);
+        } else wide_put_sums_avx512(out, i / 2, 0xffff, _mm512_madd_epi16(s, _mm512_set1_epi16(1)), offset, mins);
     }
+    if (i < n) {
+        const __m512i s = _mm512_maskz_loadu_epi16((1u << (n - i)) - 1, sums + i);
+        const int at = small ? i : i / 2, left = small ? n - i : (n - i) / 2;
+        const __m512i v =
+            small ? _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)) : _mm512_madd_epi16(s, _mm512_set1_epi16(1));
+        wide_put_sums_avx512(out, at, (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffff), v, offset, mins);
+        if (left > 16)
+            wide_put_sums_avx512(out, at + 16, (__mmask16)((1u << (left - 16)) - 1),
+                                 _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)), offset, mins);
+    }
+}
+
+static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *sums, int n) {
+    const int offset = wide_offsets[type];
+    if (wide_small_subs(type)) wide_sums_of_avx512(out, 1, offset, quant_types[type].has_mins, sums, n);
+    else if (quant_types[type].has_mins) wide_sums_of_avx512(out, 0, 0, 1, sums, n); /* whose offset is 0 */
+    else wide_sums_of_avx512(out, 0, offset, 0, sums, n);
 }
 
 /* All but the tile are constants wherever this is called. */
@@ -5956,6 +5975,14 @@ static AVX512 void wide_one_avx512(const wide_rows *rows, int type, int count, f
     _mm512_storeu_ps(y, x.acc);
 }
 
+/* To block b of row r and of the 15 after it. The next 16, if `more` follow, are fetched meanwhile in one line, as
+ * memory likes it: as large a part of them as the blocks are of these. */
+static ALWAYS_INLINE AVX512 void wide_at_avx512(wide_rows *x, const product *p, int r, int b, int more) {
+    const size_t bytes = (size_t)b * (size_t)quant_types[p->type].bytes;
+    x->w = p->w + (size_t)r * p->row_bytes + bytes;
+    x->ahead = more ? p->w + (size_t)(r + 16) * p->row_bytes + 16 * bytes : x->w;
+}
+
 /* Rows [row, row + n_rows), a multiple of 16, times one token. */
 static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, int row, int n_rows, wide_rows x) {
     const quant_type *type = &quant_types[p->type];
@@ -5967,15 +5994,12 @@ static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, i
     for (int r = row; r < row + n_rows; r += 16)
         for (int b = 0; b < n_blocks; b += chunk) {
             const int count = MIN(chunk, n_blocks - b), j = b * type->block / sub;
-            x.w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)type->bytes;
+            wide_at_avx512(&x, p, r, b, r + 32 <= row + n_rows);
             x.q = a->q8 + token + b * type->block;
             x.da = a->d + token / (size_t)type->block + b;
             x.sums.start = sums.start + j;
             x.sums.high = sums.high + j;
             x.sums.low = sums.low + j;
-            x.ahead = r + 32 <= row + n_rows /* so that memory is read in one line */
-                          ? p->w + (size_t)(r + 16) * p->row_bytes + (size_t)(16 * b) * (size_t)type->bytes
-                          : x.w;
             wide_one_avx512(&x, p->type, count, p->y + r, b == 0);
         }
 }
@@ -5987,7 +6011,7 @@ static AVX512 void wide_rows_many_avx512(const product *p, const act_blocks *a, 
     for (int r = row; r < row + n_rows; r += 16)
         for (int b = 0; b < n_blocks; b += chunk) {
             const int count = MIN(chunk, n_blocks - b);
-            x.w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)type->bytes;
+            wide_at_avx512(&x, p, r, b, r + 32 <= row + n_rows);
             wide_fill_avx512(&x, p->type, count);
             for (int k = 0, n; k < p->n_tokens; k += n) {
                 const int left = p->n_tokens - k;
