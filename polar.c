@@ -10063,7 +10063,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
 #ifndef POLAR_NO_SEARCH
 
 #define MANY_ROWS 256       /* rows that go through a layer together */
-#define MANY_OUTPUTS 32     /* rows that go through the output matrix together */
+#define MANY_OUTPUTS 64     /* rows that go through the output matrix together */
 #define MANY_FLIGHT 256     /* programs that run at a time */
 #define MANY_CELLS   64      /* guesses whose rows belong to the nodes; a bit each */
 #define MANY_CHAIN   16      /* rows of a program's own for guesses behind its next token */

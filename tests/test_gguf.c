@@ -287,7 +287,7 @@ TEST(flipped_bits) {
 /* --- files written byte by byte */
 
 /* In one buffer, which the caller empties: tcc 0.9.27 loses an argument of a function that returns a struct. */
-static buf *bytes_of(const char *format, ...) {
+static buf *bytes_from(const char *format, ...) {
     static const polar_allocator none;
     static polar_allocator a;
     static buf b;
@@ -320,57 +320,57 @@ static void refuse(buf *b, polar_status status, const char *message) {
 
 TEST(hostile) {
     const unsigned long long huge = UINT64_MAX;
-    refuse(bytes_of(""), POLAR_FORMAT, "memory: has 0 bytes, a GGUF file at least 24");
-    refuse(bytes_of("4488", 0x46554748u, 3u, 0ull, 0ull), POLAR_FORMAT,
+    refuse(bytes_from(""), POLAR_FORMAT, "memory: has 0 bytes, a GGUF file at least 24");
+    refuse(bytes_from("4488", 0x46554748u, 3u, 0ull, 0ull), POLAR_FORMAT,
            "memory: is no GGUF file: it starts with 46554748, expected 46554747 (\"GGUF\")");
-    refuse(bytes_of("4488", 0x46554747u, 1u, 0ull, 0ull), POLAR_UNSUPPORTED,
+    refuse(bytes_from("4488", 0x46554747u, 1u, 0ull, 0ull), POLAR_UNSUPPORTED,
            "memory: is GGUF version 1, expected 2 or 3");
-    refuse(bytes_of("4488", 0x46554747u, 0x03000000u, 0ull, 0ull), POLAR_UNSUPPORTED,
+    refuse(bytes_from("4488", 0x46554747u, 0x03000000u, 0ull, 0ull), POLAR_UNSUPPORTED,
            "memory: is a big-endian GGUF file, expected little-endian");
-    refuse(bytes_of("44880", HEAD(0, huge)), POLAR_FORMAT,
+    refuse(bytes_from("44880", HEAD(0, huge)), POLAR_FORMAT,
            "memory: promises 18446744073709551615 metadata pairs and 0 tensors in 56 bytes");
-    refuse(bytes_of("44880", HEAD(2, 0)), POLAR_FORMAT, "memory: promises 0 metadata pairs and 2 tensors in 56 bytes");
-    refuse(bytes_of("448880", HEAD(0, 1), huge), POLAR_FORMAT,
+    refuse(bytes_from("44880", HEAD(2, 0)), POLAR_FORMAT, "memory: promises 0 metadata pairs and 2 tensors in 56 bytes");
+    refuse(bytes_from("448880", HEAD(0, 1), huge), POLAR_FORMAT,
            "memory: the name of metadata pair 0 has 18446744073709551615 bytes, expected 1 to 65535");
-    refuse(bytes_of("4488s40", HEAD(0, 1), "k\n", 4u), POLAR_FORMAT,
+    refuse(bytes_from("4488s40", HEAD(0, 1), "k\n", 4u), POLAR_FORMAT,
            "memory: the name of metadata pair 0 has byte 0xa, expected printable ASCII");
-    refuse(bytes_of("4488s40", HEAD(0, 1), "k", 13u), POLAR_FORMAT, "memory: k has value type 13, expected 0 to 12");
-    refuse(bytes_of("4488s480", HEAD(0, 1), "k", 8u, huge), POLAR_FORMAT,
+    refuse(bytes_from("4488s40", HEAD(0, 1), "k", 13u), POLAR_FORMAT, "memory: k has value type 13, expected 0 to 12");
+    refuse(bytes_from("4488s480", HEAD(0, 1), "k", 8u, huge), POLAR_FORMAT,
            "memory: ends inside metadata pair 0: 18446744073709551615 bytes expected at byte 45, 32 there");
-    refuse(bytes_of("4488s4480", HEAD(0, 1), "k", 9u, 12u, huge), POLAR_FORMAT,
+    refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 12u, huge), POLAR_FORMAT,
            "memory: ends inside metadata pair 0: 18446744073709551615 bytes expected at byte 49, 32 there");
-    refuse(bytes_of("4488s4480", HEAD(0, 1), "k", 9u, 8u, huge), POLAR_FORMAT,
+    refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 8u, huge), POLAR_FORMAT,
            "memory: ends inside metadata pair 0: 8 bytes expected at byte 81, 0 there");
-    refuse(bytes_of("4488s4480", HEAD(0, 1), "k", 9u, 9u, 1ull), POLAR_UNSUPPORTED, "memory: k is an array of arrays");
-    refuse(bytes_of("4488s44s440", HEAD(0, 2), "k", 4u, 1u, "k", 4u, 1u), POLAR_FORMAT,
+    refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 9u, 1ull), POLAR_UNSUPPORTED, "memory: k is an array of arrays");
+    refuse(bytes_from("4488s44s440", HEAD(0, 2), "k", 4u, 1u, "k", 4u, 1u), POLAR_FORMAT,
            "memory: the key k occurs twice");
-    refuse(bytes_of("4488s440", HEAD(0, 1), "general.alignment", 4u, 48u), POLAR_FORMAT,
+    refuse(bytes_from("4488s440", HEAD(0, 1), "general.alignment", 4u, 48u), POLAR_FORMAT,
            "memory: general.alignment is 48, expected a power of two");
-    refuse(bytes_of("4488s440", HEAD(0, 1), "general.alignment", 4u, 0u), POLAR_FORMAT,
+    refuse(bytes_from("4488s440", HEAD(0, 1), "general.alignment", 4u, 0u), POLAR_FORMAT,
            "memory: general.alignment is 0, expected 1 to 1073741824");
-    refuse(bytes_of("4488s400", HEAD(1, 0), "t", 5u), POLAR_FORMAT,
+    refuse(bytes_from("4488s400", HEAD(1, 0), "t", 5u), POLAR_FORMAT,
            "memory: tensor t has 5 dimensions, expected at most 4");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 0ull, 0u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 0ull, 0u, 0ull), POLAR_FORMAT,
            "memory: dimension 0 of tensor t is 0");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 1ull << 63, 0u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 1ull << 63, 0u, 0ull), POLAR_FORMAT,
            "memory: dimension 0 of tensor t is 9223372036854775808");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 4u, 0ull), POLAR_UNSUPPORTED,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 4u, 0ull), POLAR_UNSUPPORTED,
            "memory: tensor t has type 4, which is unknown");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0x80000000u, 0ull), POLAR_UNSUPPORTED,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0x80000000u, 0ull), POLAR_UNSUPPORTED,
            "memory: tensor t has type 2147483648, which is unknown");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 33ull, 8u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 33ull, 8u, 0ull), POLAR_FORMAT,
            "memory: tensor t has rows of 33, expected a multiple of 32 for Q8_0");
-    refuse(bytes_of("4488s48848000", HEAD(1, 0), "t", 2u, 1ull << 40, 1ull << 40, 0u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s48848000", HEAD(1, 0), "t", 2u, 1ull << 40, 1ull << 40, 0u, 0ull), POLAR_FORMAT,
            "memory: tensor t has more values than there are addresses");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 1ull << 40, 0u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 1ull << 40, 0u, 0ull), POLAR_FORMAT,
            "memory: tensor t has 4398046511104 bytes, the whole file only 153");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0u, 33ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0u, 33ull), POLAR_FORMAT,
            "memory: tensor t starts at 33, expected a multiple of 32");
-    refuse(bytes_of("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0u, huge - 31), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848000", HEAD(1, 0), "t", 1u, 4ull, 0u, huge - 31), POLAR_FORMAT,
            "memory: tensor t has 16 bytes at 18446744073709551584 of the data, which has 89");
-    refuse(bytes_of("4488s4848s4848000", HEAD(2, 0), "t", 1u, 4ull, 0u, 0ull, "t", 1u, 4ull, 0u, 0ull), POLAR_FORMAT,
+    refuse(bytes_from("4488s4848s4848000", HEAD(2, 0), "t", 1u, 4ull, 0u, 0ull, "t", 1u, 4ull, 0u, 0ull), POLAR_FORMAT,
            "memory: the tensor t occurs twice");
-    refuse(bytes_of("4488s440", HEAD(0, 1), "split.count", 4u, 2u), POLAR_UNSUPPORTED,
+    refuse(bytes_from("4488s440", HEAD(0, 1), "split.count", 4u, 2u), POLAR_UNSUPPORTED,
            "memory: is one of 2 parts of a model; in memory it must be whole");
 }
 
@@ -390,14 +390,14 @@ TEST(messages) {
 /* Opens what a file of tensors without data may look like. */
 TEST(unusual) {
     polar_error e;
-    buf *b = bytes_of("4488", HEAD(0, 0));
+    buf *b = bytes_from("4488", HEAD(0, 0));
     CHECK(open_copy((const uint8_t *)b->at, b->length, &e) == POLAR_OK);
     buf_free(b);
-    b = bytes_of("4488s448s4840000", HEAD(2, 0), "a", 0u, 0u, 0ull, "b", 1u, 1ull, 0u, 0ull); /* a scalar; shared */
+    b = bytes_from("4488s448s4840000", HEAD(2, 0), "a", 0u, 0u, 0ull, "b", 1u, 1ull, 0u, 0ull); /* a scalar; shared */
     wr_u64((uint8_t *)b->at + b->length - 128, 0);
     CHECK(open_copy((const uint8_t *)b->at, b->length, &e) == POLAR_OK);
     buf_free(b);
-    b = bytes_of("4488s44s48480", HEAD(1, 1), "general.alignment", 4u, 1u, "t", 1u, 8ull, 0u, 0ull);
+    b = bytes_from("4488s44s48480", HEAD(1, 1), "general.alignment", 4u, 1u, "t", 1u, 8ull, 0u, 0ull);
     CHECK(open_copy((const uint8_t *)b->at, b->length, &e) == POLAR_OK);
     buf_free(b);
 }
