@@ -4648,22 +4648,11 @@ static AVX2 __m256i bits32_avx2(uint32_t bits) {
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, mask), _mm256_set1_epi8(16));
 }
 
-/* Block types of 32: the numbers of a block as bytes. */
-static ALWAYS_INLINE AVX2 __m256i bytes32_avx2(int type, const uint8_t *b) {
-    switch (type) {
-    case QUANT_Q8_0: return loadi_avx2(b + 2);
-    case QUANT_Q4_0: return _mm256_sub_epi8(nibbles32_avx2(b + 2), _mm256_set1_epi8(8));
-    case QUANT_Q4_1: return nibbles32_avx2(b + 4);
-    case QUANT_Q5_0:
-        return _mm256_sub_epi8(_mm256_or_si256(nibbles32_avx2(b + 6), bits32_avx2(rd_u32(b + 2))),
-                               _mm256_set1_epi8(16));
-    case QUANT_Q5_1: return _mm256_or_si256(nibbles32_avx2(b + 8), bits32_avx2(rd_u32(b + 4)));
-    default: { /* IQ4_NL */
-        const __m256i values = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-        return _mm256_shuffle_epi8(values, nibbles32_avx2(b + 2));
-    }
-    }
+/* The 32 numbers of nibbles in IQ4. */
+static ALWAYS_INLINE AVX2 __m256i iq4_avx2(const uint8_t *p) {
+    const __m256i values = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+    return _mm256_shuffle_epi8(values, nibbles32_avx2(p));
 }
 
 /* Q8_0 and IQ4_NL, whose numbers have signs. `type` is a constant at every call, so each type gets a loop of its own.
@@ -4677,7 +4666,8 @@ static ALWAYS_INLINE AVX2 __m256 rows8_32_avx2(int type, const uint8_t *const w[
         __m256i a = loadi_avx2(q + 32 * b), s[8];
         __m256 da = _mm256_set1_ps(d[b]);
         fetch_x86(ahead, b, 8 * (int)bytes);
-        for (int r = 0; r < 8; r++) s[r] = dot32_avx2(bytes32_avx2(type, w[r] + at), a);
+        for (int r = 0; r < 8; r++)
+            s[r] = dot32_avx2(type == QUANT_Q8_0 ? loadi_avx2(w[r] + at + 2) : iq4_avx2(w[r] + at + 2), a);
         acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
     }
     return acc;
@@ -4757,11 +4747,6 @@ static AVX2 void scales_k4_avx2(const uint8_t *s, uint64_t *scales, uint64_t *mi
     uint32_t a = rd_u32(s), b = rd_u32(s + 4), c = rd_u32(s + 8);
     *scales = (a & 0x3f3f3f3f) | (uint64_t)((c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)) << 32;
     *mins = (b & 0x3f3f3f3f) | (uint64_t)((c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)) << 32;
-}
-
-/* Eight 16-bit copies of each scale: word j of `s` in all lanes. */
-static AVX2 __m256i word_avx2(__m128i s, int j) {
-    return _mm256_broadcastw_epi16(_mm_shuffle_epi8(s, _mm_set1_epi16((short)(2 * j | (2 * j + 1) << 8))));
 }
 
 /* Bytes i and k of each lane as 16-bit numbers. */
@@ -4870,19 +4855,46 @@ static AVX2 __m256 rows8_q6_k_avx2(const uint8_t *const w[8], int n, const int8_
     return acc;
 }
 
-/* --- AVX2: blocks to 16-bit numbers --- */
+/* --- AVX2: blocks to numbers of 8 or 16 bits. The types' unpack functions again: calling those would mix plain SSE
+ * code with AVX, which costs more than the work itself. --- */
 
-static AVX2 void widen32_avx2(__m256i bytes, int16_t *out, __m256i scale0, __m256i scale1) {
-    __m256i a = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes));
-    __m256i b = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1));
-    _mm256_storeu_si256((__m256i *)(void *)out, _mm256_mullo_epi16(a, scale0));
-    _mm256_storeu_si256((__m256i *)(void *)(out + 16), _mm256_mullo_epi16(b, scale1));
+/* A block of a type with small numbers, which are made so by an offset that none is negative. */
+typedef struct small_block {
+    uint8_t q[256];
+    int16_t scales[32]; /* of each sub-block, twice; K types only, as mins */
+    int16_t mins[16];   /* of 16 numbers each; of a type without minima, what undoes the offset */
+    float d, m;
+} small_block;
+
+/* Words of four such numbers whose products with a token's, summed in pairs, stay within 16 bits; 0: another type. */
+static ALWAYS_INLINE int small_group(int type) {
+    switch (type) {
+    case QUANT_Q4_0:
+    case QUANT_Q4_1:
+    case QUANT_Q4_K: return 8;
+    case QUANT_Q5_0:
+    case QUANT_Q5_1:
+    case QUANT_Q5_K:
+    case QUANT_Q2_K: /* whose sub-blocks end there */
+    case QUANT_Q3_K: return 4;
+    case QUANT_Q6_K: return 2;
+    default: return 0;
+    }
 }
 
-static AVX2 void unpack_q45_k_avx2(int type, const uint8_t *x, quant_block *o) {
+/* Numbers of a sub-block of a K type. */
+static ALWAYS_INLINE int small_sub(int type) {
+    return type == QUANT_Q4_K || type == QUANT_Q5_K ? 32 : 16;
+}
+
+static AVX2 void store_avx2(void *p, __m256i v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+static AVX2 void small_q45_k_avx2(int type, const uint8_t *x, small_block *o) {
     const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
     const uint8_t *nib = x + (type == QUANT_Q4_K ? 16 : 48);
-    __m256i high = type == QUANT_Q5_K ? loadi_avx2(x + 16) : _mm256_setzero_si256();
+    const __m256i high = type == QUANT_Q5_K ? loadi_avx2(x + 16) : _mm256_setzero_si256();
     uint64_t scales, mins;
     __m128i sc, mn;
     scales_k4_avx2(x + 4, &scales, &mins);
@@ -4890,8 +4902,8 @@ static AVX2 void unpack_q45_k_avx2(int type, const uint8_t *x, quant_block *o) {
     mn = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)mins));
     o->d = f16_avx2(x);
     o->m = -f16_avx2(x + 2);
-    _mm_storeu_si128((__m128i *)(void *)o->mins, _mm_unpacklo_epi16(mn, mn));
-    _mm_storeu_si128((__m128i *)(void *)(o->mins + 8), _mm_unpackhi_epi16(mn, mn));
+    store_avx2(o->scales, _mm256_setr_m128i(_mm_unpacklo_epi16(sc, sc), _mm_unpackhi_epi16(sc, sc)));
+    store_avx2(o->mins, _mm256_setr_m128i(_mm_unpacklo_epi16(mn, mn), _mm_unpackhi_epi16(mn, mn)));
     for (int j = 0; j < 4; j++) {
         __m256i v = loadi_avx2(nib + 32 * j), lo = _mm256_and_si256(v, low),
                 hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
@@ -4899,26 +4911,31 @@ static AVX2 void unpack_q45_k_avx2(int type, const uint8_t *x, quant_block *o) {
             lo = _mm256_or_si256(lo, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j), one), 4));
             hi = _mm256_or_si256(hi, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j + 1), one), 4));
         }
-        widen32_avx2(lo, o->q + 64 * j, word_avx2(sc, 2 * j), word_avx2(sc, 2 * j));
-        widen32_avx2(hi, o->q + 64 * j + 32, word_avx2(sc, 2 * j + 1), word_avx2(sc, 2 * j + 1));
+        store_avx2(o->q + 64 * j, lo);
+        store_avx2(o->q + 64 * j + 32, hi);
     }
 }
 
-static AVX2 void unpack_q6_k_avx2(const uint8_t *x, quant_block *o) {
-    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30), off = _mm256_set1_epi8(32);
-    const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192)));
-    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
+/* 16 scales, and minima that take away the offset. */
+static AVX2 void small_scales_avx2(small_block *o, __m256i scales, int offset) {
+    const __m256i lo = _mm256_unpacklo_epi16(scales, scales), hi = _mm256_unpackhi_epi16(scales, scales);
+    store_avx2(o->scales, _mm256_permute2x128_si256(lo, hi, 0x20));
+    store_avx2(o->scales + 16, _mm256_permute2x128_si256(lo, hi, 0x31));
+    store_avx2(o->mins, _mm256_mullo_epi16(scales, _mm256_set1_epi16((short)-offset)));
+}
+
+static AVX2 void small_q6_k_avx2(const uint8_t *x, small_block *o) {
+    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30);
     o->d = f16_avx2(x + 208);
+    small_scales_avx2(o, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192))), 32);
     for (int j = 0; j < 2; j++) {
-        __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j), v[4];
-        v[0] = _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two));
-        v[1] = _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two));
-        v[2] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two));
-        v[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
-                               _mm256_and_si256(_mm256_srli_epi16(h, 2), two));
-        for (int i = 0; i < 4; i++)
-            widen32_avx2(_mm256_sub_epi8(v[i], off), o->q + 128 * j + 32 * i, word_avx2(sc[j], 2 * i),
-                         word_avx2(sc[j], 2 * i + 1));
+        const __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j);
+        uint8_t *q = o->q + 128 * j;
+        store_avx2(q, _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two)));
+        store_avx2(q + 32, _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two)));
+        store_avx2(q + 64, _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two)));
+        store_avx2(q + 96, _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
+                                           _mm256_and_si256(_mm256_srli_epi16(h, 2), two)));
     }
 }
 
@@ -4927,106 +4944,125 @@ static ALWAYS_INLINE AVX2 __m256i bits2_avx2(__m256i v, int j) {
     return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(2 * j)), _mm256_set1_epi8(3));
 }
 
-static AVX2 void unpack_q2_k_avx2(const uint8_t *x, quant_block *o) {
+static AVX2 void small_q2_k_avx2(const uint8_t *x, small_block *o) {
     const __m128i s = _mm_loadu_si128((const __m128i *)(const void *)x), low = _mm_set1_epi8(15);
-    const __m256i scales = _mm256_cvtepu8_epi16(_mm_and_si128(s, low));
-    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
     o->d = f16_avx2(x + 80);
     o->m = -f16_avx2(x + 82);
-    _mm256_storeu_si256((__m256i *)(void *)o->mins, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
-    for (int i = 0; i < 8; i++)
-        widen32_avx2(bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4), o->q + 32 * i,
-                     word_avx2(sc[i / 4], 2 * (i % 4)), word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+    small_scales_avx2(o, _mm256_cvtepu8_epi16(_mm_and_si128(s, low)), 0);
+    store_avx2(o->mins, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
+    for (int i = 0; i < 8; i++) store_avx2(o->q + 32 * i, bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4));
 }
 
-static AVX2 void unpack_q3_k_avx2(const uint8_t *x, quant_block *o) {
+static AVX2 void small_q3_k_avx2(const uint8_t *x, small_block *o) {
     const uint32_t a = rd_u32(x + 96), b = rd_u32(x + 100), c = rd_u32(x + 104);
     const __m256i high = loadi_avx2(x), four = _mm256_set1_epi8(4);
     const __m128i s = _mm_setr_epi32((int)((a & 0x0f0f0f0f) | (c << 4 & 0x30303030)),
                                      (int)((b & 0x0f0f0f0f) | (c << 2 & 0x30303030)),
                                      (int)((a >> 4 & 0x0f0f0f0f) | (c & 0x30303030)),
                                      (int)((b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030)));
-    const __m256i scales = _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32));
-    const __m128i sc[2] = {_mm256_castsi256_si128(scales), _mm256_extracti128_si256(scales, 1)};
     o->d = f16_avx2(x + 108);
+    small_scales_avx2(o, _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32)), 4);
     for (int i = 0; i < 8; i++) {
         const __m256i bit = _mm256_set1_epi8((char)(1 << i));
-        __m256i q = bits2_avx2(loadi_avx2(x + 32 + 32 * (i / 4)), i % 4);
-        __m256i less = _mm256_andnot_si256(_mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit), four);
-        widen32_avx2(_mm256_sub_epi8(q, less), o->q + 32 * i, word_avx2(sc[i / 4], 2 * (i % 4)),
-                     word_avx2(sc[i / 4], 2 * (i % 4) + 1));
+        const __m256i more = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit), four);
+        store_avx2(o->q + 32 * i, _mm256_or_si256(bits2_avx2(loadi_avx2(x + 32 + 32 * (i / 4)), i % 4), more));
     }
 }
 
-static AVX2 void unpack_iq4_xs_avx2(const uint8_t *x, quant_block *o) {
-    const uint32_t high = rd_u16(x + 2);
+static ALWAYS_INLINE AVX2 void small_32_avx2(int type, const uint8_t *x, small_block *o) {
+    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
+    const uint8_t *rest = x + (mins ? 4 : 2);
+    const __m256i q = nibbles32_avx2(rest + (five ? 4 : 0));
     o->d = f16_avx2(x);
-    for (int i = 0; i < 8; i++) {
-        const int scale = (x[4 + i / 2] >> 4 * (i & 1) & 15) | (int)(high >> 2 * i & 3) << 4;
-        const __m256i s = _mm256_set1_epi16((short)(scale - 32));
-        widen32_avx2(bytes32_avx2(QUANT_IQ4_NL, x + 8 + 16 * i - 2), o->q + 32 * i, s, s);
-    }
+    o->m = mins ? f16_avx2(x + 2) : 0;
+    store_avx2(o->q, five ? _mm256_or_si256(q, bits32_avx2(rd_u32(rest))) : q);
 }
 
-static ALWAYS_INLINE AVX2 void unpack_32_avx2(int type, const uint8_t *x, quant_block *o) {
-    const __m256i one = _mm256_set1_epi16(1);
-    o->d = f16_avx2(x);
-    if (type == QUANT_Q4_1 || type == QUANT_Q5_1) {
-        o->m = f16_avx2(x + 2);
-        o->mins[0] = o->mins[1] = 1;
-    }
-    widen32_avx2(bytes32_avx2(type, x), o->q, one, one);
-}
-
-/* The types' unpack functions again: calling those would mix plain SSE code with AVX, which costs more than the
- * work itself. */
-static AVX2 void unpack_avx2(int type, const uint8_t *x, quant_block *o) {
+static AVX2 void small_avx2(int type, const uint8_t *x, small_block *o) {
     switch (type) {
-    case QUANT_Q8_0: unpack_32_avx2(QUANT_Q8_0, x, o); break;
-    case QUANT_Q4_0: unpack_32_avx2(QUANT_Q4_0, x, o); break;
-    case QUANT_Q4_1: unpack_32_avx2(QUANT_Q4_1, x, o); break;
-    case QUANT_Q5_0: unpack_32_avx2(QUANT_Q5_0, x, o); break;
-    case QUANT_Q5_1: unpack_32_avx2(QUANT_Q5_1, x, o); break;
-    case QUANT_IQ4_NL: unpack_32_avx2(QUANT_IQ4_NL, x, o); break;
-    case QUANT_Q2_K: unpack_q2_k_avx2(x, o); break;
-    case QUANT_Q3_K: unpack_q3_k_avx2(x, o); break;
-    case QUANT_Q4_K: unpack_q45_k_avx2(QUANT_Q4_K, x, o); break;
-    case QUANT_Q5_K: unpack_q45_k_avx2(QUANT_Q5_K, x, o); break;
-    case QUANT_Q6_K: unpack_q6_k_avx2(x, o); break;
-    case QUANT_IQ4_XS: unpack_iq4_xs_avx2(x, o); break;
-    default: _mm256_zeroupper(); quant_types[type].unpack(x, o);
+    case QUANT_Q4_0: small_32_avx2(QUANT_Q4_0, x, o); break;
+    case QUANT_Q4_1: small_32_avx2(QUANT_Q4_1, x, o); break;
+    case QUANT_Q5_0: small_32_avx2(QUANT_Q5_0, x, o); break;
+    case QUANT_Q5_1: small_32_avx2(QUANT_Q5_1, x, o); break;
+    case QUANT_Q2_K: small_q2_k_avx2(x, o); break;
+    case QUANT_Q3_K: small_q3_k_avx2(x, o); break;
+    case QUANT_Q4_K: small_q45_k_avx2(QUANT_Q4_K, x, o); break;
+    case QUANT_Q5_K: small_q45_k_avx2(QUANT_Q5_K, x, o); break;
+    default: small_q6_k_avx2(x, o);
     }
 }
 
-static AVX2 int dot_block_avx2(const int16_t *w, const int16_t *a, int n) {
-    __m256i sum = _mm256_setzero_si256();
-    __m128i u;
-    for (int i = 0; i < n; i += 16)
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(w + i), loadi_avx2(a + i)));
-    u = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1)));
+/* The other types, whose numbers take 8 bits with their sign: Q8_0, IQ4_NL and IQ4_XS, scales multiplied in. */
+static AVX2 void widen32_avx2(__m256i bytes, int16_t *out, int scale) {
+    const __m256i s = _mm256_set1_epi16((short)scale);
+    store_avx2(out, _mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)), s));
+    store_avx2(out + 16, _mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1)), s));
+}
+
+static AVX2 void unpack_avx2(int type, const uint8_t *x, quant_block *o) {
+    o->d = f16_avx2(x);
+    if (type == QUANT_Q8_0) widen32_avx2(loadi_avx2(x + 2), o->q, 1);
+    else if (type == QUANT_IQ4_NL) widen32_avx2(iq4_avx2(x + 2), o->q, 1);
+    else {
+        const uint32_t high = rd_u16(x + 2);
+        for (int i = 0; i < 8; i++) {
+            const int scale = (x[4 + i / 2] >> 4 * (i & 1) & 15) | (int)(high >> 2 * i & 3) << 4;
+            widen32_avx2(iq4_avx2(x + 8 + 16 * i), o->q + 32 * i, scale - 32);
+        }
+    }
 }
 
 static ALWAYS_INLINE AVX2 float fma_avx2(float a, float b, float c) {
     return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
 }
 
-/* Types without a loop of their own: unpacked as in the definition, one row after the other. */
-static AVX2 __m256 rows8_any_avx2(int type, const uint8_t *const w[8], int n, const int16_t *q, const int16_t *sums,
-                                  const float *d) {
+/* The sum of the eight integers of v. */
+static AVX2 int isum8_avx2(__m256i v) {
+    __m128i u = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1)));
+}
+
+/* Q2_K and Q3_K have no loop of their own: unpacked one row after the other. */
+static AVX2 __m256 rows8_q23_k_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
+                                    const float *d) {
     const quant_type *t = &quant_types[type];
+    float out[8];
+    small_block u;
+    for (int r = 0; r < 8; r++) {
+        float acc = 0;
+        for (int b = 0; b < n / 256; b++) {
+            __m256i sum = _mm256_setzero_si256(), msum;
+            small_avx2(type, w[r] + (size_t)b * (size_t)t->bytes, &u);
+            for (int i = 0; i < 8; i++) {
+                const __m256i scales = _mm256_setr_m128i(_mm_set1_epi16(u.scales[4 * i]),
+                                                         _mm_set1_epi16(u.scales[4 * i + 2]));
+                const __m256i a = loadi_avx2(q + 256 * b + 32 * i);
+                sum = _mm256_add_epi32(sum,
+                                       _mm256_madd_epi16(_mm256_maddubs_epi16(loadi_avx2(u.q + 32 * i), a), scales));
+            }
+            msum = _mm256_madd_epi16(loadi_avx2(u.mins), loadi_avx2(sums + 16 * b));
+            if (!t->has_mins) sum = _mm256_add_epi32(sum, msum);
+            acc = fma_avx2(u.d * d[b], (float)isum8_avx2(sum), acc);
+            if (t->has_mins) acc = fma_avx2(u.m * d[b], (float)isum8_avx2(msum), acc);
+        }
+        out[r] = acc;
+    }
+    return _mm256_loadu_ps(out);
+}
+
+/* IQ4_XS likewise. */
+static AVX2 __m256 rows8_iq4_xs_avx2(const uint8_t *const w[8], int n, const int16_t *q, const float *d) {
     float out[8];
     quant_block u;
     for (int r = 0; r < 8; r++) {
         float acc = 0;
-        for (int b = 0; b < n / t->block; b++) {
-            int msum = 0;
-            unpack_avx2(type, w[r] + (size_t)b * (size_t)t->bytes, &u);
-            acc = fma_avx2(u.d * d[b], (float)dot_block_avx2(u.q, q + b * t->block, t->block), acc);
-            if (!t->has_mins) continue;
-            for (int j = 0; j < t->block / 16; j++) msum += u.mins[j] * sums[b * t->block / 16 + j];
-            acc = fma_avx2(u.m * d[b], (float)msum, acc);
+        for (int b = 0; b < n / 256; b++) {
+            __m256i sum = _mm256_setzero_si256();
+            unpack_avx2(QUANT_IQ4_XS, w[r] + (size_t)b * 136, &u);
+            for (int i = 0; i < 256; i += 16)
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(u.q + i), loadi_avx2(q + 256 * b + i)));
+            acc = fma_avx2(u.d * d[b], (float)isum8_avx2(sum), acc);
         }
         out[r] = acc;
     }
@@ -5050,7 +5086,8 @@ static AVX2 __m256 rows8_avx2(const product *p, const act_blocks *a, const uint8
     case QUANT_Q4_K: return rows8_q45_k_avx2(QUANT_Q4_K, w, n, q, sums, d, ahead);
     case QUANT_Q5_K: return rows8_q45_k_avx2(QUANT_Q5_K, w, n, q, sums, d, ahead);
     case QUANT_Q6_K: return rows8_q6_k_avx2(w, n, q, sums, d, ahead);
-    default: return rows8_any_avx2(p->type, w, n, a->q16 + from, sums, d);
+    case QUANT_IQ4_XS: return rows8_iq4_xs_avx2(w, n, a->q16 + from, d);
+    default: return rows8_q23_k_avx2(p->type, w, n, q, sums, d);
     }
 }
 
@@ -5069,21 +5106,28 @@ static AVX2 void multiply_rows_avx2(const product *p, const act_blocks *a, int r
     }
 }
 
-/* --- AVX2, many tokens: 16 rows are unpacked once into a panel of pairs (i, i+1) of each row, and every token
- * goes over it. (pairs, 16 rows, 2) int16; madd gives the sum of a pair in the lane of its row. --- */
+/* --- AVX2, many tokens: 16 rows are unpacked once into a panel, and every token goes over it. --- */
+
+#define PANEL_CHUNK 1024 /* numbers of a row in a panel, so that it stays in the first cache */
 
 typedef struct panel {
-    int16_t *q;    /* (blocks, block / 2, 16, 2) */
-    float *d, *m;  /* (blocks, 16) */
-    int16_t *mins; /* (blocks, block / 32, 16, 2) */
-    quant_block *unpacked; /* 8 */
+    uint8_t *q8;     /* small numbers: (numbers / 4, 16, 4) */
+    int16_t *q16;    /* others: (numbers / 2, 16, 2); madd gives the sum of a pair in the lane of its row */
+    float *d, *m;    /* (blocks, 16) */
+    int16_t *scales; /* small numbers of K types: (sub-blocks, 16, 2), each scale twice */
+    int16_t *mins;   /* and their minima: (numbers / 32, 16, 2) */
+    void *unpacked;  /* 8 blocks */
 } panel;
 
-/* Eight rows of pairs to pairs of eight rows: an 8 x 8 transposition of 32-bit words. */
-static AVX2 void transpose8_avx2(const int16_t *const in[8], int16_t *out, int stride) {
+typedef char scratch_holds_blocks[PANEL_CHUNK * KERN_ROWS * 2 + PANEL_CHUNK / 32 * KERN_ROWS * 8 +
+                                          PANEL_CHUNK / 32 * KERN_ROWS * 12 + 8 * (int)sizeof(quant_block) <=
+                                          KERN_SCRATCH ? 1 : -1];
+
+/* Eight rows of words to words of eight rows: an 8 x 8 transposition of 32-bit words, `stride` bytes apart. */
+static AVX2 void transpose8_avx2(const uint8_t *in, size_t in_stride, uint8_t *out, size_t stride) {
     __m256i a[8], b[8];
     for (int i = 0; i < 8; i += 2) {
-        __m256i x = loadi_avx2(in[i]), y = loadi_avx2(in[i + 1]);
+        const __m256i x = loadi_avx2(in + (size_t)i * in_stride), y = loadi_avx2(in + (size_t)(i + 1) * in_stride);
         a[i] = _mm256_unpacklo_epi32(x, y);
         a[i + 1] = _mm256_unpackhi_epi32(x, y);
     }
@@ -5092,128 +5136,197 @@ static AVX2 void transpose8_avx2(const int16_t *const in[8], int16_t *out, int s
             b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + 2 + j]);
             b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + 2 + j]);
         }
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_si256((__m256i *)(void *)(out + i * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
-        _mm256_storeu_si256((__m256i *)(void *)(out + (i + 4) * stride),
-                            _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
+    for (size_t i = 0; i < 4; i++) {
+        store_avx2(out + i * stride, _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
+        store_avx2(out + (i + 4) * stride, _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
     }
 }
 
+/* n words of eight rows, from one array each, to a panel's words, of which rows `half` .. half + 7 are these. */
+static AVX2 void panel_put_avx2(const void *in, size_t in_stride, void *out, int half, int n) {
+    for (size_t i = 0; i < (size_t)n; i += 8)
+        transpose8_avx2((const uint8_t *)in + 4 * i, in_stride, (uint8_t *)out + 64 * i + 4 * half, 64);
+}
+
 /* Unpacks blocks [from, from + count) of 16 rows. */
-static AVX2 void panel_fill_avx2(panel *f, const product *p, const uint8_t *const w[KERN_ROWS], int from, int count) {
+static AVX2 void panel_fill_avx2(panel *f, const product *p, const uint8_t *const w[KERN_ROWS], int from, int count,
+                                 const uint8_t *ahead) {
     const quant_type *t = &quant_types[p->type];
+    const int small = small_group(p->type) > 0, n = t->block, sub = small_sub(p->type);
+    small_block *u = f->unpacked;
+    quant_block *v = f->unpacked;
     for (int b = 0; b < count; b++)
         for (int half = 0; half < KERN_ROWS; half += 8) {
-            const int16_t *in[8], *mins[8];
-            int16_t *q = f->q + b * t->block * KERN_ROWS + half * 2;
             for (int r = 0; r < 8; r++) {
-                quant_block *u = &f->unpacked[r];
-                unpack_avx2(p->type, w[half + r] + (size_t)(from + b) * (size_t)t->bytes, u);
-                f->d[b * KERN_ROWS + half + r] = u->d;
-                f->m[b * KERN_ROWS + half + r] = t->has_mins ? u->m : 0;
-                in[r] = u->q;
-                mins[r] = u->mins;
+                const uint8_t *x = w[half + r] + (size_t)(from + b) * (size_t)t->bytes;
+                const int at = b * KERN_ROWS + half + r;
+                fetch_x86(ahead, at, t->bytes);
+                if (small) small_avx2(p->type, x, &u[r]);
+                else unpack_avx2(p->type, x, &v[r]);
+                f->d[at] = small ? u[r].d : v[r].d;
+                f->m[at] = t->has_mins ? u[r].m : 0;
             }
-            for (int i = 0; i < t->block; i += 16) {
-                transpose8_avx2(in, q + i * KERN_ROWS, KERN_ROWS * 2);
-                for (int r = 0; r < 8; r++) in[r] += 16;
+            if (!small) panel_put_avx2(v->q, sizeof *v, f->q16 + b * n * KERN_ROWS, half, n / 2);
+            else {
+                panel_put_avx2(u->q, sizeof *u, f->q8 + b * n * KERN_ROWS, half, n / 4);
+                if (n == 32) continue;
+                panel_put_avx2(u->scales, sizeof *u, f->scales + b * n / sub * 32, half, n / sub);
+                panel_put_avx2(u->mins, sizeof *u, f->mins + b * n, half, 8);
             }
-            if (t->has_mins && t->block == 256)
-                transpose8_avx2(mins, f->mins + b * 16 * KERN_ROWS + half * 2, KERN_ROWS * 2);
-            for (int r = 0; t->has_mins && t->block == 32 && r < 8; r++)
-                memcpy(f->mins + b * 2 * KERN_ROWS + (half + r) * 2, mins[r], 4);
         }
 }
 
-static AVX2 __m256i pair_avx2(const int16_t *p) {
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
+/* Says that eight sums are needed at the end of a loop's round: gcc puts one of them into memory otherwise. */
+#ifdef __GNUC__
+#define IN_REGISTERS(a, b, c, d, e, f, g, h) \
+    __asm__("" : "+x"(a), "+x"(b), "+x"(c), "+x"(d), "+x"(e), "+x"(f), "+x"(g), "+x"(h))
+#else
+#define IN_REGISTERS(a, b, c, d, e, f, g, h) ((void)0)
+#endif
 
-/* One block of the panel (n_pairs pairs) times four tokens: integer sums of 16 rows each. */
-static ALWAYS_INLINE AVX2 void panel_dot4_avx2(const int16_t *w, int n_pairs, const int16_t *const a[4], __m256i s[8]) {
-    __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
-    for (int i = 0; i < n_pairs; i++, w += 2 * KERN_ROWS) {
-        __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + KERN_ROWS), x;
-        x = pair_avx2(a[0] + 2 * i);
+/* Words of the panel (n_words of 16 rows, pairs of numbers) times four tokens, added to sums of 16 rows each. */
+static ALWAYS_INLINE AVX2 void panel_dot4_avx2(const int16_t *w, int n_words, const int16_t *const a[4], __m256i s[8]) {
+    __m256i s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7];
+    for (int i = 0; i < n_words; i++, w += 2 * KERN_ROWS) {
+        const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + KERN_ROWS);
+        __m256i x = two_sums_avx2(a[0] + 2 * i);
         s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(w0, x)), s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(w1, x));
-        x = pair_avx2(a[1] + 2 * i);
+        x = two_sums_avx2(a[1] + 2 * i);
         s2 = _mm256_add_epi32(s2, _mm256_madd_epi16(w0, x)), s3 = _mm256_add_epi32(s3, _mm256_madd_epi16(w1, x));
-        x = pair_avx2(a[2] + 2 * i);
+        x = two_sums_avx2(a[2] + 2 * i);
         s4 = _mm256_add_epi32(s4, _mm256_madd_epi16(w0, x)), s5 = _mm256_add_epi32(s5, _mm256_madd_epi16(w1, x));
-        x = pair_avx2(a[3] + 2 * i);
+        x = two_sums_avx2(a[3] + 2 * i);
         s6 = _mm256_add_epi32(s6, _mm256_madd_epi16(w0, x)), s7 = _mm256_add_epi32(s7, _mm256_madd_epi16(w1, x));
+        IN_REGISTERS(s0, s1, s2, s3, s4, s5, s6, s7);
     }
     s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7;
 }
 
+/* The same for small numbers, `group` words of four, times the scale: sums of 16 bits hold so many. */
+static ALWAYS_INLINE AVX2 void panel_small4_avx2(const uint8_t *w, int group, const int8_t *const a[4], int at,
+                                                 __m256i scale0, __m256i scale1, __m256i s[8]) {
+    __m256i t0 = _mm256_setzero_si256(), t1 = t0, t2 = t0, t3 = t0, t4 = t0, t5 = t0, t6 = t0, t7 = t0;
+    for (int i = 0; i < group; i++, w += 4 * KERN_ROWS, at += 4) {
+        const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + 2 * KERN_ROWS);
+        t0 = _mm256_add_epi16(t0, pairs_avx2(w0, a[0] + at)), t1 = _mm256_add_epi16(t1, pairs_avx2(w1, a[0] + at));
+        t2 = _mm256_add_epi16(t2, pairs_avx2(w0, a[1] + at)), t3 = _mm256_add_epi16(t3, pairs_avx2(w1, a[1] + at));
+        t4 = _mm256_add_epi16(t4, pairs_avx2(w0, a[2] + at)), t5 = _mm256_add_epi16(t5, pairs_avx2(w1, a[2] + at));
+        t6 = _mm256_add_epi16(t6, pairs_avx2(w0, a[3] + at)), t7 = _mm256_add_epi16(t7, pairs_avx2(w1, a[3] + at));
+        IN_REGISTERS(t0, t1, t2, t3, t4, t5, t6, t7);
+    }
+#define ADD(k, t, scale) s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(t, scale))
+    ADD(0, t0, scale0), ADD(1, t1, scale1), ADD(2, t2, scale0), ADD(3, t3, scale1);
+    ADD(4, t4, scale0), ADD(5, t5, scale1), ADD(6, t6, scale0), ADD(7, t7, scale1);
+#undef ADD
+}
+
 /* acc[k][half] = fma(scale of 16 rows * da_k, sums, acc) */
-static AVX2 void panel_add_avx2(__m256 acc[8], const __m256i s[8], const float *scale, const float *const d[4], int b) {
-    __m256 d0 = _mm256_loadu_ps(scale), d1 = _mm256_loadu_ps(scale + 8);
-    for (int k = 0; k < 4; k++) {
-        __m256 da = _mm256_set1_ps(d[k][b]);
+static ALWAYS_INLINE AVX2 void panel_add_avx2(__m256 acc[8], const __m256i s[8], const float *scale,
+                                              const float *const d[4], int b) {
+    const __m256 d0 = _mm256_loadu_ps(scale), d1 = _mm256_loadu_ps(scale + 8);
+    UNROLL for (int k = 0; k < 4; k++) {
+        const __m256 da = _mm256_set1_ps(d[k][b]);
         acc[2 * k] = _mm256_fmadd_ps(_mm256_mul_ps(d0, da), _mm256_cvtepi32_ps(s[2 * k]), acc[2 * k]);
         acc[2 * k + 1] = _mm256_fmadd_ps(_mm256_mul_ps(d1, da), _mm256_cvtepi32_ps(s[2 * k + 1]), acc[2 * k + 1]);
     }
 }
 
-/* Blocks [from, from + count) of the panel times tokens k .. k+3 (the last one repeated past the end). */
-static AVX2 void panel_multiply4_avx2(const panel *f, const product *p, const act_blocks *a, int k, int row, int rows,
-                                      int from, int count) {
-    const quant_type *t = &quant_types[p->type];
-    const int16_t *q[4], *sums[4];
+/* A panel times four tokens. */
+typedef struct panel_tile {
+    const int8_t *q8[4];
+    const int16_t *q16[4], *sums[4];
     const float *d[4];
-    float tile[4][KERN_ROWS];
-    __m256 acc[8];
-    for (int i = 0; i < 4; i++) {
-        int token = MIN(k + i, p->n_tokens - 1);
-        size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)t->block;
-        const float *y = p->y + (size_t)token * (size_t)p->ldy + row;
-        q[i] = a->q16 + at;
-        sums[i] = a->sums + at / 16;
-        d[i] = a->d + at / (size_t)t->block;
-        memset(tile[i], 0, sizeof tile[i]);
-        if (from) memcpy(tile[i], y, (size_t)rows * sizeof *y);
-        acc[2 * i] = _mm256_loadu_ps(tile[i]);
-        acc[2 * i + 1] = _mm256_loadu_ps(tile[i] + 8);
-    }
-    for (int b = 0; b < count; b++) {
-        __m256i s[8];
-        if (t->block == 32) panel_dot4_avx2(f->q + b * 32 * KERN_ROWS, 16, q, s);
-        else panel_dot4_avx2(f->q + b * 256 * KERN_ROWS, 128, q, s);
-        panel_add_avx2(acc, s, f->d + b * KERN_ROWS, d, b);
-        if (t->has_mins) {
-            panel_dot4_avx2(f->mins + b * t->block / 16 * KERN_ROWS, t->block / 32, sums, s);
-            panel_add_avx2(acc, s, f->m + b * KERN_ROWS, d, b);
+    float y[4][KERN_ROWS];
+} panel_tile;
+
+/* Integer sums of block b: with its numbers and, for types with minima, with those. */
+static ALWAYS_INLINE AVX2 void panel_sums_avx2(int type, const panel *f, const panel_tile *t, int b, __m256i s[8],
+                                               __m256i m[8]) {
+    const int n = quant_types[type].block, group = small_group(type), mins = quant_types[type].has_mins,
+              sub = small_sub(type);
+    const __m256i one = _mm256_set1_epi16(1);
+    UNROLL for (int k = 0; k < 8; k++) s[k] = m[k] = _mm256_setzero_si256();
+    if (!group) {
+        const int16_t *const a[4] = {t->q16[0] + n * b, t->q16[1] + n * b, t->q16[2] + n * b, t->q16[3] + n * b};
+        panel_dot4_avx2(f->q16 + n * b * KERN_ROWS, n / 2, a, s);
+    } else if (n == 32) {
+        UNROLL for (int k = 0; k < 8; k++) {
+            const int sum = t->sums[k / 2][2 * b] + t->sums[k / 2][2 * b + 1];
+            if (mins) m[k] = word8_avx2(sum);
+            else s[k] = word8_avx2(sum * (type == QUANT_Q4_0 ? -8 : -16));
         }
-        for (int i = 0; i < 4; i++) {
-            q[i] += t->block;
-            sums[i] += t->block / 16;
+        for (int i = 0; i < 8; i += group)
+            panel_small4_avx2(f->q8 + 64 * (8 * b + i), group, t->q8, 32 * b + 4 * i, one, one, s);
+    } else {
+        const int16_t *const a[4] = {t->sums[0] + 16 * b, t->sums[1] + 16 * b, t->sums[2] + 16 * b,
+                                     t->sums[3] + 16 * b};
+        for (int i = 0; i < 64; i += group) {
+            const int16_t *scale = f->scales + (256 * b + 4 * i) / sub * 32;
+            panel_small4_avx2(f->q8 + 64 * (64 * b + i), group, t->q8, 256 * b + 4 * i, loadi_avx2(scale),
+                              loadi_avx2(scale + 16), s);
         }
-    }
-    for (int i = 0; i < 4 && k + i < p->n_tokens; i++) {
-        _mm256_storeu_ps(tile[i], acc[2 * i]);
-        _mm256_storeu_ps(tile[i] + 8, acc[2 * i + 1]);
-        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, tile[i], (size_t)rows * sizeof(float));
+        panel_dot4_avx2(f->mins + 256 * b, 8, a, mins ? m : s);
     }
 }
 
+/* `type` is a constant wherever this is called. */
+static ALWAYS_INLINE AVX2 void panel_blocks_avx2(int type, const panel *f, int count, panel_tile *t) {
+    __m256 acc[8];
+    UNROLL for (int k = 0; k < 8; k++) acc[k] = _mm256_loadu_ps(&t->y[k / 2][k % 2 * 8]);
+    for (int b = 0; b < count; b++) {
+        __m256i s[8], m[8];
+        panel_sums_avx2(type, f, t, b, s, m);
+        panel_add_avx2(acc, s, f->d + b * KERN_ROWS, t->d, b);
+        if (quant_types[type].has_mins) panel_add_avx2(acc, m, f->m + b * KERN_ROWS, t->d, b);
+    }
+    UNROLL for (int k = 0; k < 8; k++) _mm256_storeu_ps(&t->y[k / 2][k % 2 * 8], acc[k]);
+}
+
+/* Blocks [from, from + count) of the panel times tokens k .. k+3 (the last one repeated past the end). */
+static AVX2 void panel_multiply4_avx2(const panel *f, const product *p, const act_blocks *a, int k, int row, int rows,
+                                      int from, int count) {
+    const int block = quant_types[p->type].block;
+    panel_tile t;
+    for (int i = 0; i < 4; i++) {
+        const int token = MIN(k + i, p->n_tokens - 1);
+        const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)block;
+        t.q8[i] = a->q8 + at;
+        t.q16[i] = a->q16 + at;
+        t.sums[i] = a->sums + at / 16;
+        t.d[i] = a->d + at / (size_t)block;
+        memset(t.y[i], 0, sizeof t.y[i]);
+        if (from) memcpy(t.y[i], p->y + (size_t)token * (size_t)p->ldy + row, (size_t)rows * sizeof(float));
+    }
+    switch (p->type) {
+#define TYPE(type) case type: panel_blocks_avx2(type, f, count, &t); break;
+    TYPE(QUANT_Q4_0) TYPE(QUANT_Q4_1) TYPE(QUANT_Q5_0) TYPE(QUANT_Q5_1) TYPE(QUANT_Q8_0) TYPE(QUANT_IQ4_NL)
+    TYPE(QUANT_Q2_K) TYPE(QUANT_Q3_K) TYPE(QUANT_Q4_K) TYPE(QUANT_Q5_K) TYPE(QUANT_Q6_K)
+#undef TYPE
+    default: panel_blocks_avx2(QUANT_IQ4_XS, f, count, &t);
+    }
+    for (int i = 0; i < 4 && k + i < p->n_tokens; i++)
+        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, t.y[i], (size_t)rows * sizeof(float));
+}
+
 static AVX2 void multiply_panel_avx2(const product *p, const act_blocks *a, int row, int n_rows, void *scratch) {
-    const int block = quant_types[p->type].block, n_blocks = p->a->n / block, chunk = KERN_CHUNK / block;
+    const quant_type *t = &quant_types[p->type];
+    const int n_blocks = p->a->n / t->block, chunk = PANEL_CHUNK / t->block;
     panel f;
-    f.q = scratch;
-    f.d = (float *)(void *)(f.q + KERN_ROWS * KERN_CHUNK);
-    f.m = f.d + KERN_CHUNK / 32 * KERN_ROWS;
-    f.mins = (int16_t *)(void *)(f.m + KERN_CHUNK / 32 * KERN_ROWS);
-    f.unpacked = (quant_block *)(void *)(f.mins + KERN_CHUNK / 16 * KERN_ROWS);
+    f.q16 = scratch;
+    f.q8 = scratch;
+    f.d = (float *)(void *)(f.q16 + KERN_ROWS * PANEL_CHUNK);
+    f.m = f.d + PANEL_CHUNK / 32 * KERN_ROWS;
+    f.scales = (int16_t *)(void *)(f.m + PANEL_CHUNK / 32 * KERN_ROWS);
+    f.mins = f.scales + PANEL_CHUNK / 16 * 2 * KERN_ROWS;
+    f.unpacked = f.mins + PANEL_CHUNK / 32 * 2 * KERN_ROWS;
     for (int r = row; r < row + n_rows; r += KERN_ROWS) {
-        const uint8_t *w[KERN_ROWS];
-        int rows = MIN(KERN_ROWS, row + n_rows - r);
+        const uint8_t *w[KERN_ROWS], *ahead = NULL;
+        const int rows = MIN(KERN_ROWS, row + n_rows - r);
         for (int i = 0; i < KERN_ROWS; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        if (r + 2 * KERN_ROWS <= row + n_rows) ahead = w[KERN_ROWS - 1] + p->row_bytes;
         for (int b = 0; b < n_blocks; b += chunk) {
-            int count = MIN(chunk, n_blocks - b);
-            panel_fill_avx2(&f, p, w, b, count);
+            const int count = MIN(chunk, n_blocks - b);
+            panel_fill_avx2(&f, p, w, b, count, ahead ? ahead + (size_t)(KERN_ROWS * b) * (size_t)t->bytes : NULL);
             for (int k = 0; k < p->n_tokens; k += 4) panel_multiply4_avx2(&f, p, a, k, r, rows, b, count);
         }
     }
