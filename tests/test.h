@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static int test_failures; /* of the running test */
 
@@ -70,6 +71,21 @@ static inline int test_quick(void) {
 /* How often to repeat something random: n, or far less, but once. */
 static inline int test_repeat(int n) {
     return !test_quick() ? n : n < 50 ? 1 : n / 50;
+}
+
+/* Whether what `work` does with n bytes takes time in proportion to them, and not to their square: 4 n take less than 10
+ * times as long as n, on any machine, in processor time, at the best of a few tries. */
+static inline int test_linear(void (*work)(void *context, size_t n), void *context, size_t n) {
+    double best[2] = {1e9, 1e9};
+    for (int i = 0; i < 8 && (i < 2 || best[1] > 10 * best[0]); i++) {
+        const clock_t start = clock();
+        double seconds;
+        work(context, i % 2 ? 4 * n : n);
+        seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        if (seconds < best[i % 2]) best[i % 2] = seconds;
+    }
+    if (getenv("POLAR_TIMES")) printf("%zu bytes: %.4f s, four times as many: %.4f s\n", n, best[0], best[1]);
+    return best[1] < 10 * best[0] + 0.02;
 }
 
 static int test_main(const test_case *tests, int n, int argc, char **argv) {

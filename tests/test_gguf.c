@@ -1,7 +1,6 @@
 /* GGUF: real files, hostile files, writer and reader against each other. */
 #include "../polar.c"
 #include "test.h"
-#include <time.h>
 
 static const char *shared_path(const char *path) {
     static char full[512];
@@ -25,13 +24,11 @@ TEST(real_files) {
             polar_error e = {0};
             FILE *f = test_shared(files[i].path);
             const gguf_kv *tokens;
-            clock_t start = clock();
             if (!f) return;
             fclose(f);
             CHECK(gguf_open(&g, shared_path(files[i].path), no_mmap, NULL, NULL, NULL, &e) == POLAR_OK);
             CHECK_STR(e.message, "");
             if (e.status) continue;
-            CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 0.1);
             CHECK((int)g.n_kv == files[i].n_kv && (int)g.n_tensors == files[i].n_tensors);
             if (files[i].n_vocab) {
                 gguf_strings it;

@@ -1,7 +1,6 @@
 /* Decimal numbers and JSON: numbers against the C library, JSON against hand-made and broken texts. */
 #include "fuzz/fuzz_json.c"
 #include "test.h"
-#include <time.h>
 
 /* --- decimal numbers */
 
@@ -417,23 +416,23 @@ TEST(mutations) {
     CHECK(accepted > test_repeat(100) && accepted < test_repeat(19000));
 }
 
-/* A supervision file of 20 MB is read in well under a second. */
-TEST(speed) {
-    const char *sample =
-        "{\"question\":\"How many apples does Tom have if he starts with 12 and eats 5?\",\"gt_ans\":\"7\","
-        "\"final_valid_transitions\":[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],[0,1,2,4,5,6,7,8,9,10,11,12]],"
-        "\"sample_info\":{\"level\":3}},\n";
+static const char supervision[] =
+    "{\"question\":\"How many apples does Tom have if he starts with 12 and eats 5?\",\"gt_ans\":\"7\","
+    "\"final_valid_transitions\":[[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],[0,1,2,4,5,6,7,8,9,10,11,12]],"
+    "\"sample_info\":{\"level\":3}},\n";
+
+/* Reads so many bytes of such lines, and everything in them. */
+static void read_supervision(void *context, size_t n) {
+    const size_t lines = n / strlen(supervision);
     buf b = new_buf();
     json v;
     json_iterator it;
     int64_t sum = 0, layer;
-    clock_t start;
-    double seconds;
+    (void)context;
     buf_put(&b, "{\"samples\":[", 12);
-    while (b.length < (size_t)test_repeat(20000000)) buf_put(&b, sample, strlen(sample));
+    for (size_t i = 0; i < lines; i++) buf_put(&b, supervision, strlen(supervision));
     b.length -= 2;
     buf_put(&b, "]}", 2);
-    start = clock();
     CHECK(json_parse(&v, b.at, b.length, "t", NULL) == POLAR_OK);
     for (it = json_members(json_get(v, "samples")); json_next(&it);) {
         json_iterator path = json_members(json_get(it.value, "final_valid_transitions"));
@@ -442,16 +441,18 @@ TEST(speed) {
             for (json_iterator at = json_members(path.value); json_next(&at);)
                 sum += json_int(at.value, &layer, 0, 99) ? layer : 0;
     }
-    seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-    CHECK(sum > test_repeat(1000000) && seconds < 2);
-    if (getenv("POLAR_TIMES")) printf("json: %.0f MB/s\n", (double)b.length / 1e6 / seconds);
+    CHECK((size_t)sum == lines * (120 + 75));
     buf_free(&b);
+}
+
+TEST(linear_time) {
+    CHECK(test_linear(read_supervision, NULL, (size_t)test_repeat(5000000)));
 }
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(parse_numbers), T(parse_prefix), T(random_decimals), T(print_doubles), T(print_floats), T(values), T(strings),
-    T(errors), T(truncation), T(lines), T(writing), T(string_round_trip), T(shared_files), T(mutations), T(speed),
+    T(errors), T(truncation), T(lines), T(writing), T(string_round_trip), T(shared_files), T(mutations), T(linear_time),
 };
 
 int main(int argc, char **argv) {

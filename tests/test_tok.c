@@ -4,7 +4,6 @@
 #include "fuzz/fuzz_tokenizer.c"
 #include "test.h"
 #include "tok_vectors.h"
-#include <time.h>
 
 /* --- files and vocabularies */
 
@@ -1097,38 +1096,38 @@ TEST(no_memory) {
     fixture_free(&x);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { TEXT_BYTES = 100000 }; /* sanitizers are slow */
-#else
-enum { TEXT_BYTES = 1000000 };
-#endif
+/* A text of one unit again and again, to tokens and back. */
+typedef struct repeated {
+    const fixture *x;
+    const char *unit;
+} repeated;
 
-/* A megabyte of the same again and again, and of everything. */
-static void check_speed(const fixture *x, const char *name) {
-    static const char *const units[] = {"a", " ", "\n", "\xf0\x9f\x98\x80", "<|", "\xff",
-                                        "The quick brown fox jumps over the lazy dog 12 times. "};
-    enum { MORE = TEXT_BYTES + 1 }; /* SentencePiece adds a space */
-    char *s = malloc(TEXT_BYTES), *back = malloc(TEXT_BYTES);
-    int32_t *tokens = malloc(MORE * sizeof *tokens);
-    for (int i = 0; i < COUNT(units); i++) {
-        size_t m = strlen(units[i]), n, length;
-        clock_t start = clock();
-        double seconds;
-        for (size_t at = 0; at < TEXT_BYTES; at++) s[at] = units[i][at % m];
-        CHECK(tok_encode(&x->v, &x->a, s, TEXT_BYTES, POLAR_TOKENIZE_SPECIAL, tokens, MORE, &n, NULL) == POLAR_OK);
-        seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        if (getenv("POLAR_TIMES"))
-            printf("%s: %d bytes of \"%s\": %zu tokens, %.3f s\n", name, TEXT_BYTES, units[i], n, seconds);
-        CHECK(seconds < 1 || test_quick());
-        CHECK(tok_decode(&x->v, tokens, n, 0, back, TEXT_BYTES, &length, NULL) == POLAR_OK);
-        CHECK(length == TEXT_BYTES && !memcmp(s, back, TEXT_BYTES));
-    }
+static void encode_repeated(void *context, size_t n) {
+    const repeated *r = context;
+    const size_t unit = strlen(r->unit), most = n + 1; /* SentencePiece adds a space */
+    char *s = malloc(n), *back = malloc(n);
+    int32_t *tokens = malloc(most * sizeof *tokens);
+    size_t n_tokens, length;
+    for (size_t at = 0; at < n; at++) s[at] = r->unit[at % unit];
+    CHECK(tok_encode(&r->x->v, &r->x->a, s, n, POLAR_TOKENIZE_SPECIAL, tokens, most, &n_tokens, NULL) == POLAR_OK);
+    CHECK(tok_decode(&r->x->v, tokens, n_tokens, 0, back, n, &length, NULL) == POLAR_OK);
+    CHECK(length == n && !memcmp(s, back, n));
     free(s);
     free(back);
     free(tokens);
 }
 
-TEST(speed) {
+/* Up to a megabyte of the same, and of everything. */
+static void check_linear(const fixture *x) {
+    static const char *const units[] = {"a", " ", "\n", "\xf0\x9f\x98\x80", "<|", "\xff",
+                                        "The quick brown fox jumps over the lazy dog 12 times. "};
+    for (int i = 0; i < COUNT(units); i++) {
+        repeated r = {x, units[i]};
+        CHECK(test_linear(encode_repeated, &r, (size_t)test_repeat(250000)));
+    }
+}
+
+TEST(linear_time) {
     uint64_t state = 9;
     toy t;
     blob b;
@@ -1136,27 +1135,17 @@ TEST(speed) {
     toy_make(&t, &state, 1);
     b = toy_sentencepiece(&t, &state, 1, NULL, 0);
     CHECK(blob_open(&b, &x));
-    check_speed(&x, "toy");
+    check_linear(&x);
     fixture_free(&x);
 }
 
-TEST(speed_of_real_vocabularies) {
+TEST(linear_with_real_vocabularies) {
     static const char *const names[] = {"data/tokenizer/llama3-vocab.gguf", "data/tokenizer/qwen3-vocab.gguf",
                                         "data/tokenizer/ggml-vocab-llama-spm.gguf"};
     for (int i = 0; i < COUNT(names); i++) {
         fixture x;
-        double best = 1e9;
-        tok_vocab v;
         if (!fixture_shared(&x, names[i])) return;
-        for (int run = 0; run < 3; run++) {
-            clock_t start = clock();
-            CHECK(tok_load(&v, &x.file, &x.a, NULL) == POLAR_OK);
-            best = MIN(best, (double)(clock() - start) / CLOCKS_PER_SEC);
-            tok_free(&v, &x.a);
-        }
-        if (getenv("POLAR_TIMES")) printf("%s: loaded in %.3f s, %zu bytes\n", names[i], best, x.v.block_bytes);
-        CHECK(best < 0.5);
-        check_speed(&x, names[i] + 15);
+        check_linear(&x);
         fixture_free(&x);
     }
 }
@@ -1188,8 +1177,8 @@ static const test_case tests[] = {
     {"damaged_files", test_damaged_files},
     {"command", test_command},
     {"no_memory", test_no_memory},
-    {"speed", test_speed},
-    {"speed_of_real_vocabularies", test_speed_of_real_vocabularies},
+    {"linear_time", test_linear_time},
+    {"linear_with_real_vocabularies", test_linear_with_real_vocabularies},
 };
 
 int main(int argc, char **argv) {
