@@ -123,13 +123,16 @@
 #define UNROLL
 #endif
 
+#if !defined(POLAR_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
+#define POLAR_POSIX_FILES 1
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
 #if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO)
 #if defined(__unix__) || defined(__APPLE__)
 #define POLAR_MMAP_POSIX 1
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #elif defined(_WIN32)
 #define POLAR_MMAP_WINDOWS 1
 #endif
@@ -2589,7 +2592,7 @@ static int gguf_rename(const char *from, const char *to, const polar_allocator *
 
 /* 1 unless the path is a device, a pipe or the like, which must not be replaced. */
 static int gguf_is_replaceable(const char *path) {
-#ifdef POLAR_MMAP_POSIX
+#ifdef POLAR_POSIX_FILES
     struct stat info;
     return stat(path, &info) || S_ISREG(info.st_mode);
 #else
@@ -2614,7 +2617,7 @@ static void gguf_open_output(polar_gguf_writer *w, const char *path) {
 /* Closes the file, on the disk before it gets its name. */
 static void gguf_finish_file(polar_gguf_writer *w) {
     int bad = fflush(w->file) != 0;
-#ifdef POLAR_MMAP_POSIX
+#ifdef POLAR_POSIX_FILES
     if (w->temporary) bad |= fsync(fileno(w->file)) != 0;
 #endif
     bad |= fclose(w->file) != 0;
@@ -8941,7 +8944,7 @@ polar_status polar_program_from_path(polar_program *program, int n_layer, const 
     }
     for (int i = 0; i < n_layer; i++) position[i + 1] += position[i];
     memset(rest, 0, sizeof rest);
-    prog_solve(path, n_layer, position, max_length, MIN(max_times, POLAR_MAX_CALLS), rest);
+    prog_solve(n_path ? path : position, n_layer, position, max_length, MIN(max_times, POLAR_MAX_CALLS), rest);
     if (!rest[0].exists) return prog_no_form(rest, position, n_layer, max_length, max_times, error);
     memset(program, 0, sizeof *program);
     program->n_layer = n_layer;
