@@ -10173,6 +10173,9 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
  * - draft: given answers and those found so far form a trie of guesses. The likely ones are evaluated along with
  *   the prompt, and along with each generated token; what is right of them needs no further step. Rows of common
  *   guesses (cells) belong to the nodes as the prompt's rows do, others to the program.
+ * Paths may come as a stream: new ones begin while others generate, whose few rows then share the passes of many. In
+ * which order results are reported is decided by the answers alone (run_report), since what the caller proposes next
+ * may depend on it.
  * Nothing of this reaches the numbers, since a row's result does not depend on the rows beside it ([call]).
  * Uses: [err] [mem] [num] [thread] [kern] [uni] [tok] [model] [call] [session] [gen].
  * ====================================================================================== */
@@ -10246,7 +10249,7 @@ typedef struct many_row {
 /* A program that runs. */
 typedef struct many_program {
     polar_path path;
-    int index;         /* of its result */
+    int index;         /* of its job */
     many_node **nodes; /* (path.n) */
     int at;            /* next call; path.n: it waits for logits */
     int prompt_from;   /* first call that the prompt has to go through, path.n if it is through */
@@ -10292,7 +10295,8 @@ struct polar_many {
     int32_t *prompt;
     size_t prompt_capacity;
     int n_prompt;
-    many_answer *answers; /* newest first */
+    many_answer *answers;           /* newest first */
+    const polar_many_result *first; /* that was reported since the prompt */
     many_guess *guesses;
     size_t n_guesses, guess_capacity;
     int n_cells;
@@ -10542,6 +10546,7 @@ static void many_forget(polar_many *y) {
         next = y->answers->next;
         mem_free(&y->allocator, y->answers, y->answers->bytes);
     }
+    y->first = NULL;
     y->n_guesses = 0;
     y->n_cells = 0;
     trie_free(y);
@@ -10746,7 +10751,7 @@ static void many_tokens_of(polar_session *s, int n_prompt, int n, int32_t *token
 }
 
 /* Runs a path in a session of its own. A program whose logits are not finite has that as its result. */
-static polar_status many_alone(polar_many *y, polar_path path, polar_many_result *r, polar_error *e) {
+static polar_status many_alone(polar_many *y, polar_path path, const polar_many_result **r, polar_error *e) {
     const size_t bytes = (size_t)y->options.max_tokens * sizeof(int32_t);
     polar_generate_options g = polar_generate_defaults();
     polar_session *s = NULL;
@@ -10775,8 +10780,8 @@ static polar_status many_alone(polar_many *y, polar_path path, polar_many_result
         status = a ? POLAR_OK : POLAR_MEMORY;
     }
     if (a) {
-        *r = a->result;
-        many_count_plain(y, path.n, r->n_tokens, r->stop);
+        *r = &a->result;
+        many_count_plain(y, path.n, a->result.n_tokens, a->result.stop);
         y->stats.n_rows = y->stats.n_rows_plain;
         y->stats.n_passes = y->stats.n_passes_plain;
     }
@@ -11293,49 +11298,133 @@ static void program_read(polar_many *y, many_program *p) {
 
 /* --- runs --- */
 
+/* A path that was given. */
 typedef struct many_job {
     polar_path path;
-    int index;
+    const polar_many_result *result; /* NULL: not known yet */
+    int64_t begun, ends;             /* steps on the clock of reports; without a result it ends then or later */
+    const polar_many_result *first;  /* y->first at its begin */
+    int reported;
 } many_job;
 
 typedef struct many_run {
-    const many_job *jobs;
-    int n_jobs, next, n_done, n_flight;
+    polar_many_next next;
+    polar_many_done done;
+    void *user;
+    many_job *jobs; /* by number; those before `oldest` are reported */
+    int *pending;   /* numbers of the jobs that wait to begin, the first to begin comes last */
+    size_t job_capacity, pending_capacity;
+    int n_jobs, oldest, n_pending, n_ended, n_flight;
+    int64_t clock;
     many_program *waiting; /* made, but there is no room yet */
     many_program *flight[MANY_FLIGHT];
     const int32_t *forced;
     int n_forced;
-    polar_many_result *results;
     double *logprob;
 } many_run;
 
-/* Paths in the order of a walk through their trie, so that what is shared is used while it is there. */
-static int by_path(const void *a, const void *b) {
-    const many_job *x = a, *y = b;
-    for (int i = 0; i < x->path.n && i < y->path.n; i++)
-        if (x->path.calls[i] != y->path.calls[i]) return x->path.calls[i] < y->path.calls[i] ? -1 : 1;
-    if (x->path.n != y->path.n) return x->path.n < y->path.n ? -1 : 1;
-    return (x->index > y->index) - (x->index < y->index);
+static int path_compare(polar_path x, polar_path y) {
+    for (int i = 0; i < x.n && i < y.n; i++)
+        if (x.calls[i] != y.calls[i]) return x.calls[i] < y.calls[i] ? -1 : 1;
+    return (x.n > y.n) - (x.n < y.n);
+}
+
+/* Adds a job. Those that wait are in the order of a walk through the trie of their paths, so that what is shared is
+ * used while it is there; of equal paths the earlier one is first. */
+static polar_status run_add(polar_many *y, many_run *w, polar_path path, polar_error *e) {
+    void *jobs = w->jobs, *pending = w->pending;
+    const many_job job = {path, NULL, w->clock, w->clock + 1, y->first, 0};
+    const polar_status status = many_path_check(y, path, e);
+    int low = 0, high = w->n_pending;
+    if (status) return status;
+    if (!mem_grow(&y->allocator, &jobs, &w->job_capacity, (size_t)w->n_jobs + 1, sizeof *w->jobs, e))
+        return POLAR_MEMORY;
+    w->jobs = jobs;
+    if (!mem_grow(&y->allocator, &pending, &w->pending_capacity, (size_t)w->n_pending + 1, sizeof *w->pending, e))
+        return POLAR_MEMORY;
+    w->pending = pending;
+    while (low < high) {
+        const int middle = low + (high - low) / 2;
+        if (path_compare(w->jobs[w->pending[middle]].path, path) > 0) low = middle + 1;
+        else high = middle;
+    }
+    memmove(w->pending + low + 1, w->pending + low, (size_t)(w->n_pending - low) * sizeof *w->pending);
+    w->pending[low] = w->n_jobs;
+    w->n_pending++;
+    w->jobs[w->n_jobs++] = job;
+    return POLAR_OK;
+}
+
+static polar_status run_cancelled(const many_run *w, polar_error *e) {
+    return fail(e, POLAR_CANCELLED, "cancelled after %d of %d programs", w->n_ended, w->n_jobs);
+}
+
+/* Takes the paths that there are now. */
+static polar_status run_take(polar_many *y, many_run *w, polar_error *e) {
+    polar_path path = {NULL, 0};
+    polar_status status = POLAR_OK;
+    int more;
+    while (!status && (more = w->next(w->user, &path)) != 0)
+        status = more < 0 ? run_cancelled(w, e) : run_add(y, w, path, e);
+    return status;
+}
+
+/* The end of a job whose answer has these tokens, or begins so. One step is for the prompt, each token is another from
+ * where the answer leaves those that were known when it began: what was given, the first result of the prompt. */
+static void job_tokens(const polar_many *y, many_job *j, const int32_t *tokens, int n) {
+    int known = 0, given = 0, g = 0;
+    while (j->first && known < MIN(n, j->first->n_tokens) && tokens[known] == j->first->tokens[known]) known++;
+    while (given < n && (g = guess_child(y, g, tokens[given])) >= 0 && y->guesses[g].given) given++;
+    j->ends = j->begun + 1 + n - MAX(known, given);
+}
+
+static void run_result(const polar_many *y, many_run *w, int number, const polar_many_result *result) {
+    many_job *j = &w->jobs[number];
+    w->n_ended++;
+    j->result = result;
+    if (!result) return;
+    if (result->status) j->ends = j->begun + 1 + y->options.max_tokens; /* wherever its numbers broke */
+    else job_tokens(y, j, result->tokens, result->n_tokens);
+}
+
+/* Hands out results as if each job ran from when it was given to its end, at a step a time: a result waits for jobs that
+ * may still end before it. So what the caller knows when it makes a path depends on answers, never on which program
+ * really was the first. Paths are asked for after each result. */
+static polar_status run_report(polar_many *y, many_run *w, polar_error *e) {
+    polar_status status = POLAR_OK;
+    while (!status) {
+        many_job *best = NULL;
+        for (int i = w->oldest; i < w->n_jobs; i++)
+            if (!w->jobs[i].reported && (!best || w->jobs[i].ends < best->ends)) best = &w->jobs[i];
+        if (!best || !best->result) return POLAR_OK;
+        best->reported = 1;
+        w->clock = best->ends;
+        while (w->oldest < w->n_jobs && w->jobs[w->oldest].reported) w->oldest++;
+        if (!y->first) y->first = best->result;
+        status = w->done(w->user, (int)(best - w->jobs), best->result) ? run_cancelled(w, e) : run_take(y, w, e);
+    }
+    return status;
 }
 
 /* Begins programs as long as there is room; one always runs. */
 static polar_status run_admit(polar_many *y, many_run *w, polar_error *e) {
     const int most = y->options.batch ? MANY_FLIGHT : 1;
-    while ((w->waiting || w->next < w->n_jobs) && w->n_flight < most) {
+    while ((w->waiting || w->n_pending) && w->n_flight < most) {
         many_program *p = w->waiting;
         const many_answer *known;
         if (!p) {
-            if (!(p = program_create(y, w->jobs[w->next].path, w->forced, w->n_forced, e))) return POLAR_MEMORY;
-            p->index = w->jobs[w->next++].index;
+            const int job = w->pending[w->n_pending - 1];
+            if (!(p = program_create(y, w->jobs[job].path, w->forced, w->n_forced, e))) return POLAR_MEMORY;
+            p->index = job;
+            w->n_pending--;
             w->waiting = p;
         }
         known = p->forced ? NULL : p->nodes[p->path.n - 1]->answer;
         if (known) {
-            w->results[p->index] = known->result;
+            run_result(y, w, p->index, &known->result);
             many_count_plain(y, p->path.n, known->result.n_tokens, known->result.stop);
             program_free(y, p);
             w->waiting = NULL;
-            w->n_done++;
         } else {
             const size_t need = program_reserve(y, p), bound = y->options.cache_bytes;
             if (w->n_flight && (y->reserved > bound || need > bound - y->reserved)) return POLAR_OK;
@@ -11353,6 +11442,7 @@ static polar_status run_finish(polar_many *y, many_run *w, many_program *p, pola
     many_answer *a;
     if (p->forced) {
         *w->logprob = p->logprob;
+        run_result(y, w, p->index, NULL);
         if (p->status)
             return fail(e, p->status, "the logits at position %d are not finite: broken weights?",
                         y->n_prompt + p->row - 1);
@@ -11363,7 +11453,7 @@ static polar_status run_finish(polar_many *y, many_run *w, many_program *p, pola
     if (p->bytes.failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
     if (!(a = many_keep(y, p->stop, p->tokens, p->n_tokens, &p->bytes, p->logprob, e))) return POLAR_MEMORY;
     a->result.status = p->status;
-    w->results[p->index] = a->result;
+    run_result(y, w, p->index, &a->result);
     p->nodes[p->path.n - 1]->answer = y->options.share ? a : NULL;
     if (y->options.draft && !p->status && !guess_add(y, p->tokens, p->n_tokens, 0, e)) return POLAR_MEMORY;
     many_count_plain(y, p->path.n, p->n_tokens, p->stop);
@@ -11380,10 +11470,11 @@ static polar_status run_read(polar_many *y, many_run *w, polar_error *e) {
         if (p->at == p->path.n && !status) program_read(y, p);
         if (!status && p->done) status = run_finish(y, w, p, e);
         if (!status && !p->done && !program_own_kv(y, p, e)) status = POLAR_MEMORY;
-        if (p->done) {
-            program_end(y, p);
-            w->n_done++;
-        } else w->flight[left++] = p;
+        if (p->done) program_end(y, p);
+        else {
+            job_tokens(y, &w->jobs[p->index], p->tokens, p->n_tokens);
+            w->flight[left++] = p;
+        }
     }
     w->n_flight = left;
     return status;
@@ -11401,60 +11492,93 @@ static polar_status run_layer(polar_many *y, many_run *w, int *layer, polar_erro
     return POLAR_OK;
 }
 
-static polar_status many_run_jobs(polar_many *y, many_run *w, polar_error *e) {
-    polar_status status =
-        many_space(y, w->forced ? w->n_forced : MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt), e);
-    while (!status && w->n_done < w->n_jobs) {
-        int layer;
-        if (y->options.progress && y->options.progress(y->options.progress_user, (double)w->n_done / w->n_jobs)) {
-            status = fail(e, POLAR_CANCELLED, "cancelled after %d of %d programs", w->n_done, w->n_jobs);
-            break;
-        }
-        if ((status = run_admit(y, w, e)) || !w->n_flight || (status = run_layer(y, w, &layer, e))) continue;
-        if (layer >= 0) many_pass(y, w->flight, w->n_flight, layer);
-        else status = run_read(y, w, e);
-    }
-    for (int i = 0; i < w->n_flight; i++) program_end(y, w->flight[i]);
-    program_free(y, w->waiting);
-    return status;
-}
-
 static int many_is_plain(const polar_many *y) {
     return !y->options.share && !y->options.batch && !y->options.draft;
 }
 
+/* One step: a program alone, or a pass through a layer, or what logits say. */
+static polar_status run_step(polar_many *y, many_run *w, polar_error *e) {
+    const polar_many_result *result = NULL;
+    const int ended = w->n_ended;
+    polar_status status;
+    int layer = -1;
+    if (many_is_plain(y)) {
+        const int number = w->pending[--w->n_pending];
+        if ((status = many_alone(y, w->jobs[number].path, &result, e))) return status;
+        run_result(y, w, number, result);
+        return run_report(y, w, e);
+    }
+    if ((status = run_admit(y, w, e))) return status;
+    if (w->n_ended > ended) return run_report(y, w, e); /* paths that had run before */
+    if ((status = run_layer(y, w, &layer, e))) return status;
+    if (layer >= 0) many_pass(y, w->flight, w->n_flight, layer);
+    else if (!(status = run_read(y, w, e))) status = run_report(y, w, e);
+    return status;
+}
+
+static polar_status many_run_jobs(polar_many *y, many_run *w, polar_error *e) {
+    const int most = MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt);
+    polar_status status = run_take(y, w, e);
+    if (!status && w->n_jobs && !many_is_plain(y)) status = many_space(y, w->forced ? w->n_forced : most, e);
+    while (!status && w->n_ended < w->n_jobs) {
+        if (y->options.progress && y->options.progress(y->options.progress_user, (double)w->n_ended / w->n_jobs))
+            status = run_cancelled(w, e);
+        if (!status) status = run_step(y, w, e);
+    }
+    for (int i = 0; i < w->n_flight; i++) program_end(y, w->flight[i]);
+    program_free(y, w->waiting);
+    mem_free(&y->allocator, w->jobs, w->job_capacity * sizeof *w->jobs);
+    mem_free(&y->allocator, w->pending, w->pending_capacity * sizeof *w->pending);
+    return status;
+}
+
+polar_status polar_many_stream(polar_many *y, polar_many_next next, polar_many_done done, void *user,
+                               polar_error *error) {
+    many_run w;
+    err_clear(error);
+    if (!next || !done) return fail(error, POLAR_ARGUMENT, "polar_many_stream: next or done is NULL");
+    memset(&w, 0, sizeof w);
+    w.next = next;
+    w.done = done;
+    w.user = user;
+    return many_run_jobs(y, &w, error);
+}
+
+/* Paths that are all there. */
+typedef struct many_list {
+    const polar_path *paths;
+    int n_paths, n_given;
+    polar_many_result *results;
+} many_list;
+
+static int list_next(void *user, polar_path *path) {
+    many_list *l = user;
+    if (l->n_given == l->n_paths) return 0;
+    *path = l->paths[l->n_given++];
+    return 1;
+}
+
+static int list_done(void *user, int number, const polar_many_result *result) {
+    many_list *l = user;
+    l->results[number] = *result;
+    return 0;
+}
+
 polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results,
                             polar_error *error) {
-    const size_t bytes = (size_t)MAX(n_paths, 0) * sizeof(many_job);
-    many_run w;
-    many_job *jobs;
-    polar_status status = POLAR_OK;
+    many_list list = {paths, n_paths, 0, results};
+    polar_status status;
     err_clear(error);
     if (n_paths < 0 || (n_paths && (!paths || !results)))
         return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
-    for (int i = 0; i < n_paths; i++)
+    for (int i = 0; i < n_paths; i++) /* none runs if one is wrong */
         if ((status = many_path_check(y, paths[i], error))) return status;
-    for (int i = 0; many_is_plain(y) && i < n_paths; i++) {
-        if (y->options.progress && y->options.progress(y->options.progress_user, (double)i / n_paths))
-            return fail(error, POLAR_CANCELLED, "cancelled after %d of %d programs", i, n_paths);
-        if ((status = many_alone(y, paths[i], &results[i], error))) return status;
-    }
-    if (many_is_plain(y) || !n_paths) return POLAR_OK;
-    if (!(jobs = mem_alloc(&y->allocator, bytes, error))) return POLAR_MEMORY;
-    for (int i = 0; i < n_paths; i++) jobs[i].path = paths[i], jobs[i].index = i;
-    qsort(jobs, (size_t)n_paths, sizeof *jobs, by_path);
-    memset(&w, 0, sizeof w);
-    w.jobs = jobs;
-    w.n_jobs = n_paths;
-    w.results = results;
-    status = many_run_jobs(y, &w, error);
-    mem_free(&y->allocator, jobs, bytes);
-    return status;
+    return polar_many_stream(y, list_next, list_done, &list, error);
 }
 
 polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob,
                               polar_error *error) {
-    const many_job job = {path, 0};
+    many_list list = {&path, 1, 0, NULL};
     many_run w;
     polar_status status;
     err_clear(error);
@@ -11466,8 +11590,8 @@ polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tok
     *logprob = 0;
     if (many_is_plain(y)) return many_score_alone(y, path, tokens, n, logprob, error);
     memset(&w, 0, sizeof w);
-    w.jobs = &job;
-    w.n_jobs = 1;
+    w.next = list_next;
+    w.user = &list;
     w.forced = tokens;
     w.n_forced = n;
     w.logprob = logprob;

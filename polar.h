@@ -625,6 +625,7 @@ polar_status polar_session_generate(polar_session *session, const int32_t *promp
  *     polar_many_draft(many, gold, n_gold, &error);
  *     polar_many_run(many, paths, n_paths, results, &error);
  *
+ * polar_many_stream does it for programs of which the next depend on the results so far, as in a search.
  * Belongs to one thread at a time. */
 typedef struct polar_many polar_many;
 
@@ -684,6 +685,22 @@ polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, po
  * the prompt. On failure no result is valid; what was computed until then stays of use. */
 polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths, polar_many_result *results,
                             polar_error *error);
+
+/* The next path of a stream: 1 and *path, whose calls stay until its result was reported; 0: there is none now, ask
+ * again after the next report; negative: stop. */
+typedef int (*polar_many_next)(void *user, polar_path *path);
+/* The result of path number 0, 1, ... as they were given, valid until the next prompt. Nonzero: stop. */
+typedef int (*polar_many_done)(void *user, int number, const polar_many_result *result);
+/* Runs programs as they come, until `next` has none and all are done. `next` is asked at the start and after each
+ * report until it has none; what it gives begins while other programs still generate, which costs less than to wait
+ * for a batch of them. Each result is reported once, in an order that is a function of paths, answers and drafts, never
+ * of options, threads or time: as if all began when they were given and took one step for the prompt, and one for each
+ * token from where the answer leaves drafts and the first result of the prompt (if that was reported when they began);
+ * of equal ones the lower number is first, and without a finite logit it takes max_tokens steps. So the paths that a
+ * caller makes from results are always the same. Both functions must not use `many`. POLAR_CANCELLED if one says stop.
+ * What was reported before a failure stays valid. */
+polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
+                               polar_error *error);
 /* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. The
  * prompt is computed once for all continuations of a path. POLAR_CONTEXT if prompt and tokens are longer than the
  * model's context. */

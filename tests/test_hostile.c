@@ -204,10 +204,29 @@ static polar_status try_session(const polar_allocator *a, polar_error *e) {
     return status;
 }
 
+typedef struct some_paths {
+    const polar_path *paths;
+    int n, at;
+} some_paths;
+
+static int some_next(void *user, polar_path *path) {
+    some_paths *s = user;
+    if (s->at == s->n) return 0;
+    *path = s->paths[s->at++];
+    return 1;
+}
+
+static int some_done(void *user, int number, const polar_many_result *result) {
+    (void)user;
+    CHECK(number >= 0 && result->text);
+    return 0;
+}
+
 static polar_status try_many(const polar_allocator *a, polar_error *e) {
     polar_many_options o = polar_many_defaults();
     const int calls[][4] = {{0, 1}, {0, 0, 1}, {0, 1, 1, 1}};
     const polar_path paths[] = {{calls[0], 2}, {calls[1], 3}, {calls[2], 4}};
+    some_paths stream = {paths + 1, 2, 0};
     polar_many_result results[3];
     polar_many *many = NULL;
     polar_status status;
@@ -219,7 +238,8 @@ static polar_status try_many(const polar_allocator *a, polar_error *e) {
     CHECK(!status == (many != NULL));
     if (!status) status = polar_many_prompt(many, prompt, COUNT(prompt), e);
     if (!status) status = polar_many_draft(many, prompt, 2, e);
-    if (!status) status = polar_many_run(many, paths, 3, results, e);
+    if (!status) status = polar_many_run(many, paths, 2, results, e);
+    if (!status) status = polar_many_stream(many, some_next, some_done, &stream, e);
     if (!status) status = polar_many_score(many, paths[1], prompt, 2, &logprob, e);
     polar_many_free(many);
     return status;

@@ -153,6 +153,222 @@ TEST(same_as_alone) {
     for (int i = 0; i < 4; i++) free(f[i].data);
 }
 
+/* --- a stream --- */
+
+/* A caller with so many paths outstanding, who is short of them now and then. */
+typedef struct caller {
+    const programs *p;
+    polar_many_result *results;
+    int window, from; /* the paths before `from` are done */
+    int n_given, n_done, n_early, stop_next, stop_done; /* early: reported before one with a lower number */
+    uint64_t seed;       /* 0: never short of paths */
+    int log[200], n_log; /* what was asked and reported, in turn */
+} caller;
+
+static int caller_next(void *user, polar_path *path) {
+    caller *c = user;
+    const int outstanding = c->n_given - c->n_done, at = c->from + c->n_given;
+    c->log[c->n_log++] = at;
+    if (c->n_given == c->stop_next) return -1;
+    if (outstanding == c->window || at == c->p->n || (c->seed && rng_next(&c->seed) % 4 == 0)) return 0;
+    *path = c->p->paths[at];
+    c->n_given++;
+    return 1;
+}
+
+static int caller_done(void *user, int number, const polar_many_result *result) {
+    caller *c = user;
+    c->log[c->n_log++] = -1 - number;
+    c->n_early += number > c->n_done;
+    c->results[c->from + number] = *result;
+    return ++c->n_done == c->stop_done;
+}
+
+/* All paths, in as many streams as the caller needs. */
+static polar_status stream_all(polar_many *y, caller *c, polar_error *e) {
+    polar_status status = POLAR_OK;
+    while (!status && c->from < c->p->n && c->n_log < 100) {
+        status = polar_many_stream(y, caller_next, caller_done, c, e);
+        if (status) break;
+        CHECK(c->n_given == c->n_done);
+        c->from += c->n_done;
+        c->n_given = c->n_done = 0;
+    }
+    return status;
+}
+
+/* Length of what two answers have in common. */
+static int common(const expected *x, const int32_t *tokens, int n) {
+    int i = 0;
+    while (x && i < MIN(n, x->n_tokens) && tokens[i] == x->tokens[i]) i++;
+    return i;
+}
+
+/* The same by a clock, from results that are known. */
+static void stream_by_clock(caller *c, const expected *x, const expected *draft) {
+    const expected *first = NULL;
+    while (c->from < c->p->n && c->n_log < 100) {
+        int ends[24], reported[24] = {0}, clock = 0, best = 0;
+        while (best >= 0) {
+            polar_many_result r = {0};
+            polar_path path;
+            while (caller_next(c, &path)) {
+                const expected *a = &x[c->from + c->n_given - 1];
+                const int known = MAX(common(first, a->tokens, a->n_tokens), common(draft, a->tokens, a->n_tokens));
+                ends[c->n_given - 1] = clock + 1 + a->n_tokens - known;
+            }
+            best = -1;
+            for (int i = 0; i < c->n_given; i++)
+                if (!reported[i] && (best < 0 || ends[i] < ends[best])) best = i;
+            if (best < 0) break;
+            reported[best] = 1;
+            clock = ends[best];
+            if (!first) first = &x[c->from + best];
+            caller_done(c, best, &r);
+        }
+        c->from += c->n_done;
+        c->n_given = c->n_done = 0;
+    }
+}
+
+static caller caller_of(const programs *p, int window, uint64_t seed, polar_many_result *results) {
+    caller c;
+    memset(&c, 0, sizeof c);
+    c.p = p;
+    c.window = window;
+    c.seed = seed;
+    c.results = results;
+    c.stop_next = c.stop_done = -1;
+    return c;
+}
+
+/* What layers add becomes smaller, so that answers begin alike. */
+static void calm(polar_model *m, float by) {
+    for (int i = 0; i < m->n_layer; i++)
+        for (int k = 0; k < m->n_embd; k++) {
+            ((float *)(uintptr_t)m->layers[i].attn_norm)[k] *= by;
+            ((float *)(uintptr_t)m->layers[i].ffn_norm)[k] *= by;
+        }
+}
+
+/* Results as alone, reported in an order that depends on them alone. */
+TEST(stream) {
+    int n_early = 0;
+    for (int i = 0; i < (test_quick() ? 3 : 6) && !test_failures; i++) {
+        fixture f = fixture_model(fx_archs[i % 4], QUANT_Q8_0, 7);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+        const uint64_t seed = (uint64_t)i;
+        const int window = 1 + fx_below(6);
+        polar_many_options o = polar_many_defaults();
+        polar_many_result r[12];
+        expected x[12], draft;
+        caller clock;
+        programs p;
+        int32_t prompt[12];
+        mark_ends(m, 5);
+        if (i % 3) calm(m, 0.7f);
+        random_programs(&p, 12);
+        o.max_tokens = 14;
+        for (int k = 0; k < 12; k++) prompt[k] = fx_below(FX_VOCAB);
+        for (int k = 0; k < p.n; k++) alone(m, p.paths[k].calls, p.paths[k].n, prompt, 12, &o, &x[k]);
+        draft = x[5];
+        draft.n_tokens = i % 2 ? (draft.n_tokens + 1) / 2 : 0;
+        clock = caller_of(&p, window, seed, r);
+        stream_by_clock(&clock, x, &draft);
+        n_early += clock.n_early;
+        for (int way = 0; way < 5; way++) {
+            polar_many *y = NULL;
+            polar_error e;
+            caller c = caller_of(&p, window, seed, r);
+            o.share = way != 1 && way != 4, o.batch = way != 2 && way != 4, o.draft = way != 3 && way != 4;
+            o.n_threads = 1 + fx_below(2);
+            o.cache_bytes = fx_below(3) ? (size_t)1 << (fx_below(20) + 1) : 0;
+            CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 12, &e));
+            if (draft.n_tokens) CHECK(!polar_many_draft(y, draft.tokens, draft.n_tokens, &e));
+            CHECK(!stream_all(y, &c, &e));
+            CHECK_STR(e.message, "");
+            CHECK(c.from == p.n && y->reserved == 0);
+            for (int k = 0; k < p.n; k++) same(&r[k], &x[k]);
+            CHECK(c.n_log == clock.n_log && !memcmp(c.log, clock.log, (size_t)c.n_log * sizeof *c.log));
+            polar_many_free(y);
+        }
+        polar_model_close(m);
+        free(f.data);
+    }
+    CHECK(n_early > 0 || test_quick());
+}
+
+/* New paths begin while others still generate: there are fewer passes than with one batch after the other. */
+TEST(stream_overlaps) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 4);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    polar_many_options o = polar_many_defaults();
+    polar_many *y[2] = {NULL, NULL};
+    polar_many_stats stream, batches;
+    mark_ends(m, 9);
+    o.max_tokens = 14;
+    CHECK(!polar_many_create(&y[0], m, &o, NULL) && !polar_many_create(&y[1], m, &o, NULL));
+    for (int round = 0; round < 6; round++) {
+        const int32_t prompt[] = {5, 6, 7, 8, round};
+        polar_many_result r[24];
+        caller c;
+        programs p;
+        random_programs(&p, 24);
+        c = caller_of(&p, 4, 0, r);
+        CHECK(!polar_many_prompt(y[0], prompt, 5, NULL) && !stream_all(y[0], &c, NULL));
+        CHECK(!polar_many_prompt(y[1], prompt, 5, NULL));
+        for (int k = 0; k < 24; k += 4) CHECK(!polar_many_run(y[1], p.paths + k, 4, r, NULL));
+    }
+    polar_many_get_stats(y[0], &stream);
+    polar_many_get_stats(y[1], &batches);
+    CHECK(stream.n_passes < batches.n_passes);
+    for (int i = 0; i < 2; i++) polar_many_free(y[i]);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* A caller who stops, a wrong path: what was reported stays, and the next stream is right. */
+TEST(stream_stops) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 3);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    const int32_t prompt[] = {5, 6, 7};
+    for (int plain = 0; plain < 2; plain++) {
+        polar_many_options o = polar_many_defaults();
+        polar_many_result r[8], again[8];
+        polar_many *y = NULL;
+        polar_error e;
+        programs p;
+        caller c;
+        random_programs(&p, 8);
+        o.max_tokens = 5;
+        if (plain) o.share = o.batch = o.draft = 0;
+        CHECK(!polar_many_create(&y, m, &o, &e));
+        c = caller_of(&p, 3, 1, r);
+        CHECK(polar_many_stream(y, caller_next, caller_done, &c, &e) == POLAR_ARGUMENT && c.n_done == 0);
+        CHECK_STR(e.message, "a path before polar_many_prompt");
+        CHECK(!polar_many_prompt(y, prompt, 3, &e));
+        CHECK(polar_many_stream(y, NULL, caller_done, &c, &e) == POLAR_ARGUMENT &&
+              polar_many_stream(y, caller_next, NULL, &c, &e) == POLAR_ARGUMENT);
+        c = caller_of(&p, 3, 1, r), c.stop_done = 2;
+        CHECK(polar_many_stream(y, caller_next, caller_done, &c, &e) == POLAR_CANCELLED && c.n_done == 2);
+        c = caller_of(&p, 3, 1, r), c.stop_next = 0;
+        CHECK(polar_many_stream(y, caller_next, caller_done, &c, &e) == POLAR_CANCELLED && c.n_done == 0);
+        CHECK_STR(e.message, "cancelled after 0 of 0 programs");
+        c = caller_of(&p, 1, 2, r), p.paths[4].n = 0;
+        CHECK(stream_all(y, &c, &e) == POLAR_ARGUMENT && c.from + c.n_done == 4);
+        CHECK_STR(e.message, "a path of 0 calls, expected 1..1280");
+        p.paths[4].n = p.paths[3].n, p.paths[4].calls = p.paths[3].calls;
+        c = caller_of(&p, 5, 3, again);
+        CHECK(!stream_all(y, &c, &e) && c.from == 8 && y->reserved == 0);
+        for (int k = 0; k < 4; k++)
+            CHECK(r[k].n_tokens == again[k].n_tokens && f64_bits(r[k].logprob) == f64_bits(again[k].logprob));
+        CHECK(!memcmp(again[3].tokens, again[4].tokens, (size_t)again[3].n_tokens * sizeof(int32_t)));
+        polar_many_free(y);
+    }
+    polar_model_close(m);
+    free(f.data);
+}
+
 /* A prompt as long as the context, and nearly so. */
 TEST(context) {
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 5);
@@ -311,19 +527,20 @@ TEST(errors) {
     programs p;
     const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
     expected x[5];
-    int failed = 1;
+    int failed = 0;
     polar_many_options o = polar_many_defaults();
     random_programs(&p, 5);
     o.max_tokens = 5;
     o.n_threads = 1;
     o.cache_bytes = 300000;
     for (int i = 0; i < 5; i++) alone(m, p.paths[i].calls, p.paths[i].n, prompt, 5, &o, &x[i]);
-    for (int at = 0; failed && !test_failures; at++) {
+    for (int at = 0, stream = 0; stream < 2 && !test_failures; at = failed ? at + 1 : 0, stream += !failed) {
         counting c = {0, at / 2, 0, 0, 0};
         const polar_allocator a = {count_alloc, count_free, &c};
         int left = at / 2;
         polar_many *y = NULL;
         polar_many_result r[5];
+        caller user = caller_of(&p, 3, 0, r);
         polar_error e;
         polar_status status;
         o.allocator = &a;
@@ -333,11 +550,14 @@ TEST(errors) {
         status = polar_many_create(&y, m, &o, &e);
         if (!status) status = polar_many_prompt(y, prompt, 5, &e);
         if (!status) status = polar_many_draft(y, draft, 3, &e);
-        if (!status) status = polar_many_run(y, p.paths, 5, r, &e);
+        if (!status && stream) status = stream_all(y, &user, &e);
+        else if (!status) status = polar_many_run(y, p.paths, 5, r, &e);
         CHECK(!status == (e.status == POLAR_OK) && (!status || *e.message));
         CHECK(!status || status == (at % 2 ? POLAR_CANCELLED : POLAR_MEMORY));
         failed = status != POLAR_OK || at % 2;
         c.fail_at = left = -1;
+        for (int i = 0; i < user.n_log; i++) /* what was reported before stays */
+            if (user.log[i] < 0) same(&r[-1 - user.log[i]], &x[-1 - user.log[i]]);
         if (y && y->n_prompt && at % 8 < 2) {
             CHECK(!polar_many_run(y, p.paths, 5, r, &e));
             for (int i = 0; i < 5; i++) same(&r[i], &x[i]);
@@ -385,10 +605,15 @@ TEST(not_finite) {
     const int bad[] = {0, 1, 2, 2, 3}, good[] = {0, 1, 3};
     const polar_path p[] = {{bad, 5}, {good, 3}, {bad, 5}};
     const int32_t prompt[] = {5, 6, 7, 8, 9};
+    programs list;
+    caller first;
+    list.n = 3;
+    memcpy(list.paths, p, sizeof p);
     for (int i = 0; i < 8; i++) {
         polar_many_options o = polar_many_defaults();
         polar_many *y = NULL;
         polar_many_result r[3];
+        caller c = caller_of(&list, 3, 0, r);
         polar_error e;
         expected x;
         double logprob;
@@ -398,6 +623,10 @@ TEST(not_finite) {
         norm[0] = bits_f32(0x7f800000);
         alone(m, good, 3, prompt, 5, &o, &x);
         CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 5, &e));
+        CHECK(!polar_many_draft(y, x.tokens, x.n_tokens, &e));
+        CHECK(!stream_all(y, &c, &e)); /* whenever it breaks, it is reported last */
+        if (!i) first = c;
+        CHECK(c.n_log == first.n_log && !memcmp(c.log, first.log, (size_t)c.n_log * sizeof *c.log) && c.n_early == 1);
         CHECK(!polar_many_run(y, p, 3, r, &e));
         same(&r[1], &x);
         CHECK(r[0].status == POLAR_NUMERIC && r[0].n_tokens == 0 && r[0].length == 0 && !*r[0].text &&
@@ -450,7 +679,8 @@ TEST(bad_input) {
 static const test_case tests[] = {
 #define T(name)                                                                                                        \
     { #name, test_##name }
-    T(same_as_alone), T(context), T(score), T(savings), T(errors), T(memory_bound), T(not_finite), T(bad_input),
+    T(same_as_alone), T(stream), T(stream_overlaps), T(stream_stops), T(context),  T(score),
+    T(savings),       T(errors), T(memory_bound),    T(not_finite),   T(bad_input),
 };
 
 int main(int argc, char **argv) {

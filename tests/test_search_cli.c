@@ -180,6 +180,73 @@ TEST(planted) {
         "\"prompt\":\"now {question}:\"");
 }
 
+/* The paths of a search that keeps `window` proposals waiting, on a question that programs with layer 2 answer right or
+ * wrong. All answers are one known token, so that results come in the order of the proposals. */
+static int expected_paths(const char *question, int with_layer_2, int window, char *text, size_t size) {
+    polar_search_options o = polar_search_defaults();
+    polar_search *s = NULL;
+    polar_program program;
+    double rewards[64];
+    int n = 0, reported = 0, id;
+    size_t length = 0;
+    o.simulations = 60;
+    o.max_in_flight = window;
+    CHECK(!polar_search_create(&s, PLANTED_LAYERS, question, strlen(question), &o, NULL));
+    for (;;) {
+        int calls[POLAR_MAX_CALLS], n_calls, found = 0;
+        if (n - reported < (reported ? window : 1) && (id = polar_search_next(s, &program)) >= 0) {
+            n_calls = polar_program_path(&program, calls, POLAR_MAX_CALLS);
+            for (int i = 0; i < n_calls; i++) {
+                found |= calls[i] == 2;
+                length += (size_t)snprintf(text + length, size - length, "%c%d", i ? ',' : '[', calls[i]);
+            }
+            length += (size_t)snprintf(text + length, size - length, "]");
+            rewards[n++] = found == with_layer_2;
+        } else if (reported < n) {
+            CHECK(!polar_search_report(s, reported, rewards[reported], NULL));
+            reported++;
+        } else break;
+    }
+    polar_search_free(s);
+    return n;
+}
+
+/* The paths of sample number `index` of a file, likewise. */
+static void found_paths(const char *name, int index, char *text, size_t size) {
+    size_t n, length = 0;
+    char *file = read_back(name, &n), start[32], *s, *end;
+    snprintf(start, sizeof start, "{\"index\":%d,", index);
+    s = file ? strstr(file, start) : NULL;
+    end = s ? strchr(s, '\n') : NULL;
+    for (s = s ? strstr(s, "\"search_trajectory\":") : NULL; s && (s = strstr(s, "{\"path\":")) && s < end;) {
+        const size_t k = strcspn(s += 8, "]") + 1;
+        length += (size_t)snprintf(text + length, size - length, "%.*s", (int)k, s);
+    }
+    free(file);
+}
+
+TEST(trajectory) { /* as said by polar_search, for any number in flight, cache and threads */
+    static const int windows[] = {1, 3, 8};
+    static char expected[16000], found[16000];
+    char command[300];
+    for (int i = 0; i < 3; i++) {
+        for (int way = 0; way < 2; way++) {
+            snprintf(command, sizeof command,
+                     "rm -f window%d.json; polar search -m planted.gguf planted.jsonl -o window%d.json "
+                     "--simulations 60 --in-flight %d --cache-mb %d -t %d",
+                     way, way, windows[i], way ? 1 : 1024, 1 + way);
+            RUN(command, 0, "questions       3, ");
+        }
+        CHECK(same_files("window0.json", "window1.json"));
+        for (int k = 0; k < 2; k++) {
+            expected[0] = found[0] = 0;
+            CHECK(expected_paths(k ? "eight" : "seven", k, windows[i], expected, sizeof expected) > 20);
+            found_paths("window0.json", k, found, sizeof found);
+            CHECK_STR(found, expected);
+        }
+    }
+}
+
 TEST(settings) { /* what must not matter, and what must */
     RUN(CHOICE "-o t.json -t 1 --cache-mb 1", 0, "");
     CHECK(same_files("t.json", "whole.json"));
@@ -325,6 +392,7 @@ TEST(resume) { /* goes on only with what it began with */
         1, "again.json.journal belongs to another run: model.checksum is \"");
     RUN(CHOICE "-o again.json --seed 3", 1,
         "settings.seed is 0 there and 3 here; remove it or choose another output to begin anew");
+    RUN("sed -n 1p again.json.journal", 0, ",\"in_flight\":8,\"trajectory\":2,"); /* the rule of proposals is recorded */
     RUN(CHOICE "-o again.json --limit 6", 1, "questions.n is 7 there and 6 here");
     RUN(CHOICE "-o again.json --shard 1/2", 1, "shard is not set there and a list of 2 here");
     RUN(CHOICE "-o again.json -t 1", 0, "polar search: again.json.journal: going on after ");
@@ -434,7 +502,7 @@ TEST(bench) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(planted), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt), T(disk_full),
+    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt), T(disk_full),
     T(shards), T(parallel), T(menu), T(bench),
 };
 

@@ -159,7 +159,7 @@ int command_bench(cli *c) {
         CLI_CPU_OPTION(o.cpu),
         {"search", 0, CLI_FLAG, &search, NULL, "evaluate the programs of a search, together and one by one"},
         {"programs", 0, CLI_INT, &s.programs, "N", "of --search: simulations (200)"},
-        {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs proposed at a time (64)"},
+        {"in-flight", 0, CLI_INT, &s.in_flight, "N", "of --search: programs that wait for results at a time (64)"},
         {"max-tokens", 0, CLI_INT, &s.max_tokens, "N", "of --search: longest answer (50)"},
         {"alone", 0, CLI_INT, &s.alone, "N", "of --search: programs timed one by one (6)"},
         {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},

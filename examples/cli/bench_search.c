@@ -82,74 +82,83 @@ static int find_gold(search_bench *b) {
     return status;
 }
 
-/* The result of program `id`: noted by the first search, the same in every other. */
-static int check_result(search_bench *b, int id, const polar_program *program, const polar_many_result *r) {
+/* A program that is proposed, as number `id` of the search: noted by the first one, the same in every other. */
+static int take_program(search_bench *b, int id, const polar_program *program) {
     program_kept *p = &b->programs[id];
+    int calls[POLAR_MAX_CALLS];
+    const int n = polar_program_path(program, calls, POLAR_MAX_CALLS);
     if (id < b->n_programs) {
-        if (p->n_tokens == r->n_tokens && !memcmp(&p->logprob, &r->logprob, sizeof r->logprob)) return 0;
-        return cli_fail("program %d has another result than before: this must not happen", id);
+        if (p->length == n && !memcmp(p->path, calls, (size_t)n * sizeof *calls)) return 0;
+        return cli_fail("program %d is another one than before: this must not happen", id);
     }
-    p->length = polar_program_length(program);
-    p->path = malloc((size_t)p->length * sizeof *p->path);
-    p->tokens = malloc((size_t)(r->n_tokens + 1) * sizeof *p->tokens);
-    if (!p->path || !p->tokens) {
-        free(p->path);
-        free(p->tokens);
-        return cli_fail("out of memory");
-    }
-    polar_program_path(program, p->path, p->length);
-    if (r->n_tokens) memcpy(p->tokens, r->tokens, (size_t)r->n_tokens * sizeof *p->tokens);
-    p->n_tokens = r->n_tokens;
-    p->n_steps = r->stop == POLAR_STOP_END || !r->n_tokens ? r->n_tokens : r->n_tokens - 1;
-    p->logprob = r->logprob;
+    if (!(p->path = malloc((size_t)n * sizeof *p->path))) return cli_fail("out of memory");
+    memcpy(p->path, calls, (size_t)n * sizeof *calls);
+    p->length = n;
     b->n_programs = id + 1;
     return 0;
 }
 
-#define BENCH_FLIGHT 256
-
-/* Takes proposals until none is left or as many are in flight as may be; returns their number. */
-static int take_proposals(polar_search *search, int most, polar_program *programs, int *ids) {
-    int n = 0;
-    while (n < most && (ids[n] = polar_search_next(search, &programs[n])) >= 0) n++;
-    return n;
+/* Its result, likewise. */
+static int take_result(search_bench *b, int id, const polar_many_result *r) {
+    program_kept *p = &b->programs[id];
+    if (p->tokens) {
+        if (p->n_tokens == r->n_tokens && !memcmp(&p->logprob, &r->logprob, sizeof r->logprob)) return 0;
+        return cli_fail("program %d has another result than before: this must not happen", id);
+    }
+    if (!(p->tokens = malloc((size_t)(r->n_tokens + 1) * sizeof *p->tokens))) return cli_fail("out of memory");
+    if (r->n_tokens) memcpy(p->tokens, r->tokens, (size_t)r->n_tokens * sizeof *p->tokens);
+    p->n_tokens = r->n_tokens;
+    p->n_steps = r->stop == POLAR_STOP_END || !r->n_tokens ? r->n_tokens : r->n_tokens - 1;
+    p->logprob = r->logprob;
+    return 0;
 }
 
-static int run_proposals(search_bench *b, polar_search *search, polar_many *many, const polar_program *programs,
-                         const int *ids, int n) {
-    static int calls[BENCH_FLIGHT][POLAR_MAX_CALLS];
-    static polar_many_result results[BENCH_FLIGHT];
-    polar_path paths[BENCH_FLIGHT];
+/* A search that runs. */
+typedef struct bench_run {
+    search_bench *b;
+    polar_search *search;
+    int n_given, n_done;
+    int status; /* after a message */
+} bench_run;
+
+/* The identity comes first and alone, as in polar search: its answer is a guess for the others. */
+static int next_program(void *user, polar_path *path) {
+    bench_run *r = user;
+    polar_program program;
+    int id;
+    if ((r->n_given && !r->n_done) || (id = polar_search_next(r->search, &program)) < 0) return 0;
+    if ((r->status = take_program(r->b, id, &program))) return -1;
+    path->calls = r->b->programs[id].path;
+    path->n = r->b->programs[id].length;
+    r->n_given++;
+    return 1;
+}
+
+static int program_done(void *user, int id, const polar_many_result *result) {
+    bench_run *r = user;
+    const search_bench *b = r->b;
+    const int right = result->n_tokens == b->n_gold &&
+                      !memcmp(result->tokens, b->gold, (size_t)b->n_gold * sizeof *b->gold);
     polar_error e;
-    for (int i = 0; i < n; i++) {
-        paths[i].calls = calls[i];
-        paths[i].n = polar_program_path(&programs[i], calls[i], POLAR_MAX_CALLS);
-    }
-    if (polar_many_run(many, paths, n, results, &e)) return cli_fail("%s: %s", b->file, e.message);
-    for (int i = 0; i < n; i++) {
-        const polar_many_result *r = &results[i];
-        const int right = r->n_tokens == b->n_gold && !memcmp(r->tokens, b->gold, (size_t)b->n_gold * sizeof *b->gold);
-        if (polar_search_report(search, ids[i], right, &e)) return cli_fail("%s", e.message);
-        if (check_result(b, ids[i], &programs[i], r)) return 1;
-    }
-    return 0;
+    r->n_done++;
+    if (polar_search_report(r->search, id, right, &e)) r->status = cli_fail("%s", e.message);
+    else r->status = take_result(r->b, id, result);
+    return r->status;
 }
 
 /* A whole search with these parts switched on. */
 static int run_search(search_bench *b, int share, int batch, int draft, int round, search_time *t) {
-    static polar_program programs[BENCH_FLIGHT];
-    static int ids[BENCH_FLIGHT];
     polar_search_options so = polar_search_defaults();
-    polar_search *search = NULL;
+    bench_run run = {b, NULL, 0, 0, 0};
     polar_many *many = NULL;
     polar_error e;
-    int n, status = 1;
+    int status = 1;
     double start;
     so.simulations = b->n_wanted;
     so.max_in_flight = b->o->in_flight;
     t->n = 0;
     start = seconds(b);
-    if (polar_search_create(&search, b->n_layer, "bench", 5, &so, &e)) {
+    if (polar_search_create(&run.search, b->n_layer, "bench", 5, &so, &e)) {
         cli_fail("%s", e.message);
         goto done;
     }
@@ -158,18 +167,18 @@ static int run_search(search_bench *b, int share, int batch, int draft, int roun
         cli_fail("%s: %s", b->file, e.message);
         goto done;
     }
-    /* the identity first, as a search does: its answer is a guess for the others */
-    for (int most = 1; (n = take_proposals(search, most, programs, ids)) > 0; most = b->o->in_flight) {
-        if (run_proposals(b, search, many, programs, ids, n)) goto done;
-        t->n += n;
+    if (polar_many_stream(many, next_program, program_done, &run, &e)) {
+        if (!run.status) cli_fail("%s: %s", b->file, e.message);
+        goto done;
     }
+    t->n = run.n_done;
     start = seconds(b) - start;
     polar_many_get_stats(many, &t->stats);
     t->each[round] = start / (double)t->stats.n_rows_plain;
     status = 0;
 done:
     polar_many_free(many);
-    polar_search_free(search);
+    polar_search_free(run.search);
     return status;
 }
 
@@ -270,6 +279,7 @@ static void forget(search_bench *b) {
     for (int i = 0; i < b->n_programs; i++) {
         free(b->programs[i].path);
         free(b->programs[i].tokens);
+        memset(&b->programs[i], 0, sizeof b->programs[i]);
     }
     free(b->gold);
     b->gold = NULL;

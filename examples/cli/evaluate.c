@@ -142,19 +142,72 @@ static int choose_option(evaluator *e, polar_path path, attempt *a) {
     return set_answer(a, &"ABCDEFGHIJ"[best < 0 ? 0 : best], best >= 0);
 }
 
-int evaluator_run(evaluator *e, const polar_path *paths, int n, attempt *attempts) {
-    polar_many_result *results;
+/* A stream on its way through polar_many. */
+typedef struct graded {
+    evaluator *e;
+    const evaluator_stream *stream;
+    int status;
+} graded;
+
+static int graded_next(void *user, polar_path *path) {
+    graded *g = user;
+    const int more = g->stream->next(g->stream->user, path);
+    if (more < 0) g->status = -more;
+    return more;
+}
+
+/* Hands on what grading came to. */
+static int graded_pass(graded *g, int number, attempt *a, int status) {
+    if (status) free(a->answer);
+    else status = g->stream->done(g->stream->user, number, a);
+    return g->status = status;
+}
+
+static int graded_done(void *user, int number, const polar_many_result *r) {
+    graded *g = user;
+    attempt a = {0};
+    return graded_pass(g, number, &a, grade_result(g->e, r, &a));
+}
+
+int evaluator_run_stream(evaluator *e, const evaluator_stream *stream) {
+    graded g = {e, stream, 0};
     polar_error error;
-    int status = 0;
-    memset(attempts, 0, (size_t)n * sizeof *attempts);
+    polar_path path;
     if (e->reward == REWARD_CHOICE) {
-        for (int i = 0; i < n && !status; i++) status = choose_option(e, paths[i], &attempts[i]);
-        return status;
+        for (int n = 0; !g.status && graded_next(&g, &path) > 0; n++) {
+            attempt a = {0};
+            graded_pass(&g, n, &a, choose_option(e, path, &a));
+        }
+        return g.status;
     }
-    if (!(results = malloc((size_t)n * sizeof *results))) return cli_fail("out of memory");
-    if (polar_many_run(e->many, paths, n, results, &error))
-        status = error.status == POLAR_CANCELLED ? EVALUATE_CANCELLED : cli_fail("%s", error.message);
-    for (int i = 0; i < n && !status; i++) status = grade_result(e, &results[i], &attempts[i]);
-    free(results);
-    return status;
+    if (polar_many_stream(e->many, graded_next, graded_done, &g, &error) && !g.status)
+        g.status = error.status == POLAR_CANCELLED ? EVALUATE_CANCELLED : cli_fail("%s", error.message);
+    return g.status;
+}
+
+/* Paths that are all there. */
+typedef struct path_list {
+    const polar_path *paths;
+    int n_paths, n_given;
+    attempt *attempts;
+} path_list;
+
+static int list_next(void *user, polar_path *path) {
+    path_list *l = user;
+    if (l->n_given == l->n_paths) return 0;
+    *path = l->paths[l->n_given++];
+    return 1;
+}
+
+static int list_done(void *user, int number, const attempt *a) {
+    path_list *l = user;
+    l->attempts[number] = *a;
+    return 0;
+}
+
+int evaluator_run(evaluator *e, const polar_path *paths, int n, attempt *attempts) {
+    path_list list = {paths, n, 0, attempts};
+    const evaluator_stream stream = {list_next, list_done, &list};
+    memset(attempts, 0, (size_t)n * sizeof *attempts);
+    return evaluator_run_stream(e, &stream);
 }

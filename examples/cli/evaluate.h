@@ -72,4 +72,14 @@ int evaluator_question(evaluator *e, const cli_question *question);
 /* Runs paths; the attempts' answers are to be freed, on failure too. 0, EVALUATE_CANCELLED or 1 after a message. */
 int evaluator_run(evaluator *e, const polar_path *paths, int n, attempt *attempts);
 
+/* Where paths come from and attempts go, as in polar_many_stream; both may stop the run after a message. */
+typedef struct evaluator_stream {
+    int (*next)(void *user, polar_path *path); /* 1: there is one, 0: none now, negative: stop; -status is returned */
+    int (*done)(void *user, int number, const attempt *a); /* takes over a->answer; a status to stop with, or 0 */
+    void *user;
+} evaluator_stream;
+/* Runs paths as they come, under --reward choice one after the other. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
+ * a message. */
+int evaluator_run_stream(evaluator *e, const evaluator_stream *stream);
+
 #endif /* EVALUATE_H */

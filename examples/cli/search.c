@@ -42,6 +42,11 @@ typedef struct run {
 
 /* --- the header ------------------------------------------------------------------------------------------- */
 
+/* Number of the rule by which programs follow from rewards. Under 1, which was not written, `in_flight` programs were
+ * proposed when the last such batch was over; under 2, the next when one of `in_flight` ends, by the clock of
+ * polar_many_stream (--reward choice, which runs one at a time: when the one before ends). */
+#define TRAJECTORY 2
+
 /* Everything that results depend on. */
 static void put_settings(FILE *f, const run *r) {
     const search_options *o = r->o;
@@ -56,7 +61,8 @@ static void put_settings(FILE *f, const run *r) {
     json_put_number(f, "epsilon", s->epsilon);
     json_put_number(f, "alpha", s->widening_alpha);
     json_put_number(f, "beta", s->widening_beta);
-    fprintf(f, ",\"in_flight\":%d,\"seed\":%llu}", o->in_flight, (unsigned long long)s->seed);
+    fprintf(f, ",\"in_flight\":%d,\"trajectory\":%d,\"seed\":%llu}", o->in_flight, TRAJECTORY,
+            (unsigned long long)s->seed);
 }
 
 static void put_header(FILE *f, const run *r) {
@@ -221,43 +227,55 @@ static int run_trials(run *r, int first) {
     return status;
 }
 
-/* The proposals that may run together: the identity alone, whose answer is a guess for the others. */
-static int propose(run *r, polar_search *s, int *done) {
-    int limit = r->trials.n ? r->o->in_flight : 1, calls[POLAR_MAX_CALLS], id = 0;
+/* A search on its way. Ids of the search are the indexes of the trials and the numbers of the stream. */
+typedef struct flight {
+    run *r;
+    polar_search *search;
+    int n_done;
+} flight;
+
+/* The next proposal; polar_search says when enough are waiting. The identity runs alone: its answer is a guess for the
+ * others. */
+static int propose(void *user, polar_path *path) {
+    flight *f = user;
+    run *r = f->r;
+    int calls[POLAR_MAX_CALLS], id;
     polar_program program;
-    for (int n = 0; n < limit && (id = polar_search_next(s, &program)) >= 0; n++) {
-        polar_search_result result;
-        const trial *parent;
-        trial *t;
-        polar_search_get(s, id, &result);
-        parent = result.parent < 0 ? NULL : &r->trials.items[result.parent];
-        if (!(t = trials_add(&r->trials, calls, polar_program_path(&program, calls, POLAR_MAX_CALLS),
-                             parent ? parent->path : NULL, parent ? parent->n : 0)))
-            return cli_fail("out of memory");
-        t->simulation = result.simulation;
-    }
-    *done = id == POLAR_SEARCH_DONE;
-    return 0;
+    polar_search_result result;
+    const trial *parent;
+    trial *t;
+    if ((r->trials.n && !f->n_done) || (id = polar_search_next(f->search, &program)) < 0) return 0;
+    polar_search_get(f->search, id, &result);
+    parent = result.parent < 0 ? NULL : &r->trials.items[result.parent];
+    if (!(t = trials_add(&r->trials, calls, polar_program_path(&program, calls, POLAR_MAX_CALLS),
+                         parent ? parent->path : NULL, parent ? parent->n : 0)))
+        return -cli_fail("out of memory");
+    t->simulation = result.simulation;
+    path->calls = t->path;
+    path->n = t->n;
+    return 1;
 }
 
-/* Ids of the search are the indexes of the trials. */
-static int search_question(run *r, const cli_question *q) {
-    polar_search *s = NULL;
+static int report(void *user, int id, const attempt *a) {
+    flight *f = user;
     polar_error error;
-    int status, done = 0;
+    set_trial(&f->r->trials.items[id], a);
+    f->n_done++;
+    if (polar_search_report(f->search, id, a->reward, &error)) return cli_fail("%s", error.message);
+    tell(f->r, f->n_done);
+    return cli_interrupted() ? EVALUATE_CANCELLED : 0;
+}
+
+static int search_question(run *r, const cli_question *q) {
+    flight f = {r, NULL, 0};
+    const evaluator_stream stream = {propose, report, &f};
+    polar_error error;
+    int status;
     if ((status = evaluator_question(&r->e, q))) return status;
-    if (polar_search_create(&s, r->info.n_layer, q->text, strlen(q->text), &r->o->search, &error))
+    if (polar_search_create(&f.search, r->info.n_layer, q->text, strlen(q->text), &r->o->search, &error))
         return cli_fail("%s", error.message);
-    while (!status && !done) {
-        int first = r->trials.n;
-        status = propose(r, s, &done);
-        if (!status && r->trials.n > first) status = run_trials(r, first);
-        for (int i = first; i < r->trials.n && !status; i++)
-            if (polar_search_report(s, i, r->trials.items[i].reward, &error)) status = cli_fail("%s", error.message);
-        if (cli_interrupted()) status = EVALUATE_CANCELLED;
-        tell(r, r->trials.n);
-    }
-    polar_search_free(s);
+    status = evaluator_run_stream(&r->e, &stream);
+    polar_search_free(f.search);
     return status;
 }
 
@@ -494,7 +512,7 @@ int command_search(cli *c) {
         {"alpha", 0, CLI_NUMBER, &s->widening_alpha, "X", "a node has at most alpha visits^beta children (2)"},
         {"beta", 0, CLI_NUMBER, &s->widening_beta, "X", "(0.5)"},
         {"seed", 's', CLI_U64, &s->seed, "N", "every question gets its own from this and its text (0)"},
-        {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run together; 1 is the textbook search (8)"},
+        {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run at a time; 1 is the textbook search (8)"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},
         {"also", 0, CLI_LIST, &o.also, "PROGRAM", "add this one to the menu; may be repeated"},
         EVALUATE_OPTIONS(o.evaluate),
