@@ -154,8 +154,8 @@ demo-model: polar build/demo/train_model build/demo/vocabulary.gguf
 	$(MAKE) demo-predictor
 
 # What the bundled predictor came from: programs found for 4000 training questions, a menu of them and of the depths that
-# the model was trained at run on all these questions, both networks, and prices from validation questions. The same
-# model gives the same bytes.
+# the model was trained at run on all these questions, both networks, and prices from validation questions. Two runs give
+# the same bytes, but not those of the bundled files: their search still evaluated programs in batches.
 DEMO_DEPTHS = 6-10x0 7-10x0 8-10x0 9-10x0 10x0 2-5x2,6-10x0 2-5x2,7-10x0 2-5x2,8-10x0 2-5x2 2-5x3,6-10x0 2-5x3,8-10x0 \
 	2-5x3 2-5x4,6-10x0 2-5x4 2-5x0,7-10x0 2-5x0,8-10x0 2-5x0,9-10x0 2-5x0,10x0 2-5x0
 demo-predictor: polar build/demo/train.jsonl build/demo/validation.jsonl
