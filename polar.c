@@ -127,15 +127,13 @@
 #define POLAR_POSIX_FILES 1
 #include <sys/stat.h>
 #include <unistd.h>
-#endif
-#if !defined(POLAR_NO_MMAP) && !defined(POLAR_NO_STDIO)
-#if defined(__unix__) || defined(__APPLE__)
+#ifndef POLAR_NO_MMAP
 #define POLAR_MMAP_POSIX 1
 #include <fcntl.h>
 #include <sys/mman.h>
-#elif defined(_WIN32)
-#define POLAR_MMAP_WINDOWS 1
 #endif
+#elif !defined(POLAR_NO_STDIO) && !defined(POLAR_NO_MMAP) && defined(_WIN32)
+#define POLAR_MMAP_WINDOWS 1
 #endif
 #ifdef _WIN32
 #ifndef WIN32_LEAN_AND_MEAN
@@ -4301,12 +4299,9 @@ typedef struct kern {
     void (*axpy)(float *out, float a, const float *x, int n);
 } kern;
 
-#define KERN_ROWS 16    /* rows of a panel */
-#define KERN_CHUNK 2048 /* numbers of a row that are unpacked at a time; a multiple of 256 */
+#define KERN_ROWS 16 /* rows of a panel */
 #if defined(POLAR_X86) || defined(POLAR_ARM)
-/* The panel, its scales and minima, and space to unpack 8 blocks. */
-#define KERN_SCRATCH (KERN_ROWS * KERN_CHUNK * 2 + KERN_CHUNK / 32 * KERN_ROWS * 8 + \
-                      KERN_CHUNK / 16 * KERN_ROWS * 2 + 8 * (int)sizeof(quant_block) + 256)
+#define KERN_SCRATCH (80 << 10) /* for a panel or unpacked blocks, as asserted where it is divided */
 #else
 #define KERN_SCRATCH 0 /* plain C needs none */
 #endif
@@ -6484,9 +6479,11 @@ static void multiply_tokens4_neon(const quant_block *w, const product *p, const 
     for (int i = 0; i < 4 && k + i < p->n_tokens; i++) p->y[(size_t)(k + i) * (size_t)p->ldy + (size_t)r] = y[i];
 }
 
+#define NEON_CHUNK 2048 /* numbers of a row that are unpacked at a time; a multiple of 256 */
+
 static void multiply_blocks_neon(const product *p, const act_blocks *a, int row, int n_rows, quant_block *unpacked) {
     const quant_type *t = &quant_types[p->type];
-    const int n_blocks = p->a->n / t->block, chunk = KERN_CHUNK / t->block;
+    const int n_blocks = p->a->n / t->block, chunk = NEON_CHUNK / t->block;
     for (int r = row; r < row + n_rows; r++)
         for (int b = 0; b < n_blocks; b += chunk) {
             const int count = MIN(chunk, n_blocks - b);
@@ -6497,7 +6494,7 @@ static void multiply_blocks_neon(const product *p, const act_blocks *a, int row,
 }
 
 /* The scratch memory holds the unpacked blocks of a chunk. */
-typedef char scratch_holds_blocks[KERN_CHUNK / 32 * (int)sizeof(quant_block) <= KERN_SCRATCH ? 1 : -1];
+typedef char scratch_holds_blocks[NEON_CHUNK / 32 * (int)sizeof(quant_block) <= KERN_SCRATCH ? 1 : -1];
 
 static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
@@ -11387,9 +11384,9 @@ static void run_result(const polar_many *y, many_run *w, int number, const polar
     else job_tokens(y, j, result->tokens, result->n_tokens);
 }
 
-/* Hands out results as if each job ran from when it was given to its end, at a step a time: a result waits for jobs that
- * may still end before it. So what the caller knows when it makes a path depends on answers, never on which program
- * really was the first. Paths are asked for after each result. */
+/* Hands out results as if each job ran from when it was given to its end, at a step a time: a result waits for jobs
+ * that may still end before it. So what the caller knows when it makes a path depends on answers, never on which
+ * program really was the first. Paths are asked for after each result. */
 static polar_status run_report(polar_many *y, many_run *w, polar_error *e) {
     polar_status status = POLAR_OK;
     while (!status) {

@@ -326,7 +326,8 @@ TEST(hostile) {
            "memory: is a big-endian GGUF file, expected little-endian");
     refuse(bytes_from("44880", HEAD(0, huge)), POLAR_FORMAT,
            "memory: promises 18446744073709551615 metadata pairs and 0 tensors in 56 bytes");
-    refuse(bytes_from("44880", HEAD(2, 0)), POLAR_FORMAT, "memory: promises 0 metadata pairs and 2 tensors in 56 bytes");
+    refuse(bytes_from("44880", HEAD(2, 0)), POLAR_FORMAT,
+           "memory: promises 0 metadata pairs and 2 tensors in 56 bytes");
     refuse(bytes_from("448880", HEAD(0, 1), huge), POLAR_FORMAT,
            "memory: the name of metadata pair 0 has 18446744073709551615 bytes, expected 1 to 65535");
     refuse(bytes_from("4488s40", HEAD(0, 1), "k\n", 4u), POLAR_FORMAT,
@@ -338,7 +339,8 @@ TEST(hostile) {
            "memory: ends inside metadata pair 0: 18446744073709551615 bytes expected at byte 49, 32 there");
     refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 8u, huge), POLAR_FORMAT,
            "memory: ends inside metadata pair 0: 8 bytes expected at byte 81, 0 there");
-    refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 9u, 1ull), POLAR_UNSUPPORTED, "memory: k is an array of arrays");
+    refuse(bytes_from("4488s4480", HEAD(0, 1), "k", 9u, 9u, 1ull), POLAR_UNSUPPORTED,
+           "memory: k is an array of arrays");
     refuse(bytes_from("4488s44s440", HEAD(0, 2), "k", 4u, 1u, "k", 4u, 1u), POLAR_FORMAT,
            "memory: the key k occurs twice");
     refuse(bytes_from("4488s440", HEAD(0, 1), "general.alignment", 4u, 48u), POLAR_FORMAT,

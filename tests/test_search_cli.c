@@ -392,7 +392,7 @@ TEST(resume) { /* goes on only with what it began with */
         1, "again.json.journal belongs to another run: model.checksum is \"");
     RUN(CHOICE "-o again.json --seed 3", 1,
         "settings.seed is 0 there and 3 here; remove it or choose another output to begin anew");
-    RUN("sed -n 1p again.json.journal", 0, ",\"in_flight\":8,\"trajectory\":2,"); /* the rule of proposals is recorded */
+    RUN("sed -n 1p again.json.journal", 0, ",\"in_flight\":8,\"trajectory\":2,"); /* the rule of proposals */
     RUN(CHOICE "-o again.json --limit 6", 1, "questions.n is 7 there and 6 here");
     RUN(CHOICE "-o again.json --shard 1/2", 1, "shard is not set there and a list of 2 here");
     RUN(CHOICE "-o again.json -t 1", 0, "polar search: again.json.journal: going on after ");
@@ -502,8 +502,8 @@ TEST(bench) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt), T(disk_full),
-    T(shards), T(parallel), T(menu), T(bench),
+    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt),
+    T(disk_full), T(shards), T(parallel), T(menu), T(bench),
 };
 
 int main(int argc, char **argv) {

@@ -78,7 +78,7 @@ typedef struct evaluator_stream {
     int (*done)(void *user, int number, const attempt *a); /* takes over a->answer; a status to stop with, or 0 */
     void *user;
 } evaluator_stream;
-/* Runs paths as they come, under --reward choice one after the other. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
+/* Runs paths as they come, under --reward choice one by one. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
  * a message. */
 int evaluator_run_stream(evaluator *e, const evaluator_stream *stream);
 
