@@ -16,25 +16,27 @@ run_all() {
 }
 
 report() {
-    passed=0 failed=0
+    passed=0 failed=0 skipped=0
     for t in "$@"; do
         out=$results/${t##*/}
         while [ ! -s "$out.status" ]; do read -r ended || break; done
-        line=$(tail -n 1 "$out.text")
         status=$(cat "$out.status")
-        p=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1/p')
-        f=$(printf '%s' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\2/p')
+        line=$(tail -n 1 "$out.text" | tr -d '\r' |
+            sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p')
+        read -r p f s <<END
+$line
+END
         if [ "$f$status" != 00 ] && [ "${f:-0}" = 0 ]; then
-            p=0 f=1
+            p=0 f=1 s=0
             cat "$out.text"
             printf '%s: died with status %s\n' "$t" "$status"
         else
             sed '$d' "$out.text"
         fi
-        printf '%-24s %s passed, %s failed\n' "${t##*/}" "$p" "$f"
-        passed=$((passed + p)) failed=$((failed + f))
+        printf '%-24s %s passed, %s failed, %s skipped\n' "${t##*/}" "$p" "$f" "$s"
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     done
-    echo "$passed passed, $failed failed"
+    echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" -eq 0 ]
 }
 

@@ -5,7 +5,8 @@
  *     TEST(sum) { CHECK(1 + 1 == 2); }
  *     TESTS(sum)
  *
- * Every file ends with one line `N passed, N failed`; exit status 1 if a test failed. */
+ * A test that leaves something out, since a file or a program is not here, says so with SKIP and counts as skipped.
+ * Every program ends with one line `N passed, N failed, N skipped`; exit status 1 if a test failed. */
 #ifndef TEST_H
 #define TEST_H
 #include <stdio.h>
@@ -13,11 +14,13 @@
 #include <string.h>
 #include <time.h>
 
-static int test_failures; /* of the running test */
+static int test_failures, test_skips; /* of the running test */
 
 #define CHECK(cond) ((cond) ? (void)0 : (void)(test_failures++, test_fail(__FILE__, __LINE__, #cond)))
 #define CHECK_BITS(a, b, n) CHECK(!memcmp(a, b, (n) * sizeof *(a)))
 #define CHECK_STR(a, b) test_str(__FILE__, __LINE__, a, b)
+/* SKIP(format, ...) says what is not here; the test goes on with what it can. */
+#define SKIP(...) (test_skips++, printf("skipped: "), printf(__VA_ARGS__), printf("\n"))
 
 static void test_fail(const char *file, int line, const char *what) {
     if (test_failures <= 10) printf("%s:%d: %s\n", file, line, what);
@@ -35,12 +38,12 @@ typedef struct test_case {
 
 #define TEST(name) static void test_##name(void)
 
-/* Data of ../shared that users do not have: a test that needs it says that it skips. */
+/* Data of ../shared that users do not have: a test that needs it is skipped. */
 static FILE *test_shared(const char *path) {
     char full[512];
     FILE *f;
     snprintf(full, sizeof full, "%s/%s", getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared", path);
-    if (!(f = fopen(full, "rb"))) printf("skipped: %s is not here\n", full);
+    if (!(f = fopen(full, "rb"))) SKIP("%s is not here", full);
     return f;
 }
 
@@ -90,18 +93,18 @@ static inline int test_linear(void (*work)(void *context, size_t n), void *conte
 
 static int test_main(const test_case *tests, int n, int argc, char **argv) {
     setvbuf(stdout, NULL, _IONBF, 0);
-    int passed = 0, failed = 0;
+    int passed = 0, failed = 0, skipped = 0;
     for (int i = 0; i < n; i++) {
         int wanted = argc < 2;
         for (int k = 1; k < argc; k++) wanted |= !strcmp(argv[k], tests[i].name);
         if (!wanted) continue;
-        test_failures = 0;
+        test_failures = test_skips = 0;
         tests[i].run();
         if (test_failures) printf("FAILED %s (%d)\n", tests[i].name, test_failures);
-        test_failures ? failed++ : passed++;
+        test_failures ? failed++ : test_skips ? skipped++ : passed++;
         fflush(stdout);
     }
-    printf("%d passed, %d failed\n", passed, failed);
+    printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }
 #endif

@@ -109,7 +109,7 @@ TEST(training) {
     char *arguments[] = {"train_model", "-v", "examples/demo/demo-model.gguf", "-o", "build/test_demo.gguf", "--check",
                          "--layers", "7", "--width", "32", "--ff", "32"};
     if (getenv("POLAR_TEST_QUICK")) {
-        printf("skipped: the check of gradients takes minutes under an emulator\n");
+        SKIP("the check of gradients takes minutes under an emulator");
         return;
     }
     CHECK(train_main(sizeof arguments / sizeof *arguments, arguments) == 0);
@@ -141,7 +141,7 @@ TEST(pieces) {
 }
 #else
 TEST(training) {
-    printf("skipped: this compiler has no vector types\n");
+    SKIP("this compiler has no vector types");
 }
 TEST(pieces) {
 }

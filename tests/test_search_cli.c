@@ -406,7 +406,7 @@ TEST(interrupt) {
              "echo status $?",
         0, "status");
     if (strstr(output, "status 0")) {
-        printf("skipped: the run was over before it could be interrupted\n");
+        SKIP("the run was over before it could be interrupted");
         return;
     }
     CHECK(strstr(output, "polar search: interrupted after ") && strstr(output, "status 1") && !exists("int.json"));
@@ -417,7 +417,7 @@ TEST(interrupt) {
 TEST(disk_full) {
     struct stat s;
     if (stat("/dev/full", &s)) {
-        printf("skipped: there is no /dev/full\n");
+        SKIP("there is no /dev/full");
         return;
     }
     RUN(CHOICE "-o /dev/full", 1, "cannot write /dev/full: No space left on device");
@@ -449,7 +449,7 @@ TEST(shards) {
 
 TEST(parallel) {
     if (run("command -v parallel") != 0 || run("parallel --version") != 0 || !strstr(output, "GNU parallel")) {
-        printf("skipped: GNU parallel is not here\n");
+        SKIP("GNU parallel is not here");
         return;
     }
     RUN("parallel --will-cite -j 2 \"$POLAR\" search -m random.gguf choice.jsonl --prompt \"'{question}'\" --reward "

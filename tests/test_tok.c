@@ -1023,7 +1023,7 @@ TEST(command) {
     blob b;
     FILE *f = fopen(getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar", "rb");
     if (!f) {
-        printf("skipped: ./polar is not built\n");
+        SKIP("./polar is not built");
         return;
     }
     fclose(f);
