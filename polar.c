@@ -436,6 +436,21 @@ static void buf_free(buf *b) {
     b->length = b->capacity = 0;
 }
 
+/* Adds a line to a text of notes, which stays NUL-terminated. */
+static PRINTF_LIKE(2, 3) void buf_note(buf *b, const char *format, ...) {
+    char line[480];
+    text t = {line, sizeof line, 0};
+    va_list args;
+    va_start(args, format);
+    text_vformat(&t, format, args);
+    va_end(args);
+    text_clean(line);
+    if (!buf_room(b, strlen(line) + 2)) return;
+    buf_put(b, line, strlen(line));
+    buf_put(b, "\n", 2);
+    b->length--;
+}
+
 /* ======================================================================================
  * [num] Exact arithmetic
  *
@@ -1664,6 +1679,10 @@ static int gguf_int_at(const gguf_kv *kv, size_t i, int64_t *out) {
     }
 }
 
+static int gguf_is_int(const gguf_kv *kv) {
+    return kv->type != GGUF_F32 && kv->type != GGUF_F64 && kv->type != GGUF_BOOL && kv->type != GGUF_STRING;
+}
+
 /* Element i of a number of any type. 0 if it is none. */
 static int gguf_float_at(const gguf_kv *kv, size_t i, double *out) {
     const uint8_t *p = kv->at + i * gguf_values[kv->type].bytes;
@@ -1720,9 +1739,7 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
     const gguf_kv *kv = gguf_find(g, key);
     int64_t n;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || kv->type == GGUF_F32 || kv->type == GGUF_F64 || kv->type == GGUF_BOOL ||
-        kv->type == GGUF_STRING)
-        return gguf_wrong_type(g, kv, "an integer", e);
+    if (kv->is_array || !gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
     if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
         char found[NUM_TEXT];
         text t = {found, sizeof found, 0};
@@ -6938,24 +6955,45 @@ typedef struct tok_vocab {
 
 #define TOK_KEY "tokenizer.ggml."
 
+/* Reads the key of a token id. -1 and 2^32 - 1, which is how some files write it, mean that there is none; another id
+ * that is no token is dropped with a note. */
+static polar_status tok_read_id(const gguf_file *g, const char *key, int n_tokens, int *id, buf *notes,
+                                polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    char found[NUM_TEXT];
+    text t = {found, sizeof found, 0};
+    int64_t n = INT64_MAX;
+    *id = -1;
+    if (!kv) return POLAR_OK;
+    if (kv->is_array || !gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
+    gguf_int_at(kv, 0, &n);
+    if (n == -1 || n == UINT32_MAX) return POLAR_OK;
+    if (n >= 0 && n < n_tokens) {
+        *id = (int)n;
+        return POLAR_OK;
+    }
+    gguf_put_text(&t, kv, 0);
+    buf_note(notes, "%s: %s is %s, which is no token of the vocabulary (0 to %d): left out", g->name, key, found,
+             n_tokens - 1);
+    return POLAR_OK;
+}
+
 #ifdef POLAR_NO_TOKENIZER
 /* Without tokenizers a vocabulary is a number of tokens and those that end a text. The file need not hold one. */
-static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
+static polar_status tok_load(tok_vocab *v, const gguf_file *g, buf *notes, const polar_allocator *a, polar_error *e) {
     static const char *const keys[] = {TOK_KEY "bos_token_id", TOK_KEY "eos_token_id", TOK_KEY "eot_token_id",
                                        TOK_KEY "eom_token_id"};
     const gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
-    (void)a, (void)e;
+    polar_status status = POLAR_OK;
+    (void)a;
     memset(v, 0, sizeof *v);
     v->chat = POLAR_CHAT_RAW;
     v->n_tokens = embedding && embedding->dims[1] <= INT_MAX ? (int)embedding->dims[1] : 0;
-    for (int i = 0; i < COUNT(keys); i++) {
+    for (int i = 0; i < COUNT(keys) && status == POLAR_OK; i++) {
         int *const ids[] = {&v->bos, &v->eos, &v->eot, &v->eom};
-        const gguf_kv *kv = gguf_find(g, keys[i]);
-        int64_t id = -1;
-        if (kv && !kv->is_array) gguf_int_at(kv, 0, &id);
-        *ids[i] = id >= 0 && id < v->n_tokens ? (int)id : -1;
+        status = tok_read_id(g, keys[i], v->n_tokens, ids[i], notes, e);
     }
-    return POLAR_OK;
+    return status;
 }
 
 static void tok_free(tok_vocab *v, const polar_allocator *a) {
@@ -7273,6 +7311,7 @@ typedef struct tok_source {
     size_t n_bytes;    /* of all tokens */
     size_t longest;    /* bytes of the longest token */
     size_t n_specials; /* bound of their number */
+    buf *notes;        /* what a reader of the file should know */
     polar_error *error;
 } tok_source;
 
@@ -7484,25 +7523,18 @@ static void tok_place(tok_vocab *v, const tok_source *src, layout *l) {
     v->raw = layout_place(l, v->n_raw, 1);
 }
 
-/* Reads the key of a token id. 2^32 - 1, which is how some files write -1, means that there is none. */
-static polar_status tok_read_id(const tok_vocab *v, const tok_source *src, const char *key, int *id) {
-    const gguf_kv *kv = gguf_find(src->g, key);
-    int64_t n;
-    if (kv && !kv->is_array && kv->type == GGUF_U32 && gguf_int_at(kv, 0, &n) && n == UINT32_MAX) return POLAR_OK;
-    return gguf_get_int(src->g, key, id, -1, v->n_tokens - 1, GGUF_OPTIONAL, src->error);
-}
 
 static polar_status tok_read_ids(tok_vocab *v, const tok_source *src) {
+    int padding; /* nothing here pads: only looked at */
     const struct {
         const char *key;
         int *id;
     } ids[] = {{TOK_KEY "bos_token_id", &v->bos}, {TOK_KEY "eos_token_id", &v->eos}, {TOK_KEY "eot_token_id", &v->eot},
-               {TOK_KEY "eom_token_id", &v->eom}, {TOK_KEY "unknown_token_id", &v->unknown}};
+               {TOK_KEY "eom_token_id", &v->eom}, {TOK_KEY "unknown_token_id", &v->unknown},
+               {TOK_KEY "padding_token_id", &padding}};
     polar_status status = POLAR_OK;
-    for (int i = 0; i < COUNT(ids) && status == POLAR_OK; i++) {
-        *ids[i].id = -1;
-        status = tok_read_id(v, src, ids[i].key, ids[i].id);
-    }
+    for (int i = 0; i < COUNT(ids) && status == POLAR_OK; i++)
+        status = tok_read_id(src->g, ids[i].key, v->n_tokens, ids[i].id, src->notes, src->error);
     return status;
 }
 
@@ -7609,9 +7641,10 @@ static void tok_free(tok_vocab *v, const polar_allocator *a) {
 
 static polar_status tok_read_chat(tok_vocab *v, const tok_source *src);
 
-/* Reads the vocabulary of an open file. Keeps pointers into the file, which has to stay open. */
-static polar_status tok_load(tok_vocab *v, const gguf_file *g, const polar_allocator *a, polar_error *e) {
-    tok_source src = {g, NULL, NULL, NULL, NULL, 0, 0, 0, e};
+/* Reads the vocabulary of an open file. Keeps pointers into the file, which has to stay open. Adds a line to `notes`
+ * for what in it cannot be used. */
+static polar_status tok_load(tok_vocab *v, const gguf_file *g, buf *notes, const polar_allocator *a, polar_error *e) {
+    tok_source src = {.g = g, .notes = notes, .error = e};
     layout measure = layout_begin(NULL), place;
     polar_status status;
     memset(v, 0, sizeof *v);
@@ -8131,6 +8164,7 @@ struct polar_model {
     uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
     layer *layers;
     char name[128]; /* general.name, cut */
+    buf notes;      /* lines of text about what in the file is not used */
     void *block; /* layers, rope_step and copied vectors */
     size_t block_bytes;
 };
@@ -8415,7 +8449,7 @@ static polar_status model_load(polar_model *m, polar_error *e) {
     float linear;
     polar_status status;
     model_name(m);
-    if ((status = tok_load(&m->vocab, &m->file, &m->allocator, e))) return status;
+    if ((status = tok_load(&m->vocab, &m->file, &m->notes, &m->allocator, e))) return status;
     m->n_vocab = tok_count(&m->vocab);
     if (m->vocab_only) return POLAR_OK;
     if (!model_arch(m, e) || !model_hyperparameters(m, &linear, e) || !model_place(m, &l, e)) return e->status;
@@ -8438,6 +8472,7 @@ void polar_model_close(polar_model *model) {
     a = model->allocator;
     tok_free(&model->vocab, &a);
     gguf_close(&model->file);
+    buf_free(&model->notes);
     mem_free(&a, model->block, model->block_bytes);
     mem_free(&a, model, sizeof *model);
 }
@@ -8460,6 +8495,7 @@ static polar_status model_open(polar_model **out, const char *path, const void *
     if (!(m = mem_alloc(&a, sizeof *m, error))) return POLAR_MEMORY;
     memset(m, 0, sizeof *m);
     m->allocator = a;
+    m->notes.allocator = &m->allocator;
     m->kern = kern_find(o->cpu);
     m->vocab_only = o->vocab_only;
     if (path) gguf_open(&m->file, path, o->no_mmap, &a, o->progress, o->progress_user, &local);
@@ -8467,6 +8503,7 @@ static polar_status model_open(polar_model **out, const char *path, const void *
     if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5))
         fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status == POLAR_OK) model_load(m, &local);
+    if (local.status == POLAR_OK && m->notes.failed) fail(&local, POLAR_MEMORY, "out of memory for notes");
     if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 1))
         fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status != POLAR_OK) {
@@ -8494,6 +8531,7 @@ void polar_model_get_info(const polar_model *m, polar_model_info *info) {
     memset(info, 0, sizeof *info);
     info->architecture = m->arch ? m->arch->name : "";
     info->name = m->name;
+    info->notes = m->notes.at ? m->notes.at : "";
     info->tokenizer = tok_name(&m->vocab);
     info->n_layer = m->n_layer;
     info->n_embd = m->n_embd;

@@ -378,6 +378,8 @@ typedef struct polar_model_info {
     int64_t n_params;          /* numbers in all tensors */
     int64_t weight_bytes;      /* bytes of all tensors: what is mapped, not what is allocated */
     double rope_base;
+    const char *notes;         /* what its user should know: lines about what in the file is not used or not known,
+                                  each with a newline at its end; "" without any */
 } polar_model_info;
 void polar_model_get_info(const polar_model *model, polar_model_info *info);
 

@@ -13,11 +13,14 @@ typedef struct fixture {
     tok_vocab v;
     polar_allocator a;
     polar_error e;
+    buf notes;
     void *bytes;
 } fixture;
 
 static int fixture_load(fixture *x) {
-    if (tok_load(&x->v, &x->file, &x->a, &x->e) == POLAR_OK) return 1;
+    x->notes.allocator = &x->a;
+    if (tok_load(&x->v, &x->file, &x->notes, &x->a, &x->e) == POLAR_OK) return 1;
+    buf_free(&x->notes);
     gguf_close(&x->file);
     free(x->bytes);
     return 0;
@@ -38,6 +41,7 @@ static int fixture_shared(fixture *x, const char *path) {
 
 static void fixture_free(fixture *x) {
     tok_free(&x->v, &x->a);
+    buf_free(&x->notes);
     gguf_close(&x->file);
     free(x->bytes);
 }
@@ -848,7 +852,6 @@ typedef enum broken {
     TYPE_RANGE,
     NO_MERGES,
     OTHER_PRE,
-    ID_RANGE,
     NO_SCORES,
     SCORE_NAN,
     BYTE_NAME,
@@ -872,7 +875,6 @@ static const struct {
     [OTHER_PRE] =
         {"memory: the pre-tokenizer tekken is unknown here; known are llama-bpe, smaug-bpe, qwen2, gpt-2, smollm",
          POLAR_UNSUPPORTED},
-    [ID_RANGE] = {"memory: tokenizer.ggml.eos_token_id is 2, expected -1 to 1", POLAR_FORMAT},
     [NO_SCORES] = {"memory: the key tokenizer.ggml.scores is missing", POLAR_FORMAT},
     [SCORE_NAN] = {"memory: tokenizer.ggml.scores of token 1 is no finite number", POLAR_FORMAT},
     [BYTE_NAME] = {"memory: token 1 is a byte by its type, expected a name like <0x0A>, found b", POLAR_FORMAT},
@@ -907,12 +909,34 @@ TEST(broken_vocabularies) {
             blob_u32(&b, 0);
             blob_u32(&b, i == SCORE_NAN ? 0x7fc00000 : 0);
         } else if (!spm && i != NO_MERGES) blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, 0);
-        if (i == ID_RANGE) blob_int(&b, "tokenizer.ggml.eos_token_id", 2);
         if (i == TEMPLATE_TYPE) blob_int(&b, "tokenizer.chat_template", 2);
         CHECK(!blob_open(&b, &x));
         CHECK_STR(x.e.message, broken_errors[i].message);
         CHECK(x.e.status == broken_errors[i].status);
     }
+}
+
+/* The id of a token that there is not is said and left out, and 2^32 - 1 means none. */
+TEST(ids_outside) {
+    blob b;
+    fixture x;
+    blob_begin(&b, "llama", "gpt2", "qwen2");
+    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, 2);
+    blob_text(&b, "a", 1), blob_text(&b, "b", 1);
+    blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, 0);
+    blob_int(&b, "tokenizer.ggml.bos_token_id", 1);
+    blob_int(&b, "tokenizer.ggml.eos_token_id", 2);
+    blob_int(&b, "tokenizer.ggml.eot_token_id", UINT32_MAX);
+    blob_key(&b, "tokenizer.ggml.padding_token_id", GGUF_U64);
+    blob_u64(&b, UINT64_MAX);
+    CHECK(blob_open(&b, &x));
+    if (x.e.status) return;
+    CHECK(x.v.bos == 1 && x.v.eos == -1 && x.v.eot == -1);
+    CHECK_STR(x.notes.at, "memory: tokenizer.ggml.eos_token_id is 2, which is no token of the vocabulary (0 to 1): "
+                          "left out\n"
+                          "memory: tokenizer.ggml.padding_token_id is 18446744073709551615, which is no token of the "
+                          "vocabulary (0 to 1): left out\n");
+    fixture_free(&x);
 }
 
 /* Merges that name nothing, tokens twice, tokens outside of the alphabet: harmless. A byte without a token is
@@ -1081,7 +1105,7 @@ TEST(no_memory) {
         tok_vocab v;
         polar_error e = {0};
         m.left = i;
-        done = tok_load(&v, &x.file, &a, &e) == POLAR_OK;
+        done = tok_load(&v, &x.file, &x.notes, &a, &e) == POLAR_OK;
         CHECK(done || e.status == POLAR_MEMORY);
         if (done) tok_free(&v, &a);
         CHECK(m.held == 0);
@@ -1172,6 +1196,7 @@ static const test_case tests[] = {
     {"chat_errors", test_chat_errors},
     {"qwen3_chat", test_qwen3_chat},
     {"broken_vocabularies", test_broken_vocabularies},
+    {"ids_outside", test_ids_outside},
     {"odd_vocabulary", test_odd_vocabulary},
     {"colliding_tokens", test_colliding_tokens},
     {"damaged_files", test_damaged_files},

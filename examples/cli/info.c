@@ -167,6 +167,10 @@ static void print_vocabulary(const polar_model *model, const polar_model_info *i
     print_token(model, "eos", i->token_eos);
     if (i->token_eot != i->token_eos) print_token(model, "eot", i->token_eot);
     printf("\n%-13s %s\n", "chat format", polar_chat_name(i->chat));
+    for (const char *line = i->notes, *end; *line; line = end + 1) {
+        end = strchr(line, '\n');
+        printf("%-13s %.*s\n", "note", (int)(end - line), line);
+    }
 }
 
 static void print_model(const polar_model *model, const session_size *size) {
@@ -227,6 +231,7 @@ static void put_vocabulary(const polar_model_info *i) {
     printf(",\"n_vocab\":%d,\"bos\":%d,\"eos\":%d,\"eot\":%d", i->n_vocab, i->token_bos, i->token_eos, i->token_eot);
     put_text("tokenizer", i->tokenizer);
     put_text("chat", polar_chat_name(i->chat));
+    put_text("notes", i->notes);
 }
 
 static void put_model(const polar_model *model, const session_size *size) {

@@ -25,6 +25,7 @@ int cli_read_path(const char *text, int *path) {
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model) {
     const char *names[POLAR_N_CPU + 1] = {NULL};
     polar_model_options o = polar_model_defaults();
+    polar_model_info info;
     polar_error e;
     *model = NULL;
     if (!path) return cli_usage("no model: -m FILE names a GGUF file");
@@ -36,6 +37,11 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
     }
     o.vocab_only = vocab_only;
     if (polar_model_open(model, path, &o, &e)) return cli_fail("%s", e.message);
+    polar_model_get_info(*model, &info);
+    for (const char *line = info.notes, *end; *line; line = end + 1) {
+        end = strchr(line, '\n');
+        cli_note("%.*s", (int)(end - line), line);
+    }
     return 0;
 }
 
