@@ -6955,8 +6955,8 @@ typedef struct tok_vocab {
 
 #define TOK_KEY "tokenizer.ggml."
 
-/* Reads the key of a token id. -1 and 2^32 - 1, which is how some files write it, mean that there is none; another id
- * that is no token is dropped with a note. */
+/* Reads the key of a token id. -1, as some files write it also without a sign (2^32 - 1, 2^64 - 1), means that there is
+ * none; another id that is no token is left out with a note. */
 static polar_status tok_read_id(const gguf_file *g, const char *key, int n_tokens, int *id, buf *notes,
                                 polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
@@ -6966,7 +6966,7 @@ static polar_status tok_read_id(const gguf_file *g, const char *key, int n_token
     *id = -1;
     if (!kv) return POLAR_OK;
     if (kv->is_array || !gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
-    gguf_int_at(kv, 0, &n);
+    if (!gguf_int_at(kv, 0, &n)) n = rd_u64(kv->at) == UINT64_MAX ? -1 : INT64_MAX; /* a u64 */
     if (n == -1 || n == UINT32_MAX) return POLAR_OK;
     if (n >= 0 && n < n_tokens) {
         *id = (int)n;

@@ -916,7 +916,7 @@ TEST(broken_vocabularies) {
     }
 }
 
-/* The id of a token that there is not is said and left out, and 2^32 - 1 means none. */
+/* The id of a token that there is not is said and left out; -1, with or without a sign, means none. */
 TEST(ids_outside) {
     blob b;
     fixture x;
@@ -927,14 +927,16 @@ TEST(ids_outside) {
     blob_int(&b, "tokenizer.ggml.bos_token_id", 1);
     blob_int(&b, "tokenizer.ggml.eos_token_id", 2);
     blob_int(&b, "tokenizer.ggml.eot_token_id", UINT32_MAX);
-    blob_key(&b, "tokenizer.ggml.padding_token_id", GGUF_U64);
+    blob_key(&b, "tokenizer.ggml.eom_token_id", GGUF_U64);
     blob_u64(&b, UINT64_MAX);
+    blob_key(&b, "tokenizer.ggml.padding_token_id", GGUF_U64);
+    blob_u64(&b, (uint64_t)1 << 63);
     CHECK(blob_open(&b, &x));
     if (x.e.status) return;
     CHECK(x.v.bos == 1 && x.v.eos == -1 && x.v.eot == -1);
     CHECK_STR(x.notes.at, "memory: tokenizer.ggml.eos_token_id is 2, which is no token of the vocabulary (0 to 1): "
                           "left out\n"
-                          "memory: tokenizer.ggml.padding_token_id is 18446744073709551615, which is no token of the "
+                          "memory: tokenizer.ggml.padding_token_id is 9223372036854775808, which is no token of the "
                           "vocabulary (0 to 1): left out\n");
     fixture_free(&x);
 }
