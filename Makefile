@@ -46,6 +46,8 @@ build/test_eval_cli: polar
 
 build/test_search_cli: polar
 
+build/test_released: polar
+
 # The program of README and polar.h, which test_gen runs.
 build/minimal: examples/minimal.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)

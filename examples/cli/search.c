@@ -1,12 +1,13 @@
 /* polar search: programs that answer each question. Shows polar_search with polar_many. */
 #include "evaluate.h"
 #include "menu.h"
+#include "planted.h"
 #include "samples.h"
 
 #include <limits.h>
 
 typedef struct search_options {
-    const char *model, *output, *space;
+    const char *model, *output, *space, *rule, *planted;
     evaluate_options evaluate;
     cli_list also;
     int in_flight, menu, json;
@@ -491,16 +492,19 @@ static int run_search(run *r) {
 }
 
 int command_search(cli *c) {
-    search_options o = {.space = "both", .evaluate = EVALUATE_DEFAULTS, .in_flight = 8,
+    search_options o = {.space = "both", .rule = "textbook", .evaluate = EVALUATE_DEFAULTS, .in_flight = 8,
                         .search = polar_search_defaults()};
     polar_search_options *s = &o.search;
     run r = {.o = &o};
+    static const char *const rules[] = {"textbook", "released", NULL};
     polar_error error;
-    int status;
+    int status, rule;
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
         {"output", 'o', CLI_TEXT, &o.output, "FILE",
          "supervision file; FILE.journal holds what is done until it is complete"},
+        {"rule", 0, CLI_TEXT, &o.rule, "RULE", "textbook, or released: the search that the authors of PoLar released"},
+        {"planted", 0, CLI_TEXT, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
         {"simulations", 0, CLI_INT, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
         {"max-length", 0, CLI_INT, &s->max_length, "N", "layers of an edit (4)"},
@@ -518,7 +522,13 @@ int command_search(cli *c) {
         EVALUATE_OPTIONS(o.evaluate),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
         {0}};
-    if ((status = cli_read(c, options, 1, 1)) >= 0) return status;
+    if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
+    if ((rule = cli_word("--rule", o.rule, rules)) < 0) return 2;
+    if (rule == 1 && !o.planted) return cli_usage("--rule released runs with --planted only");
+    if (o.planted)
+        return rule == 1 && !c->n_args ? search_planted(o.planted)
+                                       : cli_usage("--planted goes with --rule released, and without questions");
+    if (!c->n_args) return cli_usage("no questions: polar search -h tells the usage");
     if ((status = check_options(&o)) || (status = evaluate_check(&o.evaluate, &r.shard))) return status;
     if (!polar_search_bytes(1, s)) {
         polar_search *none;
