@@ -2605,10 +2605,12 @@ static int gguf_rename(const char *from, const char *to, const polar_allocator *
 }
 #endif
 
-/* 1 unless the path is a device, a pipe or the like, which must not be replaced. */
+/* 1 unless the path is a device, a pipe or the like, which must not be replaced. /dev/stdout is a link, and leads to a
+ * file where the output goes to one. */
 static int gguf_is_replaceable(const char *path) {
 #ifdef POLAR_POSIX_FILES
     struct stat info;
+    if (!strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6)) return 0;
     return stat(path, &info) || S_ISREG(info.st_mode);
 #else
     (void)path;

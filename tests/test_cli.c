@@ -18,10 +18,12 @@ static const char *json_error(const char *text) {
 
 TEST(json_grammar) {
     static const char *const good[] = {"{}", " [ ] ", "null", "-0.5e+3", "\"\"", "[1,[2,{\"a\":[]}],\"\\u0000\"]",
-                                       "\xef\xbb\xbf{\"a\":1}", "\"\\ud83d\\ude00\"", "1E5"};
+                                       "\xef\xbb\xbf{\"a\":1}", "\"\\ud83d\\ude00\"", "1E5",
+                                       "[NaN,Infinity,-Infinity]"};
     static const char *const bad[] = {"", " ", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "{a:1}", "01", "1.", ".5", "+1",
                                       "1e", "-", "nul", "truee", "\"", "\"\\x\"", "\"\\u12g4\"", "\"a\nb\"",
-                                      "[1 2]", "{} {}", "NaN", "\"\\", "[\"a", "'a'", "\"\\u", "1e+"};
+                                      "[1 2]", "{} {}", "nan", "-NaN", "+Infinity", "\"\\", "[\"a", "'a'", "\"\\u",
+                                      "1e+"};
     char deep[1000];
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) CHECK_STR(json_error(good[i]), "");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(json_error(bad[i])[0] != 0);

@@ -279,6 +279,26 @@ TEST(fields) { /* as public data sets have them */
          "2\",\"gt_ans\":\"B\",\"initial_score\":0,\"sample_info\":{\"options\":[\"1\",\"2\"]}"},
         {"{\"sample_info\":{\"question\":\"s\",\"ground_truth\":\"3\"}}", "\"question\":\"s\",\"gt_ans\":\"3\""},
         {"{\"question\":\"l\",\"final_answer\":[\"$4$\"]}", "\"question\":\"l\",\"gt_ans\":\"4\""},
+        /* DART-Math, with what its writers make of numbers that JSON has not */
+        {"{\"query_id\":\"dart-7\",\"query\":\"q\",\"gt_ans\":\"5\",\"correct\":true,\"level\":3,\"difficulty\":0.25,"
+         "\"domain\":\"Algebra\",\"steps\":NaN,\"score\":-Infinity,\"best\":Infinity}",
+         "\"question\":\"q\",\"gt_ans\":\"5\",\"initial_score\":0,\"sample_info\":{\"query_id\":\"dart-7\",\"level\":3,"
+         "\"difficulty\":\"0.25\",\"domain\":\"Algebra\"},"},
+        /* ARC: two lists, or objects inside the question; labels may be numbers */
+        {"{\"id\":\"M1\",\"question\":\"r\",\"choices\":{\"text\":[\"ice\",\"fog\"],\"label\":[\"A\",\"B\"]},"
+         "\"answerKey\":\"B\"}",
+         "\"question\":\"r\\nAnswer Choices: (A) ice (B) fog\",\"gt_ans\":\"B\",\"initial_score\":0,\"sample_info\":"
+         "{\"id\":\"M1\",\"options\":[\"ice\",\"fog\"]}"},
+        {"{\"question\":{\"stem\":\"t\","
+         "\"choices\":[{\"text\":\"3\",\"label\":\"1\"},{\"text\":\"1\",\"label\":\"2\"}]},"
+         "\"answerKey\":\"1\"}",
+         "\"question\":\"t\\nAnswer Choices: (A) 3 (B) 1\",\"gt_ans\":\"A\""},
+        /* MMLU: the place of the right one, from 0 */
+        {"{\"question\":\"u\",\"subject\":\"law\",\"choices\":[\"2\",\"1\",\"0\"],\"answer\":2}",
+         "\"question\":\"u\\nAnswer Choices: (A) 2 (B) 1 (C) 0\",\"gt_ans\":\"C\",\"initial_score\":0,\"sample_info\":"
+         "{\"subject\":\"law\",\"options\":[\"2\",\"1\",\"0\"]}"},
+        {"{\"question\":\"v\",\"options\":[\"ox\",\"yak\"],\"answer\":\"yak\"}",
+         "\"question\":\"v\\nAnswer Choices: (A) ox (B) yak\",\"gt_ans\":\"B\""},
     };
     enum { N = sizeof rows / sizeof *rows };
     static const char search[] =
@@ -307,7 +327,7 @@ TEST(fields) { /* as public data sets have them */
     RUN("{ printf '{\"samples\":'; cat fields.json; printf '}'; } | polar search -m random.gguf - -o /dev/null "
         "--simulations 0 "
         "--tokens 1 --prompt '{question}' --json",
-        0, "\"n_questions\":8");
+        0, "\"n_questions\":13");
     RUN("echo '{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}' | polar search -m "
         "random.gguf - -o "
         "/dev/null --simulations 0 --tokens 1 --prompt '{question}' --json",
@@ -327,6 +347,11 @@ TEST(bad_input) {
     RUN("echo '[{\"question\":\"x\",\"answer\":1},' | polar search -m random.gguf - -o x.json", 1,
         "stdin:2: not JSON: the text ends");
     RUN(": | polar search -m random.gguf - -o x.json", 1, "stdin: no questions");
+    RUN("printf '\\357\\273\\277{\"question\":\"x\",\"answer\":NaN}' | polar search -m random.gguf - -o x.json", 1,
+        "stdin:1: no answer");
+    RUN("echo '{\"question\":\"x\",\"options\":[1,2,3,4,5,6,7,8,9,10,11],\"answer\":1}' | polar search -m "
+        "random.gguf - -o x.json",
+        1, "stdin:1: 11 options, at most 10 are possible");
     RUN("polar search -m random.gguf choice.jsonl", 2, "no output: -o FILE names it");
     RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 3/2", 2, "--shard 3/2: expected 1/4");
     RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 9/9", 1,
@@ -340,6 +365,38 @@ TEST(bad_input) {
         "line 1 of the questions has no options");
     RUN("polar search -m random.gguf choice.jsonl -o nowhere/x.json", 1,
         "cannot write nowhere/x.json.journal: No such file");
+    CHECK(!exists("x.json"));
+}
+
+/* Files of other kinds are named, as questions and as models. */
+TEST(other_kinds) {
+    static const struct {
+        const char *bytes; /* for printf */
+        const char *name;
+    } kinds[] = {
+        {"\\037\\213\\010\\000abc", "gzip data"},
+        {"PAR1abcd", "a Parquet file"},
+        {"\\377\\376{\\000\"\\000", "UTF-16 text"},
+        {"{\\000\"\\000q\\000", "UTF-16 text"},
+        {"\\000{\\000\"\\000q", "UTF-16 text"},
+        {"\\100\\000\\000\\000\\000\\000\\000\\000{\"w\":{}}", "a safetensors file"},
+        {"version https://git-lfs.github.com/spec/v1\\noid sha256:00\\nsize 3\\n", "a Git LFS pointer"},
+        {"\\n<!DOCTYPE html>\\n<html></html>", "HTML or XML"},
+        {"question,answer\\nWhat is 1+1?,2\\n", "a table of comma or tab separated values"},
+        {"\\357\\273\\277question\\tanswer\\n1\\t2\\n", "a table of comma or tab separated values"},
+        {"PK\\003\\004abc", "a ZIP archive"},
+    };
+    char line[400];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(line, sizeof line, "printf '%s' >kind; polar search -m random.gguf kind -o x.json", kinds[i].bytes);
+        RUN(line, 1, "polar search: kind is ");
+        CHECK(strstr(output, kinds[i].name) != NULL);
+        RUN("polar search -m kind choice.jsonl -o x.json", 1, "; it is ");
+        CHECK(strstr(output, kinds[i].name) != NULL);
+    }
+    RUN("polar search -m choice.jsonl choice.jsonl -o x.json", 1, "; it is JSON text");
+    RUN("polar search -m random.gguf random.gguf -o x.json", 1, "random.gguf is a GGUF file; questions");
+    RUN("printf 'pred,gold\\n1,2\\n' | polar grade --jsonl", 1, "stdin is a table of comma");
     CHECK(!exists("x.json"));
 }
 
@@ -502,7 +559,8 @@ TEST(bench) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(kill), T(torn), T(resume), T(interrupt),
+    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(other_kinds), T(kill), T(torn), T(resume),
+    T(interrupt),
     T(disk_full), T(shards), T(parallel), T(menu), T(bench),
 };
 

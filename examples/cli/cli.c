@@ -15,6 +15,7 @@
 #define isatty _isatty
 #define fileno _fileno
 #else
+#include <sys/stat.h>
 #include <unistd.h>
 #endif
 
@@ -271,6 +272,86 @@ FILE *cli_fopen(const char *path, const char *mode) {
 const char *cli_base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
+}
+
+#ifdef _WIN32
+int cli_is_special(const char *path) {
+    (void)path;
+    return 0;
+}
+#else
+/* /dev/stdout is one even where it leads to a file: to replace it would cut the link. */
+int cli_is_special(const char *path) {
+    struct stat s;
+    return !strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6) ||
+           (!stat(path, &s) && !S_ISREG(s.st_mode));
+}
+#endif
+
+static int begins(const char *text, size_t n, const char *with) {
+    const size_t length = strlen(with);
+    return n >= length && !memcmp(text, with, length);
+}
+
+/* Text in two bytes a character: with a byte order mark, or ASCII with every other byte 0. */
+static int is_utf16(const char *head, size_t n) {
+    if (begins(head, n, "\xff\xfe") || begins(head, n, "\xfe\xff")) return 1;
+    return n >= 4 && (head[0] ? !head[1] && head[2] && !head[3] : head[1] && !head[2] && head[3]);
+}
+
+/* A line of names or values between commas, semicolons or tabs, and nothing of JSON before. */
+static int is_table(const char *head, size_t n) {
+    size_t i = 0;
+    int marks = 0;
+    for (; i < n && head[i] != '\n'; i++) {
+        marks += head[i] == ',' || head[i] == ';' || head[i] == '\t';
+        if ((unsigned char)head[i] < 32 && head[i] != '\t' && head[i] != '\r') return 0;
+    }
+    return marks > 0;
+}
+
+const char *cli_what_is(const char *head, size_t n) {
+    static const struct {
+        const char *bytes, *name;
+    } known[] = {
+        {"\x1f\x8b", "gzip data; unpack it first (gunzip)"},
+        {"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"},
+        {"\xfd" "7zXZ", "xz data; unpack it first (unxz)"},
+        {"BZh", "bzip2 data; unpack it first (bunzip2)"},
+        {"PK\3\4", "a ZIP archive (as those of PyTorch and NumPy are, too); unpack or convert it first"},
+        {"PAR1", "a Parquet file; export it as JSON lines"},
+        {"ARROW1", "an Arrow file; export it as JSON lines"},
+        {"SQLite format 3", "an SQLite database; export it as JSON lines"},
+        {"%PDF-", "a PDF document"},
+        {"\x93NUMPY", "a NumPy array"},
+        {"version https://git-lfs", "a Git LFS pointer; the file itself was not downloaded (git lfs pull)"},
+        {"tjgg", "a model in the format before GGUF; convert it first"},
+        {"fmgg", "a model in the format before GGUF; convert it first"},
+        {"lmgg", "a model in the format before GGUF; convert it first"},
+        {"GGUF", "a GGUF file"},
+    };
+    if (is_utf16(head, n)) return "UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (begins(head, n, known[i].bytes)) return known[i].name;
+    if (n > 9 && !memcmp(head + 5, "\0\0\0{\"", 5))
+        return "a safetensors file; convert it to GGUF first (polar predictor import, for a predictor)";
+    if (n > 1 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5)
+        return "a Python pickle; polar predictor import reads those of predictors";
+    if (begins(head, n, "\xef\xbb\xbf")) head += 3, n -= 3;
+    while (n && strchr(" \t\r\n", *head) && *head) head++, n--;
+    if (n && *head == '<') return "HTML or XML, perhaps a page in place of the file; download the file itself";
+    if (!n || strchr("{[", *head)) return NULL;
+    return is_table(head, n) ? "a table of comma or tab separated values (CSV); export it as JSON lines" : NULL;
+}
+
+int cli_fail_open(const char *path, const char *message) {
+    char head[512];
+    FILE *f = cli_is_special(path) ? NULL : cli_fopen(path, "rb"); /* a pipe has been read already */
+    const size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    const char *what = cli_what_is(head, n);
+    if (f) fclose(f);
+    if (n > 1 && !what && (*head == '{' || *head == '[')) what = "JSON text";
+    return what && !begins(head, n, "GGUF") ? cli_fail("%s; it is %s", message, what) : cli_fail("%s", message);
 }
 
 static FILE *open_input(const char *path) {

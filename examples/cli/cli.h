@@ -101,6 +101,11 @@ void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 FILE *cli_fopen(const char *path, const char *mode);
 /* What stands behind the last slash. */
 const char *cli_base_name(const char *path);
+/* What a file is by its first bytes, with what to do about it: "gzip data; unpack it first". NULL if that is JSON, or
+ * nothing that is known. */
+const char *cli_what_is(const char *head, size_t n);
+/* Fails with the library's message, and with what the file is if that is known and not GGUF. */
+int cli_fail_open(const char *path, const char *message);
 /* The whole file, or stdin for "-", NUL-terminated, to be freed. NULL after a message. */
 char *cli_read_file(const char *path, size_t *length);
 
@@ -137,7 +142,8 @@ typedef struct json {
 } json;
 
 typedef struct json_document json_document;
-/* Reads one JSON value (RFC 8259). NULL if the text is none: *error says why and *at where (byte offset). */
+/* Reads one JSON value (RFC 8259; NaN, Infinity and -Infinity, which some programs write, are null). NULL if the text
+ * is none: *error says why and *at where (byte offset). */
 json_document *json_read(const char *text, size_t length, const char **error, size_t *at);
 /* The same for one line of JSONL: the value must be an object, and a message with file and line is printed. */
 json_document *json_read_line(const cli_lines *lines);
@@ -197,7 +203,7 @@ int cli_span_is(polar_span span, const char *text);
 typedef struct cli_question {
     const char *text;   /* the question: with the story before it, and the options of a multiple choice below it */
     const char *answer; /* the reference answer; "" without one */
-    const char *id, *task, *level, *subject; /* "" where the file does not say */
+    const char *id, *query_id, *task, *level, *difficulty, *subject, *domain; /* "" where the file does not say */
     int steps;          /* -1 where the file does not say */
     int n_options, correct; /* of a multiple choice; correct is -1 if the answer names none of them */
     const char *options[CLI_MAX_OPTIONS];
@@ -213,11 +219,11 @@ typedef struct cli_questions {
         struct cli_kept *next;
     } *texts;
 } cli_questions;
-/* Reads at most `limit` questions (0: all) with the field names of GSM8K, MATH, SVAMP, ASDiv, MAWPS, AQuA and the
- * supervision files. 0, or 1 after a message. */
+/* Reads at most `limit` questions (0: all) with the field names of GSM8K, MATH, SVAMP, ASDiv, MAWPS, AQuA, DART-Math,
+ * ARC, MMLU and the supervision files. 0, or 1 after a message. */
 int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
 void cli_questions_free(cli_questions *questions);
-/* Writes id, task, steps, level, subject and options as an object. */
+/* Writes what the file says about a question, and its options, as an object. */
 void cli_question_put_info(FILE *f, const cli_question *question);
 
 typedef struct cli_prompt_options {

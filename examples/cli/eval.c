@@ -697,7 +697,7 @@ static int open_predictor(eval *r) {
     polar_error e;
     int status, failed;
     if (!o->predictor) return o->encoder ? cli_usage("--encoder needs a predictor: -p FILE") : 0;
-    if (polar_predictor_open(&r->predictor, o->predictor, NULL, &e)) return cli_fail("%s", e.message);
+    if (polar_predictor_open(&r->predictor, o->predictor, NULL, &e)) return cli_fail_open(o->predictor, e.message);
     polar_predictor_get_info(r->predictor, &r->about);
     r->predictor_checksum = file_checksum(o->predictor, &failed);
     if (failed || (o->encoder && (status = cli_open_model(o->encoder, o->evaluate.cpu, 0, &r->encoder)))) return 1;

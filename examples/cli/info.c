@@ -293,7 +293,7 @@ static int show(const info_options *o) {
     polar_model *model = NULL;
     polar_error e, ignored;
     int status, vocab_only = 0;
-    if (polar_gguf_open(&g, o->path, NULL, &e)) return cli_fail("%s", e.message);
+    if (polar_gguf_open(&g, o->path, NULL, &e)) return cli_fail_open(o->path, e.message);
     if (polar_model_open(&model, o->path, &mo, &e)) {
         mo.vocab_only = vocab_only = 1;
         if (polar_model_open(&model, o->path, &mo, &ignored)) model = NULL;

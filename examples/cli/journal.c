@@ -98,20 +98,7 @@ void cli_remove_file(const char *path) {
 #endif
 }
 
-#ifdef _WIN32
-int cli_is_special(const char *path) {
-    (void)path;
-    return 0;
-}
-#else
-#include <sys/stat.h>
 /* A device or pipe has no place beside it and is written to directly. */
-int cli_is_special(const char *path) {
-    struct stat s;
-    return !stat(path, &s) && !S_ISREG(s.st_mode);
-}
-#endif
-
 FILE *cli_output_open(cli_output *o, const char *path) {
     memset(o, 0, sizeof *o);
     o->path = path;

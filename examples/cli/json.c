@@ -193,12 +193,13 @@ static int read_number(reader *r, json *v) {
     return 1;
 }
 
+/* A word or a number. What JSON has no numbers for, and Python and others write all the same, is no value: null. */
 static int read_word(reader *r, json *v) {
-    static const char *const words[] = {"null", "false", "true"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const words[] = {"null", "false", "true", "NaN", "Infinity", "-Infinity"};
+    for (int i = 0; i < 6; i++) {
         size_t n = strlen(words[i]);
         if ((size_t)(r->end - r->at) < n || memcmp(r->at, words[i], n)) continue;
-        v->type = (json_type)i;
+        v->type = i < 3 ? (json_type)i : JSON_NULL;
         r->at += n;
         return 1;
     }
@@ -289,7 +290,9 @@ json_document *json_read_line(const cli_lines *lines) {
     size_t at;
     json_document *d = json_read(lines->text, lines->length, &error, &at);
     if (!d) {
-        cli_fail("%s:%d: not JSON: %s (column %lu)", lines->name, lines->number, error, (unsigned long)at + 1);
+        const char *what = lines->number == 1 ? cli_what_is(lines->text, lines->length) : NULL;
+        if (what) cli_fail("%s is %s; lines of JSON are expected", lines->name, what);
+        else cli_fail("%s:%d: not JSON: %s (column %lu)", lines->name, lines->number, error, (unsigned long)at + 1);
     } else if (d->root->type != JSON_OBJECT) {
         cli_fail("%s:%d: not a JSON object", lines->name, lines->number);
         json_free(d);

@@ -36,7 +36,7 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
         o.cpu = (polar_cpu)at;
     }
     o.vocab_only = vocab_only;
-    if (polar_model_open(model, path, &o, &e)) return cli_fail("%s", e.message);
+    if (polar_model_open(model, path, &o, &e)) return cli_fail_open(path, e.message);
     polar_model_get_info(*model, &info);
     for (const char *line = info.notes, *end; *line; line = end + 1) {
         end = strchr(line, '\n');

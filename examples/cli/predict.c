@@ -13,7 +13,7 @@ int guide_open(guide *g, const polar_model *model, const char *file, const char 
     memset(g, 0, sizeof *g);
     g->model = model;
     if (!file) return cli_usage("no predictor: -p FILE names one, made by polar train");
-    if (polar_predictor_open(&g->predictor, file, NULL, &e)) return cli_fail("%s", e.message);
+    if (polar_predictor_open(&g->predictor, file, NULL, &e)) return cli_fail_open(file, e.message);
     polar_predictor_get_info(g->predictor, &g->info);
     if (encoder && g->info.feature != POLAR_FEATURE_ENCODER)
         return cli_usage("--encoder: the features of %s are of kind \"%s\", they come from the model itself", file,

@@ -186,7 +186,7 @@ static void print_info(const char *file, const polar_predictor *p) {
 static int show(const char *file) {
     polar_predictor *p;
     polar_error error;
-    if (polar_predictor_open(&p, file, NULL, &error)) return cli_fail("%s", error.message);
+    if (polar_predictor_open(&p, file, NULL, &error)) return cli_fail_open(file, error.message);
     print_info(file, p);
     polar_predictor_close(p);
     return 0;

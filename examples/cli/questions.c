@@ -61,7 +61,8 @@ int cli_span_is(polar_span s, const char *text) {
 }
 
 /* Names of the fields that hold a question or part of it. */
-static const char *const question_names[] = {"question", "problem", "Question", "input", "body", "Body", "sample_info"};
+static const char *const question_names[] = {"question", "problem", "query", "Question", "input", "body", "Body",
+                                             "sample_info"};
 
 /* An object alone in its file: that of supervision files, one question, or an object of samples. */
 static void look_into(cli_objects *o, const char *s, const char *end) {
@@ -80,12 +81,18 @@ static void look_into(cli_objects *o, const char *s, const char *end) {
 }
 
 int cli_objects_open(cli_objects *o, const char *path) {
-    const char *s, *end, *after;
+    const char *s, *end, *after, *what;
     size_t length;
     memset(o, 0, sizeof *o);
     o->name = strcmp(path, "-") ? path : "stdin";
     if (!(o->text = cli_read_file(path, &length))) return 0;
     s = o->text;
+    if ((what = cli_what_is(s, length))) {
+        cli_fail("%s is %s; questions and results are JSON", o->name, what);
+        free(o->text);
+        o->text = NULL;
+        return 0;
+    }
     end = o->end = s + length;
     o->counted = s;
     o->line = 1;
@@ -218,6 +225,7 @@ static const json *find_answer(const json *object) {
                                         "gt",
                                         "correct",
                                         "final_answer",
+                                        "answerKey",
                                         "solution",
                                         "sample_info.ground_truth",
                                         "sample_info.answer",
@@ -232,8 +240,10 @@ static const json *find_body(const json *object) {
 }
 
 static const json *find_question(const json *object) {
-    static const char *const names[] = {"question", "problem", "Question", "input", "sample_info.question", NULL};
-    return find_field(object, names);
+    static const char *const names[] = {"question", "problem", "query", "Question", "input", "sample_info.question",
+                                        NULL};
+    const json *stem = scalar(json_get(json_get(object, "question"), "stem")); /* ARC as first published */
+    return stem ? stem : find_field(object, names);
 }
 
 /* "A)0.22", "(A) 0.22" or "0.22": the length of the label. */
@@ -260,39 +270,69 @@ static int split_options(const char *text, polar_span *options, int capacity) {
     return n;
 }
 
-static int find_options(const json *list, polar_span *options, int capacity) {
-    int n = 0;
-    if (list && list->type == JSON_STRING) return split_options(list->text, options, capacity);
-    if (!list || list->type != JSON_ARRAY) return 0;
-    for (const json *v = list->child; v && n < capacity; v = v->next) {
-        if (!scalar(v)) return 0;
-        options[n].text = v->text;
-        options[n++].length = v->length;
+/* The options of a question: a text with all of them, a list of texts (AQuA, MMLU), or texts with their labels, in two
+ * lists or object by object (ARC). */
+typedef struct option_list {
+    int n;                             /* may be more than fit: then the others are not there */
+    polar_span texts[CLI_MAX_OPTIONS];
+    const json *labels[CLI_MAX_OPTIONS]; /* NULL where the file gives none */
+} option_list;
+
+/* Elements of `list` are texts, or objects with text and label; `labels` is a list beside it, or NULL. */
+static void list_options(option_list *o, const json *list, const json *labels) {
+    const json *label = labels && labels->type == JSON_ARRAY ? labels->child : NULL;
+    for (const json *v = list->child; v; v = v->next) {
+        const json *text = v->type == JSON_OBJECT ? scalar(json_get(v, "text")) : scalar(v);
+        if (!text) {
+            o->n = 0;
+            return;
+        }
+        if (o->n < CLI_MAX_OPTIONS) {
+            o->texts[o->n] = (polar_span){text->text, text->length};
+            o->labels[o->n] = scalar(v->type == JSON_OBJECT ? json_get(v, "label") : label);
+        }
+        o->n++;
+        if (label) label = label->next;
     }
-    return n;
 }
 
-/* Which option the answer means: by its letter, or by its text; -1 if none. */
-static int correct_option(const cli_question *q) {
+static void find_options(option_list *o, const json *list) {
+    const json *labels = NULL;
+    memset(o, 0, sizeof *o);
+    if (list && list->type == JSON_STRING) o->n = split_options(list->text, o->texts, CLI_MAX_OPTIONS);
+    if (list && list->type == JSON_OBJECT) {
+        labels = json_get(list, "label");
+        list = json_get(list, "text");
+    }
+    if (list && list->type == JSON_ARRAY) list_options(o, list, labels);
+}
+
+/* Which option the answer means: by the label in the file, by its letter, by its place where MMLU gives that as a
+ * number, or by its text; -1 if none. */
+static int correct_option(const cli_question *q, const option_list *o, const json *answer, int by_place) {
     const char *a = q->answer + (*q->answer == '(');
-    size_t n = strlen(a);
+    const size_t n = strlen(a);
+    int place;
+    for (int i = 0; i < o->n; i++)
+        if (o->labels[i] && !strcmp(q->answer, o->labels[i]->text)) return i;
     if ((n == 1 || (n == 2 && a[1] == ')')) && a[0] >= 'A' && a[0] < 'A' + q->n_options) return a[0] - 'A';
+    if (by_place && json_int(answer, &place) && place >= 0 && place < q->n_options) return place;
     for (int i = 0; i < q->n_options; i++)
         if (!strcmp(q->answer, q->options[i])) return i;
     return -1;
 }
 
-static int read_options(cli_questions *qs, cli_question *q, const json *list) {
-    polar_span options[CLI_MAX_OPTIONS];
-    int n = find_options(list, options, CLI_MAX_OPTIONS);
-    for (int i = 0; i < n; i++) {
-        char *text = keep(qs, options[i].text, options[i].length);
+/* Sets options and the correct one; where there is one, its letter becomes the answer. */
+static int read_options(cli_questions *qs, cli_question *q, const option_list *o, const json *answer, int by_place) {
+    q->n_options = o->n;
+    q->correct = -1;
+    for (int i = 0; i < o->n; i++) {
+        char *text = keep(qs, o->texts[i].text, o->texts[i].length);
         if (!text) return 0;
         q->options[i] = text + label_length(text, i);
     }
-    q->n_options = n;
-    q->correct = n ? correct_option(q) : -1;
-    return 1;
+    if (o->n && *q->answer) q->correct = correct_option(q, o, answer, by_place);
+    return q->correct < 0 || (q->answer = keep(qs, &"ABCDEFGHIJ"[q->correct], 1));
 }
 
 /* Body and question in one text, and options below it. */
@@ -339,26 +379,37 @@ static int read_question(cli_questions *qs, cli_question *q, const cli_objects *
                          int needs_answer) {
     const json *body = find_body(object), *question = find_question(object), *answer = find_answer(object), *steps;
     const json *options = json_get(object, "options"), *known = json_get(json_get(object, "sample_info"), "options");
+    const json *choices = json_get(object, "choices");
+    option_list list;
     polar_span a = {"", 0};
     memset(q, 0, sizeof *q);
     q->line = o->line;
     q->steps = -1;
-    if (!question) return question_fails(o, "no question (looked for question, problem, Question, input)");
+    if (!choices) choices = json_get(json_get(object, "question"), "choices");
+    if (!options) options = choices;
+    if (!question) return question_fails(o, "no question (looked for question, problem, query, Question, input)");
     if (answer)
         a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
                                         : polar_answer_reference(answer->text, answer->length);
     if (!answer && needs_answer)
-        return question_fails(o,
-                              "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, solution)");
+        return question_fails(o, "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, "
+                                 "solution, answerKey)");
     if (!a.length && needs_answer) return question_fails(o, "no answer is found in the reference");
     if (holds_nul(body) || holds_nul(question) || holds_nul(answer))
         return question_fails(o, "a text holds a NUL character");
-    if (!(q->answer = keep(qs, a.text, a.length)) || !read_options(qs, q, options ? options : known) ||
+    find_options(&list, options ? options : known);
+    if (list.n > CLI_MAX_OPTIONS)
+        return cli_fail("%s:%d: %d options, at most %d are possible", o->name, o->line, list.n, CLI_MAX_OPTIONS);
+    if (!(q->answer = keep(qs, a.text, a.length)) ||
+        !read_options(qs, q, &list, answer, options != NULL && options == choices) ||
         !(q->text = compose(qs, q, body, question, options ? q->n_options : 0)))
         return question_fails(o, "out of memory");
     q->id = keep_field(qs, object, "id");
+    q->query_id = keep_field(qs, object, "query_id");
     q->task = keep_field(qs, object, "task");
     q->level = keep_field(qs, object, "level");
+    q->difficulty = keep_field(qs, object, "difficulty");
+    q->domain = keep_field(qs, object, "domain");
     q->subject = keep_field(qs, object, "subject");
     if (!*q->subject) q->subject = keep_field(qs, object, "type");
     if (!(steps = json_get(object, "steps"))) steps = json_get(json_get(object, "sample_info"), "steps");
@@ -430,10 +481,13 @@ void cli_question_put_info(FILE *f, const cli_question *q) {
     if (q->steps >= 0) snprintf(steps, sizeof steps, "%d", q->steps);
     fputc('{', f);
     put_field(f, &n, "id", q->id);
+    put_field(f, &n, "query_id", q->query_id);
     put_field(f, &n, "task", q->task);
     put_field(f, &n, "steps", steps);
     put_field(f, &n, "level", q->level);
+    put_field(f, &n, "difficulty", q->difficulty);
     put_field(f, &n, "subject", q->subject);
+    put_field(f, &n, "domain", q->domain);
     for (int i = 0; i < q->n_options; i++) {
         fputs(i ? "," : n ? ",\"options\":[" : "\"options\":[", f);
         json_put_text(f, q->options[i]);

@@ -155,9 +155,9 @@ static void put_scatter(const eval_page *g) {
 
 #define BINS 8
 
-/* steps, else level, else task, ...: the field that says most about difficulty; -1: none. */
+/* steps, else level, else difficulty, else task, ...: the field that says most about difficulty; -1: none. */
 static int best_field(const scores *s, score_bin *bins, int *n) {
-    static const int order[] = {1, 2, 0, 3};
+    static const int order[SCORE_FIELDS] = {1, 2, 4, 0, 3, 5};
     for (int i = 0; i < SCORE_FIELDS; i++)
         if ((*n = scores_bins(s, order[i], bins, BINS)) > 1) return order[i];
     return -1;
@@ -193,7 +193,7 @@ static void put_field(const eval_page *g, int field) {
             x[i] = i + (c - 0.5 * (n_lines - 1)) * 0.12;
             y[i] = share(scores_figures(&g->s, methods[c], &bins[i]).right, bins[i].n);
         }
-        if (field == 1 || field == 2) page_plot_line(&p, x, y, n, kinds[c]);
+        if (field == 1 || field == 2 || field == 4) page_plot_line(&p, x, y, n, kinds[c]);
         for (int i = 0; i < n; i++) {
             const score_figures q = scores_figures(&g->s, methods[c], &bins[i]);
             page_plot_point(&p, x[i], y[i], q.accuracy.low, q.accuracy.high, kinds[c], "", 0);

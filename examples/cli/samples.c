@@ -2,6 +2,8 @@
  * published code, with a header of our own beside it. Writing, reading, summing up. */
 #include "samples.h"
 
+#include <math.h>
+
 /* --- trials ----------------------------------------------------------------------------------------------- */
 
 void trials_clear(trials *t) {
@@ -158,7 +160,7 @@ static int read_trial(trials *t, const json *v) {
     if (!added) return 1;
     json_int(json_get(v, "simulation"), &added->simulation);
     json_int(json_get(v, "tokens"), &added->n_tokens);
-    if (logprob) added->logprob = logprob->number;
+    added->logprob = logprob && logprob->type == JSON_NUMBER ? logprob->number : -HUGE_VAL; /* no number is null */
     for (int i = 0; stop && i < 4; i++)
         if (!strcmp(stop, cli_stop_name((polar_stop)i))) added->stop = (polar_stop)i;
     if (answer && !(added->answer = malloc(strlen(answer) + 1))) return 0;

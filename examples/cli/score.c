@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <limits.h>
 
-const char *const score_field_names[SCORE_FIELDS] = {"task", "steps", "level", "subject"};
+const char *const score_field_names[SCORE_FIELDS] = {"task", "steps", "level", "subject", "difficulty", "domain"};
 
 /* --- texts ------------------------------------------------------------------------------------------------ */
 
@@ -120,13 +120,14 @@ static int read_runs(scores *s, score_question *q, const json *runs) {
     int i = 0;
     for (const json *r = runs->child; r; r = r->next, i++) {
         score_run *x = &q->runs[i];
-        const double logprob = number_of(json_get(r, "logprob"), 0);
+        const json *logprob = json_get(r, "logprob");
         if ((x->program = texts_number(&s->programs, text_of(r, "program"))) < 0 ||
             !json_int(json_get(r, "calls"), &x->calls) || !json_int(json_get(r, "right"), &x->right) ||
             !json_int(json_get(r, "tokens"), &x->tokens) || x->calls < 1)
             return 0;
         x->limit = !strcmp(text_of(r, "stop"), "limit");
-        x->confidence = x->tokens > 0 ? logprob / x->tokens : POLAR_NO_CONFIDENCE;
+        x->confidence = x->tokens > 0 && logprob && logprob->type == JSON_NUMBER ? logprob->number / x->tokens
+                                                                                 : POLAR_NO_CONFIDENCE;
     }
     return 1;
 }

@@ -22,7 +22,7 @@
 
 #define SCORE_METHODS 48
 #define SCORE_POINTS 4
-#define SCORE_FIELDS 4
+#define SCORE_FIELDS 6
 
 /* An operating point: how much probability a pass through all layers must be worth. */
 typedef struct score_point {
@@ -56,7 +56,7 @@ typedef struct score_question {
     score_result *results; /* (n_methods) */
     int *menu;             /* (n_menu) runs */
     double *probability;   /* (n_menu), NULL without a menu head */
-    int fields[SCORE_FIELDS]; /* of task, steps, level, subject: texts of the table, -1: none */
+    int fields[SCORE_FIELDS]; /* values of score_field_names: texts of the table, -1: none */
 } score_question;
 
 /* Distinct texts, numbered in the order they came. */
