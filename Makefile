@@ -3,7 +3,7 @@ CC ?= cc
 CFLAGS ?= -O2
 WARN = -Wall -Wextra
 LIBS = -lpthread -lm
-CLI = $(sort $(wildcard examples/cli/*.c))
+CLI = $(sort $(wildcard examples/cli/*.c)) examples/answer/answer.c
 TESTS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
 # Tests compile polar.c once each: a level that compiles fast, unless the user says otherwise.
 TEST_CFLAGS ?= -Og
@@ -27,7 +27,7 @@ build/polar.o: polar.c polar.h
 libpolar.a: build/polar.o
 	$(AR) rcs $@ $<
 
-polar: $(CLI) $(wildcard examples/cli/*.h) libpolar.a
+polar: $(CLI) $(wildcard examples/cli/*.h) examples/answer/answer.h libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $(CLI) libpolar.a -o $@ $(LDFLAGS) $(LIBS)
 
 ifdef SAN
@@ -37,6 +37,10 @@ endif
 build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c -o $@ $(LDFLAGS) $(LIBS)
+
+build/test_answer build/test_bundle: examples/answer/answer.c examples/answer/answer.h
+
+build/test_answer: examples/cli/json.c examples/cli/cli.h
 
 build/test_train_cli: polar
 

@@ -52,7 +52,6 @@
  * [session] polar_session_*: prefill, decode, logits, hidden states
  * [gen]     polar_session_generate, polar_sample
  * [many]    polar_many_*: many programs on one prompt, the same bits for a fraction of the work
- * [answer]  polar_answer_*: the answer in a text; do two answers say the same?
  * [search]  polar_search_*: proposes programs for a question whose answer is known
  * [pred]    polar_predictor_*, polar_menu_*, polar_decode: predictors, their files and networks
  * [pick]    polar_picker_*, polar_features_*: programs for a question; polar_vote, polar_cascade; polar_ask
@@ -710,7 +709,7 @@ polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *
                               polar_error *error);
 void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
 
-/* --- [answer] answers ------------------------------------------------------------------------------- */
+/* --- answers ---------------------------------------------------------------------------------------- */
 
 /* A piece of somebody's text; not NUL-terminated. */
 typedef struct polar_span {
@@ -718,26 +717,13 @@ typedef struct polar_span {
     size_t length;
 } polar_span;
 
-/* The final answer in a response: what follows "####" or "# Answer"; else the last \boxed{}; else what is said to be
- * the answer ("the answer is 12."); else the last formula; else the last number. The result points into the
- * response; its length is 0 if there is no answer. Of a long response only the last 64 KiB are read. */
-polar_span polar_answer_extract(const char *response, size_t length);
-/* The answer in a reference: the field "answer" or "solution" of a data set. "... #### 42" gives 42, a solution its
- * \boxed{}, "9 (apples)" gives 9, any other text is the answer itself. Points into the text. */
-polar_span polar_answer_reference(const char *solution, size_t length);
-
-#define POLAR_ANSWER_SETS 1 /* lists are compared without order: the question asks for all solutions */
-/* The flags that a question asks for by its words ("find the ...", "all ... separated by commas"). */
-int polar_answer_flags(const char *question, size_t length);
-
-/* Sets *equal to 1 if two answers say the same, else to 0: numbers and LaTeX formulas equal in value, lists, sets,
- * tuples, intervals, matrices, equations and inequalities, times, words; units, currency and percent signs are
- * dropped. 0.333 is not 1/3, (1,2) is not (2,1), and an empty or malformed answer equals nothing. Any bytes are
- * accepted, at bounded cost: milliseconds, and one block of half a megabyte. Answers above 2 KiB must be the same
- * bytes. Fails only without memory. A response that was cut off is wrong whatever it says; that is for the caller
- * to decide. */
-polar_status polar_answer_equal(int *equal, const char *pred, size_t n_pred, const char *gold, size_t n_gold, int flags,
-                                const polar_allocator *allocator, polar_error *error);
+/* How answers are found in responses and compared. NULL instead of a judge: the response without spaces at both ends,
+ * which equals the same bytes only. examples/answer has a judge for mathematics. */
+typedef struct polar_judge {
+    polar_span (*extract)(void *user, const char *response, size_t length); /* a part of it; length 0: no answer */
+    int (*same)(void *user, polar_span a, polar_span b);                    /* 1, 0, or -1 without memory */
+    void *user;
+} polar_judge;
 
 /* --- [search] search for programs ------------------------------------------------------------------- */
 
@@ -1004,6 +990,7 @@ typedef struct polar_answer_options {
     polar_method method;             /* FIRST */
     double threshold;                /* of a cascade; above 0: that of the predictor's file */
     const char *prefix;              /* how the answer begins in the prompt ("\\boxed{"), or NULL: for votes */
+    const polar_judge *judge;        /* of a vote */
     polar_generate_options generate; /* on_text gets the answer that was chosen, in one piece if several were run */
     char *text;                      /* where the answer goes, or NULL */
     size_t capacity;
@@ -1017,10 +1004,10 @@ typedef struct polar_picked {
     int votes;           /* for this answer */
 } polar_picked;
 
-/* Answers under n candidates, the best first. `question` (for a vote: does it ask for a set?) may be NULL. */
-polar_status polar_picker_answer(polar_picker *picker, const char *question, size_t length, const int32_t *prompt,
-                                 int n_prompt, const polar_candidate *candidates, int n,
-                                 const polar_answer_options *options, polar_picked *picked, polar_error *error);
+/* Answers under n candidates, the best first. */
+polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, int n_prompt,
+                                 const polar_candidate *candidates, int n, const polar_answer_options *options,
+                                 polar_picked *picked, polar_error *error);
 
 /* What the methods are made of, for those who have the answers of all programs already. */
 
@@ -1047,11 +1034,11 @@ typedef struct polar_ballot {
     size_t length;
     double weight;
 } polar_ballot;
-/* The answer that most of at most POLAR_MAX_MENU ballots give, polar_answer_equal says which are the same; of equal
- * ones that with more weight, then the first. *winner is the index of the first ballot for it, -1 if there is no
- * answer at all; *votes (may be NULL) their number. */
-polar_status polar_vote(const polar_ballot *ballots, int n, int flags, int *winner, int *votes,
-                        const polar_allocator *allocator, polar_error *error);
+/* The answer that most of at most POLAR_MAX_MENU ballots give, the judge says which are the same; of equal ones that
+ * with more weight, then the first. *winner is the index of the first ballot for it, -1 if there is no answer at all;
+ * *votes (may be NULL) their number. */
+polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
+                        polar_error *error);
 
 typedef struct polar_ask_options {
     polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
@@ -1062,6 +1049,7 @@ typedef struct polar_ask_options {
     const polar_predictor *predictor; /* NULL, or the predictor of this model */
     const polar_model *encoder;    /* that the predictor's features come from, if they do */
     polar_method method;           /* FIRST; or a vote or cascade over the first n_programs (5) that are picked */
+    const polar_judge *judge;      /* of a vote */
     int n_programs;
     char *text;                    /* where the answer goes, or NULL */
     size_t capacity;

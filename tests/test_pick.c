@@ -321,23 +321,41 @@ static polar_ballot ballot(const char *text, double weight) {
     return b;
 }
 
+/* The answer is what stands between brackets, and its first letter says which one. */
+static polar_span first_extract(void *user, const char *response, size_t length) {
+    const char *open = memchr(response, '(', length);
+    const polar_span none = {response, 0}, s = {open ? open + 1 : response, open ? 1 : 0};
+    ++*(int *)user;
+    return length ? s : none;
+}
+
+static int first_same(void *user, polar_span a, polar_span b) {
+    ++*(int *)user;
+    return *a.text == '!' ? -1 : *a.text == *b.text;
+}
+
 TEST(vote) {
     polar_ballot b[5];
-    int winner, votes;
-    b[0] = ballot("7", 0.9), b[1] = ballot("1/2", 0.2), b[2] = ballot("0.5", 0.1), b[3] = ballot("", 5),
+    int winner, votes, asked = 0;
+    const polar_judge judge = {first_extract, first_same, &asked};
+    b[0] = ballot("7", 0.9), b[1] = ballot("half", 0.2), b[2] = ballot("h.", 0.1), b[3] = ballot("", 5),
     b[4] = ballot("8", 0.3);
-    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 1 && votes == 2); /* most, not heaviest */
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 1 && votes == 2); /* most, not heaviest */
     b[2] = ballot("8", 0.1);
-    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 2 && votes == 2);
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 2 && votes == 2);
     b[4] = ballot("7.0", 0.3);
-    b[2] = ballot("\\frac{1}{2}", 1.1);
-    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 1 && votes == 2); /* 1.3 against 1.2 */
+    b[2] = ballot("h/2", 1.1);
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 1 && votes == 2); /* 1.3 against 1.2 */
     b[2].weight = 1.0;
     b[1].weight = 0.2; /* equal: the first */
-    CHECK(!polar_vote(b, 5, 0, &winner, &votes, NULL, NULL) && winner == 0 && votes == 2);
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 0 && votes == 2);
     b[0] = ballot("", 1);
-    CHECK(!polar_vote(b, 1, 0, &winner, &votes, NULL, NULL) && winner == -1 && votes == 0);
-    CHECK(polar_vote(b, 0, 0, &winner, &votes, NULL, NULL) == POLAR_ARGUMENT);
+    CHECK(!polar_vote(b, 1, NULL, &winner, &votes, NULL) && winner == -1 && votes == 0);
+    CHECK(polar_vote(b, 0, NULL, &winner, &votes, NULL) == POLAR_ARGUMENT);
+    b[0] = ballot("7.0", 1), b[1] = ballot(" 7\n", 0.1), b[2] = ballot("7", 0.1); /* without a judge: bytes */
+    CHECK(!polar_vote(b, 3, NULL, &winner, &votes, NULL) && winner == 1 && votes == 2 && asked > 10);
+    b[2] = ballot("!", 1);
+    CHECK(polar_vote(b, 3, &judge, &winner, &votes, NULL) == POLAR_MEMORY);
 }
 
 TEST(cascade) {
@@ -412,7 +430,7 @@ TEST(answer) {
     o.generate.max_tokens = 6;
     o.text = text;
     o.capacity = sizeof text;
-    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.chosen == 0 && r.n_run == 1 &&
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.chosen == 0 && r.n_run == 1 &&
           r.n_calls == 3);
     CHECK_STR(text, texts[0]);
     CHECK(r.result.logprob == each[0].logprob && r.result.length == strlen(texts[0]));
@@ -423,19 +441,19 @@ TEST(answer) {
         const int expected = polar_cascade(runs, n, runs[i].confidence, &n_run);
         streamed.length = 0;
         o.threshold = runs[i].confidence;
-        CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.chosen == expected &&
+        CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.chosen == expected &&
               r.n_run == n_run);
         CHECK_STR(text, texts[expected]);
         CHECK(streamed.length == r.result.length && !memcmp(streamed.at, text, streamed.length));
     }
     o.threshold = 0; /* nothing is that sure: all are run */
-    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.n_calls == calls);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.n_calls == calls);
     o.threshold = 1;
     p->info.cascade_programs = 0;
-    CHECK(polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
+    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
     o.method = POLAR_METHOD_VOTE;
     o.prefix = "\\boxed{"; /* so that whatever the model says is an answer */
-    CHECK(!polar_picker_answer(x, NULL, 0, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.votes >= 1);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.votes >= 1);
     CHECK_STR(text, texts[r.chosen]);
     buf_free(&streamed);
     polar_picker_free(x);
@@ -518,7 +536,7 @@ TEST(memory) {
         how.method = POLAR_METHOD_VOTE;
         status = polar_picker_create(&picker, m, p, &o, NULL);
         if (!status) status = polar_picker_pick(picker, NULL, 0, prompt, 4, c, 2, &n, NULL);
-        if (!status) status = polar_picker_answer(picker, NULL, 0, prompt, 4, c, n, &how, &r, NULL);
+        if (!status) status = polar_picker_answer(picker, prompt, 4, c, n, &how, &r, NULL);
         done = !status;
         CHECK(!status || status == POLAR_MEMORY);
         polar_picker_free(picker);

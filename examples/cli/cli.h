@@ -20,6 +20,7 @@
 #define CLI_H
 
 #include "polar.h"
+#include "../answer/answer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -207,7 +208,7 @@ typedef struct cli_question {
     int steps;          /* -1 where the file does not say */
     int n_options, correct; /* of a multiple choice; correct is -1 if the answer names none of them */
     const char *options[CLI_MAX_OPTIONS];
-    int flags; /* POLAR_ANSWER_ flags that the words of the question ask for */
+    polar_judge judge; /* as the words of the question ask for */
     int line;  /* in its file */
 } cli_question;
 

@@ -339,7 +339,7 @@ static int vote(const eval *r, const cli_question *q, int method, int *winner) {
         ballots[i].length = strlen(a->answer);
         ballots[i].weight = decoded ? (double)(n - i) : w->probability[picks[i]];
     }
-    return polar_vote(ballots, n, q->flags, winner, NULL, NULL, &e) ? cli_fail("%s", e.message) : 0;
+    return polar_vote(ballots, n, &q->judge, winner, NULL, &e) ? cli_fail("%s", e.message) : 0;
 }
 
 static int cascade(const eval *r, int method, int *n_run) {
@@ -417,6 +417,7 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
                : m->kind == EVAL_VOTE || m->kind == EVAL_DECODED_VOTE ? POLAR_METHOD_VOTE : POLAR_METHOD_FIRST;
     o.threshold = r->threshold;
     o.generate = generation(r);
+    o.judge = &q->judge;
     o.prefix = r->e.prompt.prefilled ? "\\boxed{" : NULL;
     if (polar_picker_pick(picker, q->text, length, w->prompt, w->n_prompt, candidates,
                           decoded ? (k < POLAR_MAX_BEAMS ? k : POLAR_MAX_BEAMS) : 1, &n, e))
@@ -432,7 +433,7 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
         }
     }
     if (!n) return clock_program(r, &w->programs[0], e);
-    return polar_picker_answer(picker, q->text, length, w->prompt, w->n_prompt, candidates, n, &o, &picked, e);
+    return polar_picker_answer(picker, w->prompt, w->n_prompt, candidates, n, &o, &picked, e);
 }
 
 /* All methods in turn, beginning with another one each time. */

@@ -1,11 +1,10 @@
-/* polar grade: is an answer right? Shows the [answer] functions of polar.h. */
+/* polar grade: is an answer right? Shows the functions of ../answer/answer.h. */
 #include "cli.h"
 
 static int equal(polar_span pred, polar_span gold, int flags, int *result) {
-    polar_error error;
-    if (polar_answer_equal(result, pred.text, pred.length, gold.text, gold.length, flags, NULL, &error))
-        return cli_fail("%s", error.message);
-    return 0;
+    const int same = answer_equal(pred.text, pred.length, gold.text, gold.length, flags);
+    *result = same > 0;
+    return same < 0 ? cli_fail("out of memory") : 0;
 }
 
 /* A string as it is, a number as it was written; text NULL if it is neither. */
@@ -24,7 +23,7 @@ static polar_span find_gold(const json *line) {
     polar_span s = span(json_get(line, "gold"));
     for (size_t i = 0; !s.text && i < sizeof names / sizeof *names; i++) {
         s = span(json_get(line, names[i]));
-        if (s.text) s = polar_answer_reference(s.text, s.length);
+        if (s.text) s = answer_reference(s.text, s.length);
     }
     return s;
 }
@@ -35,7 +34,7 @@ static polar_span find_pred(const json *line) {
     polar_span pred = span(json_get(line, "pred")), response = span(json_get(line, "response"));
     if (pred.text && !(kind && !strcmp(kind, "response"))) return pred;
     if (pred.text) response = pred;
-    return response.text ? polar_answer_extract(response.text, response.length) : response;
+    return response.text ? answer_extract(response.text, response.length) : response;
 }
 
 static int grade_line(const cli_lines *lines, const json *line, int flags, int *right) {
@@ -43,9 +42,9 @@ static int grade_line(const cli_lines *lines, const json *line, int flags, int *
     polar_span pred = find_pred(line), gold = find_gold(line);
     if (!pred.text) return cli_fail("%s:%d: no field \"pred\" or \"response\"", lines->name, lines->number);
     if (!gold.text) return cli_fail("%s:%d: no field \"gold\"", lines->name, lines->number);
-    if (sets && sets->type == JSON_TRUE) flags |= POLAR_ANSWER_SETS;
+    if (sets && sets->type == JSON_TRUE) flags |= ANSWER_SETS;
     if (!sets && question && question->type == JSON_STRING)
-        flags |= polar_answer_flags(question->text, question->length);
+        flags |= answer_flags(question->text, question->length);
     if (equal(pred, gold, flags, right)) return 1;
     printf("{\"equal\":%s,\"extracted\":", *right ? "true" : "false");
     json_put_string(stdout, pred.text, pred.length);
@@ -82,14 +81,14 @@ int command_grade(cli *c) {
     };
     if ((status = cli_read(c, options, 0, 2)) >= 0) return status;
     if (jsonl && c->n_args > 1) return cli_usage("--jsonl takes one file");
-    if (jsonl) return grade_lines(c->n_args ? c->args[0] : "-", sets ? POLAR_ANSWER_SETS : 0);
+    if (jsonl) return grade_lines(c->n_args ? c->args[0] : "-", sets ? ANSWER_SETS : 0);
     if (c->n_args != 2) return cli_usage("give an answer and a reference, or --jsonl");
     pred.text = c->args[0];
     pred.length = strlen(pred.text);
     gold.text = c->args[1];
     gold.length = strlen(gold.text);
-    if (extract) pred = polar_answer_extract(pred.text, pred.length);
-    if (equal(pred, gold, sets ? POLAR_ANSWER_SETS : 0, &right)) return 1;
+    if (extract) pred = answer_extract(pred.text, pred.length);
+    if (equal(pred, gold, sets ? ANSWER_SETS : 0, &right)) return 1;
     puts(right ? "equal" : "different");
     return 0;
 }

@@ -390,7 +390,7 @@ static int read_question(cli_questions *qs, cli_question *q, const cli_objects *
     if (!question) return question_fails(o, "no question (looked for question, problem, query, Question, input)");
     if (answer)
         a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
-                                        : polar_answer_reference(answer->text, answer->length);
+                                        : answer_reference(answer->text, answer->length);
     if (!answer && needs_answer)
         return question_fails(o, "no answer (looked for answer, gt_ans, ground_truth, Answer, target, correct, "
                                  "solution, answerKey)");
@@ -414,7 +414,7 @@ static int read_question(cli_questions *qs, cli_question *q, const cli_objects *
     if (!*q->subject) q->subject = keep_field(qs, object, "type");
     if (!(steps = json_get(object, "steps"))) steps = json_get(json_get(object, "sample_info"), "steps");
     json_int(steps, &q->steps);
-    q->flags = polar_answer_flags(q->text, strlen(q->text));
+    q->judge = answer_judge(q->text, strlen(q->text));
     return 0;
 }
 
@@ -664,10 +664,11 @@ int cli_prompt_draft(const cli_prompt *p, const char *answer, int32_t **tokens, 
 
 /* --- grading -------------------------------------------------------------------------------------------- */
 
-static int is_equal(const char *pred, size_t n_pred, const char *gold, int flags, int *equal) {
-    polar_error e;
-    if (!polar_answer_equal(equal, pred, n_pred, gold, strlen(gold), flags, NULL, &e)) return 0;
-    return cli_fail("%s", e.message);
+static int is_equal(const cli_question *q, polar_span pred, const char *gold, int *equal) {
+    const polar_span reference = {gold, strlen(gold)};
+    const int same = q->judge.same(q->judge.user, pred, reference);
+    *equal = same > 0;
+    return same < 0 ? cli_fail("out of memory") : 0;
 }
 
 /* 1 if the last box of the text is closed. */
@@ -695,15 +696,14 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     if (!text) return cli_fail("out of memory");
     memcpy(text, BOX, before);
     memcpy(text + before, response, n + 1);
-    found = polar_answer_extract(text, n + before);
+    found = answer_extract(text, n + before);
     /* Without its box an answer scores 0, and so does one that was cut inside it. */
     if ((p->boxed && !strstr(text, "oxed{")) || (stop == POLAR_STOP_LIMIT && !has_closed_box(text))) found.length = 0;
     if (found.length) {
         answer->text = response + (found.text - text >= (ptrdiff_t)before ? (size_t)(found.text - text) - before : 0);
         answer->length = found.length;
-        status = is_equal(found.text, found.length, q->answer, q->flags, right);
-        if (!status && !*right && q->correct >= 0)
-            status = is_equal(found.text, found.length, q->options[q->correct], q->flags, right);
+        status = is_equal(q, found, q->answer, right);
+        if (!status && !*right && q->correct >= 0) status = is_equal(q, found, q->options[q->correct], right);
     }
     free(text);
     return status;

@@ -61,6 +61,7 @@ static int ask_guided(run_options *o, const polar_model *model, const char *ques
                       polar_picked *picked) {
     polar_pick_options pick = polar_pick_defaults();
     polar_answer_options a = polar_answer_defaults();
+    const polar_judge judge = answer_judge(question, strlen(question));
     polar_error e;
     guide g;
     int n, max = 1, status = guide_open(&g, model, o->predictor, o->encoder, o->cpu, &o->prompt);
@@ -72,6 +73,7 @@ static int ask_guided(run_options *o, const polar_model *model, const char *ques
     a.capacity = o->ask.capacity;
     a.threshold = o->threshold;
     a.method = o->vote ? POLAR_METHOD_VOTE : o->cascade ? POLAR_METHOD_CASCADE : POLAR_METHOD_FIRST;
+    a.judge = &judge;
     a.prefix = g.prompt.prefilled ? "\\boxed{" : NULL;
     if (a.method != POLAR_METHOD_FIRST) max = a.generate.sampling.top_k > 0 ? a.generate.sampling.top_k : 5;
     if (o->cascade && a.generate.sampling.top_k <= 0 && g.info.cascade_programs) max = g.info.cascade_programs;
@@ -81,7 +83,7 @@ static int ask_guided(run_options *o, const polar_model *model, const char *ques
     if (!status) status = guide_question(&g, question, a.generate.max_tokens, &pick);
     if (!status) status = guide_pick(&g, candidates, max, &n);
     if (!status &&
-        polar_picker_answer(g.picker, question, strlen(question), g.tokens, g.n_tokens, candidates, n, &a, picked, &e))
+        polar_picker_answer(g.picker, g.tokens, g.n_tokens, candidates, n, &a, picked, &e))
         status = cli_interrupted() ? cli_fail("interrupted") : cli_fail("%s", e.message);
     guide_close(&g);
     return status;
