@@ -29,18 +29,26 @@
  * [config] What the compiler and the system offer
  * ====================================================================================== */
 
-#if !defined(POLAR_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
-#ifndef _FILE_OFFSET_BITS
-#define _FILE_OFFSET_BITS 64
+/* Names beyond ISO C under -std=c99: POSIX, madvise, syscall, the number of cores. Each system has its own word for
+ * "all of them"; the BSDs show all unless a program asks for POSIX, which hides the rest there and on macOS. */
+#if defined(__APPLE__)
+#ifndef _DARWIN_C_SOURCE
+#define _DARWIN_C_SOURCE 1
 #endif
-#ifndef _DEFAULT_SOURCE
-#define _DEFAULT_SOURCE 1 /* sysconf and madvise under -std=c99 */
-#endif
-#endif
-#if defined(__unix__) || defined(__APPLE__)
+#elif defined(__unix__) && !defined(__FreeBSD__) && !defined(__NetBSD__) && !defined(__OpenBSD__) && \
+    !defined(__DragonFly__)
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE 1
+#endif
+#ifndef __EXTENSIONS__
+#define __EXTENSIONS__ 1
+#endif
+#endif
+#if !defined(_FILE_OFFSET_BITS) && defined(__unix__)
+#define _FILE_OFFSET_BITS 64
 #endif
 
 #include "polar.h"
@@ -148,6 +156,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #endif
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
@@ -1012,9 +1023,9 @@ static const char *num_text(double x, char at[NUM_TEXT]) {
 /* ======================================================================================
  * [thread] One primitive: run n tasks
  *
- * Tasks write disjoint results, so their order cannot matter. The pool publishes work as one 64-bit ticket,
- * (number of the work << 32 | tasks nobody took yet): taking a task is one compare-and-swap, and a thread
- * that wakes up late cannot take part in work that is over. Uses: [err] [mem].
+ * Tasks write disjoint results, so their order cannot matter. The pool publishes work as the number of tasks
+ * that nobody took yet: taking one is a compare-and-swap, and a thread that wakes up late cannot take part in
+ * work that is over. Uses: [err] [mem].
  * ====================================================================================== */
 
 #if !defined(__GNUC__) && !defined(_MSC_VER) && !defined(POLAR_NO_THREADS)
@@ -1070,18 +1081,19 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 
 #else
 
+/* Of 32 bits: wider ones are calls of another library on many 32-bit processors. */
 #ifdef _MSC_VER
-typedef volatile LONG64 atomic_i64;
-#define atomic_load(p) InterlockedCompareExchange64(p, 0, 0)
-#define atomic_store(p, v) InterlockedExchange64(p, v)
-#define atomic_add(p, v) InterlockedExchangeAdd64(p, v)
-#define atomic_swap_if(p, expected, v) (InterlockedCompareExchange64(p, v, expected) == (expected))
+typedef volatile LONG atomic_int32;
+#define atomic_load(p) InterlockedCompareExchange(p, 0, 0)
+#define atomic_store(p, v) InterlockedExchange(p, v)
+#define atomic_add(p, v) InterlockedExchangeAdd(p, v)
+#define atomic_swap_if(p, expected, v) (InterlockedCompareExchange(p, v, expected) == (expected))
 #else
-typedef int64_t atomic_i64;
+typedef int32_t atomic_int32;
 #define atomic_load(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define atomic_store(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define atomic_add(p, v) __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)
-static int atomic_swap_if(atomic_i64 *p, int64_t expected, int64_t v) {
+static int atomic_swap_if(atomic_int32 *p, int32_t expected, int32_t v) {
     return __atomic_compare_exchange_n(p, &expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 #endif
@@ -1122,16 +1134,32 @@ static void thread_pause(void) {
 #endif
 }
 
+#if defined(_WIN32) || defined(__linux__)
+static int bits_set(uintptr_t mask) {
+    int n = 0;
+    for (; mask; mask &= mask - 1) n++;
+    return n;
+}
+#endif
+
 int polar_cpu_count(void) {
 #if defined(_WIN32)
     SYSTEM_INFO info;
+    DWORD_PTR mine = 0, all; /* mine is 0 in a process of several groups of processors */
+    if (GetProcessAffinityMask(GetCurrentProcess(), &mine, &all) && mine) return bits_set(mine);
     GetSystemInfo(&info);
     return info.dwNumberOfProcessors > 0 ? (int)info.dwNumberOfProcessors : 1;
-#elif defined(_SC_NPROCESSORS_ONLN)
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 && n < 4096 ? (int)n : 1;
 #else
-    return 1;
+    long n = 0;
+#ifdef __linux__
+    unsigned long mask[1024 / sizeof(long)]; /* a bit for each of 8192 cores */
+    const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    for (long i = 0; i < bytes / (long)sizeof *mask; i++) n += bits_set(mask[i]);
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+    if (n <= 0) n = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    return n > 0 && n <= 8192 ? (int)n : 1;
 #endif
 }
 
@@ -1146,9 +1174,9 @@ typedef struct pool_worker {
 struct polar_pool {
     polar_allocator allocator;
     int n_threads, n_started;
-    atomic_i64 ticket; /* work number << 32 | tasks left to take */
-    atomic_i64 done;   /* tasks finished of the present work */
-    atomic_i64 busy, sleepers, stop;
+    atomic_int32 left; /* tasks of the present work that nobody has taken; its last fields are set before it */
+    atomic_int32 done; /* tasks finished */
+    atomic_int32 busy, sleepers, stop;
     polar_task task;
     void *context;
     int n;
@@ -1157,15 +1185,13 @@ struct polar_pool {
     pool_worker workers[]; /* n_threads - 1 */
 };
 
-#define TICKET_LEFT(t) ((int)((t) & 0x7fffffff))
-
-/* Takes and does tasks until none is left. */
+/* Takes and does tasks until none is left. A thread that looked at `left` during one piece of work and takes from the
+ * next one, which happens to have as many left, does a task of the latter: it reads what the task is after taking it. */
 static void pool_work(polar_pool *p, int worker) {
-    for (;;) {
-        int64_t t = atomic_load(&p->ticket);
-        if (TICKET_LEFT(t) == 0) return;
-        if (!atomic_swap_if(&p->ticket, t, t - 1)) continue;
-        p->task(p->context, p->n - TICKET_LEFT(t), worker);
+    int32_t left;
+    while ((left = atomic_load(&p->left)) > 0) {
+        if (!atomic_swap_if(&p->left, left, left - 1)) continue;
+        p->task(p->context, p->n - left, worker);
         atomic_add(&p->done, 1);
     }
 }
@@ -1180,7 +1206,7 @@ static int pool_spin(int round) {
 static void pool_sleep(polar_pool *p) {
     lock_take(&p->lock);
     atomic_add(&p->sleepers, 1);
-    while (TICKET_LEFT(atomic_load(&p->ticket)) == 0 && !atomic_load(&p->stop)) cond_wait(&p->wake, &p->lock);
+    while (!atomic_load(&p->left) && !atomic_load(&p->stop)) cond_wait(&p->wake, &p->lock);
     atomic_add(&p->sleepers, -1);
     lock_release(&p->lock);
 }
@@ -1189,7 +1215,7 @@ static void pool_main(pool_worker *w) {
     polar_pool *p = w->pool;
     int round = 0;
     while (!atomic_load(&p->stop)) {
-        if (TICKET_LEFT(atomic_load(&p->ticket))) {
+        if (atomic_load(&p->left)) {
             pool_work(p, w->worker);
             round = 0;
         } else if (!pool_spin(round++)) {
@@ -1226,7 +1252,6 @@ static void thread_join(pool_worker *w) {
 
 static void pool_run(void *user, int n, polar_task task, void *context) {
     polar_pool *p = user;
-    int64_t number;
     if (p->n_threads < 2 || n < 2 || !atomic_swap_if(&p->busy, 0, 1)) {
         for (int i = 0; i < n; i++) task(context, i, 0);
         return;
@@ -1235,8 +1260,7 @@ static void pool_run(void *user, int n, polar_task task, void *context) {
     p->context = context;
     p->n = n;
     atomic_store(&p->done, 0);
-    number = (atomic_load(&p->ticket) >> 32) + 1;
-    atomic_store(&p->ticket, (number & 0x7fffffff) * ((int64_t)1 << 32) + n);
+    atomic_store(&p->left, n);
     if (atomic_load(&p->sleepers)) {
         lock_take(&p->lock);
         cond_wake_all(&p->wake);
@@ -5565,20 +5589,41 @@ static const kern kern_avx2 = {POLAR_CPU_AVX2, quantize_avx2, multiply_avx2, rms
                                scores_avx2, softmax_avx2, accumulate_avx2, scores4_avx2, accumulate4_avx2, to_f16_avx2,
                                axpy_avx2};
 
-static int cpu_has_avx2(void) {
+/* Registers a, b, c, d of cpuid; zeros where the processor does not know this leaf. */
+static void cpu_id(unsigned leaf, unsigned r[4]) {
 #ifdef _MSC_VER
-    int r[4];
-    __cpuidex(r, 1, 0);
-    if ((r[2] & (1 << 12 | 1 << 27 | 1 << 28 | 1 << 29)) != (1 << 12 | 1 << 27 | 1 << 28 | 1 << 29)) return 0;
-    if ((_xgetbv(0) & 6) != 6) return 0;
-    __cpuidex(r, 7, 0);
-    return r[1] >> 5 & 1;
+    int id[4];
+    memset(r, 0, 4 * sizeof *r);
+    __cpuid(id, 0);
+    if ((unsigned)id[0] < leaf) return;
+    __cpuidex(id, (int)leaf, 0);
+    memcpy(r, id, sizeof id);
 #else
-    unsigned a, b, c = 0, d; /* clang 14 does not know __builtin_cpu_supports("f16c") */
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           c >> 29 & 1;
+    if (!__get_cpuid_count(leaf, 0, &r[0], &r[1], &r[2], &r[3])) memset(r, 0, 4 * sizeof *r);
 #endif
+}
+
+/* Whether the operating system keeps these registers of a thread (bits of XCR0). The compilers' own question,
+ * __builtin_cpu_supports, needs a library that not every toolchain has. */
+static int cpu_keeps(unsigned registers) {
+    unsigned r[4], a;
+    cpu_id(1, r);
+    if (!(r[2] >> 27 & 1)) return 0; /* OSXSAVE: xgetbv exists */
+#ifdef _MSC_VER
+    a = (unsigned)_xgetbv(0);
+#else
+    __asm__ __volatile__("xgetbv" : "=a"(a) : "c"(0) : "edx");
+#endif
+    return (a & registers) == registers;
+}
+
+static int cpu_has_avx2(void) {
+    const unsigned f1c = 1u << 12 | 1u << 28 | 1u << 29; /* FMA, AVX, F16C */
+    unsigned r[4];
+    cpu_id(1, r);
+    if ((r[2] & f1c) != f1c || !cpu_keeps(0x06)) return 0; /* xmm, ymm */
+    cpu_id(7, r);
+    return r[1] >> 5 & 1;
 }
 
 /* --- x86 with AVX-512 and its integer dot products (VNNI). AVX2 does all but the products with quantized weights. ---
@@ -6184,17 +6229,9 @@ static const kern kern_avx512 = {POLAR_CPU_AVX512, quantize_avx2, multiply_avx51
 /* The instructions, and an operating system that keeps their registers. */
 static int cpu_has_avx512(void) {
     const unsigned f7b = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-#ifdef _MSC_VER
-    int r[4];
-    if (!cpu_has_avx2() || (_xgetbv(0) & 0xe6) != 0xe6) return 0;
-    __cpuidex(r, 7, 0);
-    return ((unsigned)r[1] & f7b) == f7b && (r[2] >> 11 & 1);
-#else
-    unsigned a, b = 0, c = 0, d;
-    __builtin_cpu_init();
-    return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
-           (b & f7b) == f7b && (c >> 11 & 1);
-#endif
+    unsigned r[4];
+    cpu_id(7, r);
+    return (r[1] & f7b) == f7b && (r[2] >> 11 & 1) && cpu_has_avx2() && cpu_keeps(0xe6); /* and zmm, masks */
 }
 #endif /* POLAR_X86_512 */
 #endif

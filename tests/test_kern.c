@@ -181,10 +181,33 @@ TEST(attention_of_four) {
     }
 }
 
+/* What the processor and the system have, against Linux's own list. */
+TEST(detection) {
+#ifdef POLAR_X86
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    static char line[1 << 14];
+    const char *flags = NULL;
+    while (f && !flags && fgets(line, sizeof line, f))
+        if (!strncmp(line, "flags", 5)) flags = line;
+    if (f) fclose(f);
+    if (flags) {
+        const int avx2 = strstr(flags, " avx2 ") && strstr(flags, " fma ") && strstr(flags, " f16c ");
+        CHECK(cpu_has_avx2() == avx2);
+#ifdef POLAR_X86_512
+        CHECK(cpu_has_avx512() == (avx2 && strstr(flags, " avx512f ") && strstr(flags, " avx512dq ") &&
+                                   strstr(flags, " avx512bw ") && strstr(flags, " avx512vl ") &&
+                                   strstr(flags, " avx512_vnni ")));
+#endif
+        return;
+    }
+#endif
+    SKIP("there is no list of processor features to compare with");
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(quantize), T(quantize_error), T(multiply), T(multiply_is_product), T(vectors), T(attention),
-    T(attention_of_four),
+    T(attention_of_four), T(detection),
 };
 
 int main(int argc, char **argv) {
