@@ -161,6 +161,23 @@
 #endif
 #endif
 
+/* Under the address sanitizer the parts of a block have forbidden bytes between them. */
+#ifdef __SANITIZE_ADDRESS__
+#define POLAR_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define POLAR_ASAN 1
+#endif
+#endif
+#ifdef POLAR_ASAN
+#include <sanitizer/asan_interface.h>
+#define ASAN_FORBID(p, n) __asan_poison_memory_region(p, n)
+#define ASAN_ALLOW(p, n) __asan_unpoison_memory_region(p, n)
+#else
+#define ASAN_FORBID(p, n) ((void)(p), (void)(n))
+#define ASAN_ALLOW(p, n) ((void)(p), (void)(n))
+#endif
+
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -339,7 +356,9 @@ static void *mem_alloc(const polar_allocator *a, size_t size, polar_error *e) {
 }
 
 static void mem_free(const polar_allocator *a, void *p, size_t size) {
-    if (p) a->free(a->user, p, size ? size : 1);
+    if (!p) return;
+    ASAN_ALLOW(p, size); /* the allocator may hand these bytes out again */
+    a->free(a->user, p, size ? size : 1);
 }
 
 /* *r = a * b and *r = a + b; 0 if that overflows. */
@@ -374,7 +393,19 @@ static int mem_grow(const polar_allocator *a, void **p, size_t *capacity, size_t
     return 1;
 }
 
-/* Places arrays one after the other in a block. With base NULL it only measures. */
+/* a * b and a + b, and SIZE_MAX where that is more than a size_t holds: no layout has room for it. */
+static size_t size_of(size_t a, size_t b) {
+    size_t n;
+    return mul_size(&n, a, b) ? n : SIZE_MAX;
+}
+
+static size_t size_sum(size_t a, size_t b) {
+    size_t n;
+    return add_size(&n, a, b) ? n : SIZE_MAX;
+}
+
+/* Places arrays one after the other in a block. With base NULL it only measures. Under the address sanitizer nothing
+ * may touch the bytes between them. */
 typedef struct layout {
     uint8_t *base; /* aligned to LAYOUT_ALIGN by layout_begin */
     size_t used;
@@ -382,6 +413,11 @@ typedef struct layout {
 } layout;
 
 #define LAYOUT_ALIGN 64 /* a cache line */
+#ifdef POLAR_ASAN
+#define LAYOUT_GAP LAYOUT_ALIGN
+#else
+#define LAYOUT_GAP 0
+#endif
 
 /* `block` has the measured size plus LAYOUT_ALIGN. */
 static layout layout_begin(void *block) {
@@ -391,11 +427,14 @@ static layout layout_begin(void *block) {
 }
 
 static void *layout_place(layout *l, size_t count, size_t element) {
-    size_t at = l->used, bytes;
-    if (!mul_size(&bytes, count, element) || !add_size(&bytes, bytes, LAYOUT_ALIGN - 1) ||
-        !add_size(&l->used, at, bytes / LAYOUT_ALIGN * LAYOUT_ALIGN))
+    size_t at = l->used, bytes, whole;
+    if (!mul_size(&bytes, count, element) || !add_size(&whole, bytes, LAYOUT_GAP + LAYOUT_ALIGN - 1) ||
+        !add_size(&l->used, at, whole / LAYOUT_ALIGN * LAYOUT_ALIGN))
         l->overflow = 1;
-    return l->base && !l->overflow ? l->base + at : NULL;
+    if (!l->base || l->overflow) return NULL;
+    ASAN_ALLOW(l->base + at, bytes);
+    ASAN_FORBID(l->base + at + bytes, l->used - at - bytes);
+    return l->base + at;
 }
 
 /* Bytes to allocate for a measured layout; 0 if it overflowed. */
@@ -4087,7 +4126,7 @@ static size_t quant_place(quant_run *r, void *block) {
     r->name = layout_place(&l, GGUF_MAX_NAME + 1, 1);
     r->job.dst = layout_place(&l, (size_t)QUANT_PIECE * QUANT_PIECES, 4);
     r->job.sums = layout_place(&l, QUANT_PIECES, sizeof *r->job.sums);
-    r->job.scratch = layout_place(&l, (size_t)r->runner.n_threads * 2 * QUANT_PIECE, sizeof *r->job.scratch);
+    r->job.scratch = layout_place(&l, size_of((size_t)r->runner.n_threads, 2 * QUANT_PIECE), sizeof *r->job.scratch);
     return layout_bytes(&l);
 }
 
@@ -7348,7 +7387,7 @@ typedef struct tok_source {
     const gguf_kv *tokens, *kinds, *scores, *merges; /* kinds may be NULL, scores and merges belong to one kind */
     size_t n_bytes;    /* of all tokens */
     size_t longest;    /* bytes of the longest token */
-    size_t n_specials; /* bound of their number */
+    size_t n_specials;
     buf *notes;        /* what a reader of the file should know */
     polar_error *error;
 } tok_source;
@@ -7422,6 +7461,12 @@ static int tok_read_kind(const tok_vocab *v, const tok_source *src, int32_t i, c
     return (int)kind;
 }
 
+/* Whether a token of a kind and of n bytes is one of v->specials: what measures them and what fills them asks this. */
+static int tok_is_special(int flags, size_t n) {
+    const int kind = flags & TOK_KIND;
+    return n && (kind == TOK_UNKNOWN || kind == TOK_CONTROL || kind == TOK_USER);
+}
+
 /* Adds token `id` to the table of normal tokens. Of two with the same text the first counts. */
 static polar_status tok_insert(tok_vocab *v, const tok_source *src, int32_t id) {
     size_t n;
@@ -7457,7 +7502,7 @@ static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t 
     v->kinds[i] = (uint8_t)flags;
     v->offsets[i + 1] = v->offsets[i] + (uint32_t)length;
     if (normal && length) return tok_insert(v, src, i);
-    if (!length || kind == TOK_NORMAL || kind == TOK_UNUSED || kind == TOK_BYTE) return POLAR_OK;
+    if (!tok_is_special(kind, n)) return POLAR_OK;
     if (length > TOK_MAX_SPECIAL)
         return fail(src->error, POLAR_UNSUPPORTED, "%s: the special token %d has %zu bytes, expected at most %d",
                     src->g->name, i, length, TOK_MAX_SPECIAL);
@@ -7653,23 +7698,21 @@ static polar_status tok_read_source(tok_vocab *v, tok_source *src) {
 }
 
 /* Sizes, before anything is allocated; they are in proportion to the file. */
-static void tok_measure(tok_vocab *v, tok_source *src) {
+static polar_status tok_measure(tok_vocab *v, tok_source *src) {
     gguf_strings it = gguf_strings_begin(src->tokens);
     const char *s;
     size_t n;
-    while (gguf_strings_next(&it, &s, &n)) {
+    for (int32_t i = 0; gguf_strings_next(&it, &s, &n); i++) {
+        const int flags = tok_read_kind(v, src, i, s, n);
+        if (flags < 0) return POLAR_FORMAT;
         src->n_bytes += n;
         src->longest = MAX(src->longest, n);
-    }
-    src->n_specials = COUNT(tok_named) + 5; /* the named, and the ids of keys where there are no kinds */
-    for (size_t i = 0; src->kinds && i < src->kinds->count; i++) {
-        int64_t kind = 0;
-        gguf_int_at(src->kinds, i, &kind);
-        src->n_specials += kind == TOK_CONTROL || kind == TOK_USER || kind == TOK_UNKNOWN;
+        src->n_specials += (size_t)tok_is_special(flags, n);
     }
     v->n_raw = src->longest;
     v->slot_mask = tok_table_mask(src->tokens->count);
     if (v->pre) v->pair_mask = tok_table_mask(src->merges->count);
+    return POLAR_OK;
 }
 
 static void tok_free(tok_vocab *v, const polar_allocator *a) {
@@ -7692,7 +7735,7 @@ static polar_status tok_load(tok_vocab *v, const gguf_file *g, buf *notes, const
     status = gguf_get_bool(g, TOK_KEY "add_space_prefix", &v->add_space, GGUF_OPTIONAL, e);
     if (status != POLAR_OK) return status;
     v->add_space = v->add_space && !v->pre;
-    tok_measure(v, &src);
+    if ((status = tok_measure(v, &src)) != POLAR_OK) return status;
     tok_place(v, &src, &measure);
     if (!(v->block_bytes = layout_bytes(&measure)))
         return fail(e, POLAR_MEMORY, "%s: the vocabulary is larger than memory", g->name);
@@ -8259,7 +8302,8 @@ static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error
         !model_int(m, "attention.head_count", NO_DEFAULT, 1, 65536, &m->n_head, e) ||
         !model_int(m, "attention.head_count_kv", m->n_head, 1, m->n_head, &m->n_head_kv, e) ||
         !model_int(m, "context_length", NO_DEFAULT, 1, INT_MAX / 2, &m->n_ctx_train, e) ||
-        !model_int(m, "feed_forward_length", m->arch->experts ? 0 : NO_DEFAULT, 0, big, &m->n_ff, e) ||
+        !model_int(m, "feed_forward_length", m->arch->experts ? 0 : NO_DEFAULT, m->arch->experts ? 0 : 1, big, &m->n_ff,
+                   e) ||
         !model_int(m, "attention.key_length", MAX(1, m->n_embd / m->n_head), 1, 4096, &m->head_dim, e) ||
         !model_int(m, "attention.value_length", m->head_dim, 1, 4096, &value_dim, e) ||
         !model_int(m, "rope.dimension_count", m->head_dim, 2, m->head_dim, &m->n_rot, e) ||
@@ -8395,6 +8439,11 @@ static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e)
         !model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e))
         return 0;
     m->n_ff_shexp = y->gate_shexp.rows;
+    if (m->n_ff_exp > INT_MAX / 2 / x) {
+        fail(e, POLAR_UNSUPPORTED, "%s: %d experts of width %d are more than is possible", m->file.name, x,
+             m->n_ff_exp);
+        return 0;
+    }
     return model_matrix(m, i, "ffn_up_shexp", d, m->n_ff_shexp, 1, &y->up_shexp, e) &&
            model_matrix(m, i, "ffn_down_shexp", m->n_ff_shexp, d, 1, &y->down_shexp, e) &&
            model_matrix(m, i, "ffn_gate_inp_shexp", d, 1, 1, &y->shared_gate, e);
@@ -9092,46 +9141,51 @@ static int engine_max_products(const polar_model *m) {
     return MAX(3, 2 * m->n_expert);
 }
 
-static int engine_max_ff(const polar_model *m) {
-    return m->arch->experts ? MAX(m->n_ff_shexp, m->n_expert_used * m->n_ff_exp) : m->n_ff;
+static size_t engine_max_ff(const polar_model *m) {
+    const size_t entries = size_of((size_t)m->n_expert_used, (size_t)m->n_ff_exp);
+    return m->arch->experts ? MAX((size_t)m->n_ff_shexp, entries) : (size_t)m->n_ff;
 }
 
 static void blocks_place(act_blocks *b, layout *l, size_t rows, size_t n, int block) {
     b->q8 = layout_place(l, rows, n);
-    b->q16 = layout_place(l, rows, n * sizeof(int16_t));
+    b->q16 = layout_place(l, rows, size_of(n, sizeof(int16_t)));
     b->sums = layout_place(l, rows, (n + 15) / 16 * sizeof(int16_t));
-    b->d = layout_place(l, rows, (n / (size_t)block + 1) * sizeof(float));
+    b->d = layout_place(l, rows, size_of(n / (size_t)block + 1, sizeof(float)));
 }
 
-/* Measures or places the work space. */
+/* Measures or places the work space. No array of it may have more than INT_MAX numbers: the calls below count rows,
+ * heads, entries and tiles as ints. */
 static void engine_place(engine *e, layout *l) {
     const polar_model *m = e->model;
     const size_t rows = (size_t)e->max_rows, d = (size_t)m->n_embd, dq = (size_t)(m->n_head * m->head_dim),
-                 dk = (size_t)(m->n_head_kv * m->head_dim), ff = (size_t)engine_max_ff(m),
+                 dk = (size_t)(m->n_head_kv * m->head_dim), ff = engine_max_ff(m),
                  used = (size_t)m->n_expert_used, workers = (size_t)e->runner.n_threads;
-    e->hidden = layout_place(l, rows * d, sizeof(float));
-    e->normed = layout_place(l, rows * d, sizeof(float));
-    e->q = layout_place(l, rows * dq, sizeof(float));
-    e->k = layout_place(l, rows * dk, sizeof(float));
-    e->v = layout_place(l, rows * dk, sizeof(float));
-    e->attended = layout_place(l, rows * dq, sizeof(float));
-    e->gate = layout_place(l, rows * ff, sizeof(float));
-    e->up = layout_place(l, rows * ff, sizeof(float));
-    e->out = layout_place(l, rows * d, sizeof(float));
+    if (size_of(rows, MAX(MAX(d, dq), MAX(ff, size_of(used, d)))) > INT_MAX || e->max_scores > INT_MAX ||
+        workers > INT_MAX / 64)
+        l->overflow = 1;
+    e->hidden = layout_place(l, size_of(rows, d), sizeof(float));
+    e->normed = layout_place(l, size_of(rows, d), sizeof(float));
+    e->q = layout_place(l, size_of(rows, dq), sizeof(float));
+    e->k = layout_place(l, size_of(rows, dk), sizeof(float));
+    e->v = layout_place(l, size_of(rows, dk), sizeof(float));
+    e->attended = layout_place(l, size_of(rows, dq), sizeof(float));
+    e->gate = layout_place(l, size_of(rows, ff), sizeof(float));
+    e->up = layout_place(l, size_of(rows, ff), sizeof(float));
+    e->out = layout_place(l, size_of(rows, d), sizeof(float));
     blocks_place(&e->act_in.b32, l, rows, MAX(d, dq), 32);
     blocks_place(&e->act_in.b256, l, rows, MAX(d, dq), 256);
     blocks_place(&e->act_ff.b32, l, rows, ff, 32);
     blocks_place(&e->act_ff.b256, l, rows, ff, 256);
-    e->router = layout_place(l, rows * (size_t)m->n_expert, sizeof(float));
-    e->entry_out = layout_place(l, rows * used * d, sizeof(float));
-    e->chosen = layout_place(l, rows * used, sizeof *e->chosen);
-    e->entry_row = layout_place(l, rows * used, sizeof(int));
-    e->entry_of = layout_place(l, rows * used, sizeof(int));
-    e->entry_identity = layout_place(l, rows * used, sizeof(int));
+    e->router = layout_place(l, size_of(rows, (size_t)m->n_expert), sizeof(float));
+    e->entry_out = layout_place(l, size_of(size_of(rows, used), d), sizeof(float));
+    e->chosen = layout_place(l, size_of(rows, used), sizeof *e->chosen);
+    e->entry_row = layout_place(l, size_of(rows, used), sizeof(int));
+    e->entry_of = layout_place(l, size_of(rows, used), sizeof(int));
+    e->entry_identity = layout_place(l, size_of(rows, used), sizeof(int));
     e->expert_first = layout_place(l, (size_t)m->n_expert + 1, sizeof(int));
     e->products = layout_place(l, (size_t)engine_max_products(m), sizeof *e->products);
-    e->cs = layout_place(l, rows * (size_t)m->n_rot, sizeof(float));
-    e->scores = layout_place(l, workers * (m->kern->scores4 ? 4 : 1) * e->max_scores, sizeof(float));
+    e->cs = layout_place(l, size_of(rows, (size_t)m->n_rot), sizeof(float));
+    e->scores = layout_place(l, size_of(size_of(workers, m->kern->scores4 ? 4 : 1), e->max_scores), sizeof(float));
     e->scratch = layout_place(l, workers, KERN_SCRATCH);
 }
 
@@ -9694,15 +9748,15 @@ static void session_place(polar_session *s, layout *l) {
     s->engine.model = m;
     s->engine.kv_f16 = o->kv_type == POLAR_KV_F16;
     s->engine.max_rows = o->n_batch;
-    s->engine.max_scores = n_ctx * (o->kv_mode == POLAR_KV_SHARED ? calls : 1);
+    s->engine.max_scores = size_of(n_ctx, o->kv_mode == POLAR_KV_SHARED ? calls : 1);
     engine_place(&s->engine, l);
     s->path = layout_place(l, calls, sizeof *s->path);
     s->first_call = layout_place(l, calls, sizeof *s->first_call);
     s->tokens = layout_place(l, n_ctx, sizeof *s->tokens);
     s->rows = layout_place(l, (size_t)o->n_batch, sizeof *s->rows);
     s->spans = layout_place(l, (size_t)MAX(o->n_batch, o->max_calls), sizeof *s->spans);
-    s->logits = layout_place(l, (size_t)o->n_logits * (size_t)m->n_vocab, sizeof *s->logits);
-    s->ahead = layout_place(l, (size_t)o->max_peek * (size_t)m->n_embd, sizeof *s->ahead);
+    s->logits = layout_place(l, size_of((size_t)o->n_logits, (size_t)m->n_vocab), sizeof *s->logits);
+    s->ahead = layout_place(l, size_of((size_t)o->max_peek, (size_t)m->n_embd), sizeof *s->ahead);
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
     s->draw = layout_place(l, (size_t)m->n_vocab, 8);
     if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) ||
@@ -10461,7 +10515,7 @@ static many_block *block_place(const polar_many *y, many_block *b, layout *l) {
         b->k = layout_place(l, capacity, half);
         b->v = layout_place(l, capacity, half);
     }
-    if (b->kind != MANY_KV) b->hidden = layout_place(l, capacity, (size_t)y->model->n_embd * sizeof *b->hidden);
+    if (b->kind != MANY_KV) b->hidden = layout_place(l, capacity, size_of((size_t)y->model->n_embd, sizeof *b->hidden));
     return at;
 }
 
@@ -10688,8 +10742,8 @@ static void many_place(polar_many *y, layout *l) {
     y->items = layout_place(l, rows, sizeof *y->items);
     y->rows = layout_place(l, rows, sizeof *y->rows);
     y->spans = layout_place(l, (size_t)y->max_spans, sizeof *y->spans);
-    y->cs = layout_place(l, (size_t)y->n_positions, (size_t)y->model->n_rot * sizeof *y->cs);
-    y->logits = layout_place(l, MANY_OUTPUTS, (size_t)y->model->n_vocab * sizeof *y->logits);
+    y->cs = layout_place(l, (size_t)y->n_positions, size_of((size_t)y->model->n_rot, sizeof *y->cs));
+    y->logits = layout_place(l, MANY_OUTPUTS, size_of((size_t)y->model->n_vocab, sizeof *y->logits));
 }
 
 /* Makes work space for the prompt and n more positions. */
@@ -10982,7 +11036,7 @@ static void program_place(const polar_many *y, many_program *p, layout *l) {
     p->rows = layout_place(l, (size_t)p->max_rows, sizeof *p->rows);
     p->place = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->place);
     p->tokens = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->tokens);
-    p->hidden = layout_place(l, own, (size_t)y->model->n_embd * sizeof *p->hidden);
+    p->hidden = layout_place(l, own, size_of((size_t)y->model->n_embd, sizeof *p->hidden));
 }
 
 /* Frees a program that does not run (any more). */
@@ -12135,7 +12189,7 @@ static void mcts_place(polar_search *s, layout *l) {
     s->node_table = layout_place(l, (size_t)s->table_size, sizeof *s->node_table);
     s->path_table = layout_place(l, (size_t)s->table_size, sizeof *s->path_table);
     s->flights = layout_place(l, flights, sizeof *s->flights);
-    s->flight_nodes = layout_place(l, flights * (size_t)s->max_depth, sizeof *s->flight_nodes);
+    s->flight_nodes = layout_place(l, size_of(flights, (size_t)s->max_depth), sizeof *s->flight_nodes);
     s->tried = layout_place(l, (size_t)(s->n_actions + 7) / 8, 1);
 }
 
@@ -12213,7 +12267,7 @@ void polar_search_free(polar_search *s) {
 
 /* Floats of the panels of a (depth, n) matrix. */
 static size_t mat_panels(int depth, int n) {
-    return (size_t)depth * (((size_t)n + MAT_COLUMNS - 1) / MAT_COLUMNS * MAT_COLUMNS);
+    return size_of((size_t)depth, ((size_t)n + MAT_COLUMNS - 1) / MAT_COLUMNS * MAT_COLUMNS);
 }
 
 /* Packs B; its element (k, j) is b[k * row + j * column]. */
@@ -12493,8 +12547,8 @@ static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int b
     else text_format(&s, "%s%s", prefix, name);
     t->rows = rows;
     t->columns = columns;
-    t->count = (size_t)MAX(rows, 1) * (size_t)columns;
-    t->offset = *n ? t[-1].offset + t[-1].count : 0;
+    t->count = size_of((size_t)MAX(rows, 1), (size_t)columns);
+    t->offset = *n ? size_sum(t[-1].offset, t[-1].count) : 0;
     t->small =
         !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
     ++*n;
@@ -12536,7 +12590,7 @@ static int pred_tensors(const pred_shape *s, pred_tensor *list) {
 static size_t pred_count(const pred_shape *s) {
     pred_tensor list[PRED_MAX_TENSORS];
     const int n = pred_tensors(s, list);
-    return list[n - 1].offset + list[n - 1].count;
+    return size_sum(list[n - 1].offset, list[n - 1].count);
 }
 
 static float *pred_take(float **at, size_t n) {
@@ -12646,7 +12700,7 @@ static void pred_wire(pred_net *net) {
 /* Places what pred_pack fills: packed weights, for training in both directions. */
 static void pred_place_packed(pred_net *net, layout *l, int training) {
     const size_t d = (size_t)net->shape.d_model;
-    net->queries = layout_place(l, (size_t)net->shape.n_layer * d, sizeof(float));
+    net->queries = layout_place(l, size_of((size_t)net->shape.n_layer, d), sizeof(float));
     net->query_forward = layout_place(l, mat_panels((int)d, (int)d), sizeof(float));
     for (int i = 0; i < net->n_linear; i++) {
         pred_linear *at = &net->linear[i];
@@ -12756,34 +12810,34 @@ typedef struct pred_scratch {
 } pred_scratch;
 
 static void pred_place_trace(const pred_shape *s, layout *l, pred_trace *t, size_t n_passes, size_t n_tokens) {
-    const size_t rows = n_passes * (size_t)s->n_layer, d = (size_t)s->d_model, f = sizeof(float);
-    t->tokens = layout_place(l, n_tokens * d, f);
-    t->kv = layout_place(l, n_tokens * 2 * d, f);
-    t->probs = layout_place(l, n_tokens * (size_t)s->n_layer, f * (size_t)s->n_head);
-    t->context = layout_place(l, rows * d, f);
+    const size_t rows = size_of(n_passes, (size_t)s->n_layer), d = (size_t)s->d_model, f = sizeof(float);
+    t->tokens = layout_place(l, size_of(n_tokens, d), f);
+    t->kv = layout_place(l, size_of(size_of(n_tokens, 2), d), f);
+    t->probs = layout_place(l, size_of(n_tokens, (size_t)s->n_layer), size_of(f, (size_t)s->n_head));
+    t->context = layout_place(l, size_of(rows, d), f);
     for (int b = 0; b < s->n_block; b++) {
         pred_block_trace *k = &t->block[b];
-        k->x = layout_place(l, rows * d, f);
-        k->qkv = layout_place(l, rows * 3 * d, f);
-        k->probs = layout_place(l, rows * (size_t)s->n_layer, f * (size_t)s->n_head);
-        k->context = layout_place(l, rows * d, f);
-        k->hat1 = layout_place(l, rows * d, f);
+        k->x = layout_place(l, size_of(rows, d), f);
+        k->qkv = layout_place(l, size_of(size_of(rows, 3), d), f);
+        k->probs = layout_place(l, size_of(rows, (size_t)s->n_layer), size_of(f, (size_t)s->n_head));
+        k->context = layout_place(l, size_of(rows, d), f);
+        k->hat1 = layout_place(l, size_of(rows, d), f);
         k->rstd1 = layout_place(l, rows, f);
-        k->mid = layout_place(l, rows * d, f);
-        k->up = layout_place(l, rows * (size_t)s->n_ff, f);
-        k->hat2 = layout_place(l, rows * d, f);
+        k->mid = layout_place(l, size_of(rows, d), f);
+        k->up = layout_place(l, size_of(rows, (size_t)s->n_ff), f);
+        k->hat2 = layout_place(l, size_of(rows, d), f);
         k->rstd2 = layout_place(l, rows, f);
     }
-    t->out = layout_place(l, rows * d, f);
-    t->logits = layout_place(l, rows * 4, f);
+    t->out = layout_place(l, size_of(rows, d), f);
+    t->logits = layout_place(l, size_of(rows, 4), f);
 }
 
 static void pred_place_scratch(const pred_shape *s, layout *l, pred_scratch *c, size_t n_tokens) {
     const size_t n = MAX(n_tokens, (size_t)s->n_layer), head = (size_t)(s->d_model / s->n_head);
     const size_t keys = mat_panels((int)head, (int)n), values = mat_panels((int)n, (int)head);
     c->panels = layout_place(l, MAX(keys, values), sizeof(float));
-    c->scores = layout_place(l, n * (size_t)s->n_layer, sizeof(float));
-    c->sum = layout_place(l, (size_t)s->n_layer * (size_t)s->d_model, sizeof(float));
+    c->scores = layout_place(l, size_of(n, (size_t)s->n_layer), sizeof(float));
+    c->sum = layout_place(l, size_of((size_t)s->n_layer, (size_t)s->d_model), sizeof(float));
 }
 
 /* Sizes of one attention: n_q queries look at n_kv tokens. Rows of q, k, v, out are q_row, kv_row, d apart. */
@@ -13089,7 +13143,7 @@ static int menu_tensors(const menu_shape *s, pred_tensor *list) {
 static size_t menu_count(const menu_shape *s) {
     pred_tensor list[MENU_TENSORS];
     const int n = menu_tensors(s, list);
-    return list[n - 1].offset + list[n - 1].count;
+    return size_sum(list[n - 1].offset, list[n - 1].count);
 }
 
 static menu_weights menu_place(const menu_shape *s, float *at) {
@@ -13132,8 +13186,8 @@ typedef struct menu_trace {
 } menu_trace;
 
 static void menu_place_trace(const menu_shape *s, layout *l, menu_trace *t, size_t n_tokens) {
-    t->tokens = layout_place(l, n_tokens * (size_t)s->width, sizeof(float));
-    t->probs = layout_place(l, n_tokens * (size_t)s->n_head, sizeof(float));
+    t->tokens = layout_place(l, size_of(n_tokens, (size_t)s->width), sizeof(float));
+    t->probs = layout_place(l, size_of(n_tokens, (size_t)s->n_head), sizeof(float));
     t->pooled = layout_place(l, (size_t)menu_pooled(s), sizeof(float));
     t->hidden = layout_place(l, (size_t)s->width, sizeof(float));
     t->logits = layout_place(l, (size_t)s->n_menu, sizeof(float));
@@ -16214,7 +16268,7 @@ static polar_status train_standardize(polar_trainer *t, double *sums, polar_erro
 static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels) {
     const pred_shape *s = &t->net.shape;
     const size_t d = (size_t)s->n_layer * (size_t)s->d_model, f = sizeof(float), chunk = (size_t)t->chunk_capacity;
-    const size_t n_tokens = chunk * (size_t)t->max_tokens, widest = (size_t)MAX(t->max_tokens, s->n_layer);
+    const size_t n_tokens = size_of(chunk, (size_t)t->max_tokens), widest = (size_t)MAX(t->max_tokens, s->n_layer);
     float **const arrays[] = {&t->params, &t->grads, &t->m, &t->v, &t->best};
     for (int i = 0; i < COUNT(arrays); i++) *arrays[i] = layout_place(l, t->n_params, f);
     if (t->params) t->net.w = pred_place(s, t->params, 0);
@@ -16237,16 +16291,16 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
     t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
     pred_place_packed(&t->net, l, 1);
-    t->features = layout_place(l, n_tokens * (size_t)s->q_dim, f);
+    t->features = layout_place(l, size_of(n_tokens, (size_t)s->q_dim), f);
     t->trace.features = t->features;
     pred_place_trace(s, l, &t->trace, chunk, n_tokens);
-    t->dtrace.tokens = layout_place(l, n_tokens * (size_t)s->d_model, f);
-    t->dtrace.kv = layout_place(l, n_tokens * 2 * (size_t)s->d_model, f);
-    t->dtrace.cross = layout_place(l, chunk * d, f);
+    t->dtrace.tokens = layout_place(l, size_of(n_tokens, (size_t)s->d_model), f);
+    t->dtrace.kv = layout_place(l, size_of(size_of(n_tokens, 2), (size_t)s->d_model), f);
+    t->dtrace.cross = layout_place(l, size_of(chunk, d), f);
     for (int i = PRED_BLOCK; i < t->net.n_linear; i++)
         t->dtrace.linear[i - PRED_BLOCK] =
-            layout_place(l, chunk * (size_t)s->n_layer, (size_t)t->net.linear[i].out * f);
-    t->small = layout_place(l, chunk * t->n_small, f);
+            layout_place(l, size_of(chunk, (size_t)s->n_layer), size_of((size_t)t->net.linear[i].out, f));
+    t->small = layout_place(l, size_of(chunk, t->n_small), f);
     t->workers = layout_place(l, (size_t)t->runner.n_threads, sizeof *t->workers);
     for (int i = 0; i < t->runner.n_threads; i++) {
         train_worker w;
@@ -16257,7 +16311,7 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
         w.dsum = layout_place(l, d, f);
         w.dcontext = layout_place(l, d, f);
         w.dq = layout_place(l, d, f);
-        w.dprobs = layout_place(l, widest * (size_t)s->n_layer, f);
+        w.dprobs = layout_place(l, size_of(widest, (size_t)s->n_layer), f);
         if (l->base && !l->overflow) t->workers[i] = w;
     }
 }
@@ -16306,6 +16360,9 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
         t->n_questions++;
         t->max_tokens = MAX(t->max_tokens, q->n_tokens);
     }
+    if ((int64_t)(*n_labels / t->options.batch + 1) * t->options.n_epochs > INT_MAX)
+        return fail(e, POLAR_ARGUMENT, "training: %d epochs of %d examples are more than %d steps", t->options.n_epochs,
+                    *n_labels, INT_MAX);
     if (t->n_questions) return POLAR_OK;
     if (n_valid)
         return fail(e, POLAR_MISMATCH,
@@ -17049,17 +17106,17 @@ static void menu_place_trainer(menu_trainer *t, layout *l, int n_questions, int 
     t->order = layout_place(l, (size_t)n_questions, sizeof *t->order);
     t->mean = layout_place(l, (size_t)s->q_dim, f);
     t->inverse = layout_place(l, (size_t)s->q_dim, f);
-    t->sums = layout_place(l, 2 * (size_t)s->q_dim, sizeof *t->sums);
-    t->pass_grads = layout_place(l, batch * t->n_params, f);
+    t->sums = layout_place(l, size_of(2, (size_t)s->q_dim), sizeof *t->sums);
+    t->pass_grads = layout_place(l, size_of(batch, t->n_params), f);
     t->losses = layout_place(l, batch, sizeof *t->losses);
-    t->logits = layout_place(l, (size_t)n_questions * (size_t)s->n_menu, f);
+    t->logits = layout_place(l, size_of((size_t)n_questions, (size_t)s->n_menu), f);
     t->traces = layout_place(l, n_threads, sizeof *t->traces);
     t->features = layout_place(l, n_threads, sizeof *t->features);
     t->dtokens = layout_place(l, n_threads, sizeof *t->dtokens);
     for (size_t i = 0; i < n_threads; i++) {
         menu_trace trace;
-        float *features = layout_place(l, (size_t)max_tokens * (size_t)s->q_dim, f);
-        float *dtokens = layout_place(l, (size_t)max_tokens * (size_t)s->width, f);
+        float *features = layout_place(l, size_of((size_t)max_tokens, (size_t)s->q_dim), f);
+        float *dtokens = layout_place(l, size_of((size_t)max_tokens, (size_t)s->width), f);
         menu_place_trace(s, l, &trace, (size_t)max_tokens);
         if (!l->base || l->overflow) continue;
         t->traces[i] = trace;
@@ -17197,7 +17254,7 @@ static polar_status menu_check(const polar_train_question *questions, int n_ques
     if (o->n_epochs < 1 || o->batch < 1 || o->batch > 4096 || !(o->dropout >= 0 && o->dropout < 1) ||
         !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) ||
         !(o->price >= 0 && o->price <= 1e6) || !(o->policy >= 0 && o->policy <= 1e6) || o->n_held < 0 ||
-        o->n_held >= n_questions)
+        o->n_held >= n_questions || (int64_t)(n_questions / o->batch + 1) * o->n_epochs > INT_MAX)
         return fail(e, POLAR_ARGUMENT, "menu: an option is out of range");
     for (int k = 0; k < n_menu; k++)
         if ((status = polar_program_validate(&menu[k], n_layer, e))) return status;

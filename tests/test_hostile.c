@@ -10,17 +10,22 @@ typedef struct counter {
     int n, fail_at; /* -1: none */
 } counter;
 
+static const char guard[64] = "bytes behind a block that nobody may touch";
+
 static void *count_alloc(void *user, size_t size) {
     counter *c = user;
-    if (c->n++ == c->fail_at) return NULL;
+    char *p;
+    if (c->n++ == c->fail_at || size > SIZE_MAX - sizeof guard) return NULL;
     c->live += size;
     c->largest = MAX(c->largest, size);
-    return malloc(size);
+    if ((p = malloc(size + sizeof guard))) memcpy(p + size, guard, sizeof guard);
+    return p;
 }
 
 static void count_free(void *user, void *p, size_t size) {
     counter *c = user;
     c->live -= size;
+    CHECK(!memcmp((char *)p + size, guard, sizeof guard));
     free(p);
 }
 
@@ -119,6 +124,117 @@ TEST(flipped_bits) {
         }
         free(f.data);
     }
+}
+
+/* --- sizes --- */
+
+/* The parts of a block: bytes between them that nobody may touch are seen by the address sanitizer, and are free again
+ * with the block; without it the parts lie as close as their alignment allows. */
+TEST(layout_gaps) {
+    counter c = {0, 0, 0, -1};
+    const polar_allocator a = {count_alloc, count_free, &c};
+    uint8_t *parts[3], *block = NULL;
+    const size_t sizes[] = {64, 100, 7};
+    size_t bytes = 0;
+    for (int place = 0; place < 2; place++) {
+        layout l = layout_begin(block);
+        for (int i = 0; i < 3; i++) parts[i] = layout_place(&l, sizes[i], 1);
+        if (!place) block = mem_alloc(&a, bytes = layout_bytes(&l), NULL);
+    }
+    for (int i = 0; i < 3; i++) memset(parts[i], i, sizes[i]);
+#ifdef POLAR_ASAN
+    for (int i = 0; i < 3; i++)
+        CHECK(!__asan_address_is_poisoned(parts[i] + sizes[i] - 1) && __asan_address_is_poisoned(parts[i] + sizes[i]));
+    mem_free(&a, block, bytes);
+    block = mem_alloc(&a, bytes, NULL);
+    memset(block, 0, bytes);
+#else
+    CHECK(parts[1] == parts[0] + 64 && parts[2] == parts[1] + 128 && bytes == 64 + 128 + 64 + LAYOUT_ALIGN);
+#endif
+    mem_free(&a, block, bytes);
+    CHECK(size_of(SIZE_MAX / 2, 3) == SIZE_MAX && size_of(7, 6) == 42 && size_sum(SIZE_MAX, 1) == SIZE_MAX);
+}
+
+/* Every token is called like a control token: the list of special tokens has room for all of them, whatever their types
+ * say. */
+TEST(many_control_tokens) {
+    static const char *const names[] = {"<EOT>", "<|im_end|>", "<|endoftext|>"};
+    enum { N = 3000 };
+    for (int kinds = 0; kinds < 2; kinds++) {
+        static const char *tokens[N];
+        static int32_t types[N];
+        const char *merge = "a b";
+        counter c = {0, 0, 0, -1};
+        const polar_allocator a = {count_alloc, count_free, &c};
+        polar_model_options o = polar_model_defaults();
+        polar_gguf_writer *w;
+        polar_model *m;
+        polar_error e;
+        size_t n, size;
+        const void *data;
+        for (int i = 0; i < N; i++) tokens[i] = names[i % 3], types[i] = 1;
+        CHECK(!polar_gguf_writer_open(&w, NULL, NULL, &e));
+        polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
+        polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
+        polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "qwen2", 5);
+        polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, N);
+        polar_gguf_writer_set_strings(w, "tokenizer.ggml.merges", &merge, NULL, 1);
+        if (kinds) polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, N);
+        CHECK(!polar_gguf_writer_finish(w, &e));
+        data = polar_gguf_writer_data(w, &size);
+        o.vocab_only = 1;
+        o.allocator = &a;
+        CHECK(!polar_model_open_memory(&m, data, size, &o, &e));
+        CHECK(!polar_tokenize(m, "<EOT><EOT>", 10, POLAR_TOKENIZE_SPECIAL, NULL, 0, &n, &e) && n == 2);
+        polar_model_close(m);
+        polar_gguf_writer_close(w);
+        CHECK(c.live == 0);
+    }
+}
+
+/* Of hyperparameters whose products wrap, a session is refused or has room for its largest arrays; here they are counted
+ * in floating point. */
+TEST(wrapping_products) {
+    polar_model m;
+    memset(&m, 0, sizeof m);
+    m.kern = kern_find(POLAR_CPU_AUTO);
+    m.n_layer = 1;
+    for (int i = 0; i < 2000; i++) {
+        polar_session_options o = polar_session_defaults();
+        double floats, kv;
+        size_t bytes;
+        m.arch = &archs[i % 2 ? 3 : 0];
+        m.n_embd = 1 << fx_below(25);
+        m.n_head = m.n_head_kv = 1 << fx_below(17);
+        m.head_dim = 2 << fx_below(12);
+        m.n_rot = m.head_dim;
+        m.n_ff = i % 2 ? 0 : 1 << fx_below(25);
+        m.n_vocab = 1 << fx_below(31);
+        m.n_ctx_train = 1 << fx_below(31);
+        m.n_expert = i % 2 ? 1024 : 0;
+        m.n_expert_used = i % 2 ? 1 << fx_below(11) : 0;
+        m.n_ff_exp = m.n_ff_shexp = i % 2 ? 1 << fx_below(31) : 0;
+        o.n_ctx = 1 << fx_below(31);
+        o.n_ctx = MIN(o.n_ctx, m.n_ctx_train);
+        o.n_batch = o.n_logits = o.n_ctx;
+        o.n_threads = 1;
+        bytes = polar_session_bytes(&m, NULL, &o);
+        floats = 2.0 * m.n_ff + 2.0 * m.n_ff_exp * m.n_expert_used + 1.0 * m.n_expert_used * m.n_embd +
+                 4.0 * m.n_head * m.head_dim + 3.0 * m.n_embd + m.n_vocab + m.n_expert;
+        kv = 2.0 * 2 * m.n_head_kv * m.head_dim;
+        CHECK(!bytes || (double)bytes >= o.n_ctx * (4 * floats + kv));
+    }
+}
+
+/* A feed-forward part of width 0 takes no width from its tensors. */
+TEST(no_width) {
+    static const char key[] = "llama.feed_forward_length";
+    fixture f = fixture_small("llama", QUANT_F32, 1);
+    uint8_t *at = f.data;
+    while (memcmp(at, key, sizeof key - 1)) at++;
+    wr_u32(at + sizeof key - 1 + 4, 0);
+    CHECK(!open_copy(f.data, f.size));
+    free(f.data);
 }
 
 /* --- allocations --- */
@@ -365,7 +481,8 @@ TEST(allocations) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(truncation), T(flipped_bits), T(allocations),
+    T(truncation), T(flipped_bits), T(layout_gaps), T(many_control_tokens), T(wrapping_products), T(no_width),
+    T(allocations),
 };
 
 int main(int argc, char **argv) {
