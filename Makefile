@@ -38,7 +38,7 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c -o $@ $(LDFLAGS) $(LIBS)
 
-build/test_answer build/test_bundle: examples/answer/answer.c examples/answer/answer.h
+build/test_answer build/test_bundle build/test_train_cli: examples/answer/answer.c examples/answer/answer.h
 
 build/test_answer: examples/cli/json.c examples/cli/cli.h
 

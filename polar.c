@@ -8245,6 +8245,8 @@ struct polar_model {
     uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
     layer *layers;
     char name[128]; /* general.name, cut */
+    char *prompt;   /* polar.prompt_template, NULL without one */
+    size_t prompt_bytes;
     buf notes;      /* lines of text about what in the file is not used */
     void *block; /* layers, rope_step and copied vectors */
     size_t block_bytes;
@@ -8530,13 +8532,28 @@ static void model_name(polar_model *m) {
     text_clean(m->name);
 }
 
+/* A text with a NUL byte would be cut without notice wherever it is used. */
+static polar_status model_prompt(polar_model *m, polar_error *e) {
+    const char *s = NULL;
+    size_t n = 0;
+    polar_status status = gguf_get_str(&m->file, "polar.prompt_template", &s, &n, 0, e);
+    if (status || !n) return status;
+    if (memchr(s, 0, n)) return fail(e, POLAR_FORMAT, "%s: polar.prompt_template holds a NUL byte", m->file.name);
+    if (!(m->prompt = mem_alloc(&m->allocator, n + 1, e))) return POLAR_MEMORY;
+    m->prompt_bytes = n + 1;
+    memcpy(m->prompt, s, n);
+    m->prompt[n] = 0;
+    return POLAR_OK;
+}
+
 /* Everything after the file is open. */
 static polar_status model_load(polar_model *m, polar_error *e) {
     layout l = layout_begin(NULL);
     float linear;
     polar_status status;
     model_name(m);
-    if ((status = tok_load(&m->vocab, &m->file, &m->notes, &m->allocator, e))) return status;
+    if ((status = model_prompt(m, e)) || (status = tok_load(&m->vocab, &m->file, &m->notes, &m->allocator, e)))
+        return status;
     m->n_vocab = tok_count(&m->vocab);
     if (m->vocab_only) return POLAR_OK;
     if (!model_arch(m, e) || !model_hyperparameters(m, &linear, e) || !model_place(m, &l, e)) return e->status;
@@ -8560,6 +8577,7 @@ void polar_model_close(polar_model *model) {
     tok_free(&model->vocab, &a);
     gguf_close(&model->file);
     buf_free(&model->notes);
+    mem_free(&a, model->prompt, model->prompt_bytes);
     mem_free(&a, model->block, model->block_bytes);
     mem_free(&a, model, sizeof *model);
 }
@@ -8635,6 +8653,7 @@ void polar_model_get_info(const polar_model *m, polar_model_info *info) {
     info->token_eos = m->vocab.eos;
     info->token_eot = m->vocab.eot;
     info->chat = m->vocab.chat;
+    info->prompt = m->prompt ? m->prompt : "";
     info->rope_base = (double)m->rope_base;
     for (size_t i = 0; i < m->file.n_tensors; i++) {
         const gguf_tensor *g = &m->file.tensors[i];
@@ -13248,6 +13267,7 @@ struct polar_predictor {
     polar_predictor_info info;
     char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES], chat[PRED_NAME_BYTES];
     char prompt[PRED_PROMPT_BYTES], system[PRED_PROMPT_BYTES];
+    int has_system;
     pred_net net;  /* shape.d_model 0: none */
     menu_net menu; /* shape.n_menu 0: none */
     float *params, *menu_params;
@@ -13347,7 +13367,7 @@ void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *in
     info->model_name = p->model_name;
     info->encoder_name = p->encoder_name;
     info->prompt = p->prompt;
-    info->system = p->system;
+    info->system = p->has_system ? p->system : NULL;
     info->chat = p->chat;
 }
 
@@ -13406,6 +13426,7 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
     p->info.price = info->price;
     p->info.cascade_threshold = info->cascade_threshold;
     p->info.cascade_programs = info->cascade_programs;
+    p->has_system = info->system != NULL;
     for (int i = 0; i < PRED_TEXTS; i++) pred_set_text(&texts[i], from[i], from[i] ? strlen(from[i]) : 0);
     return POLAR_OK;
 }
@@ -13419,6 +13440,7 @@ static MAYBE_UNUSED void pred_inherit(polar_predictor *p, const polar_predictor 
     memcpy(p->chat, from->chat, sizeof p->chat);
     memcpy(p->prompt, from->prompt, sizeof p->prompt);
     memcpy(p->system, from->system, sizeof p->system);
+    p->has_system = from->has_system;
 }
 
 const polar_program *polar_predictor_program(const polar_predictor *p, int index) {
@@ -13612,6 +13634,9 @@ static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar
         if ((status = gguf_get_str(g, texts[i].key, &text, &length, 0, e))) return status;
         if (i >= 3 && length >= texts[i].size)
             return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, texts[i].key);
+        if (length && memchr(text, 0, length))
+            return fail(e, POLAR_FORMAT, "%s: %s holds a NUL byte", g->name, texts[i].key);
+        if (texts[i].at == p->system) p->has_system = text != NULL;
         pred_set_text(&texts[i], text, length);
     }
     if ((status = gguf_get_float(g, "polar.cascade.threshold", &p->info.cascade_threshold, -1e9, 0, 0, e)) ||
@@ -13719,7 +13744,7 @@ static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
     pred_write_text(w, "polar.model_name", p->model_name);
     pred_write_text(w, "polar.encoder_name", p->encoder_name);
     if (*p->prompt) pred_write_text(w, "polar.prompt", p->prompt);
-    if (*p->system) pred_write_text(w, "polar.system", p->system);
+    if (p->has_system) pred_write_text(w, "polar.system", p->system);
     if (*p->chat) pred_write_text(w, "polar.chat", p->chat);
     if (p->info.cascade_programs) {
         polar_gguf_writer_set_f64(w, "polar.cascade.threshold", p->info.cascade_threshold);
@@ -14882,8 +14907,11 @@ static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int 
 static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max,
                                   int *n, polar_error *e) {
     polar_candidate beams[POLAR_MAX_BEAMS];
+    polar_decode_options decode = p->options.decode;
+    polar_status status;
     int n_beams = 0;
-    polar_status status = polar_predictor_propose(p->predictor, rows, n_rows, &p->options.decode, beams, &n_beams, e);
+    decode.n_beams = MAX(decode.n_beams, MIN(max, POLAR_MAX_BEAMS));
+    status = polar_predictor_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
     *n = 0;
     for (int i = 0; i < n_beams && *n < max && !status; i++)
         if (polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
@@ -15138,6 +15166,7 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
                                         &r.result, error);
         r.n_run = r.votes = 1;
         r.n_calls = r.result.n_calls;
+        r.candidate = *candidates;
         if (!status && picked) *picked = r;
         return status;
     }
@@ -15145,11 +15174,82 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
     x.text.allocator = &p->allocator;
     status = pick_several(p, candidates, n, prompt, n_prompt, o, &x, &r, error);
     if (!status) pick_give(&x, o, r.chosen, &r.result);
+    r.candidate = candidates[r.chosen];
     r.n_run = x.n;
     for (int i = 0; i < x.n; i++) r.n_calls += x.results[i].n_calls;
     buf_free(&x.text);
     if (!status && picked) *picked = r;
     return status;
+}
+
+/* --- prompts -------------------------------------------------------------------------- */
+
+#define PROMPT_PLACE "{question}"
+#define PROMPT_BOX   "\\boxed{"
+
+polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
+                               polar_prompt *prompt, polar_error *error) {
+    polar_prompt p = {NULL, NULL, POLAR_CHAT_AUTO};
+    const char *chat = "";
+    err_clear(error);
+    if (!model || !prompt) return fail(error, POLAR_ARGUMENT, "polar_prompt_find: model or prompt is NULL");
+    if (wanted && wanted->text) p.text = wanted->text;
+    else if (predictor && *predictor->prompt) {
+        p.text = predictor->prompt;
+        p.system = predictor->has_system ? predictor->system : NULL;
+        chat = predictor->chat;
+    } else if (model->prompt) {
+        p.text = model->prompt;
+        chat = polar_chat_name(POLAR_CHAT_RAW);
+    }
+    if (wanted && wanted->system) p.system = wanted->system;
+    if (wanted && wanted->chat != POLAR_CHAT_AUTO) p.chat = wanted->chat;
+    else if (*chat) {
+        while ((unsigned)p.chat < POLAR_N_CHAT && strcmp(chat, polar_chat_name(p.chat))) p.chat++;
+        if ((unsigned)p.chat == POLAR_N_CHAT)
+            return fail(error, POLAR_UNSUPPORTED, "the predictor's chat format \"%s\" is unknown here", chat);
+    }
+    if (p.chat == POLAR_CHAT_AUTO) p.chat = model->vocab.chat;
+    *prompt = p;
+    return POLAR_OK;
+}
+
+/* The template with the question in all its places, NUL-terminated. */
+static polar_status prompt_fill(buf *out, const char *text, const char *question, polar_error *e) {
+    const char *place = strstr(text, PROMPT_PLACE);
+    if (!place) return fail(e, POLAR_FORMAT, "the prompt \"%.*s\" has no place %s", (int)MIN(strlen(text), 60), text,
+                            PROMPT_PLACE);
+    for (; place; place = strstr(text, PROMPT_PLACE)) {
+        buf_put(out, text, (size_t)(place - text));
+        buf_put(out, question, strlen(question));
+        text = place + strlen(PROMPT_PLACE);
+    }
+    buf_put(out, text, strlen(text) + 1);
+    return out->failed ? fail(e, POLAR_MEMORY, "out of memory: a prompt") : POLAR_OK;
+}
+
+polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
+                                   int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
+    polar_message messages[2];
+    polar_status status = POLAR_OK;
+    buf text = {NULL, NULL, 0, 0, 0};
+    int n_messages = 0;
+    err_clear(error);
+    if (!model || !prompt || !question)
+        return fail(error, POLAR_ARGUMENT, "polar_prompt_tokenize: model, prompt or question is NULL");
+    text.allocator = &model->allocator;
+    if (prompt->text) status = prompt_fill(&text, prompt->text, question, error);
+    if (prompt->system) messages[n_messages++] = (polar_message){"system", prompt->system};
+    messages[n_messages++] = (polar_message){"user", prompt->text ? text.at : question};
+    if (!status) status = polar_chat_tokenize(model, prompt->chat, messages, n_messages, tokens, capacity, n, error);
+    buf_free(&text);
+    return status;
+}
+
+/* How an answer begins that the prompt has begun, or NULL. */
+static const char *prompt_prefix(const polar_prompt *p) {
+    const size_t n = p->text ? strlen(p->text) : 0, box = strlen(PROMPT_BOX);
+    return n >= box && !strcmp(p->text + n - box, PROMPT_BOX) ? PROMPT_BOX : NULL;
 }
 
 /* --- the everyday call ---------------------------------------------------------------- */
@@ -15159,49 +15259,61 @@ polar_ask_options polar_ask_defaults(void) {
     memset(&o, 0, sizeof o);
     o.session = polar_session_defaults();
     o.generate = polar_generate_defaults();
-    o.n_programs = 5;
+    o.price = -1;
+    o.threshold = 1;
     return o;
 }
 
-/* The question as tokens of the allocator's memory; *capacity is their number for freeing. */
-static polar_status ask_tokens(const polar_model *m, const char *question, const polar_ask_options *o, int32_t **tokens,
-                               size_t *n, polar_error *e) {
-    const polar_message messages[2] = {{"system", o->system}, {"user", question}};
-    const polar_message *first = o->system ? messages : messages + 1;
-    const int count = o->system ? 2 : 1;
-    polar_status status = polar_chat_tokenize(m, o->chat, first, count, NULL, 0, n, e);
-    *tokens = NULL;
-    if (status) return status;
-    if (!(*tokens = mem_alloc(&m->allocator, *n * sizeof **tokens, e))) return POLAR_MEMORY;
-    return polar_chat_tokenize(m, o->chat, first, count, *tokens, *n, n, e);
+/* Programs that a method runs at most. */
+static int ask_programs(const polar_ask_options *o) {
+    const int fitted = o->method == POLAR_METHOD_CASCADE ? o->predictor->info.cascade_programs : 0;
+    if (o->method == POLAR_METHOD_FIRST) return 1;
+    return o->n_programs > 0 ? MIN(o->n_programs, POLAR_MAX_MENU) : fitted ? fitted : 5;
 }
 
 /* The answer under the program that a predictor picks. */
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
-                                  const polar_session_options *so, const int32_t *tokens, int n, polar_result *result,
-                                  polar_error *e) {
+                                  const polar_session_options *so, const char *prefix, const int32_t *tokens, int n,
+                                  polar_picked *picked, polar_error *e) {
     polar_pick_options po = polar_pick_defaults();
     polar_answer_options ao = polar_answer_defaults();
-    polar_candidate candidates[POLAR_MAX_BEAMS];
+    polar_candidate candidates[POLAR_MAX_MENU];
     polar_picker *p = NULL;
-    polar_picked picked;
+    const size_t length = strlen(question);
     int n_candidates;
     polar_status status;
     po.encoder = o->encoder;
     po.session = *so;
+    po.head = o->head;
+    po.price = o->price;
+    po.any_model = o->any_model;
     ao.method = o->method;
+    ao.threshold = o->threshold;
+    ao.prefix = prefix;
     ao.judge = o->judge;
     ao.generate = o->generate;
     ao.text = o->text;
     ao.capacity = o->capacity;
     if ((status = polar_picker_create(&p, m, o->predictor, &po, e))) return status;
-    status = polar_picker_pick(p, question, strlen(question), tokens, n, candidates,
-                               o->method == POLAR_METHOD_FIRST ? 1 : MIN(MAX(o->n_programs, 1), POLAR_MAX_BEAMS),
-                               &n_candidates, e);
+    status = polar_picker_pick(p, question, length, tokens, n, candidates, ask_programs(o), &n_candidates, e);
     if (!status)
-        status = polar_picker_answer(p, tokens, n, candidates, n_candidates, &ao, &picked, e);
-    if (!status && result) *result = picked.result;
+        status = polar_picker_answer(p, tokens, n, candidates, n_candidates, &ao, picked, e);
     polar_picker_free(p);
+    return status;
+}
+
+/* The answer under a program that is known. */
+static polar_status ask_program(const polar_model *m, const polar_program *program, const polar_ask_options *o,
+                                const polar_session_options *so, const int32_t *tokens, int n, polar_picked *picked,
+                                polar_error *e) {
+    polar_session *s = NULL;
+    polar_status status = polar_session_create(&s, m, program, so, e);
+    if (status) return status;
+    status = polar_session_generate(s, tokens, n, &o->generate, o->text, o->capacity, &picked->result, e);
+    picked->candidate.program = *program;
+    picked->n_run = picked->votes = 1;
+    picked->n_calls = picked->result.n_calls;
+    polar_session_free(s);
     return status;
 }
 
@@ -15210,31 +15322,32 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
     polar_session_options so = o->session;
     polar_program program;
-    polar_session *s = NULL;
+    polar_prompt prompt;
+    polar_picked picked;
     int32_t *tokens = NULL;
     size_t n = 0;
     polar_status status;
     err_clear(error);
+    memset(&picked, 0, sizeof picked);
     if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
-    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error))) return status;
-    if ((status = ask_tokens(model, question, o, &tokens, &n, error))) goto done;
+    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error)) ||
+        (status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error)) ||
+        (status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error)))
+        return status;
     if (!so.n_ctx)
         so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256),
                             (size_t)model->n_ctx_train);
-    if (n > (size_t)so.n_ctx) {
-        status = fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
-        goto done;
-    }
-    if (o->predictor && !o->program) {
-        status = ask_predicted(model, question, o, &so, tokens, (int)n, result, error);
-        goto done;
-    }
-    if ((status = polar_session_create(&s, model, &program, &so, error))) goto done;
-    status = polar_session_generate(s, tokens, (int)n, &o->generate, o->text, o->capacity, result, error);
-done:
-    polar_session_free(s);
+    if (n > (size_t)so.n_ctx)
+        return fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
+    if (!(tokens = mem_alloc(&model->allocator, n * sizeof *tokens, error))) return POLAR_MEMORY;
+    status = polar_prompt_tokenize(model, &prompt, question, tokens, n, &n, error);
+    if (!status && o->predictor && !o->program)
+        status = ask_predicted(model, question, o, &so, prompt_prefix(&prompt), tokens, (int)n, &picked, error);
+    else if (!status) status = ask_program(model, &program, o, &so, tokens, (int)n, &picked, error);
     mem_free(&model->allocator, tokens, n * sizeof *tokens);
+    if (!status && result) *result = picked.result;
+    if (!status && o->picked) *o->picked = picked;
     return status;
 }
 

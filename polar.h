@@ -374,6 +374,7 @@ typedef struct polar_model_info {
     int n_tensors;
     int token_bos, token_eos, token_eot; /* -1 where the file names none */
     polar_chat chat;           /* the format that the file's template asks for, RAW without one */
+    const char *prompt;        /* template with {question} that questions are put with (polar.prompt_template), or "" */
     int64_t n_params;          /* numbers in all tensors */
     int64_t weight_bytes;      /* bytes of all tensors: what is mapped, not what is allocated */
     double rope_base;
@@ -829,7 +830,7 @@ typedef struct polar_predictor_info {
     uint64_t model_fingerprint; /* polar_model_fingerprint of it; 0: unknown */
     const char *model_name, *encoder_name; /* "" if unknown */
     const char *prompt, *system, *chat; /* template with {question}, system message and polar_chat_name that questions
-                                           were asked with in training; "" if unknown */
+                                           were asked with in training; "" if unknown, a system of NULL: none */
     double price;               /* of the menu, see polar_menu_pick */
     double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
     int cascade_programs;       /* for how many programs the threshold was fitted; 0: it was not */
@@ -867,7 +868,7 @@ polar_status polar_predictor_logits(const polar_predictor *predictor, const floa
 typedef struct polar_decode_options {
     double threshold;      /* 0.5 */
     int max_length;        /* 4 layers */
-    int n_beams;           /* 5, at most POLAR_MAX_BEAMS */
+    int n_beams;           /* 5, at most POLAR_MAX_BEAMS; polar_picker_pick takes as many as it is asked for, if more */
     int n_ops;             /* 2: operations tried per segment, 1..3 */
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
 } polar_decode_options;
@@ -1002,6 +1003,7 @@ typedef struct polar_picked {
     int chosen;          /* its index */
     int n_run, n_calls;  /* programs that were run, and layer calls per token of all of them */
     int votes;           /* for this answer */
+    polar_candidate candidate; /* the program whose answer it is */
 } polar_picked;
 
 /* Answers under n candidates, the best first. */
@@ -1040,24 +1042,46 @@ typedef struct polar_ballot {
 polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
                         polar_error *error);
 
+/* How a question is put to a model. */
+typedef struct polar_prompt {
+    const char *text;   /* template: the question takes each place of "{question}"; NULL: the question alone */
+    const char *system; /* system message; NULL: none */
+    polar_chat chat;
+} polar_prompt;
+
+/* The prompt of questions to a model. The first of these that has a text: `wanted`; what the predictor was trained
+ * with, its chat format and system message included; the template of the model's file, raw; else the question alone.
+ * A system message and chat format that `wanted` names come before those found; AUTO that is left becomes the file's
+ * chat format. predictor and wanted may be NULL. Strings belong to whom they come from. */
+polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
+                               polar_prompt *prompt, polar_error *error);
+/* The tokens of a question under a prompt; *n and capacity as in polar_tokenize. POLAR_FORMAT if its text has no place
+ * for the question. */
+polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
+                                   int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+
 typedef struct polar_ask_options {
     polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
     polar_generate_options generate;
-    polar_chat chat;               /* AUTO: the file's */
-    const char *system;            /* system message, or NULL */
+    polar_prompt prompt;           /* what is not given is found: polar_prompt_find */
     const char *program;           /* text form; NULL: what the predictor picks, the identity without one */
-    const polar_predictor *predictor; /* NULL, or the predictor of this model */
-    const polar_model *encoder;    /* that the predictor's features come from, if they do */
-    polar_method method;           /* FIRST; or a vote or cascade over the first n_programs (5) that are picked */
+    const polar_predictor *predictor; /* NULL, or the predictor of this model; with a program only its prompt counts */
+    const polar_model *encoder;    /* as in polar_pick_options, like the next three */
+    polar_pick_head head;
+    double price;                  /* -1 */
+    int any_model;
+    polar_method method;           /* FIRST; or a vote or cascade over the first n_programs that are picked */
+    int n_programs;                /* 0: what a cascade was fitted for, else 5; at most POLAR_MAX_MENU */
     const polar_judge *judge;      /* of a vote */
-    int n_programs;
+    double threshold;              /* 1: of a cascade; above 0: that of the predictor's file */
     char *text;                    /* where the answer goes, or NULL */
     size_t capacity;
+    polar_picked *picked;          /* NULL, or gets the program that was chosen and what it took */
 } polar_ask_options;
 polar_ask_options polar_ask_defaults(void);
 
-/* Question in, answer out: chat format, program, session, generation, all in one call, in a session that is gone
- * afterwards. result may be NULL. POLAR_CONTEXT if the question does not fit. */
+/* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone
+ * afterwards; what polar run does. result may be NULL. POLAR_CONTEXT if the question does not fit. */
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error);
 

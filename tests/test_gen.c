@@ -311,6 +311,12 @@ TEST(minimal_example) {
     CHECK(!system("build/minimal build/minimal.gguf \"a question\" \"1x2 3x0\" > build/minimal.txt"));
     out = file_text("build/minimal.txt");
     CHECK(strstr(out, " tokens, 4 layer calls each]"));
+    /* a question as the bundled model was trained to be asked, by the template in its file */
+    CHECK(!system("build/minimal examples/demo/demo-model.gguf \"Find the hour. At first the clock is at 9. First back "
+                  "2, then forward 3.\" > build/minimal.txt"));
+    free(out);
+    out = file_text("build/minimal.txt");
+    CHECK_STR(out, "\\boxed{10}\n[3 tokens, 12 layer calls each]\n");
     CHECK(system("build/minimal no-such-file.gguf \"a question\" 2> build/minimal.txt") != 0);
     free(out);
     out = file_text("build/minimal.txt");

@@ -476,11 +476,11 @@ TEST(ask) {
     o.session.n_threads = 1;
     o.generate.max_tokens = 8;
     o.program = menu[1];
+    o.predictor = p; /* with a program, only its prompt counts */
     o.text = expected;
     o.capacity = sizeof expected;
     CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
     o.program = NULL;
-    o.predictor = p;
     o.text = text;
     CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
     CHECK_STR(text, expected);
@@ -488,6 +488,144 @@ TEST(ask) {
     CHECK(!polar_ask(m, "What is this?", &o, &r, &e));
     p->info.n_layer = 7;
     CHECK(polar_ask(m, "What is this?", &o, &r, &e) == POLAR_MISMATCH);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* The tokens of a question under the prompt that is found. */
+static int found_tokens(const polar_model *m, const polar_predictor *p, const polar_prompt *wanted, int32_t *tokens) {
+    polar_prompt prompt;
+    size_t n = 0;
+    polar_error e;
+    CHECK(!polar_prompt_find(m, p, wanted, &prompt, &e) && prompt.chat != POLAR_CHAT_AUTO);
+    CHECK(!polar_prompt_tokenize(m, &prompt, "Why?", tokens, 99, &n, &e));
+    return (int)n;
+}
+
+/* Whether they are those of a conversation written by hand. */
+static int is_conversation(const polar_model *m, const int32_t *tokens, int n, polar_chat chat, const char *system,
+                           const char *user) {
+    const polar_message messages[2] = {{"system", system}, {"user", user}};
+    int32_t expected[99];
+    size_t n_expected = 0;
+    CHECK(!polar_chat_tokenize(m, chat, messages + !system, system ? 2 : 1, expected, 99, &n_expected, NULL));
+    return n_expected == (size_t)n && !memcmp(expected, tokens, n_expected * sizeof *tokens);
+}
+
+/* The caller's prompt, else the predictor's with all that belongs to it, else the model's, else the question. */
+TEST(prompts) {
+    static const char *const menu[] = {"identity"};
+    static const float logits[] = {0};
+    static char template[] = "T {question}!";
+    fixture f = fixture_model("qwen3", QUANT_Q8_0, 9);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    polar_predictor *p = predictor_of(m, menu, logits, 1), *saved = NULL;
+    polar_predictor_info i;
+    polar_prompt wanted = {"{question} {question}", NULL, POLAR_CHAT_AUTO}, prompt;
+    polar_gguf_writer *w = NULL;
+    const void *data;
+    polar_error e;
+    int32_t tokens[99];
+    size_t size, n_tokens;
+    int n = found_tokens(m, NULL, NULL, tokens);
+    CHECK(is_conversation(m, tokens, n, m->vocab.chat, NULL, "Why?"));
+    m->prompt = template;
+    n = found_tokens(m, NULL, NULL, tokens);
+    CHECK(is_conversation(m, tokens, n, POLAR_CHAT_RAW, NULL, "T Why?!"));
+    polar_predictor_get_info(p, &i);
+    CHECK(!i.system);
+    i.system = ""; /* said, and empty */
+    i.chat = "raw";
+    CHECK(!polar_predictor_set_info(p, &i, &e) && !pred_write(p, &w, NULL, NULL));
+    data = polar_gguf_writer_data(w, &size);
+    CHECK(!polar_predictor_open_memory(&saved, data, size, NULL, NULL));
+    polar_gguf_writer_close(w);
+    CHECK(!polar_prompt_find(m, saved, NULL, &prompt, &e) && prompt.system && !*prompt.system);
+    polar_predictor_close(saved);
+    i.system = "Be short.";
+    CHECK(!polar_predictor_set_info(p, &i, &e));
+    n = found_tokens(m, p, NULL, tokens);
+    CHECK(is_conversation(m, tokens, n, POLAR_CHAT_RAW, "Be short.", "Q: Why?\nA:"));
+    n = found_tokens(m, p, &wanted, tokens); /* nothing of the predictor's belongs to another text */
+    CHECK(is_conversation(m, tokens, n, m->vocab.chat, NULL, "Why? Why?"));
+    wanted = (polar_prompt){NULL, "Be long.", POLAR_CHAT_RAW};
+    n = found_tokens(m, p, &wanted, tokens);
+    CHECK(is_conversation(m, tokens, n, POLAR_CHAT_RAW, "Be long.", "Q: Why?\nA:"));
+    i.chat = "unheard of";
+    CHECK(!polar_predictor_set_info(p, &i, &e));
+    CHECK(!polar_prompt_find(m, p, &wanted, &prompt, &e));
+    CHECK(polar_prompt_find(m, p, NULL, &prompt, &e) == POLAR_UNSUPPORTED && strstr(e.message, "unheard of"));
+    wanted.text = "no place";
+    CHECK(!polar_prompt_find(m, p, &wanted, &prompt, &e));
+    CHECK(polar_prompt_tokenize(m, &prompt, "Why?", NULL, 0, &n_tokens, &e) == POLAR_FORMAT);
+    CHECK(strstr(e.message, "no place {question}") != NULL);
+    m->prompt = NULL;
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* A template with a NUL byte would be cut where it stands. */
+TEST(template_of_file) {
+    for (int nul = 0; nul < 2; nul++) {
+        fixture f = fixture_model("llama", QUANT_Q8_0, 9);
+        polar_gguf *from = NULL;
+        polar_gguf_writer *w = NULL;
+        polar_gguf_tensor t;
+        polar_model *m = NULL;
+        polar_model_info info;
+        polar_error e;
+        const void *data;
+        size_t size;
+        CHECK(!polar_gguf_open_memory(&from, f.data, f.size, NULL, &e) && !polar_gguf_writer_open(&w, NULL, NULL, &e));
+        polar_gguf_writer_copy(w, from);
+        polar_gguf_writer_set_string(w, "polar.prompt_template", "{question}\0!", 12);
+        if (!nul) polar_gguf_writer_set_string(w, "polar.prompt_template", "{question}?", 11);
+        for (int i = 0; polar_gguf_get_tensor(from, i, &t); i++) {
+            char name[80];
+            snprintf(name, sizeof name, "%.*s", (int)t.name_length, t.name);
+            polar_gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
+        }
+        for (int i = 0; polar_gguf_get_tensor(from, i, &t); i++) polar_gguf_writer_write(w, t.data, t.bytes);
+        CHECK(!polar_gguf_writer_finish(w, &e));
+        data = polar_gguf_writer_data(w, &size);
+        polar_model_open_memory(&m, data, size, NULL, &e);
+        if (nul) CHECK(!m && e.status == POLAR_FORMAT && strstr(e.message, "polar.prompt_template holds a NUL byte"));
+        else if (m) {
+            polar_model_get_info(m, &info);
+            CHECK_STR(info.prompt, "{question}?");
+        } else CHECK_STR(e.message, "");
+        polar_model_close(m);
+        polar_gguf_writer_close(w);
+        polar_gguf_close(from);
+        free(f.data);
+    }
+}
+
+/* As many programs are decoded as are asked for, whatever the number of beams says. */
+TEST(ten_programs) {
+    static const char *const menu[] = {"identity"};
+    static const float logits[] = {0};
+    static polar_candidate five[POLAR_MAX_MENU], ten[POLAR_MAX_MENU];
+    fixture f = fixture_model("llama", QUANT_Q8_0, 5);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    polar_predictor *p = predictor_of(m, menu, logits, 1);
+    polar_pick_options o = polar_pick_defaults();
+    polar_picker *x;
+    int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
+    int n = 0;
+    for (int k = 0; k < p->net.shape.n_layer; k++) p->net.w.seg_bias[0] = 2; /* each layer is a segment */
+    CHECK(!pred_ready(p, NULL));
+    o.head = POLAR_PICK_PROGRAMS;
+    x = picker_of(m, p, o);
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, five, 5, &n, NULL) && n == 5);
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, ten, 10, &n, NULL) && n == 10);
+    for (int i = 0; i < 10; i++) {
+        if (i < 5) CHECK(polar_program_equal(&five[i].program, &ten[i].program));
+        for (int k = 0; k < i; k++) CHECK(!polar_program_equal(&ten[i].program, &ten[k].program));
+    }
+    polar_picker_free(x);
     polar_predictor_close(p);
     polar_model_close(m);
     free(f.data);
@@ -553,7 +691,8 @@ int main(int argc, char **argv) {
         {"peek", test_peek},       {"peek_errors", test_peek_errors}, {"features", test_features},
         {"pick", test_pick},       {"mismatch", test_mismatch},       {"vote", test_vote},
         {"cascade", test_cascade}, {"answer", test_answer},           {"ask", test_ask},
-        {"memory", test_memory},
+        {"memory", test_memory},   {"prompts", test_prompts},         {"template_of_file", test_template_of_file},
+        {"ten_programs", test_ten_programs},
     };
     return test_main(tests, COUNT(tests), argc, argv);
 }

@@ -1,6 +1,9 @@
 /* polar train, predict and run -p, as a user meets them: ./polar (POLAR_COMMAND names another) on a small model and on
  * results made by a rule: cats need the identity or less, dogs a loop. */
 #include "../polar.c"
+#include "../examples/answer/answer.c"
+#include "../examples/demo/story.c"
+#undef PICK
 #include "test.h"
 #include "command.h"
 #include "fixture.h"
@@ -109,7 +112,7 @@ TEST(answers) {
     RUN(line, 0, "\"n_run\":3,");
     RUN("polar run -m model.gguf -p r.gguf --cascade x", 1, "holds no threshold for cascades");
     RUN("polar run -m model.gguf --vote x", 2, "go with a predictor, -p FILE");
-    RUN("polar run -m model.gguf -p p.gguf --program 2x2 x", 2, "--program and -p");
+    RUN("polar run -m model.gguf -p p.gguf --vote --program 2x2 x", 2, "--program: one program");
     RUN("polar run -m model.gguf -p p.gguf --vote --temperature 1 x", 2, "greedy");
     RUN("polar run -m model.gguf -p p.gguf --stats -n 3 '7 dogs, one more?' 2>&1 >/dev/null", 0,
         "program ##22, cost 1.500, P 0.");
@@ -145,10 +148,113 @@ TEST(encoder) {
     RUN("polar predict -m model.gguf -p e.gguf --encoder other.gguf '7 dogs?'", 0, "##22");
 }
 
+/* --- the library and the command on the bundled model --- */
+
+#define DEMO "examples/demo/demo-"
+#define N_ASKED 24
+
+static char asked[N_ASKED][1024], gold[N_ASKED][STORY_ANSWER];
+
+static void write_questions(const char *name) {
+    static story s;
+    FILE *f = open_there(name, "wb");
+    uint64_t seed = 12;
+    CHECK(f != NULL);
+    for (int i = 0; i < N_ASKED; i++) {
+        do story_make(&s, i % STORY_TASKS, 1 + i / 4, STORY_NORMAL, &seed);
+        while (story_set_of(&s, s.n_steps) != STORY_TEST);
+        story_text(&s, s.n_steps, asked[i], sizeof asked[i]);
+        strcpy(gold[i], s.answer[s.n_steps]);
+        if (f) fprintf(f, "%s\n", asked[i]);
+    }
+    if (f) fclose(f);
+}
+
+/* Asks all questions through polar_ask and through `polar run` with the words given: the same texts, the same programs,
+ * the same number of them; at least `least` are right. */
+static void ask_both(const polar_model *m, const polar_ask_options *options, const char *words, int least) {
+    char line[512], text[256], expected[2048], program[1024], box[32];
+    const char *at = output;
+    int right = 0;
+    snprintf(line, sizeof line, "while read -r q; do polar run -m \"$OLDPWD/" DEMO "model.gguf\" %s --json \"$q\"; "
+             "done <questions", words);
+    RUN(line, 0, "");
+    for (int i = 0; i < N_ASKED; i++) {
+        polar_ask_options o = *options;
+        const polar_judge judge = answer_judge(asked[i], strlen(asked[i]));
+        polar_picked picked;
+        polar_error e;
+        o.judge = &judge;
+        o.text = text;
+        o.capacity = sizeof text;
+        o.picked = &picked;
+        if (polar_ask(m, asked[i], &o, NULL, &e)) CHECK_STR(e.message, "");
+        polar_program_format(&picked.candidate.program, program, sizeof program);
+        snprintf(expected, sizeof expected, "{\"text\":\"%s%s\"", *text == '\\' ? "\\" : "", text); /* "\boxed" */
+        if (o.predictor && !o.program)
+            snprintf(expected + strlen(expected), 1200, ",\"program\":\"%s\"", program);
+        if (strncmp(at, expected, strlen(expected))) {
+            printf("%s, question %d: %.200s\nbut polar_ask: %s\n", words, i, at, expected);
+            CHECK(0);
+        }
+        snprintf(expected, sizeof expected, "\"n_run\":%d,\"n_calls_all\":%d,\"votes\":%d,", picked.n_run,
+                 picked.n_calls, picked.votes);
+        snprintf(line, sizeof line, "\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,", picked.result.n_prompt,
+                 picked.result.n_generated, picked.result.n_calls);
+        CHECK(strstr(at, line) && strstr(at, line) < strchr(at, '\n'));
+        if (o.predictor && !o.program) CHECK(strstr(at, expected) && strstr(at, expected) < strchr(at, '\n'));
+        snprintf(box, sizeof box, "\\boxed{%s}", gold[i]);
+        right += !strcmp(text, box);
+        at += strcspn(at, "\n") + (strchr(at, '\n') != NULL);
+    }
+    if (right < least) printf("%s: %d of %d right\n", words, right, N_ASKED);
+    CHECK(right >= least && !*at);
+}
+
+TEST(both_ways) {
+    static const char *const by_predictor = "-p \"$OLDPWD/" DEMO "predictor.gguf\"";
+    polar_model *m = NULL;
+    polar_predictor *p = NULL;
+    polar_ask_options o = polar_ask_defaults();
+    polar_error e;
+    char words[200];
+    write_questions("questions");
+    if (polar_model_open(&m, DEMO "model.gguf", NULL, &e) ||
+        polar_predictor_open(&p, DEMO "predictor.gguf", NULL, &e)) {
+        CHECK_STR(e.message, "");
+        return;
+    }
+    ask_both(m, &o, "", N_ASKED / 2);
+    o.program = "2-5x2";
+    ask_both(m, &o, "--program 2-5x2", N_ASKED / 2);
+    o.predictor = p; /* whose prompt is that of the model */
+    snprintf(words, sizeof words, "%s --program 2-5x2", by_predictor);
+    ask_both(m, &o, words, N_ASKED / 2);
+    o.program = NULL;
+    ask_both(m, &o, by_predictor, N_ASKED / 2);
+    o.method = POLAR_METHOD_VOTE;
+    o.n_programs = 7;
+    o.head = POLAR_PICK_PROGRAMS;
+    snprintf(words, sizeof words, "%s --vote --top-k 7 --head programs", by_predictor);
+    ask_both(m, &o, words, N_ASKED / 2);
+    o.n_programs = 0;
+    o.head = POLAR_PICK_AUTO;
+    o.method = POLAR_METHOD_CASCADE;
+    snprintf(words, sizeof words, "%s --cascade", by_predictor);
+    ask_both(m, &o, words, N_ASKED / 2);
+    o = polar_ask_defaults(); /* a prompt that the model does not know: the same answers, right or wrong */
+    o.prompt.text = "Once {question}";
+    o.prompt.chat = POLAR_CHAT_RAW;
+    o.generate.max_tokens = 3;
+    ask_both(m, &o, "--prompt 'Once {question}' --chat raw -n 3", 0);
+    polar_predictor_close(p);
+    polar_model_close(m);
+}
+
 int main(int argc, char **argv) {
     static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-        T(train), T(resume), T(predict), T(answers), T(bad_input), T(encoder),
+        T(train), T(resume), T(predict), T(answers), T(bad_input), T(encoder), T(both_ways),
     };
     int status;
     if (!make_directory()) return 1;

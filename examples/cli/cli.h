@@ -228,23 +228,32 @@ void cli_questions_free(cli_questions *questions);
 void cli_question_put_info(FILE *f, const cli_question *question);
 
 typedef struct cli_prompt_options {
-    const char *prompt; /* text with {question}, "@file", or "auto": that of the model file, else the published one */
+    const char *prompt; /* text with {question}, "@file", or "auto": what is found */
     const char *chat, *system;
     int example; /* 1: a worked example before the question */
     const char *recorded; /* NULL, or the text as cli_prompt_put wrote it, in place of `prompt` */
+    const polar_predictor *predictor; /* NULL, or whose prompt counts before the model's */
 } cli_prompt_options;
-#define CLI_PROMPT_OPTIONS(o) \
+#define CLI_PROMPT_OPTION(o, otherwise) \
     {"prompt", 0, CLI_TEXT, &(o).prompt, "TEXT", \
-     "text with {question} and \\n, @FILE, or auto (the model's own, else the published one)"}, \
-    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: as published for the model)"}, \
-    {"system", 0, CLI_TEXT, &(o).system, "TEXT", "system message"}, \
+     "text with {question} and \\n, @FILE, or auto (the predictor's, the model's own, " otherwise ")"}, \
+    {"system", 0, CLI_TEXT, &(o).system, "TEXT", "system message (that which goes with the prompt)"}
+/* Of commands that ask a question, as polar_ask does. */
+#define CLI_ASK_PROMPT_OPTIONS(o) \
+    CLI_PROMPT_OPTION(o, "none"), \
+    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: the prompt's, else the file's)"}
+/* Of commands that ask many; without a prompt of its own a model gets the published one. */
+#define CLI_PROMPT_OPTIONS(o) \
+    CLI_PROMPT_OPTION(o, "the published one"), \
+    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: the prompt's, else the file's)"}, \
     {"example", 0, CLI_FLAG, &(o).example, NULL, "put a worked example before the question"}
+/* What the options ask for, to be found by polar_prompt_find; *text holds it, to be freed. 0, or the exit status after
+ * a message. */
+int cli_prompt_read(const cli_prompt_options *options, char **text, polar_prompt *wanted);
 
 typedef struct cli_prompt {
-    char *text; /* with {question} */
-    const char *system;
-    polar_chat chat;
-    int from_model;
+    polar_prompt how;
+    char *text;    /* that belongs to it, or NULL */
     int boxed;     /* an answer counts only in \boxed{} */
     int prefilled; /* the text ends in "\boxed{", so that the answer begins inside */
     const polar_model *model;
@@ -255,7 +264,8 @@ void cli_prompt_close(cli_prompt *prompt);
 /* Writes text, chat format and system message as members of an object, to be recorded. */
 void cli_prompt_put(FILE *f, const cli_prompt *prompt);
 /* The tokens of a question, to be freed; 0, or 1 after a message (free them then, too). */
-int cli_prompt_tokens(const cli_prompt *prompt, const char *question, int32_t **tokens, int *n);
+int cli_prompt_tokens(const polar_model *model, const polar_prompt *prompt, const char *question, int32_t **tokens,
+                      int *n);
 /* A guess how an answer is written after the prompt, its end included; as above. */
 int cli_prompt_draft(const cli_prompt *prompt, const char *answer, int32_t **tokens, int *n);
 /* Is the response right? *answer gets the part of it that was graded, of length 0 if there is none. 0, or 1 after

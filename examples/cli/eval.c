@@ -552,7 +552,7 @@ static int do_question(eval *r, int index) {
     FILE *f;
     int status;
     clear_work(w);
-    if ((status = cli_prompt_tokens(&r->e.prompt, q->text, &w->prompt, &w->n_prompt)) ||
+    if ((status = cli_prompt_tokens(r->model, &r->e.prompt.how, q->text, &w->prompt, &w->n_prompt)) ||
         (status = evaluator_question(&r->e, q)) || (status = predict(r, q)))
         return status;
     status = run_of(w, &identity) < 0;
@@ -816,7 +816,7 @@ static int measure_influence(eval *r) {
     if (!r->predictor && !r->o->skips.n) return 0;
     so.runner = &r->runner;
     while (n < INFLUENCE_PROMPTS && n < r->questions.n && !status) {
-        status = cli_prompt_tokens(&r->e.prompt, r->questions.items[n].text, &prompts[n], &lengths[n]);
+        status = cli_prompt_tokens(r->model, &r->e.prompt.how, r->questions.items[n].text, &prompts[n], &lengths[n]);
         n++;
     }
     if (!status && polar_eval_influence(r->model, (const int32_t *const *)prompts, lengths, n, &so, r->influence, &e))
@@ -831,7 +831,7 @@ static int measure_context(eval *r) {
     int longest = 1;
     for (int i = 0; i < r->questions.n; i++) {
         int32_t *tokens;
-        int n, status = cli_prompt_tokens(&r->e.prompt, r->questions.items[i].text, &tokens, &n);
+        int n, status = cli_prompt_tokens(r->model, &r->e.prompt.how, r->questions.items[i].text, &tokens, &n);
         free(tokens);
         if (status) return status;
         if (n > r->info.n_ctx_train)
@@ -851,15 +851,10 @@ static int on_progress(void *user, double done) {
 
 static int open_evaluator(eval *r) {
     polar_many_options m = polar_many_defaults();
-    cli_prompt_options *prompt = &r->o->evaluate.prompt;
     int status;
     m.runner = &r->runner;
     m.progress = on_progress;
-    if (r->predictor && !prompt->prompt && *r->about.prompt) { /* as in training */
-        prompt->recorded = r->about.prompt;
-        if (!prompt->chat && *r->about.chat) prompt->chat = r->about.chat;
-        if (!prompt->system && *r->about.system) prompt->system = r->about.system;
-    }
+    r->o->evaluate.prompt.predictor = r->predictor;
     if ((status = evaluator_open(&r->e, r->model, &r->o->evaluate, m))) return status;
     if (r->o->time && r->e.reward == REWARD_CHOICE)
         return cli_usage("--time measures answers that are generated, not --reward choice");

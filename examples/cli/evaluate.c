@@ -78,7 +78,7 @@ int evaluator_question(evaluator *e, const cli_question *q) {
     if (e->reward == REWARD_CHOICE && (q->n_options < 2 || q->correct < 0))
         return cli_fail("line %d of the questions has no options of which the answer is one, as --reward choice needs",
                         q->line);
-    status = cli_prompt_tokens(&e->prompt, q->text, &tokens, &n);
+    status = cli_prompt_tokens(e->model, &e->prompt.how, q->text, &tokens, &n);
     if (!status && polar_many_prompt(e->many, tokens, n, &error)) status = cli_fail("%s", error.message);
     free(tokens);
     if (!status) status = cli_prompt_draft(&e->prompt, q->answer, &e->gold, &e->n_gold);

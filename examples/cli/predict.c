@@ -3,56 +3,22 @@
 
 #include <math.h>
 
-/* --- predictor and model ---------------------------------------------------------------------------------- */
+/* --- predictor and encoder ---------------------------------------------------------------------------------- */
 
-int guide_open(guide *g, const polar_model *model, const char *file, const char *encoder, const char *cpu,
-               const cli_prompt_options *prompt) {
-    cli_prompt_options o = *prompt;
+int guide_open(guide *g, const char *file, const char *encoder, const char *cpu) {
     polar_error e;
-    int status;
     memset(g, 0, sizeof *g);
-    g->model = model;
-    if (!file) return cli_usage("no predictor: -p FILE names one, made by polar train");
     if (polar_predictor_open(&g->predictor, file, NULL, &e)) return cli_fail_open(file, e.message);
     polar_predictor_get_info(g->predictor, &g->info);
     if (encoder && g->info.feature != POLAR_FEATURE_ENCODER)
         return cli_usage("--encoder: the features of %s are of kind \"%s\", they come from the model itself", file,
                          polar_feature_name(g->info.feature));
-    if (encoder && (status = cli_open_model(encoder, cpu, 0, &g->encoder))) return status;
-    if (*g->info.prompt && !o.prompt && !o.example) o.recorded = g->info.prompt;
-    if (o.recorded && !o.chat && *g->info.chat) o.chat = g->info.chat;
-    if (o.recorded && !o.system && *g->info.system) o.system = g->info.system;
-    return cli_prompt_open(&g->prompt, model, &o);
+    return encoder ? cli_open_model(encoder, cpu, 0, &g->encoder) : 0;
 }
 
 void guide_close(guide *g) {
-    polar_picker_free(g->picker);
     polar_predictor_close(g->predictor);
     polar_model_close(g->encoder);
-    cli_prompt_close(&g->prompt);
-    free(g->tokens);
-}
-
-int guide_question(guide *g, const char *question, int max_tokens, const polar_pick_options *options) {
-    polar_pick_options o = *options;
-    polar_model_info info;
-    polar_error e;
-    int status = cli_prompt_tokens(&g->prompt, question, &g->tokens, &g->n_tokens);
-    if (status) return status;
-    polar_model_get_info(g->model, &info);
-    g->question = question;
-    o.encoder = g->encoder;
-    if (!o.session.n_ctx)
-        o.session.n_ctx = max_tokens < info.n_ctx_train - g->n_tokens ? g->n_tokens + max_tokens : info.n_ctx_train;
-    if (polar_picker_create(&g->picker, g->model, g->predictor, &o, &e)) return cli_fail("%s", e.message);
-    return 0;
-}
-
-int guide_pick(guide *g, polar_candidate *out, int max, int *n) {
-    polar_error e;
-    if (polar_picker_pick(g->picker, g->question, strlen(g->question), g->tokens, g->n_tokens, out, max, n, &e))
-        return cli_fail("%s", e.message);
-    return 0;
 }
 
 /* --- the command ------------------------------------------------------------------------------------------ */
@@ -80,7 +46,7 @@ typedef struct predict_options {
     polar_pick_options pick;
 } predict_options;
 
-static void print_text(const guide *g, const polar_candidate *c, int n, double price) {
+static void print_text(const polar_picker *picker, const polar_candidate *c, int n, double price) {
     char text[4096], strip[POLAR_MAX_LAYER + 1];
     int width = 0;
     for (int i = 0; i < n; i++) {
@@ -88,7 +54,7 @@ static void print_text(const guide *g, const polar_candidate *c, int n, double p
         if ((int)strlen(text) > width) width = (int)strlen(text);
     }
     if (width > 32) width = 32;
-    if (polar_picker_menu(g->picker)) printf("menu, best by probability - %g * cost; P: of a correct answer\n", price);
+    if (polar_picker_menu(picker)) printf("menu, best by probability - %g * cost; P: of a correct answer\n", price);
     else printf("proposed programs; P: of the program\n");
     for (int i = 0; i < n; i++) {
         polar_program_format(&c[i].program, text, sizeof text);
@@ -99,13 +65,14 @@ static void print_text(const guide *g, const polar_candidate *c, int n, double p
     printf("strip: one cell per layer, . skipped, # once, 2-9 times\n");
 }
 
-static void print_json(const guide *g, const polar_candidate *c, int n) {
-    const double *menu = polar_picker_menu(g->picker);
+static void print_json(const guide *g, const polar_picker *picker, const char *question, int n_tokens,
+                       const polar_candidate *c, int n) {
+    const double *menu = polar_picker_menu(picker);
     char text[4096];
     int path[POLAR_MAX_CALLS];
     printf("{\"question\":");
-    json_put_text(stdout, g->question);
-    printf(",\"n_tokens\":%d,\"head\":\"%s\",\"programs\":[", g->n_tokens, menu ? "menu" : "programs");
+    json_put_text(stdout, question);
+    printf(",\"n_tokens\":%d,\"head\":\"%s\",\"programs\":[", n_tokens, menu ? "menu" : "programs");
     for (int i = 0; i < n; i++) {
         const int length = polar_program_path(&c[i].program, path, POLAR_MAX_CALLS);
         polar_program_format(&c[i].program, text, sizeof text);
@@ -126,14 +93,37 @@ static void print_json(const guide *g, const polar_candidate *c, int n) {
     printf(menu ? "]}\n" : "}\n");
 }
 
-static int predict(const predict_options *o, const polar_model *model, const char *question) {
+/* The question as polar_ask would put it. */
+static int find_tokens(const predict_options *o, const polar_model *model, const guide *g, const char *question,
+                       int32_t **tokens, int *n) {
+    polar_prompt prompt;
+    polar_error e;
+    char *text;
+    int status = cli_prompt_read(&o->prompt, &text, &prompt);
+    if (!status && polar_prompt_find(model, g->predictor, &prompt, &prompt, &e)) status = cli_fail("%s", e.message);
+    if (!status) status = cli_prompt_tokens(model, &prompt, question, tokens, n);
+    free(text);
+    return status;
+}
+
+static int predict(predict_options *o, const polar_model *model, const char *question) {
+    const int max = o->max < POLAR_MAX_MENU ? o->max : POLAR_MAX_MENU;
     polar_candidate c[POLAR_MAX_MENU];
+    polar_picker *picker = NULL;
+    polar_error e;
     guide g;
-    int n, status = guide_open(&g, model, o->predictor, o->encoder, o->cpu, &o->prompt);
-    if (!status) status = guide_question(&g, question, 1, &o->pick);
-    if (!status) status = guide_pick(&g, c, o->max < POLAR_MAX_MENU ? o->max : POLAR_MAX_MENU, &n);
-    if (!status && o->json) print_json(&g, c, n);
-    else if (!status) print_text(&g, c, n, o->pick.price < 0 ? g.info.price : o->pick.price);
+    int32_t *tokens = NULL;
+    int n, n_tokens, status = guide_open(&g, o->predictor, o->encoder, o->cpu);
+    if (!status) status = find_tokens(o, model, &g, question, &tokens, &n_tokens);
+    o->pick.encoder = g.encoder;
+    if (!status) o->pick.session.n_ctx = n_tokens;
+    if (!status && (polar_picker_create(&picker, model, g.predictor, &o->pick, &e) ||
+                    polar_picker_pick(picker, question, strlen(question), tokens, n_tokens, c, max, &n, &e)))
+        status = cli_fail("%s", e.message);
+    if (!status && o->json) print_json(&g, picker, question, n_tokens, c, n);
+    else if (!status) print_text(picker, c, n, o->pick.price < 0 ? g.info.price : o->pick.price);
+    polar_picker_free(picker);
+    free(tokens);
     guide_close(&g);
     return status;
 }
@@ -155,7 +145,7 @@ int command_predict(cli *c) {
         {"beams", 0, CLI_INT, &o.pick.decode.n_beams, "N", "programs: beams (5)"},
         {"length-penalty", 0, CLI_NUMBER, &o.pick.decode.length_penalty, "X",
          "programs: order by score - X * length (0)"},
-        CLI_PROMPT_OPTIONS(o.prompt),
+        CLI_ASK_PROMPT_OPTIONS(o.prompt),
         {"any-model", 0, CLI_FLAG, &o.pick.any_model, NULL, "also with a model that differs from that of the training"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
         CLI_THREADS_OPTION(o.threads),
@@ -169,7 +159,7 @@ int command_predict(cli *c) {
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if ((status = cli_pick_head(o.head, &o.pick.head))) return status;
     if (o.max < 1) return cli_usage("--top-k %d: expected at least 1", o.max);
-    if (o.max > o.pick.decode.n_beams && o.max <= POLAR_MAX_BEAMS) o.pick.decode.n_beams = o.max;
+    if (!o.predictor) return cli_usage("no predictor: -p FILE names one, made by polar train");
     o.pick.session.n_threads = o.threads;
     if ((status = question_word(c, o.file, &question))) return status;
     status = cli_open_model(o.model, o.cpu, 0, &model);

@@ -522,67 +522,55 @@ static char *copy_text(const char *text) {
     return copy;
 }
 
-/* The template that a model file carries, or NULL. */
-static char *template_of_model(const polar_model *model) {
-    char none[1], *text;
-    int64_t n = polar_model_metadata(model, "polar.prompt_template", none, sizeof none);
-    if (n <= 0 || n > 1 << 20 || !(text = malloc((size_t)n + 1))) return NULL;
-    polar_model_metadata(model, "polar.prompt_template", text, (size_t)n + 1);
-    return text;
-}
-
-/* The template into p->text; *published says that it is that of [P]. */
-static int find_template(cli_prompt *p, const polar_model *model, const cli_prompt_options *o, int *published) {
+int cli_prompt_read(const cli_prompt_options *o, char **text, polar_prompt *wanted) {
     const char *spec = o->recorded ? o->recorded : o->prompt ? o->prompt : "auto";
-    int automatic = !o->recorded && !strcmp(spec, "auto"), example = o->example;
     size_t length;
-    *published = 0;
-    if (automatic && !example) p->text = template_of_model(model);
-    if (p->text) {
-        p->from_model = 1;
-    } else if (automatic) {
-        *published = 1;
-        if (!(p->text = copy_text(example ? INTRODUCTION EXAMPLE PROBLEM : INTRODUCTION PROBLEM)))
-            return cli_fail("out of memory");
-    } else if (example) {
-        return cli_usage("--example belongs to the published prompt; put the example into the text of --prompt");
-    } else if (*spec == '@' && !o->recorded) {
-        if (!(p->text = cli_read_file(spec + 1, &length))) return 1;
-        if (length && p->text[length - 1] == '\n') p->text[length - 1] = 0;
-        if (strlen(p->text) + 1 < length) return cli_fail("%s: a prompt must not hold NUL bytes", spec + 1);
-    } else {
-        if (!(p->text = copy_text(spec))) return cli_fail("out of memory");
-        if (!o->recorded) unescape(p->text);
+    *text = NULL;
+    if (*spec == '@' && !o->recorded) {
+        if (!(*text = cli_read_file(spec + 1, &length))) return 1;
+        if (length && (*text)[length - 1] == '\n') (*text)[length - 1] = 0;
+        if (strlen(*text) + 1 < length) return cli_fail("%s: a prompt must not hold NUL bytes", spec + 1);
+    } else if (o->recorded || strcmp(spec, "auto")) {
+        if (!(*text = copy_text(spec))) return cli_fail("out of memory");
+        if (!o->recorded) unescape(*text);
     }
-    if (!strstr(p->text, PLACE)) return cli_usage("--prompt: the text has no place %s", PLACE);
-    return 0;
+    if (*text && !strstr(*text, PLACE)) return cli_usage("--prompt: the text has no place %s", PLACE);
+    wanted->text = *text;
+    wanted->system = o->system;
+    return cli_chat(o->chat ? o->chat : "auto", &wanted->chat);
 }
 
-/* As published: Qwen models get the prompt through their chat format, others raw; so do templates made for a model. */
-static void choose_chat(cli_prompt *p, const polar_model *model, int published) {
+/* As published: Qwen models get the prompt through their chat format, others raw. */
+static void take_published(polar_prompt *p, const polar_model *model, const polar_prompt *wanted, int example) {
     polar_model_info info;
     polar_model_get_info(model, &info);
-    p->chat = POLAR_CHAT_RAW;
-    if (p->from_model || strncmp(info.architecture, "qwen", 4) || info.chat == POLAR_CHAT_RAW) return;
-    p->chat = info.chat;
-    if (published && !p->system && strcmp(info.architecture, "qwen3")) p->system = "You are a helpful assistant.";
+    *p = *wanted;
+    p->text = example ? INTRODUCTION EXAMPLE PROBLEM : INTRODUCTION PROBLEM;
+    if (p->chat != POLAR_CHAT_AUTO) return;
+    p->chat = strncmp(info.architecture, "qwen", 4) ? POLAR_CHAT_RAW : info.chat;
+    if (p->chat != POLAR_CHAT_RAW && !p->system && strcmp(info.architecture, "qwen3"))
+        p->system = "You are a helpful assistant.";
 }
 
 int cli_prompt_open(cli_prompt *p, const polar_model *model, const cli_prompt_options *o) {
-    int published, status;
+    polar_prompt wanted;
+    polar_error e;
     size_t n, box = strlen(BOX);
+    int status;
     memset(p, 0, sizeof *p);
     p->model = model;
-    p->system = o->system;
-    if ((status = find_template(p, model, o, &published)) ||
-        (status = cli_chat(o->chat ? o->chat : "auto", &p->chat))) {
+    status = cli_prompt_read(o, &p->text, &wanted);
+    if (!status && p->text && o->example)
+        status = cli_usage("--example belongs to the published prompt; put the example into the text of --prompt");
+    if (!status && polar_prompt_find(model, o->predictor, &wanted, &p->how, &e)) status = cli_fail("%s", e.message);
+    if (status) {
         cli_prompt_close(p);
         return status;
     }
-    if (p->chat == POLAR_CHAT_AUTO) choose_chat(p, model, published);
-    n = strlen(p->text);
-    p->prefilled = n >= box && !strcmp(p->text + n - box, BOX);
-    p->boxed = p->prefilled || strstr(p->text, "oxed{") != NULL;
+    if (o->example || !p->how.text) take_published(&p->how, model, &wanted, o->example);
+    n = strlen(p->how.text);
+    p->prefilled = n >= box && !strcmp(p->how.text + n - box, BOX);
+    p->boxed = p->prefilled || strstr(p->how.text, "oxed{") != NULL;
     return 0;
 }
 
@@ -593,55 +581,32 @@ void cli_prompt_close(cli_prompt *p) {
 
 void cli_prompt_put(FILE *f, const cli_prompt *p) {
     fprintf(f, "\"prompt\":");
-    json_put_text(f, p->text);
-    fprintf(f, ",\"chat\":\"%s\"", polar_chat_name(p->chat));
-    if (!p->system) return;
+    json_put_text(f, p->how.text);
+    fprintf(f, ",\"chat\":\"%s\"", polar_chat_name(p->how.chat));
+    if (!p->how.system) return;
     fprintf(f, ",\"system\":");
-    json_put_text(f, p->system);
+    json_put_text(f, p->how.system);
 }
 
-/* The template with the question in all its places; to be freed. */
-static char *fill_template(const char *text, const char *question) {
-    size_t place = strlen(PLACE), length = strlen(question), n = strlen(text) + 1;
-    char *out, *to;
-    for (const char *s = text; (s = strstr(s, PLACE)); s += place) n += length;
-    if (!(out = to = malloc(n))) return NULL;
-    for (const char *s; (s = strstr(text, PLACE)); text = s + place) {
-        memcpy(to, text, (size_t)(s - text));
-        to += s - text;
-        memcpy(to, question, length);
-        to += length;
-    }
-    strcpy(to, text);
-    return out;
-}
-
-int cli_prompt_tokens(const cli_prompt *p, const char *question, int32_t **tokens, int *n) {
-    polar_message messages[2];
+int cli_prompt_tokens(const polar_model *model, const polar_prompt *p, const char *question, int32_t **tokens, int *n) {
     polar_error e;
     size_t length = 0;
-    char *text = fill_template(p->text, question);
-    int n_messages = 0, status = 0;
+    int status = 0;
     *tokens = NULL;
-    if (!text) return cli_fail("out of memory");
-    if (p->system) messages[n_messages++] = (polar_message){"system", p->system};
-    messages[n_messages++] = (polar_message){"user", text};
-    if (polar_chat_tokenize(p->model, p->chat, messages, n_messages, NULL, 0, &length, &e))
-        status = cli_fail("%s", e.message);
+    if (polar_prompt_tokenize(model, p, question, NULL, 0, &length, &e)) status = cli_fail("%s", e.message);
     else if (length > INT_MAX / 2) status = cli_fail("a question of %lu tokens is too long", (unsigned long)length);
     else if (!(*tokens = malloc((length + 1) * sizeof **tokens))) status = cli_fail("out of memory");
-    else if (polar_chat_tokenize(p->model, p->chat, messages, n_messages, *tokens, length, &length, &e))
+    else if (polar_prompt_tokenize(model, p, question, *tokens, length, &length, &e))
         status = cli_fail("%s", e.message);
     *n = (int)length;
-    free(text);
     return status;
 }
 
 /* How an answer follows the template. */
 static void draft_text(const cli_prompt *p, const char *answer, char *text, size_t size) {
-    const char *space = p->chat == POLAR_CHAT_RAW && !p->prefilled ? " " : "";
-    size_t n = strlen(p->text);
-    if (n && strchr(" \n", p->text[n - 1])) space = "";
+    const char *space = p->how.chat == POLAR_CHAT_RAW && !p->prefilled ? " " : "";
+    size_t n = strlen(p->how.text);
+    if (n && strchr(" \n", p->how.text[n - 1])) space = "";
     snprintf(text, size, p->prefilled ? "%s%s}" : p->boxed ? "%s\\boxed{%s}" : "%s%s", space, answer);
 }
 
@@ -657,7 +622,7 @@ int cli_prompt_draft(const cli_prompt *p, const char *answer, int32_t **tokens, 
         return cli_fail("%s", e.message);
     polar_model_get_info(p->model, &info);
     *n = (int)(length < sizeof text ? length : sizeof text);
-    if (p->chat != POLAR_CHAT_RAW && info.token_eot >= 0) (*tokens)[(*n)++] = info.token_eot;
+    if (p->how.chat != POLAR_CHAT_RAW && info.token_eot >= 0) (*tokens)[(*n)++] = info.token_eot;
     else if (info.token_eos >= 0) (*tokens)[(*n)++] = info.token_eos;
     return 0;
 }

@@ -147,11 +147,11 @@ static uint64_t cache_key(const run *r) {
     numbers[2] = r->questions.checksum;
     numbers[3] = (uint64_t)o->layer;
     numbers[4] = (uint64_t)o->max_tokens;
-    numbers[5] = (uint64_t)r->prompt.chat;
+    numbers[5] = (uint64_t)r->prompt.how.chat;
     h = hash_bytes(h, numbers, sizeof numbers);
     h = hash_bytes(h, o->feature, strlen(o->feature) + 1);
-    h = hash_bytes(h, r->prompt.text, strlen(r->prompt.text) + 1);
-    return r->prompt.system ? hash_bytes(h, r->prompt.system, strlen(r->prompt.system)) : h;
+    h = hash_bytes(h, r->prompt.how.text, strlen(r->prompt.how.text) + 1);
+    return r->prompt.how.system ? hash_bytes(h, r->prompt.how.system, strlen(r->prompt.how.system)) : h;
 }
 
 #define CACHE_MAGIC 0x31746665726c6f70u /* also tells the order of bytes */
@@ -197,7 +197,7 @@ static int make_question(run *r, polar_features *features, int q) {
     const char *text = r->questions.items[q].text;
     const float *rows;
     int32_t *prompt = NULL;
-    int n_prompt, n = 0, status = cli_prompt_tokens(&r->prompt, text, &prompt, &n_prompt);
+    int n_prompt, n = 0, status = cli_prompt_tokens(r->model, &r->prompt.how, text, &prompt, &n_prompt);
     polar_error e;
     if (!status && polar_features_make(features, text, strlen(text), prompt, n_prompt, &rows, &n, &e))
         status = cli_fail("%s:%d: %s", r->file, r->questions.items[q].line, e.message);
@@ -458,9 +458,9 @@ static int set_info(run *r) {
         polar_model_get_info(r->encoder, &encoder);
         i.encoder_name = encoder.name;
     }
-    i.prompt = r->prompt.text;
-    i.system = r->prompt.system;
-    i.chat = polar_chat_name(r->prompt.chat);
+    i.prompt = r->prompt.how.text;
+    i.system = r->prompt.how.system;
+    i.chat = polar_chat_name(r->prompt.how.chat);
     return polar_predictor_set_info(r->predictor, &i, &e) ? cli_fail("%s", e.message) : 0;
 }
 
