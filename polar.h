@@ -836,19 +836,28 @@ typedef struct polar_predictor_info {
     int cascade_programs;       /* for how many programs the threshold was fitted; 0: it was not */
 } polar_predictor_info;
 
+/* A predictor file is a GGUF file, which other programs can write with polar_gguf_writer_*; "*" may be left out.
+ *   general.architecture "polar-predictor";  polar.version u32 1;  polar.n_layer, polar.q_dim u32
+ *   polar.feature* "embedding", "hidden", "encoder";  polar.feature_layer*, polar.max_tokens* u32
+ *   polar.model_checksum*, polar.model_fingerprint* u64;  polar.model_name*, polar.encoder_name*, polar.prompt*,
+ *   polar.system*, polar.chat* strings;  polar.cascade.threshold* f64, polar.cascade.programs* u32
+ *   the network of [P], if any: polar.paths.d_model, .n_head, .n_block (0..8), .n_ff u32
+ *   the menu, if any: polar.menu.width, .n_head, .pooling* (POLAR_POOL_ flags) u32, .price* f64, .programs strings
+ * Tensors are F32; (rows, columns) has columns as dims[0]; d is d_model, w is menu.width, m the number of programs:
+ *   q_proj.weight (d, q_dim), .bias (d);  layer_embedding.weight (n_layer, d)
+ *   cross_attn.in_proj_weight (3d, d), .in_proj_bias (3d), .out_proj.weight (d, d), .out_proj.bias (d)
+ *   layer_encoder.layers.N.: self_attn. with the four of cross_attn.; linear1.weight (n_ff, d), .bias (n_ff);
+ *     linear2.weight (d, n_ff), .bias (d); norm1.weight, norm1.bias, norm2.weight, norm2.bias (d)
+ *   seg_head.weight (1, d), .bias (1);  op_head.weight (3, d), .bias (3)
+ *   menu.project.weight (w, q_dim), .bias (w);  menu.score.weight (menu.n_head, w)
+ *   menu.hidden.weight (w, p), .bias (w), p = w (1 + number of flags) + 1;  menu.out.weight (m, w), .bias (m) */
+
 /* Opens a predictor file (GGUF). NULL allocator: malloc and free. On failure *out is NULL. */
 polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
                                   polar_error *error);
 /* The same from memory; the bytes are copied. */
 polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
                                          const polar_allocator *allocator, polar_error *error);
-/* Weights trained with the code of [P] or [R]: safetensors, or what torch.save writes (a zip of stored entries
- * with a pickle of tensors; anything else in it is refused). A frozen encoder's tensors are skipped. n_head: of
- * attention; 0: what the file says, or 4. Features are those of an encoder until set_info says otherwise. */
-polar_status polar_predictor_import(polar_predictor **out, const char *path, int n_head,
-                                    const polar_allocator *allocator, polar_error *error);
-polar_status polar_predictor_import_memory(polar_predictor **out, const void *data, size_t size, int n_head,
-                                           const polar_allocator *allocator, polar_error *error);
 /* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
 polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
 void polar_predictor_close(polar_predictor *predictor);

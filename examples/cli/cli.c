@@ -452,6 +452,22 @@ void cli_lines_close(cli_lines *l) {
     memset(l, 0, sizeof *l);
 }
 
+json_document *json_read_line(const cli_lines *lines) {
+    const char *error;
+    size_t at;
+    json_document *d = json_read(lines->text, lines->length, &error, &at);
+    if (!d) {
+        const char *what = lines->number == 1 ? cli_what_is(lines->text, lines->length) : NULL;
+        if (what) cli_fail("%s is %s; lines of JSON are expected", lines->name, what);
+        else cli_fail("%s:%d: not JSON: %s (column %lu)", lines->name, lines->number, error, (unsigned long)at + 1);
+    } else if (json_root(d)->type != JSON_OBJECT) {
+        cli_fail("%s:%d: not a JSON object", lines->name, lines->number);
+        json_free(d);
+        d = NULL;
+    }
+    return d;
+}
+
 /* --- terminal ------------------------------------------------------------------------------------------ */
 
 double cli_seconds(void) {

@@ -1,8 +1,9 @@
-/* JSON for the commands: a reader into a tree and a writer. The library has its own inside, which reads
- * metadata; this one is for the user's data. */
-#include "cli.h"
+/* JSON, as json.h says: a reader into a tree and a writer. */
+#include "json.h"
 
 #include <limits.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* --- memory: everything of a document lies in a few blocks --------------------------------------------- */
 
@@ -283,22 +284,6 @@ json_document *json_read(const char *text, size_t length, const char **error, si
     *at = (size_t)(r.at - text);
     json_free(r.document);
     return NULL;
-}
-
-json_document *json_read_line(const cli_lines *lines) {
-    const char *error;
-    size_t at;
-    json_document *d = json_read(lines->text, lines->length, &error, &at);
-    if (!d) {
-        const char *what = lines->number == 1 ? cli_what_is(lines->text, lines->length) : NULL;
-        if (what) cli_fail("%s is %s; lines of JSON are expected", lines->name, what);
-        else cli_fail("%s:%d: not JSON: %s (column %lu)", lines->name, lines->number, error, (unsigned long)at + 1);
-    } else if (d->root->type != JSON_OBJECT) {
-        cli_fail("%s:%d: not a JSON object", lines->name, lines->number);
-        json_free(d);
-        d = NULL;
-    }
-    return d;
 }
 
 const json *json_root(const json_document *document) {

@@ -1,6 +1,7 @@
-/* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_import,
- * polar_predictor_save and polar_decode. */
+/* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_save,
+ * polar_predictor_set_info and polar_decode. */
 #include "cli.h"
+#include "import.h"
 
 /* --- decode: lines of logits to programs ----------------------------------------------------------------- */
 
@@ -196,8 +197,13 @@ static int import(const char *from, const char *to, int n_head, const polar_pred
     polar_predictor *p;
     polar_predictor_info info;
     polar_error error;
-    int status = 0;
-    if (polar_predictor_import(&p, from, n_head, NULL, &error)) return cli_fail("%s", error.message);
+    size_t size;
+    char *data = cli_read_file(from, &size);
+    int status;
+    if (!data) return 1;
+    status = import_predictor(&p, from, data, size, n_head, &error) != POLAR_OK;
+    free(data);
+    if (status) return cli_fail("%s", error.message);
     polar_predictor_get_info(p, &info);
     info.encoder_name = wanted->encoder_name;
     info.max_tokens = wanted->max_tokens;
