@@ -5,7 +5,8 @@ WARN = -Wall -Wextra
 LIBS = -lpthread -lm
 CLI = $(sort $(wildcard examples/cli/*.c)) examples/answer/answer.c
 TESTS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
-# Tests compile polar.c once each: a level that compiles fast, unless the user says otherwise.
+# Tests that stay outside of polar.c are linked with the library; the others compile polar.c once each: a level that
+# compiles fast, unless the user says otherwise.
 TEST_CFLAGS ?= -Og
 
 all: polar libpolar.a
@@ -36,7 +37,11 @@ endif
 
 build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
 	@mkdir -p build
-	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c -o $@ $(LDFLAGS) $(LIBS)
+	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c $(filter %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+
+build/test_json build/test_import: $(wildcard examples/cli/*.c examples/cli/*.h tests/fuzz/*.c)
+
+build/test_import: libpolar.a
 
 build/test_answer build/test_bundle build/test_train_cli: examples/answer/answer.c examples/answer/answer.h
 

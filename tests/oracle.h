@@ -1,6 +1,7 @@
 /* Reading of ../shared/oracle: numbers after a key, in the order of the file, and its generator. */
 #ifndef ORACLE_H
 #define ORACLE_H
+#include "../examples/cli/json.c"
 
 typedef struct oracle {
     char *text, *at;
@@ -48,15 +49,10 @@ static double oracle_number(oracle *o, const char *key) {
     return x;
 }
 
-/* A list that the library's own reader of JSON has read: how many numbers went to `out`. */
-static int oracle_ints(json v, int32_t *out, int capacity) {
-    json_iterator it = json_members(v);
+/* A list of whole numbers: how many went to `out`. */
+static int oracle_ints(const json *list, int32_t *out, int capacity) {
     int n = 0;
-    int64_t x;
-    for (; json_next(&it) && n < capacity; n++) {
-        json_int(it.value, &x, INT32_MIN, INT32_MAX);
-        out[n] = (int32_t)x;
-    }
+    for (const json *x = list ? list->child : NULL; x && n < capacity; x = x->next) out[n++] = (int32_t)x->number;
     return n;
 }
 

@@ -1,6 +1,7 @@
 /* polar eval and polar report as a user meets them: a model and a predictor with random weights answer multiple choice
  * questions; what the files say is computed again from their records. POLAR_COMMAND names another binary. */
 #include "../polar.c"
+#include "../examples/cli/json.c"
 #include "test.h"
 #include "command.h"
 #include "fixture.h"
@@ -109,22 +110,43 @@ static void prepare(void) {
 
 /* --- an evaluation, read and computed again ------------------------------------------------------------- */
 
-static double number(json v, const char *key) {
-    double x = -1e300;
-    json_double(json_get(v, key), &x);
-    return x;
+/* A whole file as a document, to be freed. */
+static json_document *parse(const char *text, size_t n) {
+    const char *problem = "";
+    size_t at;
+    json_document *d = json_read(text, n, &problem, &at);
+    CHECK_STR(problem, "");
+    if (!d) exit(1);
+    return d;
 }
 
-static double element(json v, int i) {
-    double x = -1e300;
-    json_double(json_at(v, (size_t)i), &x);
-    return x;
+static size_t count(const json *v) {
+    return v ? v->length : 0;
 }
 
-static void string(json v, const char *key, char *out) {
-    const json s = json_get(v, key);
+/* Element i of a list, NULL past its end. */
+static const json *item(const json *v, size_t i) {
+    v = v ? v->child : NULL;
+    for (; v && i; i--) v = v->next;
+    return v;
+}
+
+static double number_of(const json *v) {
+    return v && v->type == JSON_NUMBER ? v->number : -1e300;
+}
+
+static double number(const json *v, const char *key) {
+    return number_of(json_get(v, key));
+}
+
+static double element(const json *v, int i) {
+    return number_of(item(v, (size_t)i));
+}
+
+static void string(const json *v, const char *key, char *out) {
+    const char *text = json_get_text(v, key);
     *out = 0;
-    if (json_kind(s) == JSON_STRING && json_text_bytes(s) < 200) out[json_text(s, out)] = 0;
+    if (text && strlen(text) < 200) strcpy(out, text);
 }
 
 typedef struct method_sum {
@@ -133,7 +155,7 @@ typedef struct method_sum {
 } method_sum;
 
 /* Calls, and those of the features where the program does not begin with layer 0. */
-static double calls_of(json run, int n_prompt, int features) {
+static double calls_of(const json *run, int n_prompt, int features) {
     char program[208];
     polar_program p;
     int path[16] = {0};
@@ -144,16 +166,16 @@ static double calls_of(json run, int n_prompt, int features) {
 }
 
 /* The run that a vote over the listed ones takes: letters, compared as text. */
-static int vote(json runs, const int *list, const double *weight, int n) {
+static int vote(const json *runs, const int *list, const double *weight, int n) {
     int best = -1, most = 0;
     double heaviest = 0;
     for (int i = 0; i < n; i++) {
         char a[208], b[208];
         int count = 0, first = -1;
         double sum = 0;
-        string(json_at(runs, (size_t)list[i]), "answer", a);
+        string(item(runs, (size_t)list[i]), "answer", a);
         for (int k = 0; k < n; k++) {
-            string(json_at(runs, (size_t)list[k]), "answer", b);
+            string(item(runs, (size_t)list[k]), "answer", b);
             if (strcmp(a, b) || !*a) continue;
             if (first < 0) first = k;
             count++;
@@ -168,7 +190,7 @@ static int vote(json runs, const int *list, const double *weight, int n) {
 }
 
 /* Menu entries by probability - price * cost, the best first. */
-static void ranking(json probability, double price, int *out) {
+static void ranking(const json *probability, double price, int *out) {
     double worth[N_MENU];
     for (int k = 0; k < N_MENU; k++) {
         polar_program p;
@@ -186,9 +208,9 @@ static void ranking(json probability, double price, int *out) {
 
 /* What a method must have chosen: a run, -1 no answer, -2 not known here. *n programs were run, *picked with
  * features. */
-static int expected_run(const char *name, json record, double price, double threshold, int *list, int *n, int *picked) {
-    const json runs = json_get(record, "runs"), menu = json_get(record, "menu"),
-               probability = json_get(record, "probability");
+static int expected_run(const char *name, const json *record, double price, double threshold, int *list, int *n, int *picked) {
+    const json *runs = json_get(record, "runs"), *menu = json_get(record, "menu"),
+               *probability = json_get(record, "probability");
     int order[N_MENU];
     double weight[N_MENU];
     ranking(probability, price, order);
@@ -205,7 +227,7 @@ static int expected_run(const char *name, json record, double price, double thre
     if (!strcmp(name, "cascade@3")) {
         int best = 0;
         for (*n = 0; *n < 3;) {
-            const json r = json_at(runs, (size_t)list[*n]), b = json_at(runs, (size_t)list[best]);
+            const json *r = item(runs, (size_t)list[*n]), *b = item(runs, (size_t)list[best]);
             if (number(r, "logprob") / number(r, "tokens") > number(b, "logprob") / number(b, "tokens")) best = *n;
             ++*n;
             if (number(r, "logprob") / number(r, "tokens") >= threshold) break;
@@ -218,41 +240,41 @@ static int expected_run(const char *name, json record, double price, double thre
             for (int k = 0; k < 4; k++) list[k] = (int)element(menu, k);
         }
         for (int k = 0; k < *n; k++)
-            if (number(json_at(runs, (size_t)list[k]), "right") > 0) return list[k];
+            if (number(item(runs, (size_t)list[k]), "right") > 0) return list[k];
         return list[*n - 1];
     }
     return -2;
 }
 
-static void check_record(json header, json record, method_sum *sums, int n_methods) {
-    const json runs = json_get(record, "runs"), results = json_get(record, "results"),
-               methods = json_get(header, "methods");
+static void check_record(const json *header, const json *record, method_sum *sums, int n_methods) {
+    const json *runs = json_get(record, "runs"), *results = json_get(record, "results"),
+               *methods = json_get(header, "methods");
     const int n_prompt = (int)number(record, "n_prompt");
     char gold[208], answer[208], name[208];
-    const json passes = json_get(record, "encoder_calls");
-    const double encoder = json_kind(passes) == JSON_ABSENT ? 0 : number(record, "encoder_calls");
+    const json *passes = json_get(record, "encoder_calls");
+    const double encoder = !passes ? 0 : number(record, "encoder_calls");
     int identity = 0;
     string(record, "gt_ans", gold);
-    for (size_t i = 0; i < json_count(runs); i++) {
-        string(json_at(runs, i), "answer", answer);
-        CHECK(number(json_at(runs, i), "right") == !strcmp(answer, gold));
+    for (size_t i = 0; i < count(runs); i++) {
+        string(item(runs, i), "answer", answer);
+        CHECK(number(item(runs, i), "right") == !strcmp(answer, gold));
     }
     for (int i = 0; i < n_methods; i++) {
-        const json r = json_at(results, (size_t)i), m = json_at(methods, (size_t)i), point = json_get(m, "point");
+        const json *r = item(results, (size_t)i), *m = item(methods, (size_t)i), *point = json_get(m, "point");
         const int chosen = (int)number(r, "chosen"), right = (int)number(r, "right");
-        const size_t at = json_kind(point) == JSON_ABSENT ? 0 : (size_t)number(m, "point");
-        const double price = number(json_at(json_get(header, "points"), at), "price");
+        const size_t at = !point ? 0 : (size_t)number(m, "point");
+        const double price = number(item(json_get(header, "points"), at), "price");
         int list[N_MENU], n, picked, expected;
         string(m, "name", name);
         expected = expected_run(name, record, price, number(header, "threshold"), list, &n, &picked);
         if (expected >= -1) {
             double calls = picked ? encoder : 0;
-            CHECK(chosen == expected && (int)json_count(json_get(r, "runs")) == n);
+            CHECK(chosen == expected && (int)count(json_get(r, "runs")) == n);
             for (int k = 0; k < n; k++)
-                calls += calls_of(json_at(runs, (size_t)list[k]), n_prompt, picked && !k && encoder <= 0);
+                calls += calls_of(item(runs, (size_t)list[k]), n_prompt, picked && !k && encoder <= 0);
             CHECK(number(r, "calls") == calls);
         }
-        CHECK(right == (chosen >= 0 && number(json_at(runs, (size_t)chosen), "right") > 0));
+        CHECK(right == (chosen >= 0 && number(item(runs, (size_t)chosen), "right") > 0));
         if (!i) identity = right;
         sums[i].right += right;
         sums[i].corrected += right && !identity;
@@ -262,11 +284,11 @@ static void check_record(json header, json record, method_sum *sums, int n_metho
     }
 }
 
-static int method_index(json header, const char *name) {
-    const json methods = json_get(header, "methods");
+static int method_index(const json *header, const char *name) {
+    const json *methods = json_get(header, "methods");
     char found[208];
-    for (size_t i = 0; i < json_count(methods); i++) {
-        string(json_at(methods, i), "name", found);
+    for (size_t i = 0; i < count(methods); i++) {
+        string(item(methods, i), "name", found);
         if (!strcmp(found, name)) return (int)i;
     }
     printf("no method %s\n", name);
@@ -275,27 +297,26 @@ static int method_index(json header, const char *name) {
 }
 
 /* The length of the program that a method chose. */
-static int chosen_calls(json record, int method) {
-    const json r = json_at(json_get(record, "results"), (size_t)method);
-    return (int)number(json_at(json_get(record, "runs"), (size_t)number(r, "chosen")), "calls");
+static int chosen_calls(const json *record, int method) {
+    const json *r = item(json_get(record, "results"), (size_t)method);
+    return (int)number(item(json_get(record, "runs"), (size_t)number(r, "chosen")), "calls");
 }
 
 static void check_file(const char *path) {
     size_t n;
     char *text = read_back(path, &n);
-    json root, header, samples, summary;
+    json_document *root = parse(text, n);
+    const json *header, *samples, *summary;
     method_sum sums[48];
-    polar_error e;
     int n_methods;
     memset(sums, 0, sizeof sums);
-    CHECK(!json_parse(&root, text, n, path, &e));
-    header = json_get(root, "polar");
-    samples = json_get(root, "samples");
-    summary = json_get(json_get(root, "summary"), "methods");
-    n_methods = (int)json_count(json_get(header, "methods"));
-    CHECK(json_count(samples) == N_QUESTIONS && n_methods <= 48 && (int)json_count(summary) == n_methods);
-    for (size_t i = 0; i < json_count(samples) && n_methods <= 48; i++) {
-        const json record = json_at(samples, i);
+    header = json_get(json_root(root), "polar");
+    samples = json_get(json_root(root), "samples");
+    summary = json_get(json_get(json_root(root), "summary"), "methods");
+    n_methods = (int)count(json_get(header, "methods"));
+    CHECK(count(samples) == N_QUESTIONS && n_methods <= 48 && (int)count(summary) == n_methods);
+    for (size_t i = 0; i < count(samples) && n_methods <= 48; i++) {
+        const json *record = item(samples, i);
         CHECK(number(record, "index") == (double)i);
         check_record(header, record, sums, n_methods);
         CHECK(chosen_calls(record, method_index(header, "random gain")) ==
@@ -306,7 +327,7 @@ static void check_file(const char *path) {
               chosen_calls(record, method_index(header, "2-3x2")) == D + 2);
     }
     for (int i = 0; i < n_methods && i < 48; i++) {
-        const json m = json_at(summary, (size_t)i);
+        const json *m = item(summary, (size_t)i);
         const polar_interval interval = polar_eval_accuracy(sums[i].right, N_QUESTIONS);
         CHECK(number(m, "right") == sums[i].right && number(m, "corrected") == sums[i].corrected &&
               number(m, "broken") == sums[i].broken);
@@ -320,6 +341,7 @@ static void check_file(const char *path) {
     CHECK(sums[method_index(header, "oracle menu@4")].right >= sums[method_index(header, "oracle@3")].right);
     /* or nothing was tested */
     CHECK(sums[method_index(header, "oracle menu@4")].right > sums[0].right && sums[0].right > 0);
+    json_free(root);
     free(text);
 }
 
@@ -337,26 +359,23 @@ TEST(evaluation) {
 TEST(fitted_points) {
     size_t n, m;
     char *text = read_back("validation.json", &n), *fit_text = read_back("fit.json", &m), program[208];
-    json root, fit, samples;
+    json_document *root = parse(text, n), *fit_root = parse(fit_text, m);
+    const json *fit = json_get(json_root(fit_root), "fit"), *samples = json_get(json_root(root), "samples");
     polar_error e;
     int identity = 0, best_right = -1;
-    CHECK(!json_parse(&root, text, n, "v", &e));
-    CHECK(!json_parse(&fit, fit_text, m, "f", &e));
-    fit = json_get(fit, "fit");
-    samples = json_get(root, "samples");
     for (int point = 0; point < 2; point++) {
-        const json p = json_get(fit, point ? "save" : "gain");
+        const json *p = json_get(fit, point ? "save" : "gain");
         double calls = 0, positions = 0;
         int right = 0, order[N_MENU];
         identity = 0;
-        for (size_t i = 0; i < json_count(samples); i++) {
-            const json record = json_at(samples, i), runs = json_get(record, "runs");
+        for (size_t i = 0; i < count(samples); i++) {
+            const json *record = item(samples, i), *runs = json_get(record, "runs");
             const int n_prompt = (int)number(record, "n_prompt");
-            json r;
+            const json *r;
             ranking(json_get(record, "probability"), number(p, "price"), order);
-            r = json_at(runs, (size_t)element(json_get(record, "menu"), order[0]));
+            r = item(runs, (size_t)element(json_get(record, "menu"), order[0]));
             right += number(r, "right") > 0;
-            identity += number(json_at(runs, 0), "right") > 0;
+            identity += number(item(runs, 0), "right") > 0;
             calls += calls_of(r, n_prompt, 1);
             positions += n_prompt + number(r, "tokens");
         }
@@ -368,10 +387,10 @@ TEST(fitted_points) {
     for (int k = 0; k < N_MENU; k++) {
         int right = 0, is_best;
         polar_program a, b;
-        for (size_t i = 0; i < json_count(samples); i++) {
-            const json record = json_at(samples, i);
+        for (size_t i = 0; i < count(samples); i++) {
+            const json *record = item(samples, i);
             const size_t at = (size_t)element(json_get(record, "menu"), k);
-            right += number(json_at(json_get(record, "runs"), at), "right") > 0;
+            right += number(item(json_get(record, "runs"), at), "right") > 0;
         }
         CHECK(!polar_program_parse(&a, D, menu_texts[k], &e) && !polar_program_parse(&b, D, program, &e));
         is_best = polar_program_equal(&a, &b);
@@ -379,13 +398,15 @@ TEST(fitted_points) {
     }
     for (int k = 0; k < N_MENU; k++) {
         int right = 0;
-        for (size_t i = 0; i < json_count(samples); i++) {
-            const json record = json_at(samples, i);
+        for (size_t i = 0; i < count(samples); i++) {
+            const json *record = item(samples, i);
             const size_t at = (size_t)element(json_get(record, "menu"), k);
-            right += number(json_at(json_get(record, "runs"), at), "right") > 0;
+            right += number(item(json_get(record, "runs"), at), "right") > 0;
         }
         CHECK(right <= best_right);
     }
+    json_free(root);
+    json_free(fit_root);
     free(text);
     free(fit_text);
 }
@@ -451,15 +472,15 @@ TEST(encoder) {
     CHECK(!json_parse(&root, text, n, "e.json", &e));
     header = json_get(root, "polar");
     samples = json_get(root, "samples");
-    CHECK(json_count(samples) == N_QUESTIONS);
-    for (size_t i = 0; i < json_count(samples); i++) {
-        const json record = json_at(samples, i);
+    CHECK(count(samples) == N_QUESTIONS);
+    for (size_t i = 0; i < count(samples); i++) {
+        const json *record = item(samples, i);
         int tokens;
         string(record, "question", question);
         tokens = (int)strlen(question) + 1;
         for (const char *at = question; (at = strstr(at, "th")); at++) tokens--;
         CHECK(number(record, "encoder_calls") == D * tokens);
-        check_record(header, record, sums, (int)json_count(json_get(header, "methods")));
+        check_record(header, record, sums, (int)count(json_get(header, "methods")));
     }
     free(text);
 }

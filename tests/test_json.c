@@ -98,7 +98,7 @@ TEST(string_round_trip) {
             for (n = 0; n + 4 <= sizeof s;) n = (size_t)(put_utf8(s + n, (unsigned)(next(&state) % 0x110000)) - s);
         }
         while (k < n) {
-            const size_t one = utf8_length((const unsigned char *)s + k, n - k);
+            const size_t one = utf8_bytes((const unsigned char *)s + k, n - k);
             memcpy(expected + m, one ? s + k : "\xEF\xBF\xBD", one ? one : 3);
             m += one ? one : 3;
             k += one ? one : 1;

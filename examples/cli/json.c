@@ -341,7 +341,7 @@ int32_t *json_ints(const json *array, size_t *n) {
 /* --- writing ------------------------------------------------------------------------------------------- */
 
 /* Bytes of the UTF-8 character at s, 0 if there is none: cut, overlong, a surrogate, beyond U+10FFFF. */
-static size_t utf8_length(const unsigned char *s, size_t n) {
+static size_t utf8_bytes(const unsigned char *s, size_t n) {
     size_t length = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
     if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4 || length > n) return 0;
     for (size_t i = 1; i < length; i++)
@@ -356,7 +356,7 @@ void json_put_string(FILE *f, const char *text, size_t length) {
     const unsigned char *s = (const unsigned char *)text;
     fputc('"', f);
     for (size_t i = 0; i < length;) {
-        size_t n = utf8_length(s + i, length - i);
+        size_t n = utf8_bytes(s + i, length - i);
         const char *escape = s[i] ? strchr(from, s[i]) : NULL;
         if (escape) fprintf(f, "\\%c", to[escape - from]);
         else if (s[i] < 32) fprintf(f, "\\u%04x", s[i]);

@@ -1,9 +1,8 @@
 /* Fuzzer of the import of weights (safetensors, PyTorch) and of predictor files. It uses the API only:
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_import.c polar.c -lm -lpthread
- * tests/test_pred.c changes files at random in the same way. */
-#include "polar.h"
-
-#include <stdlib.h>
+ * tests/test_import.c changes files at random in the same way. */
+#include "../../examples/cli/import.c"
+#include "../../examples/cli/json.c"
 
 /* Nothing that a file says may take more memory than this. */
 #define LIMIT ((size_t)1 << 30)
@@ -38,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const polar_allocator a = {counting_alloc, counting_free, NULL};
     polar_predictor *p;
     polar_error error;
-    if (!polar_predictor_import_memory(&p, data, size, 0, &a, &error)) use(p);
+    if (!import_predictor(&p, "fuzz", data, size, 0, &error)) use(p);
     if (!polar_predictor_open_memory(&p, data, size, &a, &error)) use(p);
     if (held) abort();
     return 0;
