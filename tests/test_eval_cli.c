@@ -461,17 +461,17 @@ TEST(without_predictor) {
 TEST(encoder) {
     size_t n;
     char *text, question[208];
-    json root, header, samples;
+    json_document *root;
+    const json *header, *samples;
     method_sum sums[48];
-    polar_error e;
     RUN("polar eval -m m.gguf -p e.gguf --encoder m2.gguf --reward choice --chat raw --prompt @prompt test.jsonl -k 3 "
         "-o e.json",
         0, "vote@3");
     memset(sums, 0, sizeof sums);
     text = read_back("e.json", &n);
-    CHECK(!json_parse(&root, text, n, "e.json", &e));
-    header = json_get(root, "polar");
-    samples = json_get(root, "samples");
+    root = parse(text, n);
+    header = json_get(json_root(root), "polar");
+    samples = json_get(json_root(root), "samples");
     CHECK(count(samples) == N_QUESTIONS);
     for (size_t i = 0; i < count(samples); i++) {
         const json *record = item(samples, i);
@@ -482,6 +482,7 @@ TEST(encoder) {
         CHECK(number(record, "encoder_calls") == D * tokens);
         check_record(header, record, sums, (int)count(json_get(header, "methods")));
     }
+    json_free(root);
     free(text);
 }
 
