@@ -290,7 +290,8 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
     for (const json *x = json_get(want, "prefill_logits")->child; x; x = x->next) {
         low = MIN(low, x->number);
         high = MAX(high, x->number);
-        error = MAX(error, fabs(x->number - (double)*logits++));
+        error = MAX(error, fabs(x->number - (double)*logits));
+        logits++;
     }
     *greedy_ok = n_new > 0;
     for (int i = 0; i < n_new; i++) {
