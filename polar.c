@@ -8546,9 +8546,17 @@ void polar_program_targets(const polar_program *p, int *seg_flip, int *op) {
 /* ======================================================================================
  * [call] One layer call: attention, feed-forward, experts
  *
- * A call takes rows - hidden states of positions, of one sequence or of many - through one layer. Each row says
- * where its keys and values go and which spans of keys and values it attends to; rows know nothing of each
- * other, so a row's result does not depend on the rows beside it. Uses: [mem] [num] [thread] [kern] [model].
+ * Start reading at call_layer at the end: it is the recipe, a line for each published step, and each step is one of the
+ * functions above it. With x the hidden state (n_embd) that enters, a call computes
+ *
+ *     a = W_o attention(W_q n, W_k n, W_v n)          n = RMS norm of x
+ *     y = x + a
+ *     z = y + feed_forward(RMS norm of y)             W_down (silu(W_gate n) * W_up n), or a mixture of such
+ *
+ * for rows - positions of one sequence or of many - side by side. Each row says where its key and value go and which
+ * spans of keys and values it attends to. Rows know nothing of each other, so a row's result does not depend on the
+ * rows beside it, and nothing here depends on threads: tasks write disjoint places, and every sum has one order.
+ * Uses: [mem] [num] [thread] [kern] [model].
  * ====================================================================================== */
 
 /* Keys and values of n positions, (n_head_kv, capacity, head_dim) each, floats or halves. */
@@ -8570,30 +8578,32 @@ typedef struct expert_choice {
     float weight;
 } expert_choice;
 
-/* Work space for up to max_rows rows. */
+/* Work space for up to max_rows rows. An entry is a row under one of its experts. */
 typedef struct engine {
     const polar_model *model;
     polar_runner runner;
     int kv_f16, max_rows;
-    size_t max_scores;    /* floats of scores per worker */
-    float *hidden;        /* (max_rows, n_embd) in and out of a call */
-    float *normed;        /* (max_rows, n_embd) */
-    float *q, *k, *v;     /* (max_rows, n_head * head_dim), ... */
-    float *attended;      /* (max_rows, n_head * head_dim) */
-    float *gate, *up;     /* (max_rows, n_ff), or entries of experts */
-    float *out;           /* (max_rows, n_embd) */
-    activations act_in, act_ff;
-    float *router;        /* (max_rows, n_expert) */
-    float *entry_out;     /* (max_rows * n_expert_used, n_embd) */
-    expert_choice *chosen; /* (max_rows, n_expert_used), most probable first */
-    int *entry_row;       /* (max_rows * n_expert_used) rows, expert by expert */
-    int *entry_of;        /* (max_rows, n_expert_used) entry of each choice */
-    int *expert_first;    /* (n_expert + 1) first entry of each expert */
-    int *entry_identity;  /* 0, 1, 2, ... */
+    size_t max_scores;      /* floats of scores per worker */
+    float *hidden;          /* (max_rows, n_embd): in and out of a call */
+    float *normed;          /* (max_rows, n_embd): what the norms give */
+    float *q, *k, *v;       /* (max_rows, n_head * head_dim), (max_rows, n_head_kv * head_dim) twice */
+    float *attended;        /* (max_rows, n_head * head_dim): what attention gives */
+    float *gate, *up;       /* (max_rows, n_ff) inside the feed-forward part, or (entries, n_ff_exp) */
+    float *out;             /* (max_rows, n_embd): what attention and feed-forward add to hidden */
+    activations act_normed, act_attended, act_gate; /* the same, quantized as inputs of products */
+    float *router;          /* (max_rows, n_expert): its logits */
+    float *shared_out;      /* (max_rows, n_embd): of the shared expert */
+    float *shared_gate;     /* (max_rows) */
+    float *entry_out;       /* (max_rows * n_expert_used, n_embd) */
+    expert_choice *chosen;  /* (max_rows, n_expert_used), most probable first */
+    int *entry_row;         /* (max_rows * n_expert_used): the row of each entry, entries in the order of experts */
+    int *entry_of;          /* (max_rows, n_expert_used): the entry of each choice */
+    int *entry_identity;    /* 0, 1, 2, ... */
+    int *expert_first;      /* (n_expert + 1): first entry of each expert */
     product *products;
-    float *cs;            /* (max_rows, n_rot) */
-    float *scores;        /* (workers, 4 if the kernels take four rows at a time, max_scores) */
-    uint8_t *scratch;     /* (workers, KERN_SCRATCH) */
+    float *cs;              /* (max_rows, n_rot) */
+    float *scores;          /* (workers, 4 if the kernels take four queries at a time, max_scores) */
+    uint8_t *scratch;       /* (workers, KERN_SCRATCH) */
 } engine;
 
 static int engine_max_products(const polar_model *m) {
@@ -8631,11 +8641,13 @@ static void engine_place(engine *e, layout *l) {
     e->gate = layout_place(l, size_of(rows, ff), sizeof(float));
     e->up = layout_place(l, size_of(rows, ff), sizeof(float));
     e->out = layout_place(l, size_of(rows, d), sizeof(float));
-    blocks_place(&e->act_in.b32, l, rows, MAX(d, dq), 32);
-    blocks_place(&e->act_in.b256, l, rows, MAX(d, dq), 256);
-    blocks_place(&e->act_ff.b32, l, rows, ff, 32);
-    blocks_place(&e->act_ff.b256, l, rows, ff, 256);
+    blocks_place(&e->act_normed.b32, l, rows, MAX(d, dq), 32);
+    blocks_place(&e->act_normed.b256, l, rows, MAX(d, dq), 256);
+    blocks_place(&e->act_gate.b32, l, rows, ff, 32);
+    blocks_place(&e->act_gate.b256, l, rows, ff, 256);
     e->router = layout_place(l, size_of(rows, (size_t)m->n_expert), sizeof(float));
+    e->shared_out = layout_place(l, m->n_expert ? size_of(rows, d) : 0, sizeof(float));
+    e->shared_gate = layout_place(l, m->n_expert ? rows : 0, sizeof(float));
     e->entry_out = layout_place(l, size_of(size_of(rows, used), d), sizeof(float));
     e->chosen = layout_place(l, size_of(rows, used), sizeof *e->chosen);
     e->entry_row = layout_place(l, size_of(rows, used), sizeof(int));
@@ -8648,11 +8660,19 @@ static void engine_place(engine *e, layout *l) {
     e->scratch = layout_place(l, workers, KERN_SCRATCH);
 }
 
+/* Once the work space is placed. Attention's result is quantized where the normed rows were, which are used up then. */
 static void engine_start(engine *e) {
-    for (int i = 0; i < e->max_rows * e->model->n_expert_used; i++) e->entry_identity[i] = i;
+    const polar_model *m = e->model;
+    e->act_attended = e->act_normed;
+    e->act_normed.x = e->normed;
+    e->act_normed.n = m->n_embd;
+    e->act_attended.x = e->attended;
+    e->act_attended.n = m->n_head * m->head_dim;
+    e->act_gate.x = e->gate; /* n is set where it is known */
+    for (int i = 0; i < e->max_rows * m->n_expert_used; i++) e->entry_identity[i] = i;
 }
 
-/* cos and sin of a position for all pairs. */
+/* cos and sin of a position for all pairs i: of the angle position * base^(-2i/n_rot) / factor_i, see model_rope. */
 static void rope_angles(const polar_model *m, int position, float *cs) {
     const int half = m->n_rot / 2;
     for (int i = 0; i < half; i++) {
@@ -8663,7 +8683,7 @@ static void rope_angles(const polar_model *m, int position, float *cs) {
     }
 }
 
-/* --- products --- */
+/* --- products of weights and rows --- */
 
 typedef struct product_work {
     const engine *e;
@@ -8696,93 +8716,123 @@ static void products_run(const engine *e, const product *p, int n) {
     parallel_for(&e->runner, tiles, product_task, &w);
 }
 
-static product product_of(const matrix *m, const activations *a, int n_tokens, float *y) {
-    const product p = {m->type, m->rows, m->data, m->row_bytes, a, NULL, n_tokens, y, m->rows};
+/* y (n_rows, m->rows) = rows of a times m transposed: y[r] = m a[r]. */
+static product product_of(const matrix *m, const activations *a, int n_rows, float *y) {
+    const product p = {m->type, m->rows, m->data, m->row_bytes, a, NULL, n_rows, y, m->rows};
     return p;
 }
 
-/* Which block forms the products' weights want: 1 for blocks of 32, 2 for 256. */
-static int forms_of(const matrix *const list[], int n) {
-    int forms = 0;
-    for (int i = 0; i < n; i++)
-        if (quant_types[list[i]->type].unpack) forms |= quant_types[list[i]->type].block == 32 ? 1 : 2;
-    return forms;
+static void product_run(const engine *e, const matrix *m, const activations *a, int n_rows, float *y) {
+    const product p = product_of(m, a, n_rows, y);
+    products_run(e, &p, 1);
+}
+
+/* Which blocks the products with some matrices want their other factor quantized in: a sum of these. */
+enum { FORM_32 = 1, FORM_256 = 2 };
+
+static int form_of(const matrix *m) {
+    const quant_type *t = &quant_types[m->type];
+    return !t->unpack ? 0 : t->block == 32 ? FORM_32 : FORM_256;
 }
 
 /* Quantizes columns [from, from + count) of row r of the activations. */
-static void act_quantize(const kern *k, activations *a, int forms, int r, int from, int count) {
+static void act_quantize(const kern *k, const activations *a, int forms, int r, int from, int count) {
     const size_t at = (size_t)r * (size_t)a->n + (size_t)from;
-    if (forms & 1)
+    if (forms & FORM_32)
         k->quantize(a->x + at, count, 32, a->b32.q8 + at, a->b32.q16 + at, a->b32.sums + at / 16, a->b32.d + at / 32);
-    if (forms & 2)
+    if (forms & FORM_256)
         k->quantize(a->x + at, count, 256, a->b256.q8 + at, a->b256.q16 + at, a->b256.sums + at / 16,
                     a->b256.d + at / 256);
 }
 
-/* --- stages that work row by row --- */
+/* --- steps that take each row by itself --- */
 
-typedef struct row_work {
+/* What a step works on; each step says which of these it uses. */
+typedef struct step {
     engine *e;
+    polar_task row_task;     /* does one row */
+    int n_rows, per_task;    /* rows in all, and of a task */
     const layer *layer;
-    const call_row *rows;
-    const float *norm, *add; /* hidden += add before the norm, unless NULL */
-    int forms, n_ff, chunk, chunks; /* of feed-forward; of attention: queries of a task, tasks of a head */
-    int n_rows, per_task;
-    polar_task task; /* per_task rows of it at a time */
-} row_work;
+    const call_row *rows;    /* (n_rows) */
+    float *hidden;           /* (n_rows, n_embd) */
+    const float *add, *norm; /* (n_rows, n_embd) or NULL; (n_embd) */
+    const float *q;          /* (n_rows, n_head * head_dim) */
+    int forms;               /* for the products that follow */
+    int n_ff;
+    int chunk, chunks;       /* queries of a task and tasks of a head; in swiglu columns of a task and tasks of a row */
+} step;
 
-static void rows_task(void *context, int index, int worker) {
-    const row_work *w = context;
-    for (int r = index * w->per_task; r < MIN(w->n_rows, (index + 1) * w->per_task); r++) w->task(context, r, worker);
+static void step_task(void *context, int index, int worker) {
+    const step *w = context;
+    for (int r = index * w->per_task; r < MIN(w->n_rows, (index + 1) * w->per_task); r++)
+        w->row_task(context, r, worker);
 }
 
 /* Few rows are quicker done here than handed out, and many in groups. */
-static void rows_run(const engine *e, int n, polar_task task, row_work *w) {
-    w->n_rows = n;
-    w->task = task;
-    w->per_task = n < 4 ? 4 : MIN(16, MAX(1, n / (4 * e->runner.n_threads)));
-    parallel_for(&e->runner, (n + w->per_task - 1) / w->per_task, rows_task, w);
+static void step_run(step *w, int n_rows, polar_task row_task) {
+    w->n_rows = n_rows;
+    w->row_task = row_task;
+    w->per_task = n_rows < 4 ? 4 : MIN(16, MAX(1, n_rows / (4 * w->e->runner.n_threads)));
+    parallel_for(&w->e->runner, (n_rows + w->per_task - 1) / w->per_task, step_task, w);
 }
 
-/* Blocks of a known size are what a compiler makes vectors of. */
-static void rows_add(float *x, const float *y, int n) {
+/* x += y. Blocks of a known size are what a compiler makes vectors of. */
+static void vec_add(float *x, const float *y, int n) {
     int i = 0;
     for (; i + 16 <= n; i += 16)
         for (int j = 0; j < 16; j++) x[i + j] += y[i + j];
     for (; i < n; i++) x[i] += y[i];
 }
 
-static void rows_divide(float *x, float y, int n) {
+/* x /= y */
+static void vec_divide(float *x, float y, int n) {
     int i = 0;
     for (; i + 16 <= n; i += 16)
         for (int j = 0; j < 16; j++) x[i + j] = x[i + j] / y;
     for (; i < n; i++) x[i] = x[i] / y;
 }
 
+/* --- RMS norm and residual --- */
+
 static void norm_task(void *context, int r, int worker) {
-    const row_work *w = context;
-    engine *e = w->e;
-    const int d = e->model->n_embd;
-    float *h = e->hidden + (size_t)r * (size_t)d;
+    const step *w = context;
+    const engine *e = w->e;
+    const size_t d = (size_t)e->model->n_embd;
+    float *h = w->hidden + (size_t)r * d;
     (void)worker;
-    if (w->add) rows_add(h, w->add + (size_t)r * (size_t)d, d);
+    if (w->add) vec_add(h, w->add + (size_t)r * d, e->model->n_embd);
     if (!w->norm) return;
-    e->model->kern->rms_norm(e->normed + (size_t)r * (size_t)d, h, w->norm, d, e->model->norm_eps);
-    act_quantize(e->model->kern, &e->act_in, w->forms, r, 0, d);
+    e->model->kern->rms_norm(e->normed + (size_t)r * d, h, w->norm, e->model->n_embd, e->model->norm_eps);
+    act_quantize(e->model->kern, &e->act_normed, w->forms, r, 0, e->model->n_embd);
 }
+
+/* normed = hidden / sqrt(mean(hidden^2) + eps) * norm, in floats and quantized: (n_rows, n_embd). */
+static void call_norm(engine *e, float *hidden, int n_rows, const float *norm, int forms) {
+    step w = {.e = e, .hidden = hidden, .norm = norm, .forms = forms};
+    step_run(&w, n_rows, norm_task);
+}
+
+/* hidden += out, and then the same: one walk over the rows. Without a norm (NULL) nothing follows. */
+static void call_add_norm(engine *e, float *hidden, int n_rows, const float *norm, int forms) {
+    step w = {.e = e, .hidden = hidden, .add = e->out, .norm = norm, .forms = forms};
+    step_run(&w, n_rows, norm_task);
+}
+
+/* --- queries, keys, values; rope --- */
 
 static void bias_add(float *y, const float *bias, int n) {
     for (int i = 0; bias && i < n; i++) y[i] += bias[i];
 }
 
-/* Norm and rope of n heads. */
-static void heads_turn(const polar_model *m, float *x, int n, const float *norm, const float *cs) {
+/* Of n heads: RMS norm of each (qwen3), then rope, which turns pairs of numbers by the angles of the position. */
+static void heads_position(const polar_model *m, float *x, int n, const float *norm, const float *cs) {
     for (int h = 0; h < n; h++, x += m->head_dim) {
         if (norm) m->kern->rms_norm(x, x, norm, m->head_dim, m->norm_eps);
         m->kern->rope(x, cs, m->n_rot / 2, m->arch->neox);
     }
 }
 
+/* A row's key or value (n_head_kv * head_dim) to its place in a slot. */
 static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int capacity) {
     const int n = e->model->head_dim, size = e->kv_f16 ? 2 : 4;
     for (int h = 0; h < e->model->n_head_kv; h++) {
@@ -8792,9 +8842,8 @@ static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int
     }
 }
 
-/* Biases, q/k norms, rope; keys and values go to their slots. */
 static void qkv_task(void *context, int r, int worker) {
-    const row_work *w = context;
+    const step *w = context;
     const engine *e = w->e;
     const polar_model *m = e->model;
     const call_row *row = &w->rows[r];
@@ -8804,55 +8853,73 @@ static void qkv_task(void *context, int r, int worker) {
     bias_add(q, w->layer->q_bias, dq);
     bias_add(k, w->layer->k_bias, dk);
     bias_add(v, w->layer->v_bias, dk);
-    heads_turn(m, q, m->n_head, w->layer->q_norm, row->cs);
-    heads_turn(m, k, m->n_head_kv, w->layer->k_norm, row->cs);
+    heads_position(m, q, m->n_head, w->layer->q_norm, row->cs);
+    heads_position(m, k, m->n_head_kv, w->layer->k_norm, row->cs);
     kv_store(e, row->k, k, row->at, row->capacity);
     kv_store(e, row->v, v, row->at, row->capacity);
 }
 
+/* q = W_q normed + b_q, (n_rows, n_head * head_dim); k and v likewise, (n_rows, n_head_kv * head_dim). Then rope for q
+ * and k; k and v go to the slots of the rows. */
+static void call_qkv(engine *e, const layer *y, const call_row *rows, int n_rows) {
+    const product p[3] = {product_of(&y->q, &e->act_normed, n_rows, e->q),
+                          product_of(&y->k, &e->act_normed, n_rows, e->k),
+                          product_of(&y->v, &e->act_normed, n_rows, e->v)};
+    step w = {.e = e, .layer = y, .rows = rows};
+    products_run(e, p, 3);
+    step_run(&w, n_rows, qkv_task);
+}
+
+/* --- attention --- */
+
 /* Up to four queries: heads of rows that read the same head of keys and values. */
 typedef struct attention {
-    const row_work *w;
+    const engine *e;
     const kv_span *spans[4];
     const float *q[4];
     float *out[4];
-    int n_spans[4], at[4];
+    int n_spans[4], n_scores[4];
     size_t kv_at; /* which head: number times head_dim times bytes */
     float *scores;
-    size_t stride;
+    size_t stride; /* of the scores of a query */
 } attention;
 
 static const uint8_t *span_head(const uint8_t *slot, const kv_span *s, size_t kv_at) {
     return slot + kv_at * (size_t)s->capacity;
 }
 
-/* Scores of query i for the spans from number `from` on. */
+/* Scores q k / sqrt(head_dim) of query i for the spans from number `from` on. */
 static void attention_scores(attention *a, int i, int from) {
-    const engine *e = a->w->e;
+    const engine *e = a->e;
     const int n = e->model->head_dim;
     float *scores = a->scores + (size_t)i * a->stride;
-    for (const kv_span *s = a->spans[i] + from; s < a->spans[i] + a->n_spans[i]; a->at[i] += s++->n)
-        e->model->kern->scores(scores + a->at[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n, e->kv_f16,
+    for (int k = from; k < a->n_spans[i]; k++) {
+        const kv_span *s = &a->spans[i][k];
+        e->model->kern->scores(scores + a->n_scores[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n, e->kv_f16,
                                1.0f / sqrtf((float)n));
-}
-
-/* Adds the values of query i, less the first `done` positions. */
-static void attention_values(const attention *a, int i, int done) {
-    const engine *e = a->w->e;
-    const float *p = a->scores + (size_t)i * a->stride;
-    const int n = e->model->head_dim;
-    for (const kv_span *s = a->spans[i]; s < a->spans[i] + a->n_spans[i]; p += s++->n) {
-        const int skip = MIN(done, s->n);
-        const uint8_t *v = span_head(s->v, s, a->kv_at) + (size_t)skip * (size_t)(n * (e->kv_f16 ? 2 : 4));
-        done -= skip;
-        e->model->kern->accumulate(a->out[i], p + skip, v, s->n - skip, n, e->kv_f16);
+        a->n_scores[i] += s->n;
     }
 }
 
-/* Their first span at once if it is the same, but for its end: keys that one of the four does not see cost nothing
- * but time. Returns how many positions all of them see. */
+/* Adds the values of query i, each times its weight, less the first `done` positions. */
+static void attention_values(const attention *a, int i, int done) {
+    const engine *e = a->e;
+    const float *p = a->scores + (size_t)i * a->stride;
+    const int n = e->model->head_dim;
+    for (int k = 0; k < a->n_spans[i]; k++) {
+        const kv_span *s = &a->spans[i][k];
+        const int skip = MIN(done, s->n);
+        const uint8_t *v = span_head(s->v, s, a->kv_at) + (size_t)skip * (size_t)(n * (e->kv_f16 ? 2 : 4));
+        e->model->kern->accumulate(a->out[i], p + skip, v, s->n - skip, n, e->kv_f16);
+        done -= skip;
+        p += s->n;
+    }
+}
+
+/* The scores of four queries for their first span at once, if it is the same but for its end: keys that one of the four
+ * does not see cost nothing but time. Returns how many positions all of them see, 0 if nothing was done. */
 static int attention_first(attention *a, int n_queries) {
-    const engine *e = a->w->e;
+    const engine *e = a->e;
     const kv_span *s = a->spans[0];
     const int n = e->model->head_dim;
     int least = s->n, most = least;
@@ -8868,16 +8935,17 @@ static int attention_first(attention *a, int n_queries) {
     return least;
 }
 
-/* softmax(q k / sqrt(head_dim)) v of each, over all its spans as if they were one. */
+/* out = softmax(q K^T / sqrt(head_dim)) V of each query, over all its spans as if they were one. The kernel's softmax
+ * leaves exp(score - largest), whose sum divides the result at the end. */
 static void attention_run(attention *a, int n_queries) {
-    const engine *e = a->w->e;
+    const engine *e = a->e;
     const kern *k = e->model->kern;
     const int n = e->model->head_dim, first = attention_first(a, n_queries);
     float sum[4];
     for (int i = 0; i < n_queries; i++) {
-        a->at[i] = first ? a->spans[i]->n : 0;
+        a->n_scores[i] = first ? a->spans[i]->n : 0;
         attention_scores(a, i, first > 0);
-        sum[i] = k->softmax(a->scores + (size_t)i * a->stride, a->at[i]);
+        sum[i] = k->softmax(a->scores + (size_t)i * a->stride, a->n_scores[i]);
         memset(a->out[i], 0, (size_t)n * sizeof(float));
     }
     if (first)
@@ -8885,81 +8953,82 @@ static void attention_run(attention *a, int n_queries) {
                        e->kv_f16);
     for (int i = 0; i < n_queries; i++) {
         attention_values(a, i, first);
-        rows_divide(a->out[i], sum[i], n);
+        vec_divide(a->out[i], sum[i], n);
     }
 }
 
 /* Task `index` is w->chunk queries of the heads that share head `kv` of keys and values, of four rows. */
 static void attention_task(void *context, int index, int worker) {
-    const row_work *w = context;
+    const step *w = context;
     const engine *e = w->e;
     const polar_model *m = e->model;
     const int group = m->n_head / m->n_head_kv, kv = index / w->chunks % m->n_head_kv,
               row = index / w->chunks / m->n_head_kv * 4, rows = MIN(4, w->n_rows - row),
               from = index % w->chunks * w->chunk, n = MIN(w->chunk, rows * group - from);
     attention a;
-    a.w = w;
+    a.e = e;
     a.kv_at = (size_t)(kv * m->head_dim * (e->kv_f16 ? 2 : 4));
     a.stride = e->max_scores;
     a.scores = e->scores + (size_t)(worker * (m->kern->scores4 ? 4 : 1)) * a.stride;
     for (int i = 0; i < n; i++) {
         const int at_row = row + (from + i) / group, head = kv * group + (from + i) % group;
-        const call_row *r = &w->rows[at_row];
         const size_t at = (size_t)(at_row * m->n_head + head) * (size_t)m->head_dim;
-        a.q[i] = e->q + at;
+        a.q[i] = w->q + at;
         a.out[i] = e->attended + at;
-        a.spans[i] = r->spans;
-        a.n_spans[i] = r->n_spans;
+        a.spans[i] = w->rows[at_row].spans;
+        a.n_spans[i] = w->rows[at_row].n_spans;
     }
     if (n > 0) attention_run(&a, n);
 }
 
-/* Four queries at a time, unless there are too few for all threads. */
-static void attention_all(const engine *e, int n_rows, row_work *w) {
-    const polar_model *m = e->model;
-    w->n_rows = n_rows;
-    w->chunk = m->kern->scores4 && n_rows * m->n_head >= 16 * e->runner.n_threads ? 4 : 1;
-    w->chunks = (MIN(4, n_rows) * (m->n_head / m->n_head_kv) + w->chunk - 1) / w->chunk;
-    parallel_for(&e->runner, (n_rows + 3) / 4 * m->n_head_kv * w->chunks, attention_task, w);
-}
-
 static void attended_task(void *context, int r, int worker) {
-    const row_work *w = context;
+    const step *w = context;
     (void)worker;
-    act_quantize(w->e->model->kern, &w->e->act_in, w->forms, r, 0, w->e->act_in.n);
+    act_quantize(w->e->model->kern, &w->e->act_attended, w->forms, r, 0, w->e->act_attended.n);
 }
 
-/* swiglu of a chunk of a row, quantized for the next product. */
-static void swiglu_task(void *context, int index, int worker) {
-    const row_work *w = context;
-    engine *e = w->e;
-    const int r = index / w->chunks, from = index % w->chunks * w->chunk, count = MIN(w->chunk, w->n_ff - from);
-    const size_t at = (size_t)r * (size_t)w->n_ff + (size_t)from;
-    (void)worker;
-    e->model->kern->swiglu(e->gate + at, e->up + at, count);
-    act_quantize(e->model->kern, &e->act_ff, w->forms, r, from, count);
-}
-
-static void swiglu_run(engine *e, int n_rows, int n_ff, int forms) {
-    row_work w = {.e = e, .forms = forms, .n_ff = n_ff, .chunk = 2048, .chunks = (n_ff + 2047) / 2048};
-    e->act_ff.n = n_ff;
-    e->act_ff.x = e->gate;
-    if (n_rows >= 4 * e->runner.n_threads) rows_run(e, n_rows * w.chunks, swiglu_task, &w);
-    else parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
+/* attended = attention of every head, (n_rows, n_head * head_dim), in floats and quantized. Four queries at a time,
+ * unless there are too few for all threads. */
+static void call_attention(engine *e, const call_row *rows, const float *q, int n_rows, int forms) {
+    const polar_model *m = e->model;
+    step w = {.e = e, .rows = rows, .q = q, .n_rows = n_rows, .forms = forms};
+    w.chunk = m->kern->scores4 && n_rows * m->n_head >= 16 * e->runner.n_threads ? 4 : 1;
+    w.chunks = (MIN(4, n_rows) * (m->n_head / m->n_head_kv) + w.chunk - 1) / w.chunk;
+    parallel_for(&e->runner, (n_rows + 3) / 4 * m->n_head_kv * w.chunks, attention_task, &w);
+    step_run(&w, n_rows, attended_task);
 }
 
 /* --- feed-forward --- */
 
-/* out = down(silu(gate x) * up x) for all rows. */
-static void feed_forward(engine *e, const matrix *gate, const matrix *up, const matrix *down, int n_rows) {
-    product p[2];
-    p[0] = product_of(gate, &e->act_in, n_rows, e->gate);
-    p[1] = product_of(up, &e->act_in, n_rows, e->up);
-    products_run(e, p, 2);
-    swiglu_run(e, n_rows, gate->rows, forms_of(&down, 1));
-    p[0] = product_of(down, &e->act_ff, n_rows, e->out);
-    products_run(e, p, 1);
+/* gate = silu(gate) * up with silu(g) = g / (1 + exp(-g)), for a chunk of a row, quantized for the next product. */
+static void swiglu_task(void *context, int index, int worker) {
+    const step *w = context;
+    const engine *e = w->e;
+    const int r = index / w->chunks, from = index % w->chunks * w->chunk, count = MIN(w->chunk, w->n_ff - from);
+    const size_t at = (size_t)r * (size_t)w->n_ff + (size_t)from;
+    (void)worker;
+    e->model->kern->swiglu(e->gate + at, e->up + at, count);
+    act_quantize(e->model->kern, &e->act_gate, w->forms, r, from, count);
 }
+
+/* gate = silu(gate) * up, (n_rows, n_ff), in floats and quantized. */
+static void call_swiglu(engine *e, int n_rows, int n_ff, int forms) {
+    step w = {.e = e, .forms = forms, .n_ff = n_ff, .chunk = 2048, .chunks = (n_ff + 2047) / 2048};
+    e->act_gate.n = n_ff;
+    if (n_rows >= 4 * e->runner.n_threads) step_run(&w, n_rows * w.chunks, swiglu_task);
+    else parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
+}
+
+/* y = W_down (silu(W_gate normed) * W_up normed), (n_rows, n_embd). */
+static void feed_forward(engine *e, const matrix *gate, const matrix *up, const matrix *down, int n_rows, float *y) {
+    const product p[2] = {product_of(gate, &e->act_normed, n_rows, e->gate),
+                          product_of(up, &e->act_normed, n_rows, e->up)};
+    products_run(e, p, 2);
+    call_swiglu(e, n_rows, gate->rows, form_of(down));
+    product_run(e, down, &e->act_gate, n_rows, y);
+}
+
+/* --- mixture of experts --- */
 
 static matrix matrix_expert(const matrix *m, int expert) {
     matrix x = *m;
@@ -8999,7 +9068,8 @@ static void experts_sort(engine *e, int n_rows) {
     first[0] = 0;
 }
 
-/* Products of every expert that has rows: input (activations) rows index[entry], output rows = entries. */
+/* Adds to a list the products of every expert that has rows: input (activations) rows index[entry], output rows =
+ * entries. Returns how many. */
 static int experts_products(const engine *e, product *p, const matrix *m, const activations *a, const int *index,
                             float *y) {
     int n = 0;
@@ -9008,97 +9078,82 @@ static int experts_products(const engine *e, product *p, const matrix *m, const 
         const matrix w = matrix_expert(m, x);
         if (!count) continue;
         p[n] = product_of(&w, a, count, y + (size_t)first * (size_t)m->rows);
-        p[n++].index = index + first;
+        p[n].index = index + first;
+        n++;
     }
     return n;
 }
 
-/* out[r] = sum of weight * entry over the choices in their order, then the shared expert behind its gate. */
-static void experts_combine(const engine *e, const float *shared, const float *gates, int n_rows) {
+/* out[r] = sum of weight * entry over the choices in their order + sigmoid(shared_gate[r]) * shared_out[r] */
+static void experts_combine(const engine *e, int n_rows) {
     const polar_model *m = e->model;
     const size_t d = (size_t)m->n_embd;
     for (int r = 0; r < n_rows; r++) {
-        float *out = e->normed + (size_t)r * d; /* the normed rows are used up */
+        float *out = e->out + (size_t)r * d;
         memset(out, 0, d * sizeof *out);
         for (int i = 0; i < m->n_expert_used; i++) {
             const int c = r * m->n_expert_used + i;
             m->kern->axpy(out, e->chosen[c].weight, e->entry_out + (size_t)e->entry_of[c] * d, m->n_embd);
         }
-        m->kern->axpy(out, 1.0f / (1.0f + exp32(-gates[r])), shared + (size_t)r * d, m->n_embd);
+        m->kern->axpy(out, 1.0f / (1.0f + exp32(-e->shared_gate[r])), e->shared_out + (size_t)r * d, m->n_embd);
     }
 }
 
+/* out = the chosen experts of each row by their weights, and the shared expert behind its gate: (n_rows, n_embd). */
 static void mixture(engine *e, const layer *y, int n_rows) {
     const polar_model *m = e->model;
-    const matrix *down = &y->down_exps;
     product *p = e->products;
     int n;
-    feed_forward(e, &y->gate_shexp, &y->up_shexp, &y->down_shexp, n_rows); /* into out */
-    p[0] = product_of(&y->router, &e->act_in, n_rows, e->router);
-    products_run(e, p, 1);
+    product_run(e, &y->router, &e->act_normed, n_rows, e->router);
     for (int r = 0; r < n_rows; r++)
         experts_choose(m, e->router + (size_t)r * (size_t)m->n_expert,
                        e->chosen + (size_t)r * (size_t)m->n_expert_used);
     experts_sort(e, n_rows);
-    n = experts_products(e, p, &y->gate_exps, &e->act_in, e->entry_row, e->gate);
-    n += experts_products(e, p + n, &y->up_exps, &e->act_in, e->entry_row, e->up);
+    n = experts_products(e, p, &y->gate_exps, &e->act_normed, e->entry_row, e->gate);
+    n += experts_products(e, p + n, &y->up_exps, &e->act_normed, e->entry_row, e->up);
     products_run(e, p, n);
-    swiglu_run(e, n_rows * m->n_expert_used, m->n_ff_exp, forms_of(&down, 1));
-    n = experts_products(e, p, down, &e->act_ff, e->entry_identity, e->entry_out);
+    call_swiglu(e, n_rows * m->n_expert_used, m->n_ff_exp, form_of(&y->down_exps));
+    n = experts_products(e, p, &y->down_exps, &e->act_gate, e->entry_identity, e->entry_out);
     products_run(e, p, n);
-    p[0] = product_of(&y->shared_gate, &e->act_in, n_rows, e->router); /* the router's logits are used up */
-    products_run(e, p, 1);
-    experts_combine(e, e->out, e->router, n_rows);
+    feed_forward(e, &y->gate_shexp, &y->up_shexp, &y->down_shexp, n_rows, e->shared_out);
+    product_run(e, &y->shared_gate, &e->act_normed, n_rows, e->shared_gate);
+    experts_combine(e, n_rows);
 }
 
 /* --- the call --- */
 
-/* Takes `hidden` of n_rows rows through a layer. Rows before `from` only leave their keys and values; on return
- * their hidden states are undefined. */
-static void engine_call(engine *e, int index, const call_row *rows, int n_rows, int from) {
+/* Forms for the products with the normed rows before the feed-forward part. */
+static int ffn_forms(const polar_model *m, const layer *y) {
+    if (!m->arch->experts) return form_of(&y->gate) | form_of(&y->up);
+    return form_of(&y->router) | form_of(&y->gate_exps) | form_of(&y->up_exps) | form_of(&y->gate_shexp) |
+           form_of(&y->up_shexp) | form_of(&y->shared_gate);
+}
+
+/* Takes hidden (n_rows, n_embd) through a layer. Rows before `from` only leave their keys and values; on return their
+ * hidden states are undefined. */
+static void call_layer(engine *e, int index, const call_row *rows, int n_rows, int from) {
     const polar_model *m = e->model;
     const layer *y = &m->layers[index];
-    const matrix *const qkv[] = {&y->q, &y->k, &y->v}, *const o[] = {&y->o}, *const dense[] = {&y->gate, &y->up},
-                 *const experts[] = {&y->router, &y->gate_exps, &y->up_exps, &y->gate_shexp, &y->up_shexp,
-                                     &y->shared_gate};
-    row_work w = {.e = e, .layer = y, .rows = rows, .norm = y->attn_norm};
-    engine kept = *e; /* the same work space, less the rows that are done with */
-    product p[3];
+    const int n = n_rows - from;
+    float *hidden = e->hidden + (size_t)from * (size_t)m->n_embd;                       /* of the n rows that go on */
+    const float *q = e->q + (size_t)from * (size_t)m->n_head * (size_t)m->head_dim;
 
-    w.forms = forms_of(qkv, 3);
-    e->act_in.n = m->n_embd;
-    e->act_in.x = e->normed;
-    rows_run(e, n_rows, norm_task, &w);
-    p[0] = product_of(&y->q, &e->act_in, n_rows, e->q);
-    p[1] = product_of(&y->k, &e->act_in, n_rows, e->k);
-    p[2] = product_of(&y->v, &e->act_in, n_rows, e->v);
-    products_run(e, p, 3);
-    rows_run(e, n_rows, qkv_task, &w);
+    /* normed = RMS norm of hidden */
+    call_norm(e, e->hidden, n_rows, y->attn_norm, form_of(&y->q) | form_of(&y->k) | form_of(&y->v));
+    /* q = rope(W_q normed), k = rope(W_k normed), v = W_v normed; k and v are kept in the slot of this call */
+    call_qkv(e, y, rows, n_rows);
+    /* attended = softmax(q K^T / sqrt(head_dim)) V, with the keys K and values V that each row sees */
+    call_attention(e, rows + from, q, n, form_of(&y->o));
+    /* out = W_o attended */
+    product_run(e, &y->o, &e->act_attended, n, e->out);
 
-    kept.hidden += (size_t)from * (size_t)m->n_embd;
-    kept.q += (size_t)from * (size_t)(m->n_head * m->head_dim);
-    w.e = e = &kept;
-    w.rows = rows + from;
-    n_rows -= from;
-    attention_all(e, n_rows, &w);
-    w.forms = forms_of(o, 1);
-    e->act_in.n = m->n_head * m->head_dim;
-    e->act_in.x = e->attended;
-    rows_run(e, n_rows, attended_task, &w);
-    p[0] = product_of(&y->o, &e->act_in, n_rows, e->out);
-    products_run(e, p, 1);
-
-    w.norm = y->ffn_norm;
-    w.add = e->out;
-    w.forms = m->arch->experts ? forms_of(experts, 6) : forms_of(dense, 2);
-    e->act_in.n = m->n_embd;
-    e->act_in.x = e->normed;
-    rows_run(e, n_rows, norm_task, &w);
-    if (m->arch->experts) mixture(e, y, n_rows);
-    else feed_forward(e, &y->gate, &y->up, &y->down, n_rows);
-    w.norm = NULL;
-    w.add = m->arch->experts ? e->normed : e->out;
-    rows_run(e, n_rows, norm_task, &w);
+    /* hidden += out; normed = RMS norm of hidden */
+    call_add_norm(e, hidden, n, y->ffn_norm, ffn_forms(m, y));
+    /* out = W_down (silu(W_gate normed) * W_up normed), or a mixture of such */
+    if (m->arch->experts) mixture(e, y, n);
+    else feed_forward(e, &y->gate, &y->up, &y->down, n, e->out);
+    /* hidden += out */
+    call_add_norm(e, hidden, n, NULL, 0);
 }
 
 /* The embedding of a token into row r of hidden. */
@@ -9113,19 +9168,11 @@ static void engine_embed(const engine *e, const int32_t *tokens, int n) {
     for (int r = 0; r < n; r++) engine_embed_row(e, tokens[r], r);
 }
 
-/* Final norm and output matrix for n rows of hidden from row `from` on; logits is (n, n_vocab). */
+/* logits (n, n_vocab) = W_output RMS norm of n rows of hidden from row `from` on. */
 static void engine_logits(engine *e, int from, int n, float *logits) {
     const polar_model *m = e->model;
-    const matrix *const out[] = {&m->output};
-    engine kept = *e;
-    row_work w = {.e = &kept, .norm = m->output_norm, .forms = forms_of(out, 1)};
-    product p;
-    kept.hidden += (size_t)from * (size_t)m->n_embd;
-    kept.act_in.n = m->n_embd;
-    kept.act_in.x = e->normed;
-    rows_run(&kept, n, norm_task, &w);
-    p = product_of(&m->output, &kept.act_in, n, logits);
-    products_run(&kept, &p, 1);
+    call_norm(e, e->hidden + (size_t)from * (size_t)m->n_embd, n, m->output_norm, form_of(&m->output));
+    product_run(e, &m->output, &e->act_normed, n, logits);
 }
 
 /* ======================================================================================
@@ -9382,7 +9429,7 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
             s->rows[r] = row;
             spans += count;
         }
-        engine_call(g, s->path[c], s->rows, n, from);
+        call_layer(g, s->path[c], s->rows, n, from);
         if ((status = session_tap(s, c, at, n, e))) return status;
     }
     return POLAR_OK;
@@ -10753,7 +10800,7 @@ static void pass_run(polar_many *y, int layer) {
             y->rows[n++] = x->row;
         }
     assert(n > 0);
-    engine_call(g, layer, y->rows, n, from);
+    call_layer(g, layer, y->rows, n, from);
     n = from;
     for (int i = 0; i < y->n_items; i++)
         if (y->items[i].to) memcpy(y->items[i].to, g->hidden + (size_t)n++ * d, d * sizeof(float));
