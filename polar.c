@@ -1804,10 +1804,11 @@ static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_a
 #elif defined(POLAR_MMAP_WINDOWS)
 static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
     size_t bytes;
-    wchar_t *wide = gguf_wide(path, &bytes, a, e);
+    polar_error local = {POLAR_OK, ""};
+    wchar_t *wide = gguf_wide(path, &bytes, a, &local);
     HANDLE file, mapping;
     LARGE_INTEGER size;
-    if (!wide) return e ? e->status : POLAR_ARGUMENT;
+    if (!wide) return fail(e, local.status, "%s", local.message);
     file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
     mem_free(a, wide, bytes);
     if (file == INVALID_HANDLE_VALUE)
@@ -9183,6 +9184,18 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
  * Uses: [err] [mem] [thread] [model] [prog] [call].
  * ====================================================================================== */
 
+#define GEN_MAX_STOP 512 /* bytes of a stop string */
+
+/* What a generation leaves for the next one that goes on from it: a token that was drawn but not evaluated yet, and the
+ * end of the text that may begin a stop string or a character, of which n_given bytes were handed over. */
+typedef struct gen_rest {
+    int32_t token; /* -1: none */
+    int goes_on;   /* nothing else was done with the session since */
+    uint64_t seed, random;
+    size_t n_held, n_given;
+    char held[GEN_MAX_STOP + 4];
+} gen_rest;
+
 struct polar_session {
     polar_allocator allocator;
     const polar_model *model;
@@ -9202,6 +9215,7 @@ struct polar_session {
     int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
     int n_ahead, ahead_layers;
     void *draw;            /* space of polar_sample */
+    gen_rest rest;         /* of a generation that may go on */
     void *block;
     size_t block_bytes;
 };
@@ -9264,7 +9278,7 @@ static void session_place(polar_session *s, layout *l) {
     s->logits = layout_place(l, size_of((size_t)o->n_logits, (size_t)m->n_vocab), sizeof *s->logits);
     s->ahead = layout_place(l, size_of((size_t)o->max_peek, (size_t)m->n_embd), sizeof *s->ahead);
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
-    s->draw = layout_place(l, (size_t)m->n_vocab, 8);
+    s->draw = layout_place(l, (size_t)m->n_vocab, POLAR_SAMPLE_BYTES);
     if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) ||
         !mul_size(&slot, slot, 2))
         l->overflow = 1;
@@ -9289,18 +9303,21 @@ static int session_measure(polar_session *s, const polar_model *model, int n_pat
     return s->block_bytes != 0;
 }
 
-static int session_path_of(const polar_model *m, const polar_program *program, int *path, polar_error *e) {
+static polar_status session_path_of(const polar_model *m, const polar_program *program, int *path, int *n,
+                                    polar_error *e) {
     const polar_program identity = polar_program_identity(m->n_layer);
+    polar_status status;
     if (!program) program = &identity;
-    if (polar_program_validate(program, m->n_layer, e)) return 0;
-    return polar_program_path(program, path, POLAR_MAX_CALLS);
+    if ((status = polar_program_validate(program, m->n_layer, e))) return status;
+    *n = polar_program_path(program, path, POLAR_MAX_CALLS);
+    return POLAR_OK;
 }
 
 size_t polar_session_bytes(const polar_model *model, const polar_program *program,
                            const polar_session_options *options) {
     polar_session s;
-    int path[POLAR_MAX_CALLS], n = model && !model->vocab_only ? session_path_of(model, program, path, NULL) : 0;
-    if (!n || !session_measure(&s, model, n, options, NULL)) return 0;
+    int path[POLAR_MAX_CALLS], n = 0;
+    if (!model || model->vocab_only || session_path_of(model, program, path, &n, NULL) || !session_measure(&s, model, n, options, NULL)) return 0;
     return sizeof s + s.block_bytes + (s.options.runner ? 0 : pool_bytes(MIN(s.options.n_threads, 256)));
 }
 
@@ -9319,13 +9336,13 @@ polar_status polar_session_create(polar_session **out, const polar_model *model,
     polar_allocator a;
     polar_error local;
     layout l;
-    int path[POLAR_MAX_CALLS], n;
+    int path[POLAR_MAX_CALLS], n = 1;
     err_clear(error);
     err_clear(&local);
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_session_create: out or model is NULL");
     *out = NULL;
-    n = model->vocab_only ? 1 : session_path_of(model, program, path, &local);
-    if (!n || !session_measure(&measured, model, n, options, &local)) goto failed;
+    if ((!model->vocab_only && session_path_of(model, program, path, &n, &local)) ||
+        !session_measure(&measured, model, n, options, &local)) goto failed;
     a = options && options->allocator ? mem_allocator(options->allocator) : model->allocator;
     if (!(s = mem_alloc(&a, sizeof *s, &local))) goto failed;
     *s = measured;
@@ -9346,6 +9363,11 @@ failed:
     return local.status;
 }
 
+static void session_empty(polar_session *s) {
+    s->n_past = s->n_prompt = s->n_kept = s->rest.goes_on = 0;
+    s->rest.token = -1;
+}
+
 polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
     err_clear(error);
     if (!path || n_path < 1 || n_path > s->options.max_calls)
@@ -9360,15 +9382,15 @@ polar_status polar_session_set_path(polar_session *s, const int *path, int n_pat
         for (s->first_call[i] = 0; path[s->first_call[i]] != path[i];) s->first_call[i]++;
     }
     s->n_path = n_path;
-    s->n_past = s->n_prompt = s->n_kept = 0;
+    session_empty(s);
     return POLAR_OK;
 }
 
 polar_status polar_session_set_program(polar_session *s, const polar_program *program, polar_error *error) {
     int path[POLAR_MAX_CALLS], n;
+    polar_status status;
     err_clear(error);
-    n = session_path_of(s->model, program, path, error);
-    if (!n) return error ? error->status : POLAR_MISMATCH;
+    if ((status = session_path_of(s->model, program, path, &n, error))) return status;
     return polar_session_set_path(s, path, n, error);
 }
 
@@ -9452,9 +9474,9 @@ static int session_step(const polar_session *s, int at, int left) {
 static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, const char *what,
                                          polar_error *e) {
     if (n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "%s: %d tokens", what, n);
-    if (n > s->options.n_ctx - s->n_past)
-        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, s->n_past,
-                    s->options.n_ctx);
+    if (n > s->options.n_ctx - s->n_past - (s->rest.token >= 0))
+        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n,
+                    polar_session_position(s), s->options.n_ctx);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab)
             return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d",
@@ -9472,12 +9494,11 @@ static void session_forget_ahead(polar_session *s, const int32_t *tokens, int at
         if (tokens[i] != s->ahead_tokens[at + i]) s->n_ahead = at + i;
 }
 
-polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
+/* Logits are lost by a failure only where new ones have taken their place. */
+static polar_status session_append(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
     const int vocab = s->model->n_vocab, want = MIN(n, s->options.n_logits), old_prompt = s->n_prompt;
     polar_status status;
     int kept = 0;
-    err_clear(error);
-    if ((status = session_check_tokens(s, tokens, n, "polar_session_eval", error))) return status;
     session_forget_ahead(s, tokens, s->n_past, n);
     memcpy(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
     if (!s->n_past) s->n_prompt = n;
@@ -9494,16 +9515,33 @@ polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, 
                     status = fail(error, POLAR_NUMERIC, "the logits at position %d are not finite: broken weights?",
                                   s->n_past + done + step - keep + i);
             kept += keep;
+            s->n_kept = 0;
         }
         if (status) {
             s->n_prompt = old_prompt;
-            s->n_kept = 0;
             return status;
         }
     }
     s->n_past += n;
     s->n_kept = kept;
     return POLAR_OK;
+}
+
+/* Evaluates the token that a generation left behind, if there is one. */
+static polar_status session_catch_up(polar_session *s, polar_error *e) {
+    const int32_t token = s->rest.token;
+    polar_status status = token < 0 ? POLAR_OK : session_append(s, &token, 1, e);
+    if (!status) s->rest.token = -1;
+    return status;
+}
+
+polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
+    polar_status status;
+    err_clear(error);
+    if ((status = session_check_tokens(s, tokens, n, "polar_session_eval", error))) return status;
+    s->rest.goes_on = 0;
+    if ((status = session_catch_up(s, error))) return status;
+    return session_append(s, tokens, n, error);
 }
 
 /* The rows of a peek, after the session was given the path of its layers. */
@@ -9524,7 +9562,8 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
     const int n_path = s->n_path;
     polar_status status;
     err_clear(error);
-    s->n_past = s->n_prompt = s->n_kept = s->n_ahead = 0;
+    session_empty(s);
+    s->n_ahead = 0;
     if ((status = session_check_tokens(s, tokens, n, "polar_session_peek", error))) return status;
     if (n > s->options.max_peek || n_layers < 1 || n_layers > MIN(s->model->n_layer, s->options.max_calls))
         return fail(error, POLAR_ARGUMENT,
@@ -9552,7 +9591,7 @@ float *polar_session_logits(polar_session *s, int back) {
 }
 
 int polar_session_position(const polar_session *s) {
-    return s->n_past;
+    return s->n_past + (s->rest.token >= 0 && s->n_past < s->options.n_ctx);
 }
 
 const int32_t *polar_session_tokens(const polar_session *s) {
@@ -9561,9 +9600,10 @@ const int32_t *polar_session_tokens(const polar_session *s) {
 
 polar_status polar_session_truncate(polar_session *s, int n, polar_error *error) {
     err_clear(error);
-    if (n < 0 || n > s->n_past) return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, s->n_past);
-    s->n_past = n;
-    s->n_kept = 0;
+    if (n < 0 || n > polar_session_position(s))
+        return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, polar_session_position(s));
+    if (n <= s->n_past) s->n_past = n, s->rest.token = -1;
+    s->n_kept = s->rest.goes_on = 0;
     return POLAR_OK;
 }
 
@@ -9578,23 +9618,6 @@ const polar_model *polar_session_model(const polar_session *s) {
  * string. Uses: [err] [num] [kern] [tok] [model] [session].
  * ====================================================================================== */
 
-/* Candidates as a heap, the likeliest on top, the lower id on ties. */
-static int draw_before(const float *x, int32_t a, int32_t b) {
-    /* cppcheck-suppress arrayIndexThenCheck ; both are indices */
-    return x[a] > x[b] || (x[a] == x[b] && a < b);
-}
-
-static void draw_sift(const float *x, int32_t *heap, int n, int i) {
-    for (int child; (child = 2 * i + 1) < n; i = child) {
-        int32_t t;
-        if (child + 1 < n && draw_before(x, heap[child + 1], heap[child])) child++;
-        if (!draw_before(x, heap[child], heap[i])) return;
-        t = heap[i];
-        heap[i] = heap[child];
-        heap[child] = t;
-    }
-}
-
 static int draw_greedy(const float *logits, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)
@@ -9602,49 +9625,95 @@ static int draw_greedy(const float *logits, int n) {
     return best;
 }
 
-/* Moves the likeliest candidates that the filters keep to the end of `heap`, likeliest last; returns their number.
- * The filters look at probabilities before temperature; p holds e^(logit - max) and sums to `sum`. */
-static int draw_filter(const polar_sampling *o, const float *p, float sum, int32_t *heap, int n) {
+/* A candidate: the bits of its probability, which order as the numbers do since none is negative. */
+typedef struct draw_item {
+    uint32_t bits;
+    int32_t id;
+} draw_item;
+
+/* Sorts the likelier first, by 10 bits after the other from the lowest; equals keep their order. x has room for 2 n,
+ * the sorted ones are returned. Probabilities are at most 1: their two highest bits are 0. */
+static draw_item *draw_sort(draw_item *x, int n) {
+    draw_item *from = x, *to = x + n;
+    for (int shift = 0; shift < 30; shift += 10) {
+        int next[1024] = {0}, sum = n;
+        for (int i = 0; i < n; i++) next[from[i].bits >> shift & 1023]++;
+        if (n && next[from->bits >> shift & 1023] == n) continue;
+        for (int digit = 0; digit < 1024; digit++) next[digit] = sum -= next[digit];
+        for (int i = 0; i < n; i++) to[next[from[i].bits >> shift & 1023]++] = from[i];
+        to = from;
+        from = from == x ? x + n : x;
+    }
+    return from;
+}
+
+/* The number of candidates that the filters keep, of n in order. They look at probabilities before temperature: of
+ * the numbers in x, which sum to `sum`. */
+static int draw_filter(const polar_sampling *o, const draw_item *x, int n, float sum) {
     float mass = 0;
-    int kept = 0, left = n;
-    for (int i = 0; i < n; i++) heap[i] = i;
-    for (int i = n / 2; i-- > 0;) draw_sift(p, heap, n, i);
-    while (left > 0) {
-        const int32_t top = heap[0];
-        if (kept &&
-            ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) || p[top] < o->min_p))
-            break;
-        mass += p[top];
-        heap[0] = heap[--left];
-        draw_sift(p, heap, left, 0);
-        heap[left] = top;
-        kept++;
+    int kept = 0;
+    if (o->top_k > 0) n = MIN(n, o->top_k);
+    for (; kept < n; kept++) {
+        const float p = bits_f32(x[kept].bits);
+        if (kept && ((o->top_p < 1 && mass >= o->top_p * sum) || p < o->min_p)) break;
+        mass += p;
     }
     return kept;
 }
 
-int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch) {
-    float *p = scratch, sum, max, total = 0, u;
-    int32_t *heap;
-    int kept;
-    if (n < 1) return -1;
-    if (!scratch || !(sampling->temperature > 0)) return draw_greedy(logits, n);
-    heap = (int32_t *)(void *)(p + n);
-    max = logits[draw_greedy(logits, n)];
-    memcpy(p, logits, (size_t)n * sizeof *p);
-    sum = kern_find(POLAR_CPU_AUTO)->softmax(p, n);
-    kept = draw_filter(sampling, p, sum, heap, n);
-    for (int i = n - kept; i < n; i++) {
-        p[heap[i]] = exp32((logits[heap[i]] - max) / sampling->temperature);
-        total += p[heap[i]];
+/* Replaces the numbers in x by e^((logit - max) / temperature). Among them and a 0, which is the largest, softmax
+ * leaves just that. */
+static void draw_heat(const kern *k, const float *logits, float max, float temperature, draw_item *x, int n) {
+    float some[256];
+    for (int at = 0, m; at < n; at += m) {
+        m = MIN(n - at, COUNT(some) - 1);
+        for (int i = 0; i < m; i++) some[i] = (logits[x[at + i].id] - max) / temperature;
+        some[m] = 0;
+        k->softmax(some, m + 1);
+        for (int i = 0; i < m; i++) x[at + i].bits = f32_bits(some[i]);
     }
+}
+
+/* A draw with a temperature. The probabilities are behind the candidates, which are made of them: all but what min_p
+ * drops, so that there is always the likeliest, whose probability is e^0 = 1. */
+static int draw_hot(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
+                    draw_item *x) {
+    float *p = (float *)(void *)(x + n), sum, max, total = 0, u;
+    int left = 0;
+    memcpy(p, logits, (size_t)n * sizeof *p);
+    sum = k->softmax(p, n);
+    for (int i = 0; i < n; i++) {
+        x[left].bits = f32_bits(p[i]);
+        x[left].id = i;
+        left += !(p[i] < MIN(o->min_p, 1));
+    }
+    x = draw_sort(x, left);
+    max = logits[x->id];
+    for (int i = 1; i < left && x[i].bits == x->bits; i++) max = MAX(max, logits[x[i].id]);
+    left = draw_filter(o, x, left, sum);
+    if (o->temperature < 1 || o->temperature > 1) draw_heat(k, logits, max, o->temperature, x, left);
+    for (int i = left; i-- > 0;) total += bits_f32(x[i].bits);
     u = rng_float(state);
     u = u * total;
-    for (int i = n - 1; i > n - kept; i--) {
-        u -= p[heap[i]];
-        if (u < 0) return heap[i];
+    for (int i = 0; i + 1 < left; i++) {
+        u -= bits_f32(x[i].bits);
+        if (u < 0) return x[i].id;
     }
-    return heap[n - kept];
+    return x[MAX(left - 1, 0)].id;
+}
+
+static int draw(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
+                draw_item *scratch) {
+    return o->temperature > 0 ? draw_hot(k, o, logits, n, state, scratch) : draw_greedy(logits, n);
+}
+
+int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
+                 size_t size) {
+    const int hot = sampling && sampling->temperature > 0;
+    if (!logits || n < 1) return -1;
+    if (!hot) return draw_greedy(logits, n);
+    if (!state || !scratch || size / POLAR_SAMPLE_BYTES < (size_t)n) return -1;
+    return draw_hot(kern_find(POLAR_CPU_AUTO), sampling, logits, n, state, scratch);
 }
 
 polar_generate_options polar_generate_defaults(void) {
@@ -9654,25 +9723,54 @@ polar_generate_options polar_generate_defaults(void) {
     return o;
 }
 
-/* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. */
-#define GEN_HELD 2048
+/* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The first
+ * n_given of them were handed over by an earlier generation. */
+#define GEN_HELD (4 * GEN_MAX_STOP)
 typedef struct gen_text {
     const polar_generate_options *o;
     char *out;
-    size_t capacity, length; /* of the whole text so far, what is held not included */
+    size_t capacity, length;
+    size_t n_held, n_given;
+    int stopped, cancelled;
     char held[GEN_HELD];
-    size_t n_held;
-    int stopped; /* a stop string is complete */
 } gen_text;
 
-static int gen_emit(gen_text *t, size_t n) {
+static void gen_put(gen_text *t, const char *bytes, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (t->out && t->length + i < t->capacity) t->out[t->length + i] = t->held[i];
+        if (t->out && t->length + i < t->capacity) t->out[t->length + i] = bytes[i];
     t->length += n;
-    if (n && t->o->on_text && t->o->on_text(t->o->user, t->held, n)) return 0;
+    if (n && !t->cancelled && t->o->on_text && t->o->on_text(t->o->user, bytes, n)) t->cancelled = 1;
+}
+
+/* Hands over the first n held bytes: characters as they are, what is none as U+FFFD. */
+static void gen_emit(gen_text *t, size_t n) {
+    size_t from = t->n_given;
+    for (size_t at = from; at < n && !t->o->raw_bytes;) {
+        const size_t length = uni_length((uint8_t)t->held[at]);
+        size_t part = 1;
+        while (part < length && at + part < n && uni_well_formed((const uint8_t *)t->held + at, part + 1)) part++;
+        if (part != length) {
+            gen_put(t, t->held + from, at - from);
+            gen_put(t, "\xef\xbf\xbd", 3);
+            from = at + part;
+        }
+        at += part;
+    }
+    if (n > from) gen_put(t, t->held + from, n - from);
+    t->n_given = MAX(t->n_given, n);
+}
+
+static void gen_drop(gen_text *t, size_t n) {
     t->n_held -= n;
+    t->n_given -= n;
     memmove(t->held, t->held + n, t->n_held);
-    return 1;
+}
+
+/* The end of a text, but that it may go on after a limit: the bytes that are held are no stop string, but perhaps part
+ * of a character. */
+static void gen_finish(gen_text *t, polar_stop stop) {
+    const size_t whole = t->o->raw_bytes ? t->n_held : uni_complete_prefix((const uint8_t *)t->held, t->n_held);
+    if (!t->stopped) gen_emit(t, stop == POLAR_STOP_LIMIT ? whole : t->n_held);
 }
 
 /* Length of the longest end of the held text that begins a stop string; sets stopped if it is a whole one. */
@@ -9690,23 +9788,24 @@ static size_t gen_stop_overlap(gen_text *t) {
     return longest;
 }
 
-/* Adds the bytes of a token. 0 if the callback cancelled. */
-static int gen_add(gen_text *t, const char *bytes, size_t n) {
+/* Adds the bytes of a token. */
+static void gen_add(gen_text *t, const char *bytes, size_t n) {
     for (size_t i = 0; i < n; i++) {
         size_t overlap;
         t->held[t->n_held++] = bytes[i];
         overlap = gen_stop_overlap(t);
         if (t->stopped) {
             t->n_held -= overlap;
-            return gen_emit(t, t->n_held);
+            gen_emit(t, t->n_held);
+            return;
         }
         if (i + 1 == n || t->n_held == GEN_HELD) {
-            size_t ready = uni_complete_prefix((const uint8_t *)t->held, t->n_held - overlap);
-            if (t->n_held == GEN_HELD && !ready) ready = t->n_held - overlap;
-            if (!gen_emit(t, ready)) return 0;
+            size_t ready = t->n_held - overlap;
+            if (!t->o->raw_bytes) ready = uni_complete_prefix((const uint8_t *)t->held, ready);
+            gen_emit(t, ready);
+            gen_drop(t, ready);
         }
     }
-    return 1;
 }
 
 /* Natural logarithm of the probability of a token. */
@@ -9726,73 +9825,96 @@ static int gen_is_stop_token(const polar_model *m, const polar_generate_options 
 
 static polar_status gen_check_stop(const char *const *stop, polar_error *e) {
     for (; stop && *stop; stop++)
-        if (!**stop || strlen(*stop) > GEN_HELD / 4)
-            return fail(e, POLAR_ARGUMENT, "a stop string has %zu bytes, expected 1..%d", strlen(*stop), GEN_HELD / 4);
+        if (!**stop || strlen(*stop) > GEN_MAX_STOP)
+            return fail(e, POLAR_ARGUMENT, "a stop string has %zu bytes, expected 1..%d", strlen(*stop), GEN_MAX_STOP);
     return POLAR_OK;
 }
 
 static polar_status gen_check(const polar_session *s, const polar_generate_options *o, int n, polar_error *e) {
     polar_status status = gen_check_stop(o->stop, e);
     if (status) return status;
-    if (n == 0 && !s->n_kept) return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
+    if (n == 0 && !s->n_kept && s->rest.token < 0)
+        return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
     if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) ||
         !(o->sampling.min_p <= 1))
         return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p > 0, 0 <= min_p <= 1");
     return POLAR_OK;
 }
 
+/* Draws tokens and evaluates all but the last until there is a reason to stop. */
+static polar_status gen_run(polar_session *s, const polar_generate_options *o, uint64_t *random, gen_text *t,
+                            polar_result *r, polar_error *e) {
+    const polar_model *m = s->model;
+    const int limit = o->max_tokens > 0 ? o->max_tokens : 256;
+    for (;;) {
+        const uint64_t before = *random;
+        const float *logits;
+        size_t length;
+        const char *bytes;
+        polar_status status;
+        r->stop = POLAR_STOP_LIMIT;
+        if (r->n_generated == limit) return POLAR_OK;
+        r->stop = POLAR_STOP_CONTEXT;
+        if (s->rest.token >= 0 && s->n_past == s->options.n_ctx) return POLAR_OK;
+        if ((status = session_catch_up(s, e))) return status;
+        logits = polar_session_logits(s, 0);
+        s->rest.token = draw(m->kern, &o->sampling, logits, m->n_vocab, random, s->draw);
+        if (gen_is_stop_token(m, o, s->rest.token)) { /* it is no part of the text: whoever goes on draws it again */
+            r->stop = POLAR_STOP_END;
+            *random = before;
+            s->rest.token = -1;
+            return POLAR_OK;
+        }
+        if (s->n_past < s->options.n_ctx) s->tokens[s->n_past] = s->rest.token;
+        r->logprob += gen_logprob(m, logits, s->rest.token, s->draw);
+        r->n_generated++;
+        bytes = tok_text(&m->vocab, s->rest.token, &length);
+        gen_add(t, bytes, length);
+        r->stop = POLAR_STOP_STRING;
+        if (t->stopped) return POLAR_OK;
+        if (t->cancelled) return fail(e, POLAR_CANCELLED, "cancelled after %d tokens", r->n_generated);
+    }
+}
+
 polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error) {
     const polar_generate_options standard = polar_generate_defaults(), *o = options ? options : &standard;
-    const int limit = o->max_tokens > 0 ? o->max_tokens : 256;
+    gen_rest *rest = &s->rest;
     gen_text t;
     polar_result r;
-    uint64_t state = o->sampling.seed;
+    uint64_t random = o->sampling.seed;
     polar_status status;
     err_clear(error);
     memset(&r, 0, sizeof r);
+    memset(&t, 0, sizeof t);
     t.o = o;
     t.out = text;
     t.capacity = capacity;
-    t.length = t.n_held = 0;
-    t.stopped = 0;
     if ((status = gen_check(s, o, n, error))) return status;
     if (n && (status = polar_session_eval(s, prompt, n, error))) return status;
+    if (rest->goes_on && rest->seed == o->sampling.seed) {
+        random = rest->random;
+        t.n_held = rest->n_held;
+        t.n_given = rest->n_given;
+        memcpy(t.held, rest->held, t.n_held);
+    }
     r.n_prompt = n;
     r.n_calls = s->n_path;
-    for (r.stop = POLAR_STOP_LIMIT; r.n_generated < limit;) {
-        const float *logits = polar_session_logits(s, 0);
-        const int32_t token = polar_sample(&o->sampling, logits, s->model->n_vocab, &state, s->draw);
-        size_t length;
-        const char *bytes;
-        if (gen_is_stop_token(s->model, o, token)) {
-            r.stop = POLAR_STOP_END;
-            break;
-        }
-        r.logprob += gen_logprob(s->model, logits, token, s->draw);
-        r.n_generated++;
-        bytes = tok_text(&s->model->vocab, token, &length);
-        if (!gen_add(&t, bytes, length))
-            return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
-        if (t.stopped) {
-            r.stop = POLAR_STOP_STRING;
-            break;
-        }
-        if (r.n_generated == limit) break;
-        if (s->n_past == s->options.n_ctx) {
-            r.stop = POLAR_STOP_CONTEXT;
-            break;
-        }
-        if ((status = polar_session_eval(s, &token, 1, error))) return status;
-    }
-    /* what is held is no stop string any more; a character that was never finished is left out */
-    if (!t.stopped && !gen_emit(&t, uni_complete_prefix((const uint8_t *)t.held, t.n_held)))
-        return fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
+    status = gen_run(s, o, &random, &t, &r, error);
+    if (!status) gen_finish(&t, r.stop);
+    if (!status && t.cancelled) status = fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
+    if (t.stopped || (!status && r.stop != POLAR_STOP_LIMIT)) t.n_held = t.n_given = 0;
+    rest->goes_on = 1;
+    rest->seed = o->sampling.seed;
+    rest->random = random;
+    rest->n_held = t.n_held;
+    rest->n_given = t.n_given;
+    memcpy(rest->held, t.held, t.n_held);
     if (text && t.length < capacity) text[t.length] = 0;
     r.length = t.length;
     if (result) *result = r;
-    return POLAR_OK;
+    return status;
 }
 
 /* ======================================================================================
@@ -10889,7 +11011,8 @@ static int program_take(polar_many *y, many_program *p, int32_t token, double lo
     p->tokens[p->n_tokens++] = token;
     bytes = tok_text(&y->model->vocab, token, &length);
     p->stop = POLAR_STOP_STRING;
-    if (!gen_add(&p->text, bytes, length) || p->text.stopped) return 0;
+    gen_add(&p->text, bytes, length);
+    if (p->text.stopped || p->text.cancelled) return 0;
     p->stop = POLAR_STOP_LIMIT;
     if (p->n_tokens == y->options.max_tokens) return 0;
     p->stop = POLAR_STOP_CONTEXT;
@@ -11082,7 +11205,7 @@ static polar_status run_finish(polar_many *y, many_run *w, many_program *p, pola
         return POLAR_OK;
     }
     if (p->status) p->n_tokens = 0, p->bytes.length = 0, p->logprob = 0, p->stop = POLAR_STOP_LIMIT;
-    else if (!p->text.stopped) gen_emit(&p->text, uni_complete_prefix((const uint8_t *)p->text.held, p->text.n_held));
+    else gen_finish(&p->text, p->stop);
     if (p->bytes.failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
     if (!(a = many_keep(y, p->stop, p->tokens, p->n_tokens, &p->bytes, p->logprob, e))) return POLAR_MEMORY;
     a->result.status = p->status;

@@ -543,8 +543,8 @@ void polar_session_free(polar_session *session);
 polar_status polar_session_set_program(polar_session *session, const polar_program *program, polar_error *error);
 polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
 
-/* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the
- * session is as before. Cost: one pass over the weights of every call per n_batch tokens. */
+/* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the session is as
+ * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the weights of every call per n_batch tokens. */
 polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
 /* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
  * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
@@ -555,7 +555,7 @@ polar_status polar_session_peek(polar_session *session, const int32_t *tokens, i
 /* Logits (n_vocab) of the last evaluated position (back = 0), the one before (1), ...; NULL if not kept. They
  * belong to the session and change with the next evaluation. */
 float *polar_session_logits(polar_session *session, int back);
-/* Number of tokens held, and the tokens. */
+/* Number of tokens held, and the tokens. The last one of an answer counts before it is evaluated. */
 int polar_session_position(const polar_session *session);
 const int32_t *polar_session_tokens(const polar_session *session);
 /* Drops all but the first n tokens; the logits are gone. */
@@ -587,7 +587,8 @@ typedef struct polar_generate_options {
     const int32_t *stop_tokens;       /* further tokens that end it, besides those of the model */
     int n_stop_tokens;
     int ignore_end;                   /* 1: the model's own end does not stop it */
-    /* Called with pieces of the text, whole UTF-8 characters only; not 0 cancels. NULL: not called. */
+    int raw_bytes;                    /* 1: the text is the bytes of the tokens; 0: what is no UTF-8 is U+FFFD in it */
+    /* Called with pieces of the text, whole UTF-8 characters only unless raw_bytes; not 0 cancels. NULL: not called. */
     int (*on_text)(void *user, const char *text, size_t length);
     void *user;
 } polar_generate_options;
@@ -601,15 +602,21 @@ typedef struct polar_result {
     size_t length;             /* bytes of the whole text, also where it was cut */
 } polar_result;
 
-/* Draws a token from logits (n) and returns its id, -1 if n < 1. `state` is the random state, seeded by the caller
- * with sampling->seed and advanced by each draw. `scratch` has room for n floats and n int32_t; without it the draw
- * is greedy, and greedy ones need neither. */
-int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch);
+#define POLAR_SAMPLE_BYTES 16 /* scratch of polar_sample for each logit */
+
+/* Draws a token from logits (n) and returns its id; -1 for a bad argument. `state` is the random state, seeded by the
+ * caller with sampling->seed and advanced by each draw. `scratch` has `size` bytes, aligned for float: at least n times
+ * POLAR_SAMPLE_BYTES. Greedy draws, those of a NULL sampling too, need neither state nor scratch. */
+int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
+                 size_t size);
 
 /* Evaluates the prompt (n tokens; 0 if the session has logits already) and generates until a reason of polar_stop.
- * The session then holds prompt and answer, the answer's last token only where POLAR_STOP_END ended it. Up to
- * `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there is room. result may be
- * NULL. POLAR_CANCELLED if on_text or a tap said so. */
+ * The session then holds prompt and answer; where there was no room left, without the answer's last token. That one is
+ * evaluated only when something follows, so the logits are those that it was drawn from. Another call with n = 0 and
+ * the same seed goes on as one call would have, in tokens, text and stop strings; a character that is not finished at a
+ * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there is
+ * room. result may be NULL. POLAR_CANCELLED if on_text or a tap said so: the session, text and result are then as after
+ * a limit at the last token drawn, and a call with n = 0 goes on. */
 polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error);

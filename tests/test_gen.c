@@ -13,13 +13,13 @@ TEST(greedy) {
     const float logits[] = {1, 5, 2, 5, -1};
     polar_sampling o = polar_generate_defaults().sampling;
     uint64_t state = 1;
-    CHECK(polar_sample(&o, logits, 5, &state, NULL) == 1); /* the lowest id on ties */
+    CHECK(polar_sample(&o, logits, 5, &state, NULL, 0) == 1); /* the lowest id on ties */
 }
 
 /* Draws follow the softmax; filters leave out what they should. */
 TEST(distribution) {
     const float logits[] = {0, 2, 1, -1, -3};
-    float scratch[10];
+    float scratch[20];
     int counts[5];
     const struct {
         polar_sampling o;
@@ -36,12 +36,95 @@ TEST(distribution) {
     for (int i = 0; i < COUNT(cases); i++) {
         uint64_t state = 42;
         memset(counts, 0, sizeof counts);
-        for (int k = 0; k < 20000; k++) counts[polar_sample(&cases[i].o, logits, 5, &state, scratch)]++;
+        for (int k = 0; k < 20000; k++) counts[polar_sample(&cases[i].o, logits, 5, &state, scratch, sizeof scratch)]++;
         for (int t = 0; t < 5; t++) {
             CHECK(fabs(counts[t] / 20000.0 - cases[i].expected[t]) < 0.012);
             if (cases[i].expected[t] == 0) CHECK(counts[t] == 0);
         }
     }
+}
+
+/* What is no draw is -1, never a greedy one. */
+TEST(sample_arguments) {
+    const float logits[] = {1, 5, 2, 5, -1};
+    float scratch[20];
+    polar_sampling o = polar_generate_defaults().sampling;
+    uint64_t state = 1;
+    CHECK(polar_sample(NULL, logits, 5, NULL, NULL, 0) == 1 && polar_sample(NULL, logits, 0, NULL, NULL, 0) == -1);
+    o.temperature = 1;
+    CHECK(polar_sample(&o, logits, 5, &state, NULL, 80) == -1);
+    CHECK(polar_sample(&o, logits, 5, &state, scratch, 79) == -1);
+    CHECK(polar_sample(&o, logits, 5, NULL, scratch, 80) == -1);
+    CHECK(polar_sample(&o, NULL, 5, &state, scratch, 80) == -1 && state == 1);
+    CHECK(polar_sample(&o, logits, 5, &state, scratch, 80) >= 0);
+}
+
+/* The definition: candidates sorted by probability, then by id; a prefix of them; weights with the temperature, summed
+ * from the least likely; the draw goes down from the likeliest. */
+static const float *sorted_by;
+
+static int by_probability(const void *a, const void *b) {
+    const int i = *(const int *)a, k = *(const int *)b;
+    return sorted_by[i] != sorted_by[k] ? (sorted_by[i] < sorted_by[k] ? 1 : -1) : i - k;
+}
+
+static int sample_slowly(const polar_sampling *o, const float *logits, int n, uint64_t *state) {
+    static float p[3000], weights[3000];
+    static int ids[3000];
+    float sum, max = logits[0], mass = 0, total = 0, u;
+    int kept = 0;
+    for (int i = 0; i < n; i++) ids[i] = i, p[i] = logits[i], max = logits[i] > max ? logits[i] : max;
+    sum = kern_plain.softmax(p, n);
+    sorted_by = p;
+    qsort(ids, (size_t)n, sizeof *ids, by_probability);
+    for (; kept < n; mass += p[ids[kept++]])
+        if (kept && ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) ||
+                     p[ids[kept]] < o->min_p))
+            break;
+    for (int i = kept; i-- > 0; total += weights[i]) weights[i] = exp32((logits[ids[i]] - max) / o->temperature);
+    u = rng_float(state) * total;
+    for (int i = 0; i + 1 < kept; i++)
+        if ((u -= weights[i]) < 0) return ids[i];
+    return ids[kept - 1];
+}
+
+TEST(sample_definition) {
+    static float logits[3000], scratch[4 * 3000];
+    uint64_t seed = 8, state = 2, slow = 2;
+    for (int round = 0; round < 400; round++) {
+        const int n = 1 + (int)(rng_next(&seed) % COUNT(logits));
+        const float range = round % 4 == 0 ? 1.0f : round % 4 == 1 ? 30.0f : round % 4 == 2 ? 300.0f : 1e-6f;
+        polar_sampling o = {0.1f + 3 * rng_float(&seed), 0, 1, 0, 0};
+        for (int i = 0; i < n; i++) logits[i] = range * rng_float(&seed) - 3;
+        for (int i = 0; i < n / 3; i++) logits[i] = logits[n - 1 - i]; /* ties */
+        if (round % 5 == 1) o.top_k = 1 + (int)(rng_next(&seed) % 50);
+        if (round % 5 == 2) o.top_p = 0.05f + 0.9f * rng_float(&seed);
+        if (round % 5 == 3) o.min_p = rng_float(&seed);
+        if (round % 7 == 3) o.temperature = 1;
+        CHECK(polar_sample(&o, logits, n, &state, scratch, sizeof scratch) == sample_slowly(&o, logits, n, &slow));
+    }
+}
+
+/* Temperature alone costs some passes over the vocabulary, not a sort by comparisons. */
+TEST(sample_time) {
+    const int n = 150000;
+    float *logits = malloc((size_t)n * sizeof *logits), *scratch = malloc((size_t)n * POLAR_SAMPLE_BYTES);
+    polar_sampling o = {0.8f, 0, 1, 0, 0};
+    uint64_t state = 1;
+    double best[2] = {1e9, 1e9};
+    for (int i = 0; i < n; i++) logits[i] = 20 * rng_float(&state);
+    for (int i = 0; i < 20; i++) {
+        const clock_t start = clock();
+        double seconds;
+        for (int k = 0; k < (i % 2 ? 1 : 10); k++)
+            CHECK(i % 2 ? polar_sample(&o, logits, n, &state, scratch, (size_t)n * POLAR_SAMPLE_BYTES) >= 0
+                        : draw_greedy(logits, n) >= 0);
+        seconds = (double)(clock() - start) / CLOCKS_PER_SEC / (i % 2 ? 1 : 10);
+        if (seconds < best[i % 2]) best[i % 2] = seconds;
+    }
+    if (getenv("POLAR_TIMES")) printf("greedy %.3f ms, temperature %.3f ms\n", best[0] * 1e3, best[1] * 1e3);
+    CHECK(best[1] < 80 * best[0] + 0.0005);
+    free(logits), free(scratch);
 }
 
 /* --- generation --- */
@@ -164,6 +247,237 @@ TEST(end_context_cancel) {
     g.on_text = on_piece, g.user = &p;
     polar_session_truncate(s, 0, NULL);
     CHECK(polar_session_generate(s, prompt, 3, &g, NULL, 0, &r, &e) == POLAR_CANCELLED && e.message[0]);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- going on --- */
+
+/* A generation in pieces of at most `piece` tokens until something but a limit ends it or there are `n` tokens. */
+typedef struct talk {
+    char text[4096];
+    int32_t tokens[64];
+    size_t length;
+    int n_tokens;
+    double logprob;
+    polar_stop stop;
+} talk;
+
+static void talk_on(polar_session *s, polar_generate_options g, int n, int piece, int n_start, talk *t) {
+    const int32_t prompt[] = {10, 20, 30};
+    memset(t, 0, sizeof *t);
+    do {
+        polar_result r;
+        polar_error e;
+        polar_status status;
+        g.max_tokens = MIN(piece, n - t->n_tokens);
+        status = polar_session_generate(s, prompt, n_start, &g, t->text + t->length, sizeof t->text - t->length, &r, &e);
+        CHECK(!status || status == POLAR_CANCELLED);
+        t->length += r.length;
+        t->n_tokens += r.n_generated;
+        t->logprob += r.logprob;
+        t->stop = status ? POLAR_STOP_LIMIT : r.stop;
+        n_start = 0;
+    } while (t->stop == POLAR_STOP_LIMIT && t->n_tokens < n);
+    memcpy(t->tokens, polar_session_tokens(s) + 3, (size_t)(polar_session_position(s) - 3) * sizeof *t->tokens);
+}
+
+static void same_talk(const talk *a, const talk *b) {
+    CHECK(a->n_tokens == b->n_tokens && a->stop == b->stop && a->length == b->length);
+    CHECK(!memcmp(a->text, b->text, a->length) && !memcmp(a->tokens, b->tokens, sizeof a->tokens));
+    CHECK(fabs(a->logprob - b->logprob) < 1e-9 * fabs(a->logprob));
+}
+
+static int cancel_now; /* counts calls of the tap; the call that finds 0 cancels */
+
+static int cancel_tap(void *user, const polar_tap_info *info) {
+    (void)user, (void)info;
+    return cancel_now-- == 0;
+}
+
+static int cancel_text(void *user, const char *text, size_t length) {
+    (void)text, (void)length;
+    return (*(int *)user)++ % 3 == 0;
+}
+
+/* Limits, cancels and other calls between do not change what a generation comes to. */
+TEST(goes_on) {
+    fixture f;
+    polar_model *m = fixture_opened("llama", 9, &f);
+    polar_session_options o = polar_session_defaults();
+    polar_generate_options g = polar_generate_defaults();
+    polar_session *s = NULL;
+    static talk whole, parts;
+    o.n_threads = 1;
+    o.n_ctx = 3 + 40;
+    o.tap = cancel_tap;
+    CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
+    for (int round = 0; round < 6; round++) {
+        char stop[4] = {0};
+        const char *stops[] = {stop, NULL};
+        int calls = 0;
+        g = polar_generate_defaults();
+        g.ignore_end = 1;
+        g.sampling.seed = (uint64_t)round;
+        g.sampling.temperature = round % 2 ? 2.0f : 0;
+        cancel_now = INT_MAX;
+        polar_session_truncate(s, 0, NULL);
+        talk_on(s, g, round < 4 ? 30 : 60, 60, 3, &whole); /* 60 do not fit */
+        CHECK(whole.stop == (round < 4 ? POLAR_STOP_LIMIT : POLAR_STOP_CONTEXT));
+        for (int piece = 1; piece < 8; piece += 2) {
+            polar_session_truncate(s, 0, NULL);
+            talk_on(s, g, round < 4 ? 30 : 60, piece, 3, &parts);
+            same_talk(&whole, &parts);
+        }
+        for (int call = 6; call < 120; call += 17) { /* the prompt takes the first 5 calls of the tap */
+            polar_session_truncate(s, 0, NULL);
+            cancel_now = call;
+            talk_on(s, g, round < 4 ? 30 : 60, 60, 3, &parts);
+            CHECK(cancel_now < 0);
+            same_talk(&whole, &parts);
+        }
+        cancel_now = INT_MAX;
+        polar_session_truncate(s, 0, NULL);
+        g.on_text = cancel_text, g.user = &calls;
+        talk_on(s, g, round < 4 ? 30 : 60, 60, 3, &parts);
+        CHECK(calls > 1);
+        same_talk(&whole, &parts);
+        g.on_text = NULL;
+        memcpy(stop, whole.text + whole.length / 2, 3);
+        if (strlen(stop) < 3) continue;
+        g.stop = stops;
+        polar_session_truncate(s, 0, NULL);
+        talk_on(s, g, 30, 60, 3, &whole);
+        CHECK(whole.stop == POLAR_STOP_STRING);
+        polar_session_truncate(s, 0, NULL);
+        talk_on(s, g, 30, 1, 3, &parts); /* the beginning of the stop string may be out already */
+        CHECK(parts.stop == POLAR_STOP_STRING && parts.n_tokens == whole.n_tokens);
+        CHECK(parts.length >= whole.length && parts.length < whole.length + 3);
+        CHECK(!memcmp(parts.text, whole.text, whole.length));
+    }
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* After a limit the answer's last token is part of the conversation, whatever follows. */
+TEST(last_token_is_held) {
+    const int32_t prompt[] = {10, 20, 30}, more[] = {5, 6};
+    fixture f;
+    polar_model *m = fixture_opened("qwen2", 4, &f);
+    polar_session_options o = polar_session_defaults();
+    polar_generate_options g = polar_generate_defaults();
+    polar_session *s = NULL, *fresh = NULL;
+    int32_t tokens[16];
+    g.max_tokens = 4;
+    g.ignore_end = 1;
+    o.n_ctx = 9;
+    CHECK(!polar_session_create(&s, m, NULL, &o, NULL) && !polar_session_create(&fresh, m, NULL, &o, NULL));
+    CHECK(!polar_session_generate(s, prompt, 3, &g, NULL, 0, NULL, NULL));
+    CHECK(polar_session_position(s) == 7);
+    CHECK(polar_session_eval(s, prompt, 3, NULL) == POLAR_CONTEXT && polar_session_position(s) == 7);
+    CHECK(!polar_session_eval(s, more, 2, NULL) && polar_session_position(s) == 9);
+    memcpy(tokens, polar_session_tokens(s), 9 * sizeof *tokens);
+    CHECK(!polar_session_eval(fresh, tokens, 9, NULL));
+    CHECK_BITS(polar_session_logits(s, 0), polar_session_logits(fresh, 0), FX_VOCAB);
+    CHECK(!polar_session_truncate(s, 3, NULL) && polar_session_position(s) == 3);
+    polar_session_free(s);
+    polar_session_free(fresh);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* A cancelled evaluation leaves the logits too. */
+TEST(cancel_keeps_logits) {
+    const int32_t prompt[] = {10, 20, 30};
+    static float before[FX_VOCAB];
+    fixture f;
+    polar_model *m = fixture_opened("qwen2", 4, &f);
+    polar_session_options o = polar_session_defaults();
+    polar_session *s = NULL;
+    o.tap = cancel_tap;
+    cancel_now = INT_MAX;
+    CHECK(!polar_session_create(&s, m, NULL, &o, NULL) && !polar_session_eval(s, prompt, 3, NULL));
+    memcpy(before, polar_session_logits(s, 0), sizeof before);
+    cancel_now = 2;
+    CHECK(polar_session_eval(s, prompt, 3, NULL) == POLAR_CANCELLED && polar_session_position(s) == 3);
+    CHECK(polar_session_logits(s, 0) && !memcmp(before, polar_session_logits(s, 0), sizeof before));
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- whole UTF-8 --- */
+
+/* What is no character becomes U+FFFD as other decoders have it: once for the longest beginning of a character. Cut
+ * into tokens anywhere, and handed over in pieces that are UTF-8. */
+static int on_utf8(void *user, const char *text, size_t n) {
+    pieces *p = user;
+    for (size_t i = 0; i < n;) {
+        const int length = utf8_length(text + i, n - i);
+        p->whole &= length > 0;
+        i += (size_t)MAX(length, 1);
+    }
+    return on_piece(user, text, n);
+}
+
+TEST(text_is_utf8) {
+    static const char raw[] = "a\xe6\xbc" "A\xed\xa0\x80\xf0\x9f\x98\x80\xf0\x9f\x98!\xc0\xaf\xf5\xe6\xbc\xa2\xc3\xa9\xff"
+                              "\xe2\x82";
+    static const char expected[] = "a\xef\xbf\xbd" "A\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd!"
+                                   "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xe6\xbc\xa2\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd";
+    const size_t n = sizeof raw - 1;
+    static pieces p;
+    static gen_text t;
+    polar_generate_options g = polar_generate_defaults();
+    g.on_text = on_utf8, g.user = &p;
+    for (size_t cut = 0; cut <= n; cut++)
+        for (size_t second = cut; second <= n; second++) {
+            char out[64] = {0};
+            memset(&p, 0, sizeof p);
+            memset(&t, 0, sizeof t);
+            p.whole = 1, p.cancel_after = -1;
+            t.o = &g, t.out = out, t.capacity = sizeof out;
+            gen_add(&t, raw, cut);
+            gen_add(&t, raw + cut, second - cut);
+            gen_add(&t, raw + second, n - second);
+            gen_finish(&t, POLAR_STOP_END);
+            CHECK_STR(out, expected);
+            CHECK(p.whole && p.n == t.length && !memcmp(p.text, out, p.n));
+        }
+}
+
+/* The tokens' bytes stay reachable, and are what the text stands for. */
+TEST(raw_bytes) {
+    fixture f;
+    polar_model *m = fixture_opened("llama", 9, &f);
+    polar_generate_options g = polar_generate_defaults();
+    polar_session_options o = polar_session_defaults();
+    static char text[4096], raw[4096], decoded[4096];
+    polar_result r, rr;
+    polar_session *s = NULL;
+    const int32_t prompt[] = {10, 20, 30};
+    size_t n;
+    int different = 0;
+    g.max_tokens = 40;
+    g.ignore_end = 1;
+    g.sampling.temperature = 3;
+    o.n_threads = 1;
+    CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
+    for (int seed = 0; seed < 5; seed++) {
+        g.sampling.seed = (uint64_t)seed;
+        g.raw_bytes = 0;
+        generate(m, &g, text, sizeof text, &r);
+        g.raw_bytes = 1;
+        polar_session_truncate(s, 0, NULL);
+        CHECK(!polar_session_generate(s, prompt, 3, &g, raw, sizeof raw, &rr, NULL));
+        CHECK(!polar_detokenize(m, polar_session_tokens(s) + 3, 40, 0, decoded, sizeof decoded, &n, NULL));
+        CHECK(rr.length == n && !memcmp(raw, decoded, n));
+        different += r.length != rr.length || memcmp(text, raw, n);
+        for (size_t i = 0; i < r.length; i++) CHECK(utf8_length(text + i, r.length - i) || (text[i] & 0xc0) == 0x80);
+    }
+    CHECK(different);
     polar_session_free(s);
     polar_model_close(m);
     free(f.data);
@@ -326,8 +640,9 @@ TEST(minimal_example) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(greedy), T(distribution), T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel),
-    T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
+    T(greedy), T(distribution), T(sample_arguments), T(sample_definition), T(sample_time),
+    T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held), T(cancel_keeps_logits), T(text_is_utf8),
+    T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
 };
 
 int main(int argc, char **argv) {
