@@ -1,4 +1,4 @@
-/* Reading of ../shared/oracle: numbers after a key, in the order of the file, and its generator. */
+/* Reading of tests/vectors and ../shared/oracle: numbers after a key, in the order of the file, and its generator. */
 #ifndef ORACLE_H
 #define ORACLE_H
 #include "../examples/cli/json.c"

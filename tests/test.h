@@ -38,11 +38,13 @@ typedef struct test_case {
 
 #define TEST(name) static void test_##name(void)
 
-/* Data of ../shared that users do not have: a test that needs it is skipped. */
+/* A file of tests/vectors, or one of ../shared, which users do not have: a test that needs it is skipped. */
 static FILE *test_shared(const char *path) {
+    const char *shared = getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared";
     char full[512];
     FILE *f;
-    snprintf(full, sizeof full, "%s/%s", getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared", path);
+    if (strncmp(path, "tests/", 6)) snprintf(full, sizeof full, "%s/%s", shared, path);
+    else snprintf(full, sizeof full, "%s", path);
     if (!(f = fopen(full, "rb"))) SKIP("%s is not here", full);
     return f;
 }
@@ -61,7 +63,7 @@ static inline char *test_read(FILE *f, size_t *n) {
     return text;
 }
 
-/* A file of ../shared as text, to be freed; NULL, and a line that says so, without it. */
+/* Such a file as text, to be freed; NULL, and a line that says so, without it. */
 static inline char *test_shared_text(const char *path, size_t *n) {
     return test_read(test_shared(path), n);
 }

@@ -240,7 +240,7 @@ TEST(path_errors) {
     CHECK(polar_program_from_path(&p, 256, path, POLAR_MAX_CALLS, INT_MAX, INT_MAX, &e) == POLAR_OK);
 }
 
-/* --- ../shared/oracle/parse.jsonl: the released Python code ------------------------------------------- */
+/* --- the released Python code: ../shared/oracle/parse.jsonl, and some lines of it in tests/vectors ------ */
 
 /* Numbers of "name":[...] or one number; returns how many. */
 static int numbers(const char *line, const char *name, int *out, int max) {
@@ -255,8 +255,8 @@ static int numbers(const char *line, const char *name, int *out, int max) {
     return n;
 }
 
-TEST(oracle) {
-    FILE *f = test_shared("oracle/parse.jsonl");
+static void check_parses(const char *path, int lines) {
+    FILE *f = test_shared(path);
     char line[4096];
     int count = 0;
     while (f && fgets(line, sizeof line, f)) {
@@ -274,9 +274,16 @@ TEST(oracle) {
         CHECK_BITS(op, my_op, (size_t)n_layer);
     }
     if (f) {
-        CHECK(count == 836);
+        CHECK(count == lines);
         fclose(f);
     }
+}
+
+TEST(parses) {
+    check_parses("tests/vectors/parse.jsonl", 93);
+}
+TEST(all_parses) {
+    check_parses("oracle/parse.jsonl", 836);
 }
 
 /* The fuzzer over random bytes, half of them letters of the text form. */
@@ -297,7 +304,7 @@ TEST(fuzz) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(text), T(text_errors), T(cut_text), T(validate), T(path_and_cost), T(random_programs),
-    T(canonical_by_brute_force), T(path_errors), T(oracle), T(fuzz),
+    T(canonical_by_brute_force), T(path_errors), T(parses), T(all_parses), T(fuzz),
 };
 
 int main(int argc, char **argv) {
