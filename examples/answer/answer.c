@@ -121,6 +121,151 @@ static int ans_same_bytes(polar_span a, polar_span b) {
     return a.length == b.length && !memcmp(a.text, b.text, a.length);
 }
 
+/* --- words with a value, and units --- */
+
+/* Kinds of number words, and their values; of fractions the denominator. */
+enum { WORD_NONE, WORD_ONE, WORD_TEN, WORD_HUNDRED, WORD_SCALE, WORD_DOZEN, WORD_PART, WORD_HALF, WORD_ARTICLE };
+
+typedef struct ans_number_word {
+    const char *word;
+    int kind;
+    uint64_t value;
+} ans_number_word;
+
+static const ans_number_word ans_number_words[] = {
+    {"zero", WORD_ONE, 0}, {"one", WORD_ONE, 1}, {"two", WORD_ONE, 2}, {"three", WORD_ONE, 3}, {"four", WORD_ONE, 4},
+    {"five", WORD_ONE, 5}, {"six", WORD_ONE, 6}, {"seven", WORD_ONE, 7}, {"eight", WORD_ONE, 8}, {"nine", WORD_ONE, 9},
+    {"ten", WORD_ONE, 10}, {"eleven", WORD_ONE, 11}, {"twelve", WORD_ONE, 12}, {"thirteen", WORD_ONE, 13},
+    {"fourteen", WORD_ONE, 14}, {"fifteen", WORD_ONE, 15}, {"sixteen", WORD_ONE, 16}, {"seventeen", WORD_ONE, 17},
+    {"eighteen", WORD_ONE, 18}, {"nineteen", WORD_ONE, 19}, {"twenty", WORD_TEN, 20}, {"thirty", WORD_TEN, 30},
+    {"forty", WORD_TEN, 40}, {"fourty", WORD_TEN, 40}, {"fifty", WORD_TEN, 50}, {"sixty", WORD_TEN, 60},
+    {"seventy", WORD_TEN, 70}, {"eighty", WORD_TEN, 80}, {"ninety", WORD_TEN, 90}, {"hundred", WORD_HUNDRED, 100},
+    {"thousand", WORD_SCALE, 1000}, {"million", WORD_SCALE, 1000000}, {"billion", WORD_SCALE, 1000000000},
+    {"trillion", WORD_SCALE, 1000000000000u}, {"dozen", WORD_DOZEN, 12}, {"half", WORD_HALF, 2},
+    {"halves", WORD_HALF, 2}, {"third", WORD_PART, 3}, {"fourth", WORD_PART, 4}, {"quarter", WORD_PART, 4},
+    {"fifth", WORD_PART, 5}, {"sixth", WORD_PART, 6}, {"seventh", WORD_PART, 7}, {"eighth", WORD_PART, 8},
+    {"ninth", WORD_PART, 9}, {"tenth", WORD_PART, 10}, {"eleventh", WORD_PART, 11}, {"twelfth", WORD_PART, 12},
+    {"hundredth", WORD_PART, 100}, {"thousandth", WORD_PART, 1000}, {"a", WORD_ARTICLE, 1}, {"an", WORD_ARTICLE, 1},
+};
+
+/* The word at a place as a number word; `plural` says that an s follows. Its end goes to *end. */
+static ans_number_word ans_number_word_at(polar_span s, size_t at, int *plural, size_t *end) {
+    static const ans_number_word none = {"", WORD_NONE, 0};
+    size_t n = 0, length;
+    *plural = 0;
+    while (at + n < s.length && ans_is_letter(s.text[at + n])) n++;
+    *end = at + n;
+    for (int i = 0; i < COUNT(ans_number_words); i++) {
+        const ans_number_word *w = &ans_number_words[i];
+        length = strlen(w->word);
+        *plural = n == length + 1 && w->kind >= WORD_HUNDRED && w->kind <= WORD_PART && s.text[at + length] == 's';
+        if ((n == length || *plural) && ans_at(s, at, w->word, 1)) return *w;
+    }
+    return none;
+}
+
+/* Dimensions as digits of a number in base 16, which add when units are multiplied: 3 lengths minus 1 time is
+ * 3 * U_LENGTH - U_TIME. Months are no number of days, degrees Celsius and Fahrenheit no differences of each other. */
+#define U_LENGTH 1
+#define U_MASS 16
+#define U_TIME 256
+#define U_CURRENT 4096
+#define U_MONEY 65536
+#define U_AMOUNT 1048576
+#define U_KELVIN 16777216
+#define U_MONTH ((int64_t)1 << 28)
+#define U_CELSIUS ((int64_t)1 << 32)
+#define U_FAHRENHEIT ((int64_t)1 << 36)
+#define U_FORCE (U_MASS + U_LENGTH - 2 * U_TIME)
+#define U_ENERGY (U_FORCE + U_LENGTH)
+#define U_POWER (U_ENERGY - U_TIME)
+#define U_VOLT (U_POWER - U_CURRENT)
+
+/* One unit is num / den * 10^exponent of the base units m, kg, s, A, dollar, mol, K. Symbols take prefixes (km, mL) as
+ * letters, names (kilometre) as words; 2: names, whose plural is understood; 4: case counts, since another symbol
+ * differs by it. */
+typedef struct ans_unit_row {
+    const char *name;
+    uint32_t num, den;
+    int8_t exponent, flags;
+    int64_t dimension;
+} ans_unit_row;
+
+#define UNIT_PREFIX 1
+#define UNIT_NAME 2
+
+static const ans_unit_row ans_units[] = {
+    {"m", 1, 1, 0, 1, U_LENGTH}, {"meter", 1, 1, 0, 3, U_LENGTH}, {"metre", 1, 1, 0, 3, U_LENGTH},
+    {"in", 254, 1, -4, 0, U_LENGTH}, {"inch", 254, 1, -4, 2, U_LENGTH}, {"inches", 254, 1, -4, 0, U_LENGTH},
+    {"ft", 3048, 1, -4, 0, U_LENGTH}, {"foot", 3048, 1, -4, 2, U_LENGTH}, {"feet", 3048, 1, -4, 0, U_LENGTH},
+    {"yd", 9144, 1, -4, 2, U_LENGTH}, {"yard", 9144, 1, -4, 2, U_LENGTH}, {"mi", 1609344, 1, -3, 0, U_LENGTH},
+    {"mile", 1609344, 1, -3, 2, U_LENGTH}, {"g", 1, 1, -3, 1, U_MASS}, {"gram", 1, 1, -3, 3, U_MASS},
+    {"gramme", 1, 1, -3, 3, U_MASS}, {"kilo", 1, 1, 0, 2, U_MASS}, {"t", 1, 1, 3, 0, U_MASS},
+    {"ton", 1, 1, 3, 2, U_MASS}, {"tonne", 1, 1, 3, 2, U_MASS}, {"lb", 45359237, 1, -8, 2, U_MASS},
+    {"pound", 45359237, 1, -8, 2, U_MASS}, {"oz", 45359237, 16, -8, 0, U_MASS}, {"ounce", 45359237, 16, -8, 2, U_MASS},
+    {"s", 1, 1, 0, 1, U_TIME}, {"sec", 1, 1, 0, 2, U_TIME}, {"second", 1, 1, 0, 3, U_TIME},
+    {"min", 60, 1, 0, 2, U_TIME}, {"minute", 60, 1, 0, 2, U_TIME}, {"h", 3600, 1, 0, 0, U_TIME},
+    {"hr", 3600, 1, 0, 2, U_TIME}, {"hour", 3600, 1, 0, 2, U_TIME}, {"day", 86400, 1, 0, 2, U_TIME},
+    {"week", 604800, 1, 0, 2, U_TIME}, {"month", 1, 1, 0, 2, U_MONTH}, {"year", 12, 1, 0, 2, U_MONTH},
+    {"yr", 12, 1, 0, 2, U_MONTH}, {"L", 1, 1, -3, 1, 3 * U_LENGTH}, {"l", 1, 1, -3, 1, 3 * U_LENGTH},
+    {"liter", 1, 1, -3, 3, 3 * U_LENGTH}, {"litre", 1, 1, -3, 3, 3 * U_LENGTH},
+    {"gallon", 3785411784u, 1, -12, 2, 3 * U_LENGTH}, {"gal", 3785411784u, 1, -12, 2, 3 * U_LENGTH},
+    {"quart", 3785411784u, 4, -12, 2, 3 * U_LENGTH}, {"qt", 3785411784u, 4, -12, 2, 3 * U_LENGTH},
+    {"pint", 3785411784u, 8, -12, 2, 3 * U_LENGTH}, {"pt", 3785411784u, 8, -12, 2, 3 * U_LENGTH},
+    {"cup", 3785411784u, 16, -12, 2, 3 * U_LENGTH}, {"dollar", 1, 1, 0, 2, U_MONEY}, {"USD", 1, 1, 0, 0, U_MONEY},
+    {"buck", 1, 1, 0, 2, U_MONEY}, {"cent", 1, 1, -2, 2, U_MONEY}, {"mph", 44704, 1, -5, 0, U_LENGTH - U_TIME},
+    {"kph", 5, 18, 0, 0, U_LENGTH - U_TIME}, {"kmh", 5, 18, 0, 0, U_LENGTH - U_TIME}, {"N", 1, 1, 0, 1, U_FORCE},
+    {"newton", 1, 1, 0, 3, U_FORCE}, {"J", 1, 1, 0, 1, U_ENERGY}, {"joule", 1, 1, 0, 3, U_ENERGY},
+    {"eV", 1602176634, 1, -28, 1, U_ENERGY}, {"Wh", 3600, 1, 0, 1, U_ENERGY},
+    {"Pa", 1, 1, 0, 1, U_FORCE - 2 * U_LENGTH}, {"pascal", 1, 1, 0, 3, U_FORCE - 2 * U_LENGTH},
+    {"W", 1, 1, 0, 1, U_POWER}, {"watt", 1, 1, 0, 3, U_POWER}, {"V", 1, 1, 0, 1, U_VOLT}, {"volt", 1, 1, 0, 3, U_VOLT},
+    {"A", 1, 1, 0, 1, U_CURRENT}, {"amp", 1, 1, 0, 3, U_CURRENT}, {"ampere", 1, 1, 0, 3, U_CURRENT},
+    {"C", 1, 1, 0, 1, U_CURRENT + U_TIME}, {"coulomb", 1, 1, 0, 3, U_CURRENT + U_TIME},
+    {"Omega", 1, 1, 0, 1, U_VOLT - U_CURRENT}, {"ohm", 1, 1, 0, 3, U_VOLT - U_CURRENT}, {"K", 1, 1, 0, 1, U_KELVIN},
+    {"kelvin", 1, 1, 0, 2, U_KELVIN}, {"Hz", 1, 1, 0, 1, -U_TIME}, {"hertz", 1, 1, 0, 1, -U_TIME},
+    {"mol", 1, 1, 0, 1, U_AMOUNT}, {"mole", 1, 1, 0, 2, U_AMOUNT}, {"celsius", 1, 1, 0, 0, U_CELSIUS},
+    {"fahrenheit", 1, 1, 0, 0, U_FAHRENHEIT},
+};
+
+static const struct {
+    const char *symbol, *name;
+    int8_t exponent;
+} ans_prefixes[] = {{"k", "kilo", 3},   {"M", "mega", 6},   {"G", "giga", 9},  {"c", "centi", -2},
+                    {"d", "deci", -1},  {"m", "milli", -3}, {"u", "micro", -6}, {"n", "nano", -9}, {"p", "pico", -12}};
+
+/* A row's name as a whole, perhaps in plural. Case counts for symbols unless `fold` is set. */
+static int ans_is_unit_name(const ans_unit_row *u, polar_span s, int fold) {
+    const size_t n = strlen(u->name);
+    const int plural = u->flags & UNIT_NAME && s.length == n + 1 && ans_lower(s.text[n]) == 's';
+    if (s.length != n && !plural) return 0;
+    for (size_t i = 0; i < n; i++)
+        if (fold || u->flags & UNIT_NAME ? ans_lower(s.text[i]) != ans_lower(u->name[i]) : s.text[i] != u->name[i]) return 0;
+    return 1;
+}
+
+/* The row of a name without or with a prefix, whose exponent goes to *exponent; NULL for what is no unit. */
+static const ans_unit_row *ans_find_unit(polar_span s, int *exponent) {
+    for (int fold = 0; fold < 2; fold++) /* mW is no MW; but KM is km */
+        for (int prefix = -1; prefix < COUNT(ans_prefixes); prefix++)
+            for (int i = 0; i < COUNT(ans_units); i++) {
+                const ans_unit_row *u = &ans_units[i];
+                const char *p = prefix < 0 ? "" : u->flags & UNIT_NAME ? ans_prefixes[prefix].name : ans_prefixes[prefix].symbol;
+                const size_t n = strlen(p);
+                if (prefix >= 0 && !(u->flags & UNIT_PREFIX)) continue;
+                if (fold && (s.length < 2 || (prefix >= 0 && u->dimension != U_LENGTH && u->dimension != U_MASS &&
+                                              u->dimension != 3 * U_LENGTH)))
+                    continue;
+                for (size_t k = 0; k <= n; k++) {
+                    if (k == n) {
+                        *exponent = u->exponent + (prefix < 0 ? 0 : ans_prefixes[prefix].exponent);
+                        if (ans_is_unit_name(u, ans_from(s, n), fold)) return u;
+                    } else if (k >= s.length || (fold || n > 1 ? ans_lower(s.text[k]) != ans_lower(p[k]) : s.text[k] != p[k]))
+                        break;
+                }
+            }
+    return NULL;
+}
+
 /* --- extraction ---
  * Each function looks for one form of answer and returns 1 with what it found:
  *
@@ -243,6 +388,7 @@ static polar_span ans_leading_formula(polar_span s) {
     if ((end = ans_find(ans_from(s, open), close)) == ANS_NONE) return s;
     for (size_t i = 2 * open + end; i < s.length; i++)
         words += ans_is_space(s.text[i]) && i + 1 < s.length && ans_is_letter(s.text[i + 1]);
+    if (ans_find(ans_from(s, 2 * open + end), " not ") != ANS_NONE) words = 3; /* $4$, not $8$ */
     return words > 2 ? ans_slice(s, open, open + end) : s;
 }
 
@@ -285,7 +431,7 @@ static int ans_extract_statement(polar_span s, polar_span *out) {
 /* A sentence that says what the answer is, in front of the phrase ("so 5 is the answer") or behind it. */
 static int ans_extract_phrase(polar_span s, polar_span *out) {
     static const char *const before[] = {"is the ans", "is our ans"};
-    static const char *const after[] = {"answer is", "answer:", "answer :"};
+    static const char *const after[] = {"answer is", "answer:", "answer :", "option is", "choice is"};
     size_t best = ANS_NONE, skip = 0;
     for (int i = 0; i < COUNT(before); i++) {
         size_t at = ans_find_last(s, before[i], 1);
@@ -300,6 +446,7 @@ static int ans_extract_phrase(polar_span s, polar_span *out) {
     if (best != ANS_NONE) {
         s = ans_from(s, best + skip);
         while (s.length && (ans_is_space(s.text[0]) || strchr(":*", s.text[0]))) s = ans_from(s, 1);
+        if (ans_at(s, 0, "choice ", 1) || ans_at(s, 0, "option ", 1)) s = ans_from(s, 7);
         *out = ans_tidy(ans_leading_formula(ans_tidy(ans_sentence(s))));
         return out->length > 0;
     }
@@ -354,26 +501,221 @@ static int ans_extract_formula(polar_span s, polar_span *out) {
     return best != ANS_NONE && out->length;
 }
 
-/* The last number, with its sign, thousands and a denominator. */
-static int ans_extract_number(polar_span s, polar_span *out) {
-    size_t end = s.length, start;
-    while (end && !ans_is_digit(s.text[end - 1])) end--;
-    if (!end) return 0;
-    for (start = end - 1; start; start--) {
-        char c = s.text[start - 1];
-        int thousands = c == ',' && start > 1 && ans_is_digit(s.text[start - 2]) && start + 2 < end &&
-                        ans_is_digit(s.text[start]) && ans_is_digit(s.text[start + 1]) &&
-                        ans_is_digit(s.text[start + 2]) && !(start + 3 < end && ans_is_digit(s.text[start + 3]));
-        int ratio = c == '/' && start > 1 && ans_is_digit(s.text[start - 2]) && ans_is_digit(s.text[start]);
-        if (!ans_is_digit(c) && c != '.' && !thousands && !ratio) break;
+/* 1 if a span is one of the words of a list, without case. */
+static int ans_is_any(polar_span s, const char *words) {
+    while (*words) {
+        const size_t n = strcspn(words, " ");
+        size_t i = 0;
+        while (n == s.length && i < n && ans_lower(s.text[i]) == words[i]) i++;
+        if (n && n == s.length && i == n) return 1;
+        words += n + (words[n] == ' ');
     }
-    while (s.text[start] == '.' && !(start + 1 < end && ans_is_digit(s.text[start + 1]))) start++; /* "...5" */
-    if (s.text[start] == '.' && start && s.text[start - 1] == '.') start++;
-    if (start && s.text[start - 1] == '-' &&
-        !(start > 1 && (ans_is_digit(s.text[start - 2]) || s.text[start - 2] == ')')))
-        start--;
-    *out = ans_slice(s, start, end);
+    return 0;
+}
+
+/* am, p.m. and the like. */
+static int ans_is_half_day(polar_span s) {
+    return ans_is_any(s, "am pm a.m p.m a.m. p.m. noon midnight");
+}
+
+/* --- the last value
+ * A response without any mark ends with its answer more often than not, in words: "... so she pays $4.50 in total."
+ * What is taken is the last run between words that has a digit, whole: 2^8, 5 3/4, (3, -4), x = \frac{1}{2}; with the
+ * unit or multiplier behind it. */
+
+static const char *const ans_text_commands[] = {"\\text{", "\\textbf{", "\\mbox{", "\\textit{", "\\mathrm{", "\\textrm{"};
+
+/* 1 if letters at a place stand in the braces of a command that is no text. */
+static int ans_is_argument(polar_span s, size_t at) {
+    if (at < 2 || s.text[at - 1] != '{') return 0;
+    for (int i = 0; i < COUNT(ans_text_commands); i++)
+        if (ans_ends(ans_slice(s, 0, at), ans_text_commands[i])) return 0;
+    return s.text[at - 2] == '}' || ans_is_letter(s.text[at - 2]);
+}
+
+/* A text command with words: its whole length, 0 for others. */
+static size_t ans_text_command(polar_span s, size_t at) {
+    for (int i = 0; i < COUNT(ans_text_commands); i++)
+        if (ans_at(s, at, ans_text_commands[i], 0)) {
+            const size_t close = ans_find(ans_from(s, at), "}");
+            return close == ANS_NONE ? 0 : close + 1;
+        }
+    return 0;
+}
+
+/* Length of the word at a place, 0 for names of functions and what belongs to formulas: letters behind a backslash or in
+ * the argument of a command, one letter, exponents such as 1e6. */
+static size_t ans_prose_word(polar_span s, size_t at) {
+    static const char *const names[] = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "frac", "pi",
+                                        "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "max", "min", "gcd", "lcm",
+                                        "cis", "mod", "infty", "cbrt", "binom"};
+    size_t n = 0;
+    if (at && (ans_is_letter(s.text[at - 1]) || s.text[at - 1] == '\\')) return 0;
+    while (at + n < s.length && ans_is_letter(s.text[at + n])) n++;
+    for (int i = 0; i < COUNT(names); i++)
+        if (strlen(names[i]) == n && ans_at(s, at, names[i], 0)) return 0;
+    if (ans_is_argument(s, at)) return 0;
+    if (n && at > 1 && s.text[at - 1] == '\'' && ans_is_letter(s.text[at - 2])) return n; /* It's */
+    if (n == 1 && strchr("aAI", s.text[at]) && (!at || ans_is_space(s.text[at - 1])) && at + 2 < s.length &&
+        s.text[at + 1] == ' ' && (ans_is_digit(s.text[at + 2]) || ans_is_letter(s.text[at + 2])))
+        return 1; /* the article */
+    if (n == 2 && at && ans_is_digit(s.text[at - 1]) && s.text[at] != 'p' && s.text[at] != 'a') return 2;
+    return n > 1 ? n : 0;
+}
+
+/* What ends a run besides words: the end of a line or sentence; a list of them inside brackets does not. */
+static size_t ans_run_break(polar_span s, size_t at) {
+    const char c = s.text[at], next = at + 1 < s.length ? s.text[at + 1] : ' ';
+    if (c == '\n' || c == ';' || (strchr(".?!", c) && c && ans_is_space(next))) return 1;
+    if (ans_at(s, at, ">>", 0) || ans_at(s, at, "<|", 0) || ans_at(s, at, "\xe2\x80\x94", 0)) return 2;
+    if (c == '-' && at && ans_is_digit(s.text[at - 1]) && ans_is_digit(next)) { /* pages 10-12, but 7-4 = 3 */
+        size_t i = at + 1;
+        while (i < s.length && ans_is_digit(s.text[i])) i++;
+        return i + 1 >= s.length || !(s.text[i] == ' ' && strchr("=+-*/", s.text[i + 1]));
+    }
+    return 0;
+}
+
+/* The last run with a digit. */
+static int ans_last_run(polar_span s, size_t *start, size_t *end) {
+    size_t from = 0;
+    int digits = 0, found = 0;
+    for (size_t i = 0, n; i <= s.length; i += MAX(n, 1)) {
+        n = i < s.length ? ans_prose_word(s, i) : 1;
+        if (!n) n = ans_text_command(s, i);
+        if (!n) n = ans_run_break(s, i);
+        if (!n) {
+            digits |= ans_is_digit(s.text[i]) || ans_at(s, i, "\xc2\xbd", 0) || ans_at(s, i, "\xcf\x80", 0) ||
+                      ans_at(s, i, "\xc2\xbc", 0) || ans_at(s, i, "\xc2\xbe", 0) || ans_at(s, i, "\\pi", 0);
+            continue;
+        }
+        if (digits) *start = from, *end = i, found = 1;
+        digits = 0;
+        from = i + n;
+    }
+    return found;
+}
+
+/* Units and multipliers right behind a value: "cm", "miles per hour", "million", "p.m.". Returns where they end. */
+static size_t ans_behind_value(polar_span s, size_t at) {
+    int per = 1;
+    for (;;) {
+        size_t i = at, n = 0;
+        int exponent, plural;
+        size_t unused;
+        polar_span word;
+        while (i < s.length && s.text[i] == ' ') i++;
+        if (ans_text_command(s, i)) { /* \text{ cm} */
+            const polar_span content = ans_trim(ans_slice(s, i + 1 + ans_find(ans_from(s, i), "{"), i + ans_text_command(s, i) - 1));
+            if (!ans_find_unit(content, &exponent) && !ans_is_half_day(content)) return at;
+            at = i + ans_text_command(s, i);
+            continue;
+        }
+        while (i + n < s.length && ans_is_letter(s.text[i + n])) n++;
+        word = ans_slice(s, i, i + n);
+        if (n > 1 && (ans_is_half_day(word) || ans_number_word_at(s, i, &plural, &unused).kind >= WORD_HUNDRED ||
+                      ans_is_any(word, "square cubic sq cu percent degrees degree celsius fahrenheit")))
+            at = i + n;
+        else if (n > 1 && per && ans_find_unit(word, &exponent) && !ans_is_any(word, "in")) {
+            at = i + n;
+            per = 0;
+            while (at < s.length && (unsigned char)s.text[at] >= 128) at++; /* cm\u00b2 */
+            if (ans_at(s, at, "^", 0)) at += 2;
+        } else if (!per && ans_is_any(word, "per")) at = i + n, per = 1;
+        else if (!per && !n && i < s.length && s.text[i] == '/') at = i + 1, per = 1;
+        else return at;
+    }
+}
+
+/* 1 if brackets, braces and environments of a text are all closed. */
+static int ans_is_closed(polar_span s) {
+    int depth = 0;
+    for (size_t i = 0; i < s.length; i++) {
+        depth += (s.text[i] && strchr("([{", s.text[i])) - (s.text[i] && strchr(")]}", s.text[i]));
+        depth += ans_at(s, i, "\\begin{", 0) - ans_at(s, i, "\\end{", 0);
+    }
+    return depth == 0;
+}
+
+/* The last value of a text, with the unit behind it. Parts of a compound ("2 hours and 15 minutes") belong together. */
+static int ans_extract_number(polar_span s, polar_span *out) {
+    size_t start, end, before_start, before_end;
+    polar_span value;
+    if (!ans_last_run(s, &start, &end)) return 0;
+    end = MAX(end, ans_behind_value(s, end));
+    while (ans_last_run(ans_slice(s, 0, start), &before_start, &before_end)) {
+        const polar_span between = ans_trim(ans_slice(s, ans_behind_value(s, before_end), start));
+        if (ans_behind_value(s, before_end) == before_end || (between.length && !ans_is_any(between, "and ,"))) break;
+        start = before_start;
+    }
+    value = ans_trim(ans_slice(s, start, end));
+    if (!ans_is_closed(value)) value = ans_after_last(value, "=");
+    if (ans_starts(value, "- ") || ans_starts(value, "* ")) value = ans_from(value, 2); /* the mark of a list */
+    for (size_t n = 0; n != value.length;) {
+        n = value.length;
+        value = ans_tidy(value);
+        if (value.length && strchr("*`>=~_", value.text[0])) value = ans_from(value, 1);
+        if (value.length && strchr("*`<_=+-", value.text[value.length - 1])) value.length--;
+        if (ans_ends(value, ")") && ans_find(value, "(") == ANS_NONE) value.length--;
+        if (ans_starts(value, "(") && ans_find(value, ")") == ANS_NONE) value = ans_from(value, 1);
+        value = ans_trim(value);
+    }
+    *out = value;
+    return value.length > 0;
+}
+
+/* 1 if no line has a word outside of commands but "and" and "or". */
+static int ans_is_formulas(polar_span s) {
+    for (size_t i = 0, n; i < s.length; i += MAX(n, 1)) {
+        const size_t command = ans_text_command(s, i);
+        n = command ? command : ans_prose_word(s, i);
+        if (n && !command && !ans_is_any(ans_slice(s, i, i + n), "and or")) return 0;
+    }
     return 1;
+}
+
+/* The last line of a response that has formulas only; more lines if a bracket or matrix reaches over them. */
+static int ans_extract_line(polar_span s, polar_span *out) {
+    size_t line;
+    if (s.length > ANS_TEXT || !ans_is_formulas(s)) return 0;
+    s = ans_trim(s);
+    line = s.length;
+    do {
+        line = ans_find_last(ans_slice(s, 0, line), "\n", 0);
+        *out = line == ANS_NONE ? s : ans_from(s, line + 1);
+    } while (line != ANS_NONE && !ans_is_closed(*out));
+    *out = ans_tidy(*out);
+    return out->length > 0;
+}
+
+/* An answer that was marked may be a sentence: "She has 11 plums". Its only value is the answer, unless words before it
+ * say more than that. */
+static polar_span ans_only_value(polar_span s) {
+    static const char stop[] =
+        "all no not less more least most than except between above below under over minus plus times half root log "
+        "negative divided to or and if when where option choice choices for any every infinitely true false yes none "
+        "january february march april may june july august september october november december monday tuesday "
+        "wednesday thursday friday saturday sunday jan feb mar apr jun jul aug sep oct nov dec";
+    size_t start, end, word = 0, i;
+    polar_span value;
+    if (s.length > ANS_TEXT || !ans_last_run(s, &start, &end)) return s;
+    i = ans_text_command(s, 0) ? ans_find(s, "{") + 1 : 0;
+    while (i < s.length && ans_is_space(s.text[i])) i++;
+    if (!ans_prose_word(s, i)) return s;
+    for (i = 0; i < s.length; i++) {
+        const size_t n = ans_prose_word(s, i);
+        if (ans_is_digit(s.text[i]) && (i < start || i >= end)) return s; /* another value */
+        if (!n) continue;
+        if (i < start) {
+            int plural;
+            size_t unused;
+            const int kind = ans_number_word_at(s, i, &plural, &unused).kind;
+            if (ans_is_any(ans_slice(s, i, i + n), stop) || (kind != WORD_NONE && kind != WORD_ARTICLE)) return s;
+            word++;
+        }
+        i += n - 1;
+    }
+    return word && ans_extract_number(s, &value) ? value : s;
 }
 
 /* Place of the last "####" that is not part of a longer row of marks. */
@@ -406,21 +748,56 @@ static int ans_extract_marker(polar_span s, polar_span *out) {
     return 0;
 }
 
-/* The forms in the order of how surely they mean the answer. Most are looked for behind the last "Therefore"
- * first: what comes before it is reasoning. */
+/* Where the response goes on with another question: a line that begins like one. */
+static size_t ans_next_question(polar_span s) {
+    static const char *const heads[] = {"\nQuestion:", "\nQ:", "\nProblem:"};
+    size_t first = ANS_NONE;
+    for (int i = 0; i < COUNT(heads); i++) {
+        const size_t at = ans_find(s, heads[i]);
+        if (at < first) first = at;
+    }
+    return first;
+}
+
+/* What a response marks as its answer, looked for behind the last "Therefore" first: what comes before it is
+ * reasoning. */
+static int ans_extract_marked(polar_span all, polar_span *out) {
+    polar_span rest = ans_after_last(all, "herefore");
+    if (!ans_trim(rest).length) rest = all;
+    if (!ans_extract_marker(rest, out) && !ans_extract_box(rest, out) && !ans_extract_phrase(rest, out) &&
+        !ans_extract_box(all, out))
+        return 0;
+    *out = ans_only_value(*out);
+    return 1;
+}
+
+/* The forms in the order of how surely they mean the answer. */
 polar_span answer_extract(const char *response, size_t length) {
     polar_span all = ans_span(response, length), rest, out;
+    size_t question;
     if (!response || !length) return ans_span(response, 0);
     if (length > ANS_RESPONSE) all = ans_from(all, length - ANS_RESPONSE);
     rest = ans_after_last(all, "</think>");
     if (ans_trim(rest).length) all = rest;
+    question = ans_next_question(all);
+    if (question != ANS_NONE && ans_extract_marked(ans_slice(all, 0, question), &out)) return out;
+    if (ans_extract_marked(all, &out)) return out;
     rest = ans_after_last(all, "herefore");
     if (!ans_trim(rest).length) rest = all;
-    if (ans_extract_marker(rest, &out) || ans_extract_box(rest, &out) || ans_extract_phrase(rest, &out) ||
-        ans_extract_box(all, &out) || ans_extract_formula(rest, &out) || ans_extract_number(rest, &out) ||
+    if (ans_extract_formula(rest, &out) || ans_extract_line(all, &out) || ans_extract_number(rest, &out) ||
         ans_extract_formula(all, &out) || ans_extract_number(all, &out))
         return out;
     return ans_span(response, 0);
+}
+
+/* 1 if a text has lines outside of matrices and their like. */
+static int ans_has_lines(polar_span s) {
+    int depth = 0;
+    for (size_t i = 0; i < s.length; i++) {
+        depth += ans_at(s, i, "\\begin{", 0) - ans_at(s, i, "\\end{", 0);
+        if (s.text[i] == '\n' && !depth && !(i && s.text[i - 1] == '\\')) return 1;
+    }
+    return 0;
 }
 
 /* "9 (apples)" is 9; a text without any of the marks of a solution is the answer itself. */
@@ -429,7 +806,7 @@ polar_span answer_reference(const char *solution, size_t length) {
     size_t open;
     if (!solution || !length) return ans_span(solution, 0);
     s = ans_trim(s);
-    if (ans_find(s, "\n") != ANS_NONE || s.length > ANS_TEXT || ans_find(s, "oxed") != ANS_NONE ||
+    if (ans_has_lines(s) || s.length > ANS_TEXT || ans_find(s, "oxed") != ANS_NONE ||
         ans_find(s, "####") != ANS_NONE)
         return answer_extract(solution, length);
     open = ans_find(s, " (");
@@ -464,6 +841,7 @@ typedef struct ans_token {
     uint8_t spaced; /* a space stands before it */
     uint8_t repeat; /* NUMBER: digits of the period that \overline marks after it */
     uint8_t upright; /* LETTER: in \text{} or \mathrm{} */
+    uint8_t money;   /* NUMBER: a sign of dollars stands before it */
 } ans_token;
 
 typedef struct ans_node {
@@ -483,6 +861,8 @@ typedef struct ans_side {
     int n_tokens;
     int balanced;  /* brackets and braces */
     int ambiguous; /* "1,000" or "2e-3" occurred: another reading exists */
+    int basis;     /* which of the unit vectors i, j, k occur, as bits */
+    char parameter; /* a letter declared to be a whole number, or 0 */
     int root;      /* node, 0 if it is no formula */
 } ans_side;
 
@@ -490,8 +870,10 @@ typedef struct ans_work {
     int64_t budget;
     int pool_used, n_nodes;
     /* the reader */
+    ans_side *side;
     ans_token *tokens;
     int at, stop, depth, failed;
+    int plain; /* the other reading */
     int bars;  /* absolute values open around this place */
     int inner; /* brackets and braces open around it: there letters are no units */
     int has_i; /* the letter i occurs */
@@ -505,6 +887,7 @@ typedef struct ans_work {
     double bound_value[8];
     int level; /* of ans_same */
     ans_side pred, gold;
+    char scratch[ANS_TEXT * 4]; /* a text before it is rewritten */
     ans_node nodes[ANS_NODES];
     uint32_t pool[ANS_POOL];
 } ans_work;
@@ -874,7 +1257,7 @@ typedef enum ans_kind {
     T_CHARACTER, /* id: one of + - * / : ^ _ ! ' | ( ) [ ] { } & */
     T_OPEN_SET, T_CLOSE_SET, T_OPEN_ANGLE, T_CLOSE_ANGLE, T_FLOOR, T_CLOSE_FLOOR, T_CEILING, T_CLOSE_CEILING,
     T_OPEN_BAR, T_CLOSE_BAR, T_SEPARATOR, T_RELATION, T_UNION, T_INTERSECTION, T_WITHOUT, T_PLUS_MINUS, T_DEGREE,
-    T_PERCENT, T_CHOOSE, T_ROW, T_BEGIN, T_FINISH,
+    T_PERCENT, T_CHOOSE, T_OVER, T_MODULUS, T_QUALIFIER, T_BASIS, T_ROW, T_BEGIN, T_FINISH,
     /* never become tokens: */
     T_NOTHING, T_FONT, T_OVERLINE, T_DEGREE_SIGN, T_CURRENCY
 } ans_kind;
@@ -882,27 +1265,29 @@ typedef enum ans_kind {
 enum { SEPARATE_COMMA, SEPARATE_AND, SEPARATE_OR };
 enum { REL_NONE, REL_EQ, REL_NE, REL_LT, REL_LE, REL_GT, REL_GE, REL_IN, REL_TO, REL_LIKE, REL_ABOUT };
 enum { CONST_PI, CONST_INFINITY, CONST_EMPTY, CONST_REALS, CONST_E, CONST_I };
-enum { ENV_PLAIN, ENV_MATRIX, ENV_ARRAY, ENV_CASES };
+enum { ENV_PLAIN, ENV_MATRIX, ENV_DETERMINANT, ENV_ARRAY, ENV_CASES };
 enum { LARGE_SUM, LARGE_PRODUCT, LARGE_INTEGRAL, LARGE_OTHER };
 
 typedef enum ans_function {
     F_SIN, F_COS, F_TAN, F_COT, F_SEC, F_CSC, F_ARCSIN, F_ARCCOS, F_ARCTAN, F_ARCCOT, F_ARCSEC, F_ARCCSC,
     F_SINH, F_COSH, F_TANH, F_COTH, F_SECH, F_CSCH, F_ARSINH, F_ARCOSH, F_ARTANH,
     F_LN, F_LG, F_EXP, F_MAX, F_MIN, F_GCD, F_LCM, F_RE, F_IM, F_ARG, F_SGN, F_DET, F_ABS, F_SQRT,
-    F_FLOOR, F_CEILING, F_FACTORIAL, F_BINOMIAL, F_LOG2
+    F_FLOOR, F_CEILING, F_FACTORIAL, F_DOUBLE_FACTORIAL, F_BINOMIAL, F_PERMUTATION, F_MODULUS, F_CUBE_ROOT, F_CIS,
+    F_CONJUGATE
 } ans_function;
 
 typedef struct ans_name {
     const char *name;
     uint8_t kind, id;
-    uint8_t bare; /* 1: known without a backslash too; 2: there only as a whole word */
+    uint8_t bare; /* 1: known without a backslash too; 2: there only as a whole word; 3: only before a bracket */
 } ans_name;
 
 /* LaTeX commands, and bare words that mean them. */
 static const ans_name ans_names[] = {
     {"frac", T_FRACTION, 0, 1}, {"dfrac", T_FRACTION, 0, 1}, {"tfrac", T_FRACTION, 0, 1}, {"cfrac", T_FRACTION, 0, 1},
     {"sfrac", T_FRACTION, 0, 0}, {"nicefrac", T_FRACTION, 0, 0}, {"binom", T_BINOMIAL, 0, 1},
-    {"dbinom", T_BINOMIAL, 0, 0}, {"tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"sqrt", T_ROOT, 0, 1},
+    {"dbinom", T_BINOMIAL, 0, 0}, {"tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"over", T_OVER, 0, 0}, {"pmod", T_MODULUS, 1, 0},
+    {"bmod", T_MODULUS, 0, 0}, {"mod", T_MODULUS, 0, 0}, {"sqrt", T_ROOT, 0, 1},
     {"surd", T_ROOT, 0, 0}, {"sin", T_FUNCTION, F_SIN, 1}, {"cos", T_FUNCTION, F_COS, 1},
     {"tan", T_FUNCTION, F_TAN, 1}, {"cot", T_FUNCTION, F_COT, 1}, {"sec", T_FUNCTION, F_SEC, 1},
     {"csc", T_FUNCTION, F_CSC, 1}, {"arcsin", T_FUNCTION, F_ARCSIN, 1}, {"arccos", T_FUNCTION, F_ARCCOS, 1},
@@ -916,6 +1301,9 @@ static const ans_name ans_names[] = {
     {"atanh", T_FUNCTION, F_ARTANH, 2}, {"log", T_FUNCTION, F_LN, 1}, {"ln", T_FUNCTION, F_LN, 1},
     {"lg", T_FUNCTION, F_LG, 0}, {"exp", T_FUNCTION, F_EXP, 1}, {"max", T_FUNCTION, F_MAX, 1},
     {"min", T_FUNCTION, F_MIN, 0}, {"gcd", T_FUNCTION, F_GCD, 1}, {"lcm", T_FUNCTION, F_LCM, 1},
+    {"factorial", T_FUNCTION, F_FACTORIAL, 2}, {"nCr", T_FUNCTION, F_BINOMIAL, 2},
+    {"nPr", T_FUNCTION, F_PERMUTATION, 2}, {"cbrt", T_FUNCTION, F_CUBE_ROOT, 2}, {"cis", T_FUNCTION, F_CIS, 1},
+    {"min", T_FUNCTION, F_MIN, 3}, {"mod", T_FUNCTION, F_MODULUS, 3}, {"det", T_FUNCTION, F_DET, 3},
     {"Re", T_FUNCTION, F_RE, 0}, {"Im", T_FUNCTION, F_IM, 0}, {"arg", T_FUNCTION, F_ARG, 0},
     {"sgn", T_FUNCTION, F_SGN, 1}, {"det", T_FUNCTION, F_DET, 0}, {"abs", T_FUNCTION, F_ABS, 2},
     {"floor", T_FUNCTION, F_FLOOR, 2}, {"ceil", T_FUNCTION, F_CEILING, 2}, {"sum", T_LARGE, LARGE_SUM, 0},
@@ -946,21 +1334,28 @@ static const ans_name ans_names[] = {
     {"rceil", T_CLOSE_CEILING, 0, 0}, {"langle", T_OPEN_ANGLE, 0, 0}, {"rangle", T_CLOSE_ANGLE, 0, 0},
     {"lbrace", T_OPEN_SET, 0, 0}, {"rbrace", T_CLOSE_SET, 0, 0}, {"lbrack", T_CHARACTER, '[', 0},
     {"rbrack", T_CHARACTER, ']', 0}, {"lparen", T_CHARACTER, '(', 0}, {"rparen", T_CHARACTER, ')', 0},
-    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"and", T_SEPARATOR, SEPARATE_AND, 2},
+    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"for", T_QUALIFIER, 0, 2},
+    {"where", T_QUALIFIER, 0, 2}, {"forall", T_QUALIFIER, 0, 0}, {"and", T_SEPARATOR, SEPARATE_AND, 2},
     {"or", T_SEPARATOR, SEPARATE_OR, 2}, {"land", T_SEPARATOR, SEPARATE_AND, 0}, {"lor", T_SEPARATOR, SEPARATE_OR, 0},
     {"wedge", T_SEPARATOR, SEPARATE_AND, 0}, {"vee", T_SEPARATOR, SEPARATE_OR, 0}, {"begin", T_BEGIN, 0, 0},
     {"end", T_FINISH, 0, 0}, {"circ", T_DEGREE_SIGN, 0, 0}, {"degree", T_DEGREE_SIGN, 0, 0},
-    {"overline", T_OVERLINE, 0, 0}, {"text", T_FONT, 1, 0}, {"textrm", T_FONT, 1, 0}, {"textbf", T_FONT, 1, 0},
+    {"overline", T_OVERLINE, 0, 0}, {"text", T_FONT, 1, 0}, {"textrm", T_FONT, 1, 0}, {"textbf", T_FONT, 5, 0},
     {"textit", T_FONT, 1, 0}, {"textsf", T_FONT, 1, 0}, {"texttt", T_FONT, 1, 0}, {"textnormal", T_FONT, 1, 0},
     {"mbox", T_FONT, 1, 0}, {"hbox", T_FONT, 1, 0}, {"emph", T_FONT, 1, 0}, {"mathrm", T_FONT, 1, 0},
-    {"mathbf", T_FONT, 1, 0}, {"mathit", T_FONT, 1, 0}, {"mathsf", T_FONT, 1, 0}, {"mathtt", T_FONT, 1, 0},
-    {"operatorname", T_FONT, 1, 0}, {"boldsymbol", T_FONT, 1, 0}, {"bm", T_FONT, 1, 0}, {"bold", T_FONT, 1, 0},
+    {"mathbf", T_FONT, 5, 0}, {"mathit", T_FONT, 1, 0}, {"mathsf", T_FONT, 1, 0}, {"mathtt", T_FONT, 1, 0},
+    {"operatorname", T_FONT, 1, 0}, {"boldsymbol", T_FONT, 5, 0}, {"bm", T_FONT, 5, 0}, {"bold", T_FONT, 5, 0},
     {"rm", T_FONT, 1, 0}, {"bf", T_FONT, 1, 0}, {"it", T_FONT, 1, 0}, {"mathcal", T_FONT, 1, 0},
     {"mathbb", T_FONT, 2, 0}, {"underline", T_FONT, 0, 0}, {"overrightarrow", T_FONT, 0, 0},
-    {"overleftrightarrow", T_FONT, 0, 0}, {"overarc", T_FONT, 0, 0}, {"widehat", T_FONT, 0, 0}, {"hat", T_FONT, 0, 0},
-    {"bar", T_FONT, 0, 0}, {"vec", T_FONT, 0, 0}, {"tilde", T_FONT, 0, 0}, {"dot", T_FONT, 0, 0},
+    {"overleftrightarrow", T_FONT, 0, 0}, {"overarc", T_FONT, 0, 0}, {"widehat", T_FONT, 4, 0}, {"hat", T_FONT, 4, 0},
+    {"bar", T_FONT, 0, 0}, {"vec", T_FONT, 4, 0}, {"tilde", T_FONT, 0, 0}, {"dot", T_FONT, 0, 0},
     {"ddot", T_FONT, 0, 0}, {"boxed", T_FONT, 0, 0}, {"fbox", T_FONT, 0, 0}, {"ensuremath", T_FONT, 0, 0},
-    {"displaystyle", T_NOTHING, 0, 0}, {"textstyle", T_NOTHING, 0, 0}, {"scriptstyle", T_NOTHING, 0, 0},
+    {"tiny", T_NOTHING, 0, 0}, {"scriptsize", T_NOTHING, 0, 0}, {"footnotesize", T_NOTHING, 0, 0},
+    {"small", T_NOTHING, 0, 0}, {"normalsize", T_NOTHING, 0, 0}, {"large", T_NOTHING, 0, 0},
+    {"Large", T_NOTHING, 0, 0}, {"LARGE", T_NOTHING, 0, 0}, {"huge", T_NOTHING, 0, 0}, {"Huge", T_NOTHING, 0, 0},
+    {"sf", T_NOTHING, 0, 0}, {"tt", T_NOTHING, 0, 0}, {"num", T_NOTHING, 0, 0}, {"about", T_NOTHING, 0, 2},
+    {"around", T_NOTHING, 0, 2}, {"roughly", T_NOTHING, 0, 2}, {"approx", T_NOTHING, 0, 2},
+    {"exactly", T_NOTHING, 0, 2}, {"only", T_NOTHING, 0, 2}, {"is", T_NOTHING, 0, 2},
+    {"scriptscriptstyle", T_NOTHING, 0, 0}, {"displaystyle", T_NOTHING, 0, 0}, {"textstyle", T_NOTHING, 0, 0}, {"scriptstyle", T_NOTHING, 0, 0},
     {"limits", T_NOTHING, 0, 0}, {"left", T_NOTHING, 1, 0}, {"right", T_NOTHING, 2, 0}, {"middle", T_NOTHING, 0, 0},
     {"big", T_NOTHING, 0, 0}, {"Big", T_NOTHING, 0, 0}, {"bigg", T_NOTHING, 0, 0}, {"Bigg", T_NOTHING, 0, 0},
     {"bigl", T_NOTHING, 1, 0}, {"bigr", T_NOTHING, 2, 0}, {"Bigl", T_NOTHING, 1, 0}, {"Bigr", T_NOTHING, 2, 0},
@@ -970,7 +1365,7 @@ static const ans_name ans_names[] = {
     {"enspace", T_NOTHING, 0, 0}, {"noindent", T_NOTHING, 0, 0}, {"hline", T_NOTHING, 0, 0},
     {"mathstrut", T_NOTHING, 0, 0}, {"strut", T_NOTHING, 0, 0}, {"nonumber", T_NOTHING, 0, 0},
     {"newline", T_NOTHING, 0, 0}, {"approximately", T_NOTHING, 0, 2}, {"angle", T_NOTHING, 0, 0},
-    {"measuredangle", T_NOTHING, 0, 0}, {"euro", T_CURRENCY, 0, 0}, {"pounds", T_CURRENCY, 0, 0},
+    {"measuredangle", T_NOTHING, 0, 0}, {"euro", T_NOTHING, 0, 0}, {"pounds", T_NOTHING, 0, 0}, {"dollar", T_CURRENCY, 0, 0},
     {"alpha", T_SYMBOL, 0, 1}, {"beta", T_SYMBOL, 0, 1}, {"gamma", T_SYMBOL, 0, 1}, {"delta", T_SYMBOL, 0, 1},
     {"theta", T_SYMBOL, 0, 1}, {"lambda", T_SYMBOL, 0, 1}, {"sigma", T_SYMBOL, 0, 1}, {"omega", T_SYMBOL, 0, 1},
 };
@@ -981,52 +1376,59 @@ typedef struct ans_word {
 } ans_word;
 
 static const ans_word ans_words[] = {
-    {"zero", "0"}, {"one", "1"}, {"two", "2"}, {"three", "3"}, {"four", "4"}, {"five", "5"}, {"six", "6"},
-    {"seven", "7"}, {"eight", "8"}, {"nine", "9"}, {"ten", "10"}, {"eleven", "11"}, {"twelve", "12"},
-    {"thirteen", "13"}, {"fourteen", "14"}, {"fifteen", "15"}, {"sixteen", "16"}, {"seventeen", "17"},
-    {"eighteen", "18"}, {"nineteen", "19"}, {"twenty", "20"}, {"yes", "true"}, {"no", "false"}, {"mon", "monday"},
+    {"yes", "true"}, {"no", "false"}, {"mon", "monday"},
     {"tue", "tuesday"}, {"tues", "tuesday"}, {"wed", "wednesday"}, {"thu", "thursday"}, {"thur", "thursday"},
     {"thurs", "thursday"}, {"fri", "friday"}, {"sat", "saturday"}, {"sun", "sunday"},
 };
 
-/* Short units; longer words after a number are units without being listed. */
-static const char *const ans_units[] = {
-    "m",  "cm",  "mm",  "dm",  "km",  "nm",   "pm",  "um",   "ft", "yd",   "mi",  "g",    "kg",  "mg",   "t",   "ton",
-    "lb", "lbs", "oz",  "s",   "sec", "secs", "min", "mins", "hr", "hrs",  "day", "days", "bit", "bits", "V",   "C",
-    "eV", "Hz",  "mph", "kph", "ml",  "mL",   "pct", "USD",  "sq", "inch", "in",  "cent", "per", "a.m",  "p.m", "am",
+/* Signs of other alphabets as LaTeX, by code point. */
+typedef struct ans_sign {
+    uint16_t first, last;
+    const char *meaning;
+} ans_sign;
+
+static const ans_sign ans_signs[] = {
+    {0xa0, 0xa0, " "}, {0xa3, 0xa3, ""}, {0xa5, 0xa5, ""}, {0xad, 0xad, ""}, {0xb0, 0xb0, "^\\circ "},
+    {0xb1, 0xb1, "\\pm "}, {0xb5, 0xb5, "\\mu "}, {0xb7, 0xb7, "\\cdot "}, {0xba, 0xba, "^\\circ "},
+    {0xbc, 0xbc, "\\frac{1}{4}"}, {0xbd, 0xbd, "\\frac{1}{2}"}, {0xbe, 0xbe, "\\frac{3}{4}"},
+    {0xd7, 0xd7, "\\times "}, {0xf7, 0xf7, "/"}, {0x2000, 0x200a, " "}, {0x200b, 0x200f, ""}, {0x2010, 0x2015, "-"},
+    {0x2018, 0x2019, "'"}, {0x201c, 0x201d, ""}, {0x2022, 0x2022, "\\cdot "}, {0x2026, 0x2026, "..."},
+    {0x202f, 0x202f, " "}, {0x2032, 0x2032, "'"}, {0x2033, 0x2033, "''"}, {0x2044, 0x2044, "/"}, {0x205f, 0x205f, " "},
+    {0x2060, 0x2060, ""}, {0x20a0, 0x20bf, ""}, {0x2102, 0x2102, "\\mathbb{C}"}, {0x2103, 0x2103, "^\\circ C"},
+    {0x2109, 0x2109, "^\\circ F"}, {0x2115, 0x2115, "\\mathbb{N}"}, {0x211a, 0x211a, "\\mathbb{Q}"},
+    {0x211d, 0x211d, "\\mathbb{R}"}, {0x2124, 0x2124, "\\mathbb{Z}"}, {0x2126, 0x2126, "\\Omega "},
+    {0x2150, 0x2150, "\\frac{1}{7}"}, {0x2151, 0x2151, "\\frac{1}{9}"}, {0x2152, 0x2152, "\\frac{1}{10}"},
+    {0x2153, 0x2153, "\\frac{1}{3}"}, {0x2154, 0x2154, "\\frac{2}{3}"}, {0x2155, 0x2155, "\\frac{1}{5}"},
+    {0x2156, 0x2156, "\\frac{2}{5}"}, {0x2157, 0x2157, "\\frac{3}{5}"}, {0x2158, 0x2158, "\\frac{4}{5}"},
+    {0x2159, 0x2159, "\\frac{1}{6}"}, {0x215a, 0x215a, "\\frac{5}{6}"}, {0x215b, 0x215b, "\\frac{1}{8}"},
+    {0x215c, 0x215c, "\\frac{3}{8}"}, {0x215d, 0x215d, "\\frac{5}{8}"}, {0x215e, 0x215e, "\\frac{7}{8}"},
+    {0x2192, 0x2192, "\\to "}, {0x2200, 0x2200, "\\forall "}, {0x2205, 0x2205, "\\emptyset "},
+    {0x2208, 0x2208, "\\in "}, {0x220f, 0x220f, "\\prod "}, {0x2211, 0x2211, "\\sum "}, {0x2212, 0x2212, "-"},
+    {0x2213, 0x2213, "\\mp "}, {0x2215, 0x2215, "/"}, {0x2216, 0x2216, "\\setminus "}, {0x2217, 0x2217, "*"},
+    {0x2219, 0x2219, "\\cdot "}, {0x221a, 0x221a, "\\sqrt "}, {0x221b, 0x221b, "\\sqrt[3]"},
+    {0x221c, 0x221c, "\\sqrt[4]"}, {0x221e, 0x221e, "\\infty "}, {0x2220, 0x2220, "\\angle "},
+    {0x2229, 0x2229, "\\cap "}, {0x222a, 0x222a, "\\cup "}, {0x222b, 0x222b, "\\int "}, {0x2236, 0x2236, ":"},
+    {0x2248, 0x2248, "\\approx "}, {0x2260, 0x2260, "\\ne "}, {0x2261, 0x2261, "\\equiv "},
+    {0x2264, 0x2264, "\\le "}, {0x2265, 0x2265, "\\ge "}, {0x22c5, 0x22c5, "\\cdot "},
+    {0x2308, 0x2308, "\\lceil "}, {0x2309, 0x2309, "\\rceil "}, {0x230a, 0x230a, "\\lfloor "},
+    {0x230b, 0x230b, "\\rfloor "}, {0x27e8, 0x27e8, "\\langle "}, {0x27e9, 0x27e9, "\\rangle "},
+    {0x2a7d, 0x2a7d, "\\le "}, {0x2a7e, 0x2a7e, "\\ge "}, {0x3000, 0x3000, " "}, {0x3001, 0x3001, ","},
+    {0x3002, 0x3002, " "}, {0x3008, 0x3008, "\\langle "}, {0x3009, 0x3009, "\\rangle "}, {0xfe63, 0xfe63, "-"},
+    {0xfeff, 0xfeff, ""},
 };
 
-/* Signs of other alphabets, in UTF-8, as LaTeX. */
-static const ans_word ans_unicode[] = {
-    {"\xc2\xa0", " "}, {"\xe2\x80\x89", " "}, {"\xe2\x80\xaf", " "}, {"\xe2\x88\x92", "-"}, {"\xe2\x80\x93", "-"},
-    {"\xe2\x80\x94", "-"}, {"\xe2\x80\x90", "-"}, {"\xe2\x80\x91", "-"}, {"\xef\xbc\x8d", "-"},
-    {"\xc3\x97", "\\times "}, {"\xc3\xb7", "/"}, {"\xe2\x88\x95", "/"}, {"\xc2\xb7", "\\cdot "},
-    {"\xe2\x8b\x85", "\\cdot "}, {"\xe2\x88\x99", "\\cdot "}, {"\xe2\x89\xa4", "\\le "}, {"\xe2\xa9\xbd", "\\le "},
-    {"\xe2\x89\xa5", "\\ge "}, {"\xe2\xa9\xbe", "\\ge "}, {"\xe2\x89\xa0", "\\ne "}, {"\xe2\x89\x88", "\\approx "},
-    {"\xcf\x80", "\\pi "}, {"\xe2\x88\x9e", "\\infty "}, {"\xe2\x88\xaa", "\\cup "}, {"\xe2\x88\xa9", "\\cap "},
-    {"\xe2\x88\x88", "\\in "}, {"\xe2\x88\x9a", "\\sqrt "}, {"\xc2\xb0", "^\\circ "}, {"\xc2\xb1", "\\pm "},
-    {"\xe2\x88\x85", "\\emptyset "}, {"\xe2\x84\x9d", "\\mathbb{R}"}, {"\xe2\x88\x96", "\\setminus "},
-    {"\xc2\xb2", "^{2}"}, {"\xc2\xb3", "^{3}"}, {"\xc2\xb9", "^{1}"}, {"\xe2\x81\xb0", "^{0}"},
-    {"\xe2\x81\xb4", "^{4}"}, {"\xe2\x81\xb5", "^{5}"}, {"\xe2\x81\xb6", "^{6}"}, {"\xe2\x81\xb7", "^{7}"},
-    {"\xe2\x81\xb8", "^{8}"}, {"\xe2\x81\xb9", "^{9}"}, {"\xe2\x82\x80", "_{0}"}, {"\xe2\x82\x81", "_{1}"},
-    {"\xe2\x82\x82", "_{2}"}, {"\xe2\x82\x83", "_{3}"}, {"\xe2\x82\x84", "_{4}"}, {"\xe2\x82\x85", "_{5}"},
-    {"\xe2\x82\x86", "_{6}"}, {"\xe2\x82\x87", "_{7}"}, {"\xe2\x82\x88", "_{8}"}, {"\xe2\x82\x89", "_{9}"},
-    {"\xc2\xbd", "\\frac12 "}, {"\xc2\xbc", "\\frac14 "}, {"\xc2\xbe", "\\frac34 "}, {"\xe2\x85\x93", "\\frac13 "},
-    {"\xe2\x85\x94", "\\frac23 "}, {"\xce\xb1", "\\alpha "}, {"\xce\xb2", "\\beta "}, {"\xce\xb3", "\\gamma "},
-    {"\xce\xb4", "\\delta "}, {"\xce\xb8", "\\theta "}, {"\xce\xbb", "\\lambda "}, {"\xce\xbc", "\\mu "},
-    {"\xcf\x83", "\\sigma "}, {"\xcf\x86", "\\phi "}, {"\xcf\x89", "\\omega "}, {"\xe2\x82\xac", ""},
-    {"\xc2\xa3", ""}, {"\xc2\xa5", ""}, {"\xe2\x82\xb9", ""}, {"\xe2\x80\x9c", ""}, {"\xe2\x80\x9d", ""},
-    {"\xe2\x80\x98", "'"}, {"\xe2\x80\x99", "'"}, {"\xe2\x80\xb2", "'"}, {"\xef\xbc\x8c", ","}, {"\xe3\x80\x81", ","},
-    {"\xef\xbc\x88", "("}, {"\xef\xbc\x89", ")"}, {"\xef\xbc\x9a", ":"}, {"\xef\xbc\x9d", "="}, {"\xef\xbc\x85", "%"},
-    {"\xe3\x80\x82", " "}, {"\xe2\x8c\x8a", "\\lfloor "}, {"\xe2\x8c\x8b", "\\rfloor "}, {"\xe2\x8c\x88", "\\lceil "},
-    {"\xe2\x8c\x89", "\\rceil "}, {"\xe2\x86\x92", "\\to "}, {"\xe2\x80\xa6", "..."}, {"\xe2\x84\x83", ""},
+/* Greek letters in the order of Unicode, from alpha on; the second sigma is the one at the end of words. */
+static const char *const ans_greek[] = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "omicron", "pi", "rho", "sigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
 };
 
 /* Appends to the cleaned text; what does not fit is cut, and the rest is no formula any more. */
 static void ans_put(ans_side *side, const char *s, size_t n) {
-    if (side->length + n > sizeof side->text) n = sizeof side->text - side->length;
+    if (side->length + n > sizeof side->text - 1) n = sizeof side->text - 1 - side->length;
     memcpy(side->text + side->length, s, n);
     side->length += n;
+    side->text[side->length] = 0;
 }
 
 /* x' or 30' at the end, as opposed to a quotation mark after a word or sign. */
@@ -1056,29 +1458,496 @@ static polar_span ans_strip(polar_span s) {
     }
 }
 
-/* Copies the text with Unicode signs replaced and currency signs, control characters and quotes removed. What is
- * still not ASCII stays, and is a letter of some word. */
+/* The character of UTF-8 at a place; 0 for what is none. Returns its bytes, 1 for what is none. */
+static size_t ans_decode(polar_span s, size_t at, uint32_t *c) {
+    const unsigned char first = (unsigned char)s.text[at];
+    const size_t n = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    *c = first < 0x80 ? first : 0;
+    if (n == 1 || first < 0xc2 || first > 0xf4 || at + n > s.length) return 1;
+    *c = first & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if (((unsigned char)s.text[at + i] & 0xc0) != 0x80) return *c = 0, 1;
+        *c = *c << 6 | ((unsigned char)s.text[at + i] & 0x3f);
+    }
+    return n;
+}
+
+/* The character that stands above (1) or below (2) the line, as it stands on the line; 0 for others. */
+static char ans_raised(uint32_t c, int *level) {
+    static const char up[] = "0i  456789+-=()n", down[] = "0123456789+-=()";
+    *level = 1;
+    if (c == 0xb9) return '1';
+    if (c == 0xb2 || c == 0xb3) return (char)('2' + (c - 0xb2));
+    if (c >= 0x2070 && c <= 0x207f && up[c - 0x2070] != ' ') return up[c - 0x2070];
+    *level = 2;
+    return c >= 0x2080 && c <= 0x208e ? down[c - 0x2080] : 0;
+}
+
+/* Greek letters: \alpha, \Alpha. */
+static void ans_put_greek(ans_side *side, unsigned letter, int capital) {
+    char name[16] = "\\";
+    const size_t n = strlen(ans_greek[letter]);
+    memcpy(name + 1, ans_greek[letter], n);
+    if (capital) name[1] = (char)(name[1] - 'a' + 'A');
+    name[n + 1] = ' ';
+    ans_put(side, name, n + 2);
+}
+
+/* Writes a character that is not ASCII as LaTeX; 0 if it stays as it is: a letter of some word. */
+static int ans_put_sign(ans_side *side, uint32_t c) {
+    char plain = 0;
+    if (c >= 0xff01 && c <= 0xff5e) plain = (char)(c - 0xfee0); /* full width */
+    if (c >= 0x1d400 && c <= 0x1d6a3) plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(c - 0x1d400) % 52];
+    if (c >= 0x1d7ce && c <= 0x1d7ff) plain = (char)('0' + (c - 0x1d7ce) % 10);
+    if (plain) return ans_put(side, &plain, 1), 1;
+    if (c >= 0x391 && c <= 0x3a9) return ans_put_greek(side, c - 0x391, 1), 1;
+    if (c >= 0x3b1 && c <= 0x3c9) return ans_put_greek(side, c - 0x3b1, 0), 1;
+    if (c >= 0x1d6a8 && c <= 0x1d7c9) { /* mathematical Greek: 25 capitals, nabla, 25 small letters, variants */
+        const unsigned i = (c - 0x1d6a8) % 58;
+        if (i < 25 || (i > 25 && i <= 50)) return ans_put_greek(side, i < 25 ? i : i - 26, i < 25), 1;
+    }
+    for (int i = 0; i < COUNT(ans_signs); i++)
+        if (c >= ans_signs[i].first && c <= ans_signs[i].last)
+            return ans_put(side, ans_signs[i].meaning, strlen(ans_signs[i].meaning)), 1;
+    return 0;
+}
+
+/* 1 if a dollar sign at this place stands for money: escaped, or without a partner, before a number. */
+static int ans_is_money(polar_span s, size_t at, int partners) {
+    const int escaped = at && s.text[at - 1] == '\\';
+    for (at++; at < s.length && (s.text[at] == ' ' || s.text[at] == '-' || s.text[at] == '\\'); at++) continue;
+    return (escaped || partners % 2) && at < s.length && (ans_is_digit(s.text[at]) || s.text[at] == '.');
+}
+
+/* Copies the text with Unicode signs replaced and currency signs, control characters and quotes removed; a sign of
+ * dollars before a number becomes \dollar. What is still not ASCII stays, and is a letter of some word. */
 static void ans_clean(ans_side *side, polar_span s) {
     polar_span t;
+    int raised = 0, partners = 0; /* level of the characters being read; dollar signs that are not escaped */
     side->length = 0;
-    for (size_t i = 0; i < s.length; i++) {
-        char c = s.text[i];
-        int k = 0;
-        if ((unsigned char)c >= 128) {
-            while (k < COUNT(ans_unicode) && !ans_at(s, i, ans_unicode[k].word, 0)) k++;
-            if (k < COUNT(ans_unicode)) {
-                ans_put(side, ans_unicode[k].meaning, strlen(ans_unicode[k].meaning));
-                i += strlen(ans_unicode[k].word) - 1;
-                continue;
-            }
-        }
-        if (c == '\\' && i + 1 < s.length && s.text[i + 1] == '$') i++, c = ' ';
-        if (c == '$' || (unsigned char)c < 32) c = ' ';
-        if (c != '"' && c != 127) ans_put(side, &c, 1);
+    for (size_t i = 0; i < s.length; i++) partners += s.text[i] == '$' && !(i && s.text[i - 1] == '\\');
+    for (size_t i = 0, n; i < s.length; i += n) {
+        uint32_t c;
+        int level;
+        char up, space = ' ';
+        n = ans_decode(s, i, &c);
+        if ((up = ans_raised(c, &level)) == 0) level = 0;
+        if (raised && level != raised) ans_put(side, "}", 1);
+        if (level && level != raised) ans_put(side, level == 1 ? "^{" : "_{", 2);
+        raised = level;
+        if (up) ans_put(side, &up, 1);
+        else if (c >= 128 && ans_put_sign(side, c)) continue;
+        else if (c == '\\' && i + 1 < s.length && s.text[i + 1] == '$') continue; /* the sign comes next */
+        else if (c == '$' || (c && c < 32)) {
+            if (c == '$' && side->length >= 2 && !memcmp(side->text + side->length - 2, "US", 2)) side->length -= 2;
+            ans_put(side, &space, 1);
+            if (c == '$' && ans_is_money(s, i, partners)) ans_put(side, "\\dollar ", 8);
+        } else if (c != '"' && c != 127) ans_put(side, s.text + i, n);
     }
+    if (raised) ans_put(side, "}", 1);
     t = ans_strip(ans_span(side->text, side->length));
     memmove(side->text, t.text, t.length);
-    side->length = t.length;
+    side->text[side->length = t.length] = 0;
+}
+
+/* --- the text rewritten ---
+ * Notations that are easier to change in the text than to read: words for numbers, repeating decimals, groups of digits
+ * with other separators, commands about looks, set phrases. The result is LaTeX again.
+ *
+ *     two and a half     ->  2\frac{1}{2}        0.1\dot{6}       ->  0.1\overline{6}
+ *     5 dozen            ->  5*12                4'000'000        ->  4000000
+ *     \SI{3}{cm}         ->  3\text{ cm}         no solution      ->  \emptyset */
+
+typedef struct ans_rewriter {
+    ans_side *side; /* gets the result */
+    polar_span s;
+    size_t at;
+    int plain;      /* the other reading: quarters are coins */
+    int except;     /* \{ is open until the end: "all reals except 2" */
+} ans_rewriter;
+
+/* Where the next word of a phrase begins: after spaces, one hyphen, or a tie; 0 if none follows. */
+static size_t ans_next_word(polar_span s, size_t at) {
+    size_t i = at;
+    while (i < s.length && (s.text[i] == ' ' || s.text[i] == '~')) i++;
+    if (i == at && i < s.length && s.text[i] == '-') i++;
+    return i > at && i < s.length && ans_is_letter(s.text[i]) ? i : 0;
+}
+
+/* Appends a text, or a number. */
+static void ans_put_text(ans_side *side, const char *text) {
+    ans_put(side, text, strlen(text));
+}
+
+static void ans_put_number(ans_side *side, uint64_t v) {
+    char digits[24];
+    int n = COUNT(digits);
+    do digits[--n] = (char)('0' + v % 10);
+    while ((v /= 10) != 0);
+    ans_put(side, digits + n, sizeof digits - (size_t)n);
+}
+
+static void ans_put_fraction(ans_side *side, uint64_t num, uint64_t den) {
+    ans_put_text(side, "\\frac{");
+    ans_put_number(side, num);
+    ans_put_text(side, "}{");
+    ans_put_number(side, den);
+    ans_put_text(side, "}");
+}
+
+/* 'd' if what was written ends with a digit, '}' with a group, else 0: what the next word may multiply. Spaces and the
+ * beginning of a text command do not count. */
+static char ans_tail(const ans_side *side) {
+    polar_span s = ans_trim(ans_span(side->text, side->length));
+    static const char *const commands[] = {"\\text{", "\\mathrm{", "\\mbox{", "\\,", "\\ ", "~", "-"};
+    for (int i = 0; i < COUNT(commands); i++)
+        if (ans_ends(s, commands[i])) {
+            s.length -= strlen(commands[i]);
+            s = ans_trim(s);
+            i = -1;
+        }
+    if (!s.length) return 0;
+    return ans_is_digit(s.text[s.length - 1]) ? 'd' : s.text[s.length - 1] == '}' ? '}' : 0;
+}
+
+/* Whole numbers: "two hundred and five", "twenty-one", "a million". Returns the end of what was read, 0 for none. */
+static size_t ans_read_count(polar_span s, size_t at, uint64_t *value) {
+    uint64_t total = 0, current = 0, highest = 0;
+    size_t end = 0;
+    int last = WORD_NONE;
+    while (at) {
+        int plural;
+        size_t stop, next;
+        ans_number_word w = ans_number_word_at(s, at - 1, &plural, &stop); /* places are kept plus one: 0 is none */
+        int fits = (w.kind == WORD_ONE && (last == WORD_NONE || last >= WORD_HUNDRED || (last == WORD_TEN && w.value < 10))) ||
+                   (w.kind == WORD_TEN && (last == WORD_NONE || last >= WORD_HUNDRED));
+        if (last == WORD_ARTICLE) fits = 0;
+        if (fits) current += w.value;
+        else if (w.kind == WORD_HUNDRED && last != WORD_NONE && last < WORD_HUNDRED && !plural)
+            current *= 100;
+        else if (w.kind == WORD_HUNDRED && last == WORD_ARTICLE) current = 100;
+        else if (w.kind == WORD_SCALE && last != WORD_NONE && !plural && (!highest || w.value < highest)) {
+            total += MAX(current, 1) * w.value;
+            highest = w.value;
+            current = 0;
+        } else if (w.kind == WORD_DOZEN && last != WORD_NONE && !total) current = MAX(current, 1) * 12;
+        else if (w.kind == WORD_ARTICLE && last == WORD_NONE) current = 1;
+        else if (ans_at(s, at - 1, "and ", 1) && (last == WORD_HUNDRED || last == WORD_SCALE)) {
+            at += 4;
+            w = ans_number_word_at(s, at - 1, &plural, &stop);
+            if (w.kind != WORD_ONE && w.kind != WORD_TEN) break;
+            continue;
+        } else break;
+        if (w.kind == WORD_ARTICLE) {
+            ans_number_word after;
+            next = ans_next_word(s, stop);
+            after = ans_number_word_at(s, next, &plural, &next);
+            if (after.kind < WORD_HUNDRED || after.kind > WORD_HALF) break;
+        }
+        last = w.kind;
+        end = stop;
+        *value = total + current;
+        next = ans_next_word(s, stop);
+        at = next ? next + 1 : 0;
+    }
+    return end;
+}
+
+/* A fraction behind `count`: "thirds" of "two thirds", "half"; returns its end, 0 for none. */
+static size_t ans_read_part(polar_span s, size_t at, uint64_t count, uint64_t *den) {
+    int plural;
+    size_t end;
+    const ans_number_word w = ans_number_word_at(s, at, &plural, &end);
+    if (w.kind != WORD_PART && w.kind != WORD_HALF) return 0;
+    if (w.kind == WORD_PART && count != 1 && !plural) return 0; /* twenty-fifth */
+    *den = w.value;
+    return end;
+}
+
+/* "a half", "half", "two thirds" as a fraction below a whole number; returns its end, 0 for none. */
+static size_t ans_read_share(polar_span s, size_t at, uint64_t *num, uint64_t *den) {
+    int plural;
+    size_t end, next;
+    if (ans_number_word_at(s, at, &plural, &end).kind == WORD_HALF) return *num = 1, *den = 2, end;
+    if ((end = ans_read_count(s, at + 1, num)) == 0 || (next = ans_next_word(s, end)) == 0) return 0;
+    return ans_read_part(s, next, *num, den);
+}
+
+/* What multiplies the number before it, in digits or as a group: 6.5 thousand, 5 dozen, 3 tenths, 6 and a half. */
+static size_t ans_rewrite_multiplier(ans_rewriter *x, char tail) {
+    int plural;
+    size_t end;
+    uint64_t num, den;
+    const ans_number_word w = ans_number_word_at(x->s, x->at, &plural, &end);
+    if (w.kind >= WORD_HUNDRED && w.kind <= WORD_DOZEN) {
+        ans_put_text(x->side, "*");
+        ans_put_number(x->side, w.value);
+        return end;
+    }
+    if (w.kind == WORD_PART && w.value == 4 && w.word[0] == 'q' && tail == 'd') { /* coins, or fourths */
+        x->side->ambiguous = 1;
+        if (x->plain) return 0;
+    }
+    if ((w.kind == WORD_PART || w.kind == WORD_HALF) && tail == 'd') {
+        ans_put_text(x->side, "*");
+        ans_put_fraction(x->side, 1, w.value);
+        return end;
+    }
+    if (tail == 'd' && ans_at(x->s, x->at, "and ", 1) && (end = ans_read_share(x->s, x->at + 4, &num, &den)) != 0) {
+        ans_put_fraction(x->side, num, den);
+        return end;
+    }
+    return 0;
+}
+
+/* Words that are signs: "five squared", "minus two", "3 to 4"; they need a number on the sides where it stands. */
+static size_t ans_rewrite_sign(ans_rewriter *x, size_t end, char tail) {
+    static const struct {
+        const char *word, *sign;
+        int before, after; /* a number must stand there */
+    } signs[] = {{"squared", "^2", 1, 0}, {"cubed", "^3", 1, 0}, {"factorial", "!", 1, 0}, {"percent", "\\%", 1, 0},
+                 {"pct", "\\%", 1, 0}, {"degrees", "^\\circ ", 1, 0}, {"degree", "^\\circ ", 1, 0}, {"to", ":", 1, 1},
+                 {"negative", "-", 0, 1}, {"minus", "-", 0, 1}, {"mod", "\\bmod ", 1, 1}};
+    size_t next = end, unused;
+    uint64_t value;
+    while (next < x->s.length && strchr(" }$-\\", x->s.text[next])) next++;
+    for (int i = 0; i < COUNT(signs); i++) {
+        const size_t n = strlen(signs[i].word);
+        if (end - x->at != n || !ans_at(x->s, x->at, signs[i].word, 1) || (signs[i].before && tail != 'd')) continue;
+        unused = signs[i].after && next < x->s.length ? ans_read_count(x->s, next + 1, &value) : 0;
+        if (signs[i].after && !unused && !(next < x->s.length && (ans_is_digit(x->s.text[next]) || x->s.text[next] == '.')))
+            continue;
+        ans_put_text(x->side, signs[i].sign);
+        return end;
+    }
+    return 0;
+}
+
+/* Set phrases. The longest first where one begins another. */
+static size_t ans_rewrite_phrase(ans_rewriter *x) {
+    static const ans_word phrases[] = {
+        {"no real solutions", "\\emptyset "}, {"no real solution", "\\emptyset "}, {"no solutions", "\\emptyset "},
+        {"no solution", "\\emptyset "}, {"the empty set", "\\emptyset "}, {"empty set", "\\emptyset "},
+        {"all real numbers", "\\mathbb{R}"}, {"all reals", "\\mathbb{R}"}, {"does not exist", "\\text{dne}"},
+        {"dne", "\\text{dne}"}, {"per cent", "\\%"}, {"except", "\\setminus\\{"}, {"approx.", ""},
+    };
+    for (int i = 0; i < COUNT(phrases); i++) {
+        const size_t end = x->at + strlen(phrases[i].word);
+        if (!ans_at(x->s, x->at, phrases[i].word, 1) || (end < x->s.length && ans_is_letter(x->s.text[end]))) continue;
+        if (phrases[i].meaning[0] == '\\' && phrases[i].meaning[1] == 's') { /* except, behind the real numbers */
+            if (!ans_ends(ans_trim(ans_span(x->side->text, x->side->length)), "\\mathbb{R}")) continue;
+            x->except = 1;
+        }
+        ans_put_text(x->side, phrases[i].meaning);
+        return end;
+    }
+    return 0;
+}
+
+/* Codes of currencies in front of a number go. */
+static size_t ans_rewrite_currency(ans_rewriter *x, size_t end) {
+    static const char *const codes[] = {"usd", "eur", "gbp", "inr", "rs", "jpy", "cny", "rmb", "aud", "cad", "chf",
+                                        "nzd", "sgd", "hkd", "mxn", "php", "zar", "krw", "brl", "rub", "us"};
+    size_t next = end;
+    if (next < x->s.length && x->s.text[next] == '.') next++;
+    while (next < x->s.length && (x->s.text[next] == ' ' || x->s.text[next] == '~')) next++;
+    if (next >= x->s.length || !ans_is_digit(x->s.text[next])) return 0;
+    for (int i = 0; i < COUNT(codes); i++)
+        if (end - x->at == strlen(codes[i]) && ans_at(x->s, x->at, codes[i], 1)) {
+            if (!i) ans_put_text(x->side, "\\dollar ");
+            return next;
+        }
+    return 0;
+}
+
+/* A word, whole: a number, or what changes one. Returns where to go on. */
+static size_t ans_rewrite_word(ans_rewriter *x) {
+    const char tail = ans_tail(x->side);
+    size_t end = x->at, next, share;
+    uint64_t value, num = 1, den;
+    int plural;
+    while (end < x->s.length && ans_is_letter(x->s.text[end])) end++;
+    if (tail && (next = ans_rewrite_multiplier(x, tail)) != 0) return next;
+    if ((next = ans_rewrite_sign(x, end, tail)) != 0 || (next = ans_rewrite_phrase(x)) != 0) return next;
+    if ((next = ans_rewrite_currency(x, end)) != 0) return next;
+    if (ans_number_word_at(x->s, x->at, &plural, &next).kind == WORD_HALF && !plural) { /* half, half a dozen */
+        ans_put_fraction(x->side, 1, 2);
+        share = ans_next_word(x->s, next);
+        if (share && ans_at(x->s, share, "a ", 1)) {
+            const ans_number_word w = ans_number_word_at(x->s, share + 2, &plural, &share);
+            if (w.kind < WORD_HUNDRED || w.kind > WORD_DOZEN) return next;
+            ans_put_text(x->side, "*");
+            ans_put_number(x->side, w.value);
+            return share;
+        }
+        return next;
+    }
+    if ((end = ans_read_count(x->s, x->at + 1, &value)) == 0) return 0;
+    next = ans_next_word(x->s, end);
+    if (next && (share = ans_read_part(x->s, next, value, &den)) != 0) return ans_put_fraction(x->side, value, den), share;
+    if (ans_number_word_at(x->s, x->at, &plural, &share).kind == WORD_ARTICLE && share == end) return 0;
+    ans_put_number(x->side, value);
+    if (next && ans_at(x->s, next, "and ", 1) && (share = ans_read_share(x->s, next + 4, &num, &den)) != 0)
+        return ans_put_fraction(x->side, num, den), share;
+    return end;
+}
+
+/* The period of a repeating decimal behind its point and `n` digits: \overline{52}, \bar 6, \dot5\dot2, (8). Appends its
+ * digits to `period` and returns where it ends, 0 without one. */
+static size_t ans_read_period(polar_span s, size_t at, char *period, int capacity) {
+    static const char *const open[] = {"\\overline{", "\\bar{", "\\bar ", "("};
+    int n = 0, dots = 0;
+    for (int i = 0; i < COUNT(open); i++)
+        if (ans_at(s, at, open[i], 0)) {
+            for (at += strlen(open[i]); at < s.length && ans_is_digit(s.text[at]) && n < capacity - 1; at++) {
+                period[n++] = s.text[at];
+                if (i == 2) break;
+            }
+            period[n] = 0;
+            if (i == 2) return n ? at + 1 : 0;
+            return n && at < s.length && s.text[at] == (i == 3 ? ')' : '}') ? at + 1 : 0;
+        }
+    while (n < capacity - 1 && dots < 2) { /* dots above the first and the last digit */
+        const int braced = ans_at(s, at, "\\dot{", 0), dot = braced || ans_at(s, at, "\\dot ", 0);
+        const size_t digit = at + (dot ? 5 : 0);
+        if (digit >= s.length || !ans_is_digit(s.text[digit]) || (!dot && !dots)) break;
+        if (dot) dots++;
+        period[n++] = s.text[digit];
+        at = digit + 1 + (braced ? 1 : 0);
+        if (dots == 1 && ans_find(ans_from(s, at), "\\dot") == ANS_NONE) break;
+    }
+    period[n] = 0;
+    return dots && n ? at : 0;
+}
+
+/* "0.1666..." repeats the block that its digits show three times at the end. Length of the block, 0 without one. */
+static size_t ans_shown_block(polar_span digits) {
+    for (size_t block = 1; 3 * block <= digits.length; block++)
+        if (!memcmp(digits.text + digits.length - 3 * block, digits.text + digits.length - 2 * block, 2 * block))
+            return block;
+    return 0;
+}
+
+/* Length of an ellipsis. */
+static size_t ans_ellipsis(polar_span s, size_t at) {
+    static const char *const dots[] = {"...", "\\ldots", "\\dots", "\\cdots"};
+    for (int i = 0; i < COUNT(dots); i++)
+        if (ans_at(s, at, dots[i], 0)) return strlen(dots[i]);
+    return 0;
+}
+
+/* A number in digits: separators of groups that LaTeX does not know go, a period becomes \overline. */
+static size_t ans_rewrite_digits(ans_rewriter *x) {
+    size_t end = x->at, groups = 0, start, next, block;
+    char period[64];
+    while (end < x->s.length && ans_is_digit(x->s.text[end])) end++;
+    if (end - x->at <= 3 && end < x->s.length && (x->s.text[end] == '\'' || x->s.text[end] == '.')) {
+        const char mark = x->s.text[end];
+        for (next = end; next + 3 < x->s.length && x->s.text[next] == mark && ans_is_digit(x->s.text[next + 1]) &&
+                         ans_is_digit(x->s.text[next + 2]) && ans_is_digit(x->s.text[next + 3]) &&
+                         !(next + 4 < x->s.length && ans_is_digit(x->s.text[next + 4]));)
+            next += 4, groups++;
+        if (groups >= 2 || (groups && mark == '\'')) {
+            for (size_t i = x->at; i < next; i++)
+                if (ans_is_digit(x->s.text[i])) ans_put(x->side, x->s.text + i, 1);
+            return next;
+        }
+    }
+    if (end >= x->s.length || x->s.text[end] != '.') return ans_put(x->side, x->s.text + x->at, end - x->at), end;
+    start = ++end;
+    while (end < x->s.length && ans_is_digit(x->s.text[end])) end++;
+    if (end == start && ans_at(x->s, end, "..", 0)) end = start - 1; /* "3..." */
+    ans_put(x->side, x->s.text + x->at, end - x->at);
+    if (end < start) return end;
+    next = ans_read_period(x->s, end, period, COUNT(period));
+    if (!next && (groups = ans_ellipsis(x->s, end)) != 0 &&
+        (block = ans_shown_block(ans_slice(x->s, start, end))) != 0 && block < sizeof period) {
+        memcpy(period, x->s.text + end - block, block);
+        period[block] = 0;
+        next = end + groups;
+    }
+    if (!next) return end;
+    ans_put_text(x->side, "\\overline{");
+    ans_put_text(x->side, period);
+    ans_put_text(x->side, "}");
+    return next;
+}
+
+/* The end of a group in braces that begins at a place, 0 if there is none. */
+static size_t ans_group_end(polar_span s, size_t at) {
+    int depth = 0;
+    for (; at < s.length; at++) {
+        if (s.text[at] == '\\') at++;
+        else if (s.text[at] == '{') depth++;
+        else if (s.text[at] == '}' && --depth == 0) return at + 1;
+        if (depth <= 0) return 0;
+    }
+    return 0;
+}
+
+/* Commands about looks go with their argument; \SI{3}{cm} is 3\text{ cm}. */
+static size_t ans_rewrite_command(ans_rewriter *x) {
+    static const char *const gone[] = {"\\color", "\\textcolor", "\\colorbox", "\\phantom", "\\hphantom", "\\vphantom",
+                                       "\\hspace", "\\vspace", "\\tag", "\\label"};
+    static const char *const quantities[] = {"\\SI", "\\qty"};
+    size_t end = x->at + 1, first, second;
+    while (end < x->s.length && ans_is_letter(x->s.text[end])) end++;
+    for (int i = 0; i < COUNT(gone); i++)
+        if (end - x->at == strlen(gone[i]) && ans_at(x->s, x->at, gone[i], 0)) {
+            if (end < x->s.length && x->s.text[end] == '*') end++;
+            first = ans_group_end(x->s, end);
+            if (first) ans_put_text(x->side, " ");
+            return first;
+        }
+    for (int i = 0; i < COUNT(quantities); i++)
+        if (end - x->at == strlen(quantities[i]) && ans_at(x->s, x->at, quantities[i], 0) &&
+            (first = ans_group_end(x->s, end)) != 0 && (second = ans_group_end(x->s, first)) != 0) {
+            ans_put(x->side, x->s.text + end + 1, first - end - 2);
+            ans_put_text(x->side, "\\text{ ");
+            ans_put(x->side, x->s.text + first + 1, second - first - 1);
+            return second;
+        }
+    return 0;
+}
+
+/* "(mod 7)" is \pmod{7}. */
+static size_t ans_rewrite_modulus(ans_rewriter *x) {
+    static const char *const forms[] = {"(mod ", "(\\bmod ", "(\\text{mod }", "(\\mathrm{mod} ", "(\\text{mod} "};
+    for (int i = 0; i < COUNT(forms); i++)
+        if (ans_at(x->s, x->at, forms[i], 0)) {
+            const size_t start = x->at + strlen(forms[i]), n = ans_find(ans_from(x->s, start), ")");
+            if (n == ANS_NONE) return 0;
+            ans_put_text(x->side, "\\pmod{");
+            ans_put(x->side, x->s.text + start, n);
+            ans_put_text(x->side, "}");
+            return start + n + 1;
+        }
+    return 0;
+}
+
+/* Rewrites the cleaned text of a side. */
+static void ans_rewrite(ans_side *side, char *scratch, int plain) {
+    ans_rewriter x = {side, {NULL, 0}, 0, plain, 0};
+    memcpy(scratch, side->text, side->length);
+    x.s = ans_span(scratch, side->length);
+    side->text[side->length = 0] = 0;
+    while (x.at < x.s.length) {
+        const char c = x.s.text[x.at], before = x.at ? x.s.text[x.at - 1] : ' ';
+        size_t next = 0;
+        if (c == '\\') next = ans_rewrite_command(&x);
+        else if (c == '(') next = ans_rewrite_modulus(&x);
+        else if (ans_is_digit(c) && !ans_is_digit(before)) next = ans_rewrite_digits(&x);
+        else if (ans_is_letter(c) && !ans_is_letter(before) && before != '\\') next = ans_rewrite_word(&x);
+        if (next) x.at = next;
+        else {
+            size_t n = 1; /* a command or a word is copied whole */
+            if (c == '\\' || ans_is_letter(c))
+                while (x.at + n < x.s.length && ans_is_letter(x.s.text[x.at + n])) n++;
+            ans_put(side, x.s.text + x.at, n);
+            x.at += n;
+        }
+    }
+    if (x.except) ans_put_text(side, "\\}");
 }
 
 /* State of the cutting. */
@@ -1090,6 +1959,7 @@ typedef struct ans_lexer {
     int spaced;   /* a space was just passed */
     int braces, text_braces[16], n_text; /* open braces; levels at which text commands began */
     int matrices; /* open matrix environments: there "\\" and "&" count */
+    int money;    /* a sign of dollars was just passed */
 } ans_lexer;
 
 /* Appends a token. */
@@ -1101,6 +1971,8 @@ static ans_token *ans_emit(ans_lexer *x, int kind, int id, const char *at, size_
     t->length = (uint16_t)length;
     t->spaced = (uint8_t)x->spaced;
     t->repeat = t->upright = 0;
+    t->money = (uint8_t)(kind == T_NUMBER && x->money);
+    if (kind != T_CHARACTER) x->money = 0;
     x->spaced = 0;
     x->side->n_tokens++; /* beyond ANS_TOKENS the answer is refused */
     return t;
@@ -1183,24 +2055,29 @@ static const ans_name *ans_bare_name(polar_span run) {
     const ans_name *best = NULL;
     for (int i = 0; i < COUNT(ans_names); i++) {
         const ans_name *n = &ans_names[i];
-        if (n->bare && ans_starts(run, n->name) && (n->bare == 1 || strlen(n->name) == run.length) &&
+        if (n->bare && ans_starts(run, n->name) &&
+            (n->bare == 1 || (strlen(n->name) == run.length && (n->bare == 2 || run.text[run.length] == '('))) &&
             (!best || strlen(n->name) > strlen(best->name)))
             best = n;
     }
     return best;
 }
 
-/* A run of letters is a formula if it is short, or if names with at most three letters between them make it up. */
+/* A run of letters is a formula if it is short, or if names with at most three letters between make it up, which have no
+ * vowel if they are two or three: "sinxy" is one, "since" is a word. */
 static int ans_is_word(polar_span run) {
-    int single = 0, names = 0;
+    static const char *const words[] = {"pint", "pints", "cost", "costs", "tank", "tanks", "pins", "logs", "sing"};
+    int single = 0, names = 0, vowels = 0;
     if (run.length < 4) return 0;
+    for (int i = 0; i < COUNT(words); i++)
+        if (strlen(words[i]) == run.length && ans_at(run, 0, words[i], 0)) return 1;
     for (size_t i = 0; i < run.length;) {
         const ans_name *n = ans_bare_name(ans_from(run, i));
         if (n) i += strlen(n->name), names++;
-        else i++, single++;
+        else vowels += strchr("aeiou", run.text[i++]) != NULL, single++;
         if (single > 3) return 1;
     }
-    return !names;
+    return !names || (single > 1 && vowels);
 }
 
 /* What the word is another spelling of, or NULL. */
@@ -1268,6 +2145,7 @@ static polar_span ans_lex_argument(ans_lexer *x) {
 static int ans_environment(polar_span name) {
     if (ans_starts(name, "array")) return ENV_ARRAY;
     if (ans_starts(name, "cases")) return ENV_CASES;
+    if (ans_starts(name, "vmatrix")) return ENV_DETERMINANT;
     return ans_find(name, "matrix") != ANS_NONE ? ENV_MATRIX : ENV_PLAIN;
 }
 
@@ -1277,7 +2155,7 @@ static void ans_lex_environment(ans_lexer *x, int kind) {
     int env = ans_environment(name);
     if (env == ENV_PLAIN) return; /* align and its like say nothing */
     x->matrices += kind == T_BEGIN ? 1 : -1;
-    ans_emit(x, kind, 0, "m", 1);
+    ans_emit(x, kind, env == ENV_DETERMINANT, "m", 1);
     if (kind == T_BEGIN && env == ENV_ARRAY && ans_peek(x, 0) == '{') {
         size_t n = 1;
         while (ans_peek(x, n) && strchr("clr| ", ans_peek(x, n))) n++;
@@ -1294,9 +2172,39 @@ static const ans_name *ans_command(polar_span name) {
     return NULL;
 }
 
+/* i, j or k that a command for vectors marks, with its braces or without, as a unit vector. */
+static int ans_lex_basis(ans_lexer *x) {
+    static const char *const forms[] = {"{i}", "{j}", "{k}", "{\\imath}", "{\\jmath}", "i", "j", "k", "\\imath", "\\jmath"};
+    for (int i = 0; i < COUNT(forms); i++) {
+        const size_t n = strlen(forms[i]);
+        if (!ans_at(x->s, x->at, forms[i], 0) || (ans_is_letter(forms[i][n - 1]) && ans_is_letter(ans_peek(x, n))))
+            continue;
+        x->at += n;
+        x->side->basis |= 1 << i % 5 % 3;
+        ans_emit(x, T_BASIS, "ijk"[i % 5 % 3], &"ijk"[i % 5 % 3], 1);
+        return 1;
+    }
+    return 0;
+}
+
+/* 1 if the group that follows is a complex number: digits and i, no other letters. */
+static int ans_is_complex(const ans_lexer *x) {
+    const size_t end = ans_group_end(x->s, x->at);
+    int i = 0, digits = 0;
+    for (size_t k = x->at; k < end; k++) {
+        const char c = x->s.text[k];
+        if (c == '\\' || (ans_is_letter(c) && c != 'i')) return 0;
+        i |= c == 'i';
+        digits |= ans_is_digit(c);
+    }
+    return i && digits;
+}
+
 /* Opens the group of a command whose braces do not count. */
 static void ans_lex_font(ans_lexer *x, int text) {
     while (ans_peek(x, 0) == ' ') x->at++;
+    if (text & 4 && ans_lex_basis(x)) return;
+    text &= 3;
     if (ans_peek(x, 0) != '{') return;
     if (text == 2 && ans_peek(x, 1) == 'R' && ans_peek(x, 2) == '}') { /* \mathbb{R} */
         ans_emit(x, T_CONSTANT, CONST_REALS, "R", 1);
@@ -1318,15 +2226,24 @@ static void ans_lex_command(ans_lexer *x) {
     x->at += n;
     known = ans_command(name);
     if (ans_starts(name, "var") && name.length > 4 && !known) name = ans_from(name, 3); /* \varphi is \phi */
+    if (!known && (ans_starts(name, "math") || ans_starts(name, "text"))) {
+        ans_lex_font(x, 1);
+        return;
+    }
     if (!known) {
         ans_emit(x, T_SYMBOL, 0, name.text, name.length);
         return;
     }
     switch (known->kind) {
     case T_FONT: ans_lex_font(x, known->id); break;
-    case T_OVERLINE: ans_lex_font(x, 0); break;
+    case T_OVERLINE:
+        if (ans_is_complex(x)) ans_emit(x, T_FUNCTION, F_CONJUGATE, name.text, name.length);
+        else ans_lex_font(x, 0);
+        break;
     case T_NOTHING:
         while (ans_peek(x, 0) == ' ') x->at++;
+        if (ans_starts(name, "angle") && x->side->n_tokens == 1 && x->side->tokens[0].id == 'm')
+            x->side->n_tokens = 0; /* m\angle B */
         if (known->id && ans_peek(x, 0) == '|') {
             ans_emit(x, known->id == 1 ? T_OPEN_BAR : T_CLOSE_BAR, 0, "|", 1);
             x->at++;
@@ -1334,7 +2251,7 @@ static void ans_lex_command(ans_lexer *x) {
         break;
     case T_BEGIN: case T_FINISH: ans_lex_environment(x, known->kind); break;
     case T_DEGREE_SIGN: ans_emit(x, T_DEGREE, 0, "o", 1); break;
-    case T_CURRENCY: break;
+    case T_CURRENCY: x->money = 1; break;
     default: ans_emit(x, known->kind, known->id, name.text, name.length);
     }
 }
@@ -1428,11 +2345,52 @@ static int ans_is_balanced(const ans_side *side) {
     return !round && !curly && !set;
 }
 
+/* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
+static int ans_bracket(const ans_token *t) {
+    if (t->kind == T_CHARACTER) return strchr("([{", t->id) ? 1 : strchr(")]}", t->id) ? -1 : 0;
+    if (t->kind == T_BEGIN || t->kind == T_FINISH) return t->kind == T_BEGIN ? 1 : -1;
+    if (t->kind < T_OPEN_SET || t->kind > T_CLOSE_BAR) return 0;
+    return (t->kind - T_OPEN_SET) % 2 ? -1 : 1; /* they alternate in ans_kind */
+}
+
+/* 1 if "k \in Z" begins at a token: a letter, perhaps others after commas, and a set of numbers at the end. */
+static int ans_declares(const ans_side *side, int at) {
+    const ans_token *t = side->tokens;
+    const int n = side->n_tokens;
+    while (at + 1 < n && t[at].kind == T_LETTER && t[at + 1].kind == T_SEPARATOR) at += 2;
+    return at + 3 == n && t[at].kind == T_LETTER && t[at + 1].kind == T_RELATION && t[at + 1].id == REL_IN &&
+           ((t[at + 2].kind == T_LETTER && t[at + 2].upright) || t[at + 2].kind == T_CONSTANT);
+}
+
+/* Cuts off what says for which values an answer holds: "for all x", "where n is an integer", ", k \in \mathbb{Z}". A
+ * letter that is declared a whole number there becomes the parameter. */
+static void ans_unqualify(ans_side *side) {
+    int depth = 0, cut = 0, whole = 0;
+    for (int i = 1; i < side->n_tokens && !cut; i++) {
+        const ans_token *t = &side->tokens[i];
+        depth += ans_bracket(t - 1);
+        if (depth) continue;
+        if (t->kind == T_QUALIFIER || (t[-1].kind == T_SEPARATOR && t[-1].id == SEPARATE_COMMA && ans_declares(side, i)))
+            cut = i;
+    }
+    if (!cut) return;
+    for (int i = cut; i < side->n_tokens; i++) {
+        const ans_token *t = &side->tokens[i];
+        whole |= (t->kind == T_WORD && t->length >= 7 && ans_at(ans_span(t->at, t->length), 0, "integer", 1)) ||
+                 (t->kind == T_LETTER && t->upright && (t->id == 'Z' || t->id == 'N'));
+        if (!side->parameter && t->kind == T_LETTER && !t->upright) side->parameter = (char)t->id;
+    }
+    if (!whole) side->parameter = 0;
+    while (cut && side->tokens[cut - 1].kind == T_SEPARATOR) cut--;
+    if (cut) side->n_tokens = cut;
+}
+
 /* Cuts the cleaned text of a side into tokens. */
 static void ans_lex(ans_side *side, int plain) {
-    ans_lexer x = {side, {NULL, 0}, 0, plain, 0, 0, {0}, 0, 0};
+    ans_lexer x = {side, {NULL, 0}, 0, plain, 0, 0, {0}, 0, 0, 0};
     x.s = ans_span(side->text, side->length);
-    side->n_tokens = 0;
+    side->n_tokens = side->basis = 0;
+    side->parameter = 0;
     while (x.at < x.s.length && side->n_tokens < ANS_TOKENS) {
         char c = x.s.text[x.at];
         if (ans_is_space(c)) x.at++, x.spaced = 1;
@@ -1445,8 +2403,19 @@ static void ans_lex(ans_side *side, int plain) {
     }
     side->balanced = x.at >= x.s.length && !x.braces && ans_is_balanced(side);
     side->n_tokens = MIN(side->n_tokens, ANS_TOKENS);
+    for (int i = 0; i < side->n_tokens; i++) /* one alone is a letter */
+        if (side->tokens[i].kind == T_BASIS && !(side->basis & (side->basis - 1))) side->tokens[i].kind = T_LETTER;
+    ans_unqualify(side);
     side->tokens[side->n_tokens].kind = T_END;
     side->tokens[side->n_tokens].spaced = 0;
+}
+
+/* From an answer to its tokens, in one of two readings. */
+static void ans_prepare(ans_work *w, ans_side *side, polar_span s, int plain) {
+    w->plain = plain;
+    ans_clean(side, s);
+    ans_rewrite(side, w->scratch, plain);
+    ans_lex(side, plain);
 }
 
 /* --- tokens to a tree ---
@@ -1471,7 +2440,10 @@ static void ans_lex(ans_side *side, int plain) {
 typedef enum ans_op {
     N_NONE, N_NUMBER, N_SYMBOL, N_CONSTANT, N_ADD, N_MULTIPLY, N_DIVIDE, N_POWER, N_NEGATE, N_PLUS_MINUS, N_CALL,
     N_ROOT,
+    N_BASIS,  /* the unit vector id: i, j, k */
     N_OPAQUE, /* an unknown function of its children: f(x), a_{n+1}, limits, 12_{5} */
+    N_CONGRUENCE, /* value, modulus */
+    N_QUANTITY,   /* a value with a unit, whose place in the list of units is id */
     N_SUM,    /* variable in `name`, product if id is set: lower, upper, body */
     N_DEGREE,
     /* collections and what is no number */
@@ -1640,6 +2612,8 @@ static int ans_fold(ans_work *w, ans_op op, int i, int k) {
     return 0;
 }
 
+static int ans_binary(ans_work *w, ans_op op, int a, int b);
+
 /* Operations that calculate what is exact and build a node for the rest. */
 static int ans_unary(ans_work *w, ans_op op, int a) {
     int n;
@@ -1647,14 +2621,54 @@ static int ans_unary(ans_work *w, ans_op op, int a) {
         const ans_node *p = &w->nodes[a];
         if ((n = ans_folded(w, !p->negative, p->num, p->den, p->flags & (DECIMAL | PERCENT | PLAIN))) != 0) return n;
     }
+    if (op == N_NEGATE && (w->nodes[a].op == N_MATRIX || (w->nodes[a].op == N_TUPLE && !w->nodes[a].id)))
+        return ans_binary(w, N_MULTIPLY, ans_rational(w, 1, nat_from(w, 1), nat_from(w, 1)), a);
     n = ans_node_new(w, op);
     ans_append(w, n, a);
     return n;
 }
 
+/* A copy of a tree, with the unit vectors replaced by 1 for the one named `basis` ('i', 'j', 'k') and 0 for others; by
+ * themselves if that is 0. */
+static int ans_copy(ans_work *w, int node, char basis) {
+    const ans_node *p = &w->nodes[node];
+    const int a = p->first, b = a ? w->nodes[a].next : 0, op = p->op;
+    int n;
+    if (w->failed || !ans_pay(w, 5)) return w->failed = 1, 0;
+    if (op == N_BASIS && basis) return ans_integer(w, p->id == basis);
+    if (op == N_NEGATE) return ans_unary(w, N_NEGATE, ans_copy(w, a, basis));
+    if (op == N_ADD || op == N_MULTIPLY || op == N_DIVIDE || op == N_POWER)
+        return n = ans_copy(w, a, basis), ans_binary(w, (ans_op)op, n, ans_copy(w, b, basis));
+    if ((n = ans_node_new(w, (ans_op)op)) == 0) return 0;
+    w->nodes[n] = w->nodes[node];
+    w->nodes[n].first = w->nodes[n].last = w->nodes[n].next = w->nodes[n].n = 0;
+    for (int c = a; c && !w->failed; c = w->nodes[c].next) ans_append(w, n, ans_copy(w, c, basis));
+    return n;
+}
+
+/* A number times or divided into a matrix or vector: every element. 0 if these are no such operands. */
+static int ans_scaled(ans_work *w, ans_op op, int a, int b) {
+    const int whole = w->nodes[a].op == N_MATRIX || w->nodes[a].op == N_TUPLE ? a : b, scalar = whole == a ? b : a;
+    const ans_node *m = &w->nodes[whole], *x = &w->nodes[scalar];
+    int n, c;
+    if ((op != N_MULTIPLY && op != N_DIVIDE) || (op == N_DIVIDE && whole == b)) return 0;
+    if (!a || !b || (x->flags & PARTS) || x->op >= N_LIST) return 0;
+    if (m->op != N_MATRIX && (m->op != N_TUPLE || m->id || !(x->flags & EXACT))) return 0;
+    if ((n = ans_node_new(w, (ans_op)m->op)) == 0) return 0;
+    w->nodes[n].id = m->id;
+    w->nodes[n].flags = PARTS;
+    for (c = m->first; c && !w->failed;) {
+        const int next = w->nodes[c].next;
+        w->nodes[c].next = 0;
+        ans_append(w, n, ans_binary(w, op, op == N_DIVIDE ? c : ans_copy(w, scalar, 0), op == N_DIVIDE ? ans_copy(w, scalar, 0) : c));
+        c = next;
+    }
+    return n;
+}
+
 static int ans_binary(ans_work *w, ans_op op, int a, int b) {
     int n = ans_fold(w, op, a, b);
-    if (n) return n;
+    if (n || (n = ans_scaled(w, op, a, b)) != 0) return n;
     n = ans_node_new(w, op);
     ans_append(w, n, a);
     ans_append(w, n, b);
@@ -1662,26 +2676,41 @@ static int ans_binary(ans_work *w, ans_op op, int a, int b) {
     return n;
 }
 
-/* A function of one or two arguments. Factorials and binomials of whole numbers are exact. */
+/* n!! as an exact number, 0 if it is too large. */
+static int ans_fold_double_factorial(ans_work *w, int n) {
+    natural r = nat_from(w, 1);
+    for (; n > 1 && r.n > 0; n -= 2) r = nat_multiply(w, r, nat_from(w, (uint64_t)n));
+    return ans_folded(w, 0, r, nat_from(w, 1), 0);
+}
+
+/* Functions of whole numbers, exact; 0 for others. */
+static int ans_fold_call(ans_work *w, ans_function f, int a, int b) {
+    int x, y = 0;
+    if (!a || !ans_small_integer(w, a, &x) || x < 0) return 0;
+    if (f == F_FACTORIAL) return ans_folded(w, 0, nat_product(w, 2, (uint32_t)MAX(x, 1)), nat_from(w, 1), 0);
+    if (f == F_DOUBLE_FACTORIAL) return x < 1000 ? ans_fold_double_factorial(w, x) : 0;
+    if (!b || !ans_small_integer(w, b, &y) || y < 0) return 0;
+    if (f == F_MODULUS) return y ? ans_integer(w, (uint64_t)(x % y)) : 0;
+    if ((f == F_BINOMIAL || f == F_PERMUTATION) && y > x) return ans_integer(w, 0);
+    if (f == F_PERMUTATION)
+        return ans_folded(w, 0, nat_product(w, (uint32_t)(x - y + 1), (uint32_t)x), nat_from(w, 1), 0);
+    if (f != F_BINOMIAL) return 0;
+    y = MIN(y, x - y);
+    return ans_folded(w, 0, nat_product(w, (uint32_t)(x - y + 1), (uint32_t)x), nat_product(w, 2, (uint32_t)MAX(y, 1)), 0);
+}
+
+/* A function of one or two arguments. Factorials, binomials and their like of whole numbers are exact; bars around a
+ * matrix are its determinant. */
 static int ans_call(ans_work *w, ans_function f, int a, int b) {
-    int n, i;
-    if (f == F_FACTORIAL && ans_small_integer(w, a, &i) && i >= 0) {
-        if ((n = ans_folded(w, 0, nat_product(w, 2, (uint32_t)MAX(i, 1)), nat_from(w, 1), 0)) != 0) return n;
-    }
-    if (f == F_BINOMIAL && a && b) {
-        int top, under;
-        if (ans_small_integer(w, a, &top) && ans_small_integer(w, b, &under) && top >= 0 && under >= 0) {
-            if (under > top) return ans_integer(w, 0);
-            under = MIN(under, top - under);
-            n = ans_folded(w, 0, nat_product(w, (uint32_t)(top - under + 1), (uint32_t)top),
-                           nat_product(w, 2, (uint32_t)MAX(under, 1)), 0);
-            if (n) return n;
-        }
-    }
+    int n = ans_fold_call(w, f, a, b);
+    if (n) return n;
+    if (f == F_CUBE_ROOT) return ans_binary(w, N_ROOT, a, ans_integer(w, 3));
     n = ans_node_new(w, N_CALL);
+    if (f == F_ABS && w->nodes[a].op == N_MATRIX) f = F_DET;
     w->nodes[n].id = (int)f;
     ans_append(w, n, a);
     if (b) ans_append(w, n, b);
+    if (f == F_DET) w->nodes[n].flags &= (uint8_t)~PARTS;
     return n;
 }
 
@@ -1736,7 +2765,7 @@ static int ans_read_sum(ans_work *w);
 
 /* The next token of the part being read. */
 static const ans_token *ans_now(const ans_work *w) {
-    static const ans_token end = {"", 0, T_END, 0, 0, 0, 0};
+    static const ans_token end = {"", 0, T_END, 0, 0, 0, 0, 0};
     return w->at < w->stop ? &w->tokens[w->at] : &end;
 }
 
@@ -1760,14 +2789,6 @@ static int ans_no(ans_work *w) {
     w->failed = 1;
     w->stop = w->at;
     return 0;
-}
-
-/* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
-static int ans_bracket(const ans_token *t) {
-    if (t->kind == T_CHARACTER) return strchr("([{", t->id) ? 1 : strchr(")]}", t->id) ? -1 : 0;
-    if (t->kind == T_BEGIN || t->kind == T_FINISH) return t->kind == T_BEGIN ? 1 : -1;
-    if (t->kind < T_OPEN_SET || t->kind > T_CLOSE_BAR) return 0;
-    return (t->kind - T_OPEN_SET) % 2 ? -1 : 1; /* they alternate in ans_kind */
 }
 
 /* Goes one level of nesting down; every call that succeeds is paired with ans_up. */
@@ -1799,6 +2820,7 @@ static int ans_read_braced(ans_work *w) {
     if (!ans_down(w)) return 0;
     n = ans_read_group(w, 0);
     if (ans_accept_kind(w, T_CHOOSE)) n = ans_call(w, F_BINOMIAL, n, ans_read_group(w, 0));
+    else if (ans_accept_kind(w, T_OVER)) n = ans_binary(w, N_DIVIDE, n, ans_read_group(w, 0));
     if (!ans_accept(w, '}')) ans_no(w);
     if (n && w->nodes[n].op == N_LIST) w->nodes[n].op = N_SET;
     return ans_up(w, n);
@@ -1950,7 +2972,7 @@ static int ans_read_function_argument(ans_work *w) {
     for (;; t = ans_now(w)) {
         int factor, first = !n;
         if (t->kind != T_NUMBER && t->kind != T_LETTER && t->kind != T_SYMBOL && t->kind != T_CONSTANT &&
-            t->kind != T_FRACTION && t->kind != T_ROOT && t->kind != T_BINOMIAL &&
+            t->kind != T_FRACTION && t->kind != T_ROOT && t->kind != T_BINOMIAL && t->kind != T_BEGIN &&
             !(first && (t->kind == T_FUNCTION || ans_is_char(t, '|'))))
             break;
         factor = ans_read_factor(w);
@@ -1966,21 +2988,35 @@ static ans_function ans_inverse(ans_function f) {
     return f == F_SINH ? F_ARSINH : f == F_COSH ? F_ARCOSH : f == F_TANH ? F_ARTANH : f;
 }
 
+/* \log_39 is the logarithm of 9 to base 3: a bare base is one digit if nothing else is left for the argument. */
+static int ans_base_is_digit(const ans_work *w) {
+    const ans_token *t = ans_now(w);
+    if (t->kind != T_NUMBER || t->length < 2) return 0;
+    if (w->at + 1 >= w->stop) return 1;
+    return t[1].kind != T_NUMBER && t[1].kind != T_LETTER && t[1].kind != T_SYMBOL && t[1].kind != T_FRACTION &&
+           t[1].kind != T_ROOT && !ans_is_char(t + 1, '(') && !ans_is_char(t + 1, '{');
+}
+
 /* \sin^2 x, \log_2 x, \sin^{-1} x, \max(a, b) */
 static int ans_read_function(ans_work *w, ans_function f) {
     int power = 0, base = 0, n, call, e;
     if (ans_is_char(ans_now(w), '}')) return ans_symbol(w, ans_mix((uint64_t)f, 13)); /* the index of x_{\max} */
     for (int i = 0; i < 2; i++) {
         if (!power && ans_accept(w, '^')) power = ans_argument(w, 0);
-        else if (!base && ans_accept(w, '_')) base = ans_argument(w, 0);
+        else if (!base && ans_accept(w, '_')) base = ans_argument(w, f == F_LN && ans_base_is_digit(w));
     }
+    if (f == F_LN && !base && ans_now(w)->kind == T_NUMBER && !ans_now(w)->spaced && w->at + 1 < w->stop &&
+        ans_is_char(ans_now(w) + 1, '(')) /* log2(8) */
+        base = ans_number(w, &w->tokens[w->at++]);
     if (power && ans_small_integer(w, power, &e) && e == -1 && ans_inverse(f) != f) {
         f = ans_inverse(f);
         power = 0;
     }
     if (!ans_down(w)) return 0;
     n = ans_read_function_argument(w);
-    if (n && w->nodes[n].op >= N_LIST && w->nodes[n].op <= N_SET) { /* several arguments */
+    if (n && w->nodes[n].op == N_TUPLE && w->nodes[n].n == 2 && f != F_MAX && f != F_MIN) /* binom(5, 2) */
+        call = ans_call(w, f, w->nodes[n].first, w->nodes[n].last);
+    else if (n && w->nodes[n].op >= N_LIST && w->nodes[n].op <= N_SET) { /* several arguments */
         w->nodes[n].op = N_CALL;
         w->nodes[n].id = (int)f;
         w->nodes[n].flags &= (uint8_t)~PARTS;
@@ -2101,11 +3137,17 @@ static int ans_is_application(ans_work *w, const ans_token *name) {
 }
 
 /* The call of an unknown function: name, then arguments. */
-static int ans_read_applied(ans_work *w, int name) {
+static int ans_read_applied(ans_work *w, int name, const ans_token *first) {
     int n = ans_node_new(w, N_OPAQUE), braced = ans_accept(w, '{'), list;
     if (!ans_accept(w, '(')) return ans_no(w);
     list = ans_read_bracket(w, 0);
     if (braced && !ans_accept(w, '}')) return ans_no(w);
+    if (w->nodes[list].op == N_TUPLE && first->kind == T_LETTER && first->id < 'a') {
+        w->side->ambiguous = 1;
+        if (w->plain) return list; /* the label of a point */
+        if (w->nodes[list].n == 2 && (first->id == 'C' || first->id == 'P'))
+            return ans_call(w, first->id == 'C' ? F_BINOMIAL : F_PERMUTATION, w->nodes[list].first, w->nodes[list].last);
+    }
     if (w->nodes[list].op == N_TUPLE) {
         w->nodes[list].op = N_OPAQUE;
         w->nodes[list].flags &= (uint8_t)~PARTS;
@@ -2140,13 +3182,31 @@ static int ans_read_fraction(ans_work *w) {
 }
 
 static int ans_read_binomial(ans_work *w) {
-    int a = ans_argument(w, 1), b = ans_argument(w, 1);
+    int a, b;
+    if (ans_accept(w, '(')) { /* binom(5, 2) */
+        a = ans_read_bracket(w, 0);
+        return w->nodes[a].n == 2 ? ans_call(w, F_BINOMIAL, w->nodes[a].first, w->nodes[a].last) : ans_no(w);
+    }
+    a = ans_argument(w, 1);
+    b = ans_argument(w, 1);
     return a && b ? ans_call(w, F_BINOMIAL, a, b) : ans_no(w);
+}
+
+/* C or P of two numbers, of which the first is read: 5C2, ^5C_2, _5P_2. */
+static int ans_read_chosen(ans_work *w, int top) {
+    const ans_token *t = ans_now(w);
+    int under;
+    if (t->kind != T_LETTER || (t->id != 'C' && t->id != 'P')) return ans_no(w);
+    w->at++;
+    if (ans_accept(w, '_') || ans_accept(w, '^')) under = ans_argument(w, 0);
+    else under = ans_now(w)->kind == T_NUMBER ? ans_number(w, &w->tokens[w->at++]) : ans_no(w);
+    return under ? ans_call(w, t->id == 'C' ? F_BINOMIAL : F_PERMUTATION, top, under) : 0;
 }
 
 /* One operand: a number, a name, a command with its arguments, or brackets. */
 static int ans_read_atom(ans_work *w) {
     const ans_token *t = ans_now(w);
+    int n;
     if (w->failed || t->kind == T_END) return ans_no(w);
     w->at++;
     switch (t->kind) {
@@ -2161,11 +3221,21 @@ static int ans_read_atom(ans_work *w) {
     case T_LARGE: return ans_read_large(w, t->id);
     case T_OPEN_SET: return ans_read_set(w);
     case T_OPEN_ANGLE: case T_FLOOR: case T_CEILING: case T_OPEN_BAR: return ans_read_enclosed(w, t);
-    case T_BEGIN: return ans_read_matrix(w);
+    case T_BEGIN: n = ans_read_matrix(w); return t->id && n ? ans_call(w, F_DET, n, 0) : n;
+    case T_BASIS:
+        n = ans_node_new(w, N_BASIS);
+        w->nodes[n].id = t->id;
+        return n;
     case T_CHARACTER:
         if (t->id == '(' || t->id == '[') return ans_read_bracket(w, t->id == '[');
+        if (t->id == '{' && ans_is_char(ans_now(w), '}') && w->at + 1 < w->stop &&
+            (ans_is_char(t + 2, '_') || ans_is_char(t + 2, '^'))) { /* {}_5C_2 */
+            w->at++;
+            return ans_read_atom(w);
+        }
         if (t->id == '{') return ans_read_braced(w);
         if (t->id == '|') return ans_read_bars(w);
+        if (t->id == '^' || t->id == '_') return ans_read_chosen(w, ans_argument(w, 0));
     }
     w->at--;
     return ans_no(w);
@@ -2188,6 +3258,31 @@ static int ans_percent(ans_work *w, int n) {
     return n;
 }
 
+/* T or \top as the power of a matrix or vector: its rows become columns, in place. 1 if that is what follows. */
+static int ans_read_transposed(ans_work *w, int node) {
+    ans_node *m = &w->nodes[node];
+    const int at = w->at, braced = ans_accept(w, '{'), columns = m->op == N_MATRIX ? m->id : 1;
+    const int cells = m->n, rows = columns ? cells / columns : 0;
+    const ans_token *t = ans_now(w);
+    int c[ANS_ELEMENTS], k = 0;
+    const int is = (t->kind == T_LETTER && t->id == 'T') || (t->kind == T_SYMBOL && t->length == 3 && !memcmp(t->at, "top", 3));
+    w->at++;
+    if (!is || (m->op != N_MATRIX && m->op != N_TUPLE && m->op != N_LIST) || cells > ANS_ELEMENTS ||
+        (braced && !ans_accept(w, '}')))
+        return w->at = at, 0;
+    for (int i = m->first; i; i = w->nodes[i].next) c[k++] = i;
+    m->op = N_MATRIX;
+    m->id = rows;
+    if (k != rows * columns || !k) return w->failed = 1;
+    for (int i = 0; i < columns; i++) /* element (i, j) of the result is (j, i) of m */
+        for (int j = 0; j < rows; j++) {
+            const int at_end = i * rows + j + 1 == k, next = at_end ? 0 : c[(i * rows + j + 1) % rows * columns + (i * rows + j + 1) / rows];
+            w->nodes[c[j * columns + i]].next = (int16_t)next;
+            if (at_end) m->last = (int16_t)c[j * columns + i];
+        }
+    return 1;
+}
+
 /* An atom and what follows it closely. */
 static int ans_read_factor(ans_work *w) {
     const ans_token *first = ans_now(w);
@@ -2196,10 +3291,10 @@ static int ans_read_factor(ans_work *w) {
     n = ans_read_atom(w);
     while (!w->failed && n) {
         name = name && (w->nodes[n].op == N_SYMBOL || w->nodes[n].op == N_OPAQUE);
-        if (name && ans_is_application(w, first)) n = ans_read_applied(w, n), name = 0;
-        else if (ans_accept(w, '^')) n = ans_binary(w, N_POWER, n, ans_argument(w, 0));
+        if (name && ans_is_application(w, first)) n = ans_read_applied(w, n, first), name = 0;
+        else if (ans_accept(w, '^')) n = ans_read_transposed(w, n) ? n : ans_binary(w, N_POWER, n, ans_argument(w, 0));
         else if (ans_accept(w, '_')) n = ans_read_index(w, n);
-        else if (ans_accept(w, '!')) n = ans_call(w, F_FACTORIAL, n, 0);
+        else if (ans_accept(w, '!')) n = ans_call(w, ans_accept(w, '!') ? F_DOUBLE_FACTORIAL : F_FACTORIAL, n, 0);
         else if (ans_accept_kind(w, T_DEGREE)) n = ans_unary(w, N_DEGREE, ans_read_minutes(w, n));
         else if (ans_accept_kind(w, T_PERCENT)) n = ans_percent(w, n);
         else if (name && ans_accept(w, '\'')) w->nodes[n].name = ans_mix(w->nodes[n].name, 5);
@@ -2214,7 +3309,7 @@ static int ans_starts_factor(ans_work *w) {
     switch (t->kind) {
     case T_NUMBER: case T_LETTER: case T_SYMBOL: case T_CONSTANT: case T_FUNCTION: case T_FRACTION: case T_BINOMIAL:
     case T_ROOT: case T_LARGE: case T_OPEN_SET: case T_OPEN_ANGLE: case T_FLOOR: case T_CEILING: case T_OPEN_BAR:
-    case T_BEGIN: return 1;
+    case T_BEGIN: case T_BASIS: return 1;
     case T_CHARACTER: return t->id == '(' || t->id == '[' || t->id == '{' || (t->id == '|' && ans_bar_opens(w));
     }
     return 0;
@@ -2253,6 +3348,10 @@ static int ans_read_number(ans_work *w) {
     const ans_token *t = ans_now(w);
     int n = ans_read_factor(w);
     if (ans_is_whole(t) && t == &w->tokens[w->at - 1]) {
+        const ans_token *c = ans_now(w);
+        if (c->kind == T_LETTER && (c->id == 'C' || c->id == 'P') && !c->spaced && w->at + 1 < w->stop &&
+            ((c[1].kind == T_NUMBER && !c[1].spaced) || (ans_is_char(c + 1, '_') && w->at + 2 < w->stop)))
+            return ans_read_chosen(w, n);
         if (ans_is_mixed(w, w->at)) {
             int fraction = ans_read_factor(w);
             if (ans_accept(w, '/')) fraction = ans_binary(w, N_DIVIDE, fraction, ans_read_factor(w));
@@ -2309,6 +3408,7 @@ static int ans_read_product(ans_work *w) {
     n = ans_read_implicit(w);
     while (!w->failed && n) {
         if (ans_accept(w, '*')) n = ans_binary(w, N_MULTIPLY, n, ans_read_implicit(w));
+        else if (ans_now(w)->kind == T_MODULUS && !ans_now(w)->id) w->at++, n = ans_call(w, F_MODULUS, n, ans_read_implicit(w));
         else if (ans_accept(w, '/')) n = ans_binary(w, N_DIVIDE, n, ans_read_implicit(w));
         else if (ans_is_char(ans_now(w), ':')) n = ans_read_ratio(w, n);
         else break;
@@ -2337,7 +3437,8 @@ static int ans_read_sum(ans_work *w) {
 /* 1 for what ends an operand at this level of brackets. */
 static int ans_ends_operand(const ans_token *t) {
     return t->kind == T_END || t->kind == T_SEPARATOR || t->kind == T_RELATION || t->kind == T_ROW ||
-           t->kind == T_FINISH || t->kind == T_CHOOSE || ans_is_char(t, '&');
+           t->kind == T_FINISH || t->kind == T_CHOOSE || t->kind == T_OVER || (t->kind == T_MODULUS && t->id) ||
+           ans_is_char(t, '&');
 }
 
 /* The token behind the operand at this place: a separator, a relation or a closing bracket. */
@@ -2352,51 +3453,168 @@ static int ans_operand_end(ans_work *w) {
     return i;
 }
 
-/* Length in tokens of a unit at `at`: a word, or letters that spell a unit; 0 if there is none. `loose`: letters that
- * stand right after a bracket may be variables, only longer names count. */
-static int ans_unit(const ans_work *w, int at, int stop, int loose) {
+/* A unit as it was read: base units times num / den. */
+typedef struct ans_unit {
+    natural num, den;
+    int64_t dimension;
+} ans_unit;
+
+/* Tokens of the letters that touch each other from `at` on, as one name. */
+static int ans_run(const ans_work *w, int at, int stop, polar_span *name) {
     const ans_token *t = &w->tokens[at];
     int n = 0;
-    size_t length;
-    if (t->kind == T_WORD) return 1;
-    if (t->kind == T_FUNCTION && t->id == F_MIN) return 1;
-    if (t->kind == T_LETTER && t->upright && strchr("mghstlJNWKLAFCVTd", t->id)) return 1;
-    while (!w->inner && at + n < stop && t[n].kind == T_LETTER && t[n].at == t->at + n) n++;
-    if (!n || (loose && n < 2)) return 0;
-    length = (size_t)n;
-    for (int plural = 0; plural < 2; plural++)
-        for (int i = 0; i < COUNT(ans_units); i++)
-            if (strlen(ans_units[i]) == length - (size_t)plural &&
-                !memcmp(t->at, ans_units[i], length - (size_t)plural) &&
-                (!plural || (t->at[n - 1] == 's' && length > 2)))
-                return n;
-    return 0;
-}
-
-/* Tokens of a power of a unit: ^2, ^{2}, ^{-1}. */
-static int ans_unit_power(const ans_work *w, int at, int stop) {
-    const ans_token *t = &w->tokens[at];
-    if (at + 1 < stop && ans_is_char(t, '^') && t[1].kind == T_NUMBER) return 2;
-    if (at + 3 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && t[2].kind == T_NUMBER &&
-        ans_is_char(t + 3, '}'))
-        return 4;
-    if (at + 4 < stop && ans_is_char(t, '^') && ans_is_char(t + 1, '{') && ans_is_char(t + 2, '-') &&
-        ans_is_char(t + 4, '}'))
-        return 5;
-    return 0;
-}
-
-/* 1 if all tokens from `at` to `stop` are units: "m", "km/h", "square feet", "cm^2". */
-static int ans_all_units(ans_work *w, int at, int stop, int loose) {
-    int n = 0;
-    for (; at < stop; at += n) {
-        const ans_token *t = &w->tokens[at];
-        if (!ans_pay(w, 50)) return 0;
-        if (n && (ans_is_char(t, '/') || ans_is_char(t, '*') || t->kind == T_PERCENT)) n = 1;
-        else if ((n = ans_unit(w, at, stop, loose)) != 0) n += ans_unit_power(w, at + n, stop);
-        else return 0;
+    size_t length = 0;
+    while (at + n < stop && (t[n].kind == T_LETTER || t[n].kind == T_WORD || (t[n].kind == T_SYMBOL && !n) ||
+                             (t[n].kind == T_FUNCTION && t[n].at[-1] != '\\')) &&
+           t[n].at == t->at + length && !(n && (t[n].kind == T_WORD || t[n].upright != t->upright))) {
+        length += t[n].length;
+        n++;
+        if (t->kind == T_SYMBOL) break;
     }
+    *name = ans_span(t->at, length);
+    return n;
+}
+
+/* 1 if a run of letters is a given word. */
+static int ans_is_named(polar_span name, const char *word) {
+    return name.length == strlen(word) && ans_at(name, 0, word, 1);
+}
+
+/* The exponent behind a unit: ^2, ^{2}, ^{-1}, squared, cubed; 1 without. *used: its tokens. */
+static int ans_unit_power(const ans_work *w, int at, int stop, int *used) {
+    const ans_token *t = &w->tokens[at];
+    const int braced = at + 1 < stop && ans_is_char(t + 1, '{'), minus = at + 1 + braced < stop && ans_is_char(t + 1 + braced, '-');
+    const int digit = at + 1 + braced + minus;
+    polar_span name;
+    *used = 0;
+    if (at < stop && ans_is_char(t, '^') && digit < stop && w->tokens[digit].kind == T_NUMBER && w->tokens[digit].length == 1) {
+        *used = digit + 1 + braced - at;
+        return (minus ? -1 : 1) * (*w->tokens[digit].at - '0');
+    }
+    if (at < stop && ans_run(w, at, stop, &name) == 1) {
+        *used = 1;
+        if (ans_is_named(name, "squared")) return 2;
+        if (ans_is_named(name, "cubed")) return 3;
+    }
+    *used = 0;
     return 1;
+}
+
+/* Multiplies a unit by `power` times a row. */
+static void ans_add_unit(ans_work *w, ans_unit *unit, const ans_unit_row *row, int exponent, int power) {
+    const uint32_t k = (uint32_t)abs(power), ten = (uint32_t)(abs(exponent) * abs(power));
+    natural num = nat_power(w, nat_from(w, row->num), k), den = nat_power(w, nat_from(w, row->den), k);
+    const natural scale = nat_power(w, nat_from(w, 10), ten);
+    if (exponent >= 0) num = nat_multiply(w, num, scale);
+    else den = nat_multiply(w, den, scale);
+    unit->num = nat_multiply(w, unit->num, power < 0 ? den : num);
+    unit->den = nat_multiply(w, unit->den, power < 0 ? num : den);
+    unit->dimension += power * row->dimension;
+}
+
+/* Reads the units from `at` on as far as they are known: "cm^2", "km/h", "square feet", "dollars per hour". Returns the
+ * tokens taken, 0 for none. A letter alone is a unit after a space only, or in a text command. */
+static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
+    int i = at, end = at, sign = 1, power = 1;
+    unit->num = unit->den = nat_from(w, 1);
+    unit->dimension = 0;
+    while (i < stop && ans_pay(w, 100)) {
+        const ans_token *t = &w->tokens[i];
+        const ans_unit_row *row;
+        polar_span name;
+        int n = ans_run(w, i, stop, &name), exponent, used, own;
+        if (end > at && (ans_is_char(t, '/') || ans_is_named(name, "per"))) {
+            sign = -1;
+            i += MAX(n, 1);
+            continue;
+        }
+        if (end > at && ans_is_char(t, '*') && i++ >= 0) continue;
+        if (ans_is_named(name, "square") || ans_is_named(name, "sq") || ans_is_named(name, "cubic") || ans_is_named(name, "cu")) {
+            power = ans_lower(*name.text) == 's' ? 2 : 3;
+            i += n;
+            continue;
+        }
+        if (t->kind == T_DEGREE && i++ >= 0) continue; /* degrees Celsius */
+        if (!n || (row = ans_find_unit(name, &exponent)) == NULL) break;
+        own = ans_unit_power(w, i + n, stop, &used);
+        if (i == at && !t->upright && !t->spaced && t->kind == T_LETTER &&
+            ((name.length == 1 && !(used && !ans_is_whole(t - 1))) || (name.length == 2 && row->dimension != U_LENGTH && row->dimension != U_MASS &&
+                                  row->dimension != 3 * U_LENGTH)))
+            break;
+        ans_add_unit(w, unit, row, exponent, sign * power * own);
+        i += n + used;
+        end = i;
+        sign = power = 1;
+    }
+    return end - at;
+}
+
+/* Two letters that are words, not a product. */
+static int ans_is_short_word(polar_span s) {
+    static const char words[] = " of in on at by to an is it he we are per for the was has had all can and but not she who each ";
+    char spaced[6] = " ";
+    if (s.length < 2 || s.length > 3) return 0;
+    for (size_t i = 0; i < s.length; i++) spaced[1 + i] = ans_lower(s.text[i]);
+    spaced[1 + s.length] = ' ';
+    spaced[2 + s.length] = 0;
+    return strstr(words, spaced) != NULL;
+}
+
+/* Three letters behind a space are a word if they have a vowel and are no row of the alphabet: "men", not "abc". */
+static int ans_is_three_letter_word(polar_span s) {
+    int vowels = 0;
+    if (s.length != 3) return 0;
+    for (int i = 0; i < 3; i++) vowels += strchr("aeiouy", ans_lower(s.text[i])) != NULL;
+    return vowels && vowels < 3 && !(s.text[1] == s.text[0] + 1 || s.text[2] == s.text[1] + 1);
+}
+
+/* Tokens of a word at this place: two letters or more; 0 if letters there are a product. */
+static int ans_word_tokens(const ans_work *w, int at, int stop) {
+    const ans_token *t = &w->tokens[at];
+    polar_span name;
+    int n;
+    if (at >= stop) return 0;
+    if (t->kind == T_WORD || t->kind == T_QUALIFIER) return 1;
+    n = ans_run(w, at, stop, &name);
+    if (!n || t->kind == T_SYMBOL) return 0;
+    if (name.length == 1 && (t->id == 'a') && t->spaced) return 1;
+    return ans_is_short_word(name) || (t->spaced && ans_is_three_letter_word(name)) ? n : 0;
+}
+
+/* Words that change the value before them. */
+static int ans_is_operation(const ans_work *w, int at, int stop) {
+    static const char *const words[] = {"times", "plus", "minus", "less", "more", "divided", "multiplied", "over", "mod",
+                                        "squared", "cubed", "factorial", "choose", "modulo", "hundred", "thousand",
+                                        "million", "billion", "trillion", "dozen", "percent", "tenths", "hundredths"};
+    polar_span name;
+    const int n = ans_run(w, at, stop, &name);
+    for (int i = 0; i < COUNT(words); i++)
+        if (ans_is_named(name, words[i])) return 1;
+    return ans_is_named(name, "of") && at + n < stop && w->tokens[at + n].kind == T_NUMBER;
+}
+
+/* 1 if the tokens from `at` on are words about the value before them: they begin with a word, or a bracket or a dash
+ * before one; digits may follow, but no operation and no letter that could be a symbol. */
+static int ans_is_prose(ans_work *w, int at, int stop) {
+    const ans_token *t = &w->tokens[at];
+    int words = 0, opened = 0;
+    if (ans_is_operation(w, at, stop)) return 0;
+    if (ans_is_char(t, '-') && !(t->spaced && at + 1 < stop && t[1].spaced && ans_word_tokens(w, at + 1, stop))) return 0;
+    if (!ans_is_char(t, '-') && !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_word_tokens(w, at, stop)) return 0;
+    opened = ans_is_char(t, '(') || ans_is_char(t, '[');
+    for (int i = at, n; i < stop; i += MAX(n, 1)) {
+        polar_span name;
+        n = ans_word_tokens(w, i, stop);
+        words += n > 0;
+        if (!ans_pay(w, 20)) return 0;
+        if (n || opened) continue; /* in brackets there may be a calculation */
+        if (ans_run(w, i, stop, &name) && name.length < 3 && !ans_is_named(name, "a")) {
+            int exponent;
+            if (!ans_find_unit(name, &exponent) || name.length < 2) return 0;
+        }
+        if (w->tokens[i].kind == T_RELATION || w->tokens[i].kind == T_FUNCTION || w->tokens[i].kind == T_ROOT) return 0;
+    }
+    return words > 0;
 }
 
 /* 1 if a value may end with this token. */
@@ -2406,20 +3624,87 @@ static int ans_is_value_end(const ans_token *t) {
            ans_is_char(t, '!') || ans_is_char(t, ')') || ans_is_char(t, ']');
 }
 
-/* Where the operand ends without the units behind its value. Bare letters are units only after a number; of those
- * that touch a bracket, or follow \pi, names of two letters. */
-static int ans_without_units(ans_work *w, int stop) {
+/* 1 if tokens have no symbols, words or sums: what a bare letter may be the unit of. */
+static int ans_is_plain_value(const ans_work *w, int at, int stop) {
+    for (int i = at; i < stop; i++) {
+        const ans_token *t = &w->tokens[i];
+        if (t->kind == T_LETTER || t->kind == T_WORD || t->kind == T_FUNCTION) return 0;
+        if (i > at && (ans_is_char(t, '+') || ans_is_char(t, '-'))) return 0;
+    }
+    return 1;
+}
+
+/* Where the value of an operand ends; behind it there may be a unit, which goes to *unit (dimension 0: none), and
+ * words. */
+static int ans_value_stop(ans_work *w, int stop, ans_unit *unit) {
+    int depth = 0;
+    unit->dimension = 0;
     for (int i = w->at + 1; i < stop; i++) {
         const ans_token *t = &w->tokens[i], *before = t - 1;
-        if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION) continue;
+        const int plain = before->kind == T_NUMBER || before->kind == T_DEGREE || ans_is_char(before, '}');
+        int n = 0;
+        depth += ans_bracket(before);
         if (!ans_pay(w, 1)) break;
-        if (!ans_is_value_end(before)) continue;
-        if (t->kind == T_LETTER && !t->upright && before->kind != T_NUMBER && before->kind != T_DEGREE &&
-            !ans_is_char(before, '}'))
+        if (depth || !ans_is_value_end(before)) continue;
+        if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION && t->kind != T_SYMBOL && t->kind != T_QUALIFIER &&
+            !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_is_char(t, '-'))
             continue;
-        if (ans_all_units(w, i, stop, before->kind != T_NUMBER && before->kind != T_DEGREE)) return i;
+        if (t->kind == T_LETTER && !t->upright && (!plain || w->inner || !ans_is_plain_value(w, w->at, i))) {
+            polar_span name; /* bare letters after \pi or a bracket: names of two letters only */
+            if (w->inner || ans_run(w, i, stop, &name) < 2 || !ans_is_plain_value(w, w->at, i)) continue;
+        }
+        if (t->kind != T_SYMBOL || *t->at == 'O') n = ans_read_unit(w, i, stop, unit);
+        if (n && i + n < stop && !ans_is_prose(w, i + n, stop)) n = 0;
+        if (n) return i;
+        unit->dimension = 0;
+        if (ans_is_prose(w, i, stop)) return i;
     }
     return stop;
+}
+
+/* A value with its unit. */
+static int ans_quantity(ans_work *w, int value, const ans_unit *unit) {
+    int n;
+    if (!value || !unit->dimension) return value;
+    if (unit->num.n <= 0 || unit->den.n <= 0) return ans_no(w);
+    n = ans_node_new(w, N_QUANTITY);
+    ans_append(w, n, value);
+    w->nodes[n].num = unit->num;
+    w->nodes[n].den = unit->den;
+    w->nodes[n].name = (uint64_t)unit->dimension;
+    return n;
+}
+
+/* "6 ft 2 in", "3 hours and 30 minutes": numbers with units of one kind, each smaller than the one before. Their sum in
+ * the first unit; 0 without such a sum, with nothing read. */
+static int ans_read_compound(ans_work *w) {
+    const int start = w->at;
+    int sum = 0, parts = 0, i = start;
+    ans_unit first = {{0, 0}, {0, 0}, 0}, unit;
+    while (i + 1 < w->stop) {
+        const ans_token *t = &w->tokens[i];
+        int n, value, factor;
+        if (parts && t->kind == T_SEPARATOR && t->id != SEPARATE_OR) t = &w->tokens[++i];
+        if (parts && t->kind == T_SEPARATOR && t->id == SEPARATE_AND) t = &w->tokens[++i];
+        if (i + 1 >= w->stop || t->kind != T_NUMBER || (n = ans_read_unit(w, i + 1, w->stop, &unit)) == 0) break;
+        if (parts && unit.dimension != first.dimension) break;
+        if (!parts) first = unit;
+        value = ans_number(w, t);
+        if (!value || w->failed) break;
+        factor = ans_folded(w, 0, nat_multiply(w, unit.num, first.den), nat_multiply(w, unit.den, first.num), 0);
+        if (!factor || (parts && !(w->nodes[factor].value < 1))) break;
+        value = ans_fold(w, N_MULTIPLY, value, factor);
+        sum = parts ? ans_fold(w, N_ADD, sum, value) : value;
+        if (!sum) break;
+        parts++;
+        i += 1 + n;
+        w->at = i;
+    }
+    if (parts < 2 || w->failed || (w->at < w->stop && !ans_ends_operand(ans_now(w)) && ans_bracket(ans_now(w)) >= 0)) {
+        w->at = start;
+        return 0;
+    }
+    return ans_quantity(w, sum, &first);
 }
 
 /* A name for a text: letters and digits without case, spaces and punctuation. */
@@ -2431,12 +3716,33 @@ static uint64_t ans_text_name(const ans_token *t, int n, const char *ignored) {
     return h;
 }
 
-/* One side of a relation: words as one symbol, else a formula without its unit, else sets joined. */
+/* 1 if a unit vector occurs in a tree. */
+static int ans_has_basis(const ans_work *w, int node) {
+    if (w->nodes[node].op == N_BASIS) return 1;
+    for (int c = w->nodes[node].first; c; c = w->nodes[c].next)
+        if (ans_has_basis(w, c)) return 1;
+    return 0;
+}
+
+/* a i + b j + c k as (a, b, c), or (a, b) if no answer part has k. */
+static int ans_vector(ans_work *w, int n) {
+    int tuple;
+    if (!ans_has_basis(w, n)) return n;
+    tuple = ans_node_new(w, N_TUPLE);
+    for (int i = 0; i < (w->side->basis & 4 ? 3 : 2); i++) ans_append(w, tuple, ans_copy(w, n, "ijk"[i]));
+    w->nodes[tuple].flags |= PARTS;
+    return tuple;
+}
+
+/* One side of a relation: words as one symbol, else a formula with its unit, else sets joined. */
 static int ans_read_operand(ans_work *w) {
-    int end = ans_operand_end(w), stop = ans_without_units(w, end), outer = w->stop, n, words = 0, depth = 0;
+    ans_unit unit;
+    const int money = w->tokens[w->at].money || (ans_is_char(&w->tokens[w->at], '-') && w->tokens[w->at + 1].money);
+    int end = ans_operand_end(w), stop = ans_value_stop(w, end, &unit), outer = w->stop, n, words = 0, depth = 0;
+    if ((n = ans_read_compound(w)) != 0) return n;
     for (int i = w->at; i < stop; i++) {
         depth += ans_bracket(&w->tokens[i]);
-        words |= !depth && w->tokens[i].kind == T_WORD;
+        words |= !depth && (w->tokens[i].kind == T_WORD || w->tokens[i].kind == T_QUALIFIER);
     }
     if (words) {
         n = ans_symbol(w, ans_text_name(w->tokens + w->at, end - w->at, "{}"));
@@ -2445,6 +3751,7 @@ static int ans_read_operand(ans_work *w) {
     }
     w->stop = stop;
     n = ans_read_sum(w);
+    if (!w->failed && w->side->basis & (w->side->basis - 1)) n = ans_vector(w, n);
     for (int parts = 0; !w->failed && n && parts < 24; parts++) {
         const ans_token *t = ans_now(w);
         if (t->kind != T_UNION && t->kind != T_INTERSECTION && t->kind != T_WITHOUT) break;
@@ -2456,11 +3763,15 @@ static int ans_read_operand(ans_work *w) {
     if (w->failed || w->at != stop) return ans_no(w);
     w->at = end;
     w->stop = outer;
-    return n;
+    if (money && !unit.dimension && stop == end) {
+        unit.num = unit.den = nat_from(w, 1);
+        unit.dimension = U_MONEY;
+    }
+    return ans_quantity(w, n, &unit);
 }
 
 /* Operands with relations between them: x = 5, 0 < x < 1. */
-static int ans_read_item(ans_work *w) {
+static int ans_read_relations(ans_work *w) {
     int n, relation;
     if (ans_now(w)->kind == T_RELATION && (ans_now(w)->id == REL_EQ || ans_now(w)->id == REL_ABOUT))
         w->at++; /* "= 5" */
@@ -2480,11 +3791,27 @@ static int ans_read_item(ans_work *w) {
     return relation;
 }
 
+/* Those, perhaps modulo something: what is left of x \equiv 3 \pmod 7 is 3 and 7. */
+static int ans_read_item(ans_work *w) {
+    int n = ans_read_relations(w), congruence;
+    if (w->failed || ans_now(w)->kind != T_MODULUS) return n;
+    w->at++;
+    if (w->nodes[n].op == N_RELATION) n = w->nodes[n].last;
+    congruence = ans_node_new(w, N_CONGRUENCE);
+    ans_append(w, congruence, n);
+    ans_append(w, congruence, ans_argument(w, 0));
+    return congruence;
+}
+
 /* A list is a SET (without order) if it says "or"; id keeps "and" for inequalities. */
 static int ans_read_list(ans_work *w) {
     int n = ans_read_item(w), list = 0;
     while (!w->failed && ans_now(w)->kind == T_SEPARATOR) {
         int id = ans_now(w)->id;
+        if (!list && !w->inner && id == SEPARATE_COMMA && ans_is_plain_value(w, 0, w->at) && ans_is_prose(w, w->at + 1, w->stop)) {
+            w->at = w->stop; /* "5, which is prime" */
+            break;
+        }
         w->at++;
         if (ans_now(w)->kind == T_SEPARATOR) id = MAX(id, ans_now(w)->id), w->at++; /* ", and" */
         if (!list) {
@@ -2501,6 +3828,7 @@ static int ans_read_list(ans_work *w) {
 
 /* Reads a side into w->nodes; root 0 if it is no formula. */
 static void ans_read(ans_work *w, ans_side *side) {
+    w->side = side;
     w->tokens = side->tokens;
     w->at = w->depth = w->failed = w->bars = w->inner = w->has_i = 0;
     w->index = 0;
@@ -2508,6 +3836,7 @@ static void ans_read(ans_work *w, ans_side *side) {
         w->has_i |= side->tokens[i].kind == T_LETTER && side->tokens[i].id == 'i';
     w->stop = side->n_tokens;
     side->root = side->n_tokens && side->balanced ? ans_read_list(w) : 0;
+    if (side->root && ans_accept_kind(w, T_OVER)) side->root = ans_binary(w, N_DIVIDE, side->root, ans_read_list(w));
     if (w->failed || w->at != side->n_tokens) side->root = 0;
 }
 
@@ -2619,6 +3948,8 @@ static cx ans_many_value(ans_function f, cx a, cx b) {
     case F_MIN: return a.im != 0 || b.im != 0 ? cx_nan() : a.re <= b.re ? a : b;
     case F_GCD: return ans_gcd(a, b);
     case F_LCM: return a.re == 0 || b.re == 0 ? cx_real(0) : cx_divide(cx_multiply(a, b), ans_gcd(a, b));
+    case F_PERMUTATION: return cx_divide(cx_factorial(a), cx_factorial(cx_subtract(a, b)));
+    case F_MODULUS: return a.im != 0 || b.im != 0 ? cx_nan() : cx_make(a.re - b.re * floor(a.re / b.re), 0, a.err + b.err);
     case F_BINOMIAL:
         return cx_divide(cx_factorial(a), cx_multiply(cx_factorial(b), cx_factorial(cx_subtract(a, b))));
     default: return cx_nan();
@@ -2661,8 +3992,30 @@ static cx ans_function_value(ans_function f, cx z) {
     case F_FLOOR: case F_CEILING: return ans_round(z, f);
     case F_FACTORIAL: return cx_factorial(z);
     case F_MAX: case F_MIN: return z;
+    case F_CONJUGATE: return cx_make(z.re, -z.im, z.err);
+    case F_CIS: return cx_add(cx_cos(z), cx_times_i(cx_sin(z)));
     default: return cx_nan();
     }
+}
+
+/* Minor of the rows from `row` on and the columns that are not in `used`, by the cells of the row. */
+static cx ans_minor(ans_work *w, const int *cells, int n, int row, unsigned used) {
+    cx sum = cx_real(row == n);
+    double sign = 1;
+    for (int k = 0; row < n && k < n; k++) {
+        if (used & 1u << k) continue;
+        sum = cx_add(sum, cx_scale(cx_multiply(ans_value(w, cells[row * n + k]), ans_minor(w, cells, n, row + 1, used | 1u << k)), sign));
+        sign = -sign;
+    }
+    return sum;
+}
+
+/* The determinant of a matrix up to 5 by 5. */
+static cx ans_determinant(ans_work *w, const ans_node *m) {
+    int cells[25], k = 0;
+    if (m->op != N_MATRIX || m->n != m->id * m->id || m->id > 5) return cx_nan();
+    for (int c = m->first; c; c = w->nodes[c].next) cells[k++] = c;
+    return ans_minor(w, cells, m->id, 0, 0);
 }
 
 /* A call with its arguments. Inside of trigonometric functions degrees are angles. */
@@ -2671,7 +4024,8 @@ static cx ans_call_value(ans_work *w, const ans_node *n) {
     int outer = w->in_angle, c = n->first;
     cx a;
     if (!ans_pay(w, f == F_FACTORIAL ? 300 : f == F_BINOMIAL ? 900 : 50)) return cx_nan();
-    w->in_angle = f <= F_CSC;
+    if (f == F_DET) return ans_determinant(w, &w->nodes[c]);
+    w->in_angle = f <= F_CSC || f == F_CIS;
     a = ans_value(w, c);
     if (n->n == 1) a = ans_function_value(f, a);
     else
@@ -2711,6 +4065,7 @@ static cx ans_value(ans_work *w, int node) {
     case N_ROOT: return ans_root_value(w, n);
     case N_OPAQUE: return ans_opaque_value(w, n);
     case N_SUM: return ans_sum_value(w, n);
+    case N_QUANTITY: return ans_value(w, n->first);
     case N_SET: return n->n == 1 ? ans_value(w, n->first) : cx_nan();
     case N_NEGATE: return cx_negate(ans_value(w, n->first));
     case N_DEGREE: a = ans_value(w, n->first); return w->in_angle ? cx_scale(a, ANS_PI / 180) : a;
@@ -3035,31 +4390,97 @@ static ans_region ans_region_complement(const ans_region *a) {
     return r;
 }
 
-/* x < 3, 0 < x <= 2, x != 5, x = 1 for any variable x. */
+/* The name of the only symbol of a tree, 0 if there are others or unknown functions. */
+static uint64_t ans_only_symbol(const ans_work *w, int node) {
+    const ans_node *n = &w->nodes[node];
+    uint64_t name = n->op == N_SYMBOL ? n->name : 0;
+    if (n->op == N_OPAQUE || n->op == N_SUM || n->op >= N_LIST) return 0;
+    for (int c = n->first; c; c = w->nodes[c].next) {
+        uint64_t other;
+        if (!(w->nodes[c].flags & FREE)) continue;
+        other = ans_only_symbol(w, c);
+        if (!other || (name && name != other)) return 0;
+        name = other;
+    }
+    return name;
+}
+
+/* 1 if a tree is slope * x + offset for its only symbol x. */
+static int ans_is_linear(ans_work *w, int node, double *slope, double *offset) {
+    const uint64_t name = ans_only_symbol(w, node);
+    double y[3];
+    if (!name) return 0;
+    for (int x = 0; x < 3; x++) {
+        cx v;
+        w->sign = w->in_angle = 0;
+        w->n_bound = 1;
+        w->bound_name[0] = name;
+        w->bound_value[0] = x;
+        v = ans_value(w, node);
+        if (!cx_finite(v) || v.im != 0) return 0;
+        y[x] = v.re;
+    }
+    w->n_bound = 0;
+    *slope = y[1] - y[0];
+    *offset = y[0];
+    return *slope != 0 && fabs(y[2] - y[1] - *slope) <= 1e-12 * (fabs(y[2]) + fabs(y[1]) + fabs(y[0]));
+}
+
+/* The bars of |ax + b|. */
+static int ans_is_bars(const ans_work *w, int node) {
+    return w->nodes[node].op == N_CALL && w->nodes[node].id == F_ABS && (w->nodes[node].flags & FREE);
+}
+
+/* The numbers x for which a term, ax + b or |ax + b|, lies in a region; n < 0 if it is neither. */
+static ans_region ans_region_solved(ans_work *w, ans_region r, int term) {
+    ans_region out = ans_region_empty();
+    const int bars = ans_is_bars(w, term);
+    double slope = 1, offset = 0;
+    if (r.n < 0 || !ans_is_linear(w, bars ? w->nodes[term].first : term, &slope, &offset)) return r.n = -1, r;
+    if (bars) {
+        ans_region positive = ans_region_empty(), mirrored = ans_region_empty();
+        ans_region_add(&positive, 0, INFINITY, 0, 1);
+        r = ans_region_meet(&r, &positive);
+        for (int i = 0; i < r.n; i++)
+            ans_region_add(&mirrored, -r.part[i].high, -r.part[i].low, r.part[i].high_open, r.part[i].low_open);
+        r = ans_region_join(r, &mirrored);
+    }
+    for (int i = 0; i < r.n; i++) {
+        const ans_interval *p = &r.part[i];
+        const double low = (p->low - offset) / slope, high = (p->high - offset) / slope;
+        if (slope > 0) ans_region_add(&out, low, high, p->low_open, p->high_open);
+        else ans_region_add(&out, high, low, p->high_open, p->low_open);
+    }
+    if (r.n < 0) out.n = -1;
+    ans_region_tidy(&out);
+    return out;
+}
+
+/* x < 3, 0 < x <= 2, x != 5, x = 1 for any variable x; |2x - 1| < 3. */
 static ans_region ans_relation_region(ans_work *w, const ans_node *n) {
     ans_region r = ans_region_empty();
-    double low = -INFINITY, high = -low, v;
-    int low_open = 1, high_open = 1, named = 0;
+    double low = -INFINITY, high = INFINITY, v;
+    int low_open = 1, high_open = 1, term = 0;
     for (int c = n->first; c; c = w->nodes[c].next) {
         int next = w->nodes[c].next, here = w->nodes[c].relation, after = next ? w->nodes[next].relation : 0;
-        if (ans_is_name(w, c) && !named) {
-            named = 1;
+        if (!term && (ans_is_name(w, c) || (w->nodes[c].flags & FREE))) {
+            term = c;
             continue;
         }
         if (!ans_real(w, c, &v)) return r.n = -1, r;
-        here = named ? here : ans_mirrored(after); /* the sign between the variable and this value */
+        here = term ? here : ans_mirrored(after); /* the sign between the variable and this value */
         if (here == REL_LT || here == REL_LE) high = MIN(high, v), high_open = here == REL_LT;
         else if (here == REL_GT || here == REL_GE) low = MAX(low, v), low_open = here == REL_GT;
         else if (here == REL_EQ && n->n == 2) low = high = v, low_open = high_open = 0;
-        else if (here == REL_NE && n->n == 2) {
+        else if (here == REL_NE && n->n == 2 && !r.n) {
             ans_region_add(&r, low, v, 1, 1);
             ans_region_add(&r, v, high, 1, 1);
-            return r;
         } else return r.n = -1, r;
     }
-    if (named && n->n <= 3 && low <= high) ans_region_add(&r, low, high, low_open, high_open);
-    else r.n = -1;
-    return r;
+    if (!term || n->n > 3) r.n = -1;
+    else if (!r.n && low <= high) ans_region_add(&r, low, high, low_open, high_open);
+    else if (!r.n && !ans_is_bars(w, term)) r.n = -1;
+    return ans_is_name(w, term) ? r : ans_region_solved(w, r, term);
 }
 
 /* The region that a node describes. Lists of inequalities hold together if they can, else in turn. */
@@ -3096,10 +4517,20 @@ static ans_region ans_region_of(ans_work *w, int node) {
                 a = ans_region_of(w, c);
                 b = ans_region_meet(&r, &a);
                 r = c == n->first || n->op == N_SET || b.n == 0 ? ans_region_join(r, &a) : b;
-            } else if (n->op == N_SET && ans_real(w, c, &x)) {
+            } else if (ans_real(w, c, &x)) {
                 ans_region_add(&r, x, x, 0, 0);
                 ans_region_tidy(&r);
             } else r.n = -1;
+        break;
+    default: /* one number, or two for \pm */
+        for (int sign = -1; sign < 2 && n->op < N_LIST && !(n->flags & FREE); sign += 2) {
+            const ans_part p = {node, sign};
+            const cx z = ans_part_value(w, p);
+            if (!cx_finite(z) || z.im != 0) return r;
+            r.n = MAX(r.n, 0);
+            ans_region_add(&r, z.re, z.re, 0, 0);
+        }
+        ans_region_tidy(&r);
     }
     return r;
 }
@@ -3253,6 +4684,25 @@ static ans_part ans_only(const ans_work *w, ans_part p) {
     return p;
 }
 
+/* 1 for |ax + b| = c, which has two solutions. */
+static int ans_is_bars_equation(const ans_work *w, int node) {
+    const ans_node *n = &w->nodes[node];
+    return n->op == N_RELATION && n->n == 2 && w->nodes[n->last].relation == REL_EQ && ans_is_bars(w, n->first) &&
+           ans_only_symbol(w, n->first);
+}
+
+/* 1 for two equations "x =", "y =", "z =" of different letters: lines. */
+static int ans_are_lines(const ans_work *w, int a, int b) {
+    uint64_t names[2] = {0, 0};
+    for (int side = 0; side < 2; side++) {
+        const ans_node *n = &w->nodes[side ? b : a];
+        if (n->op != N_RELATION || n->n != 2 || w->nodes[n->last].relation != REL_EQ) return 0;
+        for (const char *c = "xyz"; *c; c++)
+            if (w->nodes[n->first].op == N_SYMBOL && w->nodes[n->first].name == ans_hash(c, 1)) names[side] = (uint64_t)*c;
+    }
+    return names[0] && names[1] && names[0] != names[1];
+}
+
 /* The kinds of answers in turn, the more special first; what an equation says about a name is compared as a
  * value last. */
 static int ans_compare(ans_work *w, ans_part a, ans_part b) {
@@ -3261,8 +4711,15 @@ static int ans_compare(ans_work *w, ans_part a, ans_part b) {
     if (r && s && ans_same_relation(w, a.node, b.node)) return 1;
     if (r && w->nodes[a.node].id && ans_same(w, ans_whole(w->nodes[a.node].first), b)) return 1; /* 40/3 \approx 13.3 */
     if (s && w->nodes[b.node].id && ans_same(w, a, ans_whole(w->nodes[b.node].first))) return 1;
+    if (ans_are_lines(w, a.node, b.node)) return 0;
     x.node = ans_result(w, a.node);
     y.node = ans_result(w, b.node);
+    if ((ans_is_bars_equation(w, a.node) && (s || w->nodes[b.node].op >= N_LIST || (w->nodes[b.node].flags & BOTH_SIGNS))) ||
+        (ans_is_bars_equation(w, b.node) && (r || w->nodes[a.node].op >= N_LIST || (w->nodes[a.node].flags & BOTH_SIGNS)))) {
+        same = ans_same_region(w, ans_is_bars_equation(w, a.node) ? a.node : x.node,
+                               ans_is_bars_equation(w, b.node) ? b.node : y.node);
+        if (same >= 0) return same;
+    }
     if (x.node != a.node || y.node != b.node) return ans_same(w, x, y);
     if (ans_is_region(w, a.node) || ans_is_region(w, b.node)) {
         if ((same = ans_same_region(w, a.node, b.node)) >= 0) return same;
@@ -3273,12 +4730,57 @@ static int ans_compare(ans_work *w, ans_part a, ans_part b) {
     return ans_same_value(w, a, b);
 }
 
+/* The same modulus, and residues that differ by a multiple of it. */
+static int ans_same_congruence(ans_work *w, int a, int b) {
+    const int x = w->nodes[a].first, y = w->nodes[b].first, m = w->nodes[a].last;
+    int quotient, k, minus;
+    if (!ans_same(w, ans_whole(m), ans_whole(w->nodes[b].last))) return 0;
+    if (ans_is_exact(w, x) && ans_is_exact(w, y) && ans_is_exact(w, m) && (minus = ans_unary(w, N_NEGATE, y)) != 0 &&
+        (k = ans_fold(w, N_ADD, x, minus)) != 0 && (quotient = ans_fold(w, N_DIVIDE, k, m)) != 0)
+        return ans_small_integer(w, quotient, &k);
+    return ans_same(w, ans_whole(x), ans_whole(y));
+}
+
+/* Two values with units: of one kind, and equal in base units. */
+static int ans_same_quantity(ans_work *w, ans_part a, ans_part b) {
+    const ans_node *x = &w->nodes[a.node], *y = &w->nodes[b.node];
+    const natural p = nat_multiply(w, x->num, y->den), q = nat_multiply(w, y->num, x->den); /* a p = b q */
+    int left, right;
+    if (x->name != y->name || p.n <= 0 || q.n <= 0) return 0;
+    a.node = x->first;
+    b.node = y->first;
+    if (!nat_compare(w, p, q)) return ans_same(w, a, b);
+    left = ans_rational(w, 0, p, nat_from(w, 1));
+    right = ans_rational(w, 0, q, nat_from(w, 1));
+    if (ans_is_exact(w, a.node) && ans_is_exact(w, b.node)) {
+        a.node = ans_fold(w, N_MULTIPLY, a.node, left);
+        b.node = ans_fold(w, N_MULTIPLY, b.node, right);
+        return a.node && b.node && ans_same(w, a, b);
+    }
+    for (w->probe = 0; w->probe < ANS_PROBES; w->probe++)
+        if (cx_equal(cx_scale(ans_part_value(w, a), w->nodes[left].value),
+                     cx_scale(ans_part_value(w, b), w->nodes[right].value)) != 1)
+            return 0;
+    return 1;
+}
+
+/* A value without its unit or modulus, which count only against another one. */
+static ans_part ans_bare(const ans_work *w, ans_part p) {
+    if (w->nodes[p.node].op == N_CONGRUENCE || w->nodes[p.node].op == N_QUANTITY) p.node = w->nodes[p.node].first;
+    return p;
+}
+
 /* Equality of two parts. The level bounds the recursion through nested collections. */
 static int ans_same(ans_work *w, ans_part a, ans_part b) {
     int same = 0;
     if (!a.node || !b.node || w->level >= 12 || !ans_pay(w, 10)) return 0;
     w->level++;
-    same = ans_compare(w, ans_only(w, a), ans_only(w, b));
+    a = ans_only(w, a);
+    b = ans_only(w, b);
+    if (w->nodes[a.node].op == N_QUANTITY && w->nodes[b.node].op == N_QUANTITY) same = ans_same_quantity(w, a, b);
+    else if (w->nodes[a.node].op == N_CONGRUENCE && w->nodes[b.node].op == N_CONGRUENCE)
+        same = ans_same_congruence(w, a.node, b.node);
+    else same = ans_compare(w, ans_bare(w, a), ans_bare(w, b));
     w->level--;
     return same && w->budget > 0;
 }
@@ -3301,7 +4803,7 @@ static const char *const ans_months[] = {"jan", "feb", "mar", "apr", "may", "jun
 
 /* Words and numbers of a text that could be a date or time, e.g. "1:03 PM" -> 1 3 with pm set. */
 typedef struct ans_moment {
-    int n, number[4], month, pm, time; /* month 1..12; pm: 1 a.m., 2 p.m.; time: a colon occurred */
+    int n, number[4], month, pm, colon; /* month 1..12; pm: 1 a.m., 2 p.m.; colon: one occurred */
 } ans_moment;
 
 /* 1..12 by the first three letters, or 0. */
@@ -3324,51 +4826,82 @@ static int ans_half_day(const ans_token *t, int *used) {
     return ans_at(s, 0, "pm", 1) || ans_at(s, 0, "p.m", 1) ? 2 : 0;
 }
 
+/* noon, midnight, o'clock, as the word that ends at a token. Returns the tokens taken, 0 for others. */
+static int ans_clock_word(const ans_side *side, int i, ans_moment *m) {
+    const ans_token *t = &side->tokens[i];
+    const polar_span s = ans_span(t->at, t->length);
+    const int noon = t->length == 4 && ans_at(s, 0, "noon", 1);
+    if (t->kind == T_LETTER && i + 2 < side->n_tokens && t->id == 'o' && ans_is_char(t + 1, '\'') &&
+        t[2].kind == T_WORD && ans_at(ans_span(t[2].at, t[2].length), 0, "clock", 1))
+        return m->colon = 1, 3;
+    if (t->kind != T_WORD || !(noon || (t->length == 8 && ans_at(s, 0, "midnight", 1)))) return 0;
+    if (!m->n) m->number[m->n++] = 12;
+    m->pm = noon ? 2 : 1;
+    return 1;
+}
+
 /* Reads a time of day or a date with a month name; 0 if it is neither. */
 static int ans_read_moment(const ans_side *side, ans_moment *m) {
     memset(m, 0, sizeof *m);
     for (int i = 0; i < side->n_tokens; i++) {
         const ans_token *t = &side->tokens[i];
-        int used = 1;
+        int used = 1, word;
         if (t->kind == T_NUMBER && m->n < 4 && t->length <= 4) {
             for (int k = 0; k < t->length; k++) {
                 if (!ans_is_digit(t->at[k])) return 0;
                 m->number[m->n] = m->number[m->n] * 10 + (t->at[k] - '0');
             }
             m->n++;
-        } else if (ans_is_char(t, ':')) m->time = 1;
+        } else if (ans_is_char(t, ':')) m->colon = 1;
+        else if ((word = ans_clock_word(side, i, m)) != 0) used = word;
         else if (t->kind == T_WORD && ans_month(t)) m->month = ans_month(t);
         else if (ans_half_day(t, &used)) m->pm = ans_half_day(t, &used);
         else if (t->kind == T_LETTER && t[1].kind == T_LETTER && t[2].kind == T_LETTER && !m->month) {
-            ans_token word = *t; /* "May", "Jan" are short enough to be letters */
-            word.length = 3;
-            if ((m->month = ans_month(&word)) == 0) return 0;
+            ans_token name = *t; /* "May", "Jan" are short enough to be letters */
+            name.length = 3;
+            if ((m->month = ans_month(&name)) == 0) return 0;
             used = 3;
         } else if (!ans_is_char(t, '/') && !ans_is_char(t, '-') && t->kind != T_SEPARATOR) return 0;
         i += used - 1;
     }
-    return m->time ? m->n >= 2 && !m->month : m->month && m->n >= 1 && m->n <= 2;
+    if (m->month) return m->n >= 1 && m->n <= 2 && !m->colon && !m->pm;
+    if (m->n == 1 || (m->n == 2 && m->colon)) return m->number[0] <= 24 && m->number[1] < 60;
+    return m->n == 3 && m->colon && m->number[0] <= 24;
 }
 
-/* Both are times of day, or dates with a month's name, and the same. */
+/* The hours 13 to 23 are p.m., the hour 0 is 12 a.m. */
+static void ans_half_hours(ans_moment *m) {
+    if (m->number[0] > 12) {
+        m->number[0] -= 12;
+        if (!m->pm) m->pm = 2;
+    } else if (!m->number[0]) {
+        m->number[0] = 12;
+        if (!m->pm) m->pm = 1;
+    }
+}
+
+/* Two dates with a month's name, or two times of day: 1 if they are the same, 0 if not; -1 if they are neither, or could
+ * be proportions too. A mark (a.m., p.m.) on one side decides that both are times; on both sides it counts. */
 static int ans_same_moment(const ans_side *a, const ans_side *b) {
     ans_moment x, y;
-    if (a->n_tokens > 12 || b->n_tokens > 12 || !ans_read_moment(a, &x) || !ans_read_moment(b, &y)) return 0;
-    if (x.time != y.time || x.n != y.n || x.month != y.month) return 0;
-    if (x.time && x.pm && y.pm == 0 && y.number[0] > 12 && x.pm == 2) y.number[0] -= 12;
-    else if (x.time && y.pm && x.pm == 0 && x.number[0] > 12 && y.pm == 2) x.number[0] -= 12;
-    else if (x.time && x.pm && y.pm && x.pm != y.pm) return 0;
-    if (x.month && x.n == 2 && x.number[0] > 31) { /* year first */
-        int t = x.number[0];
-        x.number[0] = x.number[1];
-        x.number[1] = t;
+    if (a->n_tokens > 12 || b->n_tokens > 12 || !ans_read_moment(a, &x) || !ans_read_moment(b, &y)) return -1;
+    if (x.month || y.month) {
+        if (x.n == 2 && x.number[0] > 31) { /* year first */
+            const int year = x.number[0];
+            x.number[0] = x.number[1];
+            x.number[1] = year;
+        }
+        return x.month == y.month && x.n == y.n && !memcmp(x.number, y.number, sizeof x.number) ? 1 : -1;
     }
-    return !memcmp(x.number, y.number, sizeof x.number);
+    if (!x.pm && !y.pm) return x.colon && y.colon && !memcmp(x.number, y.number, sizeof x.number) ? 1 : -1;
+    ans_half_hours(&x);
+    ans_half_hours(&y);
+    return !memcmp(x.number, y.number, sizeof x.number) && (!x.pm || !y.pm || x.pm == y.pm);
 }
 
 /* --- whole answers */
 
-/* The same tokens, without regard to case. */
+/* The same tokens; case counts but in words. */
 static int ans_same_tokens(const ans_side *a, const ans_side *b) {
     int n = a->n_tokens;
     if (n != b->n_tokens) return 0;
@@ -3379,17 +4912,56 @@ static int ans_same_tokens(const ans_side *a, const ans_side *b) {
             s->repeat != t->repeat)
             return 0;
         for (int k = 0; text && k < s->length; k++)
-            if (ans_lower(s->at[k]) != ans_lower(t->at[k])) return 0;
+            if (s->kind == T_WORD ? ans_lower(s->at[k]) != ans_lower(t->at[k]) : s->at[k] != t->at[k]) return 0;
     }
     return 1;
 }
 
-/* The letter of a choice: B, (B), \text{(B)}, in lower case; 0 for other answers. */
-static char ans_choice(const ans_side *s) {
+/* The letter of a choice, A to E, in lower case, and how many tokens it takes; 0 for other answers. It stands in
+ * brackets or before a mark, perhaps after "option", or alone: B, (B), \text{(B)}, B), B. 12, Option (B): twelve. */
+static char ans_choice(const ans_side *s, int *used) {
     const ans_token *t = s->tokens;
-    int n = s->n_tokens;
-    if (n == 3 && ans_is_char(t, '(') && ans_is_char(t + 2, ')')) t++, n = 1;
-    return n == 1 && t->kind == T_LETTER ? ans_lower(*t->at) : 0;
+    int i = 0, bracket, n = s->n_tokens, named = 0;
+    char letter;
+    while (i < n && t[i].kind == T_WORD &&
+           (ans_at(ans_span(t[i].at, t[i].length), 0, "option", 1) || ans_at(ans_span(t[i].at, t[i].length), 0, "choice", 1)))
+        i++, named = 1;
+    bracket = i < n && (ans_is_char(&t[i], '(') || ans_is_char(&t[i], '['));
+    i += bracket;
+    if (i >= n || t[i].kind != T_LETTER || ans_lower((char)t[i].id) < 'a' || ans_lower((char)t[i].id) > 'e') return 0;
+    letter = ans_lower((char)t[i].id);
+    i++;
+    if (bracket) {
+        if (i >= n || !(ans_is_char(&t[i], ')') || ans_is_char(&t[i], ']'))) return 0;
+        i++;
+    } else if (i < n && (ans_is_char(&t[i], ')') || ans_is_char(&t[i], ':'))) i++;
+    else if (i < n && !(t[i - 1].at[1] == '.' && t[i].spaced)) return 0;
+    *used = i;
+    if (i == n || named) return letter;
+    if (t[i - 1].kind != T_LETTER && !t[i].spaced && t[i].kind != T_WORD && t[i].kind != T_NUMBER) return 0;
+    if (letter == t[bracket].id && !t[bracket].upright && bracket) return 0; /* (a) x is a product */
+    if (ans_is_char(&t[i], '-') && !(i + 1 < n && !t[i + 1].spaced)) return 0;
+    return ans_is_char(&t[i], '^') || ans_is_char(&t[i], '_') || ans_is_char(&t[i], '+') || ans_is_char(&t[i], '*') ||
+                   ans_is_char(&t[i], '/') || ans_is_char(&t[i], '!') || t[i].kind == T_RELATION || t[i].kind == T_SEPARATOR
+               ? 0
+               : letter;
+}
+
+/* Takes the letter of a choice off its text. */
+static void ans_drop_choice(ans_side *s, int used) {
+    s->n_tokens -= used;
+    memmove(s->tokens, s->tokens + used, (size_t)(s->n_tokens + 1) * sizeof *s->tokens);
+    s->balanced = ans_is_balanced(s);
+}
+
+/* Letters decide if both have one; else the text behind the letter is compared. */
+static int ans_same_choice(ans_side *a, ans_side *b) {
+    int m = 0, n = 0;
+    const char x = ans_choice(a, &m), y = ans_choice(b, &n);
+    if (x && y) return x == y;
+    if (x && m < a->n_tokens) ans_drop_choice(a, m);
+    if (y && n < b->n_tokens) ans_drop_choice(b, n);
+    return -1;
 }
 
 /* 1 if words are written with -, ' and spaces, 2 if there are only letters, else 0. */
@@ -3410,15 +4982,39 @@ static int ans_same_words(const ans_side *a, const ans_side *b) {
            ans_text_name(a->tokens, a->n_tokens, "-'") == ans_text_name(b->tokens, b->n_tokens, "-'");
 }
 
+/* Gives the letter of a side another name. */
+static void ans_rename(ans_side *s, char from, const char *to) {
+    for (int i = 0; i < s->n_tokens; i++)
+        if (s->tokens[i].kind == T_LETTER && s->tokens[i].id == (uint8_t)from) {
+            s->tokens[i].at = to;
+            s->tokens[i].id = (uint8_t)*to;
+        }
+}
+
+/* A whole number that a side declares may have another letter on the other side: declared there, or one of those that
+ * are usual and which this side does not use. */
+static void ans_name_parameters(ans_side *a, ans_side *b) {
+    ans_side *other = a->parameter ? b : a;
+    const char declared = a->parameter ? a->parameter : b->parameter;
+    char letter = other->parameter;
+    if (!declared) return;
+    for (int i = 0; i < other->n_tokens && !letter; i++)
+        if (other->tokens[i].kind == T_LETTER && strchr("kmnlt", other->tokens[i].id)) letter = (char)other->tokens[i].id;
+    if (!letter || letter == declared) return;
+    ans_rename(a, a == other ? letter : declared, "k");
+    ans_rename(b, b == other ? letter : declared, "k");
+}
+
 /* One reading of both sides. */
-static int ans_same_sides(ans_work *w, int plain, int flags) {
-    char choice;
-    ans_lex(&w->pred, plain);
-    ans_lex(&w->gold, plain);
+static int ans_same_sides(ans_work *w, polar_span pred, polar_span gold, int plain, int flags) {
+    int same;
+    ans_prepare(w, &w->pred, pred, plain);
+    ans_prepare(w, &w->gold, gold, plain);
+    if ((same = ans_same_choice(&w->pred, &w->gold)) >= 0) return same;
     if (!w->pred.n_tokens || !w->gold.n_tokens || !w->pred.balanced || !w->gold.balanced) return 0;
+    ans_name_parameters(&w->pred, &w->gold);
     if (ans_same_tokens(&w->pred, &w->gold) || ans_same_words(&w->pred, &w->gold)) return 1;
-    choice = ans_choice(&w->pred);
-    if (ans_same_moment(&w->pred, &w->gold) || (choice && choice == ans_choice(&w->gold))) return 1;
+    if ((same = ans_same_moment(&w->pred, &w->gold)) >= 0) return same;
     w->n_nodes = 1;
     w->pool_used = 0;
     ans_read(w, &w->pred);
@@ -3441,10 +5037,8 @@ int answer_equal(const char *pred, size_t n_pred, const char *gold, size_t n_gol
     w->budget = ANS_BUDGET;
     w->pred.ambiguous = w->gold.ambiguous = 0;
     memset(&w->nodes[0], 0, sizeof w->nodes[0]);
-    ans_clean(&w->pred, p);
-    ans_clean(&w->gold, g);
-    equal = ans_same_sides(w, 0, flags);
-    if (!equal && (w->pred.ambiguous || w->gold.ambiguous)) equal = ans_same_sides(w, 1, flags);
+    equal = ans_same_sides(w, p, g, 0, flags);
+    if (!equal && (w->pred.ambiguous || w->gold.ambiguous)) equal = ans_same_sides(w, p, g, 1, flags);
     free(w);
     return equal;
 }
