@@ -434,6 +434,18 @@ TEST(resumed) {
     RUN(SAME " --limit 2 -o c.json", 0, "2 questions"); /* another one takes its place */
 }
 
+/* A question that the model has no room for: found before anything runs; left out, the others are what is evaluated. */
+TEST(long_questions) {
+    RUN("i=0; x=; while [ $i -lt 300 ]; do i=$((i+1)); x=${x}x; done; mkdir -p sub; { sed -n 1,3p test.jsonl; "
+        "echo '{\"question\":\"'$x'\",\"options\":[1,2],\"correct\":\"A\"}'; sed -n '4,$p' test.jsonl; } "
+        ">sub/test.jsonl; " EVAL "sub/test.jsonl -o l.json",
+        1, "polar eval: sub/test.jsonl:4: the prompt has 301 tokens and the answer may have ");
+    CHECK(!exists("l.json") && !exists("l.json.journal"));
+    RUN(EVAL "sub/test.jsonl -k 3 --validation fit.json --program 2-3x2 --skip 1 --skip-long -o l.json && "
+        "cmp a.json l.json",
+        0, "polar eval: sub/test.jsonl: 1 of 17 questions are too long for the model and left out\n");
+}
+
 TEST(shards) {
     RUN("for i in 1 2 3; do " SAME " --shard $i/3 -o s$i.json || exit 9; done", 0, "5 questions");
     RUN("polar eval --merge s3.json s1.json s2.json -o s.json", 0, "16 questions");
@@ -580,7 +592,8 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(fitted_points), T(resumed), T(shards), T(without_predictor), T(encoder), T(bad_input), T(report),
+    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(shards), T(without_predictor), T(encoder),
+    T(bad_input), T(report),
 };
 
 int main(int argc, char **argv) {

@@ -368,6 +368,35 @@ TEST(bad_input) {
     CHECK(!exists("x.json"));
 }
 
+#define LENGTHY "i=0; x=; while [ $i -lt 1000 ]; do i=$((i+1)); x=${x}x; done; "
+
+/* A question that the model (of 1024 tokens, here bytes) has no room for, found before the first one is searched. What
+ * is left when it is left out is what there is without it, in all parts of a run. */
+TEST(long_questions) {
+    RUN(LENGTHY
+        "{ sed -n 1p planted.jsonl; echo '{\"question\":\"'$x'\",\"answer\":1}'; sed -n 2,3p planted.jsonl; } "
+        ">lengthy.jsonl; polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4",
+        1,
+        "lengthy.jsonl:2: the prompt has 1001 tokens and the answer may have 50, the model was trained for 1024 "
+        "together (1 of 4 questions are too long; --skip-long leaves them out)");
+    CHECK(!exists("l.json") && !exists("l.json.journal"));
+    RUN("polar search -m template.gguf lengthy.jsonl -o /dev/null --simulations 0 --tokens 23", 0,
+        "questions       4,");
+    RUN("polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4 --skip-long", 0,
+        "polar search: lengthy.jsonl: 1 of 4 questions are too long for the model and left out\n");
+    RUN("polar search -m template.gguf planted.jsonl -o kept.json --simulations 4 && cmp l.json kept.json", 0, "");
+    RUN("for i in 1 2; do polar search -m template.gguf lengthy.jsonl -o l$i.json --simulations 4 --skip-long "
+        "--shard $i/2 || exit 9; done; polar merge l1.json l2.json -o m.json && cmp m.json kept.json", 0, "");
+    RUN("sed '2q;d' lengthy.jsonl | polar search -m template.gguf - -o x.json --skip-long", 1,
+        "(1 of 1 questions are too long)");
+    /* results of a search with such a question among them */
+    RUN("{ echo '['; sed -n 3p kept.json; sed -n 2p lengthy.jsonl; echo ,; sed -n '4,5p' kept.json; echo ']'; } "
+        ">found.json; { echo '['; sed -n 3,5p kept.json; echo ']'; } >short.json; for i in found short; do "
+        "polar search -m template.gguf $i.json --menu 3 --skip-long -o $i.menu || exit 9; done; "
+        "cmp found.menu short.menu",
+        0, "found.json: 1 of 4 questions are too long");
+}
+
 /* Files of other kinds are named, as questions and as models. */
 TEST(other_kinds) {
     static const struct {
@@ -559,8 +588,8 @@ TEST(bench) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(other_kinds), T(kill), T(torn), T(resume),
-    T(interrupt),
+    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
+    T(kill), T(torn), T(resume), T(interrupt),
     T(disk_full), T(shards), T(parallel), T(menu), T(bench),
 };
 

@@ -118,6 +118,21 @@ TEST(answers) {
         "program ##22, cost 1.500, P 0.");
 }
 
+/* A question that the model has no room for: found before features are made; left out, the others decide all. */
+TEST(long_questions) {
+    static const char train[] = "polar train -m model.gguf lengthy.json --prompt 'Q: {question}' --width 16 --epochs 3 "
+                                "--menu-epochs 12 --price 0.2 -o l.gguf ";
+    char line[1000];
+    snprintf(line, sizeof line,
+             "i=0; x=; while [ $i -lt 300 ]; do i=$((i+1)); x=${x}x; done; { sed -n 1,7p found.json; "
+             "echo '{\"question\":\"'$x'\",\"final_valid_transitions\":[[0,1,3]]},'; sed -n '8,$p' found.json; } "
+             ">lengthy.json; %s", train);
+    RUN(line, 1, "polar train: lengthy.json:8: the prompt has 303 tokens and the answer may have 0, the model was ");
+    CHECK(!exists("l.gguf"));
+    snprintf(line, sizeof line, "%s --skip-long && cmp l.gguf p.gguf", train);
+    RUN(line, 0, "polar train: lengthy.json: 1 of 161 questions are too long for the model and left out\n");
+}
+
 TEST(bad_input) {
     RUN("polar run -m other.gguf -p p.gguf x", 1, "the predictor was trained for another model");
     RUN("polar predict -m other.gguf -p p.gguf --any-model 'x'", 0, "menu, best");
@@ -254,7 +269,7 @@ TEST(both_ways) {
 int main(int argc, char **argv) {
     static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-        T(train), T(resume), T(predict), T(answers), T(bad_input), T(encoder), T(both_ways),
+        T(train), T(resume), T(predict), T(answers), T(long_questions), T(bad_input), T(encoder), T(both_ways),
     };
     int status;
     if (!make_directory()) return 1;

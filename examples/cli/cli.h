@@ -168,6 +168,7 @@ typedef struct cli_question {
     const char *options[CLI_MAX_OPTIONS];
     polar_judge judge; /* as the words of the question ask for */
     int line;  /* in its file */
+    int place; /* among the objects of its file, from 0: others may have been left out */
 } cli_question;
 
 typedef struct cli_questions {
@@ -182,6 +183,8 @@ typedef struct cli_questions {
  * ARC, MMLU and the supervision files. 0, or 1 after a message. */
 int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
 void cli_questions_free(cli_questions *questions);
+/* Leaves out the questions for which `drop` (n) is not 0. */
+void cli_questions_drop(cli_questions *questions, const char *drop);
 /* Writes what the file says about a question, and its options, as an object. */
 void cli_question_put_info(FILE *f, const cli_question *question);
 
@@ -224,6 +227,13 @@ void cli_prompt_put(FILE *f, const cli_prompt *prompt);
 /* The tokens of a question, to be freed; 0, or 1 after a message (free them then, too). */
 int cli_prompt_tokens(const polar_model *model, const polar_prompt *prompt, const char *question, int32_t **tokens,
                       int *n);
+/* Is there room in the model's context for each question and `n_answer` more tokens? The first without is named by its
+ * line in `file`, and an error, unless `skip_long` leaves them out and says how many. *longest gets the tokens of the
+ * longest prompt. 0, or 1 after a message. */
+int cli_prompt_room(const cli_prompt *prompt, cli_questions *questions, const char *file, int n_answer, int skip_long,
+                    int *longest);
+#define CLI_SKIP_LONG_OPTION(x) \
+    {"skip-long", 0, CLI_FLAG, &(x), NULL, "leave out questions that are too long for the model, and say how many"}
 /* A guess how an answer is written after the prompt, its end included; as above. */
 int cli_prompt_draft(const cli_prompt *prompt, const char *answer, int32_t **tokens, int *n);
 /* Is the response right? *answer gets the part of it that was graded, of length 0 if there is none. 0, or 1 after

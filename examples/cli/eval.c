@@ -826,24 +826,6 @@ static int measure_influence(eval *r) {
     return status;
 }
 
-/* Tokens that the longest question and its answer need. */
-static int measure_context(eval *r) {
-    int longest = 1;
-    for (int i = 0; i < r->questions.n; i++) {
-        int32_t *tokens;
-        int n, status = cli_prompt_tokens(r->model, &r->e.prompt.how, r->questions.items[i].text, &tokens, &n);
-        free(tokens);
-        if (status) return status;
-        if (n > r->info.n_ctx_train)
-            return cli_fail("%s:%d: the prompt has %d tokens, the model was trained for %d", r->file,
-                            r->questions.items[i].line, n, r->info.n_ctx_train);
-        if (n > longest) longest = n;
-    }
-    r->n_ctx = longest + r->o->evaluate.tokens;
-    if (r->n_ctx > r->info.n_ctx_train) r->n_ctx = r->info.n_ctx_train;
-    return 0;
-}
-
 static int on_progress(void *user, double done) {
     (void)user, (void)done;
     return cli_interrupted();
@@ -880,9 +862,6 @@ static int prepare(eval *r) {
         (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
         return status;
     if (!r->questions.n) return cli_fail("%s: no questions", r->file);
-    if (r->shard.index > r->questions.n)
-        return cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
-                        r->questions.n);
     polar_model_get_info(r->model, &r->info);
     r->scores.n_layer = r->info.n_layer;
     r->threshold = 1;
@@ -894,9 +873,13 @@ static int prepare(eval *r) {
     r->scores.n_menu = r->n_menu;
     r->scores.k = r->predictor ? r->o->k : 0;
     if (r->about.n_menu && !r->about.d_model && r->scores.k > r->n_menu) r->scores.k = r->n_menu;
-    if ((status = open_evaluator(r)) || (status = measure_context(r)) || (status = read_validation(r)) ||
-        (status = set_points(r)) || (status = measure_influence(r)))
+    if ((status = open_evaluator(r)) ||
+        (status = evaluator_room(&r->e, &r->o->evaluate, &r->questions, r->file, &r->n_ctx)))
         return status;
+    if (r->shard.index > r->questions.n)
+        return cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
+                        r->questions.n);
+    if ((status = read_validation(r)) || (status = set_points(r)) || (status = measure_influence(r))) return status;
     if (r->about.n_menu && (status = open_picker(r, POLAR_PICK_MENU, &r->picker))) return status;
     if (r->about.d_model && (status = open_picker(r, POLAR_PICK_PROGRAMS, &r->decoder))) return status;
     if ((status = add_methods(r)) || (status = open_clock(r)) || (status = make_header(r))) return status;

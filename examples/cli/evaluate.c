@@ -68,6 +68,21 @@ void evaluator_close(evaluator *e) {
     e->gold = NULL;
 }
 
+int evaluator_room(const evaluator *e, const evaluate_options *o, cli_questions *qs, const char *file, int *n_ctx) {
+    int n_answer = e->reward == REWARD_CHOICE ? 1 : o->tokens, longest, status = 0;
+    for (int i = 0; i < CLI_MAX_OPTIONS && e->reward == REWARD_CHOICE && !status; i++) {
+        const char letter[2] = {(char)('A' + i), 0};
+        int32_t *tokens;
+        int n;
+        status = cli_prompt_draft(&e->prompt, letter, &tokens, &n);
+        free(tokens);
+        if (n > n_answer) n_answer = n;
+    }
+    if (status || (status = cli_prompt_room(&e->prompt, qs, file, n_answer, o->skip_long, &longest))) return status;
+    *n_ctx = longest + n_answer;
+    return 0;
+}
+
 int evaluator_question(evaluator *e, const cli_question *q) {
     polar_error error;
     int32_t *tokens = NULL;

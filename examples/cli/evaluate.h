@@ -15,7 +15,7 @@ typedef struct evaluate_options {
     const char *reward, *kv_type, *cpu, *shard;
     cli_prompt_options prompt;
     cli_list stop;
-    int tokens, limit, cache_mb, threads;
+    int tokens, limit, cache_mb, threads, skip_long;
 } evaluate_options;
 #define EVALUATE_DEFAULTS {.reward = "answer", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
 #define EVALUATE_OPTIONS(o) \
@@ -24,6 +24,7 @@ typedef struct evaluate_options {
     {"stop", 0, CLI_LIST, &(o).stop, "TEXT", "end an answer before this text; may be repeated"}, \
     CLI_PROMPT_OPTIONS((o).prompt), \
     {"limit", 0, CLI_INT, &(o).limit, "N", "the first N questions only"}, \
+    CLI_SKIP_LONG_OPTION((o).skip_long), \
     {"shard", 0, CLI_TEXT, &(o).shard, "I/N", "every N-th question, beginning with the I-th; outputs can be joined"}, \
     CLI_KV_TYPE_OPTION((o).kv_type), \
     {"cache-mb", 0, CLI_INT, &(o).cache_mb, "N", "memory for what programs share (1024)"}, \
@@ -67,6 +68,9 @@ typedef struct evaluator {
  * message; close it in any case. */
 int evaluator_open(evaluator *e, const polar_model *model, const evaluate_options *options, polar_many_options many);
 void evaluator_close(evaluator *e);
+/* Room for the questions and their answers, as cli_prompt_room; *n_ctx gets the tokens that the longest one needs. */
+int evaluator_room(const evaluator *e, const evaluate_options *options, cli_questions *questions, const char *file,
+                   int *n_ctx);
 /* The question that comes next. */
 int evaluator_question(evaluator *e, const cli_question *question);
 /* Runs paths; the attempts' answers are to be freed, on failure too. 0, EVALUATE_CANCELLED or 1 after a message. */

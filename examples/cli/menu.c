@@ -102,21 +102,22 @@ static int add_result(chooser *c, const trial *t, int question) {
 }
 
 /* The results of the questions that are used, also those of their numbers tried and valid. */
-static int collect(chooser *c, const char *file) {
+static int collect(chooser *c, const char *file, const cli_questions *questions) {
     cli_objects samples;
     trials t = {0, 0, NULL};
     const json *sample;
     double tried = 4, valid = 2; /* as if of four results half were right: keeps shares off 0 and 1 */
     int status = 0;
     if (!cli_objects_open(&samples, file)) return 1;
-    for (int q = 0; q < c->n_questions && !status && (sample = cli_objects_next(&samples)); q++) {
+    for (int q = 0, at = 0; q < c->n_questions && !status && (sample = cli_objects_next(&samples)); at++) {
         int right = 0;
+        if (at < questions->items[q].place) continue; /* its question was left out */
         if (!trials_read(&t, sample)) status = cli_fail("%s:%d: a path is no list of layers", file, samples.line);
         for (int i = 0; i < t.n && !status; i++) {
             if (!add_result(c, &t.items[i], q)) status = cli_fail("out of memory");
             right += t.items[i].reward > 0;
         }
-        c->odds[q] = (right + 1.0) / (t.n - right + 1.0);
+        c->odds[q++] = (right + 1.0) / (t.n - right + 1.0);
         tried += t.n;
         valid += right;
     }
@@ -254,8 +255,9 @@ static void free_chooser(chooser *c) {
     free(c->known);
 }
 
-int menu_choose(menu *m, int size, const char *file, int n_layer, int n_questions) {
+int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions) {
     chooser c;
+    const int n_questions = questions->n;
     const size_t bytes = (size_t)n_questions * sizeof(double);
     int status;
     memset(&c, 0, sizeof c);
@@ -269,7 +271,7 @@ int menu_choose(menu *m, int size, const char *file, int n_layer, int n_question
         c.known[q] = -1;
         for (int i = 0; i < N_LIMITS; i++) c.miss[i][q] = 1;
     }
-    if (!status) status = collect(&c, file);
+    if (!status) status = collect(&c, file, questions);
     if (!status) status = choose_from(&c, m, size);
     free_chooser(&c);
     return status;

@@ -16,7 +16,7 @@ typedef struct menu {
 } menu;
 
 /* Chooses at most `size` programs by the results in a supervision file. 0, or 1 after a message; free it then, too. */
-int menu_choose(menu *m, int size, const char *file, int n_layer, int n_questions);
+int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions);
 /* Adds a program that somebody names, unless the menu has it. 0, or an exit status after a message. */
 int menu_add(menu *m, const char *program);
 void menu_free(menu *m);

@@ -424,6 +424,12 @@ static uint64_t hash_text(uint64_t h, const char *text) {
     return h;
 }
 
+static void set_checksum(cli_questions *qs) {
+    qs->checksum = 0xcbf29ce484222325u;
+    for (int i = 0; i < qs->n; i++)
+        qs->checksum = hash_text(hash_text(qs->checksum, qs->items[i].text), qs->items[i].answer);
+}
+
 /* One more question; 0, or 1 after a message. */
 static int add_question(cli_questions *qs, const cli_objects *o, const json *object, int needs_answer) {
     if (qs->n == qs->capacity) {
@@ -434,7 +440,7 @@ static int add_question(cli_questions *qs, const cli_objects *o, const json *obj
         qs->capacity = n;
     }
     if (read_question(qs, &qs->items[qs->n], o, object, needs_answer)) return 1;
-    qs->checksum = hash_text(hash_text(qs->checksum, qs->items[qs->n].text), qs->items[qs->n].answer);
+    qs->items[qs->n].place = qs->n;
     qs->n++;
     return 0;
 }
@@ -444,15 +450,23 @@ int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, in
     const json *object;
     int status = 0;
     memset(qs, 0, sizeof *qs);
-    qs->checksum = 0xcbf29ce484222325u;
     if (!cli_objects_open(&o, path)) return 1;
     while (!status && (limit <= 0 || qs->n < limit) && (object = cli_objects_next(&o)))
         status = add_question(qs, &o, object, needs_answer);
     status |= o.failed;
     if (!status && !qs->n) status = cli_fail("%s: no questions", o.name);
     cli_objects_close(&o);
+    set_checksum(qs);
     if (status) cli_questions_free(qs);
     return status;
+}
+
+void cli_questions_drop(cli_questions *qs, const char *drop) {
+    int n = 0;
+    for (int i = 0; i < qs->n; i++)
+        if (!drop[i]) qs->items[n++] = qs->items[i];
+    qs->n = n;
+    set_checksum(qs);
 }
 
 void cli_questions_free(cli_questions *qs) {
@@ -599,6 +613,38 @@ int cli_prompt_tokens(const polar_model *model, const polar_prompt *p, const cha
     else if (polar_prompt_tokenize(model, p, question, *tokens, length, &length, &e))
         status = cli_fail("%s", e.message);
     *n = (int)length;
+    return status;
+}
+
+int cli_prompt_room(const cli_prompt *p, cli_questions *qs, const char *file, int n_answer, int skip_long,
+                    int *longest) {
+    char *drop = calloc((size_t)qs->n + 1, 1);
+    int n_long = 0, n_first = 0, line = 0, status = drop ? 0 : cli_fail("out of memory");
+    polar_model_info info;
+    polar_model_get_info(p->model, &info);
+    *longest = 1;
+    for (int i = 0; i < qs->n && !status; i++) {
+        int32_t *tokens;
+        int n;
+        status = cli_prompt_tokens(p->model, &p->how, qs->items[i].text, &tokens, &n);
+        free(tokens);
+        drop[i] = n > info.n_ctx_train - n_answer;
+        if (!drop[i] && n > *longest) *longest = n;
+        if (drop[i] && !n_long++) {
+            n_first = n;
+            line = qs->items[i].line;
+        }
+    }
+    if (!status && n_long && (!skip_long || n_long == qs->n))
+        status = cli_fail("%s:%d: the prompt has %d tokens and the answer may have %d, the model was trained for %d%s "
+                          "(%d of %d questions are too long%s)",
+                          file, line, n_first, n_answer, info.n_ctx_train, n_answer ? " together" : "", n_long, qs->n,
+                          skip_long ? "" : "; --skip-long leaves them out");
+    if (!status && n_long) {
+        cli_note("%s: %d of %d questions are too long for the model and left out", file, n_long, qs->n);
+        cli_questions_drop(qs, drop);
+    }
+    free(drop);
     return status;
 }
 

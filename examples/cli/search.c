@@ -299,7 +299,7 @@ static int cross_question(run *r, const cli_question *q, const json *sample) {
 /* The sample that belongs to a question, for --menu. */
 static const json *sample_of(run *r, int index) {
     const json *sample = NULL;
-    while (r->at_sample <= index && (sample = cli_objects_next(&r->samples))) r->at_sample++;
+    while (r->at_sample <= r->questions.items[index].place && (sample = cli_objects_next(&r->samples))) r->at_sample++;
     return sample;
 }
 
@@ -436,24 +436,24 @@ static int prepare(run *r, json_document **header) {
     polar_many_options m = polar_many_defaults();
     const char *error = "";
     size_t at;
-    int status;
+    int status, n_ctx;
     if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
         (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
         return status;
     polar_model_get_info(r->model, &r->info);
     m.progress = on_progress;
-    if (r->o->menu) {
-        if (!cli_objects_open(&r->samples, r->file)) return 1;
-        if ((status = menu_choose(&r->menu, r->o->menu, r->file, r->info.n_layer, r->questions.n))) return status;
-        for (int i = 0; i < r->o->also.n; i++)
-            if ((status = menu_add(&r->menu, r->o->also.items[i]))) return status;
-        if (r->samples.header.text) {
-            if (!(*header = json_read(r->samples.header.text, r->samples.header.length, &error, &at)))
-                return cli_fail("%s: the header cannot be read: %s", r->file, error);
-            if ((status = take_settings(r, json_root(*header)))) return status;
-        }
+    if (r->o->menu && !cli_objects_open(&r->samples, r->file)) return 1;
+    if (r->samples.header.text) {
+        if (!(*header = json_read(r->samples.header.text, r->samples.header.length, &error, &at)))
+            return cli_fail("%s: the header cannot be read: %s", r->file, error);
+        if ((status = take_settings(r, json_root(*header)))) return status;
     }
-    return evaluator_open(&r->e, r->model, &r->o->evaluate, m);
+    if ((status = evaluator_open(&r->e, r->model, &r->o->evaluate, m)) ||
+        (status = evaluator_room(&r->e, &r->o->evaluate, &r->questions, r->file, &n_ctx)) || !r->o->menu)
+        return status;
+    status = menu_choose(&r->menu, r->o->menu, r->file, r->info.n_layer, &r->questions);
+    for (int i = 0; i < r->o->also.n && !status; i++) status = menu_add(&r->menu, r->o->also.items[i]);
+    return status;
 }
 
 static int check_options(search_options *o) {

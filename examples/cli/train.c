@@ -6,7 +6,7 @@
 typedef struct train_options {
     const char *model, *out, *heads, *feature, *encoder, *cache, *checkpoint, *cpu, *schedule, *identity, *select,
         *pooling;
-    int layer, max_tokens, threads, restart, json, menu_size, cascade, limit;
+    int layer, max_tokens, threads, restart, json, menu_size, cascade, limit, skip_long;
     double price;
     uint64_t seed;
     cli_prompt_options prompt;
@@ -23,7 +23,7 @@ typedef struct run {
     cli_prompt prompt;
     json_document *header; /* of the search, or NULL */
     uint64_t checksum;
-    int n, width, paper, menu_too;
+    int n, n_prompt, width, paper, menu_too; /* n_prompt: tokens of the longest prompt */
     int *order;            /* random: the last n_held are for validation of the menu */
     trials *trials;        /* of each question */
     polar_train_path **paths;
@@ -121,10 +121,12 @@ static int read_paths(run *r) {
     r->order = malloc((size_t)r->n * sizeof *r->order);
     if (!r->trials || !r->paths || !r->features || !r->data || !r->order) return cli_fail("out of memory");
     if (!cli_objects_open(&samples, r->file)) return 1;
-    for (int q = 0; q < r->n && !status && (sample = cli_objects_next(&samples)); q++) {
+    for (int q = 0, at = 0; q < r->n && !status && (sample = cli_objects_next(&samples)); at++) {
+        if (at < r->questions.items[q].place) continue; /* its question was left out */
         if (!trials_read(&r->trials[q], sample))
             status = cli_fail("%s:%d: a path is no list of layers", r->file, samples.line);
         else if (!(status = add_identity(r, &r->trials[q], sample))) status = make_paths(r, q, samples.line);
+        q++;
     }
     status |= samples.failed;
     cli_objects_close(&samples);
@@ -224,6 +226,7 @@ static int make_features(run *r) {
     f.max_tokens = r->o->max_tokens;
     f.encoder = r->encoder;
     f.session.n_threads = r->o->threads;
+    f.session.n_ctx = r->n_prompt;
     if (polar_features_create(&features, r->model, &f, &e)) return cli_fail("%s", e.message);
     r->width = polar_features_width(features);
     if (!read_cache(r)) {
@@ -559,7 +562,8 @@ static int train(run *r) {
     polar_model_get_info(r->model, &r->info);
     r->checksum = polar_model_checksum(r->model);
     if ((status = read_header(r)) || (status = open_prompt(r)) ||
-        (status = cli_questions_read(&r->questions, r->file, 0, r->o->limit)))
+        (status = cli_questions_read(&r->questions, r->file, 0, r->o->limit)) ||
+        (status = cli_prompt_room(&r->prompt, &r->questions, r->file, 0, r->o->skip_long, &r->n_prompt)))
         return status;
     r->n = r->questions.n;
     r->n_held = (int)(r->o->menu.validation * r->n + 0.5);
@@ -642,6 +646,7 @@ int command_train(cli *c) {
         {"max-tokens", 0, CLI_INT, &o.max_tokens, "N", "tokens of a question that are read (512)"},
         CLI_PROMPT_OPTIONS(o.prompt),
         {"limit", 0, CLI_INT, &o.limit, "N", "only the first N questions (all)"},
+        CLI_SKIP_LONG_OPTION(o.skip_long),
         {"cache", 0, CLI_TEXT, &o.cache, "FILE", "keep the features here for later runs"},
         {"checkpoint", 0, CLI_TEXT, &o.checkpoint, "FILE", "state of the training, to go on from (OUT.checkpoint)"},
         {"restart", 0, CLI_FLAG, &o.restart, NULL, "do not go on from a checkpoint"},
