@@ -151,7 +151,7 @@ demo-questions: $(DEMO_SETS:%=build/demo/%.jsonl)
 # them, live. The prices come from validation questions: demo-fit.json.
 DEMO_QUESTIONS ?= 400
 demo: polar build/demo/test.jsonl
-	@rm -f build/demo/eval.json
+	@rm -f build/demo/eval.json demo-report.html
 	@./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf --validation $(DEMO)/demo-fit.json \
 		build/demo/test.jsonl --limit $(DEMO_QUESTIONS) --show 20 --time 40 -o build/demo/eval.json
 	@./polar report build/demo/eval.json -o demo-report.html --title "polar: the bundled demo"

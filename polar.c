@@ -12878,6 +12878,8 @@ struct polar_predictor {
     char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES], chat[PRED_NAME_BYTES];
     char prompt[PRED_PROMPT_BYTES], system[PRED_PROMPT_BYTES];
     int has_system;
+    uint64_t *questions; /* (n_questions) fingerprints, ascending; NULL if unknown */
+    int n_questions;
     pred_net net;  /* shape.d_model 0: none */
     menu_net menu; /* shape.n_menu 0: none */
     float *params, *menu_params;
@@ -12945,6 +12947,7 @@ void polar_predictor_close(polar_predictor *predictor) {
     polar_allocator a;
     if (!predictor) return;
     a = predictor->allocator;
+    mem_free(&a, predictor->questions, (size_t)predictor->n_questions * sizeof *predictor->questions);
     mem_free(&a, predictor->block, predictor->bytes);
     mem_free(&a, predictor, sizeof *predictor);
 }
@@ -12979,6 +12982,8 @@ void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *in
     info->prompt = p->prompt;
     info->system = p->has_system ? p->system : NULL;
     info->chat = p->chat;
+    info->questions = p->questions;
+    info->n_questions = p->n_questions;
 }
 
 /* Where the texts of the info are kept: names are cut, the others must fit. */
@@ -13002,6 +13007,21 @@ static void pred_set_text(const pred_text *to, const char *from, size_t n) {
     n = MIN(n, to->size - 1);
     if (from) memmove(to->at, from, n);
     to->at[from ? n : 0] = 0;
+}
+
+/* Takes a copy of the fingerprints, which may be those that are there. */
+static polar_status pred_set_questions(polar_predictor *p, const uint64_t *list, int n, polar_error *e) {
+    uint64_t *copy = NULL;
+    if (list == p->questions && n == p->n_questions) return POLAR_OK;
+    if (n < 0 || (n && !list)) return fail(e, POLAR_ARGUMENT, "%d fingerprints of questions, or no list of them", n);
+    for (int i = 1; i < n; i++)
+        if (list[i] <= list[i - 1]) return fail(e, POLAR_ARGUMENT, "fingerprints of questions do not ascend");
+    if (n && !(copy = mem_alloc(&p->allocator, (size_t)n * sizeof *copy, e))) return POLAR_MEMORY;
+    if (n) memcpy(copy, list, (size_t)n * sizeof *copy);
+    mem_free(&p->allocator, p->questions, (size_t)p->n_questions * sizeof *p->questions);
+    p->questions = copy;
+    p->n_questions = n;
+    return POLAR_OK;
 }
 
 polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
@@ -13028,6 +13048,7 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
         if (from[i] && strlen(from[i]) >= texts[i].size)
             return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]),
                         texts[i].key, texts[i].size - 1);
+    if (pred_set_questions(p, info->questions, info->n_questions, error)) return POLAR_ARGUMENT;
     p->info.feature = info->feature;
     p->info.feature_layer = info->feature_layer;
     p->info.max_tokens = info->max_tokens;
@@ -13042,7 +13063,7 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
 }
 
 /* Network of programs and properties of another predictor. */
-static MAYBE_UNUSED void pred_inherit(polar_predictor *p, const polar_predictor *from) {
+static MAYBE_UNUSED polar_status pred_inherit(polar_predictor *p, const polar_predictor *from, polar_error *e) {
     if (from->net.shape.d_model) memcpy(p->params, from->params, pred_count(&from->net.shape) * sizeof *p->params);
     p->info = from->info;
     memcpy(p->model_name, from->model_name, sizeof p->model_name);
@@ -13051,6 +13072,7 @@ static MAYBE_UNUSED void pred_inherit(polar_predictor *p, const polar_predictor 
     memcpy(p->prompt, from->prompt, sizeof p->prompt);
     memcpy(p->system, from->system, sizeof p->system);
     p->has_system = from->has_system;
+    return pred_set_questions(p, from->questions, from->n_questions, e);
 }
 
 const polar_program *polar_predictor_program(const polar_predictor *p, int index) {
@@ -13234,6 +13256,21 @@ static uint64_t pred_read_u64(const gguf_file *g, const char *key) {
     return kv && !kv->is_array && kv->type == GGUF_U64 ? rd_u64(kv->at) : 0;
 }
 
+static polar_status pred_read_questions(const gguf_file *g, polar_predictor *p, polar_error *e) {
+    const gguf_kv *kv;
+    polar_status status = gguf_get_array(g, "polar.questions", GGUF_U64, &kv, 0, e);
+    if (status || !kv || !kv->count) return status;
+    if (kv->count > INT_MAX / 8) return fail(e, POLAR_FORMAT, "%s: too many fingerprints of questions", g->name);
+    if (!(p->questions = mem_alloc(&p->allocator, (size_t)kv->count * sizeof *p->questions, e))) return POLAR_MEMORY;
+    p->n_questions = (int)kv->count;
+    for (int i = 0; i < p->n_questions; i++) {
+        p->questions[i] = rd_u64(kv->at + 8 * (size_t)i);
+        if (i && p->questions[i] <= p->questions[i - 1])
+            return fail(e, POLAR_FORMAT, "%s: fingerprints of questions do not ascend", g->name);
+    }
+    return POLAR_OK;
+}
+
 static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
     pred_text texts[PRED_TEXTS];
     const char *text = NULL, *feature = NULL;
@@ -13255,7 +13292,8 @@ static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar
         return status;
     if ((status = gguf_get_int(g, "polar.feature_layer", &p->info.feature_layer, 0, p->info.n_layer, 0, e)) ||
         (status = gguf_get_int(g, "polar.max_tokens", &p->info.max_tokens, 0, PRED_MAX_TOKENS, 0, e)) ||
-        (status = gguf_get_float(g, "polar.menu.price", &p->info.price, 0, 1e6, 0, e)))
+        (status = gguf_get_float(g, "polar.menu.price", &p->info.price, 0, 1e6, 0, e)) ||
+        (status = pred_read_questions(g, p, e)))
         return status;
     p->info.model_checksum = pred_read_u64(g, "polar.model_checksum");
     p->info.model_fingerprint = pred_read_u64(g, "polar.model_fingerprint");
@@ -13356,6 +13394,8 @@ static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
     if (*p->prompt) pred_write_text(w, "polar.prompt", p->prompt);
     if (p->has_system) pred_write_text(w, "polar.system", p->system);
     if (*p->chat) pred_write_text(w, "polar.chat", p->chat);
+    if (p->n_questions)
+        polar_gguf_writer_set_array(w, "polar.questions", POLAR_GGUF_U64, p->questions, (size_t)p->n_questions);
     if (p->info.cascade_programs) {
         polar_gguf_writer_set_f64(w, "polar.cascade.threshold", p->info.cascade_threshold);
         polar_gguf_writer_set_u32(w, "polar.cascade.programs", (uint32_t)p->info.cascade_programs);
@@ -16268,9 +16308,9 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     if (!status) {
         menu_export(&t, &r, p);
         memcpy(p->programs, menu, (size_t)n_menu * sizeof *menu);
-        if (base) pred_inherit(p, base);
+        if (base) status = pred_inherit(p, base, error);
         p->info.price = o.price;
-        status = pred_ready(p, error);
+        if (!status) status = pred_ready(p, error);
     }
     if (status) polar_predictor_close(p);
     else *out = p;

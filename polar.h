@@ -841,6 +841,9 @@ typedef struct polar_predictor_info {
     double price;               /* of the menu, see polar_menu_pick */
     double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
     int cascade_programs;       /* for how many programs the threshold was fitted; 0: it was not */
+    const uint64_t *questions;  /* (n_questions) fingerprints of the questions it was trained and chosen on, ascending,
+                                   by a hash of the trainer's choice; NULL if unknown */
+    int n_questions;
 } polar_predictor_info;
 
 /* A predictor file is a GGUF file, which other programs can write with polar_gguf_writer_*; "*" may be left out.
@@ -868,9 +871,9 @@ polar_status polar_predictor_open_memory(polar_predictor **out, const void *data
 /* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
 polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
 void polar_predictor_close(polar_predictor *predictor);
-/* Strings of the info belong to the predictor. */
+/* Texts and lists of the info belong to the predictor. */
 void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
-/* Sets what the weights do not say: all but sizes, menu and n_params. Texts are copied. */
+/* Sets what the weights do not say: all but sizes, menu and n_params. Texts and lists are copied. */
 polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info, polar_error *error);
 
 /* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip,

@@ -446,6 +446,67 @@ TEST(long_questions) {
         0, "polar eval: sub/test.jsonl: 1 of 17 questions are too long for the model and left out\n");
 }
 
+/* No output takes the place of a file that is read, by whatever name, or of a file of another kind. */
+TEST(outputs) {
+    static const struct {
+        const char *command;
+        int status;
+        const char *text;
+    } cases[] = {
+        {EVAL "k.jsonl -o k.jsonl", 2, "polar eval: k.jsonl and k.jsonl are the same file"},
+        {EVAL "k.jsonl -o ./k.jsonl", 2, "polar eval: ./k.jsonl and k.jsonl are the same file"},
+        {EVAL "k.jsonl -o hard", 2, "polar eval: hard and k.jsonl are the same file"},
+        {EVAL "k.jsonl -o soft", 2, "polar eval: soft and k.jsonl are the same file"},
+        {EVAL "k.jsonl --fit hard", 2, "polar eval: hard and k.jsonl are the same file"},
+        {EVAL "- -o hard <k.jsonl", 2, "polar eval: hard and - are the same file"},
+        {EVAL "k.jsonl -o prompt", 2, "polar eval: prompt and @prompt are the same file"},
+        {EVAL "k.jsonl -o p.gguf", 2, "polar eval: p.gguf and p.gguf are the same file"},
+        {EVAL "k.jsonl -o new.json --fit ./new.json", 2, "polar eval: new.json and ./new.json are the same file"},
+        {EVAL "k.tmp -o k", 2, "polar eval: k.tmp is where k is written first"},
+        {EVAL "k.jsonl -o notes", 1, "polar eval: notes exists and is another file, not an evaluation: remove it"},
+        {EVAL "k.jsonl -o fit.json", 1, "fit.json exists and is what polar eval --fit writes, not an evaluation"},
+        {EVAL "k.jsonl --fit a.json", 1, "a.json exists and is an evaluation, not what polar eval --fit writes"},
+        {"polar eval --merge a.json -o ./a.json", 2, "./a.json and a.json are the same file"},
+        {"polar report a.json -o a.json", 2, "polar report: a.json and a.json are the same file"},
+        {"polar report - -o a.json <a.json", 2, "polar report: a.json and - are the same file"},
+        {"polar report a.json -o k.jsonl", 1, "k.jsonl exists and is other JSON, not a page of polar report"},
+        {"polar report a.json -o page", 1, "page exists and is HTML or XML, perhaps a page in place of the file, not "},
+        {"polar report a.json -o r.html", 1, "r.html.tmp exists and is another file, not a page of polar report"},
+        {"polar quantize m.gguf ./m.gguf Q8_0", 2, "polar quantize: ./m.gguf and m.gguf are the same file"},
+        {"polar quantize m.gguf p.gguf Q8_0", 1, "p.gguf exists and is a predictor, not a model"},
+        {"polar predictor import p.gguf m.gguf", 1, "m.gguf exists and is a model, not a predictor"},
+    };
+    RUN("cp test.jsonl k.jsonl; ln k.jsonl hard; ln -s hard soft; cp k.jsonl k.tmp; echo hello >notes; "
+        "cp notes r.html.tmp; echo '<html>' >page; mkdir keep; cp * keep 2>/dev/null",
+        1, "");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) RUN(cases[i].command, cases[i].status, cases[i].text);
+    RUN("for f in keep/*; do cmp $f ${f#keep/} || exit 9; done; ls new.json k", 2, "");
+    /* what remains possible: its own kind, an empty file, what is no file */
+    RUN("rm r.html.tmp; : >r.html; for i in 1 2; do polar report a.json -o r.html || exit 9; done", 0, "");
+    RUN("polar report a.json -o /dev/stdout >out.html && cmp r.html out.html && [ -h /dev/stdout ]", 0, "");
+    RUN("polar report a.json -o - | cmp - r.html", 0, "");
+    RUN(EVAL "k.jsonl --limit 1 -o /dev/null && [ ! -e /dev/null.journal ]", 0, "");
+}
+
+/* What was trained or chosen on a question says nothing about it; the same question twice is one. */
+TEST(known_questions) {
+    RUN("{ sed -n 2,3p validation.jsonl; sed -n 1p test.jsonl; } >both.jsonl; " EVAL
+        "both.jsonl --validation fit.json",
+        1,
+        "polar eval: both.jsonl:1: this question and 1 more of 3 are among those that fit.json was made from");
+    RUN(EVAL "both.jsonl --validation validation.json", 1,
+        "both.jsonl:1: this question and 1 more of 3 are among those that validation.json was made from");
+    RUN(EVAL "both.jsonl --validation fit.json --allow-overlap", 0, "2 of 3 questions are among those that fit.json");
+    CHECK(strstr(output, "polar eval: p.gguf: no record of its questions; overlap is not checked\n") != NULL);
+    RUN("tr -d '\\n' <fit.json | sed 's/,\"questions\":\"[0-9a-f]*\"}/}/' >old.json; " EVAL
+        "both.jsonl --validation old.json",
+        0, "p.gguf and old.json: no record of its questions");
+    RUN("mkdir -p twice; cat test.jsonl test.jsonl >twice/test.jsonl; " EVAL "twice/test.jsonl -k 3 --validation "
+        "fit.json --program 2-3x2 --skip 1 -o d.json && cmp a.json d.json",
+        0,
+        "polar eval: twice/test.jsonl: 16 of 32 questions are there already (the first in line 17); each counts once");
+}
+
 TEST(shards) {
     RUN("for i in 1 2 3; do " SAME " --shard $i/3 -o s$i.json || exit 9; done", 0, "5 questions");
     RUN("polar eval --merge s3.json s1.json s2.json -o s.json", 0, "16 questions");
@@ -592,7 +653,8 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(shards), T(without_predictor), T(encoder),
+    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions),
+    T(shards), T(without_predictor), T(encoder),
     T(bad_input), T(report),
 };
 

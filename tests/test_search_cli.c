@@ -259,7 +259,14 @@ TEST(settings) { /* what must not matter, and what must */
     RUN(CHOICE "-o whole.json --lambda 2", 1,
         "whole.json exists and belongs to another run: settings.lambda is 5 there and 2 here");
     RUN("echo '[]' >mine.json; " CHOICE "-o mine.json", 1,
+        "mine.json exists and is other JSON, not results of a search: remove it or choose another output");
+    RUN("echo '{\"samples\":[]}' >mine.json; " CHOICE "-o mine.json", 1,
         "mine.json exists and belongs to another run: it has no header");
+    RUN("ln choice.jsonl linked; " CHOICE "-o linked", 2, "polar search: linked and choice.jsonl are the same file");
+    RUN("polar merge whole.json -o ./whole.json", 2, "polar merge: ./whole.json and whole.json are the same file");
+    RUN("cp whole.json w.json; polar merge whole.json -o random.gguf", 1,
+        "random.gguf exists and is a model, not results of a search");
+    RUN("cmp whole.json w.json", 0, "");
 }
 
 TEST(fields) { /* as public data sets have them */

@@ -476,6 +476,7 @@ TEST(order) {
 TEST(learns) {
     synthetic s = synthetic_create(200, 6);
     const char *path = "build/test_train.gguf";
+    const uint64_t known[3] = {1, 2, UINT64_MAX}, twice[3] = {1, 1, 2};
     polar_train_options o = small_options();
     polar_train_progress progress;
     polar_predictor *p, *q;
@@ -498,11 +499,20 @@ TEST(learns) {
     info.feature_layer = 2;
     info.model_checksum = 0xfedcba9876543210u;
     info.model_name = "made up";
+    CHECK(!info.questions && !info.n_questions);
+    info.questions = known;
+    info.n_questions = 3;
     CHECK(!polar_predictor_set_info(p, &info, &error));
+    polar_predictor_get_info(p, &info);
+    CHECK(!polar_predictor_set_info(p, &info, &error)); /* with its own list */
+    info.questions = twice;
+    CHECK(polar_predictor_set_info(p, &info, &error) == POLAR_ARGUMENT);
+    CHECK_STR(error.message, "fingerprints of questions do not ascend");
     CHECK(!polar_predictor_save(p, path, &error));
     CHECK(!polar_predictor_open(&q, path, NULL, &error));
     polar_predictor_get_info(q, &info);
     CHECK(info.n_layer == N_LAYER && info.feature == POLAR_FEATURE_HIDDEN && info.feature_layer == 2);
+    CHECK(info.n_questions == 3 && !memcmp(info.questions, known, sizeof known));
     CHECK(info.model_checksum == 0xfedcba9876543210u && !strcmp(info.model_name, "made up") &&
           info.n_params == t->n_params);
     for (int i = 0; i < 20; i++) {

@@ -133,6 +133,31 @@ TEST(long_questions) {
     RUN(line, 0, "polar train: lengthy.json: 1 of 161 questions are too long for the model and left out\n");
 }
 
+/* No output takes the place of a file that is read, or of a file of another kind. */
+TEST(outputs) {
+    RUN("cp model.gguf m.kept; cp found.json f.kept; echo hello >n.gguf.checkpoint", 0, "");
+    RUN(TRAIN "-o model.gguf", 2, "polar train: model.gguf and model.gguf are the same file");
+    RUN(TRAIN "-o ./found.json", 2, "polar train: ./found.json and found.json are the same file");
+    RUN(TRAIN "-o x.gguf --cache found.json", 2, "found.json and found.json are the same file");
+    RUN(TRAIN "-o x.gguf --cache x.gguf", 2, "x.gguf and x.gguf are the same file");
+    RUN(TRAIN "-o x.gguf --cache other.gguf", 1, "other.gguf exists and is a model, not a file of features");
+    RUN(TRAIN "-o x.gguf --checkpoint p.gguf --restart", 1, "p.gguf exists and is a predictor, not the state of a tr");
+    RUN(TRAIN "-o n.gguf --restart", 1, "n.gguf.checkpoint exists and is another file, not the state of a training");
+    RUN(TRAIN "-o features", 1, "features exists and is a file of features, not a predictor");
+    RUN("cmp model.gguf m.kept && cmp found.json f.kept && cat n.gguf.checkpoint", 0, "hello\n");
+}
+
+/* The predictor knows which questions it was trained on. */
+TEST(fingerprints) {
+    RUN("polar predictor info p.gguf", 0, "questions   trained on 160, whose fingerprints are known\n");
+    RUN("{ echo '{\"question\":\"0 fish?\",\"answer\":1}'; echo '{\"question\":\" 0  cats?\",\"answer\":1}'; } "
+        ">asked.jsonl; polar eval -m model.gguf -p p.gguf asked.jsonl -n 2",
+        1, "polar eval: asked.jsonl:2: this question and 0 more of 2 are among those that p.gguf was trained on: ");
+    RUN("polar eval -m model.gguf -p p.gguf asked.jsonl -n 2 --allow-overlap", 0, "2 questions; layers");
+    RUN("polar eval -m model.gguf -p p.gguf asked.jsonl -n 2 --limit 1", 0, "1 questions; layers");
+    CHECK(!strstr(output, "no record"));
+}
+
 TEST(bad_input) {
     RUN("polar run -m other.gguf -p p.gguf x", 1, "the predictor was trained for another model");
     RUN("polar predict -m other.gguf -p p.gguf --any-model 'x'", 0, "menu, best");
@@ -141,18 +166,18 @@ TEST(bad_input) {
     RUN("polar train -m model.gguf found.json -o x.gguf --heads none", 2, "--heads none: expected both, programs or ");
     RUN("echo '{\"samples\":[]}' >e.json; polar train -m model.gguf e.json -o x.gguf", 1, "e.json: no questions");
     RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf",
+        "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
         1, "e.json:1: path 1 executes layer 9, model.gguf has layers 0..3: it was found for another model");
     RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[],\"final_invalid_transitions\":[[0,1]]}]' >e.json; "
         "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'", 1, "e.json: ");
     CHECK(strstr(output, "valid path"));
     RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,\"x\"]]}]' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf",
+        "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
         1, "e.json:1: a path is no list of layers");
     RUN("printf '{\"polar\":{\"model\":{\"n_layer\":28,\"checksum\":\"00\"}},\"samples\":[{\"question\":\"a\"}]}' "
         ">e.json; polar train -m model.gguf e.json -o x.gguf",
         1, "e.json was made with another model (28 layers, checksum 00)");
-    RUN("polar train -m model.gguf found.json -o x.gguf --features encoder", 2, "--encoder FILE goes with");
+    RUN(TRAIN "-o x.gguf --features encoder", 2, "--encoder FILE goes with");
     RUN(TRAIN "-o /nowhere/x.gguf", 1, "/nowhere/x.gguf");
     RUN("ls x.gguf", 2, "No such file");
 }
@@ -269,7 +294,8 @@ TEST(both_ways) {
 int main(int argc, char **argv) {
     static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-        T(train), T(resume), T(predict), T(answers), T(long_questions), T(bad_input), T(encoder), T(both_ways),
+        T(train), T(resume), T(predict), T(answers), T(long_questions), T(outputs), T(fingerprints), T(bad_input),
+        T(encoder), T(both_ways),
     };
     int status;
     if (!make_directory()) return 1;

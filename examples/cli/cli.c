@@ -197,15 +197,15 @@ static int store(const cli_option *o, const char *value) {
         if (o->type == CLI_NUMBER) *(double *)o->value = number;
         else *(float *)o->value = (float)number;
         break;
-    case CLI_TEXT:
-        *(const char **)o->value = value;
-        break;
     case CLI_LIST: {
         cli_list *list = o->value;
         if (list->n == (int)(sizeof list->items / sizeof *list->items) - 1)
             return cli_usage("--%s: more than %d times", o->name, list->n);
         list->items[list->n++] = value;
+        break;
     }
+    default: /* texts and names of files */
+        *(const char **)o->value = value;
     }
     return -1;
 }
@@ -241,6 +241,11 @@ int cli_read(cli *c, const cli_option *options, int min, int max) {
     if (max >= 0 && n > max) return cli_usage("\"%s\" is one argument too many; polar %s -h says more",
                                               c->args[max], command_name);
     if (n < min) return cli_usage("an argument is missing; polar %s -h says more", command_name);
+    for (const cli_option *o = options; o->name; o++) {
+        const char *path = o->type > CLI_FILE ? *(const char **)o->value : NULL;
+        const int status = path ? cli_check_output(c, options, o->type, path) : 0;
+        if (status) return status;
+    }
     return -1;
 }
 
@@ -284,7 +289,7 @@ int cli_is_special(const char *path) {
 int cli_is_special(const char *path) {
     struct stat s;
     return !strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6) ||
-           (!stat(path, &s) && !S_ISREG(s.st_mode));
+           (!stat(path, &s) && !S_ISREG(s.st_mode) && !S_ISDIR(s.st_mode));
 }
 #endif
 
@@ -343,6 +348,144 @@ const char *cli_what_is(const char *head, size_t n) {
     if (!n || strchr("{[", *head)) return NULL;
     return is_table(head, n) ? "a table of comma or tab separated values (CSV); export it as JSON lines" : NULL;
 }
+
+/* --- outputs ------------------------------------------------------------------------------------------- */
+
+#ifdef _WIN32
+#define SEPARATORS "/\\"
+#else
+#define SEPARATORS "/"
+#endif
+
+/* What tells two names of one file: the device and the number of the file on it. */
+typedef struct file_id {
+    uint64_t device, number;
+} file_id;
+
+/* The file at a path, "-": stdin; 0 if there is none. */
+static int find_file(const char *path, file_id *id) {
+#ifdef _WIN32
+    wchar_t wide[1024];
+    BY_HANDLE_FILE_INFORMATION info;
+    HANDLE file = GetStdHandle(STD_INPUT_HANDLE);
+    const int named = strcmp(path, "-") != 0;
+    int found;
+    if (named) {
+        if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024)) return 0;
+        file = CreateFileW(wide, 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                           FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    }
+    if (file == INVALID_HANDLE_VALUE || !file) return 0;
+    found = GetFileInformationByHandle(file, &info) != 0;
+    if (named) CloseHandle(file);
+    id->device = info.dwVolumeSerialNumber;
+    id->number = (uint64_t)info.nFileIndexHigh << 32 | info.nFileIndexLow;
+    return found;
+#else
+    struct stat s;
+    if (strcmp(path, "-") ? stat(path, &s) : fstat(0, &s)) return 0;
+    id->device = (uint64_t)s.st_dev;
+    id->number = (uint64_t)s.st_ino;
+    return 1;
+#endif
+}
+
+/* The last part of a path; the rest into `directory`, 0 if it does not fit. */
+static const char *split_path(const char *path, char *directory, size_t size) {
+    const char *name = path;
+    for (const char *s = path; *s; s++)
+        if (strchr(SEPARATORS, *s)) name = s + 1;
+    if ((size_t)(name - path) + 2 > size) return NULL;
+    snprintf(directory, size, "%.*s", name > path ? (int)(name - path) : 1, name > path ? path : ".");
+    return name;
+}
+
+/* Do two paths lead to one file, or to one place for a new one? */
+static int same_file(const char *a, const char *b) {
+    char in_a[1024], in_b[1024];
+    const char *name_a = split_path(a, in_a, sizeof in_a), *name_b = split_path(b, in_b, sizeof in_b);
+    file_id x, y;
+    const int has_a = find_file(a, &x), has_b = find_file(b, &y);
+    if (has_a || has_b) return has_a && has_b && x.device == y.device && x.number == y.number;
+    return name_a && name_b && !strcmp(name_a, name_b) && find_file(in_a, &x) && find_file(in_b, &y) &&
+           x.device == y.device && x.number == y.number;
+}
+
+/* An option or word of the command, other than `path` itself, that names the same file; NULL if none does. */
+static const char *same_as(const cli *c, const cli_option *options, const char *path, const char *file) {
+    for (int i = 0; i < c->n_args; i++)
+        if (c->args[i] != path && same_file(c->args[i], file)) return c->args[i];
+    for (; options->name; options++) {
+        const int is_text = options->type == CLI_TEXT || options->type >= CLI_FILE;
+        const char *value = is_text ? *(const char **)options->value : NULL;
+        if (!value || value == path || (options->type == CLI_TEXT && *value != '@')) continue;
+        if (options->type != CLI_FILE && !strcmp(value, "-")) continue; /* stdout */
+        if (same_file(value + (options->type == CLI_TEXT), file)) return value;
+    }
+    return NULL;
+}
+
+static int holds(const char *text, size_t n, const char *part) {
+    const size_t length = strlen(part);
+    for (size_t i = 0; i + length <= n; i++)
+        if (!memcmp(text + i, part, length)) return 1;
+    return 0;
+}
+
+/* The kind of output that begins with these bytes, or CLI_FILE if it is none; spaces in JSON do not count. */
+static cli_type kind_of(const char *head, size_t n) {
+    char squeezed[512];
+    size_t k = 0;
+    if (begins(head, n, "GGUF"))
+        return holds(head, n, "polar-predictor") ? CLI_PREDICTOR : holds(head, n, "polar-training") ? CLI_CHECKPOINT
+                                                                                                    : CLI_MODEL;
+    if (begins(head, n, "polreft1") || begins(head, n, "1tferlop")) return CLI_FEATURES;
+    if (begins(head, n, "<!DOCTYPE html>") && holds(head, n, "<meta name=\"generator\" content=\"polar\">"))
+        return CLI_PAGE;
+    for (size_t i = 0; i < n && k < sizeof squeezed; i++)
+        if (!strchr(" \t\r\n", head[i]) || !head[i]) squeezed[k++] = head[i];
+    if (begins(squeezed, k, "{\"polar\":{\"kind\":\"eval\"")) return CLI_EVALUATION;
+    if (begins(squeezed, k, "{\"polar\":{\"version\":") || begins(squeezed, k, "{\"samples\":["))
+        return CLI_SUPERVISION;
+    if (begins(squeezed, k, "{\"model\":{\"checksum\":") && holds(squeezed, k, "},\"fit\":{")) return CLI_FIT;
+    return CLI_FILE;
+}
+
+/* May an output of this kind take the place of what is there? Anything but a file may: a device, a pipe. */
+static int check_kind(cli_type kind, const char *path) {
+    static const char *const names[] = {
+        "results of a search", "an evaluation", "what polar eval --fit writes", "a page of polar report",
+        "a model",             "a predictor",   "the state of a training",      "a file of features"};
+    char head[4096];
+    FILE *f = cli_fopen(path, "rb");
+    const size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    const cli_type found = kind_of(head, n);
+    const char *what = found > CLI_FILE ? names[found - CLI_SUPERVISION] : cli_what_is(head, n);
+    if (f) fclose(f);
+    if (!n || found == kind) return 0;
+    if (!what) what = *head == '{' || *head == '[' ? "other JSON" : "another file";
+    return cli_fail("%s exists and is %.*s, not %s: remove it or choose another output", path,
+                    (int)strcspn(what, ";"), what, names[kind - CLI_SUPERVISION]);
+}
+
+/* A file is written beside its place first, so that this name must be free, too. */
+int cli_check_output(const cli *c, const cli_option *options, cli_type kind, const char *path) {
+    char *temporary;
+    const char *other = NULL;
+    int status = 0;
+    if (!strcmp(path, "-") || cli_is_special(path)) return 0;
+    if (!(temporary = malloc(strlen(path) + sizeof ".tmp"))) return cli_fail("out of memory");
+    strcat(strcpy(temporary, path), ".tmp");
+    if ((other = same_as(c, options, path, path)))
+        status = cli_usage("%s and %s are the same file: choose another output", path, other);
+    else if ((other = same_as(c, options, path, temporary)))
+        status = cli_usage("%s is where %s is written first: choose another output", other, path);
+    else if (!(status = check_kind(kind, path))) status = check_kind(kind, temporary);
+    free(temporary);
+    return status;
+}
+
+/* --- reading ------------------------------------------------------------------------------------------- */
 
 int cli_fail_open(const char *path, const char *message) {
     char head[512];

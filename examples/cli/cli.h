@@ -54,8 +54,11 @@ typedef enum cli_type {
     CLI_U64,    /* uint64_t, decimal or 0x */
     CLI_NUMBER, /* double */
     CLI_FLOAT,  /* float */
-    CLI_TEXT,   /* const char * */
-    CLI_LIST    /* cli_list: may be given several times */
+    CLI_TEXT,   /* const char *; where it begins with @, the rest names a file that is read */
+    CLI_LIST,   /* cli_list: may be given several times */
+    CLI_FILE,   /* const char *, a file that is read: no output may be the same one */
+    /* const char *, a file that is written: it takes the place of nothing, or of a file of its own kind */
+    CLI_SUPERVISION, CLI_EVALUATION, CLI_FIT, CLI_PAGE, CLI_MODEL, CLI_PREDICTOR, CLI_CHECKPOINT, CLI_FEATURES
 } cli_type;
 
 typedef struct cli_list {
@@ -77,8 +80,12 @@ typedef struct cli_option {
  * status: 0 after -h, 2 after a mistake. */
 int cli_read(cli *c, const cli_option *options, int min, int max);
 
+/* The same for an output that no option names: 0, or the exit status after a message if the file at `path` is one that
+ * the command reads or writes otherwise (by what it is, not by its name), or exists and is of another kind. */
+int cli_check_output(const cli *c, const cli_option *options, cli_type kind, const char *path);
+
 /* The rows that many commands have. */
-#define CLI_MODEL_OPTION(x)   {"model", 'm', CLI_TEXT, &(x), "FILE", "GGUF model"}
+#define CLI_MODEL_OPTION(x)   {"model", 'm', CLI_FILE, &(x), "FILE", "GGUF model"}
 #define CLI_THREADS_OPTION(x) {"threads", 't', CLI_INT, &(x), "N", "threads (one per core)"}
 #define CLI_CPU_OPTION(x)     {"cpu", 0, CLI_TEXT, &(x), "NAME", "auto, plain, avx2, avx512 or neon (auto)"}
 #define CLI_KV_TYPE_OPTION(x) {"kv-type", 0, CLI_TEXT, &(x), "TYPE", "f16 or f32 (f16)"}
@@ -183,6 +190,14 @@ typedef struct cli_questions {
  * ARC, MMLU and the supervision files. 0, or 1 after a message. */
 int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
 void cli_questions_free(cli_questions *questions);
+/* Hash of a question's text by which it is known again; runs of white space count as one space. */
+uint64_t cli_fingerprint(const char *question);
+/* Those of all questions, ascending and each once, in *list (n at most, to be freed); 0, or 1 after a message. */
+int cli_fingerprints(const cli_questions *questions, uint64_t **list, int *n);
+/* Is x in an ascending list? */
+int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x);
+/* Leaves out questions that are there already, and says how many. 0, or 1 after a message. */
+int cli_questions_once(cli_questions *questions, const char *file);
 /* Leaves out the questions for which `drop` (n) is not 0. */
 void cli_questions_drop(cli_questions *questions, const char *drop);
 /* Writes what the file says about a question, and its options, as an object. */

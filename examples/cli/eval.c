@@ -22,7 +22,7 @@ typedef struct eval_options {
     const char *model, *predictor, *encoder, *output, *validation, *fit, *menu;
     evaluate_options evaluate;
     cli_list programs, prices, skips;
-    int k, time, show, json, any_model, merge;
+    int k, time, show, json, any_model, merge, allow_overlap;
     uint64_t seed;
 } eval_options;
 
@@ -54,6 +54,8 @@ typedef struct eval {
     double influence[POLAR_MAX_LAYER];
     int has_influence, has_fit, n_ctx, max_calls;
     score_fit fit;
+    uint64_t *validated; /* fingerprints of the validation questions, NULL if unknown */
+    int n_validated;
     double threshold; /* of the cascade */
     cli_text header;
     cli_journal journal;
@@ -735,6 +737,61 @@ static int read_menu(eval *r, const char *path) {
     return status;
 }
 
+/* Fingerprints of the questions of an evaluation. */
+static int read_questions(eval *r, const char *path) {
+    cli_questions qs;
+    int status = cli_questions_read(&qs, path, 0, 0);
+    if (status) return status;
+    status = cli_fingerprints(&qs, &r->validated, &r->n_validated);
+    cli_questions_free(&qs);
+    return status;
+}
+
+/* Those that --fit wrote: 16 digits each. */
+static int read_fingerprints(eval *r, const char *text, const char *path) {
+    const size_t n = text ? strlen(text) / 16 : 0;
+    if (!n) return 0;
+    if (strspn(text, "0123456789abcdef") != 16 * n || text[16 * n])
+        return cli_fail("%s: its fingerprints of questions are malformed", path);
+    if (!(r->validated = malloc(n * sizeof *r->validated))) return cli_fail("out of memory");
+    for (size_t i = 0; i < n; i++) {
+        char digits[17] = "";
+        memcpy(digits, text + 16 * i, 16);
+        r->validated[i] = strtoull(digits, NULL, 16);
+        if (i && r->validated[i] <= r->validated[i - 1])
+            return cli_fail("%s: its fingerprints of questions do not ascend", path);
+    }
+    r->n_validated = (int)n;
+    return 0;
+}
+
+/* Questions that training or validation saw tell nothing about others. */
+static int check_overlap(const eval *r, const char *path, const char *use, const uint64_t *list, int n_list) {
+    int n = 0, first = 0;
+    for (int i = 0; i < r->questions.n; i++)
+        if (cli_has_fingerprint(list, n_list, cli_fingerprint(r->questions.items[i].text)) && !n++)
+            first = r->questions.items[i].line;
+    if (!n) return 0;
+    if (!r->o->allow_overlap)
+        return cli_fail("%s:%d: this question and %d more of %d are among those that %s was %s: what they give says "
+                        "nothing about others; --allow-overlap evaluates them all the same",
+                        r->file, first, n - 1, r->questions.n, path, use);
+    cli_note("%d of %d questions are among those that %s was %s", n, r->questions.n, path, use);
+    return 0;
+}
+
+static int check_questions(const eval *r) {
+    const char *predictor = r->predictor && !r->about.n_questions ? r->o->predictor : NULL,
+               *validation = r->o->validation && !r->n_validated ? r->o->validation : NULL;
+    int status = 0;
+    if (predictor || validation)
+        cli_note("%s%s%s: no record of its questions; overlap is not checked",
+                 predictor ? predictor : "", predictor && validation ? " and " : "", validation ? validation : "");
+    if (r->predictor)
+        status = check_overlap(r, r->o->predictor, "trained on", r->about.questions, r->about.n_questions);
+    return status ? status : check_overlap(r, r->o->validation, "made from", r->validated, r->n_validated);
+}
+
 /* --validation: an evaluation of other questions, or what --fit wrote of one. */
 static int read_validation(eval *r) {
     const char *path = r->o->validation, *error = "", *checksum;
@@ -754,6 +811,7 @@ static int read_validation(eval *r) {
             const char *file = json_get_text(questions, "file"), *sum = json_get_text(questions, "checksum");
             snprintf(r->fit.file, sizeof r->fit.file, "%s", file ? file : path);
             snprintf(r->fit.questions, sizeof r->fit.questions, "%s", sum ? sum : "");
+            status = read_questions(r, path);
         }
         scores_free(&s);
     } else {
@@ -762,6 +820,7 @@ static int read_validation(eval *r) {
         d = json_read(text, n, &error, &at);
         free(text);
         status = score_fit_read(&r->fit, json_get(d ? json_root(d) : NULL, "fit"), path);
+        if (!status) status = read_fingerprints(r, json_get_text(json_root(d), "questions"), path);
     }
     snprintf(mine, sizeof mine, "%016llx", (unsigned long long)r->questions.checksum);
     snprintf(model, sizeof model, "%016llx", (unsigned long long)polar_model_checksum(r->model));
@@ -769,7 +828,7 @@ static int read_validation(eval *r) {
     if (!status && (!checksum || strcmp(checksum, model)) && !r->o->any_model)
         status = cli_fail("%s was made with another model: its checksum is %s there and %s here", path,
                           checksum ? checksum : "not set", model);
-    if (!status && !strcmp(r->fit.questions, mine))
+    if (!status && !strcmp(r->fit.questions, mine) && !r->o->allow_overlap)
         status = cli_fail("%s holds the very questions that are to be evaluated: "
                           "what is chosen on them says nothing about others",
                           path);
@@ -859,7 +918,8 @@ static int prepare(eval *r) {
     int status;
     if (!(r->work = calloc(1, sizeof *r->work))) return cli_fail("out of memory");
     if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
-        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
+        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)) ||
+        (status = cli_questions_once(&r->questions, r->file)))
         return status;
     if (!r->questions.n) return cli_fail("%s: no questions", r->file);
     polar_model_get_info(r->model, &r->info);
@@ -879,7 +939,9 @@ static int prepare(eval *r) {
     if (r->shard.index > r->questions.n)
         return cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
                         r->questions.n);
-    if ((status = read_validation(r)) || (status = set_points(r)) || (status = measure_influence(r))) return status;
+    if ((status = read_validation(r)) || (status = check_questions(r)) || (status = set_points(r)) ||
+        (status = measure_influence(r)))
+        return status;
     if (r->about.n_menu && (status = open_picker(r, POLAR_PICK_MENU, &r->picker))) return status;
     if (r->about.d_model && (status = open_picker(r, POLAR_PICK_PROGRAMS, &r->decoder))) return status;
     if ((status = add_methods(r)) || (status = open_clock(r)) || (status = make_header(r))) return status;
@@ -953,24 +1015,33 @@ static int write_fit(const eval *r) {
     cli_output out;
     score_fit fit;
     FILE *f;
-    int status = scores_fit(&r->scores, &fit);
-    if (status) return status;
+    uint64_t *fingerprints;
+    int n, status = scores_fit(&r->scores, &fit);
+    if (status || (status = cli_fingerprints(&r->questions, &fingerprints, &n))) return status;
     snprintf(fit.file, sizeof fit.file, "%s", cli_base_name(r->file));
     snprintf(fit.questions, sizeof fit.questions, "%016llx", (unsigned long long)r->questions.checksum);
     if ((f = cli_output_open(&out, r->o->fit))) {
         fprintf(f,
                 "{\"model\":{\"checksum\":\"%016llx\"},\n\"fit\":", (unsigned long long)polar_model_checksum(r->model));
         score_fit_put(f, &fit);
-        fprintf(f, "}\n");
+        fprintf(f, ",\n\"questions\":\"");
+        for (int i = 0; i < n; i++) fprintf(f, "%016llx", (unsigned long long)fingerprints[i]);
+        fprintf(f, "\"}\n");
     }
+    free(fingerprints);
     return cli_output_close(&out, f != NULL) || !f;
+}
+
+/* The output is a file, with a place for a journal beside it; not stdout or a device. */
+static int has_place(const eval *r) {
+    return r->o->output && strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
 }
 
 static int open_journal(eval *r) {
     const char *path = r->o->output;
     char *name;
     int status;
-    if (!path || !strcmp(path, "-")) return cli_journal_open(&r->journal, NULL, r->header.text, on_record, r);
+    if (!has_place(r)) return cli_journal_open(&r->journal, NULL, r->header.text, on_record, r);
     if (!(name = malloc(strlen(path) + sizeof ".journal"))) return cli_fail("out of memory");
     strcat(strcpy(name, path), ".journal");
     status = cli_journal_open(&r->journal, name, r->header.text, on_record, r);
@@ -993,7 +1064,7 @@ static int is_complete(const eval *r) {
     cli_objects o;
     json_document *header = NULL;
     scores s;
-    FILE *f = output && strcmp(output, "-") ? cli_fopen(output, "rb") : NULL;
+    FILE *f = has_place(r) ? cli_fopen(output, "rb") : NULL;
     int same = f && getc(f) != EOF;
     if (f) fclose(f);
     if (!same || r->o->fit || !cli_objects_open(&o, output)) return 0;
@@ -1021,7 +1092,7 @@ static int go(eval *r) {
     if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r)))
         return status;
     if (r->o->fit && (status = write_fit(r))) return status;
-    if (to_file) cli_remove_file(r->journal.path);
+    if (has_place(r)) cli_remove_file(r->journal.path);
     print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
     return 0;
 }
@@ -1039,6 +1110,7 @@ static void close_eval(eval *r) {
     free(r->work);
     free(r->places);
     scores_free(&r->scores);
+    free(r->validated);
     cli_questions_free(&r->questions);
     polar_model_close(r->model);
     polar_pool_free(r->pool);
@@ -1060,24 +1132,26 @@ int command_eval(cli *c) {
     int status;
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
-        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE",
+        {"predictor", 'p', CLI_FILE, &o.predictor, "FILE",
          "its predictor; without one only programs that are named are run"},
-        {"output", 'o', CLI_TEXT, &o.output, "FILE",
+        {"output", 'o', CLI_EVALUATION, &o.output, "FILE",
          "all records as JSON; FILE.journal holds what is done until it is complete"},
-        {"validation", 0, CLI_TEXT, &o.validation, "FILE",
+        {"validation", 0, CLI_FILE, &o.validation, "FILE",
          "evaluation of other questions, or its --fit: chooses prices and fixed programs"},
-        {"fit", 0, CLI_TEXT, &o.fit, "FILE", "write what these questions choose, for --validation"},
+        {"fit", 0, CLI_FIT, &o.fit, "FILE", "write what these questions choose, for --validation"},
         {"price", 0, CLI_LIST, &o.prices, "X",
          "of a pass through all layers; may be repeated (validation's, else the file's)"},
         {"top-k", 'k', CLI_INT, &o.k, "K", "programs of vote, cascade and oracle (5)"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
-        {"menu", 0, CLI_TEXT, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
+        {"menu", 0, CLI_FILE, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
         {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},
         {"time", 0, CLI_INT, &o.time, "N", "on N of the questions, time each method by itself"},
         {"show", 0, CLI_INT, &o.show, "N", "show the first N questions as they are answered"},
+        {"allow-overlap", 0, CLI_FLAG, &o.allow_overlap, NULL,
+         "evaluate questions that the predictor was trained on or --validation was made from, too"},
         {"merge", 0, CLI_FLAG, &o.merge, NULL, "join the outputs of shards: --merge A B ... -o ALL"},
         {"seed", 's', CLI_U64, &o.seed, "N", "of the random programs (0)"},
-        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},
+        {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},
         {"any-model", 0, CLI_FLAG, &o.any_model, NULL,
          "the model may differ from that of the predictor in its quantization"},
         EVALUATE_OPTIONS(o.evaluate),

@@ -271,7 +271,7 @@ int command_merge(cli *c) {
     const char *output = NULL;
     int partial = 0, as_json = 0, status;
     merge m;
-    const cli_option options[] = {{"output", 'o', CLI_TEXT, &output, "FILE", "the joined file; - is stdout"},
+    const cli_option options[] = {{"output", 'o', CLI_SUPERVISION, &output, "FILE", "the joined file; - is stdout"},
                                   {"partial", 0, CLI_FLAG, &partial, NULL, "join what there is when parts are missing"},
                                   {"json", 0, CLI_FLAG, &as_json, NULL, "print the summary as a JSON object"},
                                   {0}};

@@ -135,8 +135,8 @@ int command_predict(cli *c) {
     int status;
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
-        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "its predictor"},
-        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "model of the features, for predictors that read an encoder's"},
+        {"predictor", 'p', CLI_FILE, &o.predictor, "FILE", "its predictor"},
+        {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "model of the features, for predictors that read an encoder's"},
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "auto, menu or programs (auto: the menu if there is one)"},
         {"price", 0, CLI_NUMBER, &o.pick.price, "X", "menu: of one pass through all layers (the file's)"},
         {"top-k", 'k', CLI_INT, &o.max, "N", "print at most so many programs (5)"},
@@ -147,7 +147,7 @@ int command_predict(cli *c) {
          "programs: order by score - X * length (0)"},
         CLI_ASK_PROMPT_OPTIONS(o.prompt),
         {"any-model", 0, CLI_FLAG, &o.pick.any_model, NULL, "also with a model that differs from that of the training"},
-        {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
+        {"file", 'f', CLI_FILE, &o.file, "FILE", "read the question from a file"},
         CLI_THREADS_OPTION(o.threads),
         CLI_CPU_OPTION(o.cpu),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},

@@ -176,6 +176,7 @@ static void print_info(const char *file, const polar_predictor *p) {
         json_put_text(stdout, i.prompt);
         printf(", %s\n", *i.chat ? i.chat : "auto");
     }
+    if (i.n_questions) printf("questions   trained on %d, whose fingerprints are known\n", i.n_questions);
     if (i.cascade_programs) printf("cascade     %d programs, threshold %g\n", i.cascade_programs, i.cascade_threshold);
     if (i.n_menu) printf("menu        %d programs, price %g\n", i.n_menu, i.price);
     for (int k = 0; k < i.n_menu; k++) {
@@ -236,6 +237,9 @@ int command_predictor(cli *c) {
     info.encoder_name = encoder;
     if (!strcmp(what, "decode") && c->n_args <= 2) return decode_file(c->n_args > 1 ? c->args[1] : "-", &decode);
     if (!strcmp(what, "info") && c->n_args == 2) return show(c->args[1]);
-    if (!strcmp(what, "import") && c->n_args == 3) return import(c->args[1], c->args[2], n_head, &info);
+    if (!strcmp(what, "import") && c->n_args == 3) {
+        status = cli_check_output(c, options, CLI_PREDICTOR, c->args[2]);
+        return status ? status : import(c->args[1], c->args[2], n_head, &info);
+    }
     return cli_usage("expected are: import IN OUT.gguf, info FILE, or decode --jsonl [FILE]");
 }

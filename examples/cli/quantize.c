@@ -86,6 +86,7 @@ int command_quantize(cli *c) {
     };
     if ((status = cli_read(c, options, 3, 3)) >= 0) return status;
     if (!known_type(c->args[2])) return 2;
+    if ((status = cli_check_output(c, options, CLI_MODEL, c->args[1]))) return status;
     o.progress = show_progress;
     cli_catch_interrupts();
     start = cli_seconds();

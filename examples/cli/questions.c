@@ -461,6 +461,77 @@ int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, in
     return status;
 }
 
+static int is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+/* FNV-1a of 64 bits. */
+uint64_t cli_fingerprint(const char *s) {
+    uint64_t h = 0xcbf29ce484222325u;
+    while (is_space(*s)) s++;
+    while (*s) {
+        const char *next = s + 1;
+        while (is_space(*s) && is_space(*next)) next++;
+        if (is_space(*s) && !*next) break;
+        h = (h ^ (is_space(*s) ? 32u : (unsigned char)*s)) * 0x100000001b3u;
+        s = next;
+    }
+    return h;
+}
+
+static int by_fingerprint(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int cli_fingerprints(const cli_questions *qs, uint64_t **list, int *n) {
+    if (!(*list = malloc(((size_t)qs->n + 1) * sizeof **list))) return cli_fail("out of memory");
+    for (int i = 0; i < qs->n; i++) (*list)[i] = cli_fingerprint(qs->items[i].text);
+    qsort(*list, (size_t)qs->n, sizeof **list, by_fingerprint);
+    *n = 0;
+    for (int i = 0; i < qs->n; i++)
+        if (!*n || (*list)[*n - 1] != (*list)[i]) (*list)[(*n)++] = (*list)[i];
+    return 0;
+}
+
+/* The place of x, or of the first that is larger. */
+static int find_fingerprint(const uint64_t *list, int n, uint64_t x) {
+    int low = 0;
+    while (n > 0) {
+        const int half = n / 2;
+        if (list[low + half] < x) low += half + 1, n -= half + 1;
+        else n = half;
+    }
+    return low;
+}
+
+int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x) {
+    const int at = find_fingerprint(list, n, x);
+    return at < n && list[at] == x;
+}
+
+int cli_questions_once(cli_questions *qs, const char *file) {
+    uint64_t *list = NULL;
+    char *drop = calloc((size_t)qs->n + 1, 1), *seen = calloc((size_t)qs->n + 1, 1);
+    int n = 0, first = 0, status = drop && seen ? cli_fingerprints(qs, &list, &n) : cli_fail("out of memory");
+    const int more = qs->n - n;
+    for (int i = 0; i < qs->n && !status; i++) {
+        const int at = find_fingerprint(list, n, cli_fingerprint(qs->items[i].text));
+        drop[i] = seen[at];
+        seen[at] = 1;
+        if (drop[i] && !first) first = qs->items[i].line;
+    }
+    if (!status && more) {
+        cli_note("%s: %d of %d questions are there already (the first in line %d); each counts once", file, more, qs->n,
+                 first);
+        cli_questions_drop(qs, drop);
+    }
+    free(drop);
+    free(seen);
+    free(list);
+    return status;
+}
+
 void cli_questions_drop(cli_questions *qs, const char *drop) {
     int n = 0;
     for (int i = 0; i < qs->n; i++)

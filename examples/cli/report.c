@@ -321,7 +321,7 @@ static int report_file(FILE *f, const char *path) {
 
 int command_report(cli *c) {
     const char *output = NULL, *title = "polar report";
-    const cli_option options[] = {{"output", 'o', CLI_TEXT, &output, "FILE", "the page; - is stdout"},
+    const cli_option options[] = {{"output", 'o', CLI_PAGE, &output, "FILE", "the page; - is stdout"},
                                   {"title", 0, CLI_TEXT, &title, "TEXT", "its title (polar report)"},
                                   {0}};
     cli_output out;

@@ -501,10 +501,10 @@ int command_search(cli *c) {
     int status, rule;
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
-        {"output", 'o', CLI_TEXT, &o.output, "FILE",
+        {"output", 'o', CLI_SUPERVISION, &o.output, "FILE",
          "supervision file; FILE.journal holds what is done until it is complete"},
         {"rule", 0, CLI_TEXT, &o.rule, "RULE", "textbook, or released: the search that the authors of PoLar released"},
-        {"planted", 0, CLI_TEXT, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
+        {"planted", 0, CLI_FILE, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
         {"simulations", 0, CLI_INT, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
         {"max-length", 0, CLI_INT, &s->max_length, "N", "layers of an edit (4)"},

@@ -449,6 +449,8 @@ static int set_info(run *r) {
     polar_predictor_info i;
     polar_model_info encoder;
     polar_error e;
+    uint64_t *fingerprints;
+    int status;
     polar_predictor_get_info(r->predictor, &i);
     cli_feature(r->o->feature, &i.feature);
     i.feature_layer = i.feature == POLAR_FEATURE_HIDDEN ? r->o->layer : 0;
@@ -464,7 +466,11 @@ static int set_info(run *r) {
     i.prompt = r->prompt.how.text;
     i.system = r->prompt.how.system;
     i.chat = polar_chat_name(r->prompt.how.chat);
-    return polar_predictor_set_info(r->predictor, &i, &e) ? cli_fail("%s", e.message) : 0;
+    if ((status = cli_fingerprints(&r->questions, &fingerprints, &i.n_questions))) return status;
+    i.questions = fingerprints;
+    if (polar_predictor_set_info(r->predictor, &i, &e)) status = cli_fail("%s", e.message);
+    free(fingerprints);
+    return status;
 }
 
 /* A bar of at most `width` cells. */
@@ -637,18 +643,19 @@ int command_train(cli *c) {
     polar_train_options *t = &o.train;
     polar_menu_options *m = &o.menu;
     const cli_option options[] = {
-        {"model", 'm', CLI_TEXT, &o.model, "FILE", "the model that was searched"},
-        {"out", 'o', CLI_TEXT, &o.out, "FILE", "the predictor"},
+        {"model", 'm', CLI_FILE, &o.model, "FILE", "the model that was searched"},
+        {"out", 'o', CLI_PREDICTOR, &o.out, "FILE", "the predictor"},
         {"heads", 0, CLI_TEXT, &o.heads, "WHICH", "programs (the published network), menu, or both (both)"},
         {"features", 0, CLI_TEXT, &o.feature, "KIND", "embedding, hidden or encoder (hidden)"},
         {"layer", 0, CLI_INT, &o.layer, "N", "hidden: layers executed before (2)"},
-        {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "encoder: its model"},
+        {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "encoder: its model"},
         {"max-tokens", 0, CLI_INT, &o.max_tokens, "N", "tokens of a question that are read (512)"},
         CLI_PROMPT_OPTIONS(o.prompt),
         {"limit", 0, CLI_INT, &o.limit, "N", "only the first N questions (all)"},
         CLI_SKIP_LONG_OPTION(o.skip_long),
-        {"cache", 0, CLI_TEXT, &o.cache, "FILE", "keep the features here for later runs"},
-        {"checkpoint", 0, CLI_TEXT, &o.checkpoint, "FILE", "state of the training, to go on from (OUT.checkpoint)"},
+        {"cache", 0, CLI_FEATURES, &o.cache, "FILE", "keep the features here for later runs"},
+        {"checkpoint", 0, CLI_CHECKPOINT, &o.checkpoint, "FILE",
+         "state of the training, to go on from (OUT.checkpoint)"},
         {"restart", 0, CLI_FLAG, &o.restart, NULL, "do not go on from a checkpoint"},
         {"seed", 's', CLI_U64, &o.seed, "N", "of everything random (0)"},
         CLI_THREADS_OPTION(o.threads),
@@ -704,6 +711,12 @@ int command_train(cli *c) {
     r.o = &o;
     r.file = c->args[0];
     if (!strcmp(r.file, "-")) return cli_usage("the results of a search are read twice: a file is needed, not stdin");
+    if (r.paper && !o.checkpoint) { /* OUT.checkpoint, which no option names */
+        char *checkpoint = checkpoint_name(&r);
+        status = checkpoint ? cli_check_output(c, options, CLI_CHECKPOINT, checkpoint) : 1;
+        free(checkpoint);
+        if (status) return status;
+    }
     cli_catch_interrupts();
     status = train(&r);
     free_run(&r);
