@@ -35,13 +35,13 @@ ifdef SAN
 TEST_CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 endif
 
-build/test_%: tests/test_%.c $(wildcard tests/*.h) polar.c polar.h
+build/test_%: tests/test_%.c $(wildcard tests/*.h) examples/cli/encode.c polar.c polar.h
 	@mkdir -p build
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c $(filter %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
 
-build/test_json build/test_import: $(wildcard examples/cli/*.c examples/cli/*.h tests/fuzz/*.c)
+build/test_json build/test_import build/test_encode: $(wildcard examples/cli/*.c examples/cli/*.h tests/fuzz/*.c)
 
-build/test_import: libpolar.a
+build/test_import build/test_encode: libpolar.a
 
 build/test_answer build/test_bundle build/test_train_cli: examples/answer/answer.c examples/answer/answer.h
 

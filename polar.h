@@ -45,7 +45,7 @@
  *
  * WHAT IS WHERE: the tags are banners here and in polar.c
  * [err] [mem] [thread] [kern] status and messages, allocator, threads, instruction sets
- * [gguf]    polar_gguf_*: looks into GGUF files and writes them; [quant] polar_quantize
+ * [gguf]    polar_gguf_*: looks into GGUF files and writes them
  * [model]   polar_model_*: a GGUF file opened to run it
  * [tok]     polar_tokenize, polar_detokenize, polar_chat_tokenize
  * [prog]    polar_program_*: programs as text, path and cost
@@ -193,6 +193,9 @@ const char *polar_gguf_type_name(int type);
 int polar_gguf_type_find(const char *name);
 /* Bytes of a row of n values; 0 if the type is unknown or n is no multiple of its block. */
 size_t polar_gguf_row_bytes(int type, int64_t n);
+/* n numbers of whole blocks as floats, from bytes of any alignment. Returns 1, or 0 where n is no multiple of the block
+ * or models here cannot have the type. */
+int polar_gguf_dequantize(int type, const void *data, int64_t n, float *out);
 
 /* Types of metadata values, with the numbers that files use. */
 typedef enum polar_gguf_value_type {
@@ -266,8 +269,8 @@ void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, c
 void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
                                   const int64_t *dims);
 /* The next bytes of the tensors' data, in pieces of any size; padding comes by itself. The first call ends the
- * announcements. */
-void polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
+ * announcements. Returns the status of the first error so far, so that a long run can end early. */
+polar_status polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
 /* The same for F32 tensors, from floats as the host has them. */
 void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
 /* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`.
@@ -277,52 +280,6 @@ polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *er
 const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
 /* Frees the writer; an unfinished file is removed. */
 void polar_gguf_writer_close(polar_gguf_writer *writer);
-
-/* --- [quant] quantizing files ----------------------------------------------------------------------- */
-
-typedef struct polar_quantize_options {
-    const polar_allocator *allocator; /* NULL: malloc and free */
-    int n_threads;                    /* 0: one per core. Ignored with a runner */
-    const polar_runner *runner;
-    int pure;                         /* 1: the same type for all matrices, instead of a mix */
-    polar_progress progress;          /* NULL, or called as work goes on; can cancel */
-    void *progress_user;
-} polar_quantize_options;
-polar_quantize_options polar_quantize_defaults(void);
-
-/* The tensors of one type in the new file. */
-typedef struct polar_quantize_part {
-    const char *type; /* "Q4_K", ... */
-    int n_tensors;
-    int64_t n_params, bytes;
-    double error; /* of those that were converted, as below */
-} polar_quantize_part;
-
-/* Errors are round-trip errors: root of the mean squared change of the numbers, over the root of their mean
- * square. */
-typedef struct polar_quantize_report {
-    int n_tensors, n_converted;  /* all, and those whose type changed */
-    int n_requantized;           /* converted ones that were quantized before: errors add up */
-    int n_fallback;              /* matrices whose rows do not fit the type wanted and got a near one */
-    int64_t bytes_in, bytes_out; /* of all tensors */
-    double error;                /* over all converted numbers */
-    double worst_error;          /* of the tensor that suffered most */
-    char worst_tensor[80];       /* its name, cut */
-    const char *worst_type;      /* what it became; NULL if nothing was converted */
-    int n_parts;
-    polar_quantize_part parts[16];
-} polar_quantize_report;
-
-/* The names that polar_quantize takes as a type: "Q4_K_M", ...; NULL past the last one. */
-const char *polar_quantize_type_name(int index);
-
-/* Rewrites the GGUF model `in` with its matrices in another type ("Q8_0", "Q4_K_M", ...; any case). Vectors,
- * norms and routers stay as they are; rows that a type does not fit get a near one; metadata is copied and
- * general.file_type set; parts of a split model become one file. `out` appears when it is complete, and may be
- * `in`. A tensor with a number that is not finite is refused. The same bytes come out on every machine, with any
- * number of threads. report may be NULL. */
-polar_status polar_quantize(const char *in, const char *out, const char *type, const polar_quantize_options *options,
-                            polar_quantize_report *report, polar_error *error);
 
 /* --- [model] ---------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /* Small GGUF models in memory, written byte by byte, for the tests: every architecture, every tensor type, random
- * weights from a seed. They use nothing of polar but the encoders of tensor types. */
+ * weights from a seed. They use nothing of polar but its table of tensor types. */
 #ifndef FIXTURE_H
 #define FIXTURE_H
+#include "../examples/cli/encode.c"
 #include "test.h"
 
 typedef struct fixture {
@@ -134,7 +135,7 @@ static void fx_fill(fixture *f, const fixture_tensor *t) {
         const int at = k < 32 ? k : (int)(rng_next(&f->seed) % 32);
         float x[256];
         for (int j = 0; j < q->block; j++) x[j] = fma32(t->scale, 2 * rng_float(&f->seed) - 1, t->shift);
-        if (k < 32 || q->block == 1) q->encode(x, blocks[at]);
+        if (k < 32 || q->block == 1) encode_find(q->id)->encode(x, blocks[at]);
         fx_bytes(f, blocks[at], (size_t)q->bytes);
     }
     while (f->size % 32) fx_bytes(f, "", 1);

@@ -297,13 +297,6 @@ static polar_status try_model_file(const polar_allocator *a, polar_error *e) {
     polar_model_close(m);
     return status;
 }
-
-static polar_status try_quantize(const polar_allocator *a, polar_error *e) {
-    polar_quantize_options o = polar_quantize_defaults();
-    o.allocator = a;
-    o.n_threads = 2;
-    return polar_quantize("build/test_hostile.gguf", "build/test_hostile_q.gguf", "Q8_0", &o, NULL, e);
-}
 #endif
 
 static polar_status try_session(const polar_allocator *a, polar_error *e) {
@@ -440,7 +433,7 @@ static const trial trials[] = {
     {"pool", try_pool}, {"gguf", try_gguf}, {"writer", try_writer}, {"model", try_model}, {"session", try_session},
     {"many", try_many}, {"tokens", try_tokens},
 #ifndef POLAR_NO_STDIO
-    {"model file", try_model_file}, {"quantize", try_quantize},
+    {"model file", try_model_file},
 #endif
 #ifndef POLAR_NO_TRAIN
     {"trainer", try_trainer}, {"menu", try_menu},

@@ -1,5 +1,6 @@
-/* polar quantize: a model with its matrices in another tensor type. Shows polar_quantize. */
+/* polar quantize: a model with its matrices in another tensor type. */
 #include "cli.h"
+#include "quantize_file.h"
 
 /* Ctrl-C cancels, so that no half-written file stays. */
 static int show_progress(void *user, double done) {
@@ -18,11 +19,11 @@ static const char *size_text(int64_t bytes, char *text, size_t size) {
     return text;
 }
 
-static void print_text(const polar_quantize_report *r, double seconds) {
+static void print_text(const quantize_report *r, double seconds) {
     char a[32], b[32];
     printf("type    tensors       numbers         bytes  error %%\n");
     for (int i = 0; i < r->n_parts; i++) {
-        const polar_quantize_part *p = &r->parts[i];
+        const quantize_part *p = &r->parts[i];
         printf("%-7s %7d %13lld %13lld", p->type, p->n_tensors, (long long)p->n_params, (long long)p->bytes);
         if (p->error > 0) printf("  %7.3f", 100 * p->error);
         printf("\n");
@@ -35,7 +36,7 @@ static void print_text(const polar_quantize_report *r, double seconds) {
                100 * r->worst_error, r->worst_tensor, r->worst_type);
 }
 
-static void print_json(const polar_quantize_report *r, double seconds) {
+static void print_json(const quantize_report *r, double seconds) {
     printf("{\"tensors\":%d,\"converted\":%d,\"requantized\":%d,\"fallback\":%d,\"bytes_in\":%lld,\"bytes_out\":%lld",
            r->n_tensors, r->n_converted, r->n_requantized, r->n_fallback, (long long)r->bytes_in,
            (long long)r->bytes_out);
@@ -45,7 +46,7 @@ static void print_json(const polar_quantize_report *r, double seconds) {
     json_put_text(stdout, r->worst_tensor);
     printf(",\"types\":[");
     for (int i = 0; i < r->n_parts; i++) {
-        const polar_quantize_part *p = &r->parts[i];
+        const quantize_part *p = &r->parts[i];
         printf("%s{\"type\":\"%s\",\"tensors\":%d,\"numbers\":%lld,\"bytes\":%lld", i ? "," : "", p->type, p->n_tensors,
                (long long)p->n_params, (long long)p->bytes);
         json_put_number(stdout, "error", p->error);
@@ -56,14 +57,14 @@ static void print_json(const polar_quantize_report *r, double seconds) {
     printf("}\n");
 }
 
-/* 1 if the library knows the type; else a message, for wrong usage. */
+/* 1 if the type can be written; else a message, for wrong usage. */
 static int known_type(const char *type) {
     const char *names[64], *nearest;
     char upper[16] = "";
     int n = 0;
     for (int i = 0; i < 15 && type[i]; i++)
         upper[i] = (char)(type[i] >= 'a' && type[i] <= 'z' ? type[i] - 32 : type[i]);
-    for (; n < 63 && (names[n] = polar_quantize_type_name(n)); n++)
+    for (; n < 63 && (names[n] = quantize_type_name(n)); n++)
         if (!strcmp(names[n], upper)) return 1;
     names[n] = NULL;
     nearest = cli_nearest(upper, names);
@@ -73,8 +74,8 @@ static int known_type(const char *type) {
 }
 
 int command_quantize(cli *c) {
-    polar_quantize_options o = polar_quantize_defaults();
-    polar_quantize_report report;
+    quantize_options o = {0};
+    quantize_report report;
     polar_error error;
     int json = 0, status;
     double start;
@@ -90,7 +91,7 @@ int command_quantize(cli *c) {
     o.progress = show_progress;
     cli_catch_interrupts();
     start = cli_seconds();
-    if (polar_quantize(c->args[0], c->args[1], c->args[2], &o, &report, &error)) return cli_fail("%s", error.message);
+    if (quantize_file(c->args[0], c->args[1], c->args[2], &o, &report, &error)) return cli_fail("%s", error.message);
     cli_progress_end();
     if (report.n_requantized)
         cli_note("%d tensors were quantized already: errors add up, better start from F16", report.n_requantized);
