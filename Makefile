@@ -51,6 +51,8 @@ build/test_train_cli: polar
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
 
+build/test_journal: examples/cli/cli.c examples/cli/json.c examples/cli/journal.c examples/cli/cli.h
+
 build/test_eval_cli: polar
 
 build/test_search_cli: polar

@@ -1713,6 +1713,21 @@ static wchar_t *gguf_wide(const char *path, size_t *bytes, const polar_allocator
     if ((wide = mem_alloc(a, *bytes, e))) MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, n);
     return wide;
 }
+
+/* The cause of a failure that Windows tells, as errno says it. */
+static int gguf_windows_errno(void) {
+    switch (GetLastError()) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND: return ENOENT;
+    case ERROR_ACCESS_DENIED:
+    case ERROR_LOCK_VIOLATION:
+    case ERROR_SHARING_VIOLATION: return EACCES;
+    case ERROR_DISK_FULL: return ENOSPC;
+    case ERROR_NOT_ENOUGH_MEMORY: return ENOMEM;
+    case ERROR_INVALID_NAME: return EINVAL;
+    }
+    return EIO;
+}
 #endif
 
 #ifndef POLAR_NO_STDIO
@@ -1812,7 +1827,7 @@ static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_a
     file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
     mem_free(a, wide, bytes);
     if (file == INVALID_HANDLE_VALUE)
-        return fail(e, POLAR_IO, "%s: system error %u", path, (unsigned)GetLastError());
+        return fail(e, POLAR_IO, "%s: %s", path, strerror(gguf_windows_errno()));
     if (GetFileSizeEx(file, &size) && size.QuadPart > 0 && (uint64_t)size.QuadPart <= SIZE_MAX &&
         (mapping = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL))) {
         const void *p = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0); /* keeps the mapping open */
@@ -2491,9 +2506,10 @@ static void gguf_remove(const char *path, const polar_allocator *a) {
 static int gguf_rename(const char *from, const char *to, const polar_allocator *a) {
     size_t from_bytes, to_bytes;
     wchar_t *f = gguf_wide(from, &from_bytes, a, NULL), *t = gguf_wide(to, &to_bytes, a, NULL);
-    int done = f && t && MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING);
+    int done = f && t && MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING), cause = done ? 0 : gguf_windows_errno();
     mem_free(a, f, from_bytes);
     mem_free(a, t, to_bytes);
+    if (!done) errno = cause;
     return done;
 }
 #else
@@ -2515,6 +2531,10 @@ static int gguf_is_replaceable(const char *path) {
     struct stat info;
     if (!strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6)) return 0;
     return stat(path, &info) || S_ISREG(info.st_mode);
+#elif defined(_WIN32) /* the full name of NUL, CON, COM1 and the like begins so, and that of pipes */
+    wchar_t wide[1024], full[1024];
+    return !MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024) || GetFullPathNameW(wide, 1024, full, NULL) < 4 ||
+           wcsncmp(full, L"\\\\.\\", 4);
 #else
     (void)path;
     return 1;
@@ -2536,13 +2556,16 @@ static void gguf_open_output(polar_gguf_writer *w, const char *path) {
 
 /* Closes the file, on the disk before it gets its name. */
 static void gguf_finish_file(polar_gguf_writer *w) {
-    int bad = fflush(w->file) != 0;
+    int bad = fflush(w->file) != 0, cause = errno;
 #ifdef POLAR_POSIX_FILES
-    if (w->temporary) bad |= fsync(fileno(w->file)) != 0;
+    if (w->temporary && !bad && (bad = fsync(fileno(w->file)) != 0)) cause = errno;
 #endif
-    bad |= fclose(w->file) != 0;
+    if (fclose(w->file) && !bad) {
+        bad = 1;
+        cause = errno;
+    }
     w->file = NULL;
-    if (bad) fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(errno));
+    if (bad) fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(cause));
     else if (w->temporary && !gguf_rename(w->temporary, w->path, &w->allocator))
         fail(&w->error, POLAR_IO, "%s: cannot give %s its name: %s", w->path, w->temporary, strerror(errno));
     else w->finished = 1;

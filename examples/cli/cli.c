@@ -266,8 +266,10 @@ FILE *cli_fopen(const char *path, const char *mode) {
 #ifdef _WIN32
     wchar_t wide_path[1024], wide_mode[8];
     if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide_path, 1024) ||
-        !MultiByteToWideChar(CP_UTF8, 0, mode, -1, wide_mode, 8))
+        !MultiByteToWideChar(CP_UTF8, 0, mode, -1, wide_mode, 8)) {
+        errno = EINVAL; /* no UTF-8, or too long */
         return NULL;
+    }
     return _wfopen(wide_path, wide_mode);
 #else
     return fopen(path, mode);
@@ -280,9 +282,11 @@ const char *cli_base_name(const char *path) {
 }
 
 #ifdef _WIN32
+/* The system's full name of NUL, CON, COM1 and the like begins so, and that of pipes. */
 int cli_is_special(const char *path) {
-    (void)path;
-    return 0;
+    wchar_t wide[1024], full[1024];
+    return MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024) && GetFullPathNameW(wide, 1024, full, NULL) >= 4 &&
+           !wcsncmp(full, L"\\\\.\\", 4);
 }
 #else
 /* /dev/stdout is one even where it leads to a file: to replace it would cut the link. */

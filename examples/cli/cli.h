@@ -306,6 +306,8 @@ int cli_journal_add(cli_journal *journal, const char *record, size_t length, int
 /* The text of a record, to be freed; NULL after a message. */
 char *cli_journal_read(cli_journal *journal, int64_t at, size_t length);
 void cli_journal_close(cli_journal *journal);
+/* Ends a journal that is not needed any more, with its file; it is still to be closed. */
+void cli_journal_remove(cli_journal *journal);
 /* The first difference of two objects, as text; 0 if there is none. */
 int cli_json_differ(const json *there, const json *here, char *text, size_t size);
 

@@ -1092,7 +1092,7 @@ static int go(eval *r) {
     if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r)))
         return status;
     if (r->o->fit && (status = write_fit(r))) return status;
-    if (has_place(r)) cli_remove_file(r->journal.path);
+    if (has_place(r)) cli_journal_remove(&r->journal);
     print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
     return 0;
 }

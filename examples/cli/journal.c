@@ -29,14 +29,18 @@
 /* --- texts in memory -------------------------------------------------------------------------------------- */
 
 #ifdef _WIN32
-/* Windows has no streams in memory: a file that goes when it is closed. */
-FILE *cli_text_open(cli_text *t) {
+/* A file that goes when it is closed. The C library's tmpfile makes it where only administrators may. */
+static FILE *temporary_file(void) {
     wchar_t directory[MAX_PATH + 1], path[MAX_PATH + 1];
+    return GetTempPathW(MAX_PATH + 1, directory) && GetTempFileNameW(directory, L"pol", 0, path)
+               ? _wfopen(path, L"w+bD")
+               : NULL;
+}
+
+/* Windows has no streams in memory. */
+FILE *cli_text_open(cli_text *t) {
     memset(t, 0, sizeof *t);
-    t->file = GetTempPathW(MAX_PATH + 1, directory) && GetTempFileNameW(directory, L"pol", 0, path)
-                  ? _wfopen(path, L"w+bD")
-                  : NULL;
-    return t->file;
+    return t->file = temporary_file();
 }
 
 int cli_text_close(cli_text *t) {
@@ -51,6 +55,8 @@ int cli_text_close(cli_text *t) {
     return t->text && t->length == (size_t)n ? 0 : cli_fail("out of memory");
 }
 #else
+#define temporary_file tmpfile
+
 FILE *cli_text_open(cli_text *t) {
     memset(t, 0, sizeof *t);
     return t->file = open_memstream(&t->text, &t->length);
@@ -78,12 +84,21 @@ static char *join(const char *a, const char *b) {
     return s;
 }
 
+/* 0 with the cause in errno. */
 static int rename_file(const char *from, const char *to) {
 #ifdef _WIN32
     wchar_t a[1024], b[1024];
-    if (!MultiByteToWideChar(CP_UTF8, 0, from, -1, a, 1024) || !MultiByteToWideChar(CP_UTF8, 0, to, -1, b, 1024))
-        return 0;
-    return MoveFileExW(a, b, MOVEFILE_REPLACE_EXISTING) != 0;
+    DWORD error = ERROR_INVALID_NAME;
+    if (MultiByteToWideChar(CP_UTF8, 0, from, -1, a, 1024) && MultiByteToWideChar(CP_UTF8, 0, to, -1, b, 1024)) {
+        if (MoveFileExW(a, b, MOVEFILE_REPLACE_EXISTING)) return 1;
+        error = GetLastError();
+    }
+    errno = error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND ? ENOENT
+            : error == ERROR_ACCESS_DENIED || error == ERROR_SHARING_VIOLATION ? EACCES
+            : error == ERROR_DISK_FULL ? ENOSPC
+            : error == ERROR_INVALID_NAME ? EINVAL
+            : EIO;
+    return 0;
 #else
     return !rename(from, to);
 #endif
@@ -313,8 +328,15 @@ static int lock_journal(const cli_journal *j) {
     l.l_whence = SEEK_SET;
     if (fcntl(fileno(j->file), F_SETLK, &l) && (errno == EACCES || errno == EAGAIN))
         return cli_fail("%s is in use by another run", j->path);
+#else
+    OVERLAPPED l; /* a byte that no journal reaches: others may not even read what is locked */
+    memset(&l, 0, sizeof l);
+    l.OffsetHigh = 0x7fffffff;
+    if (!LockFileEx((HANDLE)_get_osfhandle(_fileno(j->file)), LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY, 0,
+                    1, 0, &l) &&
+        (GetLastError() == ERROR_LOCK_VIOLATION || GetLastError() == ERROR_IO_PENDING))
+        return cli_fail("%s is in use by another run", j->path);
 #endif
-    (void)j;
     return 0;
 }
 
@@ -323,7 +345,7 @@ int cli_journal_open(cli_journal *j, const char *path, const char *header, cli_r
     memset(j, 0, sizeof *j);
     if (!(j->path = join(path ? path : "the temporary journal", ""))) return cli_fail("out of memory");
     if (!path) {
-        if (!(j->file = tmpfile())) return cli_fail("cannot make a temporary file: %s", strerror(errno));
+        if (!(j->file = temporary_file())) return cli_fail("cannot make a temporary file: %s", strerror(errno));
         return cli_journal_add(j, header, strlen(header), NULL);
     }
     if (!(j->file = cli_fopen(path, "ab"))) return cli_fail("cannot write %s: %s", path, strerror(errno));
@@ -381,4 +403,16 @@ void cli_journal_close(cli_journal *j) {
     if (j->file) fclose(j->file);
     free(j->path);
     memset(j, 0, sizeof *j);
+}
+
+/* An open file cannot be removed on Windows; elsewhere it is better removed while the lock is held. */
+void cli_journal_remove(cli_journal *j) {
+#ifdef _WIN32
+    fclose(j->file);
+    cli_remove_file(j->path);
+#else
+    cli_remove_file(j->path);
+    fclose(j->file);
+#endif
+    j->file = NULL;
 }

@@ -400,7 +400,7 @@ static int go(run *r) {
         return 0;
     }
     if ((status = open_journal(r)) || (status = do_questions(r)) || (status = write_output(r))) return status;
-    if (has_place(r)) cli_remove_file(r->journal.path);
+    if (has_place(r)) cli_journal_remove(&r->journal);
     print_summary(r);
     return 0;
 }
