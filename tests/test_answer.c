@@ -2,6 +2,7 @@
  * models and graders (answer_disagreements.md says where their labels and ours differ). */
 #include "fuzz/fuzz_answer.c"
 #include "../examples/cli/json.c"
+#include "answer_pairs.h"
 #include "test.h"
 
 /* What the reader of JSON calls beside. */
@@ -356,6 +357,21 @@ TEST(different) {
     check_pairs(pairs, COUNT(pairs), 0);
 }
 
+TEST(classes) {
+    const int n = COUNT(answer_pairs);
+    for (int i = 0; i < n + COUNT(answer_responses); i++) {
+        const answer_pair *p = i < n ? &answer_pairs[i] : &answer_responses[i - n];
+        polar_span pred = ans_span(p->pred, strlen(p->pred));
+        int r;
+        if (i >= n) pred = answer_extract(pred.text, pred.length);
+        r = answer_equal(pred.text, pred.length, p->gold, strlen(p->gold), 0);
+        CHECK(r == p->expect);
+        if (r != p->expect)
+            printf("  %s %s: %s [%.*s] ~ %s\n", r ? "accepted" : "missed", p->class, p->pred, (int)pred.length,
+                   pred.text, p->gold);
+    }
+}
+
 TEST(sets) {
     CHECK(same("1,2", "2,1", ANSWER_SETS) && !same("1,2", "2,1", 0));
     CHECK(same("{2,1}", "\\{1,2\\}", ANSWER_SETS) && same("1,2,2", "1,2", ANSWER_SETS));
@@ -651,7 +667,7 @@ TEST(fuzz) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(naturals), T(functions), T(reader), T(extraction), T(references), T(equal), T(different), T(sets), T(data_check),
+    T(naturals), T(functions), T(reader), T(extraction), T(references), T(equal), T(different), T(classes), T(sets), T(data_check),
     T(data_classes), T(data_extract), T(data_gsm8k), T(data_cot), T(data_golds), T(hostile), T(memory), T(judge), T(fuzz),
 };
 

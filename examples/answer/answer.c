@@ -278,6 +278,14 @@ static const ans_unit_row *ans_find_unit(polar_span s, int *exponent) {
  * The result is a part of the response, so nothing is rewritten here: "1,250" and "42 dollars" stay as they are,
  * and it is the comparison that knows what they mean. */
 
+/* 1 for a decimal that goes on: "0.1666...". */
+static int ans_goes_on(polar_span s) {
+    size_t n = s.length;
+    if (n < 5 || !ans_ends(s, "...")) return 0;
+    for (n -= 3; n && ans_is_digit(s.text[n - 1]);) n--;
+    return n + 3 < s.length && n && s.text[n - 1] == '.';
+}
+
 /* Takes from both ends what never belongs to an answer: spaces, sentence punctuation, brackets without a
  * partner, and a pair of math delimiters or asterisks around the whole. */
 static int ans_tidy_end(polar_span *s) {
@@ -290,6 +298,7 @@ static int ans_tidy_end(polar_span *s) {
         size_t open = ans_find_last(ans_slice(*s, 0, s->length - 1), "$", 0);
         if (open != ANS_NONE && open + 1 < s->length - 1) return 0;
     }
+    if (ans_goes_on(*s)) return 0;
     if (last == '!' && !(s->length > 1 && ans_is_space(s->text[s->length - 2]))) return 0; /* a factorial */
     return (ans_is_space(last) || strchr("([{\\:./,#?$\"'!;", last)) ? s->length--, 1 : 0;
 }
@@ -566,6 +575,7 @@ static size_t ans_prose_word(polar_span s, size_t at) {
 /* What ends a run besides words: the end of a line or sentence; a list of them inside brackets does not. */
 static size_t ans_run_break(polar_span s, size_t at) {
     const char c = s.text[at], next = at + 1 < s.length ? s.text[at + 1] : ' ';
+    if (c == '!' && at && ans_is_digit(s.text[at - 1]) && at + 2 < s.length && s.text[at + 2] >= 'a') return 0; /* 5! */
     if (c == '\n' || c == ';' || (strchr(".?!", c) && c && ans_is_space(next))) return 1;
     if (ans_at(s, at, ">>", 0) || ans_at(s, at, "<|", 0) || ans_at(s, at, "\xe2\x80\x94", 0)) return 2;
     if (c == '-' && at && ans_is_digit(s.text[at - 1]) && ans_is_digit(next)) { /* pages 10-12, but 7-4 = 3 */
@@ -1453,7 +1463,7 @@ static polar_span ans_strip(polar_span s) {
         else if (n == 2 && s.text[1] == ')' && ans_is_letter(s.text[0])) s.length--; /* a choice: "A)" */
         else if (s.text[0] == '.' && !(s.length > 1 && ans_is_digit(s.text[1]))) s = ans_from(s, 1);
         else if (ans_ends(s, "\\)") || ans_ends(s, "\\]") || ans_ends(s, "\\(") || ans_ends(s, "\\[")) s.length -= 2;
-        else if (strchr("([{\\:./,#?\"';*`", s.text[s.length - 1]) && !ans_is_prime(s)) s.length--;
+        else if (strchr("([{\\:./,#?\"';*`", s.text[s.length - 1]) && !ans_is_prime(s) && !ans_goes_on(s)) s.length--;
         if (s.length == n) return s;
     }
 }
@@ -1808,8 +1818,8 @@ static size_t ans_read_period(polar_span s, size_t at, char *period, int capacit
             return n && at < s.length && s.text[at] == (i == 3 ? ')' : '}') ? at + 1 : 0;
         }
     while (n < capacity - 1 && dots < 2) { /* dots above the first and the last digit */
-        const int braced = ans_at(s, at, "\\dot{", 0), dot = braced || ans_at(s, at, "\\dot ", 0);
-        const size_t digit = at + (dot ? 5 : 0);
+        const int dot = ans_at(s, at, "\\dot", 0), braced = dot && ans_at(s, at + 4, "{", 0);
+        const size_t digit = at + (dot ? 4 : 0) + (size_t)(braced || (dot && ans_at(s, at + 4, " ", 0)));
         if (digit >= s.length || !ans_is_digit(s.text[digit]) || (!dot && !dots)) break;
         if (dot) dots++;
         period[n++] = s.text[digit];
@@ -2055,7 +2065,7 @@ static const ans_name *ans_bare_name(polar_span run) {
     const ans_name *best = NULL;
     for (int i = 0; i < COUNT(ans_names); i++) {
         const ans_name *n = &ans_names[i];
-        if (n->bare && ans_starts(run, n->name) &&
+        if (n->bare && (ans_starts(run, n->name) || (n->bare == 2 && ans_at(run, 0, n->name, 1))) &&
             (n->bare == 1 || (strlen(n->name) == run.length && (n->bare == 2 || run.text[run.length] == '('))) &&
             (!best || strlen(n->name) > strlen(best->name)))
             best = n;
@@ -2345,6 +2355,11 @@ static int ans_is_balanced(const ans_side *side) {
     return !round && !curly && !set;
 }
 
+/* 1 if a token is this character. */
+static int ans_is_char(const ans_token *t, char c) {
+    return t->kind == T_CHARACTER && t->id == (uint8_t)c;
+}
+
 /* 1 for what opens a bracket, -1 for what closes one, else 0; bars that do not say what they are count as neither. */
 static int ans_bracket(const ans_token *t) {
     if (t->kind == T_CHARACTER) return strchr("([{", t->id) ? 1 : strchr(")]}", t->id) ? -1 : 0;
@@ -2360,6 +2375,16 @@ static int ans_declares(const ans_side *side, int at) {
     while (at + 1 < n && t[at].kind == T_LETTER && t[at + 1].kind == T_SEPARATOR) at += 2;
     return at + 3 == n && t[at].kind == T_LETTER && t[at + 1].kind == T_RELATION && t[at + 1].id == REL_IN &&
            ((t[at + 2].kind == T_LETTER && t[at + 2].upright) || t[at + 2].kind == T_CONSTANT);
+}
+
+/* The constant of an integral: "+ c" at the end is "+ C", if the letter occurs nowhere else. */
+static void ans_name_constant(ans_side *side) {
+    ans_token *last = &side->tokens[side->n_tokens - 1];
+    if (side->n_tokens < 3 || last->kind != T_LETTER || last->id != 'c' || !ans_is_char(last - 1, '+')) return;
+    for (const ans_token *t = side->tokens; t < last; t++)
+        if (t->kind == T_LETTER && (t->id == 'c' || t->id == 'C')) return;
+    last->id = 'C';
+    last->at = "C";
 }
 
 /* Cuts off what says for which values an answer holds: "for all x", "where n is an integer", ", k \in \mathbb{Z}". A
@@ -2406,6 +2431,7 @@ static void ans_lex(ans_side *side, int plain) {
     for (int i = 0; i < side->n_tokens; i++) /* one alone is a letter */
         if (side->tokens[i].kind == T_BASIS && !(side->basis & (side->basis - 1))) side->tokens[i].kind = T_LETTER;
     ans_unqualify(side);
+    ans_name_constant(side);
     side->tokens[side->n_tokens].kind = T_END;
     side->tokens[side->n_tokens].spaced = 0;
 }
@@ -2769,11 +2795,7 @@ static const ans_token *ans_now(const ans_work *w) {
     return w->at < w->stop ? &w->tokens[w->at] : &end;
 }
 
-/* Tokens by kind or character; accepting one steps over it. */
-static int ans_is_char(const ans_token *t, char c) {
-    return t->kind == T_CHARACTER && t->id == (uint8_t)c;
-}
-
+/* Accepting a token steps over it. */
 static int ans_accept(ans_work *w, char c) {
     if (!ans_is_char(ans_now(w), c)) return 0;
     return w->at++, 1;
@@ -3808,8 +3830,9 @@ static int ans_read_list(ans_work *w) {
     int n = ans_read_item(w), list = 0;
     while (!w->failed && ans_now(w)->kind == T_SEPARATOR) {
         int id = ans_now(w)->id;
-        if (!list && !w->inner && id == SEPARATE_COMMA && ans_is_plain_value(w, 0, w->at) && ans_is_prose(w, w->at + 1, w->stop)) {
-            w->at = w->stop; /* "5, which is prime" */
+        if (!list && !w->inner && id != SEPARATE_OR && (w->nodes[n].op == N_NUMBER || w->nodes[n].op == N_QUANTITY) &&
+            ans_is_prose(w, w->at + 1, w->stop)) {
+            w->at = w->stop; /* "5, which is prime", "15 boys and girls" */
             break;
         }
         w->at++;
@@ -4184,9 +4207,17 @@ static int ans_is_capitals(const ans_work *w, int node) {
     return n->op == N_SYMBOL && n->id == ID_CAPITAL;
 }
 
-/* A name that can stand left of "=": a variable, f(x), AB. */
+/* 1 for d, dy, d^2y: what stands in a derivative. */
+static int ans_is_differential(const ans_work *w, int node) {
+    while (w->nodes[node].op == N_MULTIPLY || w->nodes[node].op == N_POWER) node = w->nodes[node].first;
+    return w->nodes[node].op == N_SYMBOL && w->nodes[node].name == ans_hash("d", 1);
+}
+
+/* A name that can stand left of "=": a variable, f(x), AB, dy/dx, a sum that is calculated on the right. */
 static int ans_is_name(const ans_work *w, int node) {
     const ans_node *n = &w->nodes[node];
+    if (n->op == N_SUM) return 1;
+    if (n->op == N_DIVIDE) return ans_is_differential(w, n->first) && ans_is_differential(w, n->last);
     if (n->op == N_SYMBOL || n->op == N_OPAQUE || (n->flags & APPLIED)) return 1;
     if (n->op == N_CONSTANT) return n->id == CONST_E || n->id == CONST_I; /* the letters, here as names */
     return n->op == N_MULTIPLY && ans_is_capitals(w, node);
