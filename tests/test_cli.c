@@ -188,6 +188,13 @@ TEST(grade) {
     RUN("polar grade '\\frac{1}{2}' 0.5", 0, "equal\n");
     RUN("polar grade --sets 1,2 2,1", 0, "equal\n");
     RUN("polar grade -- -3 3", 0, "different\n");
+    RUN("polar grade -1 -1", 0, "equal\n");
+    RUN("polar grade -.5 '-\\frac{1}{2}'", 0, "equal\n");
+    RUN("polar grade -h", 0, "    --                     what follows is no option\n");
+    RUN("polar grade '7 km' '7000 m'", 0, "equal\n");
+    RUN("printf '%s\\n' '{\"pred\":null,\"gold\":\"1\"}' '{\"response\":null,\"gold\":\"1\"}' "
+        "'{\"pred\":\"1\",\"gold\":\"1\"}' | polar grade --jsonl",
+        0, "{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":true");
     RUN("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
     RUN("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
     RUN("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n"

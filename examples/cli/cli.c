@@ -115,6 +115,7 @@ static void print_help(const cli *c, const cli_option *options) {
     printf("\noptions:\n");
     for (; options->name; options++) print_option(options);
     print_option(&help);
+    printf("  %-26s %s\n", "    --", "what follows is no option");
 }
 
 /* The option that a word like "--name", "--name=value" or "-n" names. */
@@ -222,11 +223,16 @@ static int read_option(cli *c, const cli_option *options, int *i) {
     return store(o, c->args[++*i]);
 }
 
+/* An option begins with a letter, or two signs: -1 and -\frac{1}{2} are none. */
+static int is_option(const char *word) {
+    return word[0] == '-' && (word[1] == '-' || (word[1] >= 'a' && word[1] <= 'z') || (word[1] >= 'A' && word[1] <= 'Z'));
+}
+
 int cli_read(cli *c, const cli_option *options, int min, int max) {
     int n = 0, ended = 0, status;
     for (int i = 0; i < c->n_args; i++) {
         char *word = c->args[i];
-        if (ended || word[0] != '-' || !word[1]) {
+        if (ended || !is_option(word)) {
             c->args[n++] = word;
         } else if (!strcmp(word, "--")) {
             ended = 1;

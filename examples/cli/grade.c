@@ -31,7 +31,10 @@ static polar_span find_gold(const json *line) {
 /* The answer given: "pred", or what is found in "response" (in "pred" too if "kind" says that it is one). */
 static polar_span find_pred(const json *line) {
     const char *kind = json_get_text(line, "kind");
-    polar_span pred = span(json_get(line, "pred")), response = span(json_get(line, "response"));
+    const json *fields[] = {json_get(line, "pred"), json_get(line, "response")};
+    polar_span pred = span(fields[0]), response = span(fields[1]);
+    for (int i = 0; i < 2; i++) /* null: no answer was given, which is wrong */
+        if (fields[i] && fields[i]->type == JSON_NULL) return (polar_span){"", 0};
     if (pred.text && !(kind && !strcmp(kind, "response"))) return pred;
     if (pred.text) response = pred;
     return response.text ? answer_extract(response.text, response.length) : response;
