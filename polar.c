@@ -7330,6 +7330,7 @@ int64_t polar_model_metadata(const polar_model *m, const char *key, char *buffer
 }
 
 /* Eight bytes a step; the multiplication spreads them over the word. */
+#define CHECKSUM_START 0xcbf29ce484222325u
 static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -7341,7 +7342,7 @@ static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
 }
 
 uint64_t polar_model_checksum(const polar_model *m) {
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
         const gguf_kv *kv = &m->file.kv[i];
         h = checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
@@ -7367,7 +7368,7 @@ static int fingerprint_counts(const gguf_kv *kv) {
 
 #define FINGERPRINT_BYTES 256
 uint64_t polar_model_fingerprint(const polar_model *m) {
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
         const gguf_kv *kv = &m->file.kv[i];
         if (!fingerprint_counts(kv)) continue;
@@ -8521,7 +8522,9 @@ size_t polar_session_bytes(const polar_model *model, const polar_program *progra
                            const polar_session_options *options) {
     polar_session s;
     int path[POLAR_MAX_CALLS], n = 0;
-    if (!model || model->vocab_only || session_path_of(model, program, path, &n, NULL) || !session_measure(&s, model, n, options, NULL)) return 0;
+    if (!model || model->vocab_only || session_path_of(model, program, path, &n, NULL) ||
+        !session_measure(&s, model, n, options, NULL))
+        return 0;
     return sizeof s + s.block_bytes + (s.options.runner ? 0 : pool_bytes(MIN(s.options.n_threads, 256)));
 }
 
@@ -8675,12 +8678,13 @@ static int session_step(const polar_session *s, int at, int left) {
     return s->n_prompt > 1 && prompt_left > 0 ? MIN(MIN(left, prompt_left), s->options.n_batch) : 1;
 }
 
-static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, const char *what,
-                                         polar_error *e) {
+/* Tokens that are to come behind `held` others. */
+static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, int held,
+                                         const char *what, polar_error *e) {
     if (n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "%s: %d tokens", what, n);
-    if (n > s->options.n_ctx - s->n_past - (s->rest.token >= 0))
-        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n,
-                    polar_session_position(s), s->options.n_ctx);
+    if (n > s->options.n_ctx - held)
+        return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, held,
+                    s->options.n_ctx);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= s->model->n_vocab)
             return fail(e, POLAR_ARGUMENT, "token %d at place %d is out of range, the vocabulary has 0..%d",
@@ -8742,7 +8746,8 @@ static polar_status session_catch_up(polar_session *s, polar_error *e) {
 polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
     polar_status status;
     err_clear(error);
-    if ((status = session_check_tokens(s, tokens, n, "polar_session_eval", error))) return status;
+    status = session_check_tokens(s, tokens, n, s->n_past + (s->rest.token >= 0), "polar_session_eval", error);
+    if (status) return status;
     s->rest.goes_on = 0;
     if ((status = session_catch_up(s, error))) return status;
     return session_append(s, tokens, n, error);
@@ -8768,7 +8773,7 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
     err_clear(error);
     session_empty(s);
     s->n_ahead = 0;
-    if ((status = session_check_tokens(s, tokens, n, "polar_session_peek", error))) return status;
+    if ((status = session_check_tokens(s, tokens, n, 0, "polar_session_peek", error))) return status;
     if (n > s->options.max_peek || n_layers < 1 || n_layers > MIN(s->model->n_layer, s->options.max_calls))
         return fail(error, POLAR_ARGUMENT,
                     "a peek of %d tokens through %d layers: "
@@ -8813,6 +8818,175 @@ polar_status polar_session_truncate(polar_session *s, int n, polar_error *error)
 
 const polar_model *polar_session_model(const polar_session *s) {
     return s->model;
+}
+
+/* --- the state of a session ---
+ *
+ * As bytes, little-endian on every host:
+ *
+ *     "polarses"  u32 version  u32 kv_mode  u32 kv_type  u32 n_path  u32 n_past  u32 n_prompt  u32 n_kept
+ *     u32 a token that was drawn but not run yet, plus 1, or 0
+ *     u64 fingerprint of the model
+ *     u32 path (n_path), u32 tokens (n_past), f32 logits (n_kept, n_vocab)
+ *     for each call keys, then values: (n_head_kv, n_past, head_dim) halves or floats
+ *     u64 checksum of all bytes before it
+ */
+
+#define STATE_HEAD 48
+#define STATE_VERSION 1
+
+/* Bytes of a state that the session can hold: no product overflows, since an array of the session is larger. */
+static size_t state_size(const polar_session *s, int n_past, int n_kept) {
+    const size_t position = 2 * s->slot_bytes / (size_t)s->options.n_ctx; /* a key and a value of all heads */
+    return STATE_HEAD + 4 * ((size_t)s->n_path + (size_t)n_past) +
+           4 * (size_t)n_kept * (size_t)s->model->n_vocab + (size_t)s->n_path * (size_t)n_past * position + 8;
+}
+
+/* What a saved state counts. */
+typedef struct state_counts {
+    int n_past, n_prompt, n_kept;
+    int rest; /* the token that waits, plus 1 */
+} state_counts;
+
+static void state_head(const polar_session *s, const state_counts *n, uint8_t *head) {
+    const int numbers[] = {STATE_VERSION, (int)s->options.kv_mode, (int)s->options.kv_type, s->n_path, n->n_past,
+                           n->n_prompt, n->n_kept, n->rest};
+    memcpy(head, "polarses", 8);
+    for (int i = 0; i < COUNT(numbers); i++) wr_u32(head + 8 + 4 * i, (uint32_t)numbers[i]);
+    wr_u64(head + 40, polar_model_fingerprint(s->model));
+}
+
+/* Copies keys and values of the first n positions of all calls from the slots (bytes NULL in `from`) or into them.
+ * Returns the number of bytes. */
+static size_t state_kv(const polar_session *s, int n, uint8_t *to, const uint8_t *from) {
+    const size_t heads = (size_t)s->model->n_head_kv, head = s->slot_bytes / heads,
+                 used = head / (size_t)s->options.n_ctx * (size_t)n;
+    size_t at = 0;
+    for (size_t h = 0; h < 2 * (size_t)s->n_path * heads; h++, at += used) {
+        if (to) memcpy(to + at, s->kv + h * head, used);
+        if (from) memcpy(s->kv + h * head, from + at, used);
+    }
+    return at;
+}
+
+polar_status polar_session_save(const polar_session *s, void *state, size_t capacity, size_t *size,
+                                polar_error *error) {
+    const state_counts counts = {s ? s->n_past : 0, s ? s->n_prompt : 0, s ? s->n_kept : 0, s ? s->rest.token + 1 : 0};
+    uint8_t *to = state;
+    size_t at = STATE_HEAD;
+    err_clear(error);
+    if (!s || !size) return fail(error, POLAR_ARGUMENT, "polar_session_save: session or size is NULL");
+    *size = state_size(s, s->n_past, s->n_kept);
+    if (!state) return POLAR_OK;
+    if (capacity < *size)
+        return fail(error, POLAR_ARGUMENT, "the session's state has %zu bytes, there is room for %zu", *size, capacity);
+    state_head(s, &counts, to);
+    for (int i = 0; i < s->n_path; i++, at += 4) wr_u32(to + at, (uint32_t)s->path[i]);
+    for (int i = 0; i < s->n_past; i++, at += 4) wr_u32(to + at, (uint32_t)s->tokens[i]);
+    wr_f32s(to + at, s->logits, s->n_kept * s->model->n_vocab);
+    at += 4 * (size_t)s->n_kept * (size_t)s->model->n_vocab;
+    at += state_kv(s, s->n_past, to + at, NULL);
+    wr_u64(to + at, checksum_add(CHECKSUM_START, to, at));
+    return POLAR_OK;
+}
+
+/* Whether bytes are a state of this session, and what it counts. */
+static polar_status state_check(const polar_session *s, const uint8_t *from, size_t size, state_counts *n,
+                                polar_error *e) {
+    uint8_t head[STATE_HEAD];
+    if (size < STATE_HEAD || memcmp(from, "polarses", 8) || rd_u32(from + 8) != STATE_VERSION)
+        return fail(e, POLAR_FORMAT, "these %zu bytes are no saved session of this version", size);
+    n->n_past = (int)(rd_u32(from + 24) & INT_MAX);
+    n->n_prompt = (int)(rd_u32(from + 28) & INT_MAX);
+    n->n_kept = (int)(rd_u32(from + 32) & INT_MAX);
+    n->rest = (int)(rd_u32(from + 36) & INT_MAX);
+    state_head(s, n, head);
+    if (memcmp(from + 40, head + 40, 8)) return fail(e, POLAR_MISMATCH, "the saved session is of another model");
+    if (memcmp(from + 12, head + 12, 12))
+        return fail(e, POLAR_MISMATCH,
+                    "the saved session has another program or other keys and values: %d calls, kv_mode %d, kv_type %d",
+                    (int)rd_u32(from + 20), (int)rd_u32(from + 12), (int)rd_u32(from + 16));
+    if (n->n_past > s->options.n_ctx)
+        return fail(e, POLAR_CONTEXT, "the saved session holds %d tokens, this one has room for %d", n->n_past,
+                    s->options.n_ctx);
+    if (n->n_kept > s->options.n_logits)
+        return fail(e, POLAR_MISMATCH, "the saved session keeps %d logits, this one has room for %d", n->n_kept,
+                    s->options.n_logits);
+    if (n->n_prompt > n->n_past || n->rest > s->model->n_vocab || memcmp(from, head, STATE_HEAD) ||
+        size != state_size(s, n->n_past, n->n_kept) ||
+        rd_u64(from + size - 8) != checksum_add(CHECKSUM_START, from, size - 8))
+        return fail(e, POLAR_FORMAT, "the saved session is damaged");
+    for (int i = 0; i < s->n_path; i++)
+        if (rd_u32(from + STATE_HEAD + 4 * i) != (uint32_t)s->path[i])
+            return fail(e, POLAR_MISMATCH, "the saved session has another program: call %d is layer %d, here %d", i,
+                        (int)rd_u32(from + STATE_HEAD + 4 * i), s->path[i]);
+    for (int i = 0; i < n->n_past; i++)
+        if (rd_u32(from + STATE_HEAD + 4 * (s->n_path + i)) >= (uint32_t)s->model->n_vocab)
+            return fail(e, POLAR_FORMAT, "the saved session holds a token that the vocabulary has not");
+    return POLAR_OK;
+}
+
+polar_status polar_session_load(polar_session *s, const void *state, size_t size, polar_error *error) {
+    const uint8_t *from = state;
+    state_counts n;
+    size_t at = STATE_HEAD;
+    polar_status status;
+    err_clear(error);
+    if (!s || !state) return fail(error, POLAR_ARGUMENT, "polar_session_load: session or state is NULL");
+    if ((status = state_check(s, from, size, &n, error))) return status;
+    session_empty(s);
+    s->n_ahead = 0;
+    s->n_past = n.n_past;
+    s->n_prompt = n.n_prompt;
+    s->n_kept = n.n_kept;
+    at += 4 * (size_t)s->n_path;
+    for (int i = 0; i < s->n_past; i++, at += 4) s->tokens[i] = (int32_t)rd_u32(from + at);
+    for (int i = 0; i < s->n_kept * s->model->n_vocab; i++, at += 4) s->logits[i] = rd_f32(from + at);
+    state_kv(s, s->n_past, NULL, from + at);
+    s->rest.token = n.rest - 1;
+    if (s->rest.token >= 0 && s->n_past < s->options.n_ctx) s->tokens[s->n_past] = s->rest.token;
+    return POLAR_OK;
+}
+
+polar_status polar_session_clone(polar_session **out, const polar_session *from, polar_error *error) {
+    polar_session_options o;
+    polar_session *s;
+    polar_status status;
+    if (!out || !from) return fail(error, POLAR_ARGUMENT, "polar_session_clone: out or session is NULL");
+    *out = NULL;
+    o = from->options;
+    o.allocator = &from->allocator;
+    if (o.runner) o.runner = &from->engine.runner;
+    o.max_calls = MAX(o.max_calls, from->model->n_layer); /* it begins under the identity */
+    if ((status = polar_session_create(&s, from->model, NULL, &o, error))) return status;
+    polar_session_set_path(s, from->path, from->n_path, NULL);
+    s->n_past = from->n_past;
+    s->n_prompt = from->n_prompt;
+    s->n_kept = from->n_kept;
+    s->rest = from->rest;
+    memcpy(s->tokens, from->tokens, (size_t)polar_session_position(from) * sizeof *s->tokens);
+    memcpy(s->logits, from->logits, (size_t)s->n_kept * (size_t)s->model->n_vocab * sizeof *s->logits);
+    memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)s->n_path);
+    *out = s;
+    return POLAR_OK;
+}
+
+polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, int *n_new, polar_error *error) {
+    int same = 0;
+    polar_status status;
+    err_clear(error);
+    if (n_new) *n_new = 0;
+    if (!s || !tokens || n < 1) return fail(error, POLAR_ARGUMENT, "polar_session_sync: %d tokens", n);
+    if (n > s->options.n_ctx)
+        return fail(error, POLAR_CONTEXT, "%d tokens do not fit a context of %d", n, s->options.n_ctx);
+    while (same < MIN(n, polar_session_position(s)) && s->tokens[same] == tokens[same]) same++;
+    if (same == n && s->n_past == n && s->n_kept) return POLAR_OK;
+    if (s->options.kv_mode == POLAR_KV_SHARED) same = 0; /* there the prompt's length decides who sees what */
+    same = MIN(same, n - 1);                             /* the last one is run for its logits */
+    if ((status = session_check_tokens(s, tokens + same, n - same, same, "polar_session_sync", error))) return status;
+    polar_session_truncate(s, same, NULL);
+    if (n_new) *n_new = n - MIN(same, s->n_past);
+    return polar_session_eval(s, tokens + same, n - same, error);
 }
 
 /* ======================================================================================

@@ -519,6 +519,22 @@ const int32_t *polar_session_tokens(const polar_session *session);
 polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
 const polar_model *polar_session_model(const polar_session *session);
 
+/* Makes the session hold exactly these n tokens: what it holds already in front of the first difference is kept, the
+ * rest is run, at least the last token for its logits. So each turn of a conversation costs only its own tokens. *n_new
+ * (may be NULL) gets the number of tokens that were run. The results are those of a session that gets all tokens at
+ * once. */
+polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new, polar_error *error);
+/* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their
+ * number, and with `state` (`capacity` bytes) not NULL they are written. A session that loads them, on any machine,
+ * goes on to the same bits. */
+polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
+                                polar_error *error);
+/* Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT), another model, program,
+ * kv_mode or kv_type (POLAR_MISMATCH), more tokens than there is room for (POLAR_CONTEXT). Any bytes are safe to try. */
+polar_status polar_session_load(polar_session *session, const void *state, size_t size, polar_error *error);
+/* A second session in the same state, with the same options and, without a runner, threads of its own. */
+polar_status polar_session_clone(polar_session **out, const polar_session *session, polar_error *error);
+
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
 
 /* top_k, top_p and min_p choose by probabilities before temperature; the draw among what is left has it. */

@@ -337,10 +337,123 @@ TEST(oracle) {
     }
 }
 
+/* --- the state of a session --- */
+
+/* Evaluates some more tokens and says whether both sessions have the same logits then. */
+static int goes_on_alike(polar_session *a, polar_session *b) {
+    const int32_t more[] = {3, 1, 4, 1, 5};
+    if (polar_session_position(a) != polar_session_position(b)) return 0;
+    if (polar_session_eval(a, more, COUNT(more), NULL) || polar_session_eval(b, more, COUNT(more), NULL)) return 0;
+    return !memcmp(polar_session_logits(a, 0), polar_session_logits(b, 0), FX_VOCAB * sizeof(float));
+}
+
+TEST(save_and_load) {
+    const int path[] = {0, 1, 1, 3}, other_path[] = {0, 1, 2, 3};
+    const int32_t tokens[] = {9, 8, 7, 6, 5, 4, 3};
+    for (int mode = 0; mode < 2; mode++) {
+        fixture f = fixture_model("qwen3", QUANT_Q4_0, 1), g = fixture_model("qwen3", QUANT_Q4_0, 2);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN),
+                    *another = fx_open(&g, POLAR_CPU_AUTO);
+        polar_session_options o = polar_session_defaults();
+        polar_generate_options two = polar_generate_defaults();
+        polar_session *s, *t;
+        size_t size = 0, again = 0;
+        uint8_t *state, *second;
+        two.max_tokens = 2;
+        two.ignore_end = 1;
+        o.kv_mode = mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL;
+        o.kv_type = mode ? POLAR_KV_F32 : POLAR_KV_F16;
+        s = started(m, o, path, 4);
+        CHECK(!polar_session_eval(s, tokens, 7, NULL));
+        CHECK(!polar_session_save(s, NULL, 0, &size, NULL) && size > 0);
+        state = malloc(size), second = malloc(size);
+        CHECK(polar_session_save(s, state, size - 1, &size, NULL) == POLAR_ARGUMENT);
+        CHECK(!polar_session_save(s, state, size, &size, NULL));
+        o.n_ctx = 20, o.n_batch = 3; /* another layout of memory */
+        t = started(plain, o, path, 4);
+        CHECK(!polar_session_load(t, state, size, NULL));
+        CHECK_BITS(polar_session_logits(s, 0), polar_session_logits(t, 0), FX_VOCAB);
+        CHECK(!polar_session_save(t, second, size, &again, NULL) && again == size && !memcmp(state, second, size));
+        CHECK(goes_on_alike(s, t));
+        /* damaged anywhere: refused, and nothing has changed */
+        CHECK(!polar_session_load(t, state, size, NULL));
+        for (size_t i = 0; i < size; i += test_quick() ? 97 : 5) {
+            memcpy(second, state, size);
+            second[i] ^= 1 << i % 8;
+            CHECK(polar_session_load(t, second, size, NULL) != POLAR_OK);
+            CHECK(polar_session_load(t, state, i, NULL) != POLAR_OK);
+        }
+        polar_session_free(s);
+        s = started(m, o, path, 4);
+        CHECK(!polar_session_load(s, state, size, NULL) && goes_on_alike(s, t));
+        /* a generation that reached its limit has drawn a token that it has not run */
+        polar_session_truncate(t, 0, NULL);
+        CHECK(!polar_session_sync(t, tokens, 7, NULL, NULL));
+        CHECK(!polar_session_generate(t, NULL, 0, &two, NULL, 0, NULL, NULL) && polar_session_position(t) == 9);
+        CHECK(!polar_session_save(t, NULL, 0, &again, NULL) && (second = realloc(second, again)) != NULL);
+        CHECK(!polar_session_save(t, second, again, &again, NULL) && !polar_session_load(s, second, again, NULL));
+        CHECK(polar_session_position(s) == 9);
+        CHECK_BITS(polar_session_tokens(s), polar_session_tokens(t), 9);
+        CHECK(goes_on_alike(s, t));
+        polar_session_free(s);
+        s = started(m, o, other_path, 4);
+        CHECK(polar_session_load(s, state, size, NULL) == POLAR_MISMATCH);
+        polar_session_free(s);
+        s = started(another, o, path, 4);
+        CHECK(polar_session_load(s, state, size, NULL) == POLAR_MISMATCH);
+        polar_session_free(s);
+        o.n_ctx = 5;
+        s = started(m, o, path, 4);
+        CHECK(polar_session_load(s, state, size, NULL) == POLAR_CONTEXT);
+        polar_session_free(s);
+        polar_session_free(t);
+        free(state);
+        free(second);
+        polar_model_close(m);
+        polar_model_close(plain);
+        polar_model_close(another);
+        free(f.data);
+        free(g.data);
+    }
+}
+
+TEST(sync_and_clone) {
+    const int path[] = {0, 1, 1, 3};
+    const int32_t first[] = {9, 8, 7, 6, 5}, second[] = {9, 8, 7, 1, 2, 3}, bad[] = {9, 8, FX_VOCAB};
+    for (int mode = 0; mode < 2; mode++) {
+        fixture f = fixture_model("llama", QUANT_Q8_0, 1);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+        polar_session_options o = polar_session_defaults();
+        polar_session *s, *fresh, *clone = NULL;
+        int n_new;
+        o.kv_mode = mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL;
+        s = started(m, o, path, 4);
+        fresh = started(m, o, path, 4);
+        CHECK(!polar_session_sync(s, first, 5, &n_new, NULL) && n_new == 5);
+        CHECK(!polar_session_sync(s, first, 5, &n_new, NULL) && n_new == 0);
+        CHECK(polar_session_sync(s, bad, 3, &n_new, NULL) == POLAR_ARGUMENT && polar_session_position(s) == 5);
+        CHECK(!polar_session_sync(s, second, 6, &n_new, NULL) && n_new == (mode ? 6 : 3));
+        CHECK(!polar_session_eval(fresh, second, 6, NULL));
+        CHECK_BITS(polar_session_logits(s, 0), polar_session_logits(fresh, 0), FX_VOCAB);
+        CHECK(!polar_session_clone(&clone, s, NULL));
+        CHECK_BITS(polar_session_logits(s, 0), polar_session_logits(clone, 0), FX_VOCAB);
+        CHECK(goes_on_alike(s, clone)); /* each has keys and values of its own */
+        CHECK(goes_on_alike(s, clone));
+        CHECK(!polar_session_sync(s, second, 2, &n_new, NULL) && polar_session_position(s) == 2);
+        CHECK(polar_session_position(clone) == 16);
+        polar_session_free(clone);
+        polar_session_free(s);
+        polar_session_free(fresh);
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(cached_is_recomputed), T(tensor_types),        T(own_runner), T(tap),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle),
+    T(save_and_load),        T(sync_and_clone),
 };
 
 int main(int argc, char **argv) {
