@@ -59,11 +59,11 @@ build/test_search_cli: polar
 
 build/test_released: polar
 
-# The program of README and polar.h, which test_gen runs.
-build/minimal: examples/minimal.c libpolar.a
+# The programs of README and polar.h, which test_gen runs.
+build/minimal build/chat: build/%: examples/%.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
 
-build/test_gen: build/minimal
+build/test_gen: build/minimal build/chat
 
 build/test_embedded: build/embedded/embedded
 

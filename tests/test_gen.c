@@ -642,11 +642,25 @@ TEST(minimal_example) {
     free(example), free(readme), free(header), free(out), free(f.data);
 }
 
+/* Each turn of examples/chat.c evaluates its own tokens only, and says what a session that begins anew would say. */
+TEST(chat_example) {
+    int n_new[2] = {0, 0}, n_all[2] = {0, 0}, turns = 0;
+    char *out, *line;
+    CHECK(!system("printf 'Max gives a coin to Ben. Max sees Ann swap with Eve. Who has it now?\\nAnd then?\\n' | "
+                  "build/chat examples/demo/demo-model.gguf 2-5x2 >build/chat.txt"));
+    out = file_text("build/chat.txt");
+    for (line = out; turns < 2 && (line = strstr(line, "\n[")) != NULL; line++)
+        if (sscanf(line, "\n[%d of %d tokens were new]", &n_new[turns], &n_all[turns]) == 2) turns++;
+    CHECK(turns == 2 && n_new[0] == n_all[0] && n_new[1] < 10 && n_all[1] > n_all[0]);
+    free(out);
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(greedy), T(distribution), T(sample_arguments), T(sample_definition), T(sample_time),
-    T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held), T(cancel_keeps_logits), T(text_is_utf8),
-    T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
+    T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held),
+    T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
+    T(chat_example),
 };
 
 int main(int argc, char **argv) {
