@@ -12405,6 +12405,7 @@ static polar_status pred_set_questions(polar_predictor *p, const uint64_t *list,
 polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
     const char *from[PRED_TEXTS];
     pred_text texts[PRED_TEXTS];
+    polar_status status;
     err_clear(error);
     if (!p || !info) return fail(error, POLAR_ARGUMENT, "polar_predictor_set_info: an argument is NULL");
     if (!polar_feature_name(info->feature) || info->feature_layer < 0 || info->feature_layer > p->info.n_layer ||
@@ -12426,7 +12427,7 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
         if (from[i] && strlen(from[i]) >= texts[i].size)
             return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]),
                         texts[i].key, texts[i].size - 1);
-    if (pred_set_questions(p, info->questions, info->n_questions, error)) return POLAR_ARGUMENT;
+    if ((status = pred_set_questions(p, info->questions, info->n_questions, error))) return status;
     p->info.feature = info->feature;
     p->info.feature_layer = info->feature_layer;
     p->info.max_tokens = info->max_tokens;

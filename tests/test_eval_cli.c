@@ -507,6 +507,17 @@ TEST(known_questions) {
         "polar eval: twice/test.jsonl: 16 of 32 questions are there already (the first in line 17); each counts once");
 }
 
+/* Tables by what a file says about its questions. */
+TEST(groups) {
+    RUN("sed 's/\"task\"/\"query_id\":\"d1\",\"domain\"/; s/\"steps\"/\"difficulty\"/' test.jsonl >dart.jsonl; " EVAL
+        "dart.jsonl -k 3 -o dart.json && polar report dart.json -o dart.html && grep -c query_id dart.json && "
+        "grep -o 'Right by [a-z]*' dart.html",
+        0, "\n16\nRight by difficulty\nRight by domain\n");
+    CHECK(strstr(output, "\ndifficulty     questions          identity") &&
+          strstr(output, "\ndomain         questions"));
+    RUN("head -c 9000 dart.json", 0, "\"groups\":{\"difficulty\":[");
+}
+
 TEST(shards) {
     RUN("for i in 1 2 3; do " SAME " --shard $i/3 -o s$i.json || exit 9; done", 0, "5 questions");
     RUN("polar eval --merge s3.json s1.json s2.json -o s.json", 0, "16 questions");
@@ -653,7 +664,7 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions),
+    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
     T(shards), T(without_predictor), T(encoder),
     T(bad_input), T(report),
 };

@@ -18,8 +18,10 @@ static void small_tensor(polar_gguf_writer *w, uint64_t *seed, int rows, int row
     }
 }
 
+static const char *planted_eight = "8"; /* what the second answer says */
+
 static void planted_vocab(polar_gguf_writer *w) {
-    static char texts[PLANTED_VOCAB][16];
+    static char texts[PLANTED_VOCAB][32];
     static const char *names[PLANTED_VOCAB];
     int32_t types[PLANTED_VOCAB];
     int extra = 0;
@@ -32,7 +34,7 @@ static void planted_vocab(polar_gguf_writer *w) {
         types[i] = i == END ? 3 : 1;
     }
     strcpy(texts[SEVEN], "\xc4\xa0\\boxed{7}"); /* U+0120 is the space of this alphabet */
-    strcpy(texts[EIGHT], "\xc4\xa0\\boxed{8}");
+    snprintf(texts[EIGHT], sizeof texts[EIGHT], "\xc4\xa0\\boxed{%s}", planted_eight);
     strcpy(texts[END], "<|endoftext|>");
     polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
     polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
@@ -141,6 +143,11 @@ static void prepare(void) {
     write_model("other.gguf", NULL, &seed);
     write_model("planted.gguf", NULL, NULL);
     write_model("template.gguf", "{question}:", NULL);
+    planted_eight = "(B)\xc4\xa0ice";
+    write_model("letter.gguf", "{question}:", NULL);
+    planted_eight = "ice";
+    write_model("option.gguf", "{question}:", NULL);
+    planted_eight = "8";
     write_questions();
     RUN(CHOICE "-o whole.json", 0, "questions       7, ");
     CHECK(!exists("whole.json.journal"));
@@ -404,6 +411,36 @@ TEST(long_questions) {
         0, "found.json: 1 of 4 questions are too long");
 }
 
+/* An option is right by its letter, or by its text where no letter stands before it. */
+TEST(choices) {
+    static const char ask[] = "for a in A B; do echo '{\"question\":\"c\",\"choices\":{\"text\":[\"ice\",\"fog\"],"
+                              "\"label\":[\"A\",\"B\"]},\"answerKey\":\"'$a'\"}' | polar search -m ";
+    static const char rest[] = " - -o - --simulations 0 2>/dev/null | grep -o '\"initial_score\":.'; done | "
+                               "tr '\\n' ' '";
+    char line[400];
+    snprintf(line, sizeof line, "%sletter.gguf%s", ask, rest);
+    RUN(line, 0, "\"initial_score\":0 \"initial_score\":1 "); /* it says (B) ice */
+    snprintf(line, sizeof line, "%soption.gguf%s", ask, rest);
+    RUN(line, 0, "\"initial_score\":1 \"initial_score\":0 "); /* it says ice */
+}
+
+/* What the file says about its questions stays with them, and the page has tables by it. */
+TEST(groups) {
+    size_t n = 0;
+    char *page;
+    RUN("for i in 1 2 3 4; do echo '{\"query\":\"q'$i'\",\"gt_ans\":'$((i%2+7))',\"query_id\":\"d'$i'\","
+        "\"difficulty\":'$((i*5%8))',\"domain\":\"<'$((i%2))'>\"}'; done >dart.jsonl; "
+        "polar search -m template.gguf dart.jsonl -o dart.json --simulations 60 && polar report dart.json "
+        "-o dart.html && grep -c query_id dart.json",
+        0, "\n4\n");
+    page = read_back("dart.html", &n);
+    CHECK(page && strstr(page, "by difficulty") &&
+          strstr(page, "<td class=\"l\">2</td><td>1</td><td>0.0 %</td><td>100.0 %"));
+    CHECK(page && strstr(page, "<td class=\"l\">&lt;0&gt;</td><td>2</td><td>0.0 %</td><td>100.0 %</td>") &&
+          strstr(page, "<td class=\"l\">&lt;1&gt;</td><td>2</td><td>100.0 %</td>") && !strstr(page, "by task"));
+    free(page);
+}
+
 /* Files of other kinds are named, as questions and as models. */
 TEST(other_kinds) {
     static const struct {
@@ -596,6 +633,7 @@ TEST(bench) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
+    T(choices), T(groups),
     T(kill), T(torn), T(resume), T(interrupt),
     T(disk_full), T(shards), T(parallel), T(menu), T(bench),
 };

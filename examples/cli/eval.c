@@ -980,6 +980,11 @@ static int shown_method(const eval *r) {
     return r->scores.n_methods > 1 && !r->scores.methods[1].needs_answer;
 }
 
+/* The output is a file, with a place for a journal beside it; not stdout or a device. */
+static int has_place(const eval *r) {
+    return r->o->output && strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
+}
+
 static int do_questions(eval *r) {
     int status = 0;
     r->began = r->told = cli_seconds();
@@ -998,7 +1003,7 @@ static int do_questions(eval *r) {
     }
     cli_progress_end();
     if (status == EVALUATE_CANCELLED)
-        status = cli_fail(r->o->output && strcmp(r->o->output, "-")
+        status = cli_fail(has_place(r)
                               ? "interrupted after %d of %d questions; the same command goes on from there"
                               : "interrupted after %d of %d questions", r->scores.n, n_mine(r));
     return status;
@@ -1030,11 +1035,6 @@ static int write_fit(const eval *r) {
     }
     free(fingerprints);
     return cli_output_close(&out, f != NULL) || !f;
-}
-
-/* The output is a file, with a place for a journal beside it; not stdout or a device. */
-static int has_place(const eval *r) {
-    return r->o->output && strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
 }
 
 static int open_journal(eval *r) {

@@ -111,11 +111,16 @@ static int predict(predict_options *o, const polar_model *model, const char *que
     polar_candidate c[POLAR_MAX_MENU];
     polar_picker *picker = NULL;
     polar_error e;
+    polar_model_info info;
     guide g;
     int32_t *tokens = NULL;
     int n, n_tokens, status = guide_open(&g, o->predictor, o->encoder, o->cpu);
     if (!status) status = find_tokens(o, model, &g, question, &tokens, &n_tokens);
     o->pick.encoder = g.encoder;
+    polar_model_get_info(model, &info);
+    if (!status && n_tokens > info.n_ctx_train)
+        status = cli_fail("the question with its prompt has %d tokens, the model was trained for %d", n_tokens,
+                          info.n_ctx_train);
     if (!status) o->pick.session.n_ctx = n_tokens;
     if (!status && (polar_picker_create(&picker, model, g.predictor, &o->pick, &e) ||
                     polar_picker_pick(picker, question, strlen(question), tokens, n_tokens, c, max, &n, &e)))

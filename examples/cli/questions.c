@@ -766,12 +766,21 @@ static int has_closed_box(const char *text) {
     return 0;
 }
 
+/* "(B) 30": the letter before an option's text decides, whatever the text says. The option, or -1 without a letter. */
+static int lettered_option(const cli_question *q, polar_span answer) {
+    char start[8] = "";
+    memcpy(start, answer.text, answer.length < sizeof start ? answer.length : sizeof start - 1);
+    for (int i = 0; i < q->n_options; i++)
+        if (label_length(start, i)) return i;
+    return -1;
+}
+
 int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, polar_stop stop, int *right,
               polar_span *answer) {
     const size_t n = strlen(response), box = strlen(BOX), before = p->prefilled ? box : 0;
     char *text = malloc(n + box + 1);
     polar_span found;
-    int status = 0;
+    int status = 0, letter;
     *right = 0;
     answer->text = response;
     answer->length = 0;
@@ -784,8 +793,11 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     if (found.length) {
         answer->text = response + (found.text - text >= (ptrdiff_t)before ? (size_t)(found.text - text) - before : 0);
         answer->length = found.length;
-        status = is_equal(q, found, q->answer, right);
-        if (!status && !*right && q->correct >= 0) status = is_equal(q, found, q->options[q->correct], right);
+        letter = q->correct >= 0 ? lettered_option(q, found) : -1;
+        if (letter >= 0) *right = letter == q->correct;
+        else status = is_equal(q, found, q->answer, right);
+        if (!status && !*right && letter < 0 && q->correct >= 0)
+            status = is_equal(q, found, q->options[q->correct], right);
     }
     free(text);
     return status;

@@ -9,6 +9,13 @@ typedef struct found {
     int *times;       /* (n_layer) */
 } found;
 
+/* Questions of one value of a field. */
+#define MAX_GROUPS 24
+typedef struct group {
+    char value[40];
+    int n, identity, any; /* questions, those that the identity and any program answer */
+} group;
+
 typedef struct search_page {
     FILE *f;
     const char *path;
@@ -18,6 +25,8 @@ typedef struct search_page {
     int by_length[POLAR_MAX_CALLS + 1];
     /* of shortest programs other than the identity */
     int n_edited, skipped[POLAR_MAX_LAYER], repeated[POLAR_MAX_LAYER];
+    group groups[SCORE_FIELDS][MAX_GROUPS];
+    int n_groups[SCORE_FIELDS]; /* more than MAX_GROUPS: too many for a table */
     found *programs; /* distinct ones */
     int n_distinct, capacity;
 } search_page;
@@ -60,6 +69,23 @@ static int count_program(search_page *g, const int *times, int calls) {
     return ++g->n_distinct;
 }
 
+/* Counts a question among those with the same task, level, ... */
+static void count_groups(search_page *g, const json *sample, int identity, int any) {
+    for (int field = 0; field < SCORE_FIELDS; field++) {
+        const json *v = json_get(json_get(sample, "sample_info"), score_field_names[field]);
+        group *list = g->groups[field];
+        int i = 0, *n = &g->n_groups[field];
+        if (!v) v = json_get(sample, score_field_names[field]);
+        if (!v || (v->type != JSON_STRING && v->type != JSON_NUMBER) || !v->length || *n > MAX_GROUPS) continue;
+        while (i < *n && strncmp(list[i].value, v->text, sizeof list->value - 1)) i++;
+        if (i == *n && ++*n > MAX_GROUPS) continue;
+        snprintf(list[i].value, sizeof list->value, "%s", v->text);
+        list[i].n++;
+        list[i].identity += identity;
+        list[i].any += any;
+    }
+}
+
 static int add_sample(search_page *g, const json *sample, const char *name) {
     const json *valid = json_get(sample, "final_valid_transitions"),
                *invalid = json_get(sample, "final_invalid_transitions");
@@ -77,6 +103,7 @@ static int add_sample(search_page *g, const json *sample, const char *name) {
         memcpy(best, times, sizeof best);
     }
     g->identity += right;
+    count_groups(g, sample, right, shortest > 0);
     if (!shortest) return 0;
     g->any++;
     g->corrected += !right;
@@ -201,6 +228,34 @@ static void put_found(const search_page *g) {
             g->n_distinct);
 }
 
+/* Numbers by size, before words by their letters. */
+static int by_value(const void *a, const void *b) {
+    const group *x = a, *y = b;
+    char *end_x, *end_y;
+    const double p = strtod(x->value, &end_x), q = strtod(y->value, &end_y);
+    if (*end_x || *end_y) return !*end_x == !*end_y ? strcmp(x->value, y->value) : *end_x ? 1 : -1;
+    return (p > q) - (p < q);
+}
+
+static void put_groups(search_page *g, int field) {
+    const int n = g->n_groups[field];
+    if (n < 2 || n > MAX_GROUPS) return;
+    qsort(g->groups[field], (size_t)n, sizeof(group), by_value);
+    fprintf(g->f,
+            "<figure><div class=\"wide\"><table><tr><th class=\"l\">%s</th><th>questions</th><th>identity</th>"
+            "<th>any program</th></tr>\n",
+            score_field_names[field]);
+    for (int i = 0; i < n; i++) {
+        const group *x = &g->groups[field][i];
+        fprintf(g->f, "<tr><td class=\"l\">");
+        page_text(g->f, x->value, 40);
+        fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td><td>%.1f %%</td></tr>\n", x->n, 100 * share(x->identity, x->n),
+                100 * share(x->any, x->n));
+    }
+    fprintf(g->f, "</table></div><figcaption>Questions with a right answer, by %s.</figcaption></figure>\n",
+            score_field_names[field]);
+}
+
 static void put_search_settings(const search_page *g) {
     static const char *const names[] = {"model", "questions", "settings", "menu", "version"};
     if (!g->document) return;
@@ -240,6 +295,7 @@ static int report_search(FILE *f, const char *path, json_document *header) {
         put_shortest(g);
         put_depth(g);
         put_found(g);
+        for (int i = 0; i < SCORE_FIELDS; i++) put_groups(g, i);
         fprintf(f, "</div>\n");
         put_search_settings(g);
         fprintf(f, "</section>\n");
