@@ -56,7 +56,6 @@
  * [pred]    polar_predictor_*, polar_menu_*, polar_decode: predictors, their files and networks
  * [pick]    polar_picker_*, polar_features_*: programs for a question; polar_vote, polar_cascade; polar_ask
  * [train]   polar_trainer_*, polar_menu_train: predictors from what a search found
- * [eval]    polar_eval_*: statistics and baselines
  *
  * WHERE NUMBERS COME FROM
  * [P] PoLar, arXiv 2606.06574, and its released code; [C] CoLa, arXiv 2507.07996, the study before it;
@@ -1173,20 +1172,6 @@ polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predict
 polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
 polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
 
-/* Chooses a menu of at most `size` programs: the identity, then again and again the one that adds most to what the
- * questions are worth, as far as their paths say. A question is worth 1 - price * cost of the cheapest program on the
- * menu that answers it, 0 if none does; with price 0 this counts the questions that are answered. Results that are not
- * known count as wrong, which favours programs that were tried often: after a search that tries other programs on each
- * question, estimate them, as examples/cli/menu.c does. `menu` has room for `size`; *n gets the number, less than size
- * where no program adds anything. */
-polar_status polar_menu_choose(const polar_train_question *questions, int n_questions, int n_layer, int size,
-                               double price, polar_program *menu, int *n, const polar_allocator *allocator,
-                               polar_error *error);
-/* What is known: results (n_questions, n_menu), each a polar_result_kind. The unknown ones are for the caller
- * to find out by running them. */
-void polar_menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
-                        uint8_t *results);
-
 #define POLAR_POOL_SUM 1  /* the sum over the tokens, which counts */
 #define POLAR_POOL_LAST 2 /* the last token */
 
@@ -1227,43 +1212,6 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
                               const polar_train_question *questions, int n_questions, const polar_program *menu,
                               int n_menu, const polar_menu_options *options, polar_menu_report *report,
                               polar_error *error);
-
-/* --- [eval] statistics and baselines --------------------------------------------------------------- */
-
-typedef struct polar_interval {
-    double low, high;
-} polar_interval;
-
-/* 95 % interval of an accuracy of which n_right of n were seen (Wilson's score interval, no continuity
- * correction). 0..1 if nothing is known. */
-polar_interval polar_eval_accuracy(int n_right, int n);
-
-/* Two methods on the same questions. */
-typedef struct polar_paired {
-    int both, corrected, broken, neither; /* right under both; wrong, then right; right, then wrong; under neither */
-} polar_paired;
-
-/* Exact two-sided McNemar test of "the second is as good as the first": the probability of counts as unequal or
- * more, if each of these questions were as likely to be corrected as to be broken. 1 without such questions. */
-double polar_eval_mcnemar(int corrected, int broken);
-/* 95 % interval of the second's accuracy minus the first's, which is (corrected - broken) / n: Newcombe's method
- * 10 for paired proportions. -1..1 without questions. */
-polar_interval polar_eval_difference(const polar_paired *counts);
-
-/* Block influence (ShortGPT, arXiv 2403.03853): for each of the model's layers 1 - the mean cosine between the
- * hidden states before and after it, over all positions of the prompts, under the identity. The options' n_ctx is
- * ignored. Costs one prefill of each prompt. */
-polar_status polar_eval_influence(const polar_model *model, const int32_t *const *prompts, const int *lengths,
-                                  int n_prompts, const polar_session_options *options, double *influence,
-                                  polar_error *error);
-/* The program of n_calls calls that skips the layers of least influence; the identity if n_calls >= n_layer. */
-polar_status polar_eval_skip(const double *influence, int n_layer, int n_calls, polar_program *program,
-                             polar_error *error);
-/* A program with the same edits at random places: its skipped and repeated segments and the layers that run once, in
- * random order. As long as the program; the identity stays what it is. Does not choose, so it shows what choosing
- * is worth. `out` may be `program`. */
-polar_status polar_eval_shuffle(const polar_program *program, uint64_t seed, polar_program *out, polar_error *error);
-
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
-/* Statistics against published examples and exact integers; baselines against their definitions. The commands eval and
+/* examples/cli/statistics.c: statistics against published examples and exact integers; baselines against their definitions. The commands eval and
  * report are tested in test_eval_cli.c. */
 #include "../polar.c"
+#include "../examples/cli/statistics.c"
 #include "test.h"
 #include "fixture.h"
 
@@ -21,13 +22,13 @@ TEST(accuracy) {
                  {1, 29, 0.00611321429276266, 0.17175521879320288},
                  {29, 29, 0.8830302015002592, 1}};
     for (int i = 0; i < COUNT(known); i++) {
-        const polar_interval x = polar_eval_accuracy(known[i].right, known[i].n);
-        const polar_interval y = polar_eval_accuracy(known[i].n - known[i].right, known[i].n);
+        const statistics_interval x = statistics_accuracy(known[i].right, known[i].n);
+        const statistics_interval y = statistics_accuracy(known[i].n - known[i].right, known[i].n);
         CHECK(near_to(x.low, known[i].low, 1e-14) && near_to(x.high, known[i].high, 1e-14));
         CHECK(near_to(y.low, 1 - x.high, 1e-15) && near_to(y.high, 1 - x.low, 1e-15));
     }
-    CHECK(polar_eval_accuracy(0, 0).low == 0 && polar_eval_accuracy(0, 0).high == 1);
-    CHECK(polar_eval_accuracy(3, 2).high == 1 && polar_eval_accuracy(-1, 2).low == 0);
+    CHECK(statistics_accuracy(0, 0).low == 0 && statistics_accuracy(0, 0).high == 1);
+    CHECK(statistics_accuracy(3, 2).high == 1 && statistics_accuracy(-1, 2).low == 0);
 }
 
 /* Sums of binomial coefficients in exact integers. */
@@ -47,18 +48,18 @@ TEST(mcnemar) {
                  {300, 10, 1.9342365111897645e-75},
                  {5000, 4700, 0.0023966033625776252}};
     for (int i = 0; i < COUNT(known); i++) {
-        const double p = polar_eval_mcnemar(known[i].corrected, known[i].broken);
+        const double p = statistics_mcnemar(known[i].corrected, known[i].broken);
         CHECK(near_to(p / known[i].p, 1, 1e-10));
-        CHECK(p == polar_eval_mcnemar(known[i].broken, known[i].corrected));
+        CHECK(p == statistics_mcnemar(known[i].broken, known[i].corrected));
     }
-    CHECK(polar_eval_mcnemar(1000000, 0) == 0 && near_to(polar_eval_mcnemar(1000000, 999999), 1, 1e-6));
+    CHECK(statistics_mcnemar(1000000, 0) == 0 && near_to(statistics_mcnemar(1000000, 999999), 1, 1e-6));
 }
 
 /* {59, 6, 16, 80}: Cavo 2012, {1, 1, 7, 12}: Bentur 2009, both in Fagerland, Lydersen, Laake, Statistical Analysis of
  * Contingency Tables, chapter 8, as -0.1186..-0.0046 and -0.507..-0.026. The others by the formula with 40 digits. */
 TEST(difference) {
     static const struct {
-        polar_paired counts;
+        statistics_paired counts;
         double low, high;
     } known[] = {{{59, 6, 16, 80}, -0.11862119563870993, -0.004625113933050055},
                  {{1, 1, 7, 12}, -0.506920226686141, -0.025559124164859795},
@@ -66,14 +67,14 @@ TEST(difference) {
                  {{0, 0, 0, 10}, -0.27753279986288926, 0.27753279986288926},
                  {{3000, 400, 150, 450}, 0.05119070136867005, 0.07388748237743568},
                  {{2, 5, 7, 1}, -0.5093714959534544, 0.29128546206471173}};
-    const polar_paired none = {0, 0, 0, 0};
+    const statistics_paired none = {0, 0, 0, 0};
     for (int i = 0; i < COUNT(known); i++) {
-        const polar_paired c = known[i].counts, swapped = {c.both, c.broken, c.corrected, c.neither};
-        const polar_interval x = polar_eval_difference(&c), y = polar_eval_difference(&swapped);
+        const statistics_paired c = known[i].counts, swapped = {c.both, c.broken, c.corrected, c.neither};
+        const statistics_interval x = statistics_difference(&c), y = statistics_difference(&swapped);
         CHECK(near_to(x.low, known[i].low, 1e-13) && near_to(x.high, known[i].high, 1e-13));
         CHECK(near_to(y.low, -x.high, 1e-15) && near_to(y.high, -x.low, 1e-15));
     }
-    CHECK(polar_eval_difference(&none).low == -1 && polar_eval_difference(&none).high == 1);
+    CHECK(statistics_difference(&none).low == -1 && statistics_difference(&none).high == 1);
 }
 
 /* Hidden states as the tap shows them, whole prompts at once, and the definition in long double. */
@@ -122,18 +123,18 @@ TEST(influence) {
         polar_session_free(session);
     }
     o = polar_session_defaults();
-    CHECK(!polar_eval_influence(m, prompts, lengths, 2, &o, found, &e));
+    CHECK(!statistics_influence(m, prompts, lengths, 2, &o, found, &e));
     for (int k = 0; k < FX_LAYERS; k++) CHECK(found[k] > 0 && near_to(found[k], expected[k], 1e-12));
     o.n_batch = 3;
     o.n_threads = 2;
-    CHECK(!polar_eval_influence(m, prompts, lengths, 2, &o, chunks, &e));
+    CHECK(!statistics_influence(m, prompts, lengths, 2, &o, chunks, &e));
     CHECK_BITS(found, chunks, FX_LAYERS);
     o.tap = keep_states; /* a layer that leaves nothing is not like its input, and its result goes on */
     o.tap_user = &s;
     s.zero = 1;
-    CHECK(!polar_eval_influence(m, prompts, lengths, 1, &o, found, &e));
+    CHECK(!statistics_influence(m, prompts, lengths, 1, &o, found, &e));
     CHECK(found[2] == 0 || found[2] == 1);
-    CHECK(polar_eval_influence(m, prompts, lengths, 0, NULL, found, &e) == POLAR_ARGUMENT);
+    CHECK(statistics_influence(m, prompts, lengths, 0, NULL, found, &e) == POLAR_ARGUMENT);
     CHECK_STR(e.message, "influence: no prompts");
     polar_model_close(m);
     free(f.data);
@@ -147,13 +148,13 @@ TEST(skip) {
         polar_program p;
         int path[POLAR_MAX_CALLS], length;
         char text[64] = "";
-        CHECK(!polar_eval_skip(influence, 6, n, &p, &e));
+        CHECK(!statistics_skip(influence, 6, n, &p, &e));
         length = polar_program_path(&p, path, 6);
         for (int i = 0; i < length; i++)
             snprintf(text + strlen(text), sizeof text - strlen(text), i ? " %d" : "%d", path[i]);
         CHECK_STR(text, expected[n - 1]);
     }
-    CHECK(polar_eval_skip(influence, 6, 0, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(statistics_skip(influence, 6, 0, NULL, &e) == POLAR_ARGUMENT);
 }
 
 /* The edits of a program, sorted, as text: skips and repeats by length and times. */
@@ -175,7 +176,7 @@ TEST(shuffle) {
     CHECK(!polar_program_parse(&p, 12, "2-3x0 5-7x2 8x3 11x0", &e));
     edits(&p, before, sizeof before);
     for (uint64_t seed = 0; seed < 2000; seed++) {
-        CHECK(!polar_eval_shuffle(&p, seed, &q, &e) && !polar_program_validate(&q, 12, &e));
+        CHECK(!statistics_shuffle(&p, seed, &q, &e) && !polar_program_validate(&q, 12, &e));
         edits(&q, after, sizeof after);
         CHECK_STR(after, before);
         CHECK(polar_program_length(&q) == polar_program_length(&p));
@@ -185,10 +186,10 @@ TEST(shuffle) {
     /* 9 pieces in random order: the single skipped one is first in 1/9 of the cases, so is the double one */
     CHECK(near_to(skipped[0] / 2000.0, 2.0 / 9, 0.04) && near_to(skipped[11] / 2000.0, 2.0 / 9, 0.04));
     for (int i = 0; i < 12; i++) CHECK(skipped[i] > 300);
-    CHECK(!polar_eval_shuffle(&identity, 1, &q, &e) && polar_program_equal(&q, &identity));
-    CHECK(!polar_eval_shuffle(&p, 5, &q, &e) && !polar_eval_shuffle(&p, 5, &p, &e) && polar_program_equal(&p, &q));
+    CHECK(!statistics_shuffle(&identity, 1, &q, &e) && polar_program_equal(&q, &identity));
+    CHECK(!statistics_shuffle(&p, 5, &q, &e) && !statistics_shuffle(&p, 5, &p, &e) && polar_program_equal(&p, &q));
     p.n_segments = 0;
-    CHECK(polar_eval_shuffle(&p, 5, &q, &e) != POLAR_OK);
+    CHECK(statistics_shuffle(&p, 5, &q, &e) != POLAR_OK);
 }
 
 static const test_case tests[] = {

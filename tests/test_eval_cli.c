@@ -2,6 +2,7 @@
  * questions; what the files say is computed again from their records. POLAR_COMMAND names another binary. */
 #include "../polar.c"
 #include "../examples/cli/json.c"
+#include "../examples/cli/statistics.c"
 #include "test.h"
 #include "command.h"
 #include "fixture.h"
@@ -328,11 +329,11 @@ static void check_file(const char *path) {
     }
     for (int i = 0; i < n_methods && i < 48; i++) {
         const json *m = item(summary, (size_t)i);
-        const polar_interval interval = polar_eval_accuracy(sums[i].right, N_QUESTIONS);
+        const statistics_interval interval = statistics_accuracy(sums[i].right, N_QUESTIONS);
         CHECK(number(m, "right") == sums[i].right && number(m, "corrected") == sums[i].corrected &&
               number(m, "broken") == sums[i].broken);
         CHECK(number(m, "calls_per_token") == sums[i].calls / sums[i].positions);
-        CHECK(number(m, "p") == polar_eval_mcnemar(sums[i].corrected, sums[i].broken));
+        CHECK(number(m, "p") == statistics_mcnemar(sums[i].corrected, sums[i].broken));
         CHECK(element(json_get(m, "interval"), 0) == interval.low &&
               element(json_get(m, "interval"), 1) == interval.high);
     }

@@ -1,5 +1,5 @@
 /* polar eval: what a predictor brings on questions it has not seen, beside what anybody would try without it. Every
- * number comes from running the model. Shows polar_many, polar_picker and the statistics of polar.h. */
+ * number comes from running the model. Shows polar_many, polar_picker and the statistics of statistics.h. */
 #include "eval.h"
 
 typedef enum eval_kind {
@@ -146,7 +146,7 @@ static int add_wanted(eval *r) {
         polar_error e;
         if (n < 1 || n >= r->info.n_layer)
             return cli_usage("--skip %s: expected 1..%d layers", r->o->skips.items[i], r->info.n_layer - 1);
-        if (polar_eval_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e))
+        if (statistics_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e))
             return cli_fail("%s", e.message);
         snprintf(name, sizeof name, "skip %d", n);
         add_program(r, name, &p, "layers of least influence skipped");
@@ -271,9 +271,9 @@ static int program_of(const eval *r, const cli_question *q, const eval_method *m
         *p = r->menu[pick];
     } else if (w->n_decoded) *p = w->decoded[0].program;
     else *p = polar_program_identity(r->info.n_layer);
-    if (m->kind == EVAL_RANDOM) return !polar_eval_shuffle(p, seed_of(r, q->text), p, &e);
+    if (m->kind == EVAL_RANDOM) return !statistics_shuffle(p, seed_of(r, q->text), p, &e);
     if (m->kind == EVAL_INFLUENCE)
-        return !polar_eval_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
+        return !statistics_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
     return 1;
 }
 
@@ -878,7 +878,7 @@ static int measure_influence(eval *r) {
         status = cli_prompt_tokens(r->model, &r->e.prompt.how, r->questions.items[n].text, &prompts[n], &lengths[n]);
         n++;
     }
-    if (!status && polar_eval_influence(r->model, (const int32_t *const *)prompts, lengths, n, &so, r->influence, &e))
+    if (!status && statistics_influence(r->model, (const int32_t *const *)prompts, lengths, n, &so, r->influence, &e))
         status = cli_fail("%s", e.message);
     for (int i = 0; i < n; i++) free(prompts[i]);
     r->has_influence = !status;

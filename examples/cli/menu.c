@@ -5,8 +5,7 @@
  * question's other results tell it, and programs are added greedily: next is the one that most raises the expected
  * number of questions with a right answer on the menu. Programs of any length, of at most the identity's, of at most
  * three quarters and of at most half of it take turns, each against those chosen under its own limit: a menu is to
- * offer something at every price. (polar_menu_choose of the library is for the next step, when all results of a menu
- * are known and a price says which programs are worth their place.) */
+ * offer something at every price. */
 #include "menu.h"
 #include "samples.h"
 
@@ -73,7 +72,7 @@ static int grow_table(chooser *c) {
     return 1;
 }
 
-static int add_result(chooser *c, const trial *t, int question) {
+static int add_result(chooser *c, const int *path, int n, int valid, int question) {
     void *programs = c->programs, *results = c->results;
     int *slot, ok = grow_table(c) && grow(&programs, c->n_programs, &c->capacity_programs, sizeof *c->programs) &&
                     grow(&results, c->n_results, &c->capacity_results, sizeof *c->results);
@@ -81,23 +80,23 @@ static int add_result(chooser *c, const trial *t, int question) {
     c->programs = programs;
     c->results = results;
     if (!ok) return 0;
-    slot = find_slot(c, t->path, t->n);
+    slot = find_slot(c, path, n);
     if (!*slot) {
         p = &c->programs[c->n_programs];
         memset(p, 0, sizeof *p);
-        if (!(p->path = malloc(((size_t)t->n + 1) * sizeof *p->path))) return 0;
-        memcpy(p->path, t->path, (size_t)t->n * sizeof *p->path);
-        p->n = t->n;
+        if (!(p->path = malloc(((size_t)n + 1) * sizeof *p->path))) return 0;
+        memcpy(p->path, path, (size_t)n * sizeof *p->path);
+        p->n = n;
         p->first = -1;
         *slot = ++c->n_programs;
     }
     p = &c->programs[*slot - 1];
     c->results[c->n_results].question = question;
-    c->results[c->n_results].valid = t->reward > 0;
+    c->results[c->n_results].valid = valid;
     c->results[c->n_results].next = p->first;
     p->first = c->n_results++;
     p->n_tried++;
-    p->n_valid += t->reward > 0;
+    p->n_valid += valid;
     return 1;
 }
 
@@ -114,7 +113,7 @@ static int collect(chooser *c, const char *file, const cli_questions *questions)
         if (at < questions->items[q].place) continue; /* its question was left out */
         if (!trials_read(&t, sample)) status = cli_fail("%s:%d: a path is no list of layers", file, samples.line);
         for (int i = 0; i < t.n && !status; i++) {
-            if (!add_result(c, &t.items[i], q)) status = cli_fail("out of memory");
+            if (!add_result(c, t.items[i].path, t.items[i].n, t.items[i].reward > 0, q)) status = cli_fail("out of memory");
             right += t.items[i].reward > 0;
         }
         c->odds[q++] = (right + 1.0) / (t.n - right + 1.0);
@@ -255,9 +254,31 @@ static void free_chooser(chooser *c) {
     free(c->known);
 }
 
-int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions) {
+/* The same from what training reads. */
+static int collect_paths(chooser *c, const polar_train_question *questions) {
+    double tried = 4, valid = 2;
+    for (int q = 0; q < c->n_questions; q++) {
+        int right = 0, n = 0;
+        for (int i = 0; i < questions[q].n_paths; i++) {
+            const polar_train_path *p = &questions[q].paths[i];
+            const int is_right = p->result == POLAR_RESULT_VALID;
+            if (p->result == POLAR_RESULT_UNKNOWN) continue;
+            if (!add_result(c, p->path, p->length, is_right, q)) return cli_fail("out of memory");
+            right += is_right;
+            n++;
+        }
+        c->odds[q] = (right + 1.0) / (n - right + 1.0);
+        tried += n;
+        valid += right;
+    }
+    c->mean = valid / tried;
+    return 0;
+}
+
+/* From a file with its questions, or from the paths of n_questions. */
+static int choose_menu(menu *m, int size, int n_layer, const char *file, const cli_questions *questions,
+                       const polar_train_question *paths, int n_questions) {
     chooser c;
-    const int n_questions = questions->n;
     const size_t bytes = (size_t)n_questions * sizeof(double);
     int status;
     memset(&c, 0, sizeof c);
@@ -271,10 +292,18 @@ int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_ques
         c.known[q] = -1;
         for (int i = 0; i < N_LIMITS; i++) c.miss[i][q] = 1;
     }
-    if (!status) status = collect(&c, file, questions);
+    if (!status) status = file ? collect(&c, file, questions) : collect_paths(&c, paths);
     if (!status) status = choose_from(&c, m, size);
     free_chooser(&c);
     return status;
+}
+
+int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions) {
+    return choose_menu(m, size, n_layer, file, questions, NULL, questions->n);
+}
+
+int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions) {
+    return choose_menu(m, size, n_layer, NULL, NULL, questions, n_questions);
 }
 
 int menu_add(menu *m, const char *text) {

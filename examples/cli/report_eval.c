@@ -383,7 +383,7 @@ static void put_coverage(const eval_page *g) {
     page_plot_x_ticks(&p, ticks, n, "%g");
     page_plot_line(&p, x, y, s->n_menu, "oracle");
     for (int k = 0; k < s->n_menu && k < POLAR_MAX_MENU; k++) {
-        const polar_interval i = polar_eval_accuracy((int)(y[k] * s->n + 0.5), s->n);
+        const statistics_interval i = statistics_accuracy((int)(y[k] * s->n + 0.5), s->n);
         page_plot_point(&p, x[k], y[k], i.low, i.high, "oracle", "", 1);
     }
     page_plot_end(&p);
@@ -421,7 +421,7 @@ static void put_calibration(const eval_page *g) {
     page_plot_line(&p, x, y, k, "pick");
     k = 0;
     for (int i = 0; i < CALIBRATION_BINS; i++) {
-        const polar_interval interval = polar_eval_accuracy(right[i], n[i]);
+        const statistics_interval interval = statistics_accuracy(right[i], n[i]);
         if (!n[i]) continue;
         page_plot_point(&p, x[k], y[k], interval.low, interval.high, "pick", "", 0);
         k++;

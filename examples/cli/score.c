@@ -255,11 +255,11 @@ score_figures scores_figures(const scores *s, int method, const score_bin *bin) 
         ++*(before ? r->right ? &f.paired.both : &f.paired.broken
                    : r->right ? &f.paired.corrected : &f.paired.neither);
     }
-    f.accuracy = polar_eval_accuracy(f.right, f.n);
+    f.accuracy = statistics_accuracy(f.right, f.n);
     f.calls = positions > 0 ? calls / positions : 0;
     f.cost = f.calls / s->n_layer;
-    f.p = polar_eval_mcnemar(f.paired.corrected, f.paired.broken);
-    f.difference = polar_eval_difference(&f.paired);
+    f.p = statistics_mcnemar(f.paired.corrected, f.paired.broken);
+    f.difference = statistics_difference(&f.paired);
     f.seconds = f.n_timed ? seconds / f.n_timed : -1;
     return f;
 }
@@ -585,7 +585,7 @@ int score_fit_read(score_fit *fit, const json *v, const char *name) {
 
 /* --- the summary -------------------------------------------------------------------------------------------- */
 
-static void put_interval(FILE *f, const char *name, polar_interval x) {
+static void put_interval(FILE *f, const char *name, statistics_interval x) {
     fprintf(f, ",\"%s\":[", name);
     json_put_double(f, x.low);
     fputc(',', f);

@@ -19,6 +19,7 @@
 #define SCORE_H
 
 #include "cli.h"
+#include "statistics.h"
 
 #define SCORE_METHODS 48
 #define SCORE_POINTS 4
@@ -89,12 +90,12 @@ int scores_read(scores *s, const char *path, json_document **header);
 /* The figures of a method. */
 typedef struct score_figures {
     int n, right;
-    polar_interval accuracy;
+    statistics_interval accuracy;
     double calls;      /* layer calls per token of the answer */
     double cost;       /* calls over layers */
-    polar_paired paired; /* against the identity, which is method 0 */
+    statistics_paired paired; /* against the identity, which is method 0 */
     double p;          /* exact McNemar */
-    polar_interval difference;
+    statistics_interval difference;
     double seconds;    /* per question, of those that were timed; < 0: none were */
     int n_timed;
 } score_figures;

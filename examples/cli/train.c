@@ -1,4 +1,5 @@
 /* polar train: a predictor from what a search found. Shows polar_features, polar_trainer and polar_menu_train. */
+#include "menu.h"
 #include "samples.h"
 
 #include <limits.h>
@@ -343,18 +344,25 @@ static int train_paper(run *r) {
 
 /* --- the menu --------------------------------------------------------------------------------------------- */
 
+/* The programs that cover most of what the search found, for questions on which different ones were tried. */
+static int cover_questions(run *r) {
+    struct menu m;
+    int status = menu_choose_for(&m, r->o->menu_size, r->data, r->info.n_layer, r->n);
+    for (int i = 1; i < m.n && !status; i++)
+        if (!polar_program_from_path(&r->programs[r->n_programs], r->info.n_layer, m.entries[i].path, m.entries[i].n,
+                                     r->info.n_layer, POLAR_MAX_CALLS, NULL))
+            r->n_programs++;
+    menu_free(&m);
+    return status;
+}
+
 /* The programs that the search ran on every question, or else those that cover most of what it found. */
 static int choose_menu(run *r) {
     const json *menu = json_get(header_of(r), "menu");
     polar_error e;
     r->programs[0] = polar_program_identity(r->info.n_layer);
     r->n_programs = 1;
-    if (!menu || menu->type != JSON_ARRAY) {
-        if (polar_menu_choose(r->data, r->n, r->info.n_layer, r->o->menu_size, r->o->price, r->programs, &r->n_programs,
-                              NULL, &e))
-            return cli_fail("%s", e.message);
-        return 0;
-    }
+    if (!menu || menu->type != JSON_ARRAY) return cover_questions(r);
     for (const json *v = menu->child; v; v = v->next) {
         polar_program *p = &r->programs[r->n_programs];
         if (v->type != JSON_STRING || polar_program_parse(p, r->info.n_layer, v->text, &e))

@@ -1,0 +1,230 @@
+/* Statistics and baselines, as statistics.h says. */
+#include "statistics.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef MIN
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#endif
+
+#ifdef __GNUC__
+static polar_status statistics_fail(polar_error *e, polar_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+#endif
+
+static polar_status statistics_fail(polar_error *e, polar_status status, const char *format, ...) {
+    va_list arguments;
+    if (!e) return status;
+    e->status = status;
+    va_start(arguments, format);
+    vsnprintf(e->message, sizeof e->message, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+/* A product that no compiler contracts with a sum. */
+static double statistics_product(double a, double b) {
+    volatile double p = a * b;
+    return p;
+}
+
+static uint64_t statistics_random(uint64_t *state) { /* splitmix64 */
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+/* --- intervals and tests -------------------------------------------------------------- */
+
+#define STATISTICS_Z 1.959963984540054 /* 97.5 % of a standard normal variable are below */
+
+/* The p for which |k/n - p| <= z sqrt(p (1 - p) / n): with r = k/n and q = z^2/n
+ * (r + q/2 -+ sqrt(q r (1 - r) + q^2/4)) / (1 + q). */
+statistics_interval statistics_accuracy(int n_right, int n) {
+    statistics_interval i = {0, 1};
+    const double r = n > 0 ? (double)n_right / n : 0, q = statistics_product(STATISTICS_Z, STATISTICS_Z) / MAX(n, 1);
+    const double half = sqrt(statistics_product(q, statistics_product(r, 1 - r)) + statistics_product(q, q) / 4);
+    if (n < 1 || n_right < 0 || n_right > n) return i;
+    if (n_right > 0) i.low = MAX((r + q / 2 - half) / (1 + q), 0);
+    if (n_right < n) i.high = MIN((r + q / 2 + half) / (1 + q), 1);
+    return i;
+}
+
+/* Under the hypothesis each of the n = corrected + broken questions falls on either side with probability 1/2:
+ * p = 2 sum_{i <= m} C(n, i) 2^-n, where m is the smaller count. The largest term as a product with its exponent
+ * apart, the others by C(n, i-1) = C(n, i) i / (n - i + 1). */
+double statistics_mcnemar(int corrected, int broken) {
+    const int m = MIN(corrected, broken);
+    const double n = (double)corrected + broken;
+    double sum = 0, term = 1;
+    int64_t exponent = -((int64_t)corrected + broken);
+    if (m < 0 || n < 1 || corrected == broken) return 1;
+    for (int i = 1; i <= m; i++) {
+        int e;
+        term = frexp(statistics_product(term, (n - m + i) / i), &e);
+        exponent += e;
+    }
+    if (exponent < -1000) return 0;
+    term = ldexp(term, (int)exponent);
+    for (int i = m; i >= 0 && term > 0; i--) {
+        sum += term;
+        if (term < statistics_product(sum, 1e-18)) break;
+        term = statistics_product(term, i / (n - i + 1));
+    }
+    return MIN(2 * sum, 1);
+}
+
+/* Newcombe 1998 (Statistics in Medicine 17, 2635), method 10: the Wilson intervals of the two accuracies p
+ * (second) and r (first), put together as sqrt(u^2 - 2 phi u v + v^2) of their arms u and v, where phi is the
+ * correlation of the two, with a continuity correction if it is positive. */
+static double statistics_arm(double u, double v, double phi) {
+    const double cross = statistics_product(statistics_product(2 * phi, u), v);
+    return sqrt(MAX(statistics_product(u, u) - cross + statistics_product(v, v), 0));
+}
+
+statistics_interval statistics_difference(const statistics_paired *x) {
+    const double a = x->both, b = x->corrected, c = x->broken, d = x->neither, n = a + b + c + d;
+    const double scale = statistics_product(statistics_product(a + b, c + d), statistics_product(a + c, b + d));
+    double determinant = statistics_product(a, d) - statistics_product(b, c), p, r, phi = 0;
+    statistics_interval second, first, i = {-1, 1};
+    if (x->both < 0 || x->corrected < 0 || x->broken < 0 || x->neither < 0 || n < 1 || n > INT_MAX) return i;
+    second = statistics_accuracy(x->both + x->corrected, (int)n);
+    first = statistics_accuracy(x->both + x->broken, (int)n);
+    p = (a + b) / n;
+    r = (a + c) / n;
+    if (determinant > 0) determinant = MAX(determinant - n / 2, 0);
+    if (scale > 0) phi = determinant / sqrt(scale);
+    i.low = (b - c) / n - statistics_arm(p - second.low, first.high - r, phi);
+    i.high = (b - c) / n + statistics_arm(second.high - p, r - first.low, phi);
+    return i;
+}
+
+/* --- baselines ------------------------------------------------------------------------ */
+
+/* Adds 1 - cos(x, y), where a vector of zeros is like itself and unlike all others. */
+static double statistics_change(const float *x, const float *y, int n) {
+    double xx = 0, yy = 0, xy = 0;
+    for (int i = 0; i < n; i++) {
+        xx += statistics_product((double)x[i], (double)x[i]);
+        yy += statistics_product((double)y[i], (double)y[i]);
+        xy += statistics_product((double)x[i], (double)y[i]);
+    }
+    if (xx == 0 || yy == 0) return xx != yy;
+    return 1 - xy / statistics_product(sqrt(xx), sqrt(yy));
+}
+
+typedef struct statistics_tap {
+    float *before; /* (n_batch, n_embd) hidden states ahead of the layer */
+    double *influence;
+    polar_tap tap; /* the caller's */
+    void *user;
+} statistics_tap;
+
+static int statistics_on_call(void *user, const polar_tap_info *info) {
+    statistics_tap *t = user;
+    const size_t row = (size_t)info->n_embd;
+    for (int i = 0; i < info->n_rows && info->layer >= 0; i++)
+        t->influence[info->layer] +=
+            statistics_change(t->before + (size_t)i * row, info->hidden + (size_t)i * row, info->n_embd);
+    if (t->tap && t->tap(t->user, info)) return 1;
+    memcpy(t->before, info->hidden, (size_t)info->n_rows * row * sizeof *t->before);
+    return 0;
+}
+
+polar_status statistics_influence(const polar_model *model, const int32_t *const *prompts, const int *lengths,
+                                  int n_prompts, const polar_session_options *options, double *influence,
+                                  polar_error *error) {
+    polar_session_options o = options ? *options : polar_session_defaults();
+    polar_session *session = NULL;
+    polar_model_info info;
+    polar_status status;
+    statistics_tap tap = {NULL, influence, o.tap, o.tap_user};
+    double n_positions = 0;
+    if (!model || !prompts || !lengths || !influence || n_prompts < 1)
+        return statistics_fail(error, POLAR_ARGUMENT, "influence: no prompts");
+    polar_model_get_info(model, &info);
+    for (int i = 0; i < n_prompts; i++) {
+        if (!prompts[i] || lengths[i] < 1)
+            return statistics_fail(error, POLAR_ARGUMENT, "influence: prompt %d is empty", i);
+        o.n_ctx = i && o.n_ctx > lengths[i] ? o.n_ctx : lengths[i];
+    }
+    if (!o.n_batch) o.n_batch = 128;
+    if (o.n_batch > o.n_ctx) o.n_batch = o.n_ctx;
+    o.tap = statistics_on_call;
+    o.tap_user = &tap;
+    if (o.n_batch < 1) return statistics_fail(error, POLAR_ARGUMENT, "influence: n_batch is %d", o.n_batch);
+    tap.before = calloc((size_t)o.n_batch, (size_t)info.n_embd * sizeof *tap.before);
+    if (!tap.before) return statistics_fail(error, POLAR_MEMORY, "influence: out of memory");
+    for (int i = 0; i < info.n_layer; i++) influence[i] = 0;
+    status = polar_session_create(&session, model, NULL, &o, error);
+    for (int i = 0; i < n_prompts && !status; i++) {
+        status = polar_session_truncate(session, 0, error);
+        if (!status) status = polar_session_eval(session, prompts[i], lengths[i], error);
+        n_positions += lengths[i];
+    }
+    for (int i = 0; i < info.n_layer; i++) influence[i] /= n_positions > 1 ? n_positions : 1;
+    polar_session_free(session);
+    free(tap.before);
+    return status;
+}
+
+polar_status statistics_skip(const double *influence, int n_layer, int n_calls, polar_program *program,
+                             polar_error *error) {
+    int path[POLAR_MAX_LAYER], skipped[POLAR_MAX_LAYER] = {0}, n = 0;
+    if (!influence || !program || n_layer < 1 || n_layer > POLAR_MAX_LAYER || n_calls < 1)
+        return statistics_fail(error, POLAR_ARGUMENT, "skip: %d of %d layers: expected 1.. of 1..%d", n_calls, n_layer,
+                    POLAR_MAX_LAYER);
+    for (int k = n_layer; k > n_calls; k--) {
+        int least = -1;
+        for (int i = 0; i < n_layer; i++)
+            if (!skipped[i] && (least < 0 || influence[i] < influence[least])) least = i;
+        skipped[least] = 1;
+    }
+    for (int i = 0; i < n_layer; i++)
+        if (!skipped[i]) path[n++] = i;
+    return polar_program_from_path(program, n_layer, path, n, n_layer, 1, error);
+}
+
+/* The pieces are the skipped and repeated segments, and each other layer by itself; shuffled by Fisher and Yates. */
+polar_status statistics_shuffle(const polar_program *program, uint64_t seed, polar_program *out, polar_error *error) {
+    polar_segment pieces[POLAR_MAX_LAYER];
+    polar_program p = {0};
+    polar_status status;
+    int n = 0, start = 0;
+    if (!program || !out) return statistics_fail(error, POLAR_ARGUMENT, "shuffle: no program");
+    if ((status = polar_program_validate(program, program->n_layer, error))) return status;
+    for (int i = 0; i < program->n_segments; i++) {
+        const polar_segment s = program->segments[i];
+        const int kept = s.times == 1;
+        for (int k = 0; k < (kept ? s.length : 1); k++) {
+            pieces[n] = s;
+            if (kept) pieces[n].length = 1;
+            n++;
+        }
+    }
+    for (int i = n - 1; i > 0; i--) {
+        const int k = (int)((statistics_random(&seed) >> 32) * (uint64_t)(i + 1) >> 32);
+        const polar_segment s = pieces[i];
+        pieces[i] = pieces[k];
+        pieces[k] = s;
+    }
+    p.n_layer = program->n_layer;
+    for (int i = 0; i < n; i++) {
+        polar_segment *last = p.n_segments ? &p.segments[p.n_segments - 1] : NULL;
+        if (last && last->times == 1 && pieces[i].times == 1) last->length++; /* one segment for layers that run once */
+        else {
+            p.segments[p.n_segments] = pieces[i];
+            p.segments[p.n_segments++].start = (int16_t)start;
+        }
+        start += pieces[i].length;
+    }
+    *out = p;
+    return POLAR_OK;
+}
