@@ -7811,15 +7811,18 @@ typedef struct engine {
     uint8_t *scratch;       /* (workers, KERN_SCRATCH) */
 } engine;
 
+/* Products that run in one go: q, k and v, or gate and up of every expert. */
 static int engine_max_products(const polar_model *m) {
     return MAX(3, 2 * m->n_expert);
 }
 
+/* Floats of a row in `gate`: of the dense or shared feed-forward part, or of all experts that the row goes to. */
 static size_t engine_max_ff(const polar_model *m) {
     const size_t entries = size_of((size_t)m->n_expert_used, (size_t)m->n_ff_exp);
     return m->arch->experts ? MAX((size_t)m->n_ff_shexp, entries) : (size_t)m->n_ff;
 }
 
+/* Room for rows of n numbers quantized in blocks. */
 static void blocks_place(act_blocks *b, layout *l, size_t rows, size_t n, int block) {
     b->q8 = layout_place(l, rows, n);
     b->q16 = layout_place(l, rows, size_of(n, sizeof(int16_t)));
@@ -7896,6 +7899,7 @@ typedef struct product_work {
     int n, tile;
 } product_work;
 
+/* Tiles are counted through all products of the work: task `index` finds its own. */
 static void product_task(void *context, int index, int worker) {
     const product_work *w = context;
     for (int i = 0; i < w->n; i++) {
@@ -7927,6 +7931,7 @@ static product product_of(const matrix *m, const activations *a, int n_rows, flo
     return p;
 }
 
+/* y = rows of a times m transposed, by itself. */
 static void product_run(const engine *e, const matrix *m, const activations *a, int n_rows, float *y) {
     const product p = product_of(m, a, n_rows, y);
     products_run(e, &p, 1);
@@ -7935,6 +7940,7 @@ static void product_run(const engine *e, const matrix *m, const activations *a, 
 /* Which blocks the products with some matrices want their other factor quantized in: a sum of these. */
 enum { FORM_32 = 1, FORM_256 = 2 };
 
+/* 0 for floats, which are multiplied as they are. */
 static int form_of(const matrix *m) {
     const quant_type *t = &quant_types[m->type];
     return !t->unpack ? 0 : t->block == 32 ? FORM_32 : FORM_256;
@@ -7999,6 +8005,7 @@ static void vec_divide(float *x, float y, int n) {
 
 /* --- RMS norm and residual --- */
 
+/* Row r of call_norm and call_add_norm. */
 static void norm_task(void *context, int r, int worker) {
     const step *w = context;
     const engine *e = w->e;
@@ -8025,6 +8032,7 @@ static void call_add_norm(engine *e, float *hidden, int n_rows, const float *nor
 
 /* --- queries, keys, values; rope --- */
 
+/* y += bias, unless there is none. */
 static void bias_add(float *y, const float *bias, int n) {
     for (int i = 0; bias && i < n; i++) y[i] += bias[i];
 }
@@ -8047,6 +8055,7 @@ static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int
     }
 }
 
+/* Row r of call_qkv, behind the products. */
 static void qkv_task(void *context, int r, int worker) {
     const step *w = context;
     const engine *e = w->e;
@@ -8089,6 +8098,7 @@ typedef struct attention {
     size_t stride; /* of the scores of a query */
 } attention;
 
+/* Where the keys or values of a head begin in a span: (capacity, head_dim) numbers. */
 static const uint8_t *span_head(const uint8_t *slot, const kv_span *s, size_t kv_at) {
     return slot + kv_at * (size_t)s->capacity;
 }
@@ -8235,6 +8245,7 @@ static void feed_forward(engine *e, const matrix *gate, const matrix *up, const 
 
 /* --- mixture of experts --- */
 
+/* The matrix of one expert: experts lie one behind the other. */
 static matrix matrix_expert(const matrix *m, int expert) {
     matrix x = *m;
     x.data += (size_t)expert * (size_t)m->rows * m->row_bytes;
@@ -8385,6 +8396,10 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
  *
  * A session is one block of memory: the slots of keys and values (one per call of the path), the work space of
  * the calls, tokens and logits. An evaluation either takes all its tokens or leaves the session as it was.
+ *
+ * Start reading at session_pass: it takes positions side by side through all calls of the path. In call j a position
+ * attends to what call j left for the positions before it, so that running tokens one by one gives what running them
+ * all at once would give. session_append cuts tokens into passes; what is public stands around these two.
  * Uses: [err] [mem] [thread] [model] [prog] [call].
  * ====================================================================================== */
 
@@ -8464,6 +8479,8 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
     return 1;
 }
 
+/* Measures or places everything that a session holds. Shared mode may see the entries of all calls of a layer at once,
+ * so it needs that many scores. */
 static void session_place(polar_session *s, layout *l) {
     const polar_session_options *o = &s->options;
     const polar_model *m = s->model;
@@ -8507,6 +8524,7 @@ static int session_measure(polar_session *s, const polar_model *model, int n_pat
     return s->block_bytes != 0;
 }
 
+/* The path of a program, of the identity for NULL. */
 static polar_status session_path_of(const polar_model *m, const polar_program *program, int *path, int *n,
                                     polar_error *e) {
     const polar_program identity = polar_program_identity(m->n_layer);
@@ -8517,6 +8535,7 @@ static polar_status session_path_of(const polar_model *m, const polar_program *p
     return POLAR_OK;
 }
 
+/* The session itself, its block, and the threads' pool. */
 size_t polar_session_bytes(const polar_model *model, const polar_program *program,
                            const polar_session_options *options) {
     polar_session s;
@@ -8569,6 +8588,7 @@ failed:
     return local.status;
 }
 
+/* No tokens, no logits, and no generation that could go on. */
 static void session_empty(polar_session *s) {
     s->n_past = s->n_prompt = s->n_kept = s->rest.goes_on = 0;
     s->rest.token = -1;
@@ -8627,6 +8647,7 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
     return n;
 }
 
+/* Shows the caller the hidden states of positions at .. at+n-1 behind a call of the path, -1: in front of the first. */
 static polar_status session_tap(polar_session *s, int call, int at, int n, polar_error *e) {
     const polar_tap_info info = {call < 0 ? -1 : s->path[call], call, s->n_path, at, n, s->model->n_embd,
                                  s->engine.hidden};
@@ -8642,10 +8663,13 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
     const int n_rot = s->model->n_rot, first = at < s->n_ahead ? s->ahead_layers : 0;
     const size_t width = (size_t)s->model->n_embd;
     polar_status status;
+    /* the angles of each position, the same in all calls */
     for (int r = 0; r < n; r++) rope_angles(s->model, at + r, g->cs + (size_t)r * (size_t)n_rot);
+    /* hidden = what the peek left, or the embeddings */
     if (first) memcpy(g->hidden, s->ahead + (size_t)at * width, (size_t)n * width * sizeof *g->hidden);
     else engine_embed(g, s->tokens + at, n);
     if (!first && (status = session_tap(s, -1, at, n, e))) return status;
+    /* each call of the path: rows write into the slot of the call, and see what session_visible says */
     for (int c = first; c < s->n_path; c++) {
         uint8_t *slot = s->kv + 2 * (size_t)c * s->slot_bytes;
         const int from = c + 1 == s->n_path && !s->options.tap ? n - keep : 0;
@@ -8663,13 +8687,15 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
     return POLAR_OK;
 }
 
+/* 1 if no number is infinite or NaN: their exponents, all ones, are the largest. */
 static int session_finite(const float *x, int n) {
     uint32_t worst = 0;
     for (int i = 0; i < n; i++) worst = MAX(worst, f32_bits(x[i]) & 0x7fffffff);
     return worst < 0x7f800000;
 }
 
-/* Shared mode has calls look at what later calls left for earlier positions: after the prompt, one token a pass. */
+/* How many of `left` positions from `at` on can go through the path side by side. Shared mode has calls look at what
+ * later calls left for earlier positions: after the prompt, one token a pass. */
 static int session_step(const polar_session *s, int at, int left) {
     const int prompt_left = s->n_prompt - at;
     if (at < s->n_ahead) left = MIN(left, s->n_ahead - at);
@@ -8701,7 +8727,8 @@ static void session_forget_ahead(polar_session *s, const int32_t *tokens, int at
         if (tokens[i] != s->ahead_tokens[at + i]) s->n_ahead = at + i;
 }
 
-/* Logits are lost by a failure only where new ones have taken their place. */
+/* Runs n tokens behind those that are held, pass by pass, and keeps the logits of the last `want`. Tokens count as held
+ * only when all were run. Logits are lost by a failure only where new ones have taken their place. */
 static polar_status session_append(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
     const int vocab = s->model->n_vocab, want = MIN(n, s->options.n_logits), old_prompt = s->n_prompt;
     polar_status status;
@@ -8992,9 +9019,11 @@ polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, 
  * [gen] Sampling and generation
  *
  * The same seed gives the same text everywhere. Text leaves in whole characters, and never a part of a stop
- * string. Uses: [err] [num] [kern] [tok] [model] [session].
+ * string. Start reading at gen_run: it draws a token, gives its text to gen_add, and evaluates it when the next one is
+ * wanted. Uses: [err] [num] [kern] [tok] [model] [session].
  * ====================================================================================== */
 
+/* The largest logit, the lowest id of equals. */
 static int draw_greedy(const float *logits, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)
@@ -9100,8 +9129,8 @@ polar_generate_options polar_generate_defaults(void) {
     return o;
 }
 
-/* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The first
- * n_given of them were handed over by an earlier generation. */
+/* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The
+ * first n_given of them were handed over by an earlier generation. */
 #define GEN_HELD (4 * GEN_MAX_STOP)
 typedef struct gen_text {
     const polar_generate_options *o;
@@ -9112,6 +9141,7 @@ typedef struct gen_text {
     char held[GEN_HELD];
 } gen_text;
 
+/* Bytes that are final: to the caller's buffer, as far as there is room, and to on_text. */
 static void gen_put(gen_text *t, const char *bytes, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (t->out && t->length + i < t->capacity) t->out[t->length + i] = bytes[i];
@@ -9137,6 +9167,7 @@ static void gen_emit(gen_text *t, size_t n) {
     t->n_given = MAX(t->n_given, n);
 }
 
+/* Forgets the first n held bytes. */
 static void gen_drop(gen_text *t, size_t n) {
     t->n_held -= n;
     t->n_given -= n;
