@@ -5653,10 +5653,16 @@ typedef struct tok_vocab {
     int bos, eos, eot, eom, unknown; /* -1: none */
     int add_bos;                     /* the file wants BOS in front */
     int add_space;                   /* SentencePiece: a space in front of a text, taken away by decoding */
-    int think;                       /* the template turns thinking off with an empty block */
+    int think;                       /* thinking is turned off with an empty block */
     polar_chat chat;                 /* what the template asks for */
-    const char *system;              /* what the template says where no system message is given, or NULL; it */
-    size_t system_length;            /* is in the file */
+    int followed;                    /* what the template writes is known: */
+    int writes_bos, trims;           /* BOS in front; contents without white space at their ends */
+    struct tok_part {
+        const char *text;
+        size_t length;
+    } system, before, after, opening; /* where no system message is given; around one; what the assistant begins with */
+    char *written[2];                /* what they are in, of n_written bytes */
+    size_t n_written[2];
     void *block;                     /* all that follows */
     size_t block_bytes;
     uint8_t *bytes;       /* of all tokens, decoded: real bytes, real spaces */
@@ -6360,11 +6366,12 @@ static polar_status tok_measure(tok_vocab *v, tok_source *src) {
 }
 
 static void tok_free(tok_vocab *v, const polar_allocator *a) {
+    for (int i = 0; i < COUNT(v->written); i++) mem_free(a, v->written[i], v->n_written[i]);
     mem_free(a, v->block, v->block_bytes);
     memset(v, 0, sizeof *v);
 }
 
-static polar_status tok_read_chat(tok_vocab *v, const tok_source *src);
+static polar_status tok_read_chat(tok_vocab *v, const tok_source *src, const polar_allocator *a);
 
 /* Reads the vocabulary of an open file. Keeps pointers into the file, which has to stay open. Adds a line to `notes`
  * for what in it cannot be used. */
@@ -6389,7 +6396,7 @@ static polar_status tok_load(tok_vocab *v, const gguf_file *g, buf *notes, const
     status = tok_read_tokens(v, &src);
     if (status == POLAR_OK) status = v->pre ? tok_read_merges(v, &src) : tok_read_scores(v, &src);
     if (status == POLAR_OK) tok_find_ids(v);
-    if (status == POLAR_OK) status = tok_read_chat(v, &src);
+    if (status == POLAR_OK) status = tok_read_chat(v, &src, a);
     if (status != POLAR_OK) tok_free(v, a);
     return status;
 }
@@ -6708,26 +6715,735 @@ static const char *tok_search(const char *s, size_t n, const char *what) {
     return NULL;
 }
 
-/* ChatML templates that have a system text of their own hold it as '<|im_start|>system\nTEXT<|im_end|>\n', in
- * one string literal. */
-static void tok_find_system(tok_vocab *v, const char *s, size_t n) {
-    static const char before[] = "<|im_start|>system\\n", after[] = "<|im_end|>";
-    const char *end = s + n;
-    while ((s = tok_search(s, (size_t)(end - s), before))) {
-        const char *stop, *from = s += sizeof before - 1;
-        while (s < end && !strchr("'\"\\{}", *s) && *s != '<') s++;
-        stop = s;
-        if (!tok_starts(stop, (size_t)(end - stop), after)) continue;
-        v->system = from;
-        v->system_length = (size_t)(stop - from);
+/* --- chat templates
+ *
+ * Templates are programs in the language Jinja. What they write for two short conversations is compared with a known
+ * format: what stands before, around and behind the messages - a system text of the model's own, date lines, a thought
+ * that is opened - is taken over exactly, and a template that writes something else is an unknown one. Only as much of
+ * the language is followed as templates of models in wide use need; the rest is refused by name. */
+
+enum { TPL_UNDEFINED, TPL_NONE, TPL_BOOL, TPL_INT, TPL_TEXT, TPL_LIST, TPL_MESSAGE, TPL_LOOP, TPL_SPACE };
+
+/* A value. BOOL and INT: number. LIST: messages number .. to-1, from behind where n is 1. MESSAGE: its number. LOOP:
+ * the turn and the number of turns. SPACE: an object with members, known by its number. */
+typedef struct tpl_value {
+    int kind, number, to;
+    const char *text;
+    size_t n;
+} tpl_value;
+
+typedef struct tpl_variable {
+    const char *name;
+    size_t n;
+    int space; /* of which it is a member; 0: none */
+    tpl_value value;
+} tpl_variable;
+
+enum { TPL_BYTES = 1 << 16, TPL_VARIABLES = 64, TPL_DEPTH = 32, TPL_STEPS = 20000 };
+
+typedef struct tpl {
+    const char *begin, *at, *end;
+    const polar_message *messages;
+    int n_messages;
+    tpl_variable variables[TPL_VARIABLES];
+    int n_variables, scope, n_spaces; /* scope: the first variable of the body of a loop */
+    int depth, steps, trim;           /* trim: what the last tag does to white space: 1 a new line, 2 all of it */
+    const char *failed;               /* what is not followed, or NULL */
+    size_t n_failed;
+    char *out, *strings;              /* (TPL_BYTES) each: the text so far, and the texts of values */
+    size_t n_out, n_strings;
+} tpl;
+
+static void tpl_fail(tpl *t, const char *what, size_t n) {
+    if (!t->failed) t->failed = what, t->n_failed = MIN(n, 40);
+}
+
+static int tpl_is(const char *s, size_t n, const char *word) {
+    return n == strlen(word) && !memcmp(s, word, n);
+}
+
+static tpl_value tpl_of(int kind, int number) {
+    tpl_value v = {0};
+    v.kind = kind;
+    v.number = number;
+    return v;
+}
+
+static tpl_value tpl_text(const char *s, size_t n) {
+    tpl_value v = tpl_of(TPL_TEXT, 0);
+    v.text = s;
+    v.n = n;
+    return v;
+}
+
+/* n more bytes for a value. */
+static char *tpl_room(tpl *t, size_t n) {
+    char *at = t->strings + t->n_strings;
+    if (n > TPL_BYTES - t->n_strings) {
+        tpl_fail(t, "a long text", 11);
+        return NULL;
+    }
+    t->n_strings += n;
+    return at;
+}
+
+static int tpl_true(tpl_value v) {
+    return v.kind == TPL_TEXT ? v.n > 0 : v.kind == TPL_LIST ? v.to > v.number
+         : v.kind <= TPL_NONE ? 0 : v.kind <= TPL_INT ? v.number != 0 : 1;
+}
+
+static int tpl_equal(tpl_value a, tpl_value b) {
+    if (a.kind == TPL_TEXT || b.kind == TPL_TEXT)
+        return a.kind == b.kind && a.n == b.n && (!a.n || !memcmp(a.text, b.text, a.n));
+    return a.kind == b.kind && a.number == b.number && a.to == b.to;
+}
+
+static void tpl_space(tpl *t) {
+    while (t->at < t->end && strchr(" \t\r\n", *t->at) && *t->at) t->at++;
+}
+
+/* Takes a symbol if it is next. */
+static int tpl_take(tpl *t, const char *symbol) {
+    const size_t n = strlen(symbol);
+    tpl_space(t);
+    if ((size_t)(t->end - t->at) < n || memcmp(t->at, symbol, n)) return 0;
+    t->at += n;
+    return 1;
+}
+
+static void tpl_need(tpl *t, const char *symbol) {
+    if (!tpl_take(t, symbol)) tpl_fail(t, t->at, (size_t)(t->end - t->at));
+}
+
+static size_t tpl_name(tpl *t, const char **name) {
+    tpl_space(t);
+    *name = t->at;
+    while (t->at < t->end && ((*t->at >= 'a' && *t->at <= 'z') || (*t->at >= 'A' && *t->at <= 'Z') || *t->at == '_' ||
+                              (t->at > *name && *t->at >= '0' && *t->at <= '9')))
+        t->at++;
+    return (size_t)(t->at - *name);
+}
+
+/* Takes a word if it is next. */
+static int tpl_word(tpl *t, const char *word) {
+    const char *start = t->at, *name;
+    if (tpl_is(name, tpl_name(t, &name), word)) return 1;
+    t->at = start;
+    return 0;
+}
+
+static tpl_variable *tpl_find(tpl *t, const char *name, size_t n, int space, int from) {
+    for (int i = t->n_variables; i-- > from;) {
+        tpl_variable *x = &t->variables[i];
+        if (x->space == space && x->n == n && !memcmp(x->name, name, n)) return x;
+    }
+    return NULL;
+}
+
+/* A name that is set in the body of a loop is one of its own; members of an object belong to it. */
+static void tpl_set(tpl *t, const char *name, size_t n, int space, tpl_value v) {
+    tpl_variable *x = tpl_find(t, name, n, space, space ? 0 : t->scope);
+    if (!x && t->n_variables == TPL_VARIABLES) {
+        tpl_fail(t, "many variables", 14);
         return;
+    }
+    if (!x) x = &t->variables[t->n_variables++];
+    x->name = name, x->n = n, x->space = space, x->value = v;
+}
+
+static tpl_value tpl_expression(tpl *t);
+
+static tpl_value tpl_literal(tpl *t) {
+    const char quote = *t->at++;
+    char *to = tpl_room(t, 0), *start = to;
+    for (; t->at < t->end && *t->at != quote; t->at++) {
+        char c = *t->at;
+        if (c == '\\' && t->at + 1 < t->end) {
+            static const char from[] = "ntr\\'\"", into[] = "\n\t\r\\'\"";
+            const char *escape = strchr(from, t->at[1]);
+            if (t->at[1] == 'u' || t->at[1] == 'x') tpl_fail(t, t->at, 2);
+            if (t->at[1] && escape) c = into[escape - from], t->at++;
+        }
+        if (!tpl_room(t, 1)) return tpl_of(TPL_UNDEFINED, 0);
+        *to++ = c;
+    }
+    if (t->at < t->end) t->at++;
+    else tpl_fail(t, "a string without end", 20);
+    return tpl_text(start, (size_t)(to - start));
+}
+
+static tpl_value tpl_message_at(tpl_value list, int64_t i) {
+    if (list.kind != TPL_LIST) return tpl_of(TPL_UNDEFINED, 0);
+    if (i < 0) i += list.to - list.number;
+    if (i < 0 || i >= list.to - list.number) return tpl_of(TPL_UNDEFINED, 0);
+    return tpl_of(TPL_MESSAGE, list.n ? list.to - 1 - (int)i : list.number + (int)i);
+}
+
+static tpl_value tpl_member(tpl *t, tpl_value v, const char *name, size_t n) {
+    if (v.kind == TPL_MESSAGE && tpl_is(name, n, "role"))
+        return tpl_text(t->messages[v.number].role, strlen(t->messages[v.number].role));
+    if (v.kind == TPL_MESSAGE && tpl_is(name, n, "content"))
+        return tpl_text(t->messages[v.number].content, strlen(t->messages[v.number].content));
+    if (v.kind == TPL_LOOP) {
+        if (tpl_is(name, n, "index0")) return tpl_of(TPL_INT, v.number);
+        if (tpl_is(name, n, "index")) return tpl_of(TPL_INT, v.number + 1);
+        if (tpl_is(name, n, "length")) return tpl_of(TPL_INT, v.to);
+        if (tpl_is(name, n, "first")) return tpl_of(TPL_BOOL, v.number == 0);
+        if (tpl_is(name, n, "last")) return tpl_of(TPL_BOOL, v.number + 1 == v.to);
+    }
+    if (v.kind == TPL_SPACE) {
+        const tpl_variable *x = tpl_find(t, name, n, v.number, 0);
+        if (x) return x->value;
+    }
+    if (v.kind == TPL_LOOP) tpl_fail(t, name, n);
+    return tpl_of(TPL_UNDEFINED, 0);
+}
+
+/* Takes characters of a set off the ends. */
+static tpl_value tpl_strip(tpl_value v, const char *set, size_t n, int left, int right) {
+    while (left && v.n && memchr(set, *v.text, n)) v.text++, v.n--;
+    while (right && v.n && memchr(set, v.text[v.n - 1], n)) v.n--;
+    return v;
+}
+
+#define TPL_WHITE " \t\r\n\f\v"
+
+/* A function of a text, or the filter of that name. Only what leaves a text, a length or a yes. */
+static tpl_value tpl_function(tpl *t, tpl_value v, const char *name, size_t n, const tpl_value *args, int n_args) {
+    const tpl_value set = n_args ? args[0] : tpl_text(TPL_WHITE, sizeof TPL_WHITE - 1);
+    const int is_text = v.kind == TPL_TEXT && set.kind == TPL_TEXT;
+    if (is_text && (tpl_is(name, n, "strip") || tpl_is(name, n, "trim"))) return tpl_strip(v, set.text, set.n, 1, 1);
+    if (is_text && tpl_is(name, n, "lstrip")) return tpl_strip(v, set.text, set.n, 1, 0);
+    if (is_text && tpl_is(name, n, "rstrip")) return tpl_strip(v, set.text, set.n, 0, 1);
+    if (is_text && n_args && tpl_is(name, n, "startswith"))
+        return tpl_of(TPL_BOOL, v.n >= set.n && !memcmp(v.text, set.text, set.n));
+    if (is_text && n_args && tpl_is(name, n, "endswith"))
+        return tpl_of(TPL_BOOL, v.n >= set.n && !memcmp(v.text + v.n - set.n, set.text, set.n));
+    if (v.kind == TPL_MESSAGE && n_args && set.kind == TPL_TEXT && tpl_is(name, n, "get")) {
+        const tpl_value member = tpl_member(t, v, set.text, set.n);
+        return member.kind == TPL_UNDEFINED ? n_args > 1 ? args[1] : tpl_of(TPL_NONE, 0) : member;
+    }
+    if (tpl_is(name, n, "length") || tpl_is(name, n, "count")) {
+        if (v.kind == TPL_LIST) return tpl_of(TPL_INT, v.to - v.number);
+        if (v.kind == TPL_TEXT) return tpl_of(TPL_INT, (int)MIN(v.n, INT_MAX));
+    }
+    if (n_args && (tpl_is(name, n, "default") || tpl_is(name, n, "d")))
+        return v.kind == TPL_UNDEFINED || (n_args > 1 && tpl_true(args[1]) && !tpl_true(v)) ? args[0] : v;
+    if (tpl_is(name, n, "first")) return tpl_message_at(v, 0);
+    if (tpl_is(name, n, "last")) return tpl_message_at(v, -1);
+    if (tpl_is(name, n, "list") || tpl_is(name, n, "safe") || tpl_is(name, n, "string")) return v;
+    tpl_fail(t, name, n);
+    return v;
+}
+
+/* What stands in parentheses; members of an object may be named. */
+static int tpl_arguments(tpl *t, tpl_value *args, int most, int space) {
+    int n = 0;
+    while (!t->failed && !tpl_take(t, ")")) {
+        const char *start = t->at, *name;
+        const size_t length = tpl_name(t, &name);
+        tpl_value v;
+        const int named = length && tpl_take(t, "=") && !tpl_take(t, "=");
+        if (!named) t->at = start;
+        v = tpl_expression(t);
+        if (named && space) tpl_set(t, name, length, space, v);
+        else if (n < most) args[n++] = v;
+        else tpl_fail(t, "many arguments", 14);
+        if (!tpl_take(t, ",")) {
+            tpl_need(t, ")");
+            break;
+        }
+    }
+    return n;
+}
+
+static tpl_value tpl_named(tpl *t, const char *name, size_t n) {
+    const tpl_variable *x = tpl_find(t, name, n, 0, 0);
+    tpl_value args[4], v;
+    if (tpl_is(name, n, "true") || tpl_is(name, n, "True")) return tpl_of(TPL_BOOL, 1);
+    if (tpl_is(name, n, "false") || tpl_is(name, n, "False")) return tpl_of(TPL_BOOL, 0);
+    if (tpl_is(name, n, "none") || tpl_is(name, n, "None")) return tpl_of(TPL_NONE, 0);
+    if (x) return x->value;
+    if (!tpl_take(t, "(")) return tpl_of(TPL_UNDEFINED, 0);
+    if (tpl_is(name, n, "namespace")) {
+        v = tpl_of(TPL_SPACE, ++t->n_spaces);
+        tpl_arguments(t, args, 0, t->n_spaces);
+        return v;
+    }
+    tpl_fail(t, name, n);
+    return tpl_of(TPL_UNDEFINED, 0);
+}
+
+/* messages[1:], messages[::-1], messages[0], message['role'] */
+static tpl_value tpl_index(tpl *t, tpl_value v) {
+    tpl_value from = tpl_of(TPL_NONE, 0), to = from, step = from;
+    if (!tpl_take(t, ":")) {
+        from = tpl_expression(t);
+        if (tpl_take(t, "]"))
+            return from.kind == TPL_TEXT ? tpl_member(t, v, from.text, from.n)
+                 : from.kind == TPL_INT ? tpl_message_at(v, from.number) : tpl_of(TPL_UNDEFINED, 0);
+        tpl_need(t, ":");
+    }
+    tpl_space(t);
+    if (t->at < t->end && *t->at != ']' && *t->at != ':') to = tpl_expression(t);
+    if (tpl_take(t, ":")) step = tpl_expression(t);
+    tpl_need(t, "]");
+    if (v.kind != TPL_LIST || v.n || (step.kind == TPL_INT && step.number != -1 && step.number != 1) ||
+        (step.kind == TPL_INT && step.number == -1 && (from.kind != TPL_NONE || to.kind != TPL_NONE)))
+        tpl_fail(t, "a slice", 7);
+    if (t->failed) return v;
+    if (to.kind == TPL_INT) v.to = MAX(v.number, MIN(v.to, (to.number < 0 ? v.to : v.number) + to.number));
+    if (from.kind == TPL_INT)
+        v.number = MIN(v.to, MAX(v.number, (from.number < 0 ? v.to : v.number) + from.number));
+    v.n = step.kind == TPL_INT && step.number == -1;
+    return v;
+}
+
+static tpl_value tpl_primary(tpl *t) {
+    tpl_value v = tpl_of(TPL_UNDEFINED, 0), args[4];
+    const char *name;
+    size_t n;
+    tpl_space(t);
+    if (t->at == t->end) tpl_fail(t, "an expression without end", 25);
+    else if (*t->at == '\'' || *t->at == '"') v = tpl_literal(t);
+    else if (*t->at >= '0' && *t->at <= '9') {
+        for (v = tpl_of(TPL_INT, 0); t->at < t->end && *t->at >= '0' && *t->at <= '9' && v.number < 100000; t->at++)
+            v.number = v.number * 10 + (*t->at - '0');
+    } else if (tpl_take(t, "-")) {
+        if (t->at < t->end && *t->at >= '0' && *t->at <= '9') v = tpl_primary(t);
+        else tpl_fail(t, "-", 1);
+        v.number = -v.number;
+        return v;
+    } else if (tpl_take(t, "(")) {
+        v = tpl_expression(t);
+        tpl_need(t, ")");
+    } else if ((n = tpl_name(t, &name)) != 0) v = tpl_named(t, name, n);
+    else tpl_fail(t, t->at, (size_t)(t->end - t->at));
+    while (!t->failed) {
+        if (tpl_take(t, "[")) v = tpl_index(t, v);
+        else if (tpl_take(t, ".")) {
+            n = tpl_name(t, &name);
+            v = tpl_take(t, "(") ? tpl_function(t, v, name, n, args, tpl_arguments(t, args, COUNT(args), 0))
+                                 : tpl_member(t, v, name, n);
+        } else if (tpl_take(t, "|")) {
+            n = tpl_name(t, &name);
+            v = tpl_function(t, v, name, n, args,
+                             tpl_take(t, "(") ? tpl_arguments(t, args, COUNT(args), 0) : 0);
+        } else break;
+    }
+    return v;
+}
+
+static tpl_value tpl_add(tpl *t, tpl_value a, tpl_value b, int joins) {
+    const tpl_value none = tpl_of(TPL_UNDEFINED, 0);
+    char *at;
+    if (a.kind == TPL_INT && b.kind == TPL_INT && !joins) return tpl_of(TPL_INT, a.number + b.number);
+    if (a.kind == TPL_UNDEFINED) a = tpl_text("", 0);
+    if (b.kind == TPL_UNDEFINED) b = tpl_text("", 0);
+    if (a.kind != TPL_TEXT || b.kind != TPL_TEXT) tpl_fail(t, "a sum", 5);
+    if (t->failed || !(at = tpl_room(t, a.n + b.n))) return none;
+    memcpy(at, a.text, a.n);
+    memcpy(at + a.n, b.text, b.n);
+    return tpl_text(at, a.n + b.n);
+}
+
+static tpl_value tpl_sum(tpl *t) {
+    tpl_value v = tpl_primary(t);
+    while (!t->failed) {
+        tpl_space(t);
+        if (t->at + 1 < t->end && (*t->at == '-' || *t->at == '+') && (t->at[1] == '}' || t->at[1] == '%')) break;
+        if (tpl_take(t, "+")) v = tpl_add(t, v, tpl_primary(t), 0);
+        else if (tpl_take(t, "~")) v = tpl_add(t, v, tpl_primary(t), 1);
+        else if (tpl_take(t, "-")) {
+            tpl_value b = tpl_primary(t);
+            if (v.kind != TPL_INT || b.kind != TPL_INT) tpl_fail(t, "a difference", 12);
+            v.number -= b.number;
+        } else if (t->at + 1 < t->end && *t->at == '%' && t->at[1] != '}') {
+            tpl_value b;
+            t->at++;
+            b = tpl_primary(t);
+            if (v.kind != TPL_INT || b.kind != TPL_INT || b.number < 1) tpl_fail(t, "a remainder", 11);
+            else v.number %= b.number;
+        } else break;
+    }
+    return v;
+}
+
+static int tpl_contains(tpl *t, tpl_value what, tpl_value in) {
+    if (what.kind != TPL_TEXT) tpl_fail(t, "in", 2);
+    else if (in.kind == TPL_MESSAGE) return tpl_member(t, in, what.text, what.n).kind != TPL_UNDEFINED;
+    else if (in.kind == TPL_TEXT) {
+        for (size_t i = 0; i + what.n <= in.n; i++)
+            if (!memcmp(in.text + i, what.text, what.n)) return 1;
+    } else if (in.kind != TPL_UNDEFINED) tpl_fail(t, "in", 2);
+    return 0;
+}
+
+static int tpl_test(tpl *t, tpl_value v) {
+    const char *name;
+    const size_t n = tpl_name(t, &name);
+    if (tpl_is(name, n, "defined")) return v.kind != TPL_UNDEFINED;
+    if (tpl_is(name, n, "undefined")) return v.kind == TPL_UNDEFINED;
+    if (tpl_is(name, n, "none")) return v.kind == TPL_NONE;
+    if (tpl_is(name, n, "string")) return v.kind == TPL_TEXT;
+    if (tpl_is(name, n, "mapping")) return v.kind == TPL_MESSAGE;
+    if (tpl_is(name, n, "sequence") || tpl_is(name, n, "iterable")) return v.kind == TPL_TEXT || v.kind == TPL_LIST;
+    if (tpl_is(name, n, "true") || tpl_is(name, n, "false"))
+        return v.kind == TPL_BOOL && v.number == tpl_is(name, n, "true");
+    tpl_fail(t, name, n);
+    return 0;
+}
+
+static tpl_value tpl_compare(tpl *t) {
+    tpl_value v = tpl_sum(t), b;
+    while (!t->failed) {
+        int yes, not_in;
+        if (tpl_take(t, "==")) yes = tpl_equal(v, tpl_sum(t));
+        else if (tpl_take(t, "!=")) yes = !tpl_equal(v, tpl_sum(t));
+        else if (tpl_word(t, "is")) yes = tpl_word(t, "not") ? !tpl_test(t, v) : tpl_test(t, v);
+        else if ((not_in = tpl_word(t, "not")) || tpl_word(t, "in")) {
+            if (not_in && !tpl_word(t, "in")) tpl_fail(t, "not", 3);
+            yes = tpl_contains(t, v, tpl_sum(t)) != not_in;
+        } else {
+            const int less = tpl_take(t, "<"), more = !less && tpl_take(t, ">");
+            const int same = (less || more) && tpl_take(t, "=");
+            if (!less && !more) return v;
+            b = tpl_sum(t);
+            if (v.kind != TPL_INT || b.kind != TPL_INT) tpl_fail(t, "a comparison", 12);
+            yes = (same && v.number == b.number) || (less ? v.number < b.number : v.number > b.number);
+        }
+        v = tpl_of(TPL_BOOL, yes);
+    }
+    return v;
+}
+
+static tpl_value tpl_not(tpl *t) {
+    tpl_value v;
+    if (!tpl_word(t, "not")) return tpl_compare(t);
+    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
+    v = t->failed ? tpl_of(TPL_UNDEFINED, 0) : tpl_of(TPL_BOOL, !tpl_true(tpl_not(t)));
+    t->depth--;
+    return v;
+}
+
+static tpl_value tpl_and(tpl *t) {
+    tpl_value v = tpl_not(t);
+    while (!t->failed && tpl_word(t, "and")) {
+        const tpl_value b = tpl_not(t);
+        v = tpl_true(v) ? b : v;
+    }
+    return v;
+}
+
+static tpl_value tpl_or(tpl *t) {
+    tpl_value v = tpl_and(t);
+    while (!t->failed && tpl_word(t, "or")) {
+        const tpl_value b = tpl_and(t);
+        v = tpl_true(v) ? v : b;
+    }
+    return v;
+}
+
+/* A value, or one of two: 'a' if condition else 'b'. All parts are read; none has an effect. */
+static tpl_value tpl_expression(tpl *t) {
+    tpl_value v = tpl_of(TPL_UNDEFINED, 0);
+    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
+    if (++t->steps > TPL_STEPS) tpl_fail(t, "a long run", 10);
+    if (!t->failed) v = tpl_or(t);
+    if (!t->failed && tpl_word(t, "if")) {
+        const int yes = tpl_true(tpl_or(t));
+        const tpl_value other = tpl_word(t, "else") ? tpl_expression(t) : tpl_of(TPL_UNDEFINED, 0);
+        if (!yes) v = other;
+    }
+    t->depth--;
+    return v;
+}
+
+static void tpl_write(tpl *t, const char *s, size_t n) {
+    if (n > TPL_BYTES - t->n_out) tpl_fail(t, "a long text", 11);
+    else if (n) memcpy(t->out + t->n_out, s, n), t->n_out += n;
+}
+
+/* The end of a tag, past "%}" or "}}"; quotes hide it. */
+static void tpl_close(tpl *t, char sign) {
+    char quote = 0;
+    for (; t->at + 1 < t->end; t->at++) {
+        if (quote) {
+            if (*t->at == '\\') t->at++;
+            else if (*t->at == quote) quote = 0;
+        } else if (*t->at == '\'' || *t->at == '"') quote = *t->at;
+        else if (*t->at == sign && t->at[1] == '}') {
+            t->trim = t->at[-1] == '-' ? 2 : sign == '%';
+            t->at += 2;
+            return;
+        }
+    }
+    tpl_fail(t, "a tag without end", 17);
+    t->at = t->end;
+}
+
+/* Text outside of tags. Where templates are used, the new line behind a block's tag and the space in front of one on
+ * its line are left out. Returns the sign of the tag that follows, 0 at the end. */
+static char tpl_outside(tpl *t, int active) {
+    const char *from = t->at, *stop = from, *line;
+    char sign = 0;
+    while (stop < t->end && !(*stop == '{' && stop + 1 < t->end && strchr("{%#", stop[1]) && stop[1])) stop++;
+    t->at = stop;
+    if (stop < t->end) sign = stop[1], t->at += 2;
+    if (t->trim == 2) while (from < stop && strchr(TPL_WHITE, *from)) from++;
+    else if (t->trim == 1 && from < stop && *from == '\n') from++;
+    if (sign && t->at < t->end && *t->at == '-') {
+        t->at++;
+        while (stop > from && strchr(TPL_WHITE, stop[-1])) stop--;
+    } else if (sign == '%' || sign == '#') {
+        for (line = stop; line > from && (line[-1] == ' ' || line[-1] == '\t');) line--;
+        if (line == t->begin || line[-1] == '\n') stop = line;
+    } else if (!sign && stop > from && stop[-1] == '\n') stop--;
+    t->trim = 0;
+    if (active) tpl_write(t, from, (size_t)(stop - from));
+    return sign;
+}
+
+enum { TPL_END, TPL_ELIF, TPL_ELSE, TPL_ENDIF, TPL_ENDFOR, TPL_OTHER_END };
+
+static int tpl_block(tpl *t, int active);
+
+static void tpl_if(tpl *t, int active) {
+    int done = 0, found, yes = active && tpl_true(tpl_expression(t));
+    do {
+        tpl_close(t, '%');
+        found = tpl_block(t, active && yes && !done);
+        done |= yes;
+        yes = 0;
+        if (found == TPL_ELIF) yes = active && !done && tpl_true(tpl_expression(t));
+        else if (found == TPL_ELSE) yes = 1;
+    } while (!t->failed && (found == TPL_ELIF || found == TPL_ELSE));
+    if (found != TPL_ENDIF) tpl_fail(t, "if", 2);
+    tpl_close(t, '%');
+}
+
+static void tpl_for(tpl *t, int active) {
+    const char *name = "", *body;
+    const int variables = t->n_variables, scope = t->scope;
+    size_t n = 0;
+    tpl_value list = tpl_of(TPL_UNDEFINED, 0);
+    int count, found = TPL_END, trim;
+    if (active) {
+        n = tpl_name(t, &name);
+        if (!tpl_word(t, "in")) tpl_fail(t, "for", 3);
+        list = tpl_or(t);
+        if (list.kind == TPL_TEXT || tpl_word(t, "if")) tpl_fail(t, "for", 3);
+    }
+    tpl_close(t, '%');
+    body = t->at;
+    trim = t->trim;
+    count = list.kind == TPL_LIST ? list.to - list.number : 0;
+    for (int i = 0; (i < count || !i) && !t->failed; i++) {
+        t->at = body;
+        t->trim = trim;
+        t->scope = t->n_variables;
+        if (count) {
+            tpl_value loop = tpl_of(TPL_LOOP, i);
+            loop.to = count;
+            tpl_set(t, "loop", 4, 0, loop);
+            tpl_set(t, name, n, 0, tpl_message_at(list, i));
+        }
+        found = tpl_block(t, count > 0);
+        t->n_variables = variables;
+        t->scope = scope;
+    }
+    if (found != TPL_ENDFOR) tpl_fail(t, "for", 3);
+    tpl_close(t, '%');
+}
+
+static void tpl_assign(tpl *t) {
+    const char *name, *member = NULL;
+    const size_t n = tpl_name(t, &name);
+    size_t n_member = 0;
+    if (tpl_take(t, ".")) n_member = tpl_name(t, &member);
+    tpl_need(t, "=");
+    if (t->failed) return;
+    if (!member) tpl_set(t, name, n, 0, tpl_expression(t));
+    else {
+        const tpl_variable *x = tpl_find(t, name, n, 0, 0);
+        if (!x || x->value.kind != TPL_SPACE) tpl_fail(t, name, n);
+        else tpl_set(t, member, n_member, x->value.number, tpl_expression(t));
     }
 }
 
-/* Which format the template asks for; one that is unknown here, or whose tokens are missing, is RAW. */
-static polar_status tok_read_chat(tok_vocab *v, const tok_source *src) {
+/* Runs, or passes over, all up to a tag that ends or divides the block around it, and stands behind its name. */
+static int tpl_block(tpl *t, int active) {
+    int end = TPL_END;
+    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
+    while (!t->failed && end == TPL_END) {
+        const char sign = tpl_outside(t, active), *name;
+        size_t n;
+        if (++t->steps > TPL_STEPS) tpl_fail(t, "a long run", 10);
+        if (!sign) break;
+        if (sign == '#') {
+            while (t->at + 1 < t->end && !(*t->at == '#' && t->at[1] == '}')) t->at++;
+            t->trim = t->at[-1] == '-' ? 2 : 1;
+            t->at = MIN(t->at + 2, t->end);
+        } else if (sign == '{') {
+            if (active) {
+                const tpl_value v = tpl_expression(t);
+                if (v.kind == TPL_TEXT) tpl_write(t, v.text, v.n);
+                else if (v.kind != TPL_UNDEFINED) tpl_fail(t, "a value that is no text", 23);
+            }
+            tpl_close(t, '}');
+        } else if (!(n = tpl_name(t, &name))) tpl_fail(t, "a tag without name", 18);
+        else if (tpl_is(name, n, "if")) tpl_if(t, active);
+        else if (tpl_is(name, n, "for")) tpl_for(t, active);
+        else if (tpl_is(name, n, "set")) {
+            if (active) tpl_assign(t);
+            tpl_close(t, '%');
+        } else if (tpl_is(name, n, "generation") || tpl_is(name, n, "endgeneration")) tpl_close(t, '%');
+        else if (tpl_is(name, n, "macro")) {
+            tpl_close(t, '%');
+            if (tpl_block(t, 0) != TPL_OTHER_END) tpl_fail(t, name, n);
+            tpl_close(t, '%');
+        } else if (tpl_is(name, n, "elif")) end = TPL_ELIF;
+        else if (tpl_is(name, n, "else")) end = TPL_ELSE;
+        else if (tpl_is(name, n, "endif")) end = TPL_ENDIF;
+        else if (tpl_is(name, n, "endfor")) end = TPL_ENDFOR;
+        else if (tpl_is(name, n, "endmacro")) end = TPL_OTHER_END;
+        else tpl_fail(t, name, n);
+    }
+    t->depth--;
+    return t->failed ? TPL_END : end;
+}
+
+/* What a template writes for a conversation, ready for the assistant, thinking off. 0 if it could not be followed. */
+static int tpl_run(tpl *t, const char *s, size_t n, const polar_message *messages, int n_messages, const char *bos,
+                   size_t n_bos) {
+    tpl_value list = tpl_of(TPL_LIST, 0);
+    t->begin = t->at = s;
+    t->end = s + n;
+    t->messages = messages;
+    t->n_messages = list.to = n_messages;
+    t->n_variables = t->scope = t->n_spaces = t->depth = t->steps = t->trim = 0;
+    t->n_out = t->n_strings = 0;
+    t->failed = NULL;
+    tpl_set(t, "messages", 8, 0, list);
+    tpl_set(t, "bos_token", 9, 0, tpl_text(bos, n_bos));
+    tpl_set(t, "add_generation_prompt", 21, 0, tpl_of(TPL_BOOL, 1));
+    tpl_set(t, "enable_thinking", 15, 0, tpl_of(TPL_BOOL, 0));
+    if (n > TPL_BYTES) tpl_fail(t, "a long template", 15);
+    if (tpl_block(t, 1) != TPL_END || t->at < t->end) tpl_fail(t, "an end without beginning", 24);
+    return !t->failed;
+}
+
+/* A message as the format writes it; `content` NULL: what introduces the assistant's. */
+static void tok_expect(text *e, const struct tok_chat_format *f, const char *role, const char *content) {
+    const char *const parts[] = {f->open, role, f->close, f->gap, content, f->end, f->tail};
+    for (int i = 0; i < (content ? COUNT(parts) : 4); i++)
+        if (parts[i]) text_put(e, parts[i], strlen(parts[i]));
+}
+
+/* Keeps what a template wrote; NULL without memory. BOS in front is taken off. */
+static const char *tok_keep_written(tok_vocab *v, int i, const tpl *t, const polar_allocator *a, size_t *n,
+                                    polar_error *e) {
+    size_t bos = 0;
+    const char *s = v->bos >= 0 ? tok_bytes(v, v->bos, &bos) : NULL;
+    mem_free(a, v->written[i], v->n_written[i]);
+    v->n_written[i] = t->n_out + 1;
+    if (!(v->written[i] = mem_alloc(a, v->n_written[i], e))) return NULL;
+    memcpy(v->written[i], t->out, t->n_out);
+    v->written[i][*n = t->n_out] = 0;
+    if (!bos || t->n_out < bos || memcmp(t->out, s, bos)) return v->written[i];
+    v->writes_bos = 1;
+    *n -= bos;
+    return v->written[i] + bos;
+}
+
+/* The content of s, which is a system message in the format, or nothing at all; 0 if it is neither. */
+static int tok_system_part(const struct tok_chat_format *f, const char *s, size_t n, struct tok_part *part) {
+    char expected[160];
+    text head = {expected, sizeof expected, 0};
+    size_t tail;
+    part->text = s;
+    part->length = 0;
+    if (!n) return 1;
+    tok_expect(&head, f, "system", NULL);
+    tail = strlen(f->end) + strlen(f->tail);
+    if (n < head.length + tail || memcmp(s, expected, head.length) || memcmp(s + n - tail, f->end, strlen(f->end)) ||
+        memcmp(s + n - strlen(f->tail), f->tail, strlen(f->tail)))
+        return 0;
+    part->text += head.length;
+    part->length = n - head.length - tail;
+    return !tok_search(part->text, part->length, f->open);
+}
+
+/* One question: is it in the format, and what stands in front and behind? */
+static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n, int trim) {
+    char expected[320];
+    text e = {expected, sizeof expected, 0};
+    const char *at;
+    tok_expect(&e, f, "user", trim ? "qx1" : " qx1 ");
+    tok_expect(&e, f, "assistant", NULL);
+    if (!(at = tok_search(s, n, expected)) || !tok_system_part(f, s, (size_t)(at - s), &v->system)) return 0;
+    v->opening.text = at + e.length;
+    v->opening.length = n - (size_t)(at + e.length - s);
+    v->trims = trim;
+    return !tok_search(v->opening.text, v->opening.length, f->open);
+}
+
+/* A conversation with a system message, which other text may stand around. */
+static int tok_match_conversation(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n) {
+    char expected[640];
+    text e = {expected, sizeof expected, 0};
+    const char *at, *content = v->trims ? "qx2" : " qx2 ";
+    struct tok_part system;
+    tok_expect(&e, f, "user", v->trims ? "qx1" : " qx1 ");
+    tok_expect(&e, f, "assistant", "qx3");
+    tok_expect(&e, f, "user", "qx4");
+    tok_expect(&e, f, "assistant", NULL);
+    if (!(at = tok_search(s, n, expected)) || !tok_system_part(f, s, (size_t)(at - s), &system) ||
+        v->opening.length != n - (size_t)(at + e.length - s) ||
+        (v->opening.length && memcmp(at + e.length, v->opening.text, v->opening.length)) ||
+        !(at = tok_search(system.text, system.length, content)))
+        return 0;
+    v->before.text = system.text;
+    v->before.length = (size_t)(at - system.text);
+    v->after.text = at + strlen(content);
+    v->after.length = system.length - v->before.length - strlen(content);
+    return 1;
+}
+
+/* Runs the template (s, n) for two conversations. A note says what is not as the template has it. */
+static polar_status tok_follow(tok_vocab *v, const tok_source *src, tpl *t, const char *s, size_t n,
+                               const polar_allocator *a) {
+    static const polar_message talk[] = {{"system", " qx2 "}, {"user", " qx1 "}, {"assistant", "qx3"}, {"user", "qx4"}};
+    const struct tok_chat_format *f = &tok_chats[v->chat];
+    size_t n_bos = 0, n_written;
+    const char *bos = v->bos >= 0 ? tok_bytes(v, v->bos, &n_bos) : "", *written;
+    if (!tpl_run(t, s, n, talk + 1, 1, bos, n_bos)) {
+        buf_note(src->notes,
+                 "%s: the chat template looks like %s, but polar cannot follow it at \"%.*s\": a system text of its "
+                 "own is left out", src->g->name, f->name, (int)t->n_failed, t->failed);
+        return POLAR_OK;
+    }
+    if (!(written = tok_keep_written(v, 0, t, a, &n_written, src->error))) return POLAR_MEMORY;
+    v->followed = tok_match_question(v, f, written, n_written, f->trim) ||
+                  tok_match_question(v, f, written, n_written, !f->trim);
+    if (!v->followed) {
+        v->chat = POLAR_CHAT_RAW;
+        return POLAR_OK;
+    }
+    if (tpl_run(t, s, n, talk, COUNT(talk), bos, n_bos)) {
+        if (!(written = tok_keep_written(v, 1, t, a, &n_written, src->error))) return POLAR_MEMORY;
+        if (tok_match_conversation(v, f, written, n_written)) return POLAR_OK;
+    }
+    buf_note(src->notes, "%s: the chat template writes system messages or earlier answers in a way of its own, polar "
+             "writes them as %s", src->g->name, f->name);
+    return POLAR_OK;
+}
+
+/* Which format the template asks for; one that is unknown here, or whose tokens are missing, is RAW, with a note. */
+static polar_status tok_read_chat(tok_vocab *v, const tok_source *src, const polar_allocator *a) {
     const char *s = NULL, *arch = "";
     size_t n = 0, arch_length = 0;
+    tpl *t;
     polar_status status = gguf_get_str(src->g, "tokenizer.chat_template", &s, &n, GGUF_OPTIONAL, src->error);
     if (status == POLAR_OK)
         status = gguf_get_str(src->g, "general.architecture", &arch, &arch_length, GGUF_OPTIONAL, src->error);
@@ -6737,10 +7453,19 @@ static polar_status tok_read_chat(tok_vocab *v, const tok_source *src) {
         if (tok_search(s, n, tok_chats[i].open) && tok_id(v, tok_chats[i].open) >= 0 &&
             tok_id(v, tok_chats[i].end) >= 0 && v->chat == POLAR_CHAT_RAW)
             v->chat = (polar_chat)i;
-    if (v->chat == POLAR_CHAT_CHATML) tok_find_system(v, s, n);
     v->think = tok_starts(arch, arch_length, "qwen3") && (!s || tok_search(s, n, "enable_thinking")) &&
                tok_id(v, "<think>") >= 0 && tok_id(v, "</think>") >= 0;
-    return POLAR_OK;
+    if (v->chat != POLAR_CHAT_RAW) {
+        if (!(t = mem_alloc(a, sizeof *t + 2 * TPL_BYTES, src->error))) return POLAR_MEMORY;
+        t->out = (char *)(t + 1);
+        t->strings = t->out + TPL_BYTES;
+        status = tok_follow(v, src, t, s, n, a);
+        mem_free(a, t, sizeof *t + 2 * TPL_BYTES);
+    }
+    if (status == POLAR_OK && n && v->chat == POLAR_CHAT_RAW)
+        buf_note(src->notes, "%s: the chat template is none that polar knows (chatml, llama3): messages are raw text, "
+                 "unless a chat format is asked for", src->g->name);
+    return status;
 }
 
 /* Text goes on until a control token: "user", "\n" and the content are cut into pieces as one. */
@@ -6783,11 +7508,12 @@ static void tok_trim(const char **text, size_t *length) {
     *length = end - start;
 }
 
-static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, const char *role, const char *content,
-                             size_t length) {
-    if (f->trim) tok_trim(&content, &length);
+static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, const char *role, struct tok_part content,
+                             const struct tok_part *before, const struct tok_part *after) {
     if (f->open) tok_chat_header(c, f, role);
-    tok_chat_text(c, content, length);
+    if (before) tok_chat_text(c, before->text, before->length);
+    tok_chat_text(c, content.text, content.length);
+    if (after) tok_chat_text(c, after->text, after->length);
     tok_chat_control(c, f->end);
     tok_chat_text(c, f->tail, strlen(f->tail));
 }
@@ -6800,13 +7526,14 @@ static polar_status tok_check_messages(const polar_message *messages, int n, pol
     return POLAR_OK;
 }
 
-/* A conversation, ready for the assistant. Of the templates this leaves out tools, dates and the removal of
- * thoughts from earlier turns. */
+/* A conversation, ready for the assistant. Of the templates this leaves out tools and the removal of thoughts from
+ * earlier turns. */
 static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
                                     const polar_message *messages, int n_messages, int32_t *tokens, size_t capacity,
                                     size_t *n, polar_error *e) {
     tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
     const struct tok_chat_format *f;
+    int own; /* the format is that of the template, and all it writes is known */
     polar_status status = tok_check_messages(messages, n_messages, e);
     *n = 0;
     if (status != POLAR_OK) return status;
@@ -6814,14 +7541,22 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
     if ((unsigned)chat >= (unsigned)POLAR_N_CHAT)
         return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
     f = &tok_chats[chat];
-    if (v->bos >= 0 && (f->bos || v->add_bos)) tok_emit(&c, v->bos);
-    if (chat == v->chat && v->system && !(n_messages && !strcmp(messages[0].role, "system")))
-        tok_chat_message(&c, f, "system", v->system, v->system_length);
-    for (int i = 0; i < n_messages; i++)
-        tok_chat_message(&c, f, messages[i].role, messages[i].content, strlen(messages[i].content));
+    own = v->followed && chat == v->chat;
+    if (v->bos >= 0 && (f->bos || v->add_bos || (own && v->writes_bos))) tok_emit(&c, v->bos);
+    if (own && v->system.length && !(n_messages && !strcmp(messages[0].role, "system")))
+        tok_chat_message(&c, f, "system", v->system, NULL, NULL);
+    for (int i = 0; i < n_messages; i++) {
+        struct tok_part content = {messages[i].content, strlen(messages[i].content)};
+        const int system = !strcmp(messages[i].role, "system"), wrap = own && !i && system;
+        if (own ? v->trims : f->trim) tok_trim(&content.text, &content.length);
+        tok_chat_message(&c, f, messages[i].role, content, wrap ? &v->before : NULL, wrap ? &v->after : NULL);
+        if (chat == POLAR_CHAT_RAW && system && content.length && i + 1 < n_messages) tok_chat_text(&c, "\n\n", 2);
+    }
     if (f->open) tok_chat_header(&c, f, "assistant");
     tok_chat_flush(&c);
-    if (chat == POLAR_CHAT_CHATML && v->think && c.status == POLAR_OK)
+    if (own && c.status == POLAR_OK)
+        tok_encode_text(&c, (const uint8_t *)v->opening.text, v->opening.length, 1);
+    else if (chat == POLAR_CHAT_CHATML && v->think && c.status == POLAR_OK)
         tok_encode_text(&c, (const uint8_t *)TOK_THINK, strlen(TOK_THINK), 1);
     return tok_coder_end(&c, n);
 }

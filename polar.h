@@ -389,11 +389,13 @@ typedef struct polar_message {
     const char *content; /* NUL-terminated; control tokens inside are plain text */
 } polar_message;
 
-/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes
- * the contents one after the other. Where the file's ChatML template has a system text of its own (Qwen2.5: "You
- * are Qwen, ...") and the first message is no system message, that text is used; give a system message, empty if
- * need be, to replace it. qwen3 in ChatML gets the empty thinking block that turns thinking off. Of the templates
- * this leaves out tools, the date lines of Llama 3.1 and later, and the removal of thoughts from earlier turns.
+/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes the
+ * contents one after the other, a system text with a blank line behind it. In the format of the file's template all is
+ * written as the template does with thinking off: a system text of its own where the first message is no system message
+ * (Qwen2.5: "You are Qwen, ..."; give one, empty if need be, to replace it), lines around a given one (dates of Llama
+ * 3.1 and later, the template's own instead of today's), and what the assistant's turn opens with ("<think>"). This
+ * leaves out tools and the removal of thoughts from earlier turns. Where a template is unknown or cannot be followed,
+ * polar_model_info.notes says so. Without a template qwen3 in ChatML gets the empty block that turns thinking off.
  * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
 polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
                                  int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
@@ -500,7 +502,8 @@ polar_status polar_session_set_program(polar_session *session, const polar_progr
 polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
 
 /* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the session is as
- * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the weights of every call per n_batch tokens. */
+ * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the
+ * weights of every call per n_batch tokens. */
 polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
 /* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
  * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
@@ -586,9 +589,9 @@ int polar_sample(const polar_sampling *sampling, const float *logits, int n, uin
  * The session then holds prompt and answer; where there was no room left, without the answer's last token. That one is
  * evaluated only when something follows, so the logits are those that it was drawn from. Another call with n = 0 and
  * the same seed goes on as one call would have, in tokens, text and stop strings; a character that is not finished at a
- * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there is
- * room. result may be NULL. POLAR_CANCELLED if on_text or a tap said so: the session, text and result are then as after
- * a limit at the last token drawn, and a call with n = 0 goes on. */
+ * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there
+ * is room. result may be NULL. POLAR_CANCELLED if on_text or a tap said so: the session, text and result are then as
+ * after a limit at the last token drawn, and a call with n = 0 goes on. */
 polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error);

@@ -168,8 +168,11 @@ static int write_vocabulary(maker *m) {
 }
 
 static void write_template(maker *m) {
-    static const char llama[] = "<|start_header_id|>{{ role }}<|end_header_id|>\n\n{{ content }}<|eot_id|>";
-    static const char qwen[] = "<|im_start|>{{ role }}\n{{ content }}<|im_end|>\n";
+    static const char llama[] =
+        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+        "{{ m.content | trim }}<|eot_id|>{% endfor %}<|start_header_id|>assistant<|end_header_id|>\n\n{{ '' }}";
+    static const char qwen[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+                               "{{ '' }}{% endfor %}<|im_start|>assistant\n{{ '' }}";
     const char *s = m->p->arch[0] == 'l' ? llama : qwen;
     polar_gguf_writer_set_string(m->w, "tokenizer.chat_template", s, strlen(s));
 }

@@ -272,7 +272,8 @@ static void talk_on(polar_session *s, polar_generate_options g, int n, int piece
         polar_error e;
         polar_status status;
         g.max_tokens = MIN(piece, n - t->n_tokens);
-        status = polar_session_generate(s, prompt, n_start, &g, t->text + t->length, sizeof t->text - t->length, &r, &e);
+        status = polar_session_generate(s, prompt, n_start, &g, t->text + t->length, sizeof t->text - t->length, &r,
+                                        &e);
         CHECK(!status || status == POLAR_CANCELLED);
         t->length += r.length;
         t->n_tokens += r.n_generated;
@@ -423,8 +424,8 @@ static int on_utf8(void *user, const char *text, size_t n) {
 }
 
 TEST(text_is_utf8) {
-    static const char raw[] = "a\xe6\xbc" "A\xed\xa0\x80\xf0\x9f\x98\x80\xf0\x9f\x98!\xc0\xaf\xf5\xe6\xbc\xa2\xc3\xa9\xff"
-                              "\xe2\x82";
+    static const char raw[] = "a\xe6\xbc" "A\xed\xa0\x80\xf0\x9f\x98\x80\xf0\x9f\x98!\xc0\xaf\xf5\xe6\xbc\xa2\xc3\xa9"
+                              "\xff\xe2\x82";
     static const char expected[] = "a\xef\xbf\xbd" "A\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd!"
                                    "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xe6\xbc\xa2\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd";
     const size_t n = sizeof raw - 1;
@@ -659,8 +660,8 @@ static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(greedy), T(distribution), T(sample_arguments), T(sample_definition), T(sample_time),
     T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held),
-    T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns), T(fma_is_exact), T(halves), T(minimal_example),
-    T(chat_example),
+    T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns),
+    T(fma_is_exact), T(halves), T(minimal_example), T(chat_example),
 };
 
 int main(int argc, char **argv) {

@@ -714,9 +714,18 @@ static int chat_fixture(fixture *x, const char *arch, const char *template, int 
     return !x->e.status;
 }
 
+/* The loop of ChatML templates, as files hold it: with escaped new lines, or with real ones. */
+#define LOOP(nl) "{% for message in messages %}{{'<|im_start|>' + message['role'] + '" nl "' + message['content'] + " \
+                 "'<|im_end|>' + '" nl "'}}{% endfor %}"
+#define PROMPT(nl) "{% if add_generation_prompt %}{{ '<|im_start|>assistant" nl "' }}{% endif %}"
+#define LLAMA3 "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + " \
+               "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}" \
+               "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
+
 TEST(chatml) {
     fixture x;
-    if (!chat_fixture(&x, "qwen2", "{{ '<|im_start|>' + role + '\\n' + content + '<|im_end|>' }}", 0)) return;
+    if (!chat_fixture(&x, "qwen2", LOOP("\\n") PROMPT("\\n"), 0)) return;
+    CHECK(x.notes.length == 0);
     CHECK(x.v.chat == POLAR_CHAT_CHATML);
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, &question, 1),
               "<|im_start|>user\n What is 2+2?\n<|im_end|><|im_end|>\n<|im_start|>assistant\n");
@@ -735,53 +744,219 @@ TEST(chatml) {
     fixture_free(&x);
 }
 
-/* A system text of the template is used where no system message is given, as its own first branch says. */
-TEST(chatml_system) {
-    static const char *const templates[] = {
-        /* the forms of Qwen2.5, of Qwen1.5 and Qwen2, and of Qwen3, shortened */
-        "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, created by "
-        "Alibaba "
-        "Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}",
-        ("{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
-        "assistant<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role']}}"),
-        "{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"};
-    static const char *const expected[] = {"You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-                                           "You are a helpful assistant", NULL};
-    for (int i = 0; i < 3; i++) {
+#define U "<|im_start|>user\nHi<|im_end|>\n"
+#define OPEN "<|im_start|>assistant\n"
+#define SYSTEM(text) "<|im_start|>system\n" text "<|im_end|>\n"
+#define QWEN "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+#define HEAD3(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define DATES "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+/* What templates in the shapes of published ones write for a question without a system message and with one, by
+ * hand. */
+TEST(chat_templates) {
+    static const struct {
+        const char *arch, *template, *alone, *with_system, *note;
+    } cases[] = {
+        /* Qwen2.5: the branch of tools has the text too, another way */
+        {"qwen2",
+         "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n    {%- if messages[0]['role'] == 'system' %}\n"
+         "        {{- messages[0]['content'] }}\n    {%- else %}\n        {{- 'You are wrong.' }}\n    {%- endif %}\n"
+         "    {{- \"\\n\\n# Tools\\n\\n<tools>\" }}\n    {%- for tool in tools %}\n        {{- \"\\n\" }}\n"
+         "        {{- tool | tojson }}\n    {%- endfor %}\n    {{- \"\\n</tools>{\\\"name\\\": "
+         "<function-name>}<|im_end|>\\n\" }}\n"
+         "{%- else %}\n    {%- if messages[0]['role'] == 'system' %}\n"
+         "        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n    {%- else %}\n"
+         "        {{- '<|im_start|>system\\n" QWEN "<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}\n"
+         "{%- for message in messages %}\n"
+         "    {%- if (message.role == \"user\") or (message.role == \"system\" and not loop.first) or (message.role == "
+         "\"assistant\" and not message.tool_calls) %}\n"
+         "        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n"
+         "    {%- elif message.role == \"tool\" %}\n        {{- frobnicate(message) }}\n    {%- "
+         "endif %}\n{%- endfor %}\n"
+         "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n",
+         SYSTEM(QWEN) U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        /* Qwen1.5, Qwen2, SmolLM2: real new lines inside the strings */
+        {"qwen2",
+         "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+         "You are a helpful assistant<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
+         "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" PROMPT("\n"),
+         SYSTEM("You are a helpful assistant") U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        /* an apostrophe, braces and a backslash in the text (Qwen2.5-Math) */
+        {"qwen2",
+         "{% if messages[0].role != 'system' %}{{ \"<|im_start|>system\\nDon't guess: answer in "
+         "\\\\boxed{}.<|im_end|>\\n\""
+         " }}{% endif %}" LOOP("\\n") PROMPT("\\n"),
+         SYSTEM("Don't guess: answer in \\boxed{}.") U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        {"qwen2",
+         "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nI\\'m here' + '.' + "
+         "'<|im_end|>\\n' }}{% endif %}"
+         LOOP("\\n") PROMPT("\\n"),
+         SYSTEM("I'm here.") U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        /* text outside of tags, some of it on lines of its own */
+        {"llama",
+         "{% if messages[0]['role'] != 'system' %}\n<|im_start|>system\nYou are plain.<|im_end|>\n{% endif %}\n"
+         "{% for m in messages %}\n<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\n"
+         "{# ready #}\n  {% if add_generation_prompt %}\n<|im_start|>assistant\n{{ '' }}{% endif %}",
+         SYSTEM("You are plain.") U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        /* a variable that is set first (DBRX and many more) */
+        {"llama",
+         "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
+         "messages[0]['content'] %}{% elif 'system' not in messages[0]['role'] %}{% set loop_messages = messages %}"
+         "{% set system_message = 'You are set.' %}{% endif %}{% for message in loop_messages %}{% "
+         "if loop.index0 == 0 %}"
+         "{% if system_message != false %}{{ '<|im_start|>system\\n' + system_message | trim + '<|im_end|>\\n'}}"
+         "{% endif %}{% endif %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+         "'\\n' }}{% endfor %}" PROMPT("\\n"),
+         SYSTEM("You are set.") U OPEN, SYSTEM("Be brief.") U OPEN,
+         "system messages or earlier answers in a way of its own"}, /* it trims a system message and nothing else */
+        {"llama",
+         "{% set default = 'You are a default.' %}{{ '<|im_start|>system\\n' ~ (messages[0].content "
+         "if messages[0].role =="
+         " 'system' else default) ~ '<|im_end|>\\n' }}{% for m in messages if m.role != 'system' %}{% endfor %}",
+         U OPEN, SYSTEM("Be brief.") U OPEN, "cannot follow it at \"for\""},
+        /* Qwen3: no system text, a switch for thinking; a loop from behind, an object, texts' functions */
+        {"qwen3",
+         "{%- if messages[0].role == 'system' %}\n    {{- '<|im_start|>system\\n' + "
+         "messages[0].content + '<|im_end|>\\n' }}"
+         "\n{%- endif %}\n{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}\n"
+         "{%- for message in messages[::-1] %}\n    {%- set index = (messages|length - 1) - loop.index0 %}\n"
+         "    {%- if ns.multi_step_tool and message.role == \"user\" and message.content is string and not("
+         "message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}\n"
+         "        {%- set ns.multi_step_tool = false %}\n        {%- set ns.last_query_index = index %}\n"
+         "    {%- endif %}\n{%- endfor %}\n{%- for message in messages %}\n"
+         "    {%- if message.content is string %}\n        {%- set content = message.content %}\n    {%- else %}\n"
+         "        {%- set content = '' %}\n    {%- endif %}\n"
+         "    {%- if (message.role == \"user\") or (message.role == \"system\" and not loop.first) %}\n"
+         "        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}\n"
+         "    {%- elif message.role == \"assistant\" %}\n        {%- set reasoning_content = '' %}\n"
+         "        {%- if '</think>' in content %}\n            {%- set content = content.split('</think>')[-1] %}\n"
+         "        {%- endif %}\n        {%- if loop.index0 > ns.last_query_index %}\n"
+         "            {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content }}\n        {%- else %}\n"
+         "            {{- '<|im_start|>' + message.role + '\\n' + content }}\n        {%- endif %}\n"
+         "        {{- '<|im_end|>\\n' }}\n    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n"
+         "    {{- '<|im_start|>assistant\\n' }}\n    {%- if enable_thinking is defined and "
+         "enable_thinking is false %}\n"
+         "        {{- '<think>\\n\\n</think>\\n\\n' }}\n    {%- endif %}\n{%- endif %}",
+         U OPEN "<think>\n\n</think>\n\n", SYSTEM("Be brief.") U OPEN "<think>\n\n</think>\n\n", ""},
+        /* QwQ, Qwen3-Thinking: the assistant's turn opens with a thought */
+        {"qwen2", LOOP("\\n") "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}",
+         U OPEN "<think>\n", SYSTEM("Be brief.") U OPEN "<think>\n", ""},
+        /* Llama 3.1 and later: BOS, dates in front of any system text, contents trimmed */
+        {"llama",
+         "{{- bos_token }}\n{%- if custom_tools is defined %}\n    {%- set tools = custom_tools %}\n{%- endif %}\n"
+         "{%- if not date_string is defined %}\n    {%- if strftime_now is defined %}\n"
+         "        {%- set date_string = strftime_now(\"%d %b %Y\") %}\n    {%- else %}\n"
+         "        {%- set date_string = \"26 Jul 2024\" %}\n    {%- endif %}\n{%- endif %}\n"
+         "{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n\n"
+         "{#- This block extracts the system message, so we can slot it into the right place. #}\n"
+         "{%- if messages[0]['role'] == 'system' %}\n    {%- set system_message = messages[0]['content']|trim %}\n"
+         "    {%- set messages = messages[1:] %}\n{%- else %}\n    {%- set system_message = \"\" %}\n{%- endif %}\n\n"
+         "{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}\n"
+         "{%- if tools is not none %}\n    {{- \"Environment: ipython\\n\" }}\n{%- endif %}\n"
+         "{{- \"Cutting Knowledge Date: December 2023\\n\" }}\n{{- \"Today Date: \" + date_string + \"\\n\\n\" }}\n"
+         "{{- system_message }}\n{{- \"<|eot_id|>\" }}\n{%- for message in messages %}\n"
+         "    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}\n"
+         "        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + "
+         "'<|eot_id|>' }}\n    {%- elif 'tool_calls' in message %}\n        {{- raise_exception(\"one tool\") }}\n"
+         "    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n"
+         "    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n",
+         "<|begin_of_text|>" HEAD3("system") DATES "<|eot_id|>" HEAD3("user") "Hi<|eot_id|>" HEAD3("assistant"),
+         "<|begin_of_text|>" HEAD3("system") DATES "Be brief.<|eot_id|>"
+         HEAD3("user") "Hi<|eot_id|>" HEAD3("assistant"),
+         ""},
+        /* Llama 3 */
+        {"llama", LLAMA3, "<|begin_of_text|>" HEAD3("user") "Hi<|eot_id|>" HEAD3("assistant"),
+         "<|begin_of_text|>" HEAD3("system") "Be brief.<|eot_id|>" HEAD3("user") "Hi<|eot_id|>" HEAD3("assistant"), ""},
+        /* BOS in front, although the file does not ask for it (InternLM2) */
+        {"llama", "{{ bos_token }}" LOOP("\\n") PROMPT("\\n"), "<|begin_of_text|>" U OPEN,
+         "<|begin_of_text|>" SYSTEM("Be brief.") U OPEN, ""},
+        /* the tokens of ChatML in a format that is another one (Phi-4): raw, and said */
+        {"llama",
+         "{% for message in messages %}{{'<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + "
+         "'<|im_end|>'}}{% endfor %}{{'<|im_start|>assistant<|im_sep|>'}}",
+         "Hi", "Be brief.\n\nHi", "the chat template is none that polar knows"},
+        {"llama", "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", "Hi", "Be brief.\n\nHi",
+         "the chat template is none that polar knows"},
+        /* a system message without its header (Yi-1.5) */
+        {"llama",
+         "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% endif %}{% for message in messages %}"
+         "{% if message['role'] == 'user' %}{{ '<|im_start|>user\\n' + message['content'] + '<|im_end|>\\n"
+         "<|im_start|>assistant\\n' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + '<|im_end|>' + "
+         "'\\n' }}{% endif %}{% endfor %}",
+         U OPEN, SYSTEM("Be brief.") U OPEN, "system messages or earlier answers in a way of its own"},
+        /* what is not followed is said, and the format is still the one that its tokens tell */
+        {"llama", "{{ strftime_now('%Y') }}" LOOP("\\n") PROMPT("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN,
+         "cannot follow it at \"strftime_now\""},
+        {"llama", "{% if x %}" LOOP("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN, "cannot follow it at \"if\""},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
         fixture x;
-        char text[400];
-        if (!chat_fixture(&x, "qwen2", templates[i], 0)) return;
-        sprintf(text, "%s%s%s<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
-                expected[i] ? "<|im_start|>system\n" : "", expected[i] ? expected[i] : "",
-                expected[i] ? "<|im_end|>\n" : "");
-        CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1), text);
-        CHECK(!strncmp(chat_text(&x, POLAR_CHAT_AUTO, talk, 2),
-                       "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user", 55));
+        if (!chat_fixture(&x, cases[i].arch, cases[i].template, 0)) return;
+        CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1), cases[i].alone);
+        CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk, 2), cases[i].with_system);
+        if (!*cases[i].note) CHECK_STR(x.notes.at ? x.notes.at : "", "");
+        else CHECK(x.notes.at && strstr(x.notes.at, cases[i].note));
+        fixture_free(&x);
+    }
+}
+
+/* Templates that are cut, garbled or deep end, with a note or without. */
+TEST(chat_template_garbage) {
+    static const char whole[] =
+        "{%- set ns = namespace(a=true) %}{% for m in messages[::-1] %}{% if not (m.role == 'user' and "
+        "m.content|trim is string) %}{{ '<|im_start|>' ~ m['role'] }}{% else %}{% set ns.a = 1 - 2 %}"
+        "{% endif %}{% endfor %}{{ messages[0].get('x', 'y') if ns.a else \"<|im_start|>\" }}";
+    static char text[5000];
+    uint64_t state = 4;
+    for (size_t n = 0; n < sizeof whole + 400; n++) {
+        fixture x;
+        memcpy(text, whole, sizeof whole);
+        if (n < sizeof whole) text[n] = 0;
+        else
+            for (int k = 0; k < 3; k++) {
+                const size_t at = (size_t)(rng_next(&state) % (sizeof whole - 1));
+                text[at] = whole[rng_next(&state) % (sizeof whole - 1)];
+            }
+        if (!chat_fixture(&x, "llama", text, 0)) return;
+        CHECK(chat(&x, POLAR_CHAT_AUTO, talk, 2) > 0);
+        fixture_free(&x);
+    }
+    for (int kind = 0; kind < 5; kind++) {
+        static const char *const deep[] = {"{{ ((((", "{{ - - - - ", "{{ not not not ", "{% if x %}",
+                                           "{% for m in messages %}"};
+        fixture x;
+        strcpy(text, "<|im_start|>");
+        while (strlen(text) + 40 < sizeof text) strcat(text, kind ? deep[kind] + 3 * (kind < 3) : "((((");
+        memcpy(text + 12, deep[kind], strlen(deep[kind]));
+        if (!chat_fixture(&x, "llama", text, 0)) return;
+        CHECK(x.notes.length > 0);
         fixture_free(&x);
     }
 }
 
 TEST(chatml_think) {
-    static const char template[] = "<|im_start|>{%- if enable_thinking is false %}";
+    static const char template[] = LOOP("\\n") PROMPT("\\n") "{%- if enable_thinking is false %}"
+                                   "{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}";
     fixture x;
     size_t n;
-    if (!chat_fixture(&x, "qwen3", template, 0)) return;
-    n = chat(&x, POLAR_CHAT_AUTO, talk + 1, 1);
-    CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1),
-              "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
-    CHECK(n > 8 && ids[n - 6] == 256 + N_MERGES && ids[n - 3] == 256 + N_MERGES + 1);
+    for (int i = 0; i < 2; i++) { /* without a template, too */
+        if (!chat_fixture(&x, "qwen3", i ? NULL : template, 0)) return;
+        n = chat(&x, POLAR_CHAT_CHATML, talk + 1, 1);
+        CHECK_STR(chat_text(&x, POLAR_CHAT_CHATML, talk + 1, 1), U OPEN "<think>\n\n</think>\n\n");
+        CHECK(n > 8 && ids[n - 6] == 256 + N_MERGES && ids[n - 3] == 256 + N_MERGES + 1);
+        fixture_free(&x);
+    }
+    if (!chat_fixture(&x, "qwen2", NULL, 0)) return;
+    CHECK(!strstr(chat_text(&x, POLAR_CHAT_CHATML, talk + 1, 1), "<think>"));
     fixture_free(&x);
-    if (!chat_fixture(&x, "qwen2", template, 0)) return;
-    CHECK(!strstr(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1), "<think>"));
-    fixture_free(&x);
-    if (!chat_fixture(&x, "qwen3", "<|im_start|>", 0)) return; /* a later one that does not think */
+    if (!chat_fixture(&x, "qwen3", LOOP("\\n") PROMPT("\\n"), 0)) return; /* a later one that does not think */
     CHECK(!strstr(chat_text(&x, POLAR_CHAT_AUTO, talk + 1, 1), "<think>"));
     fixture_free(&x);
 }
 
 TEST(llama3_chat) {
     fixture x;
-    if (!chat_fixture(&x, "llama", "{{- '<|start_header_id|>' }}", 1)) return;
+    if (!chat_fixture(&x, "llama", LLAMA3, 1)) return;
     CHECK(x.v.chat == POLAR_CHAT_LLAMA3);
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, &question, 1),
               "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2+2?\n<|im_end|><|eot_id|>"
@@ -802,6 +977,8 @@ TEST(raw_chat) {
     CHECK(x.v.chat == POLAR_CHAT_RAW);
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, parts, 2), "<|begin_of_text|>abab <|eot_id|>");
     CHECK(ids[0] == x.v.bos && !tok_is_control(&x.v, ids[chat(&x, POLAR_CHAT_RAW, parts, 2) - 1]));
+    CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk, 2), "<|begin_of_text|>Be brief.\n\nHi");
+    CHECK_STR(chat_text(&x, POLAR_CHAT_CHATML, talk + 1, 1), "<|begin_of_text|>" U OPEN);
     fixture_free(&x);
 }
 
@@ -1196,7 +1373,8 @@ static const test_case tests[] = {
     {"specials", test_specials},
     {"sentencepiece_specials", test_sentencepiece_specials},
     {"chatml", test_chatml},
-    {"chatml_system", test_chatml_system},
+    {"chat_templates", test_chat_templates},
+    {"chat_template_garbage", test_chat_template_garbage},
     {"chatml_think", test_chatml_think},
     {"llama3_chat", test_llama3_chat},
     {"raw_chat", test_raw_chat},

@@ -558,6 +558,12 @@ char *cli_read_file(const char *path, size_t *length) {
     return text;
 }
 
+char *cli_read_text(const char *path, size_t *length) {
+    char *text = cli_read_file(path, length);
+    if (text && *length >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) memmove(text, text + 3, (*length -= 3) + 1);
+    return text;
+}
+
 int cli_lines_open(cli_lines *lines, const char *path) {
     memset(lines, 0, sizeof *lines);
     lines->name = strcmp(path, "-") ? path : "stdin";

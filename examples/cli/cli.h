@@ -117,6 +117,8 @@ const char *cli_what_is(const char *head, size_t n);
 int cli_fail_open(const char *path, const char *message);
 /* The whole file, or stdin for "-", NUL-terminated, to be freed. NULL after a message. */
 char *cli_read_file(const char *path, size_t *length);
+/* The same for a text that people write: without a byte order mark in front. */
+char *cli_read_text(const char *path, size_t *length);
 
 /* A file or stdin ("-") read line by line, of any length. */
 typedef struct cli_lines {

@@ -31,7 +31,7 @@ int question_word(const cli *c, const char *file, char **question) {
         strcpy(*question, c->args[0]);
         return 0;
     }
-    if (!(*question = cli_read_file(file ? file : "-", &n))) return 1;
+    if (!(*question = cli_read_text(file ? file : "-", &n))) return 1;
     while (n && ((*question)[n - 1] == '\n' || (*question)[n - 1] == '\r')) (*question)[--n] = 0;
     if (strlen(*question) == n) return 0;
     free(*question);

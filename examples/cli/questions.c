@@ -612,7 +612,7 @@ int cli_prompt_read(const cli_prompt_options *o, char **text, polar_prompt *want
     size_t length;
     *text = NULL;
     if (*spec == '@' && !o->recorded) {
-        if (!(*text = cli_read_file(spec + 1, &length))) return 1;
+        if (!(*text = cli_read_text(spec + 1, &length))) return 1;
         if (length && (*text)[length - 1] == '\n') (*text)[length - 1] = 0;
         if (strlen(*text) + 1 < length) return cli_fail("%s: a prompt must not hold NUL bytes", spec + 1);
     } else if (o->recorded || strcmp(spec, "auto")) {

@@ -109,7 +109,7 @@ static int convert(const tokenize_options *o, const polar_model *model, const ch
     size_t length = word ? strlen(word) : 0;
     char *content = NULL;
     int status;
-    if (file && !(content = cli_read_file(file, &length))) return 1;
+    if (file && !(content = cli_read_text(file, &length))) return 1;
     if (content) word = content;
     status = o->decode ? decode_list(o, model, word) : print_tokens(o, model, word, length);
     free(content);
