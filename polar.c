@@ -1776,11 +1776,12 @@ typedef struct gguf_watch {
 static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_watch *watch, const polar_allocator *a,
                                   polar_error *e) {
     const size_t chunk = (size_t)1 << 24;
-    FILE *f = gguf_fopen(path, "rb", a, e);
+    polar_error local = {POLAR_OK, ""};
+    FILE *f = gguf_fopen(path, "rb", a, &local);
     polar_status status = POLAR_OK;
     int64_t size;
     uint8_t *block;
-    if (!f) return POLAR_IO;
+    if (!f) return fail(e, local.status, "%s", local.message);
     size = gguf_file_size(f);
     if (size < 0 || (uint64_t)size > SIZE_MAX) {
         fclose(f);
@@ -14005,7 +14006,8 @@ polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, i
     if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) ||
         !(price - price == 0))
         return fail(error, POLAR_ARGUMENT, "polar_cascade_fit: %d questions with %d programs each", n_questions, k);
-    if (n > SIZE_MAX / sizeof *values || !(values = mem_alloc(&a, n * sizeof *values, error))) return POLAR_MEMORY;
+    if (n > SIZE_MAX / sizeof *values) return fail(error, POLAR_MEMORY, "out of memory: %zu results are too many", n);
+    if (!(values = mem_alloc(&a, n * sizeof *values, error))) return POLAR_MEMORY;
     for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
     qsort(values, n, sizeof *values, cascade_compare);
     *threshold = POLAR_NO_CONFIDENCE;

@@ -158,6 +158,67 @@ TEST(fingerprints) {
     CHECK(!strstr(output, "no record"));
 }
 
+/* The small model with a chat template. */
+static void write_chat_model(const char *name, const char *template) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 3);
+    polar_gguf *g = NULL;
+    polar_gguf_writer *w = NULL;
+    polar_gguf_tensor t;
+    size_t size = 0;
+    const void *bytes = NULL;
+    CHECK(!polar_gguf_open_memory(&g, f.data, f.size, NULL, NULL) && !polar_gguf_writer_open(&w, NULL, NULL, NULL));
+    polar_gguf_writer_copy(w, g);
+    polar_gguf_writer_set_string(w, "tokenizer.chat_template", template, strlen(template));
+    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) {
+        char text[64];
+        snprintf(text, sizeof text, "%.*s", (int)t.name_length, t.name);
+        polar_gguf_writer_add_tensor(w, text, t.type, t.n_dims, t.dims);
+    }
+    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) CHECK(!polar_gguf_writer_write(w, t.data, t.bytes));
+    CHECK(!polar_gguf_writer_finish(w, NULL) && (bytes = polar_gguf_writer_data(w, &size)) != NULL);
+    write_file(name, bytes, size);
+    polar_gguf_writer_close(w);
+    polar_gguf_close(g);
+    free(f.data);
+}
+
+/* What a prompt is made of: an unknown template is said, raw messages have a blank line between them. */
+TEST(chat) {
+    static const char said[] = "chat.gguf: the chat template is none that polar knows (chatml, llama3): messages";
+    write_chat_model("chat.gguf", "{% for m in messages %}<|User|>{{ m.content }}{% endfor %}<think>\n");
+    RUN("polar run -m chat.gguf -n 1 Hi", 0, said);
+    RUN("polar info chat.gguf", 0, said);
+    RUN("polar run -m chat.gguf -n 1 --chat chatml Hi", 1, "the vocabulary has no token <|im_start|>");
+    RUN("polar run -m model.gguf -n 2 --json --system 'Be brief.' Hi >a; "
+        "polar run -m model.gguf -n 2 --json 'Be brief.\n\nHi' >b; sed 's/,.seconds.*//' a >c; "
+        "sed 's/,.seconds.*//' b | cmp - c && cat c",
+        0, "\"n_prompt\":");
+}
+
+/* A byte order mark is no part of a text, and what is handed over is UTF-8. */
+TEST(text_in_and_out) {
+    char line[200], *text;
+    size_t n = 0;
+    RUN("printf '\\357\\273\\277one\\n' >bom.txt; printf 'one\\n' >plain.txt; "
+        "polar tokenize -m model.gguf -f bom.txt >a; polar tokenize -m model.gguf -f plain.txt | cmp - a && "
+        "polar tokenize -m model.gguf - <bom.txt | cmp - a",
+        0, "");
+    RUN("polar run -m model.gguf -n 4 --stats -f bom.txt 2>&1 >/dev/null | sed 's/ tokens.*//' >a; "
+        "polar run -m model.gguf -n 4 --stats -f plain.txt 2>&1 >/dev/null | sed 's/ tokens.*//' | cmp - a && cat a",
+        0, " + ");
+    for (int seed = 0; seed < 5; seed++) {
+        sprintf(line, "polar run -m model.gguf -n 40 --ignore-end --temperature 3 --seed %d x >out.txt", seed);
+        RUN(line, 0, "");
+        if (!(text = read_back("out.txt", &n))) return;
+        for (size_t i = 0, length; i < n; i += length) {
+            length = (size_t)utf8_length(text + i, n - i);
+            CHECK(length > 0);
+            if (!length) length = 1;
+        }
+        free(text);
+    }
+}
+
 TEST(bad_input) {
     RUN("polar run -m other.gguf -p p.gguf x", 1, "the predictor was trained for another model");
     RUN("polar predict -m other.gguf -p p.gguf --any-model 'x'", 0, "menu, best");
@@ -294,7 +355,8 @@ TEST(both_ways) {
 int main(int argc, char **argv) {
     static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-        T(train), T(resume), T(predict), T(answers), T(long_questions), T(outputs), T(fingerprints), T(bad_input),
+        T(train), T(resume), T(predict), T(answers), T(long_questions), T(outputs), T(fingerprints),
+    T(chat), T(text_in_and_out), T(bad_input),
         T(encoder), T(both_ways),
     };
     int status;
