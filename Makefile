@@ -47,6 +47,8 @@ build/test_answer build/test_bundle build/test_train_cli: examples/answer/answer
 
 build/test_answer: examples/cli/json.c examples/cli/cli.h
 
+build/test_model: polar
+
 build/test_train_cli: polar
 
 build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h

@@ -1282,6 +1282,7 @@ typedef struct gguf_kv {
     size_t count;         /* elements; 1 if it is not an array */
     const uint8_t *at;    /* the value or the elements, packed */
     size_t bytes;
+    int used;             /* somebody asked for it: set by [model] */
 } gguf_kv;
 
 typedef struct gguf_tensor {
@@ -1292,6 +1293,7 @@ typedef struct gguf_tensor {
     int type;         /* index in gguf_types */
     const uint8_t *data;
     size_t bytes;
+    int used;         /* as of gguf_kv */
 } gguf_tensor;
 
 /* Names in order, to find them: a hash table could be made to collide by a hostile file. */
@@ -1634,12 +1636,24 @@ static void gguf_put_text(text *t, const gguf_kv *kv, size_t element) {
     else if (gguf_float_at(kv, element, &x)) text_put_double(t, x);
 }
 
+/* A value that counts for the whole model is a number, or an array of one for each layer, all equal. */
+static polar_status gguf_check_one(const gguf_file *g, const gguf_kv *kv, const char *expected, polar_error *e) {
+    const size_t width = gguf_values[kv->type].bytes;
+    if (!width || !kv->count) return gguf_wrong_type(g, kv, expected, e);
+    for (size_t i = 1; i < kv->count; i++)
+        if (memcmp(kv->at, kv->at + i * width, width))
+            return fail(e, POLAR_UNSUPPORTED, "%s: %.*s differs between layers, expected the same for all", g->name,
+                        (int)MIN(kv->key_length, 100), kv->key);
+    return POLAR_OK;
+}
+
 static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
                                  polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
     int64_t n;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || !gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
+    if (!gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
+    if (gguf_check_one(g, kv, "an integer", e)) return e ? e->status : POLAR_FORMAT;
     if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
         char found[NUM_TEXT];
         text t = {found, sizeof found, 0};
@@ -1655,7 +1669,8 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
     const gguf_kv *kv = gguf_find(g, key);
     double x;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || !gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
+    if (gguf_check_one(g, kv, "a number", e)) return e ? e->status : POLAR_FORMAT;
+    if (!gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
     if (!(x >= min && x <= max)) {
         char found[NUM_TEXT], low[NUM_TEXT], high[NUM_TEXT];
         return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %s to %s", g->name, key, num_text(x, found),
@@ -1667,10 +1682,13 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
 
 static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out, int required, polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
+    int64_t n = -1;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || kv->type != GGUF_BOOL) return gguf_wrong_type(g, kv, "a bool", e);
-    if (kv->at[0] > 1) return fail(e, POLAR_FORMAT, "%s: %s is %d, expected 0 or 1", g->name, key, (int)kv->at[0]);
-    *out = kv->at[0];
+    if (kv->is_array || (kv->type != GGUF_BOOL && !gguf_is_int(kv))) return gguf_wrong_type(g, kv, "a bool", e);
+    if (kv->type == GGUF_BOOL) n = kv->at[0];
+    else gguf_int_at(kv, 0, &n);
+    if (n < 0 || n > 1) return fail(e, POLAR_FORMAT, "%s: %s is %lld, expected 0 or 1", g->name, key, (long long)n);
+    *out = (int)n;
     return POLAR_OK;
 }
 
@@ -1685,13 +1703,13 @@ static polar_status gguf_get_str(const gguf_file *g, const char *key, const char
     return POLAR_OK;
 }
 
-/* An array with elements of the given type; *out is NULL if an optional one is absent. Elements are read by
- * gguf_int_at, gguf_float_at, or gguf_strings. */
+/* An array with elements of the given type, where I32 stands for any integers; *out is NULL if an optional one is
+ * absent. Elements are read by gguf_int_at, gguf_float_at, or gguf_strings. */
 static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_value_type type, const gguf_kv **out,
                                    int required, polar_error *e) {
     const gguf_kv *kv = *out = gguf_find(g, key);
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array && kv->type == type) return POLAR_OK;
+    if (kv->is_array && (kv->type == type || (type == GGUF_I32 && gguf_is_int(kv)))) return POLAR_OK;
     *out = NULL;
     return fail(e, POLAR_FORMAT, "%s: %s is %s%s, expected an array of %s", g->name, key,
                 kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, gguf_values[type].name);
@@ -2993,6 +3011,7 @@ typedef struct product {
     int n_tokens;
     float *y;
     int ldy;
+    const float *bias;     /* (rows) to be added, NULL without; not by `multiply` */
 } product;
 
 typedef struct kern {
@@ -6020,14 +6039,18 @@ static int32_t tok_id(const tok_vocab *v, const char *name) {
 /* --- loading */
 
 
+enum { TOK_IF_CONTROL = 2 };
+
 /* Tokens with a meaning, by name: files do not always give them the right kind, or name their ids. */
 static const struct {
     const char *name;
-    int end;  /* ends a generation */
+    int end;  /* ends a generation; TOK_IF_CONTROL: where the file itself says that it is a control token */
     int turn; /* ... and an assistant's turn: what eot is where the file does not say */
 } tok_named[] = {
     {"<|eot_id|>", 1, 1},      {"<|im_end|>", 1, 1},     {"<|end|>", 1, 1},          {"<end_of_turn>", 1, 1},
     {"<|endoftext|>", 1, 0},   {"<|end_of_text|>", 1, 0}, {"<|eom_id|>", 1, 0},      {"<EOT>", 1, 0},
+    {"</s>", TOK_IF_CONTROL, 0}, {"<eos>", TOK_IF_CONTROL, 0},
+    {"<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", TOK_IF_CONTROL, 0},
     {"<|im_start|>", 0, 0},    {"<|start_header_id|>", 0, 0}, {"<|end_header_id|>", 0, 0},
     {"<|begin_of_text|>", 0, 0},
 };
@@ -6107,7 +6130,8 @@ static int tok_read_kind(const tok_vocab *v, const tok_source *src, int32_t i, c
     else if (i == v->unknown) kind = TOK_UNKNOWN;
     else if (!v->pre && tok_byte_name((const uint8_t *)s, n) >= 0) kind = TOK_BYTE;
     for (int k = 0; n && s[0] == '<' && k < COUNT(tok_named); k++)
-        if (strlen(tok_named[k].name) == n && !memcmp(tok_named[k].name, s, n))
+        if (strlen(tok_named[k].name) == n && !memcmp(tok_named[k].name, s, n) &&
+            (tok_named[k].end != TOK_IF_CONTROL || kind == TOK_CONTROL))
             return TOK_CONTROL | (tok_named[k].end ? TOK_END : 0);
     return (int)kind;
 }
@@ -7579,7 +7603,7 @@ const char *polar_chat_name(polar_chat chat) {
 typedef struct arch {
     const char *name;
     int neox;     /* rope turns (x[i], x[i + half]); otherwise (x[2i], x[2i+1]) */
-    int qkv_bias; /* biases on q, k, v */
+    int qkv_bias; /* biases on q, k, v must be there; others may be in any file */
     int qk_norm;  /* RMS norm on each head of q and k before rope */
     int experts;  /* feed-forward is a mixture of experts with a shared one */
 } arch;
@@ -7596,11 +7620,11 @@ typedef struct matrix {
     int type, n, rows; /* rows of one expert */
     size_t row_bytes;
     const uint8_t *data;
+    const float *bias; /* (rows) that is added to products, NULL without */
 } matrix;
 
 typedef struct layer {
     const float *attn_norm, *ffn_norm;             /* (n_embd) */
-    const float *q_bias, *k_bias, *v_bias;         /* NULL without */
     const float *q_norm, *k_norm;                  /* (head_dim), NULL without */
     matrix q, k, v, o;                             /* (n_head * head_dim, n_embd) ... (n_embd, n_head * head_dim) */
     matrix gate, up, down;                         /* dense: (n_ff, n_embd) twice, (n_embd, n_ff) */
@@ -7616,10 +7640,10 @@ struct polar_model {
     tok_vocab vocab;
     const arch *arch;
     const kern *kern;
-    int vocab_only;
+    int vocab_only, ignore_unknown;
     int n_layer, n_embd, n_head, n_head_kv, head_dim, n_rot, n_ff, n_vocab, n_ctx_train;
     int n_expert, n_expert_used, n_ff_exp, n_ff_shexp, expert_norm;
-    float norm_eps, rope_base;
+    float norm_eps, rope_base, attention_scale; /* of q k: 1 / sqrt(head_dim), unless the file says otherwise */
     matrix embedding, output;
     const float *output_norm;
     uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
@@ -7639,11 +7663,27 @@ typedef struct model_key {
     char text[96];
 } model_key;
 
-static model_key key_of(const polar_model *m, const char *rest) {
+/* The whole name of a key, which counts as used. */
+static model_key key_of(polar_model *m, const char *rest) {
     model_key k;
     text t = {k.text, sizeof k.text, 0};
+    const gguf_kv *kv;
     text_format(&t, "%s.%s", m->arch->name, rest);
+    if ((kv = gguf_find(&m->file, k.text))) m->file.kv[kv - m->file.kv].used = 1;
     return k; /* cppcheck-suppress uninitvar ; filled through t */
+}
+
+/* What is in the file, may change results and is not done here is an error, or a note if the caller ignores it. */
+static PRINTF_LIKE(3, 4) int model_unknown(polar_model *m, polar_error *e, const char *format, ...) {
+    char what[400];
+    text t = {what, sizeof what, 0};
+    va_list args;
+    va_start(args, format);
+    text_vformat(&t, format, args);
+    va_end(args);
+    if (m->ignore_unknown) buf_note(&m->notes, "%s: %s: ignored", m->file.name, what);
+    else fail(e, POLAR_UNSUPPORTED, "%s: %s (the option ignore_unknown overrules this)", m->file.name, what);
+    return m->ignore_unknown;
 }
 
 #define NO_DEFAULT (-1)
@@ -7663,17 +7703,36 @@ static int model_float(polar_model *m, const char *key, double standard, double 
     return 1;
 }
 
+/* What positions are divided by. The factor has an older key too; 0 means 1. */
 static int model_rope_scaling(polar_model *m, float *factor, polar_error *e) {
     const model_key k = key_of(m, "rope.scaling.type");
-    const char *s = "none";
-    size_t n = 4;
+    const char *s = "linear";
+    size_t n = 6;
+    float old;
+    if (gguf_get_str(&m->file, k.text, &s, &n, 0, e) || !model_float(m, "rope.scaling.factor", 0, 0, 1e6, factor, e) ||
+        !model_float(m, "rope.scale_linear", 0, 0, 1e6, &old, e))
+        return 0;
+    if (*factor > 0 && old > 0 && f32_bits(*factor) != f32_bits(old)) {
+        fail(e, POLAR_FORMAT, "%s: rope.scaling.factor and rope.scale_linear differ", m->file.name);
+        return 0;
+    }
+    if (!(*factor > 0)) *factor = old > 0 ? old : 1;
+    if (n == 6 && !memcmp(s, "linear", 6)) return 1;
+    if (n == 4 && !memcmp(s, "yarn", 4) && f32_bits(*factor) == f32_bits(1)) return 1;
     *factor = 1;
-    if (gguf_get_str(&m->file, k.text, &s, &n, 0, e)) return 0;
     if (n == 4 && !memcmp(s, "none", 4)) return 1;
-    if (n == 6 && !memcmp(s, "linear", 6)) return model_float(m, "rope.scaling.factor", 1, 1e-3, 1e6, factor, e);
-    fail(e, POLAR_UNSUPPORTED, "%s: rope.scaling.type is \"%.*s\", expected none or linear", m->file.name,
-         (int)MIN(n, 40), s);
-    return 0;
+    return model_unknown(m, e, "rope.scaling.type is \"%.*s\", expected none or linear", (int)MIN(n, 40), s);
+}
+
+/* A window of positions to look back does nothing as long as the context is not larger. */
+static int model_window(polar_model *m, polar_error *e) {
+    int window;
+    if (!model_int(m, "attention.sliding_window", 0, 0, INT_MAX, &window, e)) return 0;
+    if (!window || window >= m->n_ctx_train) return 1;
+    buf_note(&m->notes, "%s: attention.sliding_window is %d: the context is limited to that, instead of %d",
+             m->file.name, window, m->n_ctx_train);
+    m->n_ctx_train = window;
+    return 1;
 }
 
 static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error *e) {
@@ -7691,8 +7750,10 @@ static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error
         !model_int(m, "rope.dimension_count", m->head_dim, 2, m->head_dim, &m->n_rot, e) ||
         !model_float(m, "rope.freq_base", 10000, 1, 1e12, &m->rope_base, e) ||
         !model_float(m, "attention.layer_norm_rms_epsilon", -1, 0, 1, &m->norm_eps, e) ||
-        !model_rope_scaling(m, rope_factor, e))
+        !model_float(m, "attention.scale", 0, 0, 1e6, &m->attention_scale, e) ||
+        !model_rope_scaling(m, rope_factor, e) || !model_window(m, e))
         return 0;
+    if (!(m->attention_scale > 0)) m->attention_scale = 1.0f / sqrtf((float)m->head_dim);
     if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2) {
         fail(e, POLAR_UNSUPPORTED,
              "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: expected "
@@ -7721,11 +7782,11 @@ typedef struct tensor_name {
     char text[64];
 } tensor_name;
 
-static tensor_name name_of(int layer, const char *rest) {
+static tensor_name name_of(int layer, const char *rest, const char *suffix) {
     tensor_name n;
     text t = {n.text, sizeof n.text, 0};
-    if (layer >= 0) text_format(&t, "blk.%d.%s.weight", layer, rest);
-    else text_format(&t, "%s.weight", rest);
+    if (layer >= 0) text_format(&t, "blk.%d.%s.%s", layer, rest, suffix);
+    else text_format(&t, "%s.%s", rest, suffix);
     return n; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
@@ -7745,6 +7806,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
         fail(e, POLAR_FORMAT, "%s: tensor %s is missing", m->file.name, name);
         return NULL;
     }
+    m->file.tensors[g - m->file.tensors].used = 1;
     dims_text(&t, g);
     for (int i = 0; i < 4; i++) {
         int64_t have = i < g->n_dims ? g->dims[i] : 1;
@@ -7764,7 +7826,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
 
 static int model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out,
                         polar_error *e) {
-    const tensor_name full = name_of(layer, name);
+    const tensor_name full = name_of(layer, name, "weight");
     const gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
     if (!g) return 0;
     out->type = quant_find(g->type);
@@ -7772,6 +7834,7 @@ static int model_matrix(polar_model *m, int layer, const char *name, int n, int 
     out->rows = g->n_dims > 1 ? (int)g->dims[1] : 1;
     out->row_bytes = quant_row_bytes(out->type, (size_t)out->n);
     out->data = g->data;
+    out->bias = NULL;
     return 1;
 }
 
@@ -7799,15 +7862,17 @@ static int model_vector(polar_model *m, layout *l, const char *full, int n, cons
 }
 
 static int layer_vector(polar_model *m, layout *l, int i, const char *name, int n, const float **out, polar_error *e) {
-    const tensor_name full = name_of(i, name);
+    const tensor_name full = name_of(i, name, "weight");
     return model_vector(m, l, full.text, n, out, e);
 }
 
-static int layer_bias(polar_model *m, layout *l, int i, const char *name, int n, const float **out, polar_error *e) {
-    char full[64];
-    text t = {full, sizeof full, 0};
-    text_format(&t, "blk.%d.%s.bias", i, name);
-    return model_vector(m, l, full, n, out, e);
+/* A matrix and its bias, if there is one or must be one. */
+static int model_linear(polar_model *m, layout *l, int i, const char *name, int n, int rows, int biased, matrix *out,
+                        polar_error *e) {
+    const tensor_name bias = name_of(i, name, "bias");
+    if (!model_matrix(m, i, name, n, rows, 1, out, e)) return 0;
+    return (!biased && !gguf_find_tensor(&m->file, bias.text)) ||
+           model_vector(m, l, bias.text, out->rows, &out->bias, e);
 }
 
 static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e) {
@@ -7832,23 +7897,21 @@ static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e)
 }
 
 static int model_layer_tensors(polar_model *m, layout *l, int i, layer *y, polar_error *e) {
-    const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
+    const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim, biased = m->arch->qkv_bias;
     if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) ||
-        !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) || !model_matrix(m, i, "attn_q", d, dq, 1, &y->q, e) ||
-        !model_matrix(m, i, "attn_k", d, dk, 1, &y->k, e) || !model_matrix(m, i, "attn_v", d, dk, 1, &y->v, e) ||
-        !model_matrix(m, i, "attn_output", dq, d, 1, &y->o, e))
-        return 0;
-    if (m->arch->qkv_bias &&
-        (!layer_bias(m, l, i, "attn_q", dq, &y->q_bias, e) || !layer_bias(m, l, i, "attn_k", dk, &y->k_bias, e) ||
-         !layer_bias(m, l, i, "attn_v", dk, &y->v_bias, e)))
+        !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
+        !model_linear(m, l, i, "attn_q", d, dq, biased, &y->q, e) ||
+        !model_linear(m, l, i, "attn_k", d, dk, biased, &y->k, e) ||
+        !model_linear(m, l, i, "attn_v", d, dk, biased, &y->v, e) ||
+        !model_linear(m, l, i, "attn_output", dq, d, 0, &y->o, e))
         return 0;
     if (m->arch->qk_norm && (!layer_vector(m, l, i, "attn_q_norm", m->head_dim, &y->q_norm, e) ||
                              !layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
         return 0;
     if (m->arch->experts) return model_expert_tensors(m, i, y, e);
-    return model_matrix(m, i, "ffn_gate", d, m->n_ff, 1, &y->gate, e) &&
-           model_matrix(m, i, "ffn_up", d, m->n_ff, 1, &y->up, e) &&
-           model_matrix(m, i, "ffn_down", m->n_ff, d, 1, &y->down, e);
+    return model_linear(m, l, i, "ffn_gate", d, m->n_ff, 0, &y->gate, e) &&
+           model_linear(m, l, i, "ffn_up", d, m->n_ff, 0, &y->up, e) &&
+           model_linear(m, l, i, "ffn_down", m->n_ff, d, 0, &y->down, e);
 }
 
 /* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3). */
@@ -7887,6 +7950,9 @@ static int model_place(polar_model *m, layout *l, polar_error *e) {
     if (gguf_find_tensor(&m->file, "output.weight") &&
         !model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
         return 0;
+    if (gguf_find_tensor(&m->file, "output.bias") &&
+        !model_vector(m, l, "output.bias", m->n_vocab, &m->output.bias, e))
+        return 0;
     return model_vector(m, l, "output_norm.weight", m->n_embd, &m->output_norm, e);
 }
 
@@ -7901,6 +7967,103 @@ static int model_arch(polar_model *m, polar_error *e) {
     fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe are)",
          m->file.name, (int)MIN(n, 60), s);
     return 0;
+}
+
+/* --- what nobody asked for --- */
+
+/* Keys behind the architecture's name that are not used and do not matter: whatever their value, or with one of two. */
+static const struct harmless_key {
+    const char *name;
+    int any;
+    double values[2];
+} harmless_keys[] = {
+    {"vocab_size", 1, {0, 0}}, /* the embeddings' shape says it */
+    {"tensor_data_layout", 1, {0, 0}},
+    {"pooling_type", 1, {0, 0}},
+    {"attention.layer_norm_epsilon", 1, {0, 0}}, /* of the norm that these architectures do not have */
+    {"attention.sliding_window_pattern", 1, {0, 0}}, /* no context is longer than the window */
+    {"attention.causal", 0, {1, 1}},
+    {"attention.clamp_kqv", 0, {0, 0}},
+    {"attention.max_alibi_bias", 0, {0, 0}},
+    {"attention.shared_kv_layers", 0, {0, 0}},
+    {"attn_logit_softcapping", 0, {0, 0}},
+    {"final_logit_softcapping", 0, {0, 0}},
+    {"router_logit_softcapping", 0, {0, 0}},
+    {"logit_scale", 0, {0, 1}},
+    {"residual_scale", 0, {0, 1}},
+    {"embedding_scale", 0, {0, 1}},
+    {"use_parallel_residual", 0, {0, 0}},
+    {"swin_norm", 0, {0, 0}},
+    {"rope.scaling.original_context_length", 1, {0, 0}}, /* of other types of scaling, which are refused, and those */
+    {"rope.scaling.finetuned", 1, {0, 0}},
+    {"rope.scaling.yarn_log_multiplier", 1, {0, 0}},
+    {"rope.scaling.yarn_ext_factor", 1, {0, 0}},
+    {"rope.scaling.yarn_attn_factor", 1, {0, 0}},
+    {"rope.scaling.yarn_beta_fast", 1, {0, 0}},
+    {"rope.scaling.yarn_beta_slow", 1, {0, 0}},
+    {"rope.scaling.attn_factor", 0, {1, 1}},
+    {"expert_used_count", 0, {0, 0}}, /* where there are no experts */
+    {"expert_weights_norm", 0, {0, 1}},
+    {"expert_feed_forward_length", 1, {0, 0}}, /* the tensors' shapes say it */
+    {"expert_shared_feed_forward_length", 1, {0, 0}},
+    {"expert_shared_count", 1, {0, 0}},
+    {"expert_weights_scale", 0, {0, 1}},
+    {"expert_gating_func", 0, {0, 1}}, /* 1: softmax */
+    {"expert_group_count", 0, {0, 1}},
+    {"expert_group_used_count", 0, {0, 1}},
+    {"leading_dense_block_count", 0, {0, 0}},
+    {"moe_every_n_layers", 0, {0, 1}},
+    {"interleave_moe_layer_step", 0, {0, 1}},
+    {"nextn_predict_layers", 0, {0, 0}},
+    {"n_deepstack_layers", 0, {0, 0}},
+};
+
+static int key_is_harmless(const gguf_kv *kv, size_t prefix) {
+    for (int i = 0; i < COUNT(harmless_keys); i++) {
+        const struct harmless_key *h = &harmless_keys[i];
+        if (strlen(h->name) != kv->key_length - prefix || memcmp(h->name, kv->key + prefix, strlen(h->name))) continue;
+        for (size_t k = 0; k < kv->count && !h->any; k++) {
+            double x = kv->type == GGUF_BOOL ? kv->at[k] : -1;
+            if (kv->type == GGUF_STRING || (kv->type != GGUF_BOOL && !gguf_float_at(kv, k, &x))) return 0;
+            if (!(x >= h->values[0] && x <= h->values[0]) && !(x >= h->values[1] && x <= h->values[1])) return 0;
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* Old files hold the inverse frequencies of rope, which follow from its base. */
+static int tensor_is_harmless(const gguf_tensor *g) {
+    static const char name[] = ".attn_rot_embd";
+    for (size_t i = 0; i + sizeof name - 1 <= g->name_length; i++)
+        if (!memcmp(g->name + i, name, sizeof name - 1)) return 1;
+    return 0;
+}
+
+/* All that the file says about the model has been used, or does not matter. */
+static int model_check_unused(polar_model *m, polar_error *e) {
+    const size_t prefix = strlen(m->arch->name) + 1;
+    const gguf_tensor *first = NULL;
+    int n = 0;
+    for (size_t i = 0; i < m->file.n_kv; i++) {
+        const gguf_kv *kv = &m->file.kv[i];
+        char value[64] = "";
+        text t = {value, sizeof value, 0};
+        if (kv->used || kv->key_length < prefix || memcmp(kv->key, m->arch->name, prefix - 1) ||
+            kv->key[prefix - 1] != '.' || key_is_harmless(kv, prefix))
+            continue;
+        gguf_put_text(&t, kv, 0);
+        if (!model_unknown(m, e, "the key %.*s, which is %s%s, is not known for this architecture or not with this "
+                           "value", (int)MIN(kv->key_length, 100), kv->key, value, kv->is_array ? " ..." : ""))
+            return 0;
+    }
+    for (size_t i = 0; i < m->file.n_tensors; i++) {
+        const gguf_tensor *g = &m->file.tensors[i];
+        if (g->used || tensor_is_harmless(g)) continue;
+        if (!n++) first = g;
+    }
+    return !n || model_unknown(m, e, "the tensor %.*s and %d more are not known for architecture %s",
+                               (int)MIN(first->name_length, 100), first->name, n - 1, m->arch->name);
 }
 
 static void model_name(polar_model *m) {
@@ -7941,7 +8104,7 @@ static polar_status model_load(polar_model *m, polar_error *e) {
     if (!m->block_bytes) return fail(e, POLAR_MEMORY, "out of memory: the model's tables are too large");
     if (!(m->block = mem_alloc(&m->allocator, m->block_bytes, e))) return POLAR_MEMORY;
     l = layout_begin(m->block);
-    if (!model_place(m, &l, e) || !model_rope(m, linear, e)) return e->status;
+    if (!model_place(m, &l, e) || !model_rope(m, linear, e) || !model_check_unused(m, e)) return e->status;
     return POLAR_OK;
 }
 
@@ -7983,6 +8146,7 @@ static polar_status model_open(polar_model **out, const char *path, const void *
     m->notes.allocator = &m->allocator;
     m->kern = kern_find(o->cpu);
     m->vocab_only = o->vocab_only;
+    m->ignore_unknown = o->ignore_unknown;
     if (path) gguf_open(&m->file, path, o->no_mmap, &a, o->progress, o->progress_user, &local);
     else gguf_open_memory(&m->file, data, size, &a, &local);
     if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5))
@@ -8649,8 +8813,16 @@ static void product_task(void *context, int index, int worker) {
     }
 }
 
-/* All products in one go. Tiles are a multiple of a panel, some per thread so that a slow core does not hold
- * up the others: few for one token, since memory is not yet read ahead where a tile begins. */
+/* x += y. Blocks of a known size are what a compiler makes vectors of. */
+static void vec_add(float *x, const float *y, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++) x[i + j] += y[i + j];
+    for (; i < n; i++) x[i] += y[i];
+}
+
+/* All products in one go, and their biases. Tiles are a multiple of a panel, some per thread so that a slow core does
+ * not hold up the others: few for one token, since memory is not yet read ahead where a tile begins. */
 static void products_run(const engine *e, const product *p, int n) {
     product_work w = {e, p, n, KERN_ROWS};
     int rows = 0, tiles = 0;
@@ -8659,11 +8831,14 @@ static void products_run(const engine *e, const product *p, int n) {
     if (p->n_tokens > 1) w.tile = MIN(128, w.tile);
     for (int i = 0; i < n; i++) tiles += (p[i].rows + w.tile - 1) / w.tile;
     parallel_for(&e->runner, tiles, product_task, &w);
+    for (int i = 0; i < n; i++)
+        for (int t = 0; p[i].bias && t < p[i].n_tokens; t++)
+            vec_add(p[i].y + (size_t)t * (size_t)p[i].ldy, p[i].bias, p[i].rows);
 }
 
-/* y (n_rows, m->rows) = rows of a times m transposed: y[r] = m a[r]. */
+/* y (n_rows, m->rows) = rows of a times m transposed, and m's bias: y[r] = m a[r] + b. */
 static product product_of(const matrix *m, const activations *a, int n_rows, float *y) {
-    const product p = {m->type, m->rows, m->data, m->row_bytes, a, NULL, n_rows, y, m->rows};
+    const product p = {m->type, m->rows, m->data, m->row_bytes, a, NULL, n_rows, y, m->rows, m->bias};
     return p;
 }
 
@@ -8723,14 +8898,6 @@ static void step_run(step *w, int n_rows, polar_task row_task) {
     parallel_for(&w->e->runner, (n_rows + w->per_task - 1) / w->per_task, step_task, w);
 }
 
-/* x += y. Blocks of a known size are what a compiler makes vectors of. */
-static void vec_add(float *x, const float *y, int n) {
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++) x[i + j] += y[i + j];
-    for (; i < n; i++) x[i] += y[i];
-}
-
 /* x /= y */
 static void vec_divide(float *x, float y, int n) {
     int i = 0;
@@ -8768,11 +8935,6 @@ static void call_add_norm(engine *e, float *hidden, int n_rows, const float *nor
 
 /* --- queries, keys, values; rope --- */
 
-/* y += bias, unless there is none. */
-static void bias_add(float *y, const float *bias, int n) {
-    for (int i = 0; bias && i < n; i++) y[i] += bias[i];
-}
-
 /* Of n heads: RMS norm of each (qwen3), then rope, which turns pairs of numbers by the angles of the position. */
 static void heads_position(const polar_model *m, float *x, int n, const float *norm, const float *cs) {
     for (int h = 0; h < n; h++, x += m->head_dim) {
@@ -8800,9 +8962,6 @@ static void qkv_task(void *context, int r, int worker) {
     const int dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
     float *q = e->q + (size_t)r * (size_t)dq, *k = e->k + (size_t)r * (size_t)dk, *v = e->v + (size_t)r * (size_t)dk;
     (void)worker;
-    bias_add(q, w->layer->q_bias, dq);
-    bias_add(k, w->layer->k_bias, dk);
-    bias_add(v, w->layer->v_bias, dk);
     heads_position(m, q, m->n_head, w->layer->q_norm, row->cs);
     heads_position(m, k, m->n_head_kv, w->layer->k_norm, row->cs);
     kv_store(e, row->k, k, row->at, row->capacity);
@@ -8839,7 +8998,7 @@ static const uint8_t *span_head(const uint8_t *slot, const kv_span *s, size_t kv
     return slot + kv_at * (size_t)s->capacity;
 }
 
-/* Scores q k / sqrt(head_dim) of query i for the spans from number `from` on. */
+/* Scores q k * attention_scale of query i for the spans from number `from` on. */
 static void attention_scores(attention *a, int i, int from) {
     const engine *e = a->e;
     const int n = e->model->head_dim;
@@ -8847,7 +9006,7 @@ static void attention_scores(attention *a, int i, int from) {
     for (int k = from; k < a->n_spans[i]; k++) {
         const kv_span *s = &a->spans[i][k];
         e->model->kern->scores(scores + a->n_scores[i], a->q[i], span_head(s->k, s, a->kv_at), s->n, n, e->kv_f16,
-                               1.0f / sqrtf((float)n));
+                               e->model->attention_scale);
         a->n_scores[i] += s->n;
     }
 }
@@ -8882,11 +9041,11 @@ static int attention_first(attention *a, int n_queries) {
     }
     if (most - least > 4) return 0;
     e->model->kern->scores4(a->scores, a->stride, a->q, span_head(s->k, s, a->kv_at), most, n, e->kv_f16,
-                            1.0f / sqrtf((float)n));
+                            e->model->attention_scale);
     return least;
 }
 
-/* out = softmax(q K^T / sqrt(head_dim)) V of each query, over all its spans as if they were one. The kernel's softmax
+/* out = softmax(q K^T * attention_scale) V of each query, over all its spans as if they were one. The kernel's softmax
  * leaves exp(score - largest), whose sum divides the result at the end. */
 static void attention_run(attention *a, int n_queries) {
     const engine *e = a->e;

@@ -289,6 +289,8 @@ typedef struct polar_model_options {
     polar_cpu cpu;                    /* kernels; AUTO. POLAR_UNSUPPORTED if this CPU or build lacks the variant */
     int vocab_only;                   /* 1: only the vocabulary, for tokenizing; the file needs no weights */
     int no_mmap;                      /* 1: read the file into memory even where it could be mapped */
+    int ignore_unknown;               /* 1: tensors, keys and values of keys that may change what the model computes
+                                         but are not known here are noted; 0: POLAR_UNSUPPORTED */
     polar_progress progress;          /* NULL, or called during loading */
     void *progress_user;
 } polar_model_options;
@@ -381,7 +383,8 @@ polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, s
 
 /* 1 if the token is a control token (BOS, end of turn, ...), 0 if not or out of range. */
 int polar_token_is_control(const polar_model *model, int token);
-/* 1 if the token ends a generation: EOS, end of turn, end of message. */
+/* 1 if the token ends a generation: EOS, end of turn, end of message, whether the file names its id or it is known by
+ * its name ("<|im_end|>", "</s>", ...). */
 int polar_token_is_end(const polar_model *model, int token);
 
 typedef struct polar_message {

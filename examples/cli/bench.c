@@ -150,6 +150,7 @@ int command_bench(cli *c) {
     bench_predict_options p = {0, 0, 0, 0, 2, 0, 20, 8, 1024, NULL};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
+        CLI_UNKNOWN_OPTION,
         {"prompt", 'p', CLI_INT, &o.prompt, "N", "tokens of the prompt (128)"},
         {"decode", 'n', CLI_INT, &o.decode, "N", "tokens decoded one by one after it (32)"},
         {"repeat", 'r', CLI_INT, &o.repeat, "N", "rounds; medians are printed (3)"},

@@ -85,7 +85,9 @@ int cli_read(cli *c, const cli_option *options, int min, int max);
 int cli_check_output(const cli *c, const cli_option *options, cli_type kind, const char *path);
 
 /* The rows that many commands have. */
-#define CLI_MODEL_OPTION(x)   {"model", 'm', CLI_FILE, &(x), "FILE", "GGUF model"}
+#define CLI_MODEL_OPTION(x)   {"model", 'm', CLI_FILE, &(x), "FILE", "GGUF model"}, CLI_UNKNOWN_OPTION
+#define CLI_UNKNOWN_OPTION    {"ignore-unknown", 0, CLI_FLAG, &cli_ignore_unknown, NULL, \
+                               "run a model in spite of tensors and keys that are not known here"}
 #define CLI_THREADS_OPTION(x) {"threads", 't', CLI_INT, &(x), "N", "threads (one per core)"}
 #define CLI_CPU_OPTION(x)     {"cpu", 0, CLI_TEXT, &(x), "NAME", "auto, plain, avx2, avx512 or neon (auto)"}
 #define CLI_KV_TYPE_OPTION(x) {"kv-type", 0, CLI_TEXT, &(x), "TYPE", "f16 or f32 (f16)"}
@@ -329,6 +331,8 @@ void cli_progress_end(void);
 
 /* "0,1,1,2" to layers (at most POLAR_MAX_CALLS); their number, or -1 after a message. */
 int cli_read_path(const char *text, int *path);
+/* Set by --ignore-unknown, for every model that a command opens. */
+extern int cli_ignore_unknown;
 /* Opens the model that -m names. 0, or the exit status after a message. */
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
 /* Writes the member "model" of a file's header: name, architecture, layers, checksum. */

@@ -293,6 +293,7 @@ static int show(const info_options *o) {
     polar_model *model = NULL;
     polar_error e, ignored;
     int status, vocab_only = 0;
+    mo.ignore_unknown = cli_ignore_unknown;
     if (polar_gguf_open(&g, o->path, NULL, &e)) return cli_fail_open(o->path, e.message);
     if (polar_model_open(&model, o->path, &mo, &e)) {
         mo.vocab_only = vocab_only = 1;
@@ -308,6 +309,7 @@ int command_info(cli *c) {
     info_options o = {NULL, "", 0, 0, 0, 0, 0, 0};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &o.path, "FILE", "GGUF file, instead of the word"},
+        CLI_UNKNOWN_OPTION,
         {"tensors", 0, CLI_FLAG, &o.tensors, NULL, "list the tensors"},
         {"metadata", 0, CLI_FLAG, &o.metadata, NULL, "list the metadata"},
         {"ctx", 0, CLI_INT, &o.n_ctx, "N", "tokens of the session that is measured (4096, or the model's)"},

@@ -22,6 +22,8 @@ int cli_read_path(const char *text, int *path) {
     return n;
 }
 
+int cli_ignore_unknown;
+
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model) {
     const char *names[POLAR_N_CPU + 1] = {NULL};
     polar_model_options o = polar_model_defaults();
@@ -36,6 +38,7 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
         o.cpu = (polar_cpu)at;
     }
     o.vocab_only = vocab_only;
+    o.ignore_unknown = cli_ignore_unknown;
     if (polar_model_open(model, path, &o, &e)) return cli_fail_open(path, e.message);
     polar_model_get_info(*model, &info);
     for (const char *line = info.notes, *end; *line; line = end + 1) {

@@ -652,6 +652,7 @@ int command_train(cli *c) {
     polar_menu_options *m = &o.menu;
     const cli_option options[] = {
         {"model", 'm', CLI_FILE, &o.model, "FILE", "the model that was searched"},
+        CLI_UNKNOWN_OPTION,
         {"out", 'o', CLI_PREDICTOR, &o.out, "FILE", "the predictor"},
         {"heads", 0, CLI_TEXT, &o.heads, "WHICH", "programs (the published network), menu, or both (both)"},
         {"features", 0, CLI_TEXT, &o.feature, "KIND", "embedding, hidden or encoder (hidden)"},
