@@ -1650,10 +1650,11 @@ static polar_status gguf_check_one(const gguf_file *g, const gguf_kv *kv, const 
 static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
                                  polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
+    polar_status status;
     int64_t n;
     if (!kv) return gguf_absent(g, key, required, e);
     if (!gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
-    if (gguf_check_one(g, kv, "an integer", e)) return e ? e->status : POLAR_FORMAT;
+    if ((status = gguf_check_one(g, kv, "an integer", e))) return status;
     if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
         char found[NUM_TEXT];
         text t = {found, sizeof found, 0};
@@ -1667,9 +1668,10 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
 static polar_status gguf_get_float(const gguf_file *g, const char *key, double *out, double min, double max,
                                    int required, polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
+    polar_status status;
     double x;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (gguf_check_one(g, kv, "a number", e)) return e ? e->status : POLAR_FORMAT;
+    if ((status = gguf_check_one(g, kv, "a number", e))) return status;
     if (!gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
     if (!(x >= min && x <= max)) {
         char found[NUM_TEXT], low[NUM_TEXT], high[NUM_TEXT];

@@ -214,11 +214,12 @@ TEST(getters) {
     WRONG(gguf_get_int(&g, "u32", &n, 8, 9, GGUF_REQUIRED, &e), "memory: u32 is 7, expected 8 to 9");
     WRONG(gguf_get_int(&g, "u64", &n, 0, 9, GGUF_REQUIRED, &e), "memory: u64 is 18446744073709551615, expected 0 to 9");
     WRONG(gguf_get_int(&g, "f32", &n, 0, 9, GGUF_REQUIRED, &e), "memory: f32 is of type f32, expected an integer");
-    WRONG(gguf_get_int(&g, "ints", &n, 0, 9, GGUF_REQUIRED, &e),
-          "memory: ints is an array of i32, expected an integer");
+    CHECK(gguf_get_int(&g, "ints", &n, 0, 9, GGUF_REQUIRED, &e) == POLAR_UNSUPPORTED);
+    CHECK_STR(e.message, "memory: ints differs between layers, expected the same for all");
+    err_clear(&e);
     WRONG(gguf_get_float(&g, "f32", &x, 1, 2.5, GGUF_REQUIRED, &e),
           "memory: f32 is 0.10000000149011612, expected 1 to 2.5");
-    WRONG(gguf_get_bool(&g, "u32", &n, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a bool");
+    WRONG(gguf_get_bool(&g, "u32", &n, GGUF_REQUIRED, &e), "memory: u32 is 7, expected 0 or 1");
     WRONG(gguf_get_str(&g, "u32", &s, &length, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a string");
     WRONG(gguf_get_array(&g, "ints", GGUF_F32, &kv, GGUF_REQUIRED, &e),
           "memory: ints is an array of i32, expected an array of f32");
