@@ -1,6 +1,7 @@
 /* Fuzzer of the GGUF reader: what opens is walked whole, copied by the writer, and must read back the same.
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_gguf.c polar.c -lm -lpthread
- * Start it with small files, as tests/test_gguf.c makes them, and -max_len=4096. */
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_gguf.c tests/fuzz/mutate_gguf.c polar.c \
+ *       -lm -lpthread
+ * Start it with small files, as tests/test_gguf.c makes them, and -max_len=2000000. */
 #include "polar.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* Fuzzer of whole models: what opens runs a prompt under a program with skips and loops, whatever was damaged.
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_model.c -lm -lpthread
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_model.c tests/fuzz/mutate_gguf.c -lm -lpthread
  * The first byte chooses a small model of the tests' fixtures, and the rest changes it: two bytes of a place and one to
  * change it with, again and again. A first byte from 128 on says that a file follows (tests/fuzz/make_corpus.c makes
  * some). tests/test_hostile.c flips every bit. */

@@ -1,5 +1,6 @@
 /* Fuzzer of vocabularies and of texts under them. The input is a GGUF file, its last bytes are the text too:
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_tokenizer.c polar.c -lm -lpthread
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_tokenizer.c tests/fuzz/mutate_gguf.c polar.c \
+ *       -lm -lpthread
  * tests/test_tok.c runs it over damaged vocabularies. */
 #include "polar.h"
 
