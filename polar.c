@@ -11668,26 +11668,36 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
 /* ======================================================================================
  * [search] Search for programs
  *
- * Monte Carlo tree search over edits of the identity. A node is a set of edits that do not overlap; an edit
- * skips a run of layers or executes it several times; a child has one edit more. A simulation goes down from
- * the root: a node with fewer than max(1, ceil(alpha visits^beta)) children gets a new one, an edit drawn
- * uniformly from all that are possible and not tried there; from any other it goes on to the child with the largest
+ * Monte Carlo tree search over edits of the identity, for one question whose answer is known. An edit skips a run of
+ * layers or executes it several times; a node is a set of edits that do not overlap; a child has one edit more than
+ * its parent. The rule, whose code is "the rule" below, simulation by simulation:
  *
- *     R/v + c sqrt(ln V / v) - lambda |pi|/D     R sum of rewards, v visits of the child, V simulations so far
+ *   1. Select. From the root go down to the child with the largest
+ *          R/v + c sqrt(ln V / v) - lambda |pi|/D
+ *      where R is the child's sum of rewards and v its visits, V the simulations so far, |pi| the calls of its program.
+ *   2. Expand. A node that has fewer than max(1, ceil(alpha v^beta)) children, and with probability epsilon any other
+ *      node, gets a new child instead: an edit drawn uniformly from those that are possible and not tried there.
+ *   3. Evaluate. The caller runs the child's program on the question; the reward is 1 for a correct answer, else 0.
+ *   4. Backpropagate. The reward is added to every node on the way from the root.
  *
- * The reward of the node where it ends is added to all nodes that it came through. What the papers leave open:
+ * The first simulation evaluates the root, which is the identity, and is not counted against the budget. What the
+ * papers leave open is settled like this:
  * - V counts the identity's evaluation too, so that ln V is defined; it equals the visits of the root.
- * - epsilon: [C] has no widening, so an unexplored child is an edit that was not tried; here it may exceed the
- *   limit of children, and the next regular one waits for longer.
- * - Edit sets reached in another order are one node [R]. A simulation whose new edit leads to a node that
- *   exists ends there with the reward known for it. So each simulation adds one edge at most.
- * - Edit sets with the same path (two layers skipped at once or one by one) are two nodes with one result;
- *   the caller sees the path once. Such a simulation counts like any other, which bounds the work in spaces
- *   that are smaller than the budget.
- * - Equal scores: the child made first. As edits are drawn uniformly over the depth, this prefers no layer; and no
- *   rule about the order of edits does (placing them from left to right made [R]'s first search favour late layers).
- * - Several in flight: a proposal counts as a visit without reward until its reward is reported.
- * Promises: the same trajectory on every machine; memory fixed by the options. Uses: [err] [mem] [num] [prog].
+ * - [C] has no limit of children, so its "unexplored child" of probability epsilon is an edit that was not tried. Here
+ *   it may exceed the limit, and the next regular expansion comes later in return.
+ * - Edit sets reached in another order are one node [R]. A simulation whose new edit leads to a node that exists ends
+ *   there with the reward known for it, so that each simulation adds one edge at most.
+ * - Edit sets with the same path (two layers skipped at once or one by one) are two nodes with one result: the caller
+ *   sees each path once. Such a simulation counts like any other, which bounds the work in spaces that are smaller
+ *   than the budget.
+ * - Of equal scores the child made first wins. As edits are drawn uniformly over the depth, that prefers no layer. Nor
+ *   does the order of edits: placing them from left to right made the first search of [R] favour late layers.
+ * - While a program waits for its reward, the simulation counts as a visit without one, so that several programs can
+ *   be in flight and differ.
+ *
+ * Start reading at mcts_descend (steps 1 and 2), then mcts_backpropagate (4) and polar_search_next, which ties them
+ * together; step 3 happens between polar_search_next and polar_search_report. Promises: the same trajectory on every
+ * machine; memory fixed by the options. Uses: [err] [mem] [num] [prog].
  * ====================================================================================== */
 #ifndef POLAR_NO_SEARCH
 
@@ -11695,22 +11705,26 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
 #define MCTS_MAX_TIMES 64
 #define MCTS_MAX_IN_FLIGHT 4096
 
+/* The layers start .. start + length - 1 are executed `times` times as one segment; times 0 skips them. */
 typedef struct mcts_edit {
-    int start, length, times; /* times 0 skips */
+    int start, length, times;
 } mcts_edit;
 
-/* A set of edits: those of `parent` and one more. */
+/* A set of edits: those of `parent` and one more. Nodes, edges and results name each other by their index. */
 typedef struct mcts_node {
     mcts_edit edit;
-    int parent;               /* the node it was first reached from, -1 at the root */
-    int n_edits, n_calls;
-    int first_edge, last_edge, n_children;
-    int result;
-    int visits;               /* simulations through it, those in flight included */
-    double reward;            /* R, their sum */
+    int parent;                   /* the node it was first reached from, -1 at the root */
+    int n_edits;
+    int n_calls;                  /* |pi|: layer calls of its program */
+    int first_edge, last_edge;    /* list of its edges, -1 if it has none */
+    int n_children;
+    int result;                   /* that of its path */
+    int visits;                   /* v: simulations through it, those in flight included */
+    double reward;                /* R: sum of their rewards */
     uint64_t set_hash, path_hash; /* sums over the edits, so that their order does not matter */
 } mcts_node;
 
+/* From a node to the node with one edit more. A node can be the child of several. */
 typedef struct mcts_edge {
     int child, next; /* next edge of the same node, -1 after the last */
     int action;      /* number of the edit, see mcts_action */
@@ -11718,35 +11732,42 @@ typedef struct mcts_edge {
 
 typedef enum mcts_state { MCTS_NEW, MCTS_PROPOSED, MCTS_KNOWN } mcts_state;
 
-/* A distinct path. */
+/* A distinct path; its index is the id by which the caller reports its reward. */
 typedef struct mcts_result {
-    int node, parent, simulation; /* the first node with the path; the result of its parent */
+    int node;       /* the first node with the path */
+    int parent;     /* result of that node's parent, -1 for the identity */
+    int simulation; /* in which the path was met */
     mcts_state state;
     double reward;
 } mcts_result;
 
-/* A simulation that waits for a reward: `n` nodes from the root down, n 0 if the place is free. */
+/* A simulation that waits for the reward of `result`. */
 typedef struct mcts_flight {
-    int n, result;
-    int *nodes;
+    int n, result; /* n 0: the place is free */
+    int *nodes;    /* (max_depth) the n nodes it came through, from the root down */
 } mcts_flight;
 
 struct polar_search {
     polar_allocator allocator;
-    void *block;
+    void *block; /* holds this struct and all arrays */
     size_t bytes;
     polar_search_options options;
     uint64_t rng;
-    int n_layer, max_calls, n_actions, max_depth, table_size;
+    int n_layer;
+    int max_calls;         /* |pi| of a program at most */
+    int n_actions;         /* edits of the identity: (start, length, times) */
+    int max_depth;         /* nodes on the way from the root at most */
+    int n_started, n_done; /* simulations, the identity's included */
     int n_nodes, n_edges, n_results;
-    int n_started, n_done; /* simulations, the identity included */
-    mcts_node *nodes;
+    mcts_node *nodes;     /* (simulations + 1), as are edges and results; node 0 is the root */
     mcts_edge *edges;
     mcts_result *results;
-    int *node_table, *path_table; /* hash tables of node + 1 and result + 1, 0 is empty */
-    mcts_flight *flights;
-    int *flight_nodes;
-    uint8_t *tried; /* scratch: a bit for each action */
+    int table_size;       /* of the two hash tables, a power of two; they probe linearly */
+    int *node_table;      /* (table_size) node + 1 by set_hash, 0 where empty */
+    int *path_table;      /* (table_size) result + 1 by path_hash, 0 where empty */
+    mcts_flight *flights; /* (max_in_flight) */
+    int *flight_nodes;    /* (max_in_flight, max_depth) */
+    uint8_t *tried;       /* a bit for each action: written by mcts_mark_tried, read by mcts_action */
 };
 
 const char *polar_search_space_name(polar_search_space space) {
@@ -11772,25 +11793,29 @@ polar_search_options polar_search_defaults(void) {
 
 /* --- edits and programs --------------------------------------------------------------- */
 
-/* The different `times` of edits. */
+/* How many values of `times` the search space has: 0 to skip, 2 .. max_times to loop, or both. */
 static int mcts_n_kinds(const polar_search_options *o) {
     return o->space == POLAR_SEARCH_SKIP ? 1 : o->space == POLAR_SEARCH_LOOP ? o->max_times - 1 : o->max_times;
 }
 
+/* The kind-th of these values, ascending. */
 static int mcts_times(const polar_search_options *o, int kind) {
     return o->space == POLAR_SEARCH_LOOP ? kind + 2 : kind == 0 ? 0 : kind + 1;
 }
 
+/* Calls that an edit adds to |pi|; negative for a skip. */
 static int mcts_extra_calls(mcts_edit e) {
     return (e.times - 1) * e.length;
 }
 
+/* The hash of an edit. Hashes of sets are sums of it. */
 static uint64_t mcts_hash(mcts_edit e) {
     uint64_t x = (uint64_t)e.start << 32 | (uint64_t)e.length << 16 | (uint64_t)e.times;
     return rng_next(&x);
 }
 
-/* Layers skipped together or one by one make the same path, and the same sum. */
+/* What an edit adds to path_hash. Layers skipped together or one by one make the same path, so a skip is hashed layer
+ * by layer. */
 static uint64_t mcts_path_hash(mcts_edit e) {
     uint64_t sum = 0;
     if (e.times) return mcts_hash(e);
@@ -11803,28 +11828,30 @@ static uint64_t mcts_path_hash(mcts_edit e) {
 
 /* The program of a node with neighbouring skips joined: nodes with the same path have the same one. */
 static void mcts_program(const polar_search *s, int node, polar_program *p) {
-    mcts_edit at[POLAR_MAX_LAYER]; /* the edit that starts at a layer; length 0 where none does */
-    int end = 0;                   /* of the last segment */
-    memset(at, 0, sizeof at);
+    mcts_edit starting[POLAR_MAX_LAYER]; /* the edit that starts at a layer; length 0 where none does */
+    int end = 0;                         /* of the last segment */
+    memset(starting, 0, sizeof starting);
     memset(p, 0, sizeof *p);
     p->n_layer = s->n_layer;
-    for (int n = node; n > 0; n = s->nodes[n].parent) at[s->nodes[n].edit.start] = s->nodes[n].edit;
+    for (int n = node; n > 0; n = s->nodes[n].parent) starting[s->nodes[n].edit.start] = s->nodes[n].edit;
     for (int i = 0; i < s->n_layer; i++) {
+        const mcts_edit e = starting[i];
         polar_segment *last = p->n_segments ? &p->segments[p->n_segments - 1] : NULL;
-        if (!at[i].length) continue;
-        if (last && last->times == 0 && at[i].times == 0 && end == i) {
-            last->length = (int16_t)(last->length + at[i].length);
+        if (!e.length) continue;
+        if (last && last->times == 0 && e.times == 0 && end == i) {
+            last->length = (int16_t)(last->length + e.length);
         } else {
             if (end < i) prog_append(p, end, i - end, 1);
-            prog_append(p, i, at[i].length, at[i].times);
+            prog_append(p, i, e.length, e.times);
         }
-        end = i + at[i].length;
+        end = i + e.length;
     }
     if (end < s->n_layer) prog_append(p, end, s->n_layer - end, 1);
 }
 
 /* --- finding equal sets and paths ----------------------------------------------------- */
 
+/* 1 if the set of `node` holds the edit. Edits of a set do not overlap, so at most one starts at a layer. */
 static int mcts_has_edit(const polar_search *s, int node, mcts_edit e) {
     for (int n = node; n > 0; n = s->nodes[n].parent) {
         mcts_edit x = s->nodes[n].edit;
@@ -11833,7 +11860,8 @@ static int mcts_has_edit(const polar_search *s, int node, mcts_edit e) {
     return 0;
 }
 
-/* The node whose set is that of `node` and `extra`, or -1. */
+/* The node whose set is that of `node` and `extra`, or -1; `hash` is the hash of that set. Equal hashes are not taken
+ * for equal sets: as many edits, each of them in the other set, are. */
 static int mcts_find_node(const polar_search *s, int node, mcts_edit extra, uint64_t hash) {
     const int mask = s->table_size - 1;
     for (int i = (int)(hash & (uint64_t)mask); s->node_table[i]; i = (i + 1) & mask) {
@@ -11846,13 +11874,15 @@ static int mcts_find_node(const polar_search *s, int node, mcts_edit extra, uint
     return -1;
 }
 
+/* Puts a value into one of the hash tables, which are never more than half full. */
 static void mcts_insert(int *table, int size, uint64_t hash, int value) {
     int i = (int)(hash & (uint64_t)(size - 1));
     while (table[i]) i = (i + 1) & (size - 1);
     table[i] = value + 1;
 }
 
-/* The result for the path of a node: an earlier one if the path was met before, else a new one. */
+/* The result for the path of a node: an earlier one if the path was met before, else a new one. Programs are compared,
+ * not their hashes. */
 static int mcts_find_result(polar_search *s, int node) {
     const int mask = s->table_size - 1;
     const uint64_t hash = s->nodes[node].path_hash;
@@ -11873,6 +11903,7 @@ static int mcts_find_result(polar_search *s, int node) {
     return s->n_results++;
 }
 
+/* A new node: the edits of `parent` and `e`; the root if parent is -1. */
 static int mcts_add_node(polar_search *s, int parent, mcts_edit e, uint64_t set_hash) {
     const int node = s->n_nodes++;
     mcts_node *n = &s->nodes[node];
@@ -11893,18 +11924,19 @@ static int mcts_add_node(polar_search *s, int parent, mcts_edit e, uint64_t set_
 
 /* --- adding an edit ------------------------------------------------------------------- */
 
-/* Uniform below n, a number under 2^32. */
+/* Uniform from 0 .. n - 1: floor(n x / 2^32) of the upper 32 bits x of a draw. */
 static int mcts_below(uint64_t *rng, int n) {
     return (int)((rng_next(rng) >> 32) * (uint64_t)n >> 32);
 }
 
+/* Sets the bits of the actions that lead from the node to its children, and of no others. */
 static void mcts_mark_tried(polar_search *s, int node) {
     memset(s->tried, 0, (size_t)(s->n_actions + 7) / 8);
     for (int e = s->nodes[node].first_edge; e >= 0; e = s->edges[e].next)
         s->tried[s->edges[e].action / 8] |= (uint8_t)(1 << s->edges[e].action % 8);
 }
 
-/* free[i] = length of the run of layers from i on that no edit of the node touches. */
+/* run[i] = length of the run of layers from i on that no edit of the node touches. */
 static void mcts_free_runs(const polar_search *s, int node, int *run) {
     for (int i = 0; i < s->n_layer; i++) run[i] = 1;
     for (int n = node; n > 0; n = s->nodes[n].parent)
@@ -11913,8 +11945,10 @@ static void mcts_free_runs(const polar_search *s, int node, int *run) {
         if (run[i]) run[i] += run[i + 1];
 }
 
-/* Goes through the edits that can be added to a node and were not, up to number `which`, which is stored with
- * its action number. Returns how many it met: all of them if `which` is -1. Uses the marks in s->tried. */
+/* Goes through the edits that can be added to a node and were not, by start, length and times, up to the one with the
+ * index `which`, which is stored with its action number (start, length, kind) in mixed radix. Returns how many it met:
+ * all of them if `which` is -1. An edit is possible if no other touches its layers and |pi| stays within
+ * 1 .. max_calls. Needs the marks of mcts_mark_tried. */
 static int mcts_action(const polar_search *s, int node, int which, mcts_edit *edit, int *action) {
     const polar_search_options *o = &s->options;
     const int n_kinds = mcts_n_kinds(o);
@@ -11937,7 +11971,8 @@ static int mcts_action(const polar_search *s, int node, int which, mcts_edit *ed
     return n;
 }
 
-/* Adds an edit to a node; the child, or -1 if no edit is left. */
+/* Draws an edit that the node does not have as a child yet, and adds the edge. Returns the child, which may be a node
+ * that other parents have already, or -1 if no edit is left; then nothing is drawn. */
 static int mcts_expand(polar_search *s, int node) {
     mcts_node *parent = &s->nodes[node];
     mcts_edge *edge = &s->edges[s->n_edges];
@@ -11945,7 +11980,8 @@ static int mcts_expand(polar_search *s, int node) {
     uint64_t hash;
     int n, child;
     mcts_mark_tried(s, node);
-    if (!(n = mcts_action(s, node, -1, NULL, NULL))) return -1;
+    n = mcts_action(s, node, -1, NULL, NULL);
+    if (!n) return -1;
     mcts_action(s, node, mcts_below(&s->rng, n), &e, &edge->action);
     hash = parent->set_hash + mcts_hash(e);
     child = mcts_find_node(s, node, e, hash);
@@ -11959,20 +11995,23 @@ static int mcts_expand(polar_search *s, int node) {
     return child;
 }
 
-/* --- going down ----------------------------------------------------------------------- */
+/* --- the rule ------------------------------------------------------------------------- */
 
-/* Progressive widening. The small number keeps ceil from seeing a rounding error above a whole number. */
+/* Progressive widening: n_children < max(1, ceil(alpha v^beta)). The small number keeps ceil from taking a rounding
+ * error above a whole number for more. */
 static int mcts_may_widen(const polar_search *s, const mcts_node *n) {
     double limit = mul64(s->options.widening_alpha, pow64(n->visits, s->options.widening_beta));
     return n->n_children < MAX(1, ceil(limit - 1e-9));
 }
 
+/* R/v + c sqrt(ln V / v) - lambda |pi|/D, with V the visits of the root. */
 static double mcts_score(const polar_search *s, const mcts_node *child) {
     double v = child->visits, explore = sqrt(log64(s->nodes[0].visits) / v);
     return child->reward / v + mul64(s->options.exploration, explore) -
            mul64(s->options.length_penalty, (double)child->n_calls / s->n_layer);
 }
 
+/* The child with the largest score, of equal ones the oldest; -1 if there is none. */
 static int mcts_best_child(const polar_search *s, int node) {
     int best = -1;
     double best_score = 0;
@@ -11985,59 +12024,64 @@ static int mcts_best_child(const polar_search *s, int node) {
     return best;
 }
 
+/* 1 with probability epsilon: a draw from [0, 1) with 53 bits is below it. */
 static int mcts_explores(polar_search *s) {
     return (double)(rng_next(&s->rng) >> 11) * 1.1102230246251565e-16 < s->options.epsilon; /* 2^-53 */
 }
 
-/* One simulation's way from the root to a new node, or to one without further edits. Returns its length. */
+/* Steps 1 and 2: one simulation's way from the root to a new child, or to a node without children to which no edit can
+ * be added. Stores the nodes it came through, the root first, and returns their number. Draws: one per node that may
+ * not widen, one for the edit. */
 static int mcts_descend(polar_search *s, int *nodes) {
     int node = 0, n = 0;
     nodes[n++] = node;
     if (s->n_started == 0) return n; /* the identity */
     for (;;) {
-        int expand = mcts_may_widen(s, &s->nodes[node]) || mcts_explores(s), child;
-        if (expand && (child = mcts_expand(s, node)) >= 0) {
-            nodes[n++] = child;
-            return n;
-        }
-        if ((child = mcts_best_child(s, node)) < 0) return n;
-        nodes[n++] = node = child;
+        const int expands = mcts_may_widen(s, &s->nodes[node]) || mcts_explores(s);
+        const int new_child = expands ? mcts_expand(s, node) : -1;
+        node = new_child >= 0 ? new_child : mcts_best_child(s, node);
+        if (node < 0) return n;
+        nodes[n++] = node;
+        if (new_child >= 0) return n;
     }
 }
 
-/* The visits were counted when the simulation began. */
+/* Step 4: R += reward for every node that the simulation came through. Their visits were counted when it began. */
 static void mcts_backpropagate(polar_search *s, mcts_flight *f) {
     for (int i = 0; i < f->n; i++) s->nodes[f->nodes[i]].reward += s->results[f->result].reward;
     f->n = 0;
     s->n_done++;
 }
 
+/* A place for one more simulation, or NULL if max_in_flight of them wait for their rewards. */
 static mcts_flight *mcts_free_flight(const polar_search *s) {
     for (int i = 0; i < s->options.max_in_flight; i++)
         if (!s->flights[i].n) return &s->flights[i];
     return NULL;
 }
 
+/* Starts simulations until one ends at a path that was not met before, which the caller is to evaluate. One that ends
+ * at a path whose reward is known is over at once; one whose path is in flight waits for the same reward. */
 int polar_search_next(polar_search *s, polar_program *program) {
-    mcts_flight *f;
-    while (s->n_started <= s->options.simulations && (f = mcts_free_flight(s))) {
+    while (s->n_started <= s->options.simulations) {
+        mcts_flight *f = mcts_free_flight(s);
         mcts_result *r;
+        if (!f) break;
         f->n = mcts_descend(s, f->nodes);
         f->result = s->nodes[f->nodes[f->n - 1]].result;
         for (int i = 0; i < f->n; i++) s->nodes[f->nodes[i]].visits++;
         s->n_started++;
         r = &s->results[f->result];
-        if (r->state == MCTS_KNOWN) {
-            mcts_backpropagate(s, f);
-        } else if (r->state == MCTS_NEW) {
-            r->state = MCTS_PROPOSED;
-            mcts_program(s, r->node, program);
-            return f->result;
-        } /* else the path is in flight already, and this simulation waits for the same reward */
+        if (r->state == MCTS_KNOWN) mcts_backpropagate(s, f);
+        if (r->state != MCTS_NEW) continue;
+        r->state = MCTS_PROPOSED;
+        mcts_program(s, r->node, program);
+        return f->result;
     }
     return s->n_done > s->options.simulations ? POLAR_SEARCH_DONE : POLAR_SEARCH_WAIT;
 }
 
+/* Ends all simulations that wait for this program. */
 polar_status polar_search_report(polar_search *s, int id, double reward, polar_error *error) {
     err_clear(error);
     if (id < 0 || id >= s->n_results) return fail(error, POLAR_ARGUMENT, "no program has the id %d", id);
@@ -12051,10 +12095,12 @@ polar_status polar_search_report(polar_search *s, int id, double reward, polar_e
     return POLAR_OK;
 }
 
+/* Without the identity's, which is free. */
 int polar_search_simulations(const polar_search *s) {
     return s->n_done - (s->results[0].state == MCTS_KNOWN);
 }
 
+/* The identity has its result from the start, but it is shown when its simulation has begun. */
 int polar_search_n_results(const polar_search *s) {
     return s->n_started ? s->n_results : 0;
 }
@@ -12078,6 +12124,7 @@ static int mcts_is_sane(double x) {
     return x >= 0 && x <= 1e9;
 }
 
+/* Refuses options outside their ranges, which also bounds every size that follows from them. */
 static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
     if (o->simulations < 0 || o->simulations > MCTS_MAX_SIMULATIONS)
         return fail(e, POLAR_ARGUMENT, "%d simulations: 0..%d are possible", o->simulations, MCTS_MAX_SIMULATIONS);
@@ -12099,10 +12146,11 @@ static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
 
 /* Everything that follows from the options. */
 static polar_status mcts_init(polar_search *s, int n_layer, const polar_search_options *options, polar_error *e) {
-    polar_status status;
+    polar_status status = prog_check_layers(n_layer, e);
     memset(s, 0, sizeof *s);
     s->options = options ? *options : polar_search_defaults();
-    if ((status = prog_check_layers(n_layer, e)) || (status = mcts_check(&s->options, e))) return status;
+    if (!status) status = mcts_check(&s->options, e);
+    if (status) return status;
     s->allocator = mem_allocator(s->options.allocator);
     s->n_layer = n_layer;
     s->max_calls = POLAR_MAX_CALLS;
@@ -12115,6 +12163,7 @@ static polar_status mcts_init(polar_search *s, int n_layer, const polar_search_o
     return POLAR_OK;
 }
 
+/* Places the arrays. A simulation adds at most one node, one edge and one result. */
 static void mcts_place(polar_search *s, layout *l) {
     const size_t n = (size_t)s->options.simulations + 1, flights = (size_t)s->options.max_in_flight;
     s->nodes = layout_place(l, n, sizeof *s->nodes);
@@ -12127,6 +12176,7 @@ static void mcts_place(polar_search *s, layout *l) {
     s->tried = layout_place(l, (size_t)(s->n_actions + 7) / 8, 1);
 }
 
+/* Bytes of a search with its arrays; 0 if they are more than the address space has. */
 static size_t mcts_measure(polar_search *s) {
     layout l = layout_begin(NULL);
     layout_place(&l, 1, sizeof *s);
@@ -12139,7 +12189,8 @@ size_t polar_search_bytes(int n_layer, const polar_search_options *options) {
     return mcts_init(&s, n_layer, options, NULL) ? 0 : mcts_measure(&s);
 }
 
-/* The seed of a question, so that two questions never share their random numbers. */
+/* The seed of a question: the user's and a hash of its text. Two questions never share their random numbers, since
+ * searches that try the same programs first seem to agree on them [R]. */
 static uint64_t mcts_seed(uint64_t seed, const char *question, size_t length) {
     uint64_t state = rng_next(&seed) ^ mem_hash(question, length);
     return rng_next(&state);
@@ -12156,10 +12207,12 @@ polar_status polar_search_create(polar_search **out, int n_layer, const char *qu
     if (!out) return fail(error, POLAR_ARGUMENT, "nowhere to put the search");
     *out = NULL;
     if (!question && length) return fail(error, POLAR_ARGUMENT, "no question");
-    if ((status = mcts_init(&head, n_layer, options, error))) return status;
-    if (!(head.bytes = mcts_measure(&head)))
-        return fail(error, POLAR_MEMORY, "out of memory: the search is larger than the address space");
-    if (!(block = mem_alloc(&head.allocator, head.bytes, error))) return POLAR_MEMORY;
+    status = mcts_init(&head, n_layer, options, error);
+    if (status) return status;
+    head.bytes = mcts_measure(&head);
+    if (!head.bytes) return fail(error, POLAR_MEMORY, "out of memory: the search is larger than the address space");
+    block = mem_alloc(&head.allocator, head.bytes, error);
+    if (!block) return POLAR_MEMORY;
     memset(block, 0, head.bytes);
     l = layout_begin(block);
     s = layout_place(&l, 1, sizeof *s);
@@ -12168,7 +12221,7 @@ polar_status polar_search_create(polar_search **out, int n_layer, const char *qu
     mcts_place(s, &l);
     s->rng = mcts_seed(s->options.seed, question, length);
     for (int i = 0; i < s->options.max_in_flight; i++) s->flights[i].nodes = s->flight_nodes + i * s->max_depth;
-    mcts_add_node(s, -1, none, 0);
+    mcts_add_node(s, -1, none, 0); /* the identity */
     *out = s;
     return POLAR_OK;
 }
