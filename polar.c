@@ -10225,124 +10225,154 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
 /* ======================================================================================
  * [many] Many programs on one prompt
  *
- * Greedy answers of many paths, the same bits as each alone in a fresh session (many_alone, the definition).
- * - share: paths form a trie. A node is a prefix of paths; the prompt's keys, values and hidden states after its
- *   calls are computed once, kept as blocks, and dropped least recently used first.
- * - batch: all programs that wait for a layer go through it together: the lowest layer that anybody waits for is
- *   next, so that programs whose loops or skips put them out of step meet again behind them.
- * - draft: given answers and those found so far form a trie of guesses. The likely ones are evaluated along with
- *   the prompt, and along with each generated token; what is right of them needs no further step. Rows of common
- *   guesses (cells) belong to the nodes as the prompt's rows do, others to the program.
- * Paths may come as a stream: new ones begin while others generate, whose few rows then share the passes of many. In
- * which order results are reported is decided by the answers alone (run_report), since what the caller proposes next
- * may depend on it.
- * Nothing of this reaches the numbers, since a row's result does not depend on the rows beside it ([call]).
+ * Greedy answers of many paths after the same prompt. Every answer has the bits that its path gives alone in a fresh
+ * session: many_alone is the definition, and everything else in this section only saves work, in three ways that can
+ * be switched off one by one:
+ * - share: paths form a trie, and a node is a prefix of paths. What the prompt's positions come to behind the calls of
+ *   a node is the same for all paths with that prefix, so it is computed once and kept in blocks of memory, of which
+ *   the least recently used ones are dropped when there are too many.
+ * - batch: all programs that wait for the same layer go through it in one pass over its weights. The next pass is
+ *   always for the lowest layer that any program waits for, so that programs which are out of step because of their
+ *   skips and repeats meet again behind them.
+ * - draft: expected answers and answers already found form a second trie, the draft tree. Its likely tokens are
+ *   evaluated next to the prompt, or next to the token generated last. A draft token that turns out to be the
+ *   likeliest one is accepted with the logits behind it, and needs no step of its own (speculative decoding; exact,
+ *   since greedy decoding accepts a token only if it would have generated it).
+ * None of this changes a number, since the result of a row does not depend on the rows beside it ([call]).
+ *
+ * Start reading at many_run_step, the loop's body, and follow one program through it:
+ *     many_run_admit      it begins as soon as there is memory for it; many_program_start says what it has to compute
+ *     many_run_layer      many_program_advance moves every program past the calls that others have computed for it
+ *     many_pass           rows of all programs that wait for the lowest layer are collected and go through it
+ *     many_run_read       programs behind their last call get logits; many_program_read accepts tokens, and
+ *                         many_rows_next begins the next round of rows, or the program ends
+ *     many_run_report     results that can have no earlier ones before them any more are handed out
+ * Paths may come as a stream: new ones begin while others generate, whose few rows then share the passes of the new
+ * ones' prompts. The order of reports depends on answers and on nothing else, since what the caller proposes next may
+ * depend on it: many_run_report defines it.
  * Uses: [err] [mem] [num] [thread] [kern] [uni] [tok] [model] [call] [session] [gen].
  * ====================================================================================== */
 #ifndef POLAR_NO_SEARCH
 
-#define MANY_ROWS 256       /* rows that go through a layer together */
-#define MANY_OUTPUTS 64     /* rows that go through the output matrix together */
-#define MANY_FLIGHT 256     /* programs that run at a time */
-#define MANY_CELLS   64      /* guesses whose rows belong to the nodes; a bit each */
-#define MANY_CHAIN   16      /* rows of a program's own for guesses behind its next token */
-#define MANY_CHANCE  0.4     /* a guess less likely than this is not evaluated */
-#define MANY_HOPE    0.2     /* nor one that was given, when fewer of the answers went on so */
+#define MANY_ROWS       256 /* rows that go through a layer together */
+#define MANY_PLAIN_ROWS 128 /* without batching: as many as a session takes together */
+#define MANY_OUTPUTS    64  /* rows that go through the output matrix together */
+#define MANY_FLIGHT     256 /* programs that run at a time */
+#define MANY_CELLS      64  /* draft tokens whose rows belong to the nodes: one bit of many_node.cells each */
+#define MANY_CHAIN      16  /* rows of a program's own for draft tokens behind its next token */
+#define MANY_MIN_CHANCE 0.4 /* a draft token less likely than this is not evaluated, */
+#define MANY_MIN_SHARE  0.2 /* nor a given one to which a smaller share of the answers went */
 
-/* What is kept of a node. */
+/* The kinds of memory that a node may hold. KV: keys and values of the prompt's positions in the node's call. HIDDEN:
+ * the hidden states of the prompt's positions behind that call, from which the next call starts. TAIL: both of these
+ * for draft tokens behind the prompt, one cell for each. */
 typedef enum many_kind { MANY_KV, MANY_HIDDEN, MANY_TAIL, MANY_N_KINDS } many_kind;
 
 struct many_node;
+/* A piece of a node's memory. All blocks form one list by last use, from many->newest to many->oldest. `capacity` is
+ * the number of rows: n_prompt, or the number of cells. */
 typedef struct many_block {
-    struct many_block *newer, *older; /* by last use */
+    struct many_block *newer, *older;
     struct many_node *node;
     many_kind kind;
-    int capacity;   /* rows */
-    uint8_t *k, *v; /* (n_head_kv, capacity, head_dim): of KV, the prompt; of TAIL, the cells */
-    float *hidden;  /* (capacity, n_embd) after the node's call: of HIDDEN, the prompt; of TAIL, the cells */
-    void *memory;
-    size_t bytes;
+    int capacity;
+    uint8_t *k, *v; /* (n_head_kv, capacity, head_dim) in KV and TAIL, else NULL */
+    float *hidden;  /* (capacity, n_embd) behind the node's call in HIDDEN and TAIL, else NULL */
+    void *memory;   /* what was allocated: this struct comes first, the arrays follow */
+    size_t bytes;   /* of it */
 } many_block;
 
-/* The answer of a program, kept until the next prompt. */
+/* The result of a program. Tokens and text follow the struct in the same memory; all are kept until the next prompt,
+ * in a list. */
 typedef struct many_answer {
     struct many_answer *next;
     size_t bytes;
     polar_many_result result;
 } many_answer;
 
-/* A prefix of paths; the last of its calls executes `layer`. */
+/* A prefix of paths. Its last call executes `layer`; the root is the empty prefix and executes nothing. */
 typedef struct many_node {
-    struct many_node *parent, *child, *sibling; /* sibling: another one with the same parent */
+    struct many_node *parent, *child, *sibling; /* the first child; the next one with the same parent */
     int layer;
-    int n_users, n_holders; /* programs that run through it; that need its hidden states to stay */
-    int n_kv, n_hidden;     /* rows of the prompt that are computed in the blocks */
-    int64_t pass;           /* the last one that computed rows of the prompt */
-    uint64_t cells;         /* which are computed */
-    int known;              /* it was computed before */
+    int n_users;      /* running programs with this prefix: KV and TAIL stay as long as there are some */
+    int n_pins;       /* programs that read or write its hidden states at present: HIDDEN stays */
+    int n_kv;         /* positions of the prompt whose keys and values are in the KV block, 0..n_prompt */
+    int n_hidden;     /* the same for the hidden states in the HIDDEN block */
+    int64_t pass;     /* number of the last pass that computed positions of the prompt here */
+    uint64_t cells;   /* bit c: cell c of the TAIL block is computed */
+    int was_computed; /* its KV block existed before, so making it again counts as a recomputation */
     many_block *blocks[MANY_N_KINDS];
-    many_answer *answer; /* of the path that ends here */
+    many_answer *answer; /* of the path that ends here, if it has run */
 } many_node;
 
-/* A token of a guessed answer, behind those of its parents. Number 0 is the end of the prompt. */
-typedef struct many_guess {
+/* A node of the draft tree: a token that follows those of its ancestors in some expected or found answer. Links are
+ * indexes into many->drafts. Number 0 is the root, which stands for the end of the prompt, so a link of 0 is none. */
+typedef struct many_draft {
     int32_t token;
-    int parent, child, sibling; /* 0: none */
-    int depth;                  /* tokens from the prompt to this one, itself included */
-    int weight;                 /* answers that went here */
-    int given;                  /* by polar_many_draft */
-    int cell;                   /* or -1 */
-} many_guess;
+    int parent, child, sibling; /* the first child; the next one with the same parent */
+    int depth;                  /* tokens from the prompt to this one, itself included; 0 for the root */
+    int weight;                 /* answers that came through here; an expected one counts twice */
+    int given;                  /* 1: by polar_many_draft */
+    int cell;                   /* where the nodes keep its row; -1: nowhere */
+} many_draft;
 
-/* A position that a program evaluates: the prompt's last one, or a token, generated or guessed. */
+/* A position that a program evaluates in the present round: the prompt's last one, the token generated last, or a
+ * draft token. Rows form a tree, parents first. A row with a cell has its keys, values and hidden state in the TAIL
+ * blocks of the nodes, shared with other programs; one without has them in the program's own memory. */
 typedef struct many_row {
-    int32_t token;     /* -1: the prompt's last */
-    int parent, depth; /* row before it, -1: what is accepted so far; tokens from the prompt to this one */
-    int guess, cell;   /* -1: none */
-    int hidden;        /* place of its hidden state in the program's, without a cell */
-    int at;            /* without a cell: calls done */
-    int known;         /* its logits were looked at: */
-    int32_t best;      /* likeliest token, -1 if the logits are not finite */
-    double logprob;    /* of the token that follows */
+    int32_t token;  /* -1: the prompt's last position, which the node's KV and HIDDEN blocks hold */
+    int parent;     /* number of the row before it; -1: it follows what is accepted */
+    int depth;      /* tokens from the prompt to this one, itself included */
+    int draft;      /* number of its draft token; -1: none */
+    int cell;       /* -1: none */
+    int hidden;     /* without a cell: row of many_program.hidden */
+    int n_done;     /* without a cell: calls of the path that it is through */
+    int has_logits; /* 1: the following two are known */
+    int32_t best;   /* likeliest next token; -1 if a logit is not finite */
+    double logprob; /* natural logarithm of the probability of `best`, or of the token that is scored */
 } many_row;
 
-/* A program that runs. */
+/* A program that runs. Its rounds begin with some rows, take them through all calls of the path, and end with logits.
+ */
 typedef struct many_program {
     polar_path path;
-    int index;         /* of its job */
-    many_node **nodes; /* (path.n) */
-    int at;            /* next call; path.n: it waits for logits */
-    int prompt_from;   /* first call that the prompt has to go through, path.n if it is through */
-    int has_last;      /* hidden state 0 is that of the prompt's last position */
-    int held;          /* nodes held - 1 and held keep their hidden states, -1: none */
-    many_row *rows;    /* (max_rows) evaluated together, parents first */
+    int job;           /* number of its job */
+    many_node **nodes; /* (path.n): of the prefixes of the path */
+    int call;          /* the next call; path.n: the rows wait for logits */
+    int prompt_from;   /* the first call that the prompt still has to go through; path.n when it is through */
+    int has_last;      /* 1: row 0 of `hidden` is the prompt's last position behind the last call */
+    int pinned;        /* the hidden states of nodes pinned - 1 and pinned stay in memory; -1: of none */
+    many_row *rows;    /* (max_rows): those of the present round */
     int n_rows, max_rows;
-    int row;         /* whose logits give the next token */
-    int eager;       /* the logits of the rows behind it are wanted too */
-    int16_t *place;  /* (n_slots + 1) cell of each accepted token by its depth, -1: the program's own rows */
-    int32_t *tokens; /* (n_slots + 1) accepted, and the last one generated */
-    int n_tokens, n_slots, guess;
-    const int32_t *forced; /* n_forced tokens to score instead of generating */
+    int row;          /* the row whose logits give the next token */
+    int eager;        /* 0: only that row's logits are wanted; 1: also those of all rows behind it */
+    int16_t *cell_of; /* (n_slots + 1): cell of the accepted token of each depth; -1: it is in the program's own kv */
+    int32_t *tokens;  /* (n_slots + 1): tokens generated so far, n_tokens of them; the last is not evaluated */
+    int n_tokens;
+    int n_slots;           /* tokens that may be evaluated behind the prompt */
+    int draft;             /* where in the draft tree the generated tokens lead; -1: nowhere */
+    const int32_t *forced; /* (n_forced): tokens to score instead of generating; NULL: generate */
     int n_forced;
-    float *hidden; /* (own rows, n_embd) */
-    uint8_t *kv;   /* (path.n, 2, n_head_kv, n_slots, head_dim), NULL until needed */
-    size_t kv_bytes, reserved;
-    gen_text text;
+    float *hidden; /* (own rows, n_embd): of the prompt's last position, and of rows without a cell */
+    uint8_t *kv;   /* (path.n, 2, n_head_kv, n_slots, head_dim): of rows without a cell; NULL until there is one */
+    size_t kv_bytes;
+    size_t reserved; /* bytes it may come to need for itself, counted in many->reserved */
+    gen_text text;   /* its text on the way to `bytes` */
     polar_generate_options generate;
-    buf bytes; /* of the text */
-    double logprob;
+    buf bytes;      /* the text of the answer */
+    double logprob; /* sum over the tokens */
     polar_stop stop;
     polar_status status;
     int done;
-    void *memory;
+    void *memory; /* what was allocated: this struct comes first, the arrays follow */
     size_t memory_bytes;
 } many_program;
 
 /* A row on its way through a layer. */
 typedef struct many_item {
-    const float *from; /* hidden state, NULL: the token's embedding */
+    const float *from; /* (n_embd) its hidden state; NULL: the embedding of `token` */
     int32_t token;
-    float *to; /* where the hidden state goes, NULL: only keys and values are needed */
+    float *to; /* (n_embd) where the new hidden state goes; NULL: only its key and value are needed */
     call_row row;
 } many_item;
 
@@ -10350,35 +10380,37 @@ struct polar_many {
     polar_allocator allocator;
     const polar_model *model;
     polar_many_options options; /* with defaults filled in */
-    polar_pool *pool;           /* own threads, unless a runner was given */
+    polar_pool *pool;           /* own threads, unless the caller gave a runner */
     polar_runner runner;
-    int32_t *prompt;
+    int32_t *prompt; /* (n_prompt) */
     size_t prompt_capacity;
-    int n_prompt;
-    many_answer *answers;           /* newest first */
-    const polar_many_result *first; /* that was reported since the prompt */
-    many_guess *guesses;
-    size_t n_guesses, guess_capacity;
-    int n_cells;
-    many_node *root; /* children: the first calls */
+    int n_prompt;                   /* 0: there is none yet */
+    many_answer *answers;           /* since the prompt, newest first */
+    const polar_many_result *first; /* the first result that was reported since the prompt; NULL: none yet */
+    many_draft *drafts;             /* (n_drafts): the draft tree */
+    size_t n_drafts, draft_capacity;
+    int n_cells;     /* cells in use, at most MANY_CELLS */
+    many_node *root; /* of the trie of paths */
     many_block *newest, *oldest;
-    size_t bytes, reserved; /* held; promised to the programs that run */
-    int64_t pass;
-    engine engine;
-    int n_positions;  /* that the work space is made for */
-    many_item *items; /* (MANY_ROWS) */
-    call_row *rows;
-    kv_span *spans;
+    size_t bytes;     /* allocated for blocks and programs */
+    size_t reserved;  /* promised to the programs that run, held or not */
+    int64_t pass;     /* number of the present pass */
+    engine engine;    /* the work space of a layer call */
+    int n_positions;  /* positions that the work space is made for */
+    many_item *items; /* (engine.max_rows): the rows of the present pass, n_items of them */
+    call_row *rows;   /* (engine.max_rows): the same in the order in which they go through the layer */
+    kv_span *spans;   /* (max_spans): what the rows attend to, n_spans in use */
     int n_items, n_spans, max_spans;
-    float *cs;     /* (n_positions, n_rot) */
-    float *logits; /* (MANY_OUTPUTS, n_vocab) */
-    many_row *outputs[MANY_OUTPUTS];
-    int32_t wanted[MANY_OUTPUTS]; /* token to score, -1: the likeliest */
-    void *block;
+    float *cs;                       /* (n_positions, n_rot): cos and sin of each position's angles, see rope_angles */
+    float *logits;                   /* (MANY_OUTPUTS, n_vocab) */
+    many_row *outputs[MANY_OUTPUTS]; /* the rows that these logits belong to */
+    int32_t wanted[MANY_OUTPUTS];    /* the token whose probability is asked for; -1: the likeliest */
+    void *block;                     /* all of the work space */
     size_t block_bytes;
     polar_many_stats stats;
 };
 
+/* See polar.h. */
 polar_many_options polar_many_defaults(void) {
     polar_many_options o = {0};
     o.max_tokens = 50;
@@ -10386,323 +10418,360 @@ polar_many_options polar_many_defaults(void) {
     return o;
 }
 
-/* --- blocks --- */
+/* --- blocks: memory of nodes, dropped least recently used first --- */
 
-static size_t many_row_bytes(const polar_many *y) { /* keys and values of a position */
-    return 2 * (size_t)(y->model->n_head_kv * y->model->head_dim) * (y->options.kv_type == POLAR_KV_F16 ? 2 : 4);
+/* Bytes of the key and the value of one position in one call: two times (n_head_kv, head_dim) floats or halves. */
+static size_t many_row_bytes(const polar_many *many) {
+    return 2 * (size_t)(many->model->n_head_kv * many->model->head_dim) *
+           (many->options.kv_type == POLAR_KV_F16 ? 2 : 4);
 }
 
-static int block_pinned(const many_block *b) {
-    return b->kind == MANY_HIDDEN ? b->node->n_holders > 0 : b->node->n_users > 0;
+/* 1 if a running program needs the block, so that it must not be dropped. */
+static int many_block_pinned(const many_block *b) {
+    return b->kind == MANY_HIDDEN ? b->node->n_pins > 0 : b->node->n_users > 0;
 }
 
-static void block_unlink(polar_many *y, many_block *b) {
-    *(b->newer ? &b->newer->older : &y->newest) = b->older;
-    *(b->older ? &b->older->newer : &y->oldest) = b->newer;
+/* Takes a block out of the list by last use. */
+static void many_block_unlink(polar_many *many, many_block *b) {
+    if (b->newer) b->newer->older = b->older;
+    else many->newest = b->older;
+    if (b->older) b->older->newer = b->newer;
+    else many->oldest = b->newer;
 }
 
-static void block_use(polar_many *y, many_block *b) {
-    if (y->newest == b) return;
-    if (b->newer) block_unlink(y, b);
+/* Makes a block the newest. One that is neither the newest nor has a newer neighbour is not in the list yet. */
+static void many_block_use(polar_many *many, many_block *b) {
+    if (many->newest == b) return;
+    if (b->newer) many_block_unlink(many, b);
     b->newer = NULL;
-    b->older = y->newest;
-    *(y->newest ? &y->newest->newer : &y->oldest) = b;
-    y->newest = b;
+    b->older = many->newest;
+    if (many->newest) many->newest->newer = b;
+    else many->oldest = b;
+    many->newest = b;
 }
 
-static void block_drop(polar_many *y, many_block *b) {
-    many_node *u = b->node;
-    block_unlink(y, b);
-    u->blocks[b->kind] = NULL;
-    if (b->kind == MANY_KV) u->n_kv = 0;
-    else if (b->kind == MANY_HIDDEN) u->n_hidden = 0;
-    else u->cells = 0;
-    y->bytes -= b->bytes;
-    mem_free(&y->allocator, b->memory, b->bytes);
+/* Frees a block; what it held counts as not computed from now on. */
+static void many_block_drop(polar_many *many, many_block *b) {
+    many_node *node = b->node;
+    many_block_unlink(many, b);
+    node->blocks[b->kind] = NULL;
+    if (b->kind == MANY_KV) node->n_kv = 0;
+    else if (b->kind == MANY_HIDDEN) node->n_hidden = 0;
+    else node->cells = 0;
+    many->bytes -= b->bytes;
+    mem_free(&many->allocator, b->memory, b->bytes);
 }
 
-/* Memory that counts. What was not used for longest makes room for it. */
-static void *many_alloc(polar_many *y, size_t bytes, polar_error *e) {
+/* Allocates memory that counts against cache_bytes. Blocks that nobody needs are dropped, the oldest first, until the
+ * new memory fits; when all that are left are pinned, it is allocated beyond the bound. NULL without memory. */
+static void *many_alloc(polar_many *many, size_t bytes, polar_error *e) {
+    const size_t bound = many->options.cache_bytes;
     void *p;
-    for (many_block *b = y->oldest, *newer; b && bytes > y->options.cache_bytes - MIN(y->bytes, y->options.cache_bytes);
-         b = newer) {
-        newer = b->newer;
-        if (!block_pinned(b)) block_drop(y, b);
+    for (many_block *b = many->oldest; b && bytes > bound - MIN(many->bytes, bound);) {
+        many_block *newer = b->newer;
+        if (!many_block_pinned(b)) many_block_drop(many, b);
+        b = newer;
     }
-    if ((p = mem_alloc(&y->allocator, bytes, e)) != NULL) y->bytes += bytes;
-    y->stats.peak_bytes = MAX(y->stats.peak_bytes, y->bytes);
+    p = mem_alloc(&many->allocator, bytes, e);
+    if (p) many->bytes += bytes;
+    many->stats.peak_bytes = MAX(many->stats.peak_bytes, many->bytes);
     return p;
 }
 
-static void many_release(polar_many *y, void *p, size_t bytes) {
+/* Frees memory of many_alloc; p may be NULL. */
+static void many_release(polar_many *many, void *p, size_t bytes) {
     if (!p) return;
-    y->bytes -= bytes;
-    mem_free(&y->allocator, p, bytes);
+    many->bytes -= bytes;
+    mem_free(&many->allocator, p, bytes);
 }
 
-/* Measures or places a block; `b` itself comes first. */
-static many_block *block_place(const polar_many *y, many_block *b, layout *l) {
-    const size_t half = many_row_bytes(y) / 2, capacity = (size_t)b->capacity;
-    many_block *at = layout_place(l, 1, sizeof *b);
+/* Measures or places a block of b's kind and capacity, and sets the pointers of `b`; the struct itself comes first, and
+ * its place is returned. */
+static many_block *many_block_place(const polar_many *many, many_block *b, layout *l) {
+    const size_t half = many_row_bytes(many) / 2, capacity = (size_t)b->capacity;
+    many_block *block = layout_place(l, 1, sizeof *b);
     if (b->kind != MANY_HIDDEN) {
         b->k = layout_place(l, capacity, half);
         b->v = layout_place(l, capacity, half);
     }
-    if (b->kind != MANY_KV) b->hidden = layout_place(l, capacity, size_of((size_t)y->model->n_embd, sizeof *b->hidden));
-    return at;
+    if (b->kind != MANY_KV)
+        b->hidden = layout_place(l, capacity, size_of((size_t)many->model->n_embd, sizeof *b->hidden));
+    return block;
 }
 
-static many_block *block_create(polar_many *y, many_node *u, many_kind kind, int capacity, polar_error *e) {
-    many_block b, *at;
+/* A new block of a node, not computed yet, and the newest in the list. NULL without memory. */
+static many_block *many_block_create(polar_many *many, many_node *node, many_kind kind, int capacity, polar_error *e) {
+    many_block b, *block;
     layout l = layout_begin(NULL);
     memset(&b, 0, sizeof b);
-    b.node = u;
+    b.node = node;
     b.kind = kind;
     b.capacity = capacity;
-    block_place(y, &b, &l);
+    many_block_place(many, &b, &l);
     b.bytes = layout_bytes(&l);
-    if (!b.bytes) fail(e, POLAR_MEMORY, "out of memory: a prompt of %d tokens is too large", y->n_prompt);
-    if (!b.bytes || !(b.memory = many_alloc(y, b.bytes, e))) return NULL;
+    if (b.bytes) b.memory = many_alloc(many, b.bytes, e);
+    else fail(e, POLAR_MEMORY, "out of memory: a prompt of %d tokens is too large", many->n_prompt);
+    if (!b.memory) return NULL;
     l = layout_begin(b.memory);
-    at = block_place(y, &b, &l);
-    *at = b;
-    block_use(y, at);
-    return at;
+    block = many_block_place(many, &b, &l);
+    *block = b;
+    many_block_use(many, block);
+    return block;
 }
 
-/* Gives the node a tail for `capacity` cells; those it has stay. */
-static int tail_grow(polar_many *y, many_node *u, int capacity, polar_error *e) {
-    const size_t d = (size_t)y->model->n_embd, head = many_row_bytes(y) / 2 / (size_t)y->model->n_head_kv;
-    many_block *old = u->blocks[MANY_TAIL], *b = block_create(y, u, MANY_TAIL, capacity, e);
-    if (!b) return 0;
+/* Gives a node a TAIL block for `capacity` cells. What is computed moves over from the old one: keys and values head by
+ * head, since the distance between heads is the capacity. */
+static polar_status many_cells_grow(polar_many *many, many_node *node, int capacity, polar_error *e) {
+    const size_t d = (size_t)many->model->n_embd, head = many_row_bytes(many) / 2 / (size_t)many->model->n_head_kv;
+    many_block *old = node->blocks[MANY_TAIL], *b = many_block_create(many, node, MANY_TAIL, capacity, e);
+    if (!b) return POLAR_MEMORY;
     if (old) {
-        const uint64_t cells = u->cells;
+        const uint64_t cells = node->cells;
         const size_t n = (size_t)old->capacity;
-        for (size_t h = 0; h < (size_t)y->model->n_head_kv; h++) {
+        for (size_t h = 0; h < (size_t)many->model->n_head_kv; h++) {
             memcpy(b->k + h * (size_t)capacity * head, old->k + h * n * head, n * head);
             memcpy(b->v + h * (size_t)capacity * head, old->v + h * n * head, n * head);
         }
         memcpy(b->hidden, old->hidden, n * d * sizeof(float));
-        block_drop(y, old);
-        u->cells = cells;
+        many_block_drop(many, old);
+        node->cells = cells;
     }
-    u->blocks[MANY_TAIL] = b;
-    return 1;
+    node->blocks[MANY_TAIL] = b;
+    return POLAR_OK;
 }
 
-/* --- the trie of calls --- */
+/* --- the trie of paths --- */
 
-static void node_free(polar_many *y, many_node *u) {
+/* Frees a node with its blocks. The caller has taken it out of the trie. */
+static void many_node_free(polar_many *many, many_node *node) {
     for (int k = 0; k < MANY_N_KINDS; k++)
-        if (u->blocks[k]) block_drop(y, u->blocks[k]);
-    mem_free(&y->allocator, u, sizeof *u);
+        if (node->blocks[k]) many_block_drop(many, node->blocks[k]);
+    mem_free(&many->allocator, node, sizeof *node);
 }
 
-/* Frees all that is below the root. */
-static void trie_free(polar_many *y) {
-    many_node *u = y->root;
-    while (u) {
-        many_node *child = u->child, *parent = u->parent;
+/* Frees all nodes below the root. It goes down to a node without children, frees it, and goes on at its parent: without
+ * recursion, since paths may be long. */
+static void many_trie_free(polar_many *many) {
+    many_node *node = many->root;
+    while (node && (node->child || node != many->root)) {
+        many_node *child = node->child, *parent = node->parent;
         if (child) {
-            u->child = child->sibling;
-            u = child;
+            node->child = child->sibling;
+            node = child;
         } else {
-            if (u == y->root) break;
-            node_free(y, u);
-            u = parent;
+            many_node_free(many, node);
+            node = parent;
         }
     }
 }
 
-/* The node of one more call; without sharing always a new one, known to nobody else. */
-static many_node *node_next(polar_many *y, many_node *parent, int layer, polar_error *e) {
-    many_node *u = y->options.share ? parent->child : NULL;
-    while (u && u->layer != layer) u = u->sibling;
-    if (u) return u;
-    if (!(u = mem_alloc(&y->allocator, sizeof *u, e))) return NULL;
-    memset(u, 0, sizeof *u);
-    u->parent = parent;
-    u->layer = layer;
-    if (y->options.share) {
-        u->sibling = parent->child;
-        parent->child = u;
+/* The node of parent's prefix and one more call, made if there is none. Without sharing it is always a new one, which
+ * only its program knows. NULL without memory. */
+static many_node *many_node_next(polar_many *many, many_node *parent, int layer, polar_error *e) {
+    many_node *node = many->options.share ? parent->child : NULL;
+    while (node && node->layer != layer) node = node->sibling;
+    if (node) return node;
+    node = mem_alloc(&many->allocator, sizeof *node, e);
+    if (!node) return NULL;
+    memset(node, 0, sizeof *node);
+    node->parent = parent;
+    node->layer = layer;
+    if (many->options.share) {
+        node->sibling = parent->child;
+        parent->child = node;
     }
-    return u;
+    return node;
 }
 
-/* --- guesses --- */
+/* --- the draft tree: tokens that are likely to be generated --- */
 
-static int guess_child(const polar_many *y, int g, int32_t token) {
-    int c = g < 0 || !y->n_guesses ? 0 : y->guesses[g].child;
-    while (c && y->guesses[c].token != token) c = y->guesses[c].sibling;
+/* The number of the draft token behind number `draft` (-1: none) that is `token`; -1 if there is none. */
+static int many_draft_child(const polar_many *many, int draft, int32_t token) {
+    int c = draft < 0 || !many->n_drafts ? 0 : many->drafts[draft].child;
+    while (c && many->drafts[c].token != token) c = many->drafts[c].sibling;
     return c ? c : -1;
 }
 
-static int guess_new(polar_many *y, int parent, int32_t token, polar_error *e) {
-    void *p = y->guesses;
-    many_guess *g;
-    if (!mem_grow(&y->allocator, &p, &y->guess_capacity, y->n_guesses + 1, sizeof *g, e)) return -1;
-    y->guesses = p;
-    g = &y->guesses[y->n_guesses];
-    memset(g, 0, sizeof *g);
-    g->token = token;
-    g->parent = parent;
-    g->cell = -1;
-    if (y->n_guesses) {
-        g->depth = y->guesses[parent].depth + 1;
-        g->sibling = y->guesses[parent].child;
-        y->guesses[parent].child = (int)y->n_guesses;
+/* Adds a draft token behind `parent`, or the root as the first of all. Returns its number, -1 without memory. */
+static int many_draft_new(polar_many *many, int parent, int32_t token, polar_error *e) {
+    void *p = many->drafts;
+    many_draft *x;
+    if (!mem_grow(&many->allocator, &p, &many->draft_capacity, many->n_drafts + 1, sizeof *x, e)) return -1;
+    many->drafts = p;
+    x = &many->drafts[many->n_drafts];
+    memset(x, 0, sizeof *x);
+    x->token = token;
+    x->parent = parent;
+    x->cell = -1;
+    if (many->n_drafts) {
+        x->depth = many->drafts[parent].depth + 1;
+        x->sibling = many->drafts[parent].child;
+        many->drafts[parent].child = (int)many->n_drafts;
     }
-    return (int)y->n_guesses++;
+    return (int)many->n_drafts++;
 }
 
-/* Adds an answer, as far as its end and what an answer may have; it need not be the right one. */
-static int guess_add(polar_many *y, const int32_t *tokens, int n, int given, polar_error *e) {
-    int g = 0;
-    if (!y->n_guesses && guess_new(y, 0, -1, e) < 0) return 0;
-    y->guesses[0].weight += given ? 2 : 1;
-    for (int i = 0; i < n && i < y->options.max_tokens && !tok_is_end(&y->model->vocab, tokens[i]); i++) {
-        const int parent = g;
-        g = guess_child(y, parent, tokens[i]);
-        if (g < 0 && (g = guess_new(y, parent, tokens[i], e)) < 0) return 0;
-        y->guesses[g].weight += given ? 2 : 1;
-        y->guesses[g].given |= given;
+/* Adds an answer to the draft tree, up to the token that ends it and to the length that answers may have. `given` says
+ * that it comes from the caller; it need not be the right one. */
+static polar_status many_draft_add(polar_many *many, const int32_t *tokens, int n, int given, polar_error *e) {
+    const int weight = given ? 2 : 1;
+    int draft = 0;
+    if (!many->n_drafts && many_draft_new(many, 0, -1, e) < 0) return POLAR_MEMORY;
+    many->drafts[0].weight += weight;
+    for (int i = 0; i < n && i < many->options.max_tokens && !tok_is_end(&many->model->vocab, tokens[i]); i++) {
+        const int parent = draft;
+        draft = many_draft_child(many, parent, tokens[i]);
+        if (draft < 0) draft = many_draft_new(many, parent, tokens[i], e);
+        if (draft < 0) return POLAR_MEMORY;
+        many->drafts[draft].weight += weight;
+        many->drafts[draft].given |= given;
     }
-    return 1;
+    return POLAR_OK;
 }
 
-/* Whether a given guess is still worth a row: hardly if answer after answer was another one. */
-static int guess_hopeful(const polar_many *y, int g) {
-    return y->guesses[g].weight >= MANY_HOPE * y->guesses[y->guesses[g].parent].weight;
+/* Whether a draft token is still worth a row: at least MANY_MIN_SHARE of the weight of its parent came this way. Given
+ * answers begin with all of it, and lose it as answer after answer turns out to be another one. */
+static int many_draft_hopeful(const polar_many *many, int draft) {
+    const many_draft *x = &many->drafts[draft];
+    return x->weight >= MANY_MIN_SHARE * many->drafts[x->parent].weight;
 }
 
-/* The likeliest token behind a guess; -1 if none is likely enough. *chance is how likely it is to come this far; it is
- * multiplied by the share of the answers that went on so, with doubts where there are few. */
-static int guess_next(const polar_many *y, int g, double *chance) {
+/* The draft token that is likeliest to follow number `draft`; -1 if none is likely enough. *chance is the estimated
+ * probability that decoding comes as far as `draft`. A token that was only found multiplies it by
+ *     weight / (weight of the parent + 1/4)
+ * where the 1/4 is the doubt that few answers leave; a given token does not change it. */
+static int many_draft_next(const polar_many *many, int draft, double *chance) {
+    const many_draft *x = many->drafts;
     int best = 0;
-    if (g < 0 || !y->n_guesses) return -1;
-    for (int c = y->guesses[g].child; c; c = y->guesses[c].sibling)
-        if (!best || y->guesses[c].weight >= y->guesses[best].weight)
-            best = c; /* of equal ones the oldest, which is last */
-    if (!best) return -1;
-    if (y->guesses[best].given && !guess_hopeful(y, best)) return -1;
-    if (!y->guesses[best].given) *chance *= y->guesses[best].weight / (y->guesses[g].weight + 0.25);
-    return *chance < MANY_CHANCE ? -1 : best;
+    if (draft < 0 || !many->n_drafts) return -1;
+    for (int c = x[draft].child; c; c = x[c].sibling) /* of equal ones the oldest, which comes last */
+        if (!best || x[c].weight >= x[best].weight) best = c;
+    if (!best || (x[best].given && !many_draft_hopeful(many, best))) return -1;
+    if (!x[best].given) *chance *= x[best].weight / (x[draft].weight + 0.25);
+    return *chance < MANY_MIN_CHANCE ? -1 : best;
 }
 
-/* The cell of a guess, which gets one if so many answers went there or it was given; -1: it has none. */
-static int guess_cell(polar_many *y, int g, int weight) {
-    many_guess *x;
-    if (g < 0) return -1;
-    x = &y->guesses[g];
-    if (x->cell < 0 && (x->given || x->weight >= weight) && y->n_cells < MANY_CELLS) x->cell = y->n_cells++;
+/* The cell of a draft token, -1 if it has none. It gets one, as long as there are free ones, if it was given or if
+ * answers of at least `weight` came this way: a row in a cell is computed once for all programs with the same prefix,
+ * so it pays where several programs will need it. */
+static int many_draft_cell(polar_many *many, int draft, int weight) {
+    many_draft *x;
+    if (draft < 0) return -1;
+    x = &many->drafts[draft];
+    if (x->cell < 0 && (x->given || x->weight >= weight) && many->n_cells < MANY_CELLS) x->cell = many->n_cells++;
     return x->cell;
 }
 
 /* --- create and free --- */
 
-static void many_forget(polar_many *y) {
-    for (many_answer *next; y->answers; y->answers = next) {
-        next = y->answers->next;
-        mem_free(&y->allocator, y->answers, y->answers->bytes);
+/* Drops all that belongs to the prompt: answers, drafts, the trie with its blocks. */
+static void many_reset(polar_many *many) {
+    while (many->answers) {
+        many_answer *next = many->answers->next;
+        mem_free(&many->allocator, many->answers, many->answers->bytes);
+        many->answers = next;
     }
-    y->first = NULL;
-    y->n_guesses = 0;
-    y->n_cells = 0;
-    trie_free(y);
+    many->first = NULL;
+    many->n_drafts = 0;
+    many->n_cells = 0;
+    many_trie_free(many);
 }
 
+/* See polar.h. No program runs between two calls, so only what they left is to be freed. */
 void polar_many_free(polar_many *many) {
     polar_allocator a;
     if (!many) return;
     a = many->allocator;
-    many_forget(many);
+    many_reset(many);
     mem_free(&a, many->root, sizeof *many->root);
-    mem_free(&a, many->guesses, many->guess_capacity * sizeof *many->guesses);
+    mem_free(&a, many->drafts, many->draft_capacity * sizeof *many->drafts);
     mem_free(&a, many->prompt, many->prompt_capacity * sizeof *many->prompt);
     mem_free(&a, many->block, many->block_bytes);
     polar_pool_free(many->pool);
     mem_free(&a, many, sizeof *many);
 }
 
+/* See polar.h. The work space is made when the first prompt is run, since its size is not known before. */
 polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                polar_error *error) {
-    const polar_many_options standard = polar_many_defaults(), *o = options ? options : &standard;
+    const polar_many_options o = options ? *options : polar_many_defaults();
     polar_allocator a;
-    polar_many *y;
+    polar_many *many;
     polar_status status;
     err_clear(error);
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_many_create: out or model is NULL");
     *out = NULL;
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
-    if (o->max_tokens < 1 || (unsigned)o->kv_type > POLAR_KV_F32 || (o->runner && o->runner->n_threads < 1))
+    if (o.max_tokens < 1 || (unsigned)o.kv_type > POLAR_KV_F32 || (o.runner && o.runner->n_threads < 1))
         return fail(error, POLAR_ARGUMENT,
-                    "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1", o->max_tokens,
-                    (int)o->kv_type);
-    if ((status = gen_check_stop(o->stop, error))) return status;
-    a = o->allocator ? mem_allocator(o->allocator) : model->allocator;
-    if (!(y = mem_alloc(&a, sizeof *y, error))) return POLAR_MEMORY;
-    memset(y, 0, sizeof *y);
-    y->allocator = a;
-    y->model = model;
-    y->options = *o;
-    y->options.max_tokens = MIN(o->max_tokens, model->n_ctx_train + 1);
-    if (!y->options.cache_bytes) y->options.cache_bytes = (size_t)1 << 30;
-    if (!(y->root = mem_alloc(&a, sizeof *y->root, error))) status = POLAR_MEMORY;
-    else {
-        memset(y->root, 0, sizeof *y->root);
-        if (o->runner) y->runner = *o->runner;
-        else if (!(status = polar_pool_create(&y->pool, o->n_threads, &a, error)))
-            y->runner = polar_pool_runner(y->pool);
-    }
-    if (status) {
-        polar_many_free(y);
-        return status;
-    }
-    *out = y;
-    return POLAR_OK;
+                    "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1", o.max_tokens,
+                    (int)o.kv_type);
+    status = gen_check_stop(o.stop, error);
+    if (status) return status;
+    a = o.allocator ? mem_allocator(o.allocator) : model->allocator;
+    many = mem_alloc(&a, sizeof *many, error);
+    if (!many) return POLAR_MEMORY;
+    memset(many, 0, sizeof *many);
+    many->allocator = a;
+    many->model = model;
+    many->options = o;
+    many->options.max_tokens = MIN(o.max_tokens, model->n_ctx_train + 1);
+    if (!o.cache_bytes) many->options.cache_bytes = (size_t)1 << 30;
+    many->root = mem_alloc(&a, sizeof *many->root, error);
+    if (many->root) memset(many->root, 0, sizeof *many->root);
+    else status = POLAR_MEMORY;
+    if (!status && !o.runner) status = polar_pool_create(&many->pool, o.n_threads, &a, error);
+    if (!status) {
+        many->runner = o.runner ? *o.runner : polar_pool_runner(many->pool);
+        *out = many;
+    } else polar_many_free(many);
+    return status;
 }
 
-static void many_place(polar_many *y, layout *l) {
-    const size_t rows = y->options.batch ? MANY_ROWS : 128;
-    y->engine.model = y->model;
-    y->engine.runner = y->runner;
-    y->engine.kv_f16 = y->options.kv_type == POLAR_KV_F16;
-    y->engine.max_rows = (int)rows;
-    y->engine.max_scores = (size_t)y->n_positions;
-    engine_place(&y->engine, l);
-    y->max_spans = 4 * (int)rows + y->n_positions + 1;
-    y->items = layout_place(l, rows, sizeof *y->items);
-    y->rows = layout_place(l, rows, sizeof *y->rows);
-    y->spans = layout_place(l, (size_t)y->max_spans, sizeof *y->spans);
-    y->cs = layout_place(l, (size_t)y->n_positions, size_of((size_t)y->model->n_rot, sizeof *y->cs));
-    y->logits = layout_place(l, MANY_OUTPUTS, size_of((size_t)y->model->n_vocab, sizeof *y->logits));
+/* Measures or places the work space for n_positions positions. A row attends to few spans, but in the worst case to one
+ * per position, which must fit. */
+static void many_place(polar_many *many, layout *l) {
+    const size_t rows = many->options.batch ? MANY_ROWS : MANY_PLAIN_ROWS;
+    many->engine.model = many->model;
+    many->engine.runner = many->runner;
+    many->engine.kv_f16 = many->options.kv_type == POLAR_KV_F16;
+    many->engine.max_rows = (int)rows;
+    many->engine.max_scores = (size_t)many->n_positions;
+    engine_place(&many->engine, l);
+    many->max_spans = 4 * (int)rows + many->n_positions + 1;
+    many->items = layout_place(l, rows, sizeof *many->items);
+    many->rows = layout_place(l, rows, sizeof *many->rows);
+    many->spans = layout_place(l, (size_t)many->max_spans, sizeof *many->spans);
+    many->cs = layout_place(l, (size_t)many->n_positions, size_of((size_t)many->model->n_rot, sizeof *many->cs));
+    many->logits = layout_place(l, MANY_OUTPUTS, size_of((size_t)many->model->n_vocab, sizeof *many->logits));
 }
 
-/* Makes work space for the prompt and n more positions. */
-static polar_status many_space(polar_many *y, int n, polar_error *e) {
-    const int positions = y->n_prompt + n;
+/* Makes the work space for the prompt and n positions behind it, unless there is one that is large enough. */
+static polar_status many_workspace(polar_many *many, int n, polar_error *e) {
+    const int positions = many->n_prompt + n;
     layout l = layout_begin(NULL);
-    if (positions <= y->n_positions) return POLAR_OK;
-    mem_free(&y->allocator, y->block, y->block_bytes);
-    y->block = NULL;
-    y->n_positions = positions;
-    many_place(y, &l);
-    y->block_bytes = layout_bytes(&l);
-    if (!y->block_bytes) fail(e, POLAR_MEMORY, "out of memory: %d positions are too many", positions);
-    if (!y->block_bytes || !(y->block = mem_alloc(&y->allocator, y->block_bytes, e))) {
-        y->n_positions = 0;
+    if (positions <= many->n_positions) return POLAR_OK;
+    mem_free(&many->allocator, many->block, many->block_bytes);
+    many->block = NULL;
+    many->n_positions = positions;
+    many_place(many, &l);
+    many->block_bytes = layout_bytes(&l);
+    if (many->block_bytes) many->block = mem_alloc(&many->allocator, many->block_bytes, e);
+    else fail(e, POLAR_MEMORY, "out of memory: %d positions are too many", positions);
+    if (!many->block) {
+        many->n_positions = 0;
         return POLAR_MEMORY;
     }
-    l = layout_begin(y->block);
-    many_place(y, &l);
-    engine_start(&y->engine);
-    for (int i = 0; i < positions; i++) rope_angles(y->model, i, y->cs + (size_t)i * (size_t)y->model->n_rot);
+    l = layout_begin(many->block);
+    many_place(many, &l);
+    engine_start(&many->engine);
+    for (int i = 0; i < positions; i++) rope_angles(many->model, i, many->cs + (size_t)i * (size_t)many->model->n_rot);
     return POLAR_OK;
 }
 
 /* --- tokens in, answers out --- */
 
+/* Refuses an empty list of tokens and tokens that the vocabulary does not have; `what` names the list in messages. */
 static polar_status many_tokens_check(const polar_model *m, const int32_t *tokens, int n, const char *what,
                                       polar_error *e) {
     if (!tokens || n < 1) return fail(e, POLAR_ARGUMENT, "a %s of %d tokens: expected one at least", what, n);
@@ -10713,75 +10782,82 @@ static polar_status many_tokens_check(const polar_model *m, const int32_t *token
     return POLAR_OK;
 }
 
-polar_status polar_many_prompt(polar_many *y, const int32_t *tokens, int n, polar_error *error) {
-    void *p = y->prompt;
+/* See polar.h. */
+polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error) {
+    void *p = many->prompt;
     polar_status status;
     err_clear(error);
-    if ((status = many_tokens_check(y->model, tokens, n, "prompt", error))) return status;
-    if (n > y->model->n_ctx_train)
+    status = many_tokens_check(many->model, tokens, n, "prompt", error);
+    if (status) return status;
+    if (n > many->model->n_ctx_train)
         return fail(error, POLAR_CONTEXT, "the prompt has %d tokens, the model was trained for %d", n,
-                    y->model->n_ctx_train);
-    if (!mem_grow(&y->allocator, &p, &y->prompt_capacity, (size_t)n, sizeof *tokens, error)) return POLAR_MEMORY;
-    y->prompt = p;
-    memcpy(y->prompt, tokens, (size_t)n * sizeof *tokens);
-    y->n_prompt = n;
-    many_forget(y);
+                    many->model->n_ctx_train);
+    if (!mem_grow(&many->allocator, &p, &many->prompt_capacity, (size_t)n, sizeof *tokens, error)) return POLAR_MEMORY;
+    many->prompt = p;
+    memcpy(many->prompt, tokens, (size_t)n * sizeof *tokens);
+    many->n_prompt = n;
+    many_reset(many);
     return POLAR_OK;
 }
 
-polar_status polar_many_draft(polar_many *y, const int32_t *tokens, int n, polar_error *error) {
+/* See polar.h. */
+polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error) {
     polar_status status;
     err_clear(error);
-    if (!y->n_prompt) return fail(error, POLAR_ARGUMENT, "polar_many_draft before polar_many_prompt");
-    if ((status = many_tokens_check(y->model, tokens, n, "draft", error))) return status;
-    return guess_add(y, tokens, n, 1, error) ? POLAR_OK : POLAR_MEMORY;
+    if (!many->n_prompt) return fail(error, POLAR_ARGUMENT, "polar_many_draft before polar_many_prompt");
+    status = many_tokens_check(many->model, tokens, n, "draft", error);
+    return status ? status : many_draft_add(many, tokens, n, 1, error);
 }
 
-static polar_status many_path_check(const polar_many *y, polar_path path, polar_error *e) {
-    if (!y->n_prompt) return fail(e, POLAR_ARGUMENT, "a path before polar_many_prompt");
+/* Refuses paths before there is a prompt, of no calls or too many, or with a layer that the model does not have. */
+static polar_status many_path_check(const polar_many *many, polar_path path, polar_error *e) {
+    if (!many->n_prompt) return fail(e, POLAR_ARGUMENT, "a path before polar_many_prompt");
     if (!path.calls || path.n < 1 || path.n > POLAR_MAX_CALLS)
         return fail(e, POLAR_ARGUMENT, "a path of %d calls, expected 1..%d", path.n, POLAR_MAX_CALLS);
     for (int i = 0; i < path.n; i++)
-        if (path.calls[i] < 0 || path.calls[i] >= y->model->n_layer)
+        if (path.calls[i] < 0 || path.calls[i] >= many->model->n_layer)
             return fail(e, POLAR_MISMATCH, "call %d of a path is layer %d, the model has layers 0..%d", i,
-                        path.calls[i], y->model->n_layer - 1);
+                        path.calls[i], many->model->n_layer - 1);
     return POLAR_OK;
 }
 
-/* Keeps an answer. NULL without memory. */
-static many_answer *many_keep(polar_many *y, polar_stop stop, const int32_t *tokens, int n, const buf *text,
-                              double logprob, polar_error *e) {
+/* Keeps the result of a program: copies of its n tokens and of its text. NULL without memory. */
+static many_answer *many_answer_create(polar_many *many, polar_stop stop, const int32_t *tokens, int n, const buf *text,
+                                       double logprob, polar_error *e) {
     const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + text->length + 1;
-    many_answer *a = mem_alloc(&y->allocator, bytes, e);
-    int32_t *kept;
-    char *copy;
+    many_answer *a = mem_alloc(&many->allocator, bytes, e);
+    int32_t *token_copy;
+    char *text_copy;
     if (!a) return NULL;
     memset(a, 0, sizeof *a);
     a->bytes = bytes;
-    kept = (int32_t *)(void *)(a + 1);
-    copy = (char *)(kept + n);
-    if (n) memcpy(kept, tokens, (size_t)n * sizeof *tokens);
-    if (text->length) memcpy(copy, text->at, text->length);
-    copy[text->length] = 0;
+    token_copy = (int32_t *)(void *)(a + 1);
+    text_copy = (char *)(token_copy + n);
+    if (n) memcpy(token_copy, tokens, (size_t)n * sizeof *tokens);
+    if (text->length) memcpy(text_copy, text->at, text->length);
+    text_copy[text->length] = 0;
     a->result.stop = stop;
-    a->result.tokens = kept;
+    a->result.tokens = token_copy;
     a->result.n_tokens = n;
-    a->result.text = copy;
+    a->result.text = text_copy;
     a->result.length = text->length;
     a->result.logprob = logprob;
-    a->next = y->answers;
-    y->answers = a;
+    a->next = many->answers;
+    many->answers = a;
     return a;
 }
 
-/* What a program alone takes: positions that a session evaluates, layer by layer. */
-static void many_count_plain(polar_many *y, int n_calls, int n_tokens, polar_stop stop) {
+/* Counts what a program alone in a fresh session takes. Of n_tokens generated ones the last is evaluated only if an end
+ * token was drawn behind it. Each call takes the prompt in batches of MANY_PLAIN_ROWS, then one row per token. */
+static void many_count_plain(polar_many *many, int n_calls, int n_tokens, polar_stop stop) {
     const int64_t steps = stop == POLAR_STOP_END ? n_tokens : MAX(0, n_tokens - 1);
-    y->stats.n_programs++;
-    y->stats.n_rows_plain += n_calls * (y->n_prompt + steps);
-    y->stats.n_passes_plain += n_calls * ((y->n_prompt + 127) / 128 + steps);
+    const int batches = (many->n_prompt + MANY_PLAIN_ROWS - 1) / MANY_PLAIN_ROWS;
+    many->stats.n_programs++;
+    many->stats.n_rows_plain += n_calls * (many->n_prompt + steps);
+    many->stats.n_passes_plain += n_calls * (batches + steps);
 }
 
+/* Collects the text of an answer in the buf behind `user`; an on_text of polar_generate_options. */
 static int many_on_text(void *user, const char *text, size_t length) {
     buf *b = user;
     buf_put(b, text, length);
@@ -10791,874 +10867,991 @@ static int many_on_text(void *user, const char *text, size_t length) {
 /* --- alone: the definition --- */
 
 /* A fresh session under a path, with room for the prompt and n more tokens. */
-static polar_status many_session(const polar_many *y, polar_path path, int n, polar_session **s, polar_error *e) {
+static polar_status many_session(const polar_many *many, polar_path path, int n, polar_session **s, polar_error *e) {
     polar_session_options o = polar_session_defaults();
     polar_status status;
-    o.allocator = &y->allocator;
-    o.runner = &y->runner;
-    o.kv_type = y->options.kv_type;
-    o.n_ctx = MIN(n, y->model->n_ctx_train - y->n_prompt) + y->n_prompt;
-    o.max_calls = MAX(path.n, y->model->n_layer);
-    if ((status = polar_session_create(s, y->model, NULL, &o, e))) return status;
-    return polar_session_set_path(*s, path.calls, path.n, e);
+    o.allocator = &many->allocator;
+    o.runner = &many->runner;
+    o.kv_type = many->options.kv_type;
+    o.n_ctx = MIN(n, many->model->n_ctx_train - many->n_prompt) + many->n_prompt;
+    o.max_calls = MAX(path.n, many->model->n_layer);
+    status = polar_session_create(s, many->model, NULL, &o, e);
+    return status ? status : polar_session_set_path(*s, path.calls, path.n, e);
 }
 
-/* The generated tokens of a session; the last one may not have been evaluated. */
-static void many_tokens_of(polar_session *s, int n_prompt, int n, int32_t *tokens) {
+/* The n tokens that a session has generated. The last one may not have been evaluated: then it is the likeliest one of
+ * the present logits. */
+static void many_session_tokens(polar_session *s, int n_prompt, int n, int32_t *tokens) {
     const int held = MIN(n, polar_session_position(s) - n_prompt);
     memcpy(tokens, polar_session_tokens(s) + n_prompt, (size_t)held * sizeof *tokens);
     if (held < n) tokens[held] = draw_greedy(polar_session_logits(s, 0), s->model->n_vocab);
 }
 
-/* Runs a path in a session of its own. A program whose logits are not finite has that as its result. */
-static polar_status many_alone(polar_many *y, polar_path path, const polar_many_result **r, polar_error *e) {
-    const size_t bytes = (size_t)y->options.max_tokens * sizeof(int32_t);
+/* The definition of a result: runs a path in a session of its own. A program whose logits are not finite has that as
+ * its result; every other failure is one of the whole run. */
+static polar_status many_alone(polar_many *many, polar_path path, const polar_many_result **r, polar_error *e) {
+    const size_t bytes = (size_t)many->options.max_tokens * sizeof(int32_t);
     polar_generate_options g = polar_generate_defaults();
     polar_session *s = NULL;
     polar_result result;
     polar_error local;
     many_answer *a = NULL;
-    buf text = {&y->allocator, NULL, 0, 0, 0};
-    int32_t *tokens = mem_alloc(&y->allocator, bytes, e);
+    buf text = {&many->allocator, NULL, 0, 0, 0};
+    int32_t *tokens = mem_alloc(&many->allocator, bytes, e);
     polar_status status = tokens ? POLAR_OK : POLAR_MEMORY;
     memset(&result, 0, sizeof result);
-    g.max_tokens = y->options.max_tokens;
-    g.stop = y->options.stop;
+    g.max_tokens = many->options.max_tokens;
+    g.stop = many->options.stop;
     g.on_text = many_on_text;
     g.user = &text;
-    if (status || (status = many_session(y, path, g.max_tokens, &s, e))) goto done;
-    status = polar_session_generate(s, y->prompt, y->n_prompt, &g, NULL, 0, &result, &local);
+    if (!status) status = many_session(many, path, g.max_tokens, &s, e);
+    if (status) goto done;
+    status = polar_session_generate(s, many->prompt, many->n_prompt, &g, NULL, 0, &result, &local);
     if (text.failed) status = fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
     else if (status == POLAR_NUMERIC) {
         text.length = 0;
-        if ((a = many_keep(y, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e)) != NULL) a->result.status = status;
+        a = many_answer_create(many, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e);
+        if (a) a->result.status = status;
         status = a ? POLAR_OK : POLAR_MEMORY;
     } else if (status) status = fail(e, status, "%s", local.message);
     else {
-        many_tokens_of(s, y->n_prompt, result.n_generated, tokens);
-        a = many_keep(y, result.stop, tokens, result.n_generated, &text, result.logprob, e);
+        many_session_tokens(s, many->n_prompt, result.n_generated, tokens);
+        a = many_answer_create(many, result.stop, tokens, result.n_generated, &text, result.logprob, e);
         status = a ? POLAR_OK : POLAR_MEMORY;
     }
     if (a) {
         *r = &a->result;
-        many_count_plain(y, path.n, a->result.n_tokens, a->result.stop);
-        y->stats.n_rows = y->stats.n_rows_plain;
-        y->stats.n_passes = y->stats.n_passes_plain;
+        many_count_plain(many, path.n, a->result.n_tokens, a->result.stop);
+        many->stats.n_rows = many->stats.n_rows_plain;
+        many->stats.n_passes = many->stats.n_passes_plain;
     }
 done:
     buf_free(&text);
-    mem_free(&y->allocator, tokens, bytes);
+    mem_free(&many->allocator, tokens, bytes);
     polar_session_free(s);
     return status;
 }
 
-static polar_status many_score_alone(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob,
+static polar_status many_score_alone(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
                                      polar_error *e) {
     polar_session *s = NULL;
-    polar_status status = many_session(y, path, n, &s, e);
-    if (!status) status = polar_session_eval(s, y->prompt, y->n_prompt, e);
+    polar_status status = many_session(many, path, n, &s, e);
+    if (!status) status = polar_session_eval(s, many->prompt, many->n_prompt, e);
     for (int i = 0; i < n && !status; i++) {
-        *logprob += gen_logprob(y->model, polar_session_logits(s, 0), tokens[i], s->draw);
+        *logprob += gen_logprob(many->model, polar_session_logits(s, 0), tokens[i], s->draw);
         if (i + 1 < n) status = polar_session_eval(s, tokens + i, 1, e);
     }
     polar_session_free(s);
     return status;
 }
 
-/* --- a program's rows --- */
+/* --- rows: what a program evaluates in a round --- */
 
-static many_row *row_add(many_program *p, int32_t token, int parent, int depth, int guess, int cell) {
+/* Adds a row to those of the present round. See many_row for what goes in. */
+static many_row *many_row_add(many_program *p, int32_t token, int parent, int depth, int draft, int cell) {
     many_row *r = &p->rows[p->n_rows++];
     assert(p->n_rows <= p->max_rows);
     memset(r, 0, sizeof *r);
     r->token = token;
     r->parent = parent;
     r->depth = depth;
-    r->guess = guess;
+    r->draft = draft;
     r->cell = cell;
-    if (cell < 0) { /* rows of its own form one chain */
-        r->hidden = 0;
+    if (cell < 0) /* rows without a cell are numbered in their order */
         for (const many_row *q = p->rows; q < r; q++) r->hidden += q->cell < 0;
-    }
     return r;
 }
 
-/* The last token that is worth evaluating: one more would not be generated. */
-static int program_max_depth(const polar_many *y, const many_program *p) {
-    return MIN(y->options.max_tokens - 1, p->n_slots);
+/* The depth of the last token that is worth evaluating: the token behind the one of depth max_tokens - 1 is the last
+ * that may be generated, and there are only n_slots slots. */
+static int many_program_max_depth(const polar_many *many, const many_program *p) {
+    return MIN(many->options.max_tokens - 1, p->n_slots);
 }
 
-/* The row of a guess; -1 if it has none. */
-static int row_of_guess(const many_program *p, int g) {
+/* The row of a draft token; -1 if it has none. */
+static int many_row_of_draft(const many_program *p, int draft) {
     for (int r = 0; r < p->n_rows; r++)
-        if (p->rows[r].guess == g) return r;
+        if (p->rows[r].draft == draft) return r;
     return -1;
 }
 
-/* Adds a guess behind a row whose guess is its parent; 0 if there is no cell for it. */
-static int row_add_guess(polar_many *y, many_program *p, int parent, int g) {
-    const many_guess *x = &y->guesses[g];
-    const int cell = x->depth <= program_max_depth(y, p) ? guess_cell(y, g, 1) : -1;
+/* Adds a draft token behind the row of its parent, and returns 1; 0 if it comes too late or there is no cell for it. */
+static int many_row_add_draft(polar_many *many, many_program *p, int parent, int draft) {
+    const many_draft *x = &many->drafts[draft];
+    const int cell = x->depth <= many_program_max_depth(many, p) ? many_draft_cell(many, draft, 1) : -1;
     if (cell < 0) return 0;
-    row_add(p, x->token, parent, x->depth, g, cell);
-    y->stats.n_drafted++;
+    many_row_add(p, x->token, parent, x->depth, draft, cell);
+    many->stats.n_drafted++;
     return 1;
 }
 
-/* The first rows: the prompt, the answers that were given, the one that is likely so far. */
-static void rows_begin(polar_many *y, many_program *p) {
+/* The first round of a program: the prompt's last position, the given answers as far as they are worth it, and the
+ * likeliest answer found so far. All drafts have cells, so programs with a common prefix compute them once. Logits are
+ * at first wanted of the prompt's last position only: whether any draft is right is not known yet. */
+static void many_rows_begin(polar_many *many, many_program *p) {
     double chance = 1;
-    int next, row = 0;
     p->n_rows = p->row = p->eager = 0;
-    row_add(p, -1, -1, 0, 0, -1);
-    if (!y->options.draft) return;
-    for (int g = 1; g < (int)y->n_guesses; g++)
-        if (y->guesses[g].given && guess_hopeful(y, g) && (row = row_of_guess(p, y->guesses[g].parent)) >= 0)
-            row_add_guess(y, p, row, g);
-    for (int g = 0; (next = guess_next(y, g, &chance)) >= 0; g = next)
-        if (row_of_guess(p, next) < 0 && !row_add_guess(y, p, row_of_guess(p, g), next)) break;
+    many_row_add(p, -1, -1, 0, 0, -1);
+    if (!many->options.draft) return;
+    for (int draft = 1; draft < (int)many->n_drafts; draft++) {
+        int parent;
+        if (!many->drafts[draft].given || !many_draft_hopeful(many, draft)) continue;
+        parent = many_row_of_draft(p, many->drafts[draft].parent);
+        if (parent >= 0) many_row_add_draft(many, p, parent, draft);
+    }
+    for (int draft = many_draft_next(many, 0, &chance), parent = 0; draft >= 0;
+         draft = many_draft_next(many, draft, &chance)) {
+        int row = many_row_of_draft(p, draft);
+        if (row < 0 && !many_row_add_draft(many, p, parent, draft)) break;
+        parent = row < 0 ? p->n_rows - 1 : row;
+    }
 }
 
-/* The rows behind an accepted token: itself, and what is likely to follow. */
-static void rows_next(polar_many *y, many_program *p, int32_t token) {
+/* The next round behind an accepted token: the token itself, and the chain of tokens that is likely to follow it. A row
+ * gets a cell where another answer came the same way; otherwise it is the program's own, MANY_CHAIN at most. */
+static void many_rows_next(polar_many *many, many_program *p, int32_t token) {
     const int depth = p->n_tokens;
     double chance = 1;
     int own;
     p->n_rows = p->row = 0;
     p->eager = 1;
-    p->guess = y->options.draft ? guess_child(y, p->guess, token) : -1;
-    row_add(p, token, -1, depth, p->guess, guess_cell(y, p->guess, 2));
+    p->draft = many->options.draft ? many_draft_child(many, p->draft, token) : -1;
+    many_row_add(p, token, -1, depth, p->draft, many_draft_cell(many, p->draft, 2));
     own = p->rows[0].cell < 0;
-    for (int g = p->guess; (g = guess_next(y, g, &chance)) >= 0;) {
-        const int cell = guess_cell(y, g, 2);
-        if (y->guesses[g].depth > program_max_depth(y, p) || (cell < 0 && own == MANY_CHAIN)) break;
-        row_add(p, y->guesses[g].token, p->n_rows - 1, y->guesses[g].depth, g, cell);
+    for (int draft = many_draft_next(many, p->draft, &chance); draft >= 0;
+         draft = many_draft_next(many, draft, &chance)) {
+        const many_draft *x = &many->drafts[draft];
+        const int cell = many_draft_cell(many, draft, 2);
+        if (x->depth > many_program_max_depth(many, p) || (cell < 0 && own == MANY_CHAIN)) break;
+        many_row_add(p, x->token, p->n_rows - 1, x->depth, draft, cell);
         own += cell < 0;
-        y->stats.n_drafted++;
+        many->stats.n_drafted++;
     }
-    p->place[depth] = (int16_t)p->rows[0].cell;
+    p->cell_of[depth] = (int16_t)p->rows[0].cell;
 }
 
 /* --- programs --- */
 
-static void program_hold(many_program *p, int index) {
-    for (int i = p->held - 1; p->held >= 0 && i <= p->held; i++)
-        if (i >= 0 && i < p->path.n) p->nodes[i]->n_holders--;
-    p->held = index;
-    for (int i = index - 1; index >= 0 && i <= index; i++)
-        if (i >= 0 && i < p->path.n) p->nodes[i]->n_holders++;
+/* Pins the hidden states that call `index` of the path reads and writes, those of nodes index - 1 and index, in place
+ * of the ones pinned before; -1: none. */
+static void many_program_pin(many_program *p, int index) {
+    for (int i = MAX(p->pinned - 1, 0); i <= p->pinned && i < p->path.n; i++) p->nodes[i]->n_pins--;
+    p->pinned = index;
+    for (int i = MAX(index - 1, 0); i <= index && i < p->path.n; i++) p->nodes[i]->n_pins++;
 }
 
-static size_t node_reserve(const polar_many *y) {
-    const size_t hidden = (size_t)y->model->n_embd * sizeof(float);
-    return (size_t)y->n_prompt * many_row_bytes(y) + (y->options.draft ? MANY_CELLS * (many_row_bytes(y) + hidden) : 0);
+/* Bytes of the blocks that stay as long as a program with this prefix runs: KV, and TAIL with all cells. */
+static size_t many_node_reserve(const polar_many *many) {
+    const size_t hidden = (size_t)many->model->n_embd * sizeof(float);
+    return (size_t)many->n_prompt * many_row_bytes(many) +
+           (many->options.draft ? MANY_CELLS * (many_row_bytes(many) + hidden) : 0);
 }
 
-/* Memory that must be had for a program to run beside the others. */
-static size_t program_reserve(const polar_many *y, const many_program *p) {
+/* Bytes that must be free for a program to run beside the others: its own, and those of nodes that no other one uses.
+ */
+static size_t many_program_reserve(const polar_many *many, const many_program *p) {
     size_t n = p->reserved;
-    for (int i = 0; i < p->path.n; i++) n += p->nodes[i]->n_users ? 0 : node_reserve(y);
+    for (int i = 0; i < p->path.n; i++)
+        if (!p->nodes[i]->n_users) n += many_node_reserve(many);
     return n;
 }
 
-static void program_place(const polar_many *y, many_program *p, layout *l) {
+/* Measures or places a program of p's path and n_slots; the struct itself comes first. A round has at most the next
+ * token, MANY_CHAIN own rows and MANY_CELLS others, or all tokens that are scored. */
+static void many_program_place(const polar_many *many, many_program *p, layout *l) {
     const size_t n = (size_t)p->path.n, own = (size_t)MAX(MANY_CHAIN, p->n_forced) + 1;
     layout_place(l, 1, sizeof *p);
     p->max_rows = MAX(MANY_CELLS + MANY_CHAIN, p->n_forced) + 1;
     p->nodes = layout_place(l, n, sizeof *p->nodes);
     p->rows = layout_place(l, (size_t)p->max_rows, sizeof *p->rows);
-    p->place = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->place);
+    p->cell_of = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->cell_of);
     p->tokens = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->tokens);
-    p->hidden = layout_place(l, own, size_of((size_t)y->model->n_embd, sizeof *p->hidden));
+    p->hidden = layout_place(l, own, size_of((size_t)many->model->n_embd, sizeof *p->hidden));
 }
 
-/* Frees a program that does not run (any more). */
-static void program_free(polar_many *y, many_program *p) {
+/* Frees a program that does not run, or not any more; p may be NULL. Its nodes belong to the trie, unless nothing is
+ * shared. */
+static void many_program_free(polar_many *many, many_program *p) {
     if (!p) return;
-    for (int i = 0; !y->options.share && i < p->path.n && p->nodes[i]; i++) node_free(y, p->nodes[i]);
+    for (int i = 0; !many->options.share && i < p->path.n && p->nodes[i]; i++) many_node_free(many, p->nodes[i]);
     buf_free(&p->bytes);
-    many_release(y, p->kv, p->kv_bytes);
-    many_release(y, p->memory, p->memory_bytes);
+    many_release(many, p->kv, p->kv_bytes);
+    many_release(many, p->memory, p->memory_bytes);
 }
 
-static many_program *program_create(polar_many *y, polar_path path, const int32_t *forced, int n_forced,
-                                    polar_error *e) {
+/* Makes a program and the nodes of its path, without starting it. It needs for itself, at most, two blocks of hidden
+ * states of the prompt (what its present call reads and writes) and the slots of its own tokens. NULL without memory.
+ */
+static many_program *many_program_create(polar_many *many, polar_path path, const int32_t *forced, int n_forced,
+                                         polar_error *e) {
     many_program measured, *p = &measured;
-    many_node *u = y->root;
+    many_node *node = many->root;
     layout l = layout_begin(NULL);
-    void *memory;
+    void *memory = NULL;
     memset(p, 0, sizeof *p);
     p->path = path;
     p->forced = forced;
     p->n_forced = n_forced;
-    p->n_slots = MIN(forced ? n_forced : y->options.max_tokens, y->model->n_ctx_train - y->n_prompt);
-    p->held = -1;
-    program_place(y, p, &l);
+    p->n_slots = MIN(forced ? n_forced : many->options.max_tokens, many->model->n_ctx_train - many->n_prompt);
+    p->pinned = -1;
+    many_program_place(many, p, &l);
     p->memory_bytes = layout_bytes(&l);
-    if (!p->memory_bytes) fail(e, POLAR_MEMORY, "out of memory: a path of %d calls", path.n);
-    if (!p->memory_bytes || !(memory = many_alloc(y, p->memory_bytes, e))) return NULL;
+    if (p->memory_bytes) memory = many_alloc(many, p->memory_bytes, e);
+    else fail(e, POLAR_MEMORY, "out of memory: a path of %d calls", path.n);
+    if (!memory) return NULL;
     l = layout_begin(memory);
-    program_place(y, p, &l);
+    many_program_place(many, p, &l);
     p = (many_program *)(void *)l.base;
     *p = measured;
     p->memory = memory;
     memset(p->nodes, 0, (size_t)path.n * sizeof *p->nodes);
-    p->bytes.allocator = &y->allocator;
+    p->bytes.allocator = &many->allocator;
     p->generate = polar_generate_defaults();
-    p->generate.stop = y->options.stop;
+    p->generate.stop = many->options.stop;
     p->generate.on_text = many_on_text;
     p->generate.user = &p->bytes;
     p->text.o = &p->generate;
     p->text.out = NULL;
-    p->reserved = p->memory_bytes + (size_t)y->n_prompt * 2 * (size_t)y->model->n_embd * sizeof(float) +
-                  (size_t)p->n_slots * (size_t)path.n * many_row_bytes(y);
-    for (int i = 0; i < path.n; i++)
-        if (!(u = p->nodes[i] = node_next(y, u, path.calls[i], e))) {
-            program_free(y, p);
-            return NULL;
-        }
+    p->reserved = p->memory_bytes + (size_t)many->n_prompt * 2 * (size_t)many->model->n_embd * sizeof(float) +
+                  (size_t)p->n_slots * (size_t)path.n * many_row_bytes(many);
+    for (int i = 0; node && i < path.n; i++) {
+        node = many_node_next(many, node, path.calls[i], e);
+        p->nodes[i] = node;
+    }
+    if (!node) {
+        many_program_free(many, p);
+        return NULL;
+    }
     return p;
 }
 
-/* Its nodes stay from now on; finds out from where on the prompt has to be computed. */
-static void program_start(polar_many *y, many_program *p) {
-    const int n = p->path.n, full = y->n_prompt;
+/* Begins to run a program: its nodes' KV and TAIL blocks stay from now on, its first rows are laid out, and prompt_from
+ * is found. That is the first call whose keys and values of the prompt are not all there, moved back as long as the
+ * hidden states that would enter it are not there either. If all calls are done, the last one is still gone through for
+ * the hidden state of the prompt's last position. */
+static void many_program_start(polar_many *many, many_program *p) {
+    const int n = p->path.n, full = many->n_prompt;
     int from = 0;
-    y->reserved += program_reserve(y, p);
-    y->stats.n_nodes += n;
+    many->reserved += many_program_reserve(many, p);
+    many->stats.n_nodes += n;
     for (int i = 0; i < n; i++) {
-        y->stats.n_reused += p->nodes[i]->n_kv == full || p->nodes[i]->n_users;
+        many->stats.n_reused += p->nodes[i]->n_kv == full || p->nodes[i]->n_users;
         p->nodes[i]->n_users++;
     }
     while (from < n && p->nodes[from]->n_kv == full) from++;
     if (from == n && p->nodes[n - 1]->n_hidden < full) from--;
     while (from > 0 && from < n && p->nodes[from - 1]->n_hidden < full) from--;
     p->prompt_from = MIN(from, n - 1);
-    program_hold(p, p->prompt_from);
-    p->guess = y->options.draft ? 0 : -1;
+    many_program_pin(p, p->prompt_from);
+    p->draft = many->options.draft ? 0 : -1;
     p->eager = p->forced != NULL;
-    if (!p->forced) rows_begin(y, p);
-    for (int i = 0; i < p->n_forced; i++) row_add(p, i ? p->forced[i - 1] : -1, i - 1, i, -1, -1);
+    if (!p->forced) many_rows_begin(many, p);
+    for (int i = 0; i < p->n_forced; i++) many_row_add(p, i ? p->forced[i - 1] : -1, i - 1, i, -1, -1);
 }
 
-/* Takes a program that runs out of the way. */
-static void program_end(polar_many *y, many_program *p) {
-    program_hold(p, -1);
+/* Takes a running program away and frees it. Blocks of its nodes count as used now, the last call's first, so that the
+ * beginnings of paths, which more programs share, are kept longer. */
+static void many_program_end(polar_many *many, many_program *p) {
+    many_program_pin(p, -1);
     for (int i = p->path.n - 1; i >= 0; i--) {
-        many_node *u = p->nodes[i];
-        if (u->blocks[MANY_KV]) block_use(y, u->blocks[MANY_KV]);
-        if (u->blocks[MANY_TAIL]) block_use(y, u->blocks[MANY_TAIL]);
-        if (!--u->n_users) y->reserved -= node_reserve(y);
+        many_node *node = p->nodes[i];
+        if (node->blocks[MANY_KV]) many_block_use(many, node->blocks[MANY_KV]);
+        if (node->blocks[MANY_TAIL]) many_block_use(many, node->blocks[MANY_TAIL]);
+        if (!--node->n_users) many->reserved -= many_node_reserve(many);
     }
-    y->reserved -= p->reserved;
-    program_free(y, p);
+    many->reserved -= p->reserved;
+    many_program_free(many, p);
 }
 
-/* Space for keys and values of its own. */
-static int program_own_kv(polar_many *y, many_program *p, polar_error *e) {
+/* Allocates the slots of the program's own tokens when a round has the first row that is kept there. */
+static polar_status many_program_own_kv(polar_many *many, many_program *p, polar_error *e) {
     size_t bytes;
     int needed = 0;
     for (int r = 0; r < p->n_rows; r++) needed |= p->rows[r].token >= 0 && p->rows[r].cell < 0;
-    if (!needed || p->kv) return 1;
-    if (!mul_size(&bytes, (size_t)p->n_slots * (size_t)p->path.n, many_row_bytes(y))) {
-        fail(e, POLAR_MEMORY, "out of memory: %d tokens under a path of %d calls", p->n_slots, p->path.n);
-        return 0;
-    }
+    if (!needed || p->kv) return POLAR_OK;
+    if (!mul_size(&bytes, (size_t)p->n_slots * (size_t)p->path.n, many_row_bytes(many)))
+        return fail(e, POLAR_MEMORY, "out of memory: %d tokens under a path of %d calls", p->n_slots, p->path.n);
     p->kv_bytes = bytes;
-    return (p->kv = many_alloc(y, bytes, e)) != NULL;
+    p->kv = many_alloc(many, bytes, e);
+    return p->kv ? POLAR_OK : POLAR_MEMORY;
 }
 
-/* What the prompt lacks at its next call. */
-static int program_needs_prompt(const polar_many *y, const many_program *p) {
-    const many_node *u = p->nodes[p->at];
-    if (p->at < p->prompt_from) return 0;
-    if (p->at + 1 == p->path.n) return u->n_kv < y->n_prompt || !p->has_last;
-    return u->n_kv < y->n_prompt || u->n_hidden < y->n_prompt;
+/* Whether positions of the prompt have to go through the program's next call: for their keys and values, and for their
+ * hidden states. Behind the last call only the hidden state of the last position is needed. */
+static int many_program_needs_prompt(const polar_many *many, const many_program *p) {
+    const many_node *node = p->nodes[p->call];
+    if (p->call < p->prompt_from) return 0;
+    if (p->call + 1 == p->path.n) return node->n_kv < many->n_prompt || !p->has_last;
+    return node->n_kv < many->n_prompt || node->n_hidden < many->n_prompt;
 }
 
-static int row_missing(const many_program *p, const many_row *r) {
+/* Whether a row has to go through the program's next call: it did not yet, nor did another program's row of the same
+ * cell. The prompt's last position (token -1) is no row of its own here. */
+static int many_row_missing(const many_program *p, const many_row *r) {
     if (r->token < 0) return 0;
-    return r->cell >= 0 ? !(p->nodes[p->at]->cells >> r->cell & 1) : r->at <= p->at;
+    return r->cell >= 0 ? !(p->nodes[p->call]->cells >> r->cell & 1) : r->n_done <= p->call;
 }
 
-/* Blocks that its next call writes to. */
-static polar_status program_prepare(polar_many *y, many_program *p, polar_error *e) {
-    many_node *u = p->nodes[p->at];
-    int cells = 0;
-    if (program_needs_prompt(y, p)) {
-        if (p->at && p->nodes[p->at - 1]->blocks[MANY_HIDDEN]) block_use(y, p->nodes[p->at - 1]->blocks[MANY_HIDDEN]);
-        if (!u->blocks[MANY_KV]) {
-            if (!(u->blocks[MANY_KV] = block_create(y, u, MANY_KV, y->n_prompt, e))) return POLAR_MEMORY;
-            y->stats.n_recomputed += u->known;
-            u->known = 1;
+/* Makes the blocks that the next call of a program writes to, and touches the one that it reads. */
+static polar_status many_program_prepare(polar_many *many, many_program *p, polar_error *e) {
+    many_node *node = p->nodes[p->call];
+    int n_cells = 0, capacity = 0;
+    if (many_program_needs_prompt(many, p)) {
+        if (p->call && p->nodes[p->call - 1]->blocks[MANY_HIDDEN])
+            many_block_use(many, p->nodes[p->call - 1]->blocks[MANY_HIDDEN]);
+        if (!node->blocks[MANY_KV]) {
+            node->blocks[MANY_KV] = many_block_create(many, node, MANY_KV, many->n_prompt, e);
+            if (!node->blocks[MANY_KV]) return POLAR_MEMORY;
+            many->stats.n_recomputed += node->was_computed;
+            node->was_computed = 1;
         }
-        if (p->at + 1 < p->path.n && !u->blocks[MANY_HIDDEN] &&
-            !(u->blocks[MANY_HIDDEN] = block_create(y, u, MANY_HIDDEN, y->n_prompt, e)))
-            return POLAR_MEMORY;
+        if (p->call + 1 < p->path.n && !node->blocks[MANY_HIDDEN]) {
+            node->blocks[MANY_HIDDEN] = many_block_create(many, node, MANY_HIDDEN, many->n_prompt, e);
+            if (!node->blocks[MANY_HIDDEN]) return POLAR_MEMORY;
+        }
     }
-    for (int r = 0; r < p->n_rows; r++) cells = MAX(cells, p->rows[r].cell + 1);
-    if (cells > (u->blocks[MANY_TAIL] ? u->blocks[MANY_TAIL]->capacity : 0) && !tail_grow(y, u, (cells + 7) / 8 * 8, e))
-        return POLAR_MEMORY;
-    return POLAR_OK;
+    for (int r = 0; r < p->n_rows; r++) n_cells = MAX(n_cells, p->rows[r].cell + 1);
+    if (node->blocks[MANY_TAIL]) capacity = node->blocks[MANY_TAIL]->capacity;
+    if (n_cells <= capacity) return POLAR_OK;
+    return many_cells_grow(many, node, (n_cells + 7) / 8 * 8, e); /* by eights, since each growth copies */
 }
 
-/* Goes past the calls that others have done already. */
-static polar_status program_advance(polar_many *y, many_program *p, polar_error *e) {
-    const int n = p->path.n, full = y->n_prompt;
-    for (; p->at < n; p->at++) {
-        const many_node *u = p->nodes[p->at];
+/* Moves a program past the calls for which other programs have computed all that it needs, up to the first one that has
+ * work to do, or to the end of its path, where it waits for logits. */
+static polar_status many_program_advance(polar_many *many, many_program *p, polar_error *e) {
+    const int n = p->path.n, full = many->n_prompt;
+    for (; p->call < n; p->call++) {
+        const many_node *node = p->nodes[p->call];
         int missing;
-        if (p->prompt_from < n) program_hold(p, MAX(p->at, p->prompt_from));
-        if (p->at + 1 == n && p->prompt_from < n && !p->has_last && u->n_hidden == full) {
-            memcpy(p->hidden, u->blocks[MANY_HIDDEN]->hidden + (size_t)(full - 1) * (size_t)y->model->n_embd,
-                   (size_t)y->model->n_embd * sizeof *p->hidden);
+        if (p->prompt_from < n) many_program_pin(p, MAX(p->call, p->prompt_from));
+        /* a longer path with this one as its beginning has computed the prompt's last position */
+        if (p->call + 1 == n && p->prompt_from < n && !p->has_last && node->n_hidden == full) {
+            memcpy(p->hidden, node->blocks[MANY_HIDDEN]->hidden + (size_t)(full - 1) * (size_t)many->model->n_embd,
+                   (size_t)many->model->n_embd * sizeof *p->hidden);
             p->has_last = 1;
         }
-        missing = program_needs_prompt(y, p);
-        for (int r = 0; r < p->n_rows && !missing; r++) missing = row_missing(p, &p->rows[r]);
-        if (missing) return program_prepare(y, p, e);
+        missing = many_program_needs_prompt(many, p);
+        for (int r = 0; r < p->n_rows && !missing; r++) missing = many_row_missing(p, &p->rows[r]);
+        if (missing) return many_program_prepare(many, p, e);
     }
     p->prompt_from = n;
-    program_hold(p, -1);
+    many_program_pin(p, -1);
     return POLAR_OK;
 }
 
 /* --- a pass: rows of all programs that wait for a layer --- */
 
-static kv_span span_at(const polar_many *y, const uint8_t *k, const uint8_t *v, int at, int capacity) {
-    const size_t row = many_row_bytes(y) / 2 / (size_t)y->model->n_head_kv;
-    const kv_span s = {k + (size_t)at * row, v + (size_t)at * row, 1, capacity};
+/* The span of the one position `index` of keys k and values v, (n_head_kv, capacity, head_dim) each. */
+static kv_span many_span_at(const polar_many *many, const uint8_t *k, const uint8_t *v, int index, int capacity) {
+    const size_t row = many_row_bytes(many) / 2 / (size_t)many->model->n_head_kv;
+    const kv_span s = {k + (size_t)index * row, v + (size_t)index * row, 1, capacity};
     return s;
 }
 
-/* Adds a row whose spans are already there, from number `spans` on. */
-static many_item *item_add(polar_many *y, int position, uint8_t *k, uint8_t *v, int at, int capacity, int spans) {
-    const call_row row = {
-        y->cs + (size_t)position * (size_t)y->model->n_rot, k, v, at, capacity, y->spans + spans, y->n_spans - spans};
-    many_item *x = &y->items[y->n_items++];
+/* Adds a row to the pass. Its position gives the angles of rope; its key and value go to `index` of `capacity` in k and
+ * v; it attends to the spans from number `spans` up to the last, which are already there. The caller sets from, to and
+ * token. */
+static many_item *many_item_add(polar_many *many, int position, uint8_t *k, uint8_t *v, int index, int capacity,
+                                int spans) {
+    const call_row row = {many->cs + (size_t)position * (size_t)many->model->n_rot,
+                          k,
+                          v,
+                          index,
+                          capacity,
+                          many->spans + spans,
+                          many->n_spans - spans};
+    many_item *x = &many->items[many->n_items++];
     x->row = row;
     return x;
 }
 
-/* Rows of the prompt at the next call of a program, as many as there is room for. At the end of its path only the
- * last one is taken through the whole call. */
-static void collect_prompt(polar_many *y, many_program *p) {
-    many_node *u = p->nodes[p->at];
-    const many_block *kv = u->blocks[MANY_KV], *hidden = u->blocks[MANY_HIDDEN],
-                     *before = p->at ? p->nodes[p->at - 1]->blocks[MANY_HIDDEN] : NULL;
-    const int leaf = p->at + 1 == p->path.n, n = y->n_prompt;
-    const size_t d = (size_t)y->model->n_embd;
-    u->pass = y->pass;
-    for (int r = leaf ? MIN(u->n_kv, n - 1) : u->n_hidden; r < n; r++) {
+/* Adds the positions of the prompt that have to go through the next call of a program, as many as there is room for.
+ * Position r attends to the r + 1 first ones, which are one span of the KV block. In the last call of a path only the
+ * last position is taken through the whole call; of the others the keys and values are enough. */
+static void many_collect_prompt(polar_many *many, many_program *p) {
+    many_node *node = p->nodes[p->call];
+    const many_block *kv = node->blocks[MANY_KV], *hidden = node->blocks[MANY_HIDDEN],
+                     *before = p->call ? p->nodes[p->call - 1]->blocks[MANY_HIDDEN] : NULL;
+    const int leaf = p->call + 1 == p->path.n, n = many->n_prompt;
+    const size_t d = (size_t)many->model->n_embd;
+    node->pass = many->pass;
+    for (int r = leaf ? MIN(node->n_kv, n - 1) : node->n_hidden; r < n; r++) {
         const kv_span span = {kv->k, kv->v, r + 1, n};
-        many_item *x;
-        if (y->n_items == y->engine.max_rows || y->n_spans == y->max_spans) return;
-        y->spans[y->n_spans++] = span;
-        x = item_add(y, r, kv->k, kv->v, r, n, y->n_spans - 1);
-        x->token = y->prompt[r];
-        x->from = before ? before->hidden + (size_t)r * d : NULL;
-        x->to = !leaf ? hidden->hidden + (size_t)r * d : r + 1 == n ? p->hidden : NULL;
-        if (!leaf) u->n_hidden = r + 1;
-        else if (r + 1 == n) p->has_last = 1;
-        u->n_kv = MAX(u->n_kv, r + 1);
-    }
-}
-
-/* Spans of what row r attends to at the next call: the prompt, what is accepted, the rows before it, itself. */
-static void collect_spans(polar_many *y, many_program *p, int r) {
-    const many_node *u = p->nodes[p->at];
-    const many_block *kv = u->blocks[MANY_KV], *tail = u->blocks[MANY_TAIL];
-    const kv_span prompt = {kv->k, kv->v, y->n_prompt, y->n_prompt};
-    const size_t half = (size_t)p->n_slots * many_row_bytes(y) / 2;
-    const uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->at : NULL;
-    const int depth = p->rows[r].depth;
-    for (int q = r; q >= 0; q = p->rows[q].parent) p->place[p->rows[q].depth] = (int16_t)p->rows[q].cell;
-    y->spans[y->n_spans++] = prompt;
-    for (int i = 1; i <= depth; i++) {
-        const int cell = p->place[i], last = p->place[i - 1];
-        if (i > 1 && (cell < 0 ? last < 0 : cell == last + 1 && last >= 0)) y->spans[y->n_spans - 1].n++;
-        else
-            y->spans[y->n_spans++] = cell < 0 ? span_at(y, own, own + half, i - 1, p->n_slots)
-                                              : span_at(y, tail->k, tail->v, cell, tail->capacity);
-    }
-}
-
-/* A program's rows that are missing at its next call. */
-static void collect_rows(polar_many *y, many_program *p) {
-    many_node *u = p->nodes[p->at];
-    many_block *tail = u->blocks[MANY_TAIL], *before = p->at ? p->nodes[p->at - 1]->blocks[MANY_TAIL] : NULL;
-    const size_t d = (size_t)y->model->n_embd, half = (size_t)p->n_slots * many_row_bytes(y) / 2;
-    uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->at : NULL;
-    if (u->n_kv < y->n_prompt) return;
-    for (int r = 0; r < p->n_rows; r++) {
-        many_row *x = &p->rows[r];
-        const int spans = y->n_spans, position = y->n_prompt + x->depth - 1;
+        const int last = r + 1 == n;
         many_item *item;
-        if (!row_missing(p, x)) continue;
-        if (y->n_items == y->engine.max_rows || y->n_spans + x->depth + 1 > y->max_spans) return;
-        collect_spans(y, p, r);
-        if (x->cell >= 0) {
-            item = item_add(y, position, tail->k, tail->v, x->cell, tail->capacity, spans);
-            item->from = before ? before->hidden + (size_t)x->cell * d : NULL;
-            item->to = tail->hidden + (size_t)x->cell * d;
-            u->cells |= (uint64_t)1 << x->cell;
-        } else {
-            item = item_add(y, position, own, own + half, x->depth - 1, p->n_slots, spans);
-            item->to = p->hidden + (size_t)x->hidden * d;
-            item->from = p->at ? item->to : NULL;
-            x->at = p->at + 1;
+        if (many->n_items == many->engine.max_rows || many->n_spans == many->max_spans) return;
+        many->spans[many->n_spans++] = span;
+        item = many_item_add(many, r, kv->k, kv->v, r, n, many->n_spans - 1);
+        item->token = many->prompt[r];
+        item->from = before ? before->hidden + (size_t)r * d : NULL;
+        item->to = NULL;
+        if (!leaf) {
+            item->to = hidden->hidden + (size_t)r * d;
+            node->n_hidden = r + 1;
+        } else if (last) {
+            item->to = p->hidden;
+            p->has_last = 1;
         }
-        item->token = x->token;
+        node->n_kv = MAX(node->n_kv, r + 1);
     }
 }
 
-/* Takes the collected rows through the layer. Those that only leave keys and values come first. */
-static void pass_run(polar_many *y, int layer) {
-    engine *g = &y->engine;
-    const size_t d = (size_t)y->model->n_embd;
+/* Adds the spans of what row r attends to in the next call, in the order of positions: the prompt, the accepted tokens,
+ * the rows before it, itself. Neighbours that lie side by side, in the cells or in the program's own slots, become one
+ * span. */
+static void many_collect_spans(polar_many *many, many_program *p, int r) {
+    const many_node *node = p->nodes[p->call];
+    const many_block *kv = node->blocks[MANY_KV], *tail = node->blocks[MANY_TAIL];
+    const kv_span prompt = {kv->k, kv->v, many->n_prompt, many->n_prompt};
+    const size_t half = (size_t)p->n_slots * many_row_bytes(many) / 2;
+    const uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->call : NULL;
+    const int depth = p->rows[r].depth;
+    for (int q = r; q >= 0; q = p->rows[q].parent) p->cell_of[p->rows[q].depth] = (int16_t)p->rows[q].cell;
+    many->spans[many->n_spans++] = prompt;
+    for (int i = 1; i <= depth; i++) {
+        const int cell = p->cell_of[i], last = p->cell_of[i - 1];
+        if (i > 1 && (cell < 0 ? last < 0 : cell == last + 1 && last >= 0)) many->spans[many->n_spans - 1].n++;
+        else
+            many->spans[many->n_spans++] = cell < 0 ? many_span_at(many, own, own + half, i - 1, p->n_slots)
+                                                    : many_span_at(many, tail->k, tail->v, cell, tail->capacity);
+    }
+}
+
+/* Adds the rows of a program that have to go through its next call, once the prompt is through it (in an earlier pass
+ * or in this one: keys and values of all rows are stored before any row attends to them). */
+static void many_collect_rows(polar_many *many, many_program *p) {
+    many_node *node = p->nodes[p->call];
+    many_block *tail = node->blocks[MANY_TAIL], *before = p->call ? p->nodes[p->call - 1]->blocks[MANY_TAIL] : NULL;
+    const size_t d = (size_t)many->model->n_embd, half = (size_t)p->n_slots * many_row_bytes(many) / 2;
+    uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->call : NULL;
+    if (node->n_kv < many->n_prompt) return;
+    for (int r = 0; r < p->n_rows; r++) {
+        many_row *row = &p->rows[r];
+        const int spans = many->n_spans, position = many->n_prompt + row->depth - 1;
+        many_item *item;
+        if (!many_row_missing(p, row)) continue;
+        if (many->n_items == many->engine.max_rows || many->n_spans + row->depth + 1 > many->max_spans) return;
+        many_collect_spans(many, p, r);
+        if (row->cell >= 0) {
+            item = many_item_add(many, position, tail->k, tail->v, row->cell, tail->capacity, spans);
+            item->from = before ? before->hidden + (size_t)row->cell * d : NULL;
+            item->to = tail->hidden + (size_t)row->cell * d;
+            node->cells |= (uint64_t)1 << row->cell;
+        } else {
+            item = many_item_add(many, position, own, own + half, row->depth - 1, p->n_slots, spans);
+            item->to = p->hidden + (size_t)row->hidden * d;
+            item->from = p->call ? item->to : NULL;
+            row->n_done = p->call + 1;
+        }
+        item->token = row->token;
+    }
+}
+
+/* Takes the collected rows through the layer: gathers their hidden states (n_items, n_embd), calls the layer, and puts
+ * the new ones where they belong. Rows of which only key and value are needed come first, as call_layer wants it. */
+static void many_pass_run(polar_many *many, int layer) {
+    engine *g = &many->engine;
+    const size_t d = (size_t)many->model->n_embd;
     int n = 0, from = 0;
-    for (int i = 0; i < y->n_items; i++) from += !y->items[i].to;
+    for (int i = 0; i < many->n_items; i++) from += !many->items[i].to;
     for (int full = 0; full < 2; full++)
-        for (int i = 0; i < y->n_items; i++) {
-            const many_item *x = &y->items[i];
+        for (int i = 0; i < many->n_items; i++) {
+            const many_item *x = &many->items[i];
             if ((x->to != NULL) != full) continue;
             if (x->from) memcpy(g->hidden + (size_t)n * d, x->from, d * sizeof(float));
             else engine_embed_row(g, x->token, n);
-            y->rows[n++] = x->row;
+            many->rows[n++] = x->row;
         }
     assert(n > 0);
-    call_layer(g, layer, y->rows, n, from);
+    call_layer(g, layer, many->rows, n, from);
     n = from;
-    for (int i = 0; i < y->n_items; i++)
-        if (y->items[i].to) memcpy(y->items[i].to, g->hidden + (size_t)n++ * d, d * sizeof(float));
-    y->stats.n_rows += y->n_items;
-    y->stats.n_passes++;
+    for (int i = 0; i < many->n_items; i++)
+        if (many->items[i].to) memcpy(many->items[i].to, g->hidden + (size_t)n++ * d, d * sizeof(float));
+    many->stats.n_rows += many->n_items;
+    many->stats.n_passes++;
 }
 
-static void many_pass(polar_many *y, many_program **flight, int n, int layer) {
-    y->pass++;
-    y->n_items = y->n_spans = 0;
-    for (int leaves = 0; leaves < 2; leaves++) /* a node's whole rows before those of a path that ends there */
+/* One pass through a layer for the n programs in flight that wait for it. First positions of the prompt, each node's
+ * by one program: programs that go on behind the call come before those whose path ends there, which need only part of
+ * it. Then the programs' rows. */
+static void many_pass(polar_many *many, many_program **flight, int n, int layer) {
+    many->pass++;
+    many->n_items = many->n_spans = 0;
+    for (int leaves = 0; leaves < 2; leaves++)
         for (int i = 0; i < n; i++) {
             many_program *p = flight[i];
-            if (p->at == p->path.n || p->path.calls[p->at] != layer || (p->at + 1 == p->path.n) != leaves) continue;
-            if (p->nodes[p->at]->pass != y->pass && program_needs_prompt(y, p)) collect_prompt(y, p);
+            if (p->call == p->path.n || p->path.calls[p->call] != layer || (p->call + 1 == p->path.n) != leaves)
+                continue;
+            if (p->nodes[p->call]->pass != many->pass && many_program_needs_prompt(many, p))
+                many_collect_prompt(many, p);
         }
     for (int i = 0; i < n; i++)
-        if (flight[i]->at < flight[i]->path.n && flight[i]->path.calls[flight[i]->at] == layer)
-            collect_rows(y, flight[i]);
-    pass_run(y, layer);
+        if (flight[i]->call < flight[i]->path.n && flight[i]->path.calls[flight[i]->call] == layer)
+            many_collect_rows(many, flight[i]);
+    many_pass_run(many, layer);
 }
 
 /* --- logits --- */
 
-static void output_task(void *context, int index, int worker) {
-    polar_many *y = context;
-    const polar_model *m = y->model;
-    float *logits = y->logits + (size_t)index * (size_t)m->n_vocab;
-    many_row *r = y->outputs[index];
+/* Task `index` reads the logits of one row: the likeliest token b (the lowest of equal ones), and with w the token
+ * whose probability is asked for logprob = (logit_w - logit_b) - ln(sum over tokens of exp(logit - logit_b)) as
+ * polar_session_generate computes it. The logits are used up. */
+static void many_output_task(void *context, int index, int worker) {
+    polar_many *many = context;
+    const polar_model *m = many->model;
+    float *logits = many->logits + (size_t)index * (size_t)m->n_vocab;
+    many_row *r = many->outputs[index];
     int token;
     float difference;
     (void)worker;
-    r->known = 1;
+    r->has_logits = 1;
     r->best = session_finite(logits, m->n_vocab) ? draw_greedy(logits, m->n_vocab) : -1;
     if (r->best < 0) return;
-    token = y->wanted[index] < 0 ? r->best : y->wanted[index];
+    token = many->wanted[index] < 0 ? r->best : many->wanted[index];
     difference = logits[token] - logits[r->best];
     r->logprob = (double)difference - log64((double)m->kern->softmax(logits, m->n_vocab));
 }
 
-static void outputs_run(polar_many *y, int n) {
+/* Logits of the first n rows of the engine's hidden states, which belong to many->outputs. */
+static void many_outputs_run(polar_many *many, int n) {
     if (!n) return;
-    engine_logits(&y->engine, 0, n, y->logits);
-    parallel_for(&y->runner, n, output_task, y);
+    engine_logits(&many->engine, 0, n, many->logits);
+    parallel_for(&many->runner, n, many_output_task, many);
 }
 
-static int row_is_behind(const many_program *p, int r, int ancestor) {
+/* Whether row r is `ancestor` or follows it. Parents have lower numbers than their children. */
+static int many_row_is_behind(const many_program *p, int r, int ancestor) {
     while (r > ancestor) r = p->rows[r].parent;
     return r == ancestor;
 }
 
-/* Logits of all programs that wait for them. */
-static void many_outputs(polar_many *y, many_program **flight, int n) {
-    const size_t d = (size_t)y->model->n_embd;
+/* Computes the logits that the n programs in flight wait for, MANY_OUTPUTS rows at a time: of the row that decides
+ * about the next token, and for eager programs of all rows behind it too, which are likely to be needed. */
+static void many_outputs(polar_many *many, many_program **flight, int n) {
+    const size_t d = (size_t)many->model->n_embd;
     int count = 0;
     for (int i = 0; i < n; i++) {
         many_program *p = flight[i];
         const many_block *tail = p->nodes[p->path.n - 1]->blocks[MANY_TAIL];
-        for (int r = p->row; p->at == p->path.n && r < p->n_rows; r++) {
-            many_row *x = &p->rows[r];
-            if (x->known || (r != p->row && (!p->eager || !row_is_behind(p, r, p->row)))) continue;
-            memcpy(y->engine.hidden + (size_t)count * d,
-                   x->cell >= 0 ? tail->hidden + (size_t)x->cell * d : p->hidden + (size_t)x->hidden * d,
+        if (p->call < p->path.n) continue;
+        for (int r = p->row; r < p->n_rows; r++) {
+            many_row *row = &p->rows[r];
+            const int wanted = r == p->row || (p->eager && many_row_is_behind(p, r, p->row));
+            if (row->has_logits || !wanted) continue;
+            memcpy(many->engine.hidden + (size_t)count * d,
+                   row->cell >= 0 ? tail->hidden + (size_t)row->cell * d : p->hidden + (size_t)row->hidden * d,
                    d * sizeof(float));
-            y->outputs[count] = x;
-            y->wanted[count++] = p->forced ? p->forced[x->depth] : -1;
+            many->outputs[count] = row;
+            many->wanted[count] = p->forced ? p->forced[row->depth] : -1;
+            count++;
             if (count == MANY_OUTPUTS) {
-                outputs_run(y, count);
+                many_outputs_run(many, count);
                 count = 0;
             }
         }
     }
-    outputs_run(y, count);
+    many_outputs_run(many, count);
 }
 
-/* The next token of a program is there: 1 if it goes on. The same steps as in polar_session_generate. */
-static int program_take(polar_many *y, many_program *p, int32_t token, double logprob) {
+/* Accepts the next token of a program, or notes why there is none and that the program is done. These are the steps of
+ * polar_session_generate in its order: end token, text and stop strings, max_tokens, context. */
+static void many_program_take(polar_many *many, many_program *p, int32_t token, double logprob) {
     size_t length;
     const char *bytes;
     p->done = 1;
-    if (gen_is_stop_token(y->model, &p->generate, token)) {
-        p->stop = POLAR_STOP_END;
-        return 0;
-    }
+    p->stop = POLAR_STOP_END;
+    if (gen_is_stop_token(many->model, &p->generate, token)) return;
     p->logprob += logprob;
     p->tokens[p->n_tokens++] = token;
-    bytes = tok_text(&y->model->vocab, token, &length);
+    bytes = tok_text(&many->model->vocab, token, &length);
     p->stop = POLAR_STOP_STRING;
     gen_add(&p->text, bytes, length);
-    if (p->text.stopped || p->text.cancelled) return 0;
+    if (p->text.stopped || p->text.cancelled) return;
     p->stop = POLAR_STOP_LIMIT;
-    if (p->n_tokens == y->options.max_tokens) return 0;
+    if (p->n_tokens == many->options.max_tokens) return;
     p->stop = POLAR_STOP_CONTEXT;
-    if (p->n_tokens == p->n_slots + 1) return 0;
+    if (p->n_tokens == p->n_slots + 1) return;
     p->done = 0;
-    return 1;
 }
 
-/* Reads logits as far as they are known. */
-static void program_read(polar_many *y, many_program *p) {
-    while (!p->done && p->rows[p->row].known) {
-        const many_row *x = &p->rows[p->row];
+/* Reads the logits of a program as far as they are known, token by token. Where the likeliest token is that of a row
+ * behind the present one, a draft was right: that row's logits are next. Where it is not, a new round begins. */
+static void many_program_read(polar_many *many, many_program *p) {
+    while (!p->done && p->rows[p->row].has_logits) {
+        const many_row *row = &p->rows[p->row];
         int next = p->row + 1;
-        if (x->best < 0) {
+        if (row->best < 0) {
             p->status = POLAR_NUMERIC;
             p->done = 1;
             return;
         }
         if (p->forced) {
-            p->logprob += x->logprob;
+            p->logprob += row->logprob;
             p->done = next == p->n_forced;
             p->row = next;
             continue;
         }
-        if (!program_take(y, p, x->best, x->logprob)) return;
-        while (next < p->n_rows && (p->rows[next].parent != p->row || p->rows[next].token != x->best)) next++;
+        many_program_take(many, p, row->best, row->logprob);
+        if (p->done) return;
+        while (next < p->n_rows && (p->rows[next].parent != p->row || p->rows[next].token != row->best)) next++;
         if (next == p->n_rows) {
-            rows_next(y, p, x->best);
-            p->at = 0;
+            many_rows_next(many, p, row->best);
+            p->call = 0;
             return;
         }
         p->row = next;
         p->eager = 1;
-        p->guess = p->rows[next].guess;
-        p->place[p->rows[next].depth] = (int16_t)p->rows[next].cell;
-        y->stats.n_accepted++;
+        p->draft = p->rows[next].draft;
+        p->cell_of[p->rows[next].depth] = (int16_t)p->rows[next].cell;
+        many->stats.n_accepted++;
     }
 }
 
-/* --- runs --- */
-
-/* A path that was given. */
+/* A path that was given, and its place in the order of reports: see many_run_report. */
 typedef struct many_job {
     polar_path path;
     const polar_many_result *result; /* NULL: not known yet */
-    int64_t begun, ends;             /* steps on the clock of reports; without a result it ends then or later */
-    const polar_many_result *first;  /* y->first at its begin */
+    int64_t begun;                   /* time at which it was given */
+    int64_t ends;                    /* time at which it ends; without a result the earliest that is still possible */
+    const polar_many_result *first; /* many->first when it was given: what it begins with is known, and takes no time */
     int reported;
 } many_job;
 
+/* One call of polar_many_stream, polar_many_run or polar_many_score. */
 typedef struct many_run {
-    polar_many_next next;
+    polar_many_next next; /* the caller's functions */
     polar_many_done done;
     void *user;
-    many_job *jobs; /* by number; those before `oldest` are reported */
-    int *pending;   /* numbers of the jobs that wait to begin, the first to begin comes last */
+    many_job *jobs; /* (n_jobs): by number; all before `oldest` are reported */
+    int *pending;   /* (n_pending): numbers of the jobs that wait to begin; the last is the next to begin */
     size_t job_capacity, pending_capacity;
-    int n_jobs, oldest, n_pending, n_ended, n_flight;
-    int64_t clock;
-    many_program *waiting; /* made, but there is no room yet */
+    int n_jobs, oldest, n_pending;
+    int n_ended; /* jobs with a result, reported or not */
+    int n_flight;
+    int64_t time;          /* of the last report */
+    many_program *waiting; /* the next to begin, for which there is no memory yet; NULL: none is made */
     many_program *flight[MANY_FLIGHT];
-    const int32_t *forced;
+    const int32_t *forced; /* (n_forced): tokens to score; NULL: generate */
     int n_forced;
-    double *logprob;
+    double *logprob; /* of these tokens: the result */
 } many_run;
 
-static int path_compare(polar_path x, polar_path y) {
-    for (int i = 0; i < x.n && i < y.n; i++)
-        if (x.calls[i] != y.calls[i]) return x.calls[i] < y.calls[i] ? -1 : 1;
-    return (x.n > y.n) - (x.n < y.n);
+/* Lexicographic order of paths: negative, 0 or positive. The beginning of a path comes before it. */
+static int many_path_compare(polar_path path, polar_path other) {
+    for (int i = 0; i < path.n && i < other.n; i++)
+        if (path.calls[i] != other.calls[i]) return path.calls[i] < other.calls[i] ? -1 : 1;
+    return (path.n > other.n) - (path.n < other.n);
 }
 
-/* Adds a job. Those that wait are in the order of a walk through the trie of their paths, so that what is shared is
- * used while it is there; of equal paths the earlier one is first. */
-static polar_status run_add(polar_many *y, many_run *w, polar_path path, polar_error *e) {
-    void *jobs = w->jobs, *pending = w->pending;
-    const many_job job = {path, NULL, w->clock, w->clock + 1, y->first, 0};
-    const polar_status status = many_path_check(y, path, e);
-    int low = 0, high = w->n_pending;
+/* Adds a job. Jobs wait in lexicographic order of their paths, which is the order of a walk through the trie, so that
+ * what paths share is used while it is there; of equal paths the earlier one is first. */
+static polar_status many_run_add(polar_many *many, many_run *run, polar_path path, polar_error *e) {
+    void *jobs = run->jobs, *pending = run->pending;
+    const many_job job = {path, NULL, run->time, run->time + 1, many->first, 0};
+    const polar_status status = many_path_check(many, path, e);
+    int low = 0, high = run->n_pending;
     if (status) return status;
-    if (!mem_grow(&y->allocator, &jobs, &w->job_capacity, (size_t)w->n_jobs + 1, sizeof *w->jobs, e))
+    if (!mem_grow(&many->allocator, &jobs, &run->job_capacity, (size_t)run->n_jobs + 1, sizeof *run->jobs, e))
         return POLAR_MEMORY;
-    w->jobs = jobs;
-    if (!mem_grow(&y->allocator, &pending, &w->pending_capacity, (size_t)w->n_pending + 1, sizeof *w->pending, e))
+    run->jobs = jobs;
+    if (!mem_grow(&many->allocator, &pending, &run->pending_capacity, (size_t)run->n_pending + 1, sizeof *run->pending,
+                  e))
         return POLAR_MEMORY;
-    w->pending = pending;
-    while (low < high) {
+    run->pending = pending;
+    while (low < high) { /* binary search; the list goes from last to first */
         const int middle = low + (high - low) / 2;
-        if (path_compare(w->jobs[w->pending[middle]].path, path) > 0) low = middle + 1;
+        if (many_path_compare(run->jobs[run->pending[middle]].path, path) > 0) low = middle + 1;
         else high = middle;
     }
-    memmove(w->pending + low + 1, w->pending + low, (size_t)(w->n_pending - low) * sizeof *w->pending);
-    w->pending[low] = w->n_jobs;
-    w->n_pending++;
-    w->jobs[w->n_jobs++] = job;
+    memmove(run->pending + low + 1, run->pending + low, (size_t)(run->n_pending - low) * sizeof *run->pending);
+    run->pending[low] = run->n_jobs;
+    run->n_pending++;
+    run->jobs[run->n_jobs++] = job;
     return POLAR_OK;
 }
 
-static polar_status run_cancelled(const many_run *w, polar_error *e) {
-    return fail(e, POLAR_CANCELLED, "cancelled after %d of %d programs", w->n_ended, w->n_jobs);
+/* The caller said stop. */
+static polar_status many_run_cancelled(const many_run *run, polar_error *e) {
+    return fail(e, POLAR_CANCELLED, "cancelled after %d of %d programs", run->n_ended, run->n_jobs);
 }
 
-/* Takes the paths that there are now. */
-static polar_status run_take(polar_many *y, many_run *w, polar_error *e) {
+/* Asks the caller for paths until there is none for now. */
+static polar_status many_run_ask(polar_many *many, many_run *run, polar_error *e) {
     polar_path path = {NULL, 0};
     polar_status status = POLAR_OK;
-    int more;
-    while (!status && (more = w->next(w->user, &path)) != 0)
-        status = more < 0 ? run_cancelled(w, e) : run_add(y, w, path, e);
-    return status;
+    int more = run->next(run->user, &path);
+    while (more > 0 && !status) {
+        status = many_run_add(many, run, path, e);
+        if (!status) more = run->next(run->user, &path);
+    }
+    return more < 0 ? many_run_cancelled(run, e) : status;
 }
 
-/* The end of a job whose answer has these tokens, or begins so. One step is for the prompt, each token is another from
- * where the answer leaves those that were known when it began: what was given, the first result of the prompt. */
-static void job_tokens(const polar_many *y, many_job *j, const int32_t *tokens, int n) {
-    int known = 0, given = 0, g = 0;
-    while (j->first && known < MIN(n, j->first->n_tokens) && tokens[known] == j->first->tokens[known]) known++;
-    while (given < n && (g = guess_child(y, g, tokens[given])) >= 0 && y->guesses[g].given) given++;
+/* The time at which a job ends whose answer has these n tokens, or, if more may follow, the earliest time at which it
+ * can end: begun + 1 + n - max(tokens in common with the first result, tokens in common with a given answer) One step
+ * is for the prompt, and one for each token from where the answer leaves what was known when the job was given. It
+ * never becomes earlier as the answer grows, since the maximum grows by one per token at most. */
+static void many_job_tokens(const polar_many *many, many_job *j, const int32_t *tokens, int n) {
+    const int n_first = j->first ? MIN(n, j->first->n_tokens) : 0;
+    int known = 0, given = 0;
+    while (known < n_first && tokens[known] == j->first->tokens[known]) known++;
+    for (int draft = 0; given < n; given++) {
+        draft = many_draft_child(many, draft, tokens[given]);
+        if (draft < 0 || !many->drafts[draft].given) break;
+    }
     j->ends = j->begun + 1 + n - MAX(known, given);
 }
 
-static void run_result(const polar_many *y, many_run *w, int number, const polar_many_result *result) {
-    many_job *j = &w->jobs[number];
-    w->n_ended++;
+/* Notes the result of a job, NULL when tokens were scored. One without a finite logit counts as the longest answer,
+ * wherever its numbers broke. */
+static void many_run_set_result(const polar_many *many, many_run *run, int number, const polar_many_result *result) {
+    many_job *j = &run->jobs[number];
+    run->n_ended++;
     j->result = result;
     if (!result) return;
-    if (result->status) j->ends = j->begun + 1 + y->options.max_tokens; /* wherever its numbers broke */
-    else job_tokens(y, j, result->tokens, result->n_tokens);
+    if (result->status) j->ends = j->begun + 1 + many->options.max_tokens;
+    else many_job_tokens(many, j, result->tokens, result->n_tokens);
 }
 
-/* Hands out results as if each job ran from when it was given to its end, at a step a time: a result waits for jobs
- * that may still end before it. So what the caller knows when it makes a path depends on answers, never on which
- * program really was the first. Paths are asked for after each result. */
-static polar_status run_report(polar_many *y, many_run *w, polar_error *e) {
+/* Hands out results in the order of the times at which their jobs end, of equal ones the lower number first, and asks
+ * for new paths after each: their jobs begin at the time of that report. So a result waits until no job without one can
+ * still end before it. The times depend on paths, answers and given answers only, as if every job ran by itself, one
+ * step at a time, from when it was given. What the caller knows when it makes a path is therefore always the same,
+ * whichever program really ended first. */
+static polar_status many_run_report(polar_many *many, many_run *run, polar_error *e) {
     polar_status status = POLAR_OK;
     while (!status) {
         many_job *best = NULL;
-        for (int i = w->oldest; i < w->n_jobs; i++)
-            if (!w->jobs[i].reported && (!best || w->jobs[i].ends < best->ends)) best = &w->jobs[i];
+        for (int i = run->oldest; i < run->n_jobs; i++)
+            if (!run->jobs[i].reported && (!best || run->jobs[i].ends < best->ends)) best = &run->jobs[i];
         if (!best || !best->result) return POLAR_OK;
         best->reported = 1;
-        w->clock = best->ends;
-        while (w->oldest < w->n_jobs && w->jobs[w->oldest].reported) w->oldest++;
-        if (!y->first) y->first = best->result;
-        status = w->done(w->user, (int)(best - w->jobs), best->result) ? run_cancelled(w, e) : run_take(y, w, e);
+        run->time = best->ends;
+        while (run->oldest < run->n_jobs && run->jobs[run->oldest].reported) run->oldest++;
+        if (!many->first) many->first = best->result;
+        if (run->done(run->user, (int)(best - run->jobs), best->result)) status = many_run_cancelled(run, e);
+        else status = many_run_ask(many, run, e);
     }
     return status;
 }
 
-/* Begins programs as long as there is room; one always runs. */
-static polar_status run_admit(polar_many *y, many_run *w, polar_error *e) {
-    const int most = y->options.batch ? MANY_FLIGHT : 1;
-    while ((w->waiting || w->n_pending) && w->n_flight < most) {
-        many_program *p = w->waiting;
+/* Begins programs as long as there is memory for them next to those that run; one always runs. A path that has run
+ * since the prompt has its result at once. */
+static polar_status many_run_admit(polar_many *many, many_run *run, polar_error *e) {
+    const int most = many->options.batch ? MANY_FLIGHT : 1;
+    const size_t bound = many->options.cache_bytes;
+    while ((run->waiting || run->n_pending) && run->n_flight < most) {
+        many_program *p = run->waiting;
         const many_answer *known;
+        size_t need;
+        polar_status status;
         if (!p) {
-            const int job = w->pending[w->n_pending - 1];
-            if (!(p = program_create(y, w->jobs[job].path, w->forced, w->n_forced, e))) return POLAR_MEMORY;
-            p->index = job;
-            w->n_pending--;
-            w->waiting = p;
+            const int job = run->pending[run->n_pending - 1];
+            p = many_program_create(many, run->jobs[job].path, run->forced, run->n_forced, e);
+            if (!p) return POLAR_MEMORY;
+            p->job = job;
+            run->n_pending--;
+            run->waiting = p;
         }
         known = p->forced ? NULL : p->nodes[p->path.n - 1]->answer;
         if (known) {
-            run_result(y, w, p->index, &known->result);
-            many_count_plain(y, p->path.n, known->result.n_tokens, known->result.stop);
-            program_free(y, p);
-            w->waiting = NULL;
-        } else {
-            const size_t need = program_reserve(y, p), bound = y->options.cache_bytes;
-            if (w->n_flight && (y->reserved > bound || need > bound - y->reserved)) return POLAR_OK;
-            program_start(y, p);
-            w->flight[w->n_flight++] = p;
-            w->waiting = NULL;
-            if (!program_own_kv(y, p, e)) return POLAR_MEMORY;
+            many_run_set_result(many, run, p->job, &known->result);
+            many_count_plain(many, p->path.n, known->result.n_tokens, known->result.stop);
+            many_program_free(many, p);
+            run->waiting = NULL;
+            continue;
         }
+        need = many_program_reserve(many, p);
+        if (run->n_flight && (many->reserved > bound || need > bound - many->reserved)) return POLAR_OK;
+        many_program_start(many, p);
+        run->flight[run->n_flight++] = p;
+        run->waiting = NULL;
+        status = many_program_own_kv(many, p, e);
+        if (status) return status;
     }
     return POLAR_OK;
 }
 
-/* Writes down what a program came to. */
-static polar_status run_finish(polar_many *y, many_run *w, many_program *p, polar_error *e) {
+/* Keeps the result of a program that is done, for its job, for later jobs with the same path, and as a draft. */
+static polar_status many_run_finish(polar_many *many, many_run *run, many_program *p, polar_error *e) {
     many_answer *a;
     if (p->forced) {
-        *w->logprob = p->logprob;
-        run_result(y, w, p->index, NULL);
+        *run->logprob = p->logprob;
+        many_run_set_result(many, run, p->job, NULL);
         if (p->status)
             return fail(e, p->status, "the logits at position %d are not finite: broken weights?",
-                        y->n_prompt + p->row - 1);
+                        many->n_prompt + p->row - 1);
         return POLAR_OK;
     }
-    if (p->status) p->n_tokens = 0, p->bytes.length = 0, p->logprob = 0, p->stop = POLAR_STOP_LIMIT;
-    else gen_finish(&p->text, p->stop);
+    if (p->status) { /* there is no answer */
+        p->n_tokens = 0;
+        p->bytes.length = 0;
+        p->logprob = 0;
+        p->stop = POLAR_STOP_LIMIT;
+    } else gen_finish(&p->text, p->stop);
     if (p->bytes.failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
-    if (!(a = many_keep(y, p->stop, p->tokens, p->n_tokens, &p->bytes, p->logprob, e))) return POLAR_MEMORY;
+    a = many_answer_create(many, p->stop, p->tokens, p->n_tokens, &p->bytes, p->logprob, e);
+    if (!a) return POLAR_MEMORY;
     a->result.status = p->status;
-    run_result(y, w, p->index, &a->result);
-    p->nodes[p->path.n - 1]->answer = y->options.share ? a : NULL;
-    if (y->options.draft && !p->status && !guess_add(y, p->tokens, p->n_tokens, 0, e)) return POLAR_MEMORY;
-    many_count_plain(y, p->path.n, p->n_tokens, p->stop);
-    return POLAR_OK;
+    many_run_set_result(many, run, p->job, &a->result);
+    many_count_plain(many, p->path.n, p->n_tokens, p->stop);
+    if (many->options.share) p->nodes[p->path.n - 1]->answer = a;
+    if (!many->options.draft || p->status) return POLAR_OK;
+    return many_draft_add(many, p->tokens, p->n_tokens, 0, e);
 }
 
-/* Reads the logits; programs that are done leave. */
-static polar_status run_read(polar_many *y, many_run *w, polar_error *e) {
+/* Computes and reads logits. Programs that are done leave; for the others the earliest end of their job is updated. */
+static polar_status many_run_read(polar_many *many, many_run *run, polar_error *e) {
     polar_status status = POLAR_OK;
     int left = 0;
-    many_outputs(y, w->flight, w->n_flight);
-    for (int i = 0; i < w->n_flight; i++) {
-        many_program *p = w->flight[i];
-        if (p->at == p->path.n && !status) program_read(y, p);
-        if (!status && p->done) status = run_finish(y, w, p, e);
-        if (!status && !p->done && !program_own_kv(y, p, e)) status = POLAR_MEMORY;
-        if (p->done) program_end(y, p);
+    many_outputs(many, run->flight, run->n_flight);
+    for (int i = 0; i < run->n_flight; i++) {
+        many_program *p = run->flight[i];
+        if (p->call == p->path.n && !status) many_program_read(many, p);
+        if (!status) status = p->done ? many_run_finish(many, run, p, e) : many_program_own_kv(many, p, e);
+        if (p->done) many_program_end(many, p);
         else {
-            job_tokens(y, &w->jobs[p->index], p->tokens, p->n_tokens);
-            w->flight[left++] = p;
+            many_job_tokens(many, &run->jobs[p->job], p->tokens, p->n_tokens);
+            run->flight[left++] = p;
         }
     }
-    w->n_flight = left;
+    run->n_flight = left;
     return status;
 }
 
-/* The lowest layer that a program waits for; -1 if all wait for logits. */
-static polar_status run_layer(polar_many *y, many_run *w, int *layer, polar_error *e) {
+/* Moves all programs to their next call that has work to do, and finds the lowest layer among these calls; -1 if all
+ * programs wait for logits. */
+static polar_status many_run_layer(polar_many *many, many_run *run, int *layer, polar_error *e) {
     *layer = -1;
-    for (int i = 0; i < w->n_flight; i++) {
-        many_program *p = w->flight[i];
-        const polar_status status = program_advance(y, p, e);
+    for (int i = 0; i < run->n_flight; i++) {
+        many_program *p = run->flight[i];
+        const polar_status status = many_program_advance(many, p, e);
         if (status) return status;
-        if (p->at < p->path.n && (*layer < 0 || p->path.calls[p->at] < *layer)) *layer = p->path.calls[p->at];
+        if (p->call < p->path.n && (*layer < 0 || p->path.calls[p->call] < *layer)) *layer = p->path.calls[p->call];
     }
     return POLAR_OK;
 }
 
-static int many_is_plain(const polar_many *y) {
-    return !y->options.share && !y->options.batch && !y->options.draft;
+/* Whether nothing is to be saved: each path runs alone in a session. */
+static int many_is_plain(const polar_many *many) {
+    return !many->options.share && !many->options.batch && !many->options.draft;
 }
 
-/* One step: a program alone, or a pass through a layer, or what logits say. */
-static polar_status run_step(polar_many *y, many_run *w, polar_error *e) {
-    const polar_many_result *result = NULL;
-    const int ended = w->n_ended;
+/* One step of a run: a program alone in a session, or new programs, then a pass through a layer, or, when all programs
+ * in flight wait for logits, what these say. */
+static polar_status many_run_step(polar_many *many, many_run *run, polar_error *e) {
+    const int ended = run->n_ended;
     polar_status status;
     int layer = -1;
-    if (many_is_plain(y)) {
-        const int number = w->pending[--w->n_pending];
-        if ((status = many_alone(y, w->jobs[number].path, &result, e))) return status;
-        run_result(y, w, number, result);
-        return run_report(y, w, e);
+    if (many_is_plain(many)) {
+        const polar_many_result *result = NULL;
+        const int job = run->pending[--run->n_pending];
+        status = many_alone(many, run->jobs[job].path, &result, e);
+        if (status) return status;
+        many_run_set_result(many, run, job, result);
+        return many_run_report(many, run, e);
     }
-    if ((status = run_admit(y, w, e))) return status;
-    if (w->n_ended > ended) return run_report(y, w, e); /* paths that had run before */
-    if ((status = run_layer(y, w, &layer, e))) return status;
-    if (layer >= 0) many_pass(y, w->flight, w->n_flight, layer);
-    else if (!(status = run_read(y, w, e))) status = run_report(y, w, e);
+    status = many_run_admit(many, run, e);
+    if (!status && run->n_ended > ended) return many_run_report(many, run, e); /* paths that had run before */
+    if (!status) status = many_run_layer(many, run, &layer, e);
+    if (status) return status;
+    if (layer >= 0) {
+        many_pass(many, run->flight, run->n_flight, layer);
+        return POLAR_OK;
+    }
+    status = many_run_read(many, run, e);
+    return status ? status : many_run_report(many, run, e);
+}
+
+/* Runs until the caller has no paths and all jobs are done, and frees what the run holds. */
+static polar_status many_run_jobs(polar_many *many, many_run *run, polar_error *e) {
+    const int most = MIN(many->options.max_tokens, many->model->n_ctx_train - many->n_prompt);
+    polar_status status = many_run_ask(many, run, e);
+    if (!status && run->n_jobs && !many_is_plain(many))
+        status = many_workspace(many, run->forced ? run->n_forced : most, e);
+    while (!status && run->n_ended < run->n_jobs) {
+        if (many->options.progress &&
+            many->options.progress(many->options.progress_user, (double)run->n_ended / run->n_jobs))
+            status = many_run_cancelled(run, e);
+        if (!status) status = many_run_step(many, run, e);
+    }
+    for (int i = 0; i < run->n_flight; i++) many_program_end(many, run->flight[i]);
+    many_program_free(many, run->waiting);
+    mem_free(&many->allocator, run->jobs, run->job_capacity * sizeof *run->jobs);
+    mem_free(&many->allocator, run->pending, run->pending_capacity * sizeof *run->pending);
     return status;
 }
 
-static polar_status many_run_jobs(polar_many *y, many_run *w, polar_error *e) {
-    const int most = MIN(y->options.max_tokens, y->model->n_ctx_train - y->n_prompt);
-    polar_status status = run_take(y, w, e);
-    if (!status && w->n_jobs && !many_is_plain(y)) status = many_space(y, w->forced ? w->n_forced : most, e);
-    while (!status && w->n_ended < w->n_jobs) {
-        if (y->options.progress && y->options.progress(y->options.progress_user, (double)w->n_ended / w->n_jobs))
-            status = run_cancelled(w, e);
-        if (!status) status = run_step(y, w, e);
-    }
-    for (int i = 0; i < w->n_flight; i++) program_end(y, w->flight[i]);
-    program_free(y, w->waiting);
-    mem_free(&y->allocator, w->jobs, w->job_capacity * sizeof *w->jobs);
-    mem_free(&y->allocator, w->pending, w->pending_capacity * sizeof *w->pending);
-    return status;
-}
-
-polar_status polar_many_stream(polar_many *y, polar_many_next next, polar_many_done done, void *user,
+/* See polar.h. */
+polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
                                polar_error *error) {
-    many_run w;
+    many_run run;
     err_clear(error);
     if (!next || !done) return fail(error, POLAR_ARGUMENT, "polar_many_stream: next or done is NULL");
-    memset(&w, 0, sizeof w);
-    w.next = next;
-    w.done = done;
-    w.user = user;
-    return many_run_jobs(y, &w, error);
+    memset(&run, 0, sizeof run);
+    run.next = next;
+    run.done = done;
+    run.user = user;
+    return many_run_jobs(many, &run, error);
 }
 
-/* Paths that are all there. */
+/* Paths that are all there from the start, for polar_many_run. */
 typedef struct many_list {
     const polar_path *paths;
     int n_paths, n_given;
     polar_many_result *results;
 } many_list;
 
-static int list_next(void *user, polar_path *path) {
+/* A polar_many_next over the list. */
+static int many_list_next(void *user, polar_path *path) {
     many_list *l = user;
     if (l->n_given == l->n_paths) return 0;
     *path = l->paths[l->n_given++];
     return 1;
 }
 
-static int list_done(void *user, int number, const polar_many_result *result) {
+/* A polar_many_done that copies each result to its place. */
+static int many_list_done(void *user, int number, const polar_many_result *result) {
     many_list *l = user;
     l->results[number] = *result;
     return 0;
 }
 
-polar_status polar_many_run(polar_many *y, const polar_path *paths, int n_paths, polar_many_result *results,
+/* See polar.h. All paths are checked before the first one runs. */
+polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths, polar_many_result *results,
                             polar_error *error) {
     many_list list = {paths, n_paths, 0, results};
-    polar_status status;
+    polar_status status = POLAR_OK;
     err_clear(error);
     if (n_paths < 0 || (n_paths && (!paths || !results)))
         return fail(error, POLAR_ARGUMENT, "polar_many_run: %d paths", n_paths);
-    for (int i = 0; i < n_paths; i++) /* none runs if one is wrong */
-        if ((status = many_path_check(y, paths[i], error))) return status;
-    return polar_many_stream(y, list_next, list_done, &list, error);
+    for (int i = 0; i < n_paths && !status; i++) status = many_path_check(many, paths[i], error);
+    return status ? status : polar_many_stream(many, many_list_next, many_list_done, &list, error);
 }
 
-polar_status polar_many_score(polar_many *y, polar_path path, const int32_t *tokens, int n, double *logprob,
+polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
                               polar_error *error) {
     many_list list = {&path, 1, 0, NULL};
-    many_run w;
+    many_run run;
     polar_status status;
     err_clear(error);
-    if ((status = many_path_check(y, path, error))) return status;
-    if ((status = many_tokens_check(y->model, tokens, n, "continuation", error))) return status;
-    if (n > y->model->n_ctx_train - y->n_prompt)
+    if ((status = many_path_check(many, path, error))) return status;
+    if ((status = many_tokens_check(many->model, tokens, n, "continuation", error))) return status;
+    if (n > many->model->n_ctx_train - many->n_prompt)
         return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n,
-                    y->n_prompt, y->model->n_ctx_train);
+                    many->n_prompt, many->model->n_ctx_train);
     *logprob = 0;
-    if (many_is_plain(y)) return many_score_alone(y, path, tokens, n, logprob, error);
-    memset(&w, 0, sizeof w);
-    w.next = list_next;
-    w.user = &list;
-    w.forced = tokens;
-    w.n_forced = n;
-    w.logprob = logprob;
-    return many_run_jobs(y, &w, error);
+    if (many_is_plain(many)) return many_score_alone(many, path, tokens, n, logprob, error);
+    memset(&run, 0, sizeof run);
+    run.next = many_list_next;
+    run.user = &list;
+    run.forced = tokens;
+    run.n_forced = n;
+    run.logprob = logprob;
+    return many_run_jobs(many, &run, error);
 }
 
+/* See polar.h. */
 void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
     *stats = many->stats;
     stats->cache_bytes = many->bytes;
