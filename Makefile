@@ -5,8 +5,7 @@ WARN = -Wall -Wextra
 LIBS = -lpthread -lm
 CLI = $(sort $(wildcard examples/cli/*.c)) examples/answer/answer.c
 TESTS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
-# Tests that stay outside of polar.c are linked with the library; the others compile polar.c once each: a level that
-# compiles fast, unless the user says otherwise.
+# A level that compiles fast, unless the user says otherwise.
 TEST_CFLAGS ?= -Og
 
 all: polar libpolar.a
@@ -28,30 +27,50 @@ build/polar.o: polar.c polar.h
 libpolar.a: build/polar.o
 	$(AR) rcs $@ $<
 
-polar: $(CLI) $(wildcard examples/cli/*.h) examples/answer/answer.h libpolar.a
-	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $(CLI) libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+CLI_OBJECTS = $(CLI:examples/%.c=build/%.o)
+build/cli/%.o: examples/cli/%.c $(wildcard examples/cli/*.h) examples/answer/answer.h polar.h
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. -c $< -o $@
+
+build/answer/%.o: examples/answer/%.c examples/answer/answer.h polar.h
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. -c $< -o $@
+
+polar: $(CLI_OBJECTS) libpolar.a
+	$(CC) $(CFLAGS) $(CLI_OBJECTS) libpolar.a -o $@ $(LDFLAGS) $(LIBS)
 
 ifdef SAN
 TEST_CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 endif
 
-build/test_%: tests/test_%.c $(wildcard tests/*.h) examples/cli/encode.c polar.c polar.h
+# polar.c is compiled once for all tests, with what is static in it for them to see: tests/inside.h.
+build/inside-declarations.h: polar.c tests/inside.awk
 	@mkdir -p build
-	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. tests/test_$*.c $(filter %.a,$^) -o $@ $(LDFLAGS) $(LIBS)
+	awk -f tests/inside.awk polar.c >$@
 
-build/test_json build/test_import build/test_encode: $(wildcard examples/cli/*.c examples/cli/*.h tests/fuzz/*.c)
+build/inside.c: polar.c tests/inside.awk
+	@mkdir -p build
+	awk -v bodies=1 -f tests/inside.awk polar.c >$@
 
-build/test_import build/test_encode: libpolar.a
+build/inside.o: build/inside.c polar.h build/test-flags
+	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. -c $< -o $@
 
-build/test_answer build/test_bundle build/test_train_cli: examples/answer/answer.c examples/answer/answer.h
+# Changes when compiler or flags do: SAN=1 compiles anew.
+build/test-flags: FORCE
+	@mkdir -p build
+	@echo '$(CC) $(TEST_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(TEST_CFLAGS)' >$@
+FORCE:
 
-build/test_answer: examples/cli/json.c examples/cli/cli.h
+# make build/test_gguf && build/test_gguf: one alone.
+build/test_%: tests/test_%.c $(wildcard tests/*.h tests/fuzz/*.c examples/*/*.[ch]) build/inside-declarations.h build/inside.o
+	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -DPOLAR_INSIDE='<build/inside-declarations.h>' -I. \
+		tests/test_$*.c $(if $(shell grep -l '#include "../polar.c"' $<),,build/inside.o) -o $@ $(LDFLAGS) $(LIBS)
 
 build/test_model: polar
 
 build/test_train_cli: polar
 
-build/test_cli: polar examples/cli/cli.c examples/cli/json.c examples/cli/cli.h
+build/test_cli: polar
 
 build/test_journal: examples/cli/cli.c examples/cli/json.c examples/cli/journal.c examples/cli/cli.h
 
@@ -200,6 +219,6 @@ install: all
 clean:
 	rm -rf build libpolar.a polar
 
-.PHONY: all help install test test-programs bench embedded check-all clean demo demo-model demo-predictor demo-eval \
+.PHONY: all help install test test-programs bench embedded check-all clean FORCE demo demo-model demo-predictor demo-eval \
 	demo-questions
 .SECONDARY:

@@ -1,6 +1,6 @@
 /* The test harness: CHECK, and a main that runs all tests of a file or those named on the command line.
  *
- *     #include "../polar.c"
+ *     #include "inside.h"
  *     #include "test.h"
  *     TEST(sum) { CHECK(1 + 1 == 2); }
  *     TESTS(sum)

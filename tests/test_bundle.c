@@ -1,7 +1,7 @@
 /* The bundled model and predictor as fixtures: logits, answers, picks and a search whose bits are known. They were
  * computed by plain C on x86-64; any CPU, compiler and number of threads must find them again. POLAR_TEST_PRINT in the
  * environment prints what is found. */
-#include "../polar.c"
+#include "inside.h"
 #include "../examples/answer/answer.c"
 #include "test.h"
 

@@ -1,7 +1,7 @@
 /* Tests of examples/demo: the generator of questions, the trainer's gradients and its files. */
 #define _POSIX_C_SOURCE 200809L
 #define GEMM_F32 /* the products of the trainer in full precision */
-#include "../polar.c"
+#include "inside.h"
 #if defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32) /* the trainer needs vector types and POSIX */
 #define TRAINER 1
 /* names that polar.c has too */

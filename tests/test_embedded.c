@@ -1,6 +1,6 @@
 /* examples/embedded: inference alone, with all switches off and memory from one block, says what the whole library
  * says. The Makefile builds build/embedded/embedded and its model. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 
 static char out[4096];

@@ -1,6 +1,6 @@
 /* examples/cli/statistics.c: statistics against published examples and exact integers; baselines against their definitions. The commands eval and
  * report are tested in test_eval_cli.c. */
-#include "../polar.c"
+#include "inside.h"
 #include "../examples/cli/statistics.c"
 #include "test.h"
 #include "fixture.h"

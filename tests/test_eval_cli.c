@@ -1,6 +1,6 @@
 /* polar eval and polar report as a user meets them: a model and a predictor with random weights answer multiple choice
  * questions; what the files say is computed again from their records. POLAR_COMMAND names another binary. */
-#include "../polar.c"
+#include "inside.h"
 #include "../examples/cli/json.c"
 #include "../examples/cli/statistics.c"
 #include "test.h"

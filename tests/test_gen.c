@@ -1,5 +1,5 @@
 /* Sampling, generation, and the library as a whole: threads, determinism, the bundled example. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 

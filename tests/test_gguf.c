@@ -1,5 +1,5 @@
 /* GGUF: real files, hostile files, writer and reader against each other. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 
 static const char *shared_path(const char *path) {

@@ -1,6 +1,6 @@
 /* Golden checksums: bits computed by plain C on x86-64, to be found again with every compiler, CPU, instruction
  * set and byte order. With POLAR_TEST_PRINT in the environment it prints what it finds. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 

@@ -1,6 +1,6 @@
 /* Files that somebody damaged: a small model cut at every byte and with every bit flipped is refused with a message, or
  * runs; never more. And every allocation of every function that makes something fails in turn. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 

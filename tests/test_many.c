@@ -1,5 +1,5 @@
 /* Many programs on one prompt: the same bits as each program alone in a fresh session, whatever is shared. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 

@@ -1,5 +1,5 @@
 /* [num]: numbers as text, against the C library. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 
 static const char *put_double(double x) {

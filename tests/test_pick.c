@@ -1,6 +1,6 @@
 /* [pick]: features against the hidden states that a tap sees, sessions that go on after a peek against fresh ones,
  * picks, predictors of other models, votes, cascades. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 

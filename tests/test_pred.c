@@ -1,5 +1,5 @@
 /* [pred]: the network and its decoding against the reference's numbers, kernels against their definition. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "oracle.h"
 

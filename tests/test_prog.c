@@ -1,4 +1,4 @@
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fuzz/fuzz_program.c"
 

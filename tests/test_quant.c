@@ -1,5 +1,5 @@
 /* [quant]: reading blocks, against ggml. */
-#include "../polar.c"
+#include "inside.h"
 #include "quant_vectors.h"
 #include "test.h"
 

@@ -1,6 +1,6 @@
 /* Real trained models of ../shared, where it exists, against numbers that an independent program in double precision
  * computed: logits, probabilities of the prompt, greedy tokens, under many paths; and the text makes sense. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "oracle.h"
 

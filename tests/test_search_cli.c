@@ -1,6 +1,6 @@
 /* polar search, merge and the journal, as a user meets them: ./polar (POLAR_COMMAND names another) on two small models,
  * one of which is made so that the programs that answer are known. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "command.h"
 

@@ -1,6 +1,6 @@
 /* The forward pass by program: against independent numbers, and against itself where the definition says that
  * results are equal - cached and recomputed, in chunks, on threads, on every instruction set. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "fixture.h"
 #include "oracle.h"

@@ -1,5 +1,5 @@
 /* Threads: every task of a pool is done once, and there are as many threads as cores that this process may use. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 
 enum { MOST = 300 };

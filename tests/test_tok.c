@@ -1,6 +1,6 @@
 /* Unicode classes, tokenizers, chat formats: vectors of other implementations, naive versions of the same
  * algorithms, hostile vocabularies. */
-#include "../polar.c"
+#include "inside.h"
 #include "fuzz/fuzz_tokenizer.c"
 #include "test.h"
 #include "tok_vectors.h"

@@ -1,5 +1,5 @@
 /* [train]: gradients against differences and the reference, its three steps, order, reproducibility, resuming. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "oracle.h"
 

@@ -1,6 +1,6 @@
 /* polar train, predict and run -p, as a user meets them: ./polar (POLAR_COMMAND names another) on a small model and on
  * results made by a rule: cats need the identity or less, dogs a loop. */
-#include "../polar.c"
+#include "inside.h"
 #include "../examples/answer/answer.c"
 #include "../examples/demo/story.c"
 #undef PICK

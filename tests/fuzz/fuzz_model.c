@@ -3,7 +3,7 @@
  * The first byte chooses a small model of the tests' fixtures, and the rest changes it: two bytes of a place and one to
  * change it with, again and again. A first byte from 128 on says that a file follows (tests/fuzz/make_corpus.c makes
  * some). tests/test_hostile.c flips every bit. */
-#include "../../polar.c"
+#include "../inside.h"
 
 #include <stdio.h>
 

@@ -1,6 +1,6 @@
 /* Writes small models for fuzzers to start from: make_corpus DIRECTORY [FIRST]. With FIRST, a number, each file starts
  * with that byte, as fuzz_model wants it. */
-#include "../../polar.c"
+#include "../inside.h"
 
 #include <stdio.h>
 

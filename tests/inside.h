@@ -1,0 +1,10 @@
+/* All of polar.c, what is static too. `make test` compiles polar.c once for all tests, and POLAR_INSIDE names the
+ * declarations then (see inside.awk); without it, a test includes polar.c: cc -I. tests/test_gguf.c -lpthread -lm */
+#ifndef INSIDE_H
+#define INSIDE_H
+#ifdef POLAR_INSIDE
+#include POLAR_INSIDE
+#else
+#include "../polar.c"
+#endif
+#endif
