@@ -1,7 +1,7 @@
 /* What a model file says is used, refused by name, or known not to matter: tensors that only some models have, keys under
  * the architecture, integers of any width. Logits are compared with the same forward pass in double precision, written
  * again here. */
-#include "../polar.c"
+#include "inside.h"
 #include "test.h"
 #include "command.h"
 
