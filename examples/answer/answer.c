@@ -564,6 +564,9 @@ static size_t ans_prose_word(polar_span s, size_t at) {
     for (int i = 0; i < COUNT(names); i++)
         if (strlen(names[i]) == n && ans_at(s, at, names[i], 0)) return 0;
     if (ans_is_argument(s, at)) return 0;
+    if (n == 2 && ans_at(s, at, "to ", 0) && at > 1 && ans_is_digit(s.text[at - 2]) && at + 3 < s.length &&
+        ans_is_digit(s.text[at + 3]))
+        return 0; /* 3 to 1 */
     if (n && at > 1 && s.text[at - 1] == '\'' && ans_is_letter(s.text[at - 2])) return n; /* It's */
     if (n == 1 && strchr("aAI", s.text[at]) && (!at || ans_is_space(s.text[at - 1])) && at + 2 < s.length &&
         s.text[at + 1] == ' ' && (ans_is_digit(s.text[at + 2]) || ans_is_letter(s.text[at + 2])))
@@ -626,7 +629,7 @@ static size_t ans_behind_value(polar_span s, size_t at) {
         if (n > 1 && (ans_is_half_day(word) || ans_number_word_at(s, i, &plural, &unused).kind >= WORD_HUNDRED ||
                       ans_is_any(word, "square cubic sq cu percent degrees degree celsius fahrenheit")))
             at = i + n;
-        else if (n > 1 && per && ans_find_unit(word, &exponent) && !ans_is_any(word, "in")) {
+        else if ((n > 1 || (n && s.text[i - 1] == '/')) && per && ans_find_unit(word, &exponent) && !ans_is_any(word, "in")) {
             at = i + n;
             per = 0;
             while (at < s.length && (unsigned char)s.text[at] >= 128) at++; /* cm\u00b2 */
@@ -666,8 +669,9 @@ static int ans_extract_number(polar_span s, polar_span *out) {
         value = ans_tidy(value);
         if (value.length && strchr("*`>=~_", value.text[0])) value = ans_from(value, 1);
         if (value.length && strchr("*`<_=+-", value.text[value.length - 1])) value.length--;
-        if (ans_ends(value, ")") && ans_find(value, "(") == ANS_NONE) value.length--;
-        if (ans_starts(value, "(") && ans_find(value, ")") == ANS_NONE) value = ans_from(value, 1);
+        if (ans_ends(value, ")") && ans_find(value, "(") == ANS_NONE && ans_find(value, "[") == ANS_NONE) value.length--;
+        if (ans_starts(value, "(") && ans_find(value, ")") == ANS_NONE && ans_find(value, "]") == ANS_NONE)
+            value = ans_from(value, 1);
         value = ans_trim(value);
     }
     *out = value;
@@ -703,7 +707,7 @@ static int ans_extract_line(polar_span s, polar_span *out) {
 static polar_span ans_only_value(polar_span s) {
     static const char stop[] =
         "all no not less more least most than except between above below under over minus plus times half root log "
-        "negative divided to or and if when where option choice choices for any every infinitely true false yes none "
+        "negative twice double triple thrice square cube divided to or and if when where option choice choices for any every infinitely true false yes none "
         "january february march april may june july august september october november december monday tuesday "
         "wednesday thursday friday saturday sunday jan feb mar apr jun jul aug sep oct nov dec";
     size_t start, end, word = 0, i;
@@ -2215,6 +2219,12 @@ static void ans_lex_font(ans_lexer *x, int text) {
     while (ans_peek(x, 0) == ' ') x->at++;
     if (text & 4 && ans_lex_basis(x)) return;
     text &= 3;
+    if (text == 2 && ans_is_letter(ans_peek(x, 0))) { /* \mathbb Z */
+        if (ans_peek(x, 0) == 'R') ans_emit(x, T_CONSTANT, CONST_REALS, "R", 1);
+        else ans_emit(x, T_LETTER, ans_peek(x, 0), x->s.text + x->at, 1)->upright = 1;
+        x->at++;
+        return;
+    }
     if (ans_peek(x, 0) != '{') return;
     if (text == 2 && ans_peek(x, 1) == 'R' && ans_peek(x, 2) == '}') { /* \mathbb{R} */
         ans_emit(x, T_CONSTANT, CONST_REALS, "R", 1);
@@ -2373,6 +2383,9 @@ static int ans_declares(const ans_side *side, int at) {
     const ans_token *t = side->tokens;
     const int n = side->n_tokens;
     while (at + 1 < n && t[at].kind == T_LETTER && t[at + 1].kind == T_SEPARATOR) at += 2;
+    if (at + 1 < n && t[at].kind == T_LETTER && t[n - 1].kind == T_WORD && t[n - 1].length >= 7 &&
+        ans_at(ans_span(t[n - 1].at, t[n - 1].length), 0, "integer", 1))
+        return 1; /* k an integer */
     return at + 3 == n && t[at].kind == T_LETTER && t[at + 1].kind == T_RELATION && t[at + 1].id == REL_IN &&
            ((t[at + 2].kind == T_LETTER && t[at + 2].upright) || t[at + 2].kind == T_CONSTANT);
 }
@@ -3557,6 +3570,8 @@ static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
             continue;
         }
         if (t->kind == T_DEGREE && i++ >= 0) continue; /* degrees Celsius */
+        if (i && w->tokens[i - 1].kind == T_DEGREE && n == 1 && (t->id == 'C' || t->id == 'F'))
+            name = t->id == 'C' ? ans_span("celsius", 7) : ans_span("fahrenheit", 10);
         if (!n || (row = ans_find_unit(name, &exponent)) == NULL) break;
         own = ans_unit_power(w, i + n, stop, &used);
         if (i == at && !t->upright && !t->spaced && t->kind == T_LETTER &&
@@ -3616,14 +3631,15 @@ static int ans_is_operation(const ans_work *w, int at, int stop) {
 }
 
 /* 1 if the tokens from `at` on are words about the value before them: they begin with a word, or a bracket or a dash
- * before one; digits may follow, but no operation and no letter that could be a symbol. */
-static int ans_is_prose(ans_work *w, int at, int stop) {
+ * before one; digits may follow, but no operation and no letter that could be a symbol. Behind a comma a calculation may
+ * give the `reasons`, as in brackets. */
+static int ans_is_prose(ans_work *w, int at, int stop, int reasons) {
     const ans_token *t = &w->tokens[at];
     int words = 0, opened = 0;
     if (ans_is_operation(w, at, stop)) return 0;
     if (ans_is_char(t, '-') && !(t->spaced && at + 1 < stop && t[1].spaced && ans_word_tokens(w, at + 1, stop))) return 0;
     if (!ans_is_char(t, '-') && !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_word_tokens(w, at, stop)) return 0;
-    opened = ans_is_char(t, '(') || ans_is_char(t, '[');
+    opened = ans_is_char(t, '(') || ans_is_char(t, '[') || (reasons && t->kind == T_WORD);
     for (int i = at, n; i < stop; i += MAX(n, 1)) {
         polar_span name;
         n = ans_word_tokens(w, i, stop);
@@ -3676,10 +3692,10 @@ static int ans_value_stop(ans_work *w, int stop, ans_unit *unit) {
             if (w->inner || ans_run(w, i, stop, &name) < 2 || !ans_is_plain_value(w, w->at, i)) continue;
         }
         if (t->kind != T_SYMBOL || *t->at == 'O') n = ans_read_unit(w, i, stop, unit);
-        if (n && i + n < stop && !ans_is_prose(w, i + n, stop)) n = 0;
+        if (n && i + n < stop && !ans_is_prose(w, i + n, stop, 0)) n = 0;
         if (n) return i;
         unit->dimension = 0;
-        if (ans_is_prose(w, i, stop)) return i;
+        if (ans_is_prose(w, i, stop, 0)) return i;
     }
     return stop;
 }
@@ -3831,7 +3847,7 @@ static int ans_read_list(ans_work *w) {
     while (!w->failed && ans_now(w)->kind == T_SEPARATOR) {
         int id = ans_now(w)->id;
         if (!list && !w->inner && id != SEPARATE_OR && (w->nodes[n].op == N_NUMBER || w->nodes[n].op == N_QUANTITY) &&
-            ans_is_prose(w, w->at + 1, w->stop)) {
+            ans_is_prose(w, w->at + 1, w->stop, 1)) {
             w->at = w->stop; /* "5, which is prime", "15 boys and girls" */
             break;
         }
@@ -3871,7 +3887,8 @@ static void ans_read(ans_work *w, ans_side *side) {
 #define ANS_PROBES 8
 
 /* The value of a symbol: fixed by its name and the number of the probe, in +-(0.3 .. 2.3); the first three probes
- * are positive, so that roots and logarithms of symbols have real values there. */
+ * are positive, so that roots and logarithms of symbols have real values there; two are further out, where absolute
+ * values show what they are. */
 static cx ans_symbol_value(ans_work *w, uint64_t name) {
     uint64_t h;
     double v;
@@ -3879,6 +3896,7 @@ static cx ans_symbol_value(ans_work *w, uint64_t name) {
         if (w->bound_name[i] == name) return cx_real(w->bound_value[i]);
     h = ans_mix(name, 1000 + (uint64_t)w->probe);
     v = 0.3 + (double)(h >> 12) / 2251799813685248.0;
+    if (w->probe == 3 || w->probe == 4) return cx_real(w->probe == 3 ? -7 - v : 7 + v);
     return cx_real(w->probe >= 3 && h & 1 ? -v : v);
 }
 
@@ -5006,10 +5024,16 @@ static int ans_is_text(const ans_side *s) {
     return letters;
 }
 
+/* 1 for one word of three letters, such as "red". */
+static int ans_is_three_letters(const ans_side *s) {
+    return s->n_tokens == 3 && ans_is_three_letter_word(ans_span(s->tokens->at, (size_t)(s->tokens[2].at - s->tokens->at + 1)));
+}
+
 /* Equal words, of which one side may be too short to be known for a word: odd and \text{odd}. */
 static int ans_same_words(const ans_side *a, const ans_side *b) {
     int x = ans_is_text(a), y = ans_is_text(b);
-    return x && y && x + y < 4 &&
+    if (x + y == 4 && !(ans_is_three_letters(a) && ans_is_three_letters(b))) return 0; /* products of letters */
+    return x && y &&
            ans_text_name(a->tokens, a->n_tokens, "-'") == ans_text_name(b->tokens, b->n_tokens, "-'");
 }
 
