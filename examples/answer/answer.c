@@ -239,7 +239,8 @@ static int ans_is_unit_name(const ans_unit_row *u, polar_span s, int fold) {
     const int plural = u->flags & UNIT_NAME && s.length == n + 1 && ans_lower(s.text[n]) == 's';
     if (s.length != n && !plural) return 0;
     for (size_t i = 0; i < n; i++)
-        if (fold || u->flags & UNIT_NAME ? ans_lower(s.text[i]) != ans_lower(u->name[i]) : s.text[i] != u->name[i]) return 0;
+        if (fold || u->flags & UNIT_NAME ? ans_lower(s.text[i]) != ans_lower(u->name[i]) : s.text[i] != u->name[i])
+            return 0;
     return 1;
 }
 
@@ -249,7 +250,9 @@ static const ans_unit_row *ans_find_unit(polar_span s, int *exponent) {
         for (int prefix = -1; prefix < COUNT(ans_prefixes); prefix++)
             for (int i = 0; i < COUNT(ans_units); i++) {
                 const ans_unit_row *u = &ans_units[i];
-                const char *p = prefix < 0 ? "" : u->flags & UNIT_NAME ? ans_prefixes[prefix].name : ans_prefixes[prefix].symbol;
+                const char *p = prefix < 0             ? ""
+                                : u->flags & UNIT_NAME ? ans_prefixes[prefix].name
+                                                       : ans_prefixes[prefix].symbol;
                 const size_t n = strlen(p);
                 if (prefix >= 0 && !(u->flags & UNIT_PREFIX)) continue;
                 if (fold && (s.length < 2 || (prefix >= 0 && u->dimension != U_LENGTH && u->dimension != U_MASS &&
@@ -259,7 +262,8 @@ static const ans_unit_row *ans_find_unit(polar_span s, int *exponent) {
                     if (k == n) {
                         *exponent = u->exponent + (prefix < 0 ? 0 : ans_prefixes[prefix].exponent);
                         if (ans_is_unit_name(u, ans_from(s, n), fold)) return u;
-                    } else if (k >= s.length || (fold || n > 1 ? ans_lower(s.text[k]) != ans_lower(p[k]) : s.text[k] != p[k]))
+                    } else if (k >= s.length ||
+                               (fold || n > 1 ? ans_lower(s.text[k]) != ans_lower(p[k]) : s.text[k] != p[k]))
                         break;
                 }
             }
@@ -619,7 +623,8 @@ static size_t ans_behind_value(polar_span s, size_t at) {
         polar_span word;
         while (i < s.length && s.text[i] == ' ') i++;
         if (ans_text_command(s, i)) { /* \text{ cm} */
-            const polar_span content = ans_trim(ans_slice(s, i + 1 + ans_find(ans_from(s, i), "{"), i + ans_text_command(s, i) - 1));
+            const polar_span content =
+                ans_trim(ans_slice(s, i + 1 + ans_find(ans_from(s, i), "{"), i + ans_text_command(s, i) - 1));
             if (!ans_find_unit(content, &exponent) && !ans_is_half_day(content)) return at;
             at = i + ans_text_command(s, i);
             continue;
@@ -669,7 +674,8 @@ static int ans_extract_number(polar_span s, polar_span *out) {
         value = ans_tidy(value);
         if (value.length && strchr("*`>=~_", value.text[0])) value = ans_from(value, 1);
         if (value.length && strchr("*`<_=+-", value.text[value.length - 1])) value.length--;
-        if (ans_ends(value, ")") && ans_find(value, "(") == ANS_NONE && ans_find(value, "[") == ANS_NONE) value.length--;
+        if (ans_ends(value, ")") && ans_find(value, "(") == ANS_NONE && ans_find(value, "[") == ANS_NONE)
+            value.length--;
         if (ans_starts(value, "(") && ans_find(value, ")") == ANS_NONE && ans_find(value, "]") == ANS_NONE)
             value = ans_from(value, 1);
         value = ans_trim(value);
@@ -1291,97 +1297,66 @@ typedef enum ans_function {
 } ans_function;
 
 typedef struct ans_name {
-    const char *name;
+    const char *names; /* one or several, with spaces between them */
     uint8_t kind, id;
     uint8_t bare; /* 1: known without a backslash too; 2: there only as a whole word; 3: only before a bracket */
 } ans_name;
 
 /* LaTeX commands, and bare words that mean them. */
 static const ans_name ans_names[] = {
-    {"frac", T_FRACTION, 0, 1}, {"dfrac", T_FRACTION, 0, 1}, {"tfrac", T_FRACTION, 0, 1}, {"cfrac", T_FRACTION, 0, 1},
-    {"sfrac", T_FRACTION, 0, 0}, {"nicefrac", T_FRACTION, 0, 0}, {"binom", T_BINOMIAL, 0, 1},
-    {"dbinom", T_BINOMIAL, 0, 0}, {"tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"over", T_OVER, 0, 0}, {"pmod", T_MODULUS, 1, 0},
-    {"bmod", T_MODULUS, 0, 0}, {"mod", T_MODULUS, 0, 0}, {"sqrt", T_ROOT, 0, 1},
-    {"surd", T_ROOT, 0, 0}, {"sin", T_FUNCTION, F_SIN, 1}, {"cos", T_FUNCTION, F_COS, 1},
-    {"tan", T_FUNCTION, F_TAN, 1}, {"cot", T_FUNCTION, F_COT, 1}, {"sec", T_FUNCTION, F_SEC, 1},
-    {"csc", T_FUNCTION, F_CSC, 1}, {"arcsin", T_FUNCTION, F_ARCSIN, 1}, {"arccos", T_FUNCTION, F_ARCCOS, 1},
-    {"arctan", T_FUNCTION, F_ARCTAN, 1}, {"arccot", T_FUNCTION, F_ARCCOT, 1}, {"arcsec", T_FUNCTION, F_ARCSEC, 1},
-    {"arccsc", T_FUNCTION, F_ARCCSC, 1}, {"asin", T_FUNCTION, F_ARCSIN, 2}, {"acos", T_FUNCTION, F_ARCCOS, 2},
-    {"atan", T_FUNCTION, F_ARCTAN, 2}, {"sinh", T_FUNCTION, F_SINH, 1}, {"cosh", T_FUNCTION, F_COSH, 1},
-    {"tanh", T_FUNCTION, F_TANH, 1}, {"coth", T_FUNCTION, F_COTH, 1}, {"sech", T_FUNCTION, F_SECH, 1},
-    {"csch", T_FUNCTION, F_CSCH, 1}, {"arcsinh", T_FUNCTION, F_ARSINH, 1}, {"arccosh", T_FUNCTION, F_ARCOSH, 1},
-    {"arctanh", T_FUNCTION, F_ARTANH, 1}, {"arsinh", T_FUNCTION, F_ARSINH, 1}, {"arcosh", T_FUNCTION, F_ARCOSH, 1},
-    {"artanh", T_FUNCTION, F_ARTANH, 1}, {"asinh", T_FUNCTION, F_ARSINH, 2}, {"acosh", T_FUNCTION, F_ARCOSH, 2},
-    {"atanh", T_FUNCTION, F_ARTANH, 2}, {"log", T_FUNCTION, F_LN, 1}, {"ln", T_FUNCTION, F_LN, 1},
-    {"lg", T_FUNCTION, F_LG, 0}, {"exp", T_FUNCTION, F_EXP, 1}, {"max", T_FUNCTION, F_MAX, 1},
-    {"min", T_FUNCTION, F_MIN, 0}, {"gcd", T_FUNCTION, F_GCD, 1}, {"lcm", T_FUNCTION, F_LCM, 1},
-    {"factorial", T_FUNCTION, F_FACTORIAL, 2}, {"nCr", T_FUNCTION, F_BINOMIAL, 2},
+    {"frac dfrac tfrac cfrac", T_FRACTION, 0, 1}, {"sfrac nicefrac", T_FRACTION, 0, 0}, {"binom", T_BINOMIAL, 0, 1},
+    {"dbinom tbinom", T_BINOMIAL, 0, 0}, {"choose", T_CHOOSE, 0, 0}, {"over", T_OVER, 0, 0}, {"pmod", T_MODULUS, 1, 0},
+    {"bmod mod", T_MODULUS, 0, 0}, {"sqrt", T_ROOT, 0, 1}, {"surd", T_ROOT, 0, 0}, {"sin", T_FUNCTION, F_SIN, 1},
+    {"cos", T_FUNCTION, F_COS, 1}, {"tan", T_FUNCTION, F_TAN, 1}, {"cot", T_FUNCTION, F_COT, 1},
+    {"sec", T_FUNCTION, F_SEC, 1}, {"csc", T_FUNCTION, F_CSC, 1}, {"arcsin", T_FUNCTION, F_ARCSIN, 1},
+    {"arccos", T_FUNCTION, F_ARCCOS, 1}, {"arctan", T_FUNCTION, F_ARCTAN, 1}, {"arccot", T_FUNCTION, F_ARCCOT, 1},
+    {"arcsec", T_FUNCTION, F_ARCSEC, 1}, {"arccsc", T_FUNCTION, F_ARCCSC, 1}, {"asin", T_FUNCTION, F_ARCSIN, 2},
+    {"acos", T_FUNCTION, F_ARCCOS, 2}, {"atan", T_FUNCTION, F_ARCTAN, 2}, {"sinh", T_FUNCTION, F_SINH, 1},
+    {"cosh", T_FUNCTION, F_COSH, 1}, {"tanh", T_FUNCTION, F_TANH, 1}, {"coth", T_FUNCTION, F_COTH, 1},
+    {"sech", T_FUNCTION, F_SECH, 1}, {"csch", T_FUNCTION, F_CSCH, 1}, {"arcsinh arsinh", T_FUNCTION, F_ARSINH, 1},
+    {"arccosh arcosh", T_FUNCTION, F_ARCOSH, 1}, {"arctanh artanh", T_FUNCTION, F_ARTANH, 1},
+    {"asinh", T_FUNCTION, F_ARSINH, 2}, {"acosh", T_FUNCTION, F_ARCOSH, 2}, {"atanh", T_FUNCTION, F_ARTANH, 2},
+    {"log ln", T_FUNCTION, F_LN, 1}, {"lg", T_FUNCTION, F_LG, 0}, {"exp", T_FUNCTION, F_EXP, 1},
+    {"max", T_FUNCTION, F_MAX, 1}, {"min", T_FUNCTION, F_MIN, 0}, {"gcd", T_FUNCTION, F_GCD, 1},
+    {"lcm", T_FUNCTION, F_LCM, 1}, {"factorial", T_FUNCTION, F_FACTORIAL, 2}, {"nCr", T_FUNCTION, F_BINOMIAL, 2},
     {"nPr", T_FUNCTION, F_PERMUTATION, 2}, {"cbrt", T_FUNCTION, F_CUBE_ROOT, 2}, {"cis", T_FUNCTION, F_CIS, 1},
     {"min", T_FUNCTION, F_MIN, 3}, {"mod", T_FUNCTION, F_MODULUS, 3}, {"det", T_FUNCTION, F_DET, 3},
     {"Re", T_FUNCTION, F_RE, 0}, {"Im", T_FUNCTION, F_IM, 0}, {"arg", T_FUNCTION, F_ARG, 0},
     {"sgn", T_FUNCTION, F_SGN, 1}, {"det", T_FUNCTION, F_DET, 0}, {"abs", T_FUNCTION, F_ABS, 2},
     {"floor", T_FUNCTION, F_FLOOR, 2}, {"ceil", T_FUNCTION, F_CEILING, 2}, {"sum", T_LARGE, LARGE_SUM, 0},
-    {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int", T_LARGE, LARGE_INTEGRAL, 0}, {"iint", T_LARGE, LARGE_INTEGRAL, 0},
-    {"oint", T_LARGE, LARGE_INTEGRAL, 0}, {"lim", T_LARGE, LARGE_OTHER, 0}, {"bigcup", T_LARGE, LARGE_OTHER, 0},
-    {"bigcap", T_LARGE, LARGE_OTHER, 0}, {"pi", T_CONSTANT, CONST_PI, 1}, {"infty", T_CONSTANT, CONST_INFINITY, 1},
-    {"infinity", T_CONSTANT, CONST_INFINITY, 2}, {"inf", T_CONSTANT, CONST_INFINITY, 2},
-    {"oo", T_CONSTANT, CONST_INFINITY, 2},
-    {"emptyset", T_CONSTANT, CONST_EMPTY, 0}, {"varnothing", T_CONSTANT, CONST_EMPTY, 0},
-    {"oslash", T_CONSTANT, CONST_EMPTY, 0}, {"le", T_RELATION, REL_LE, 0}, {"leq", T_RELATION, REL_LE, 0},
-    {"leqslant", T_RELATION, REL_LE, 0}, {"ge", T_RELATION, REL_GE, 0}, {"geq", T_RELATION, REL_GE, 0},
-    {"geqslant", T_RELATION, REL_GE, 0}, {"lt", T_RELATION, REL_LT, 0}, {"gt", T_RELATION, REL_GT, 0},
-    {"ne", T_RELATION, REL_NE, 0}, {"neq", T_RELATION, REL_NE, 0}, {"approx", T_RELATION, REL_ABOUT, 0},
-    {"simeq", T_RELATION, REL_ABOUT, 0}, {"in", T_RELATION, REL_IN, 0}, {"to", T_RELATION, REL_TO, 0},
-    {"rightarrow", T_RELATION, REL_TO, 0}, {"equiv", T_RELATION, REL_LIKE, 0}, {"cong", T_RELATION, REL_LIKE, 0},
-    {"sim", T_RELATION, REL_LIKE, 0}, {"mapsto", T_RELATION, REL_LIKE, 0}, {"perp", T_RELATION, REL_LIKE, 0},
-    {"parallel", T_RELATION, REL_LIKE, 0}, {"Rightarrow", T_RELATION, REL_LIKE, 0},
-    {"implies", T_RELATION, REL_LIKE, 0}, {"iff", T_RELATION, REL_LIKE, 0},
-    {"leftrightarrow", T_RELATION, REL_LIKE, 0}, {"propto", T_RELATION, REL_LIKE, 0},
-    {"subset", T_RELATION, REL_LIKE, 0}, {"subseteq", T_RELATION, REL_LIKE, 0}, {"cup", T_UNION, 0, 0},
-    {"cap", T_INTERSECTION, 0, 0}, {"setminus", T_WITHOUT, 0, 0}, {"backslash", T_WITHOUT, 0, 0},
-    {"pm", T_PLUS_MINUS, 0, 0}, {"mp", T_PLUS_MINUS, 1, 0}, {"cdot", T_CHARACTER, '*', 0},
-    {"times", T_CHARACTER, '*', 0}, {"ast", T_CHARACTER, '*', 0}, {"bullet", T_CHARACTER, '*', 0},
-    {"div", T_CHARACTER, '/', 0}, {"prime", T_CHARACTER, '\'', 0}, {"mid", T_CHARACTER, '|', 0},
-    {"vert", T_CHARACTER, '|', 0}, {"Vert", T_CHARACTER, '|', 0}, {"lvert", T_OPEN_BAR, 0, 0},
-    {"rvert", T_CLOSE_BAR, 0, 0}, {"lVert", T_OPEN_BAR, 0, 0}, {"rVert", T_CLOSE_BAR, 0, 0},
+    {"prod", T_LARGE, LARGE_PRODUCT, 0}, {"int iint oint", T_LARGE, LARGE_INTEGRAL, 0},
+    {"lim bigcup bigcap", T_LARGE, LARGE_OTHER, 0}, {"pi", T_CONSTANT, CONST_PI, 1},
+    {"infty", T_CONSTANT, CONST_INFINITY, 1}, {"infinity inf oo", T_CONSTANT, CONST_INFINITY, 2},
+    {"emptyset varnothing oslash", T_CONSTANT, CONST_EMPTY, 0}, {"le leq leqslant", T_RELATION, REL_LE, 0},
+    {"ge geq geqslant", T_RELATION, REL_GE, 0}, {"lt", T_RELATION, REL_LT, 0}, {"gt", T_RELATION, REL_GT, 0},
+    {"ne neq", T_RELATION, REL_NE, 0}, {"approx simeq", T_RELATION, REL_ABOUT, 0}, {"in", T_RELATION, REL_IN, 0},
+    {"to rightarrow", T_RELATION, REL_TO, 0},
+    {"equiv cong sim mapsto perp parallel Rightarrow implies iff leftrightarrow propto", T_RELATION, REL_LIKE, 0},
+    {"subset subseteq", T_RELATION, REL_LIKE, 0}, {"cup", T_UNION, 0, 0}, {"cap", T_INTERSECTION, 0, 0},
+    {"setminus backslash", T_WITHOUT, 0, 0}, {"pm", T_PLUS_MINUS, 0, 0}, {"mp", T_PLUS_MINUS, 1, 0},
+    {"cdot times ast bullet", T_CHARACTER, '*', 0}, {"div", T_CHARACTER, '/', 0}, {"prime", T_CHARACTER, '\'', 0},
+    {"mid vert Vert", T_CHARACTER, '|', 0}, {"lvert lVert", T_OPEN_BAR, 0, 0}, {"rvert rVert", T_CLOSE_BAR, 0, 0},
     {"lfloor", T_FLOOR, 0, 0}, {"rfloor", T_CLOSE_FLOOR, 0, 0}, {"lceil", T_CEILING, 0, 0},
     {"rceil", T_CLOSE_CEILING, 0, 0}, {"langle", T_OPEN_ANGLE, 0, 0}, {"rangle", T_CLOSE_ANGLE, 0, 0},
     {"lbrace", T_OPEN_SET, 0, 0}, {"rbrace", T_CLOSE_SET, 0, 0}, {"lbrack", T_CHARACTER, '[', 0},
     {"rbrack", T_CHARACTER, ']', 0}, {"lparen", T_CHARACTER, '(', 0}, {"rparen", T_CHARACTER, ')', 0},
-    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"for", T_QUALIFIER, 0, 2},
-    {"where", T_QUALIFIER, 0, 2}, {"forall", T_QUALIFIER, 0, 0}, {"and", T_SEPARATOR, SEPARATE_AND, 2},
-    {"or", T_SEPARATOR, SEPARATE_OR, 2}, {"land", T_SEPARATOR, SEPARATE_AND, 0}, {"lor", T_SEPARATOR, SEPARATE_OR, 0},
-    {"wedge", T_SEPARATOR, SEPARATE_AND, 0}, {"vee", T_SEPARATOR, SEPARATE_OR, 0}, {"begin", T_BEGIN, 0, 0},
-    {"end", T_FINISH, 0, 0}, {"circ", T_DEGREE_SIGN, 0, 0}, {"degree", T_DEGREE_SIGN, 0, 0},
-    {"overline", T_OVERLINE, 0, 0}, {"text", T_FONT, 1, 0}, {"textrm", T_FONT, 1, 0}, {"textbf", T_FONT, 5, 0},
-    {"textit", T_FONT, 1, 0}, {"textsf", T_FONT, 1, 0}, {"texttt", T_FONT, 1, 0}, {"textnormal", T_FONT, 1, 0},
-    {"mbox", T_FONT, 1, 0}, {"hbox", T_FONT, 1, 0}, {"emph", T_FONT, 1, 0}, {"mathrm", T_FONT, 1, 0},
-    {"mathbf", T_FONT, 5, 0}, {"mathit", T_FONT, 1, 0}, {"mathsf", T_FONT, 1, 0}, {"mathtt", T_FONT, 1, 0},
-    {"operatorname", T_FONT, 1, 0}, {"boldsymbol", T_FONT, 5, 0}, {"bm", T_FONT, 5, 0}, {"bold", T_FONT, 5, 0},
-    {"rm", T_FONT, 1, 0}, {"bf", T_FONT, 1, 0}, {"it", T_FONT, 1, 0}, {"mathcal", T_FONT, 1, 0},
-    {"mathbb", T_FONT, 2, 0}, {"underline", T_FONT, 0, 0}, {"overrightarrow", T_FONT, 0, 0},
-    {"overleftrightarrow", T_FONT, 0, 0}, {"overarc", T_FONT, 0, 0}, {"widehat", T_FONT, 4, 0}, {"hat", T_FONT, 4, 0},
-    {"bar", T_FONT, 0, 0}, {"vec", T_FONT, 4, 0}, {"tilde", T_FONT, 0, 0}, {"dot", T_FONT, 0, 0},
-    {"ddot", T_FONT, 0, 0}, {"boxed", T_FONT, 0, 0}, {"fbox", T_FONT, 0, 0}, {"ensuremath", T_FONT, 0, 0},
-    {"tiny", T_NOTHING, 0, 0}, {"scriptsize", T_NOTHING, 0, 0}, {"footnotesize", T_NOTHING, 0, 0},
-    {"small", T_NOTHING, 0, 0}, {"normalsize", T_NOTHING, 0, 0}, {"large", T_NOTHING, 0, 0},
-    {"Large", T_NOTHING, 0, 0}, {"LARGE", T_NOTHING, 0, 0}, {"huge", T_NOTHING, 0, 0}, {"Huge", T_NOTHING, 0, 0},
-    {"sf", T_NOTHING, 0, 0}, {"tt", T_NOTHING, 0, 0}, {"num", T_NOTHING, 0, 0}, {"about", T_NOTHING, 0, 2},
-    {"around", T_NOTHING, 0, 2}, {"roughly", T_NOTHING, 0, 2}, {"approx", T_NOTHING, 0, 2},
-    {"exactly", T_NOTHING, 0, 2}, {"only", T_NOTHING, 0, 2}, {"is", T_NOTHING, 0, 2},
-    {"scriptscriptstyle", T_NOTHING, 0, 0}, {"displaystyle", T_NOTHING, 0, 0}, {"textstyle", T_NOTHING, 0, 0}, {"scriptstyle", T_NOTHING, 0, 0},
-    {"limits", T_NOTHING, 0, 0}, {"left", T_NOTHING, 1, 0}, {"right", T_NOTHING, 2, 0}, {"middle", T_NOTHING, 0, 0},
-    {"big", T_NOTHING, 0, 0}, {"Big", T_NOTHING, 0, 0}, {"bigg", T_NOTHING, 0, 0}, {"Bigg", T_NOTHING, 0, 0},
-    {"bigl", T_NOTHING, 1, 0}, {"bigr", T_NOTHING, 2, 0}, {"Bigl", T_NOTHING, 1, 0}, {"Bigr", T_NOTHING, 2, 0},
-    {"biggl", T_NOTHING, 1, 0}, {"biggr", T_NOTHING, 2, 0}, {"quad", T_NOTHING, 0, 0}, {"qquad", T_NOTHING, 0, 0},
-    {"thinspace", T_NOTHING, 0, 0}, {"medspace", T_NOTHING, 0, 0}, {"thickspace", T_NOTHING, 0, 0},
-    {"negthinspace", T_NOTHING, 0, 0}, {"negmedspace", T_NOTHING, 0, 0}, {"negthickspace", T_NOTHING, 0, 0},
-    {"enspace", T_NOTHING, 0, 0}, {"noindent", T_NOTHING, 0, 0}, {"hline", T_NOTHING, 0, 0},
-    {"mathstrut", T_NOTHING, 0, 0}, {"strut", T_NOTHING, 0, 0}, {"nonumber", T_NOTHING, 0, 0},
-    {"newline", T_NOTHING, 0, 0}, {"approximately", T_NOTHING, 0, 2}, {"angle", T_NOTHING, 0, 0},
-    {"measuredangle", T_NOTHING, 0, 0}, {"euro", T_NOTHING, 0, 0}, {"pounds", T_NOTHING, 0, 0}, {"dollar", T_CURRENCY, 0, 0},
-    {"alpha", T_SYMBOL, 0, 1}, {"beta", T_SYMBOL, 0, 1}, {"gamma", T_SYMBOL, 0, 1}, {"delta", T_SYMBOL, 0, 1},
-    {"theta", T_SYMBOL, 0, 1}, {"lambda", T_SYMBOL, 0, 1}, {"sigma", T_SYMBOL, 0, 1}, {"omega", T_SYMBOL, 0, 1},
+    {"item", T_SEPARATOR, SEPARATE_COMMA, 0}, {"for where", T_QUALIFIER, 0, 2}, {"forall", T_QUALIFIER, 0, 0},
+    {"and", T_SEPARATOR, SEPARATE_AND, 2}, {"or", T_SEPARATOR, SEPARATE_OR, 2},
+    {"land wedge", T_SEPARATOR, SEPARATE_AND, 0}, {"lor vee", T_SEPARATOR, SEPARATE_OR, 0}, {"begin", T_BEGIN, 0, 0},
+    {"end", T_FINISH, 0, 0}, {"circ degree", T_DEGREE_SIGN, 0, 0}, {"overline", T_OVERLINE, 0, 0},
+    {"text textrm textit textsf texttt textnormal mbox hbox emph mathrm mathit mathsf", T_FONT, 1, 0},
+    {"mathtt operatorname rm bf it mathcal", T_FONT, 1, 0}, {"textbf mathbf boldsymbol bm bold", T_FONT, 5, 0},
+    {"mathbb", T_FONT, 2, 0},
+    {"underline overrightarrow overleftrightarrow overarc bar tilde dot ddot boxed fbox", T_FONT, 0, 0},
+    {"ensuremath", T_FONT, 0, 0}, {"widehat hat vec", T_FONT, 4, 0},
+    {"tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge sf tt", T_NOTHING, 0, 0},
+    {"num scriptscriptstyle displaystyle textstyle scriptstyle limits middle big Big", T_NOTHING, 0, 0},
+    {"bigg Bigg quad qquad thinspace medspace thickspace negthinspace negmedspace", T_NOTHING, 0, 0},
+    {"negthickspace enspace noindent hline mathstrut strut nonumber newline angle", T_NOTHING, 0, 0},
+    {"measuredangle euro pounds", T_NOTHING, 0, 0},
+    {"about around roughly approx exactly only is approximately", T_NOTHING, 0, 2},
+    {"left bigl Bigl biggl", T_NOTHING, 1, 0}, {"right bigr Bigr biggr", T_NOTHING, 2, 0}, {"dollar", T_CURRENCY, 0, 0},
+    {"alpha beta gamma delta theta lambda sigma omega", T_SYMBOL, 0, 1},
 };
 
 /* Words that stand for something else. */
@@ -1511,7 +1486,8 @@ static void ans_put_greek(ans_side *side, unsigned letter, int capital) {
 static int ans_put_sign(ans_side *side, uint32_t c) {
     char plain = 0;
     if (c >= 0xff01 && c <= 0xff5e) plain = (char)(c - 0xfee0); /* full width */
-    if (c >= 0x1d400 && c <= 0x1d6a3) plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(c - 0x1d400) % 52];
+    if (c >= 0x1d400 && c <= 0x1d6a3)
+        plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(c - 0x1d400) % 52];
     if (c >= 0x1d7ce && c <= 0x1d7ff) plain = (char)('0' + (c - 0x1d7ce) % 10);
     if (plain) return ans_put(side, &plain, 1), 1;
     if (c >= 0x391 && c <= 0x3a9) return ans_put_greek(side, c - 0x391, 1), 1;
@@ -1633,8 +1609,9 @@ static size_t ans_read_count(polar_span s, size_t at, uint64_t *value) {
         int plural;
         size_t stop, next;
         ans_number_word w = ans_number_word_at(s, at - 1, &plural, &stop); /* places are kept plus one: 0 is none */
-        int fits = (w.kind == WORD_ONE && (last == WORD_NONE || last >= WORD_HUNDRED || (last == WORD_TEN && w.value < 10))) ||
-                   (w.kind == WORD_TEN && (last == WORD_NONE || last >= WORD_HUNDRED));
+        int fits =
+            (w.kind == WORD_ONE && (last == WORD_NONE || last >= WORD_HUNDRED || (last == WORD_TEN && w.value < 10))) ||
+            (w.kind == WORD_TEN && (last == WORD_NONE || last >= WORD_HUNDRED));
         if (last == WORD_ARTICLE) fits = 0;
         if (fits) current += w.value;
         else if (w.kind == WORD_HUNDRED && last != WORD_NONE && last < WORD_HUNDRED && !plural)
@@ -1729,7 +1706,8 @@ static size_t ans_rewrite_sign(ans_rewriter *x, size_t end, char tail) {
         const size_t n = strlen(signs[i].word);
         if (end - x->at != n || !ans_at(x->s, x->at, signs[i].word, 1) || (signs[i].before && tail != 'd')) continue;
         unused = signs[i].after && next < x->s.length ? ans_read_count(x->s, next + 1, &value) : 0;
-        if (signs[i].after && !unused && !(next < x->s.length && (ans_is_digit(x->s.text[next]) || x->s.text[next] == '.')))
+        if (signs[i].after && !unused &&
+            !(next < x->s.length && (ans_is_digit(x->s.text[next]) || x->s.text[next] == '.')))
             continue;
         ans_put_text(x->side, signs[i].sign);
         return end;
@@ -1798,7 +1776,8 @@ static size_t ans_rewrite_word(ans_rewriter *x) {
     }
     if ((end = ans_read_count(x->s, x->at + 1, &value)) == 0) return 0;
     next = ans_next_word(x->s, end);
-    if (next && (share = ans_read_part(x->s, next, value, &den)) != 0) return ans_put_fraction(x->side, value, den), share;
+    if (next && (share = ans_read_part(x->s, next, value, &den)) != 0)
+        return ans_put_fraction(x->side, value, den), share;
     if (ans_number_word_at(x->s, x->at, &plural, &share).kind == WORD_ARTICLE && share == end) return 0;
     ans_put_number(x->side, value);
     if (next && ans_at(x->s, next, "and ", 1) && (share = ans_read_share(x->s, next + 4, &num, &den)) != 0)
@@ -2064,15 +2043,25 @@ static void ans_lex_number(ans_lexer *x) {
     x->at += n;
 }
 
-/* The longest bare name at the start of a run of letters. */
-static const ans_name *ans_bare_name(polar_span run) {
+/* The longest bare name at the start of a run of letters; its length goes to *length. */
+static const ans_name *ans_bare_name(polar_span run, size_t *length) {
     const ans_name *best = NULL;
+    *length = 0;
     for (int i = 0; i < COUNT(ans_names); i++) {
-        const ans_name *n = &ans_names[i];
-        if (n->bare && (ans_starts(run, n->name) || (n->bare == 2 && ans_at(run, 0, n->name, 1))) &&
-            (n->bare == 1 || (strlen(n->name) == run.length && (n->bare == 2 || run.text[run.length] == '('))) &&
-            (!best || strlen(n->name) > strlen(best->name)))
-            best = n;
+        const ans_name *row = &ans_names[i];
+        for (const char *name = row->bare ? row->names : ""; *name;) {
+            const size_t n = strcspn(name, " ");
+            size_t same = 0;
+            while (same < n && same < run.length &&
+                   (run.text[same] == name[same] || (row->bare == 2 && ans_lower(run.text[same]) == name[same])))
+                same++;
+            if (same == n && n > *length &&
+                (row->bare == 1 || (n == run.length && (row->bare == 2 || run.text[n] == '(')))) {
+                best = row;
+                *length = n;
+            }
+            name += n + (name[n] == ' ');
+        }
     }
     return best;
 }
@@ -2086,8 +2075,8 @@ static int ans_is_word(polar_span run) {
     for (int i = 0; i < COUNT(words); i++)
         if (strlen(words[i]) == run.length && ans_at(run, 0, words[i], 0)) return 1;
     for (size_t i = 0; i < run.length;) {
-        const ans_name *n = ans_bare_name(ans_from(run, i));
-        if (n) i += strlen(n->name), names++;
+        size_t n;
+        if (ans_bare_name(ans_from(run, i), &n)) i += n, names++;
         else vowels += strchr("aeiou", run.text[i++]) != NULL, single++;
         if (single > 3) return 1;
     }
@@ -2102,10 +2091,9 @@ static const char *ans_word_meaning(polar_span run) {
     return NULL;
 }
 
-/* A known name as its token; returns the letters it takes. */
-static int ans_emit_name(ans_lexer *x, const ans_name *n, polar_span at) {
-    if (n->kind != T_NOTHING) ans_emit(x, n->kind, n->id, at.text, strlen(n->name));
-    return (int)strlen(n->name);
+/* A known name of so many letters as its token. */
+static void ans_emit_name(ans_lexer *x, const ans_name *name, const char *at, size_t length) {
+    if (name->kind != T_NOTHING) ans_emit(x, name->kind, name->id, at, length);
 }
 
 /* "2 x 3" and "2x10^5": the letter that was just passed is a times sign. */
@@ -2118,7 +2106,7 @@ static int ans_is_times(const ans_lexer *x, polar_span run) {
 
 /* Letters: words of other meaning, words, or names and single letters in a row. */
 static void ans_lex_letters(ans_lexer *x) {
-    size_t n = 0, i = 0;
+    size_t n = 0, i = 0, length;
     polar_span run;
     const char *meaning;
     const ans_name *name;
@@ -2131,17 +2119,17 @@ static void ans_lex_letters(ans_lexer *x) {
         return;
     }
     x->at += n;
-    name = ans_bare_name(run);
+    name = ans_bare_name(run, &length);
     meaning = ans_word_meaning(run);
-    if (name && strlen(name->name) == n && !(ans_in_text(x) && name->kind == T_SYMBOL)) ans_emit_name(x, name, run);
+    if (name && length == n && !(ans_in_text(x) && name->kind == T_SYMBOL)) ans_emit_name(x, name, run.text, n);
     else if (meaning && ans_is_digit(*meaning)) ans_emit(x, T_NUMBER, 0, meaning, strlen(meaning));
     else if (meaning) ans_emit(x, T_WORD, 0, meaning, strlen(meaning));
     else if (ans_is_times(x, run)) ans_emit(x, T_CHARACTER, '*', "*", 1);
     else if (ans_in_text(x) ? n > 1 : ans_is_word(run)) ans_emit(x, T_WORD, 0, run.text, n);
     else
         while (i < n) {
-            name = ans_bare_name(ans_from(run, i));
-            if (name) i += (size_t)ans_emit_name(x, name, ans_from(run, i));
+            name = ans_bare_name(ans_from(run, i), &length);
+            if (name) ans_emit_name(x, name, run.text + i, length), i += length;
             else ans_emit(x, T_LETTER, run.text[i], run.text + i, 1)->upright = (uint8_t)ans_in_text(x), i++;
         }
 }
@@ -2180,9 +2168,11 @@ static void ans_lex_environment(ans_lexer *x, int kind) {
 /* The row of a command, or NULL: then it is the name of a symbol. */
 static const ans_name *ans_command(polar_span name) {
     for (int i = 0; i < COUNT(ans_names); i++)
-        if (ans_names[i].name[0] == name.text[0] && strlen(ans_names[i].name) == name.length &&
-            ans_at(name, 0, ans_names[i].name, 0))
-            return &ans_names[i];
+        for (const char *one = ans_names[i].names; *one;) {
+            const size_t n = strcspn(one, " ");
+            if (n == name.length && !memcmp(one, name.text, n)) return &ans_names[i];
+            one += n + (one[n] == ' ');
+        }
     return NULL;
 }
 
@@ -2339,9 +2329,9 @@ static void ans_lex_other(ans_lexer *x, char c) {
         {";", T_SEPARATOR, SEPARATE_COMMA, 0}, {"...", T_SYMBOL, 0, 0},
     };
     for (int i = 0; i < COUNT(two); i++)
-        if (ans_at(x->s, x->at, two[i].name, 0)) {
-            x->at += strlen(two[i].name);
-            ans_emit(x, two[i].kind, two[i].id, two[i].name, strlen(two[i].name));
+        if (ans_at(x->s, x->at, two[i].names, 0)) {
+            x->at += strlen(two[i].names);
+            ans_emit(x, two[i].kind, two[i].id, two[i].names, strlen(two[i].names));
             return;
         }
     x->at++;
@@ -2408,7 +2398,8 @@ static void ans_unqualify(ans_side *side) {
         const ans_token *t = &side->tokens[i];
         depth += ans_bracket(t - 1);
         if (depth) continue;
-        if (t->kind == T_QUALIFIER || (t[-1].kind == T_SEPARATOR && t[-1].id == SEPARATE_COMMA && ans_declares(side, i)))
+        if (t->kind == T_QUALIFIER ||
+            (t[-1].kind == T_SEPARATOR && t[-1].id == SEPARATE_COMMA && ans_declares(side, i)))
             cut = i;
     }
     if (!cut) return;
@@ -2699,7 +2690,9 @@ static int ans_scaled(ans_work *w, ans_op op, int a, int b) {
     for (c = m->first; c && !w->failed;) {
         const int next = w->nodes[c].next;
         w->nodes[c].next = 0;
-        ans_append(w, n, ans_binary(w, op, op == N_DIVIDE ? c : ans_copy(w, scalar, 0), op == N_DIVIDE ? ans_copy(w, scalar, 0) : c));
+        ans_append(w, n,
+                   ans_binary(w, op, op == N_DIVIDE ? c : ans_copy(w, scalar, 0),
+                              op == N_DIVIDE ? ans_copy(w, scalar, 0) : c));
         c = next;
     }
     return n;
@@ -2735,7 +2728,8 @@ static int ans_fold_call(ans_work *w, ans_function f, int a, int b) {
         return ans_folded(w, 0, nat_product(w, (uint32_t)(x - y + 1), (uint32_t)x), nat_from(w, 1), 0);
     if (f != F_BINOMIAL) return 0;
     y = MIN(y, x - y);
-    return ans_folded(w, 0, nat_product(w, (uint32_t)(x - y + 1), (uint32_t)x), nat_product(w, 2, (uint32_t)MAX(y, 1)), 0);
+    return ans_folded(w, 0, nat_product(w, (uint32_t)(x - y + 1), (uint32_t)x), nat_product(w, 2, (uint32_t)MAX(y, 1)),
+                      0);
 }
 
 /* A function of one or two arguments. Factorials, binomials and their like of whole numbers are exact; bars around a
@@ -3181,7 +3175,8 @@ static int ans_read_applied(ans_work *w, int name, const ans_token *first) {
         w->side->ambiguous = 1;
         if (w->plain) return list; /* the label of a point */
         if (w->nodes[list].n == 2 && (first->id == 'C' || first->id == 'P'))
-            return ans_call(w, first->id == 'C' ? F_BINOMIAL : F_PERMUTATION, w->nodes[list].first, w->nodes[list].last);
+            return ans_call(w, first->id == 'C' ? F_BINOMIAL : F_PERMUTATION, w->nodes[list].first,
+                            w->nodes[list].last);
     }
     if (w->nodes[list].op == N_TUPLE) {
         w->nodes[list].op = N_OPAQUE;
@@ -3311,7 +3306,8 @@ static int ans_read_transposed(ans_work *w, int node) {
     if (k != rows * columns || !k) return w->failed = 1;
     for (int i = 0; i < columns; i++) /* element (i, j) of the result is (j, i) of m */
         for (int j = 0; j < rows; j++) {
-            const int at_end = i * rows + j + 1 == k, next = at_end ? 0 : c[(i * rows + j + 1) % rows * columns + (i * rows + j + 1) / rows];
+            const int at_end = i * rows + j + 1 == k,
+                      next = at_end ? 0 : c[(i * rows + j + 1) % rows * columns + (i * rows + j + 1) / rows];
             w->nodes[c[j * columns + i]].next = (int16_t)next;
             if (at_end) m->last = (int16_t)c[j * columns + i];
         }
@@ -3443,7 +3439,8 @@ static int ans_read_product(ans_work *w) {
     n = ans_read_implicit(w);
     while (!w->failed && n) {
         if (ans_accept(w, '*')) n = ans_binary(w, N_MULTIPLY, n, ans_read_implicit(w));
-        else if (ans_now(w)->kind == T_MODULUS && !ans_now(w)->id) w->at++, n = ans_call(w, F_MODULUS, n, ans_read_implicit(w));
+        else if (ans_now(w)->kind == T_MODULUS && !ans_now(w)->id)
+            w->at++, n = ans_call(w, F_MODULUS, n, ans_read_implicit(w));
         else if (ans_accept(w, '/')) n = ans_binary(w, N_DIVIDE, n, ans_read_implicit(w));
         else if (ans_is_char(ans_now(w), ':')) n = ans_read_ratio(w, n);
         else break;
@@ -3518,11 +3515,13 @@ static int ans_is_named(polar_span name, const char *word) {
 /* The exponent behind a unit: ^2, ^{2}, ^{-1}, squared, cubed; 1 without. *used: its tokens. */
 static int ans_unit_power(const ans_work *w, int at, int stop, int *used) {
     const ans_token *t = &w->tokens[at];
-    const int braced = at + 1 < stop && ans_is_char(t + 1, '{'), minus = at + 1 + braced < stop && ans_is_char(t + 1 + braced, '-');
+    const int braced = at + 1 < stop && ans_is_char(t + 1, '{'),
+              minus = at + 1 + braced < stop && ans_is_char(t + 1 + braced, '-');
     const int digit = at + 1 + braced + minus;
     polar_span name;
     *used = 0;
-    if (at < stop && ans_is_char(t, '^') && digit < stop && w->tokens[digit].kind == T_NUMBER && w->tokens[digit].length == 1) {
+    if (at < stop && ans_is_char(t, '^') && digit < stop && w->tokens[digit].kind == T_NUMBER &&
+        w->tokens[digit].length == 1) {
         *used = digit + 1 + braced - at;
         return (minus ? -1 : 1) * (*w->tokens[digit].at - '0');
     }
@@ -3575,8 +3574,9 @@ static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
         if (!n || (row = ans_find_unit(name, &exponent)) == NULL) break;
         own = ans_unit_power(w, i + n, stop, &used);
         if (i == at && !t->upright && !t->spaced && t->kind == T_LETTER &&
-            ((name.length == 1 && !(used && !ans_is_whole(t - 1))) || (name.length == 2 && row->dimension != U_LENGTH && row->dimension != U_MASS &&
-                                  row->dimension != 3 * U_LENGTH)))
+            ((name.length == 1 && !(used && !ans_is_whole(t - 1))) ||
+             (name.length == 2 && row->dimension != U_LENGTH && row->dimension != U_MASS &&
+              row->dimension != 3 * U_LENGTH)))
             break;
         ans_add_unit(w, unit, row, exponent, sign * power * own);
         i += n + used;
@@ -3637,7 +3637,8 @@ static int ans_is_prose(ans_work *w, int at, int stop, int reasons) {
     const ans_token *t = &w->tokens[at];
     int words = 0, opened = 0;
     if (ans_is_operation(w, at, stop)) return 0;
-    if (ans_is_char(t, '-') && !(t->spaced && at + 1 < stop && t[1].spaced && ans_word_tokens(w, at + 1, stop))) return 0;
+    if (ans_is_char(t, '-') && !(t->spaced && at + 1 < stop && t[1].spaced && ans_word_tokens(w, at + 1, stop)))
+        return 0;
     if (!ans_is_char(t, '-') && !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_word_tokens(w, at, stop)) return 0;
     opened = ans_is_char(t, '(') || ans_is_char(t, '[') || (reasons && t->kind == T_WORD);
     for (int i = at, n; i < stop; i += MAX(n, 1)) {
@@ -3684,8 +3685,8 @@ static int ans_value_stop(ans_work *w, int stop, ans_unit *unit) {
         depth += ans_bracket(before);
         if (!ans_pay(w, 1)) break;
         if (depth || !ans_is_value_end(before)) continue;
-        if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION && t->kind != T_SYMBOL && t->kind != T_QUALIFIER &&
-            !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_is_char(t, '-'))
+        if (t->kind != T_WORD && t->kind != T_LETTER && t->kind != T_FUNCTION && t->kind != T_SYMBOL &&
+            t->kind != T_QUALIFIER && !ans_is_char(t, '(') && !ans_is_char(t, '[') && !ans_is_char(t, '-'))
             continue;
         if (t->kind == T_LETTER && !t->upright && (!plain || w->inner || !ans_is_plain_value(w, w->at, i))) {
             polar_span name; /* bare letters after \pi or a bracket: names of two letters only */
@@ -3990,7 +3991,8 @@ static cx ans_many_value(ans_function f, cx a, cx b) {
     case F_GCD: return ans_gcd(a, b);
     case F_LCM: return a.re == 0 || b.re == 0 ? cx_real(0) : cx_divide(cx_multiply(a, b), ans_gcd(a, b));
     case F_PERMUTATION: return cx_divide(cx_factorial(a), cx_factorial(cx_subtract(a, b)));
-    case F_MODULUS: return a.im != 0 || b.im != 0 ? cx_nan() : cx_make(a.re - b.re * floor(a.re / b.re), 0, a.err + b.err);
+    case F_MODULUS:
+        return a.im != 0 || b.im != 0 ? cx_nan() : cx_make(a.re - b.re * floor(a.re / b.re), 0, a.err + b.err);
     case F_BINOMIAL:
         return cx_divide(cx_factorial(a), cx_multiply(cx_factorial(b), cx_factorial(cx_subtract(a, b))));
     default: return cx_nan();
@@ -4045,7 +4047,9 @@ static cx ans_minor(ans_work *w, const int *cells, int n, int row, unsigned used
     double sign = 1;
     for (int k = 0; row < n && k < n; k++) {
         if (used & 1u << k) continue;
-        sum = cx_add(sum, cx_scale(cx_multiply(ans_value(w, cells[row * n + k]), ans_minor(w, cells, n, row + 1, used | 1u << k)), sign));
+        sum = cx_add(sum, cx_scale(cx_multiply(ans_value(w, cells[row * n + k]),
+                                               ans_minor(w, cells, n, row + 1, used | 1u << k)),
+                                   sign));
         sign = -sign;
     }
     return sum;
@@ -4747,7 +4751,8 @@ static int ans_are_lines(const ans_work *w, int a, int b) {
         const ans_node *n = &w->nodes[side ? b : a];
         if (n->op != N_RELATION || n->n != 2 || w->nodes[n->last].relation != REL_EQ) return 0;
         for (const char *c = "xyz"; *c; c++)
-            if (w->nodes[n->first].op == N_SYMBOL && w->nodes[n->first].name == ans_hash(c, 1)) names[side] = (uint64_t)*c;
+            if (w->nodes[n->first].op == N_SYMBOL && w->nodes[n->first].name == ans_hash(c, 1))
+                names[side] = (uint64_t)*c;
     }
     return names[0] && names[1] && names[0] != names[1];
 }
@@ -4763,8 +4768,10 @@ static int ans_compare(ans_work *w, ans_part a, ans_part b) {
     if (ans_are_lines(w, a.node, b.node)) return 0;
     x.node = ans_result(w, a.node);
     y.node = ans_result(w, b.node);
-    if ((ans_is_bars_equation(w, a.node) && (s || w->nodes[b.node].op >= N_LIST || (w->nodes[b.node].flags & BOTH_SIGNS))) ||
-        (ans_is_bars_equation(w, b.node) && (r || w->nodes[a.node].op >= N_LIST || (w->nodes[a.node].flags & BOTH_SIGNS)))) {
+    if ((ans_is_bars_equation(w, a.node) &&
+         (s || w->nodes[b.node].op >= N_LIST || (w->nodes[b.node].flags & BOTH_SIGNS))) ||
+        (ans_is_bars_equation(w, b.node) &&
+         (r || w->nodes[a.node].op >= N_LIST || (w->nodes[a.node].flags & BOTH_SIGNS)))) {
         same = ans_same_region(w, ans_is_bars_equation(w, a.node) ? a.node : x.node,
                                ans_is_bars_equation(w, b.node) ? b.node : y.node);
         if (same >= 0) return same;
@@ -4991,7 +4998,8 @@ static char ans_choice(const ans_side *s, int *used) {
     if (letter == t[bracket].id && !t[bracket].upright && bracket) return 0; /* (a) x is a product */
     if (ans_is_char(&t[i], '-') && !(i + 1 < n && !t[i + 1].spaced)) return 0;
     return ans_is_char(&t[i], '^') || ans_is_char(&t[i], '_') || ans_is_char(&t[i], '+') || ans_is_char(&t[i], '*') ||
-                   ans_is_char(&t[i], '/') || ans_is_char(&t[i], '!') || t[i].kind == T_RELATION || t[i].kind == T_SEPARATOR
+                   ans_is_char(&t[i], '/') || ans_is_char(&t[i], '!') || t[i].kind == T_RELATION ||
+                   t[i].kind == T_SEPARATOR
                ? 0
                : letter;
 }
@@ -5026,7 +5034,8 @@ static int ans_is_text(const ans_side *s) {
 
 /* 1 for one word of three letters, such as "red". */
 static int ans_is_three_letters(const ans_side *s) {
-    return s->n_tokens == 3 && ans_is_three_letter_word(ans_span(s->tokens->at, (size_t)(s->tokens[2].at - s->tokens->at + 1)));
+    return s->n_tokens == 3 &&
+           ans_is_three_letter_word(ans_span(s->tokens->at, (size_t)(s->tokens[2].at - s->tokens->at + 1)));
 }
 
 /* Equal words, of which one side may be too short to be known for a word: odd and \text{odd}. */
@@ -5054,7 +5063,8 @@ static void ans_name_parameters(ans_side *a, ans_side *b) {
     char letter = other->parameter;
     if (!declared) return;
     for (int i = 0; i < other->n_tokens && !letter; i++)
-        if (other->tokens[i].kind == T_LETTER && strchr("kmnlt", other->tokens[i].id)) letter = (char)other->tokens[i].id;
+        if (other->tokens[i].kind == T_LETTER && strchr("kmnlt", other->tokens[i].id))
+            letter = (char)other->tokens[i].id;
     if (!letter || letter == declared) return;
     ans_rename(a, a == other ? letter : declared, "k");
     ans_rename(b, b == other ? letter : declared, "k");
