@@ -617,6 +617,7 @@ TEST(hostile) {
         {"'", 2000, "x"}, {"$", 300000, ""}, {"answer is ", 50000, ""}, {"oxed{", 50000, ""}, {"\\)", 100000, ""},
         {"a, ", 100000, ""}, {"1,111", 60000, ""}, {"#", 100000, ""}, {"is the ans", 20000, ""},
         {"\\begin{", 20000, ""}, {"herefore", 30000, ""}, {"is ", 90000, "statement"},
+        {"\\text{1", 9000, ""}, {"1 m and ", 8000, ""}, {"1)", 1, ")"}, {"2 km ", 12000, ""}, {"2 two ", 200, ""},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         hostile_answer x = cases[i];
@@ -667,8 +668,9 @@ TEST(fuzz) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(naturals), T(functions), T(reader), T(extraction), T(references), T(equal), T(different), T(classes), T(sets), T(data_check),
-    T(data_classes), T(data_extract), T(data_gsm8k), T(data_cot), T(data_golds), T(hostile), T(memory), T(judge), T(fuzz),
+    T(naturals), T(functions), T(reader), T(extraction), T(references), T(equal), T(different), T(classes), T(sets),
+    T(data_check), T(data_classes), T(data_extract), T(data_gsm8k), T(data_cot), T(data_golds), T(hostile), T(memory),
+    T(judge), T(fuzz),
 };
 
 int main(int argc, char **argv) {

@@ -116,6 +116,18 @@ static polar_span ans_after_last(polar_span s, const char *what) {
     return at == ANS_NONE ? s : ans_from(s, at + strlen(what));
 }
 
+/* 1 if a span is one of the words of a list, without case. */
+static int ans_is_any(polar_span s, const char *words) {
+    while (*words) {
+        const size_t n = strcspn(words, " ");
+        size_t i = 0;
+        while (n == s.length && i < n && ans_lower(s.text[i]) == words[i]) i++;
+        if (n && n == s.length && i == n) return 1;
+        words += n + (words[n] == ' ');
+    }
+    return 0;
+}
+
 /* 1 if two spans are the same bytes. */
 static int ans_same_bytes(polar_span a, polar_span b) {
     return a.length == b.length && !memcmp(a.text, b.text, a.length);
@@ -514,18 +526,6 @@ static int ans_extract_formula(polar_span s, polar_span *out) {
     return best != ANS_NONE && out->length;
 }
 
-/* 1 if a span is one of the words of a list, without case. */
-static int ans_is_any(polar_span s, const char *words) {
-    while (*words) {
-        const size_t n = strcspn(words, " ");
-        size_t i = 0;
-        while (n == s.length && i < n && ans_lower(s.text[i]) == words[i]) i++;
-        if (n && n == s.length && i == n) return 1;
-        words += n + (words[n] == ' ');
-    }
-    return 0;
-}
-
 /* am, p.m. and the like. */
 static int ans_is_half_day(polar_span s) {
     return ans_is_any(s, "am pm a.m p.m a.m. p.m. noon midnight");
@@ -536,7 +536,8 @@ static int ans_is_half_day(polar_span s) {
  * What is taken is the last run between words that has a digit, whole: 2^8, 5 3/4, (3, -4), x = \frac{1}{2}; with the
  * unit or multiplier behind it. */
 
-static const char *const ans_text_commands[] = {"\\text{", "\\textbf{", "\\mbox{", "\\textit{", "\\mathrm{", "\\textrm{"};
+static const char *const ans_text_commands[] = {"\\text{",   "\\textbf{", "\\mbox{",
+                                                "\\textit{", "\\mathrm{", "\\textrm{"};
 
 /* 1 if letters at a place stand in the braces of a command that is no text. */
 static int ans_is_argument(polar_span s, size_t at) {
@@ -550,23 +551,21 @@ static int ans_is_argument(polar_span s, size_t at) {
 static size_t ans_text_command(polar_span s, size_t at) {
     for (int i = 0; i < COUNT(ans_text_commands); i++)
         if (ans_at(s, at, ans_text_commands[i], 0)) {
-            const size_t close = ans_find(ans_from(s, at), "}");
+            const size_t close = ans_find(ans_slice(s, at, MIN(at + 256, s.length)), "}");
             return close == ANS_NONE ? 0 : close + 1;
         }
     return 0;
 }
 
-/* Length of the word at a place, 0 for names of functions and what belongs to formulas: letters behind a backslash or in
- * the argument of a command, one letter, exponents such as 1e6. */
+/* Length of the word at a place, 0 for names of functions and what belongs to formulas: letters behind a backslash
+ * or in the argument of a command, one letter, exponents such as 1e6. */
 static size_t ans_prose_word(polar_span s, size_t at) {
-    static const char *const names[] = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "frac", "pi",
-                                        "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "max", "min", "gcd", "lcm",
-                                        "cis", "mod", "infty", "cbrt", "binom"};
+    static const char names[] = "sin cos tan cot sec csc log ln exp sqrt frac pi arcsin arccos arctan sinh cosh tanh "
+                                "max min gcd lcm cis mod infty cbrt binom";
     size_t n = 0;
     if (at && (ans_is_letter(s.text[at - 1]) || s.text[at - 1] == '\\')) return 0;
     while (at + n < s.length && ans_is_letter(s.text[at + n])) n++;
-    for (int i = 0; i < COUNT(names); i++)
-        if (strlen(names[i]) == n && ans_at(s, at, names[i], 0)) return 0;
+    if (n && s.text[at] >= 'a' && ans_is_any(ans_slice(s, at, at + n), names)) return 0;
     if (ans_is_argument(s, at)) return 0;
     if (n == 2 && ans_at(s, at, "to ", 0) && at > 1 && ans_is_digit(s.text[at - 2]) && at + 3 < s.length &&
         ans_is_digit(s.text[at + 3]))
@@ -634,7 +633,8 @@ static size_t ans_behind_value(polar_span s, size_t at) {
         if (n > 1 && (ans_is_half_day(word) || ans_number_word_at(s, i, &plural, &unused).kind >= WORD_HUNDRED ||
                       ans_is_any(word, "square cubic sq cu percent degrees degree celsius fahrenheit")))
             at = i + n;
-        else if ((n > 1 || (n && s.text[i - 1] == '/')) && per && ans_find_unit(word, &exponent) && !ans_is_any(word, "in")) {
+        else if ((n > 1 || (n && i && s.text[i - 1] == '/')) && per && ans_find_unit(word, &exponent) &&
+                 !ans_is_any(word, "in")) {
             at = i + n;
             per = 0;
             while (at < s.length && (unsigned char)s.text[at] >= 128) at++; /* cm\u00b2 */
@@ -661,7 +661,7 @@ static int ans_extract_number(polar_span s, polar_span *out) {
     polar_span value;
     if (!ans_last_run(s, &start, &end)) return 0;
     end = MAX(end, ans_behind_value(s, end));
-    while (ans_last_run(ans_slice(s, 0, start), &before_start, &before_end)) {
+    for (int part = 0; part < 4 && ans_last_run(ans_slice(s, 0, start), &before_start, &before_end); part++) {
         const polar_span between = ans_trim(ans_slice(s, ans_behind_value(s, before_end), start));
         if (ans_behind_value(s, before_end) == before_end || (between.length && !ans_is_any(between, "and ,"))) break;
         start = before_start;
@@ -669,7 +669,7 @@ static int ans_extract_number(polar_span s, polar_span *out) {
     value = ans_trim(ans_slice(s, start, end));
     if (!ans_is_closed(value)) value = ans_after_last(value, "=");
     if (ans_starts(value, "- ") || ans_starts(value, "* ")) value = ans_from(value, 2); /* the mark of a list */
-    for (size_t n = 0; n != value.length;) {
+    for (size_t n = 0; n != value.length && value.length <= ANS_TEXT;) {
         n = value.length;
         value = ans_tidy(value);
         if (value.length && strchr("*`>=~_", value.text[0])) value = ans_from(value, 1);
@@ -713,7 +713,8 @@ static int ans_extract_line(polar_span s, polar_span *out) {
 static polar_span ans_only_value(polar_span s) {
     static const char stop[] =
         "all no not less more least most than except between above below under over minus plus times half root log "
-        "negative twice double triple thrice square cube divided to or and if when where option choice choices for any every infinitely true false yes none "
+        "negative twice double triple thrice square cube divided to or and if when where option choice choices for any "
+        "every infinitely true false yes none "
         "january february march april may june july august september october november december monday tuesday "
         "wednesday thursday friday saturday sunday jan feb mar apr jun jul aug sep oct nov dec";
     size_t start, end, word = 0, i;
@@ -724,7 +725,7 @@ static polar_span ans_only_value(polar_span s) {
     if (!ans_prose_word(s, i)) return s;
     for (i = 0; i < s.length; i++) {
         const size_t n = ans_prose_word(s, i);
-        if (ans_is_digit(s.text[i]) && (i < start || i >= end)) return s; /* another value */
+        if ((i < start || i >= end) && ans_is_digit(s.text[i])) return s; /* another value */
         if (!n) continue;
         if (i < start) {
             int plural;
@@ -1738,18 +1739,15 @@ static size_t ans_rewrite_phrase(ans_rewriter *x) {
 
 /* Codes of currencies in front of a number go. */
 static size_t ans_rewrite_currency(ans_rewriter *x, size_t end) {
-    static const char *const codes[] = {"usd", "eur", "gbp", "inr", "rs", "jpy", "cny", "rmb", "aud", "cad", "chf",
-                                        "nzd", "sgd", "hkd", "mxn", "php", "zar", "krw", "brl", "rub", "us"};
+    static const char codes[] = "usd eur gbp inr rs jpy cny rmb aud cad chf nzd sgd hkd mxn php zar krw brl rub us";
+    const polar_span word = ans_slice(x->s, x->at, end);
     size_t next = end;
     if (next < x->s.length && x->s.text[next] == '.') next++;
     while (next < x->s.length && (x->s.text[next] == ' ' || x->s.text[next] == '~')) next++;
     if (next >= x->s.length || !ans_is_digit(x->s.text[next])) return 0;
-    for (int i = 0; i < COUNT(codes); i++)
-        if (end - x->at == strlen(codes[i]) && ans_at(x->s, x->at, codes[i], 1)) {
-            if (!i) ans_put_text(x->side, "\\dollar ");
-            return next;
-        }
-    return 0;
+    if (!ans_is_any(word, codes)) return 0;
+    if (ans_is_any(word, "usd")) ans_put_text(x->side, "\\dollar ");
+    return next;
 }
 
 /* A word, whole: a number, or what changes one. Returns where to go on. */
@@ -1785,7 +1783,7 @@ static size_t ans_rewrite_word(ans_rewriter *x) {
     return end;
 }
 
-/* The period of a repeating decimal behind its point and `n` digits: \overline{52}, \bar 6, \dot5\dot2, (8). Appends its
+/* The period of a repeating decimal behind its point and digits: \overline{52}, \bar 6, \dot5\dot2, (8). Appends its
  * digits to `period` and returns where it ends, 0 without one. */
 static size_t ans_read_period(polar_span s, size_t at, char *period, int capacity) {
     static const char *const open[] = {"\\overline{", "\\bar{", "\\bar ", "("};
@@ -1880,27 +1878,24 @@ static size_t ans_group_end(polar_span s, size_t at) {
 
 /* Commands about looks go with their argument; \SI{3}{cm} is 3\text{ cm}. */
 static size_t ans_rewrite_command(ans_rewriter *x) {
-    static const char *const gone[] = {"\\color", "\\textcolor", "\\colorbox", "\\phantom", "\\hphantom", "\\vphantom",
-                                       "\\hspace", "\\vspace", "\\tag", "\\label"};
-    static const char *const quantities[] = {"\\SI", "\\qty"};
+    static const char gone[] = "color textcolor colorbox phantom hphantom vphantom hspace vspace tag label";
     size_t end = x->at + 1, first, second;
+    polar_span name;
     while (end < x->s.length && ans_is_letter(x->s.text[end])) end++;
-    for (int i = 0; i < COUNT(gone); i++)
-        if (end - x->at == strlen(gone[i]) && ans_at(x->s, x->at, gone[i], 0)) {
-            if (end < x->s.length && x->s.text[end] == '*') end++;
-            first = ans_group_end(x->s, end);
-            if (first) ans_put_text(x->side, " ");
-            return first;
-        }
-    for (int i = 0; i < COUNT(quantities); i++)
-        if (end - x->at == strlen(quantities[i]) && ans_at(x->s, x->at, quantities[i], 0) &&
-            (first = ans_group_end(x->s, end)) != 0 && (second = ans_group_end(x->s, first)) != 0) {
-            ans_put(x->side, x->s.text + end + 1, first - end - 2);
-            ans_put_text(x->side, "\\text{ ");
-            ans_put(x->side, x->s.text + first + 1, second - first - 1);
-            return second;
-        }
-    return 0;
+    name = ans_slice(x->s, x->at + 1, end);
+    if (ans_is_any(name, gone)) {
+        if (end < x->s.length && x->s.text[end] == '*') end++;
+        first = ans_group_end(x->s, end);
+        if (first) ans_put_text(x->side, " ");
+        return first;
+    }
+    if (!ans_is_any(name, "si qty") || (first = ans_group_end(x->s, end)) == 0 ||
+        (second = ans_group_end(x->s, first)) == 0)
+        return 0;
+    ans_put(x->side, x->s.text + end + 1, first - end - 2);
+    ans_put_text(x->side, "\\text{ ");
+    ans_put(x->side, x->s.text + first + 1, second - first - 1);
+    return second;
 }
 
 /* "(mod 7)" is \pmod{7}. */
@@ -2066,14 +2061,12 @@ static const ans_name *ans_bare_name(polar_span run, size_t *length) {
     return best;
 }
 
-/* A run of letters is a formula if it is short, or if names with at most three letters between make it up, which have no
- * vowel if they are two or three: "sinxy" is one, "since" is a word. */
+/* A run of letters is a formula if it is short, or if names with at most three letters between make it up, which have
+ * no vowel if they are two or three: "sinxy" is one, "since" is a word. */
 static int ans_is_word(polar_span run) {
-    static const char *const words[] = {"pint", "pints", "cost", "costs", "tank", "tanks", "pins", "logs", "sing"};
     int single = 0, names = 0, vowels = 0;
     if (run.length < 4) return 0;
-    for (int i = 0; i < COUNT(words); i++)
-        if (strlen(words[i]) == run.length && ans_at(run, 0, words[i], 0)) return 1;
+    if (ans_is_any(run, "pint pints cost costs tank tanks pins logs sing")) return 1;
     for (size_t i = 0; i < run.length;) {
         size_t n;
         if (ans_bare_name(ans_from(run, i), &n)) i += n, names++;
@@ -2178,7 +2171,8 @@ static const ans_name *ans_command(polar_span name) {
 
 /* i, j or k that a command for vectors marks, with its braces or without, as a unit vector. */
 static int ans_lex_basis(ans_lexer *x) {
-    static const char *const forms[] = {"{i}", "{j}", "{k}", "{\\imath}", "{\\jmath}", "i", "j", "k", "\\imath", "\\jmath"};
+    static const char *const forms[] = {"{i}", "{j}", "{k}", "{\\imath}", "{\\jmath}",
+                                        "i",   "j",   "k",   "\\imath",   "\\jmath"};
     for (int i = 0; i < COUNT(forms); i++) {
         const size_t n = strlen(forms[i]);
         if (!ans_at(x->s, x->at, forms[i], 0) || (ans_is_letter(forms[i][n - 1]) && ans_is_letter(ans_peek(x, n))))
@@ -2382,7 +2376,7 @@ static int ans_declares(const ans_side *side, int at) {
 
 /* The constant of an integral: "+ c" at the end is "+ C", if the letter occurs nowhere else. */
 static void ans_name_constant(ans_side *side) {
-    ans_token *last = &side->tokens[side->n_tokens - 1];
+    ans_token *last = &side->tokens[MAX(side->n_tokens, 1) - 1];
     if (side->n_tokens < 3 || last->kind != T_LETTER || last->id != 'c' || !ans_is_char(last - 1, '+')) return;
     for (const ans_token *t = side->tokens; t < last; t++)
         if (t->kind == T_LETTER && (t->id == 'c' || t->id == 'C')) return;
@@ -3295,7 +3289,8 @@ static int ans_read_transposed(ans_work *w, int node) {
     const int cells = m->n, rows = columns ? cells / columns : 0;
     const ans_token *t = ans_now(w);
     int c[ANS_ELEMENTS], k = 0;
-    const int is = (t->kind == T_LETTER && t->id == 'T') || (t->kind == T_SYMBOL && t->length == 3 && !memcmp(t->at, "top", 3));
+    const int is = (t->kind == T_LETTER && t->id == 'T') ||
+                   (t->kind == T_SYMBOL && ans_is_any(ans_span(t->at, t->length), "top intercal"));
     w->at++;
     if (!is || (m->op != N_MATRIX && m->op != N_TUPLE && m->op != N_LIST) || cells > ANS_ELEMENTS ||
         (braced && !ans_accept(w, '}')))
@@ -3507,11 +3502,6 @@ static int ans_run(const ans_work *w, int at, int stop, polar_span *name) {
     return n;
 }
 
-/* 1 if a run of letters is a given word. */
-static int ans_is_named(polar_span name, const char *word) {
-    return name.length == strlen(word) && ans_at(name, 0, word, 1);
-}
-
 /* The exponent behind a unit: ^2, ^{2}, ^{-1}, squared, cubed; 1 without. *used: its tokens. */
 static int ans_unit_power(const ans_work *w, int at, int stop, int *used) {
     const ans_token *t = &w->tokens[at];
@@ -3527,8 +3517,8 @@ static int ans_unit_power(const ans_work *w, int at, int stop, int *used) {
     }
     if (at < stop && ans_run(w, at, stop, &name) == 1) {
         *used = 1;
-        if (ans_is_named(name, "squared")) return 2;
-        if (ans_is_named(name, "cubed")) return 3;
+        if (ans_is_any(name, "squared")) return 2;
+        if (ans_is_any(name, "cubed")) return 3;
     }
     *used = 0;
     return 1;
@@ -3557,13 +3547,13 @@ static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
         const ans_unit_row *row;
         polar_span name;
         int n = ans_run(w, i, stop, &name), exponent, used, own;
-        if (end > at && (ans_is_char(t, '/') || ans_is_named(name, "per"))) {
+        if (end > at && (ans_is_char(t, '/') || ans_is_any(name, "per"))) {
             sign = -1;
             i += MAX(n, 1);
             continue;
         }
         if (end > at && ans_is_char(t, '*') && i++ >= 0) continue;
-        if (ans_is_named(name, "square") || ans_is_named(name, "sq") || ans_is_named(name, "cubic") || ans_is_named(name, "cu")) {
+        if (ans_is_any(name, "square sq cubic cu")) {
             power = ans_lower(*name.text) == 's' ? 2 : 3;
             i += n;
             continue;
@@ -3586,17 +3576,6 @@ static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
     return end - at;
 }
 
-/* Two letters that are words, not a product. */
-static int ans_is_short_word(polar_span s) {
-    static const char words[] = " of in on at by to an is it he we are per for the was has had all can and but not she who each ";
-    char spaced[6] = " ";
-    if (s.length < 2 || s.length > 3) return 0;
-    for (size_t i = 0; i < s.length; i++) spaced[1 + i] = ans_lower(s.text[i]);
-    spaced[1 + s.length] = ' ';
-    spaced[2 + s.length] = 0;
-    return strstr(words, spaced) != NULL;
-}
-
 /* Three letters behind a space are a word if they have a vowel and are no row of the alphabet: "men", not "abc". */
 static int ans_is_three_letter_word(polar_span s) {
     int vowels = 0;
@@ -3615,24 +3594,24 @@ static int ans_word_tokens(const ans_work *w, int at, int stop) {
     n = ans_run(w, at, stop, &name);
     if (!n || t->kind == T_SYMBOL) return 0;
     if (name.length == 1 && (t->id == 'a') && t->spaced) return 1;
-    return ans_is_short_word(name) || (t->spaced && ans_is_three_letter_word(name)) ? n : 0;
+    if (ans_is_any(name, "of in on at by to an is it he we are per for the was has had all can and but not she who"))
+        return n;
+    return t->spaced && ans_is_three_letter_word(name) ? n : 0;
 }
 
 /* Words that change the value before them. */
 static int ans_is_operation(const ans_work *w, int at, int stop) {
-    static const char *const words[] = {"times", "plus", "minus", "less", "more", "divided", "multiplied", "over", "mod",
-                                        "squared", "cubed", "factorial", "choose", "modulo", "hundred", "thousand",
-                                        "million", "billion", "trillion", "dozen", "percent", "tenths", "hundredths"};
     polar_span name;
     const int n = ans_run(w, at, stop, &name);
-    for (int i = 0; i < COUNT(words); i++)
-        if (ans_is_named(name, words[i])) return 1;
-    return ans_is_named(name, "of") && at + n < stop && w->tokens[at + n].kind == T_NUMBER;
+    return ans_is_any(name, "times plus minus less more divided multiplied over mod modulo squared cubed factorial "
+                            "choose point raised to out hundred thousand million billion trillion dozen percent "
+                            "tenths hundredths") ||
+           (ans_is_any(name, "of in per") && at + n < stop && w->tokens[at + n].kind == T_NUMBER);
 }
 
 /* 1 if the tokens from `at` on are words about the value before them: they begin with a word, or a bracket or a dash
- * before one; digits may follow, but no operation and no letter that could be a symbol. Behind a comma a calculation may
- * give the `reasons`, as in brackets. */
+ * before one; digits may follow, but no operation and no letter that could be a symbol. Behind a comma a calculation
+ * may give the `reasons`, as in brackets. */
 static int ans_is_prose(ans_work *w, int at, int stop, int reasons) {
     const ans_token *t = &w->tokens[at];
     int words = 0, opened = 0;
@@ -3647,7 +3626,7 @@ static int ans_is_prose(ans_work *w, int at, int stop, int reasons) {
         words += n > 0;
         if (!ans_pay(w, 20)) return 0;
         if (n || opened) continue; /* in brackets there may be a calculation */
-        if (ans_run(w, i, stop, &name) && name.length < 3 && !ans_is_named(name, "a")) {
+        if (ans_run(w, i, stop, &name) && name.length < 3 && !ans_is_any(name, "a")) {
             int exponent;
             if (!ans_find_unit(name, &exponent) || name.length < 2) return 0;
         }
@@ -4936,8 +4915,8 @@ static void ans_half_hours(ans_moment *m) {
     }
 }
 
-/* Two dates with a month's name, or two times of day: 1 if they are the same, 0 if not; -1 if they are neither, or could
- * be proportions too. A mark (a.m., p.m.) on one side decides that both are times; on both sides it counts. */
+/* Two dates with a month's name, or two times of day: 1 if they are the same, 0 if not; -1 if they are neither, or
+ * could be proportions too. A mark (a.m., p.m.) on one side decides that both are times; on both sides it counts. */
 static int ans_same_moment(const ans_side *a, const ans_side *b) {
     ans_moment x, y;
     if (a->n_tokens > 12 || b->n_tokens > 12 || !ans_read_moment(a, &x) || !ans_read_moment(b, &y)) return -1;
@@ -4979,9 +4958,7 @@ static char ans_choice(const ans_side *s, int *used) {
     const ans_token *t = s->tokens;
     int i = 0, bracket, n = s->n_tokens, named = 0;
     char letter;
-    while (i < n && t[i].kind == T_WORD &&
-           (ans_at(ans_span(t[i].at, t[i].length), 0, "option", 1) || ans_at(ans_span(t[i].at, t[i].length), 0, "choice", 1)))
-        i++, named = 1;
+    for (; i < n && t[i].kind == T_WORD && ans_is_any(ans_span(t[i].at, t[i].length), "option choice"); i++) named = 1;
     bracket = i < n && (ans_is_char(&t[i], '(') || ans_is_char(&t[i], '['));
     i += bracket;
     if (i >= n || t[i].kind != T_LETTER || ans_lower((char)t[i].id) < 'a' || ans_lower((char)t[i].id) > 'e') return 0;
