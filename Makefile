@@ -68,7 +68,7 @@ build/test_%: tests/test_%.c $(wildcard tests/*.h tests/fuzz/*.c examples/*/*.[c
 
 build/test_model: polar
 
-build/test_train_cli: polar
+build/test_train_cli: polar examples/cli/json.c examples/cli/cli.h
 
 build/test_cli: polar
 

@@ -14459,9 +14459,10 @@ polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *j
     if (!ballots || !winner || n < 1 || n > POLAR_MAX_MENU)
         return fail(error, POLAR_ARGUMENT, "a vote over %d answers: 1..%d are possible", n, POLAR_MAX_MENU);
     for (int i = 0; i < n; i++) { /* joins the first answer that says the same */
+        const int cut = ballots[i].stop == POLAR_STOP_LIMIT || ballots[i].stop == POLAR_STOP_CONTEXT;
         int same = 0, at = 0;
         weight[i] = 0;
-        if (!ballots[i].length) continue;
+        if (cut || !ballots[i].length) continue;
         for (; at < i; at++)
             if (count[at] && (same = vote_same(judge, &ballots[i], &ballots[at])) != 0) break;
         if (same < 0) return fail(error, POLAR_MEMORY, "out of memory: the comparison of two answers");
@@ -14543,7 +14544,8 @@ static polar_status pick_vote(const polar_judge *judge, const polar_candidate *c
     for (int i = 0; i < x->n; i++) {
         const polar_span s = vote_extract(judge, x->text.at + x->starts[i], x->starts[i + 1] - x->starts[i]);
         ballots[i].text = s.text;
-        ballots[i].length = x->results[i].stop == POLAR_STOP_CONTEXT ? 0 : s.length;
+        ballots[i].length = s.length;
+        ballots[i].stop = x->results[i].stop;
         ballots[i].weight = exp64(MAX(c[i].score, -700));
     }
     return polar_vote(ballots, x->n, judge, winner, votes, e);

@@ -818,7 +818,7 @@ typedef struct polar_predictor_info {
                                            were asked with in training; "" if unknown, a system of NULL: none */
     double price;               /* of the menu, see polar_menu_pick */
     double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
-    int cascade_programs;       /* for how many programs the threshold was fitted; 0: it was not */
+    int cascade_programs;       /* for how many programs it was fitted, with POLAR_MENU_PRICE; 0: it was not */
     const uint64_t *questions;  /* (n_questions) fingerprints of the questions it was trained and chosen on, ascending,
                                    by a hash of the trainer's choice; NULL if unknown */
     int n_questions;
@@ -999,7 +999,7 @@ typedef struct polar_picked {
     polar_result result; /* of the program whose answer it is */
     int chosen;          /* its index */
     int n_run, n_calls;  /* programs that were run, and layer calls per token of all of them */
-    int votes;           /* for this answer */
+    int votes;           /* for this answer; 0: no program gave one that counts, and it is that of the first */
     polar_candidate candidate; /* the program whose answer it is */
 } polar_picked;
 
@@ -1031,11 +1031,12 @@ polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, i
 typedef struct polar_ballot {
     const char *text;
     size_t length;
-    double weight;
+    double weight;   /* probability of its program: exp of polar_candidate.score */
+    polar_stop stop; /* LIMIT and CONTEXT: the response was cut, and its answer does not vote */
 } polar_ballot;
 /* The answer that most of at most POLAR_MAX_MENU ballots give, the judge says which are the same; of equal ones that
- * with more weight, then the first. *winner is the index of the first ballot for it, -1 if there is no answer at all;
- * *votes (may be NULL) their number. */
+ * with more weight, then the first. *winner is the index of the first ballot for it, -1 if no answer votes, where
+ * polar_picker_answer takes the first program's; *votes (may be NULL) their number. */
 polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
                         polar_error *error);
 

@@ -168,7 +168,7 @@ static double calls_of(const json *run, int n_prompt, int features) {
 
 /* The run that a vote over the listed ones takes: letters, compared as text. */
 static int vote(const json *runs, const int *list, const double *weight, int n) {
-    int best = -1, most = 0;
+    int best = list[0], most = 0; /* the first, if nobody votes */
     double heaviest = 0;
     for (int i = 0; i < n; i++) {
         char a[208], b[208];
@@ -176,13 +176,15 @@ static int vote(const json *runs, const int *list, const double *weight, int n) 
         double sum = 0;
         string(item(runs, (size_t)list[i]), "answer", a);
         for (int k = 0; k < n; k++) {
+            string(item(runs, (size_t)list[k]), "stop", b);
+            if (!strcmp(b, "limit") || !strcmp(b, "context")) continue; /* cut answers do not vote */
             string(item(runs, (size_t)list[k]), "answer", b);
             if (strcmp(a, b) || !*a) continue;
             if (first < 0) first = k;
             count++;
             sum += weight[k];
         }
-        if (first != i || !count || (best >= 0 && (count < most || (count == most && sum <= heaviest)))) continue;
+        if (first != i || !count || (most && (count < most || (count == most && sum <= heaviest)))) continue;
         best = list[i];
         most = count;
         heaviest = sum;

@@ -317,7 +317,7 @@ TEST(mismatch) {
 /* --- votes and cascades --- */
 
 static polar_ballot ballot(const char *text, double weight) {
-    const polar_ballot b = {text, strlen(text), weight};
+    const polar_ballot b = {text, strlen(text), weight, POLAR_STOP_END};
     return b;
 }
 
@@ -349,6 +349,13 @@ TEST(vote) {
     b[2].weight = 1.0;
     b[1].weight = 0.2; /* equal: the first */
     CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 0 && votes == 2);
+    b[0].stop = POLAR_STOP_LIMIT; /* cut answers do not vote */
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 1 && votes == 2);
+    b[2].stop = POLAR_STOP_CONTEXT;
+    CHECK(!polar_vote(b, 5, &judge, &winner, &votes, NULL) && winner == 4 && votes == 1); /* 0.3 against 0.2 */
+    b[0] = ballot("7", 1);
+    b[0].stop = POLAR_STOP_LIMIT;
+    CHECK(!polar_vote(b, 1, NULL, &winner, &votes, NULL) && winner == -1 && votes == 0);
     b[0] = ballot("", 1);
     CHECK(!polar_vote(b, 1, NULL, &winner, &votes, NULL) && winner == -1 && votes == 0);
     CHECK(polar_vote(b, 0, NULL, &winner, &votes, NULL) == POLAR_ARGUMENT);
@@ -407,7 +414,8 @@ static int on_text(void *user, const char *text, size_t length) {
 TEST(answer) {
     static const char *const menu[] = {"identity", "3x0", "0-1 2x2", "0x0", "1x3"};
     static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f, 0};
-    static char texts[5][256], text[256];
+    static char texts[5][256], text[256], stop[2];
+    static const char *const stops[] = {stop, NULL};
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
@@ -453,8 +461,17 @@ TEST(answer) {
     CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
     o.method = POLAR_METHOD_VOTE;
     o.prefix = "\\boxed{"; /* so that whatever the model says is an answer */
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.votes >= 1);
-    CHECK_STR(text, texts[r.chosen]);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
+    CHECK(r.votes == 0 && r.chosen == 0); /* all answers were cut */
+    CHECK_STR(text, texts[0]);
+    for (int i = 1; i < n && !*stop; i++) /* what the answer of another program says, and the first one's does not */
+        for (size_t k = 1; k < strlen(texts[i]) && !*stop; k++)
+            if (!strchr(texts[0], texts[i][k]) && texts[i][k] > ' ' && texts[i][k] < 127) stop[0] = texts[i][k];
+    CHECK(*stop);
+    o.generate.stop = stops;
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
+    CHECK(r.votes >= 1 && r.chosen > 0 && r.result.stop == POLAR_STOP_STRING);
+    CHECK(polar_program_equal(&r.candidate.program, &c[r.chosen].program) && r.candidate.score == c[r.chosen].score);
     buf_free(&streamed);
     polar_picker_free(x);
     polar_predictor_close(p);

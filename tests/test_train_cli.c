@@ -2,6 +2,7 @@
  * results made by a rule: cats need the identity or less, dogs a loop. */
 #include "inside.h"
 #include "../examples/answer/answer.c"
+#include "../examples/cli/json.c"
 #include "../examples/demo/story.c"
 #undef PICK
 #include "test.h"
@@ -50,7 +51,8 @@ TEST(train) {
         "on 32 held-out questions with all results known, price 0.2:");
     CHECK(strstr(output, "programs        144 questions, 16 held out") &&
           strstr(output, "menu            128 questions, 32 held out"));
-    CHECK(strstr(output, "  menu          100.0 %  cost ") && strstr(output, "  cascade       100.0 %"));
+    CHECK(strstr(output, "  menu          100.0 %  cost ") && strstr(output, "cascade         threshold -") &&
+          strstr(output, " for 3 programs, fitted on 32 held-out questions: 100.0 %, cost "));
     /* no other bit with other threads */
     RUN(TRAIN "-o q.gguf --price 0.2 --threads 3 && cmp p.gguf q.gguf", 0, "q.gguf\n");
     RUN(TRAIN "-o q.gguf --price 0.2 --cache features && cmp p.gguf q.gguf", 0, "q.gguf\n");
@@ -352,12 +354,105 @@ TEST(both_ways) {
     polar_model_close(m);
 }
 
+static const json *item(const json *v, int i) {
+    v = v ? v->child : NULL;
+    for (; v && i; i--) v = v->next;
+    return v;
+}
+
+/* The path of the program that a method of an evaluation chose, and its answer in a box. */
+static int chosen_path(const json *header, const json *record, const char *method, int *path, char *boxed) {
+    const json *m = item(json_get(header, "methods"), 0), *result = item(json_get(record, "results"), 0), *run;
+    polar_program p;
+    int chosen = -1;
+    for (; m && result && strcmp(json_get_text(m, "name"), method); m = m->next) result = result->next;
+    CHECK(m && json_int(json_get(result, "chosen"), &chosen) && chosen >= 0);
+    run = item(json_get(record, "runs"), chosen);
+    if (!run) return 0;
+    sprintf(boxed, "\\boxed{%.40s}", json_get_text(run, "answer"));
+    CHECK(!polar_program_parse(&p, 12, json_get_text(run, "program"), NULL));
+    return polar_program_path(&p, path, POLAR_MAX_CALLS);
+}
+
+/* What `polar eval` says that a method chooses is what polar_ask answers by it. */
+static void check_method(const polar_model *m, polar_ask_options o, const char *file, const char *method) {
+    size_t n, at;
+    const char *problem = "";
+    char *evaluation = read_back(file, &n), text[256], boxed[64];
+    json_document *d = json_read(evaluation, n, &problem, &at);
+    const json *root = d ? json_root(d) : NULL, *sample = item(json_get(root, "samples"), 0);
+    int path[POLAR_MAX_CALLS], expected[POLAR_MAX_CALLS], asked_of = 0;
+    polar_error e;
+    CHECK_STR(problem, "");
+    for (int i = 0; sample && i < N_ASKED; i++, sample = sample->next, asked_of++) {
+        const int length = chosen_path(json_get(root, "polar"), sample, method, path, boxed);
+        const polar_judge judge = answer_judge(asked[i], strlen(asked[i]));
+        polar_picked picked;
+        o.judge = &judge;
+        o.text = text;
+        o.capacity = sizeof text;
+        o.picked = &picked;
+        if (polar_ask(m, asked[i], &o, NULL, &e)) CHECK_STR(e.message, "");
+        CHECK(polar_program_path(&picked.candidate.program, expected, POLAR_MAX_CALLS) == length);
+        CHECK(!memcmp(path, expected, (size_t)length * sizeof *path));
+        if (o.generate.max_tokens > 3) CHECK_STR(text, boxed);
+        else CHECK(picked.votes == 0 && picked.chosen == 0); /* all were cut */
+    }
+    CHECK(asked_of == N_ASKED);
+    json_free(d);
+    free(evaluation);
+}
+
+TEST(one_rule) {
+#define EVALUATE "d=\"$OLDPWD/examples/demo\"; polar eval -m \"$d/demo-model.gguf\" -p \"$d/demo-predictor.gguf\" -k 7 "
+    polar_model *m = NULL;
+    polar_predictor *p = NULL;
+    polar_ask_options o = polar_ask_defaults();
+    polar_error e;
+    FILE *f = open_there("questions.jsonl", "wb");
+    write_questions("questions");
+    CHECK(f != NULL);
+    for (int i = 0; f && i < N_ASKED; i++)
+        fprintf(f, "{\"question\":\"%s\",\"answer\":\"%s\"}\n", asked[i], gold[i]);
+    if (f) fclose(f);
+    if (polar_model_open(&m, DEMO "model.gguf", NULL, &e) ||
+        polar_predictor_open(&p, DEMO "predictor.gguf", NULL, &e)) {
+        CHECK_STR(e.message, "");
+        return;
+    }
+    RUN(EVALUATE "questions.jsonl -o e.json", 0, "decoded vote@7");
+    o.predictor = p;
+    o.n_programs = 7;
+    check_method(m, o, "e.json", "top-1");
+    o.method = POLAR_METHOD_VOTE;
+    check_method(m, o, "e.json", "vote@7");
+    o.method = POLAR_METHOD_CASCADE;
+    check_method(m, o, "e.json", "cascade@7");
+    o.method = POLAR_METHOD_VOTE;
+    o.head = POLAR_PICK_PROGRAMS;
+    check_method(m, o, "e.json", "decoded vote@7");
+    RUN(EVALUATE "questions.jsonl -n 3 -o c.json", 0, "decoded vote@7");
+    o.generate.max_tokens = 3;
+    check_method(m, o, "c.json", "decoded vote@7");
+    polar_predictor_close(p);
+    polar_model_close(m);
+}
+
+/* A threshold fitted to the evaluation of the test before. */
+TEST(cascade_threshold) {
+    RUN("cp \"$OLDPWD/" DEMO "predictor.gguf\" copy.gguf; polar predictor cascade copy.gguf e.json", 0,
+        "24 questions: the first program ");
+    RUN("polar predictor info copy.gguf", 0, "cascade     7 programs, threshold -");
+    RUN("polar predictor cascade p.gguf e.json", 1, "e.json: the menu is not that of p.gguf");
+    RUN("polar predictor cascade copy.gguf questions.jsonl", 1, "questions.jsonl: ");
+}
+
 int main(int argc, char **argv) {
     static const test_case tests[] = {
 #define T(name) {#name, test_##name}
         T(train), T(resume), T(predict), T(answers), T(long_questions), T(outputs), T(fingerprints),
     T(chat), T(text_in_and_out), T(bad_input),
-        T(encoder), T(both_ways),
+        T(encoder), T(both_ways), T(one_rule), T(cascade_threshold),
     };
     int status;
     if (!make_directory()) return 1;

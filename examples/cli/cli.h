@@ -255,8 +255,8 @@ int cli_prompt_room(const cli_prompt *prompt, cli_questions *questions, const ch
     {"skip-long", 0, CLI_FLAG, &(x), NULL, "leave out questions that are too long for the model, and say how many"}
 /* A guess how an answer is written after the prompt, its end included; as above. */
 int cli_prompt_draft(const cli_prompt *prompt, const char *answer, int32_t **tokens, int *n);
-/* Is the response right? *answer gets the part of it that was graded, of length 0 if there is none. 0, or 1 after
- * a message. */
+/* Is the response right? *answer gets the part of it that is its answer, of length 0 if there is none; it is wrong
+ * where it was cut, or stands outside of the box that the prompt asks for. 0, or 1 after a message. */
 int cli_grade(const cli_prompt *prompt, const cli_question *question, const char *response, polar_stop stop, int *right,
               polar_span *answer);
 

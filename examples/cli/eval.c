@@ -2,6 +2,8 @@
  * number comes from running the model. Shows polar_many, polar_picker and the statistics of statistics.h. */
 #include "eval.h"
 
+#include <math.h>
+
 typedef enum eval_kind {
     EVAL_FIXED,     /* one program for all questions: the identity, the best of the menu, ... */
     EVAL_PICK,      /* the first pick at a point */
@@ -22,8 +24,9 @@ typedef struct eval_options {
     const char *model, *predictor, *encoder, *output, *validation, *fit, *menu;
     evaluate_options evaluate;
     cli_list programs, prices, skips;
-    int k, time, show, json, any_model, merge, allow_overlap;
+    int k, time, show, json, any_model, merge, allow_overlap; /* k 0: 5, and for cascades what they were fitted for */
     uint64_t seed;
+    polar_decode_options decode;
 } eval_options;
 
 typedef struct place {
@@ -56,7 +59,8 @@ typedef struct eval {
     score_fit fit;
     uint64_t *validated; /* fingerprints of the validation questions, NULL if unknown */
     int n_validated;
-    double threshold; /* of the cascade */
+    double threshold; /* of the cascade, and its programs */
+    int n_cascade;
     cli_text header;
     cli_journal journal;
     place *places;
@@ -114,7 +118,7 @@ static void add_picks(eval *r) {
     if (s->n_points && s->k > 1 && r->n_menu > 1) {
         add_over(r, EVAL_VOTE, "vote", s->k, "the answer that most of the first picks give");
         if (r->threshold <= 0)
-            add_over(r, EVAL_CASCADE, "cascade", s->k, "picks one after the other until an answer is confident");
+            add_over(r, EVAL_CASCADE, "cascade", r->n_cascade, "one pick after the other until an answer is confident");
     }
     if (!r->decoder) return;
     add_at_point(r, EVAL_DECODED, -1, "decoded top-1", "first program of the published decoding");
@@ -287,7 +291,7 @@ static int list_runs(eval *r, const cli_question *q, int method) {
     case EVAL_VOTE:
     case EVAL_CASCADE:
     case EVAL_ORACLE:
-        n = rank(r, w, 0, r->scores.k, picks);
+        n = rank(r, w, 0, m->kind == EVAL_CASCADE ? r->n_cascade : r->scores.k, picks);
         for (int i = 0; i < n; i++) list[i] = w->menu[picks[i]];
         break;
     case EVAL_DECODED_VOTE:
@@ -327,7 +331,7 @@ static int run_programs(eval *r) {
     return status;
 }
 
-/* Index in the list of the answer that most give, -1 if none does. */
+/* Index in the list of the answer that most give; 0, the first, if none gives one that counts. */
 static int vote(const eval *r, const cli_question *q, int method, int *winner) {
     const eval_work *w = r->work;
     polar_ballot ballots[POLAR_MAX_MENU];
@@ -339,9 +343,12 @@ static int vote(const eval *r, const cli_question *q, int method, int *winner) {
         const attempt *a = &w->attempts[w->lists[method][i]];
         ballots[i].text = a->answer;
         ballots[i].length = strlen(a->answer);
-        ballots[i].weight = decoded ? (double)(n - i) : w->probability[picks[i]];
+        ballots[i].weight = !decoded ? w->probability[picks[i]] : i < w->n_decoded ? exp(w->decoded[i].score) : 1;
+        ballots[i].stop = a->stop;
     }
-    return polar_vote(ballots, n, &q->judge, winner, NULL, &e) ? cli_fail("%s", e.message) : 0;
+    if (polar_vote(ballots, n, &q->judge, winner, NULL, &e)) return cli_fail("%s", e.message);
+    if (*winner < 0) *winner = 0;
+    return 0;
 }
 
 static int cascade(const eval *r, int method, int *n_run) {
@@ -370,8 +377,8 @@ static int decide(const eval *r, const cli_question *q, int method) {
     else if (n > 1) /* oracles */
         while (chosen < n - 1 && !w->runs[list[chosen]].right) chosen++;
     w->n_listed[method] = n;
-    x->chosen = chosen < 0 ? -1 : list[chosen];
-    x->right = chosen >= 0 && w->runs[list[chosen]].right;
+    x->chosen = list[chosen];
+    x->right = w->runs[list[chosen]].right;
     x->seconds = -1;
     cost.n_prompt = w->n_prompt;
     cost.encoder_calls = w->encoder_calls;
@@ -407,7 +414,8 @@ static polar_status clock_program(const eval *r, const polar_program *p, polar_e
 /* Features, prediction, and as many programs as the method needs. */
 static polar_status clock_picks(const eval *r, const cli_question *q, const eval_method *m, polar_error *e) {
     const eval_work *w = r->work;
-    const int decoded = m->kind == EVAL_DECODED || m->kind == EVAL_DECODED_VOTE, k = r->scores.k;
+    const int decoded = m->kind == EVAL_DECODED || m->kind == EVAL_DECODED_VOTE;
+    const int k = m->kind == EVAL_CASCADE ? r->n_cascade : r->scores.k;
     polar_picker *picker = decoded ? r->decoder : r->picker;
     polar_candidate candidates[POLAR_MAX_MENU];
     polar_answer_options o = polar_answer_defaults();
@@ -431,7 +439,7 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
                         o.method == POLAR_METHOD_FIRST ? 1 : k, ranked);
         for (int i = 0; i < n; i++) {
             candidates[i].program = r->menu[ranked[i]];
-            candidates[i].score = 0;
+            candidates[i].score = log(probability[ranked[i]]);
         }
     }
     if (!n) return clock_program(r, &w->programs[0], e);
@@ -594,6 +602,13 @@ static void put_settings(FILE *f, const eval *r) {
     fprintf(f, ",\"settings\":{");
     evaluate_put(f, &o->evaluate, &r->e.prompt);
     fprintf(f, ",\"seed\":%llu,\"time\":%d}", (unsigned long long)o->seed, o->time);
+    if (r->decoder) {
+        const polar_decode_options *d = &o->decode;
+        fprintf(f, ",\"decode\":{\"beams\":%d", d->n_beams > r->scores.k ? d->n_beams : r->scores.k);
+        json_put_number(f, "threshold", d->threshold);
+        json_put_number(f, "length_penalty", d->length_penalty);
+        fputc('}', f);
+    }
     fprintf(f, ",\"feature_calls\":%d,\"k\":%d", r->scores.feature_calls, r->scores.k);
     if (r->threshold <= 0) json_put_number(f, "threshold", r->threshold);
 }
@@ -671,6 +686,7 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     polar_pick_options o = polar_pick_defaults();
     polar_error e;
     o.head = head;
+    o.decode = r->o->decode;
     o.encoder = r->encoder;
     o.any_model = r->o->any_model;
     o.session.n_ctx = r->n_ctx;
@@ -711,6 +727,7 @@ static int open_predictor(eval *r) {
     if (r->about.feature == POLAR_FEATURE_HIDDEN) r->scores.feature_calls = r->about.feature_layer;
     if (r->encoder) r->encoder_calls = layers_work(r->encoder) / layers_work(r->model) * r->info.n_layer;
     if (r->about.cascade_programs) r->threshold = r->about.cascade_threshold;
+    r->n_cascade = r->about.cascade_programs;
     return 0;
 }
 
@@ -860,7 +877,11 @@ static int set_points(eval *r) {
         s->n_points = 1;
         s->points[0].price = r->about.price;
     }
-    if (r->has_fit && r->fit.cascade_programs) r->threshold = r->fit.threshold;
+    if (r->has_fit && r->fit.cascade_programs) {
+        r->threshold = r->fit.threshold;
+        r->n_cascade = r->fit.cascade_programs;
+    }
+    if (o->k) r->n_cascade = r->scores.k;
     return 0;
 }
 
@@ -931,7 +952,7 @@ static int prepare(eval *r) {
     if (r->o->menu && r->n_menu) return cli_usage("--menu: the predictor has a menu of its own");
     if (r->o->menu && (status = read_menu(r, r->o->menu))) return status;
     r->scores.n_menu = r->n_menu;
-    r->scores.k = r->predictor ? r->o->k : 0;
+    r->scores.k = !r->predictor ? 0 : r->o->k ? r->o->k : 5;
     if (r->about.n_menu && !r->about.d_model && r->scores.k > r->n_menu) r->scores.k = r->n_menu;
     if ((status = open_evaluator(r)) ||
         (status = evaluator_room(&r->e, &r->o->evaluate, &r->questions, r->file, &r->n_ctx)))
@@ -1119,14 +1140,14 @@ static void close_eval(eval *r) {
 /* --- options -------------------------------------------------------------------------------------------------- */
 
 static int check_options(const eval_options *o) {
-    if (o->k < 1 || o->k > POLAR_MAX_BEAMS) return cli_usage("--top-k %d: expected 1..%d", o->k, POLAR_MAX_BEAMS);
+    if (o->k < 0 || o->k > POLAR_MAX_BEAMS) return cli_usage("--top-k %d: expected 1..%d", o->k, POLAR_MAX_BEAMS);
     if (o->time < 0 || o->show < 0) return cli_usage("--time and --show expect numbers of questions");
     if (o->evaluate.shard && !o->output) return cli_usage("--shard needs an output: -o FILE");
     return 0;
 }
 
 int command_eval(cli *c) {
-    eval_options o = {.evaluate = EVALUATE_DEFAULTS, .k = 5};
+    eval_options o = {.evaluate = EVALUATE_DEFAULTS, .decode = polar_decode_defaults()};
     shard part;
     eval *r;
     int status;
@@ -1142,6 +1163,10 @@ int command_eval(cli *c) {
         {"price", 0, CLI_LIST, &o.prices, "X",
          "of a pass through all layers; may be repeated (validation's, else the file's)"},
         {"top-k", 'k', CLI_INT, &o.k, "K", "programs of vote, cascade and oracle (5)"},
+        {"threshold", 0, CLI_NUMBER, &o.decode.threshold, "P", "decoding: probability that starts a segment (0.5)"},
+        {"beams", 0, CLI_INT, &o.decode.n_beams, "N", "decoding: beams, at least K (5)"},
+        {"length-penalty", 0, CLI_NUMBER, &o.decode.length_penalty, "X",
+         "decoding: order by score - X * length (0)"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
         {"menu", 0, CLI_FILE, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
         {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},

@@ -46,7 +46,7 @@ int shard_size(shard s, int n);
 /* The answer of a program. */
 typedef struct attempt {
     double reward; /* 1 right, 0 wrong */
-    char *answer;  /* what was graded, to be freed; "" if there is none */
+    char *answer;  /* of the response, to be freed; "" if there is none */
     int n_tokens;
     polar_stop stop;
     double logprob;

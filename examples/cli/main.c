@@ -103,12 +103,14 @@ static const cli_command commands[] = {
      "  polar train -m model.gguf found.json -o predictor.gguf --heads menu --price 0.2 --cache features.bin\n"
      "  polar train -m model.gguf found.json -o predictor.gguf --features encoder --encoder embedding.gguf\n"},
     {"predictor", "import trained predictors, look into them, decode logits", command_predictor,
-     "import IN OUT.gguf | info FILE | decode --jsonl [FILE]\n"
+     "import IN OUT.gguf | info FILE | cascade FILE EVALUATION | decode --jsonl [FILE]\n"
      "\n"
-     "import reads weights trained with the published code, safetensors or PyTorch files. decode turns logits\n"
-     "into programs, one line of JSON for each line.\n"
+     "import reads weights trained with the published code, safetensors or PyTorch files. cascade fits the\n"
+     "threshold of a cascade to what polar eval -o wrote of validation questions, and keeps it in the file. decode\n"
+     "turns logits into programs, one line of JSON for each line.\n"
      "\n"
      "  polar predictor import router.pt router.gguf\n"
+     "  polar predictor cascade predictor.gguf validation.json\n"
      "  echo '{\"seg_logits\":[0,-1,2],\"op_logits\":[[0,1,0],[0,0,0],[1,0,2]]}' | polar predictor decode --jsonl\n"},
     {"search", "find programs that answer questions", command_search,
      "-m FILE QUESTIONS -o FILE [options]\n"

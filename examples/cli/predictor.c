@@ -1,7 +1,7 @@
 /* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_save,
  * polar_predictor_set_info and polar_decode. */
-#include "cli.h"
 #include "import.h"
+#include "score.h"
 
 /* --- decode: lines of logits to programs ----------------------------------------------------------------- */
 
@@ -215,6 +215,58 @@ static int import(const char *from, const char *to, int n_head, const polar_pred
     return status;
 }
 
+/* Is the menu of the evaluation that of the predictor? */
+static int same_menu(const polar_predictor *p, int n_menu, int n_layer, const json *menu) {
+    int n = 0;
+    for (const json *x = menu ? menu->child : NULL; x; x = x->next, n++) {
+        polar_program program;
+        if (n == n_menu || x->type != JSON_STRING || polar_program_parse(&program, n_layer, x->text, NULL) ||
+            !polar_program_equal(&program, polar_predictor_program(p, n)))
+            return 0;
+    }
+    return n == n_menu;
+}
+
+/* Fits the threshold of a cascade to the records of an evaluation, at the price of the file, and keeps it there. */
+static int fit_cascade(const char *file, const char *evaluation, polar_predictor *p) {
+    json_document *header = NULL;
+    polar_predictor_info info;
+    polar_error e;
+    scores s;
+    score_fit fit = {0};
+    int status = scores_read(&s, evaluation, &header);
+    polar_predictor_get_info(p, &info);
+    if (!status && (!info.n_menu || !same_menu(p, info.n_menu, info.n_layer, json_get(json_root(header), "menu"))))
+        status = cli_fail("%s: the menu is not that of %s", evaluation, file);
+    for (int i = 0; i < s.n && !status; i++)
+        if (!s.questions[i].probability || s.k < 2)
+            status = cli_fail("%s: holds no picks of a predictor, or one for a question", evaluation);
+    if (!status) status = scores_fit_cascade(&s, info.price, &fit);
+    info.cascade_threshold = fit.threshold;
+    info.cascade_programs = fit.cascade_programs;
+    if (!status && (polar_predictor_set_info(p, &info, &e) || polar_predictor_save(p, file, &e)))
+        status = cli_fail("%s", e.message);
+    if (!status) {
+        const score_pick first = scores_at_price(&s, info.price);
+        printf("%d questions: the first program %.1f %% right at cost %.3f, a cascade of %d %.1f %% at %.3f, "
+               "threshold %.6g\n", s.n, 100.0 * first.right / s.n, first.cost, fit.cascade_programs,
+               100.0 * fit.cascade_right / s.n, fit.cascade_cost, fit.threshold);
+    }
+    json_free(header);
+    scores_free(&s);
+    return status;
+}
+
+static int cascade(const char *file, const char *evaluation) {
+    polar_predictor *p;
+    polar_error e;
+    int status;
+    if (polar_predictor_open(&p, file, NULL, &e)) return cli_fail("%s", e.message);
+    status = fit_cascade(file, evaluation, p);
+    polar_predictor_close(p);
+    return status;
+}
+
 int command_predictor(cli *c) {
     polar_decode_options decode = polar_decode_defaults();
     polar_predictor_info info = {0};
@@ -241,5 +293,6 @@ int command_predictor(cli *c) {
         status = cli_check_output(c, options, CLI_PREDICTOR, c->args[2]);
         return status ? status : import(c->args[1], c->args[2], n_head, &info);
     }
-    return cli_usage("expected are: import IN OUT.gguf, info FILE, or decode --jsonl [FILE]");
+    if (!strcmp(what, "cascade") && c->n_args == 3) return cascade(c->args[1], c->args[2]);
+    return cli_usage("expected are: import IN OUT.gguf, info FILE, cascade FILE EVALUATION, or decode --jsonl [FILE]");
 }

@@ -780,7 +780,7 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     const size_t n = strlen(response), box = strlen(BOX), before = p->prefilled ? box : 0;
     char *text = malloc(n + box + 1);
     polar_span found;
-    int status = 0, letter;
+    int counts, status = 0, letter;
     *right = 0;
     answer->text = response;
     answer->length = 0;
@@ -789,10 +789,14 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     memcpy(text + before, response, n + 1);
     found = answer_extract(text, n + before);
     /* Without its box an answer scores 0, and so does one that was cut inside it. */
-    if ((p->boxed && !strstr(text, "oxed{")) || (stop == POLAR_STOP_LIMIT && !has_closed_box(text))) found.length = 0;
+    counts = !(p->boxed && !strstr(text, "oxed{")) && (stop != POLAR_STOP_LIMIT || has_closed_box(text));
     if (found.length) {
-        answer->text = response + (found.text - text >= (ptrdiff_t)before ? (size_t)(found.text - text) - before : 0);
-        answer->length = found.length;
+        const size_t start = (size_t)(found.text - text), end = start + found.length;
+        const size_t from = start > before ? start : before;
+        answer->text = response + (from - before);
+        answer->length = end > from ? end - from : 0;
+    }
+    if (found.length && counts) {
         letter = q->correct >= 0 ? lettered_option(q, found) : -1;
         if (letter >= 0) *right = letter == q->correct;
         else status = is_equal(q, found, q->answer, right);

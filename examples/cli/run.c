@@ -129,7 +129,7 @@ int command_run(cli *c) {
         CLI_MODEL_OPTION(o.model),
         {"program", 0, CLI_TEXT, &o.ask.program, "PROGRAM", "program of layers (what -p picks, else the identity)"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
-        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "let it pick the program, for questions put as in its training"},
+        {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "let it pick the program, with the prompt of its training"},
         {"vote", 0, CLI_FLAG, &o.vote, NULL, "with -p: majority over the answers of --top-k programs (5)"},
         {"cascade", 0, CLI_FLAG, &o.cascade, NULL, "with -p: the next program while an answer is not confident"},
         {"threshold", 0, CLI_NUMBER, &o.ask.threshold, "X", "of --cascade: mean log probability (the predictor's)"},

@@ -493,7 +493,7 @@ static void fit_fixed(const scores *s, score_fit *fit) {
     }
 }
 
-static int fit_cascade(const scores *s, score_fit *fit) {
+int scores_fit_cascade(const scores *s, double price, score_fit *fit) {
     const int k = s->k < s->n_menu ? s->k : s->n_menu;
     polar_cascade_run *runs = calloc((size_t)s->n * (size_t)k, sizeof *runs);
     polar_error e;
@@ -502,7 +502,7 @@ static int fit_cascade(const scores *s, score_fit *fit) {
     for (int i = 0; i < s->n; i++) {
         const score_question *q = &s->questions[i];
         int picks[POLAR_MAX_MENU];
-        rank_question(s, q, fit->gain.price, k, picks);
+        rank_question(s, q, price, k, picks);
         for (int c = 0; c < k; c++) {
             const score_run *r = &q->runs[q->menu[picks[c]]];
             polar_cascade_run *x = &runs[i * k + c];
@@ -514,6 +514,11 @@ static int fit_cascade(const scores *s, score_fit *fit) {
     if (polar_cascade_fit(runs, s->n, k, POLAR_MENU_PRICE, &fit->threshold, NULL, NULL, &e))
         status = cli_fail("%s", e.message);
     fit->cascade_programs = k;
+    for (int i = 0; i < s->n && !status; i++) {
+        int n_run;
+        fit->cascade_right += runs[i * k + polar_cascade(runs + i * k, k, fit->threshold, &n_run)].correct;
+        for (int c = 0; c < n_run; c++) fit->cascade_cost += runs[i * k + c].cost / s->n;
+    }
     free(runs);
     return status;
 }
@@ -527,7 +532,7 @@ int scores_fit(const scores *s, score_fit *fit) {
         if (!s->questions[i].probability) return 0;
     if (!s->n_menu || !s->n) return 0;
     fit_points(s, fit);
-    return fit->has_points && s->k > 1 ? fit_cascade(s, fit) : 0;
+    return fit->has_points && s->k > 1 ? scores_fit_cascade(s, fit->gain.price, fit) : 0;
 }
 
 static void put_pick(FILE *f, const char *name, const score_pick *x, int n) {

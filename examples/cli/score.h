@@ -141,8 +141,12 @@ typedef struct score_fit {
     char file[200], questions[24];         /* where from: name, checksum */
     double threshold;       /* of a cascade over the first k picks of `gain` */
     int cascade_programs;   /* k; 0: none */
+    int cascade_right;      /* what the fit gives on these questions */
+    double cascade_cost;
 } score_fit;
 int scores_fit(const scores *s, score_fit *fit);
+/* The threshold of a cascade over the first picks at a price. */
+int scores_fit_cascade(const scores *s, double price, score_fit *fit);
 void score_fit_put(FILE *f, const score_fit *fit);
 int score_fit_read(score_fit *fit, const json *object, const char *name);
 

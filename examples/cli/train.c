@@ -37,7 +37,7 @@ typedef struct run {
     polar_program programs[POLAR_MAX_MENU];
     int n_programs, n_held;
     double threshold, worth, cascade_picked, cascade_cost; /* of the cascade, on the held-out questions */
-    int n_cascade;
+    int n_cascade, n_in_cascade; /* questions, programs */
     double started;
 } run;
 
@@ -423,8 +423,10 @@ static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs)
     return 1;
 }
 
+#define CASCADE_QUESTIONS 20 /* that a threshold is fitted on, at least */
+
 static int fit_cascade(run *r) {
-    const int k = r->o->cascade < r->n_programs ? r->o->cascade : r->n_programs;
+    const int k = r->n_in_cascade = r->o->cascade < r->n_programs ? r->o->cascade : r->n_programs;
     polar_cascade_run *runs;
     polar_predictor_info info;
     polar_error e;
@@ -433,9 +435,9 @@ static int fit_cascade(run *r) {
     if (!(runs = malloc((size_t)(r->n_held + 1) * (size_t)k * sizeof *runs))) return cli_fail("out of memory");
     for (int i = r->n - r->n_held; i < r->n; i++)
         r->n_cascade += cascade_question(r, i, k, runs + (size_t)r->n_cascade * (size_t)k);
-    if (r->n_cascade >= 20) {
+    if (r->n_cascade >= CASCADE_QUESTIONS) {
         polar_predictor_get_info(r->predictor, &info);
-        if (polar_cascade_fit(runs, r->n_cascade, k, info.price, &r->threshold, &r->worth, NULL, &e))
+        if (polar_cascade_fit(runs, r->n_cascade, k, POLAR_MENU_PRICE, &r->threshold, &r->worth, NULL, &e))
             status = cli_fail("%s", e.message);
         info.cascade_threshold = r->threshold;
         info.cascade_programs = k;
@@ -504,6 +506,16 @@ static void print_curve(const run *r) {
     }
 }
 
+/* Whether the file holds a threshold for cascades. */
+static void print_cascade(const run *r) {
+    if (r->n_cascade >= CASCADE_QUESTIONS)
+        printf("cascade         threshold %.4f for %d programs, fitted on %d held-out questions: %.1f %%, cost %.3f\n",
+               r->threshold, r->n_in_cascade, r->n_cascade, 100 * r->cascade_picked, r->cascade_cost);
+    else if (r->n_in_cascade > 1)
+        printf("cascade         no threshold: of %d held-out questions the answers of the first %d programs are known, "
+               "%d are needed\n", r->n_cascade, r->n_in_cascade, CASCADE_QUESTIONS);
+}
+
 static void print_menu(const run *r) {
     const polar_menu_report *m = &r->report;
     char text[4096];
@@ -513,14 +525,12 @@ static void print_menu(const run *r) {
         polar_program_format(&r->programs[k], text, sizeof text);
         printf("  %2d  cost %.3f  %s\n", k, polar_program_cost(&r->programs[k]), text);
     }
+    print_cascade(r);
     if (!m->n_complete) return;
     printf("on %d held-out questions with all results known, price %g:\n", m->n_complete, r->o->price);
     printf("  identity      %5.1f %%  cost 1.000\n", 100 * m->identity);
     printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * m->fixed, m->fixed_cost);
     printf("  menu          %5.1f %%  cost %.3f\n", 100 * m->picked, m->picked_cost);
-    if (r->n_cascade >= 20)
-        printf("  cascade       %5.1f %%  cost %.3f  threshold %.4f (fitted on these)\n", 100 * r->cascade_picked,
-               r->cascade_cost, r->threshold);
     printf("  oracle        %5.1f %%  knows the answers\n", 100 * m->oracle);
 }
 
@@ -556,7 +566,7 @@ static void print_json(const run *r) {
         json_put_number(stdout, "picked", m->picked);
         json_put_number(stdout, "picked_cost", m->picked_cost);
         json_put_number(stdout, "oracle", m->oracle);
-        if (r->n_cascade >= 20) {
+        if (r->n_cascade >= CASCADE_QUESTIONS) {
             json_put_number(stdout, "cascade", r->cascade_picked);
             json_put_number(stdout, "cascade_cost", r->cascade_cost);
             json_put_number(stdout, "cascade_threshold", r->threshold);
@@ -704,13 +714,13 @@ int command_train(cli *c) {
         {"pooling", 0, CLI_TEXT, &o.pooling, "HOW",
          "menu: attention alone; also the sum, the last token, or all (all)"},
         {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight in the loss of what a pick is worth (1)"},
-        {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of a cascade whose threshold is fitted (3)"},
+        {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of the cascade whose threshold is fitted (5)"},
         {0}};
     memset(&o, 0, sizeof o);
     memset(&r, 0, sizeof r);
     o.heads = "both", o.feature = "hidden", o.cpu = "auto";
     o.schedule = "cosine", o.identity = "plain", o.select = "loss", o.pooling = "all";
-    o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 3;
+    o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 5;
     o.price = POLAR_MENU_PRICE;
     o.train = polar_train_defaults();
     o.menu = polar_menu_defaults();
