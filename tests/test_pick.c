@@ -411,11 +411,25 @@ static int on_text(void *user, const char *text, size_t length) {
     return 0;
 }
 
+/* Another answer in each response. */
+static polar_span letter_extract(void *user, const char *response, size_t length) {
+    const polar_span s = {(*(const char **)user)++, 1};
+    (void)response, (void)length;
+    return s;
+}
+
+static int letter_same(void *user, polar_span a, polar_span b) {
+    (void)user;
+    return *a.text == *b.text;
+}
+
 TEST(answer) {
+    const char *letters = "abcde";
+    const polar_judge judge = {letter_extract, letter_same, &letters};
     static const char *const menu[] = {"identity", "3x0", "0-1 2x2", "0x0", "1x3"};
     static const float logits[] = {1.0f, 1.0f, 1.05f, -3.0f, 0};
-    static char texts[5][256], text[256], stop[2];
-    static const char *const stops[] = {stop, NULL};
+    static char texts[5][256], text[256], stop[5][2];
+    static const char *const stops[] = {stop[0], stop[1], stop[2], stop[3], stop[4], NULL};
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
@@ -428,7 +442,7 @@ TEST(answer) {
     polar_result each[5];
     polar_cascade_run runs[5];
     int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
-    int n, n_run, calls = 0;
+    int n, n_run, calls = 0, heaviest = 0;
     CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 8, &n, NULL) && n == 5);
     for (int i = 0; i < n; i++) {
         alone(m, &c[i].program, prompt, 6, texts[i], &each[i]);
@@ -464,13 +478,15 @@ TEST(answer) {
     CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
     CHECK(r.votes == 0 && r.chosen == 0); /* all answers were cut */
     CHECK_STR(text, texts[0]);
-    for (int i = 1; i < n && !*stop; i++) /* what the answer of another program says, and the first one's does not */
-        for (size_t k = 1; k < strlen(texts[i]) && !*stop; k++)
-            if (!strchr(texts[0], texts[i][k]) && texts[i][k] > ' ' && texts[i][k] < 127) stop[0] = texts[i][k];
-    CHECK(*stop);
+    /* all end at their first byte, and a judge finds another answer in each: the heaviest wins */
+    for (int i = 0; i < n; i++) {
+        stop[i][0] = texts[i][0];
+        if (c[i].score > c[heaviest].score) heaviest = i;
+    }
     o.generate.stop = stops;
+    o.judge = &judge;
     CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
-    CHECK(r.votes >= 1 && r.chosen > 0 && r.result.stop == POLAR_STOP_STRING);
+    CHECK(heaviest > 0 && r.votes == 1 && r.chosen == heaviest && r.result.stop == POLAR_STOP_STRING);
     CHECK(polar_program_equal(&r.candidate.program, &c[r.chosen].program) && r.candidate.score == c[r.chosen].score);
     buf_free(&streamed);
     polar_picker_free(x);
@@ -620,6 +636,36 @@ TEST(template_of_file) {
     }
 }
 
+/* The longest program that decoding can give, every layer twice, has room in the session. */
+TEST(longest_program) {
+    static const char *const menu[] = {"identity"};
+    static const float logits[] = {0};
+    fixture f = fixture_model("llama", QUANT_Q8_0, 5);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    polar_predictor *p = predictor_of(m, menu, logits, 1);
+    polar_pick_options o = polar_pick_defaults();
+    polar_answer_options how = polar_answer_defaults();
+    polar_candidate c[5];
+    polar_picker *x;
+    polar_picked r;
+    polar_error e = {POLAR_OK, ""};
+    int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
+    int n;
+    p->net.w.op_bias[2] = 9;
+    CHECK(!pred_ready(p, NULL));
+    o.head = POLAR_PICK_PROGRAMS;
+    x = picker_of(m, p, o);
+    how.generate.max_tokens = 3;
+    CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 5, &n, NULL));
+    CHECK(polar_program_length(&c[0].program) == 2 * m->n_layer);
+    if (polar_picker_answer(x, prompt, 6, c, n, &how, &r, &e)) CHECK_STR(e.message, "");
+    else CHECK(r.result.n_calls == 2 * m->n_layer);
+    polar_picker_free(x);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
 /* As many programs are decoded as are asked for, whatever the number of beams says. */
 TEST(ten_programs) {
     static const char *const menu[] = {"identity"};
@@ -710,6 +756,7 @@ int main(int argc, char **argv) {
         {"cascade", test_cascade}, {"answer", test_answer},           {"ask", test_ask},
         {"memory", test_memory},   {"prompts", test_prompts},         {"template_of_file", test_template_of_file},
         {"ten_programs", test_ten_programs},
+        {"longest_program", test_longest_program},
     };
     return test_main(tests, COUNT(tests), argc, argv);
 }

@@ -378,6 +378,47 @@ static uint64_t weights_hash(const polar_trainer *t) {
 }
 
 /* The same bits whatever the threads, the runner's order, the chunk of passes and the instruction set. */
+/* max_paths of a question's paths are trained on, each as likely as the others; 0 takes all. */
+TEST(paths_of_a_question) {
+    int calls[5][N_LAYER], chosen[N_LAYER + 1] = {0}, n_valid = 0, n_least = 0;
+    polar_train_path paths[5];
+    const polar_train_question one = {NULL, 0, 5, paths};
+    polar_train_options o = small_options();
+    synthetic s = synthetic_create(40, 3);
+    polar_trainer *t = NULL;
+    polar_train_progress progress;
+    polar_error error;
+    for (int p = 0; p < 5; p++) { /* lengths 3..7: without the first layers */
+        for (int i = p; i < N_LAYER; i++) calls[p][i - p] = i;
+        paths[p] = (polar_train_path){calls[p], N_LAYER - p, POLAR_RESULT_VALID};
+    }
+    o.identity = POLAR_IDENTITY_PLAIN;
+    o.max_paths = 2;
+    for (int index = 0; index < 1000; index++) {
+        train_example examples[5];
+        uint8_t labels[5 * N_LAYER];
+        const int n = train_question_examples(&one, index, N_LAYER, &o, examples, labels);
+        CHECK(n == 2 && examples[0].length != examples[1].length);
+        for (int i = 0; i < n; i++) chosen[examples[i].length]++;
+    }
+    for (int length = 3; length <= N_LAYER; length++) CHECK(chosen[length] > 330 && chosen[length] < 470);
+    for (int q = 0; q < s.n; q++) {
+        int n = 0;
+        for (int p = 0; p < s.questions[q].n_paths; p++) n += s.questions[q].paths[p].result == POLAR_RESULT_VALID;
+        n_valid += n;
+        n_least += MIN(n, 2);
+    }
+    o.validation = 0;
+    for (int all = 0; all < 2; all++) {
+        o.max_paths = all ? 0 : 2;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+        polar_trainer_get_progress(t, &progress);
+        CHECK(progress.n_examples == (all ? n_valid : n_least) && n_least < n_valid);
+        polar_trainer_free(t);
+    }
+    synthetic_free(&s);
+}
+
 TEST(reproducible) {
     synthetic s = synthetic_create(40, 2);
     polar_error error;
@@ -685,7 +726,8 @@ TEST(calibration) {
 
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
-    ROW(reference), ROW(reference_tensors), ROW(differences), ROW(menu_differences), ROW(reproducible), ROW(resume),
+    ROW(reference), ROW(reference_tensors), ROW(differences), ROW(menu_differences),
+    ROW(paths_of_a_question), ROW(reproducible), ROW(resume),
     ROW(order), ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration),
 };
 
