@@ -200,7 +200,8 @@ demo-predictor: polar build/demo/train.jsonl build/demo/validation.jsonl
 	./polar train -m $(DEMO)/demo-model.gguf build/demo/menus.json -o $(DEMO)/demo-predictor.gguf --width 64 --epochs 4 \
 		--max-paths 12 --menu-width 64 --menu-epochs 20 --menu-size 48 --price 0.3 --pooling all --policy 1
 	./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf build/demo/validation.jsonl --limit 2400 -n 8 \
-		--fit $(DEMO)/demo-fit.json
+		--fit $(DEMO)/demo-fit.json -o build/demo/eval-validation.json
+	./polar predictor cascade $(DEMO)/demo-predictor.gguf build/demo/eval-validation.json
 
 # The evaluation that README quotes: all 4000 test questions, and those out of distribution.
 demo-eval: polar $(DEMO_SETS:%=build/demo/%.jsonl)

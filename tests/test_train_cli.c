@@ -420,30 +420,32 @@ TEST(one_rule) {
         CHECK_STR(e.message, "");
         return;
     }
-    RUN(EVALUATE "questions.jsonl -o e.json", 0, "decoded vote@7");
+    RUN(EVALUATE "questions.jsonl -o rule.json", 0, "decoded vote@7");
     o.predictor = p;
     o.n_programs = 7;
-    check_method(m, o, "e.json", "top-1");
+    check_method(m, o, "rule.json", "top-1");
     o.method = POLAR_METHOD_VOTE;
-    check_method(m, o, "e.json", "vote@7");
+    check_method(m, o, "rule.json", "vote@7");
     o.method = POLAR_METHOD_CASCADE;
-    check_method(m, o, "e.json", "cascade@7");
+    check_method(m, o, "rule.json", "cascade@7");
     o.method = POLAR_METHOD_VOTE;
     o.head = POLAR_PICK_PROGRAMS;
-    check_method(m, o, "e.json", "decoded vote@7");
-    RUN(EVALUATE "questions.jsonl -n 3 -o c.json", 0, "decoded vote@7");
+    check_method(m, o, "rule.json", "decoded vote@7");
+    RUN(EVALUATE "questions.jsonl -n 3 -o cut.json", 0, "decoded vote@7");
     o.generate.max_tokens = 3;
-    check_method(m, o, "c.json", "decoded vote@7");
+    check_method(m, o, "cut.json", "decoded vote@7");
     polar_predictor_close(p);
     polar_model_close(m);
 }
 
-/* A threshold fitted to the evaluation of the test before. */
+/* The bundled predictor holds a threshold that some answers reach and some do not; fitted anew to the evaluation of the
+ * test before, in a copy. */
 TEST(cascade_threshold) {
-    RUN("cp \"$OLDPWD/" DEMO "predictor.gguf\" copy.gguf; polar predictor cascade copy.gguf e.json", 0,
+    RUN("polar predictor info \"$OLDPWD/" DEMO "predictor.gguf\"", 0, "cascade     5 programs, threshold -0.");
+    RUN("cp \"$OLDPWD/" DEMO "predictor.gguf\" copy.gguf; polar predictor cascade copy.gguf rule.json", 0,
         "24 questions: the first program ");
     RUN("polar predictor info copy.gguf", 0, "cascade     7 programs, threshold -");
-    RUN("polar predictor cascade p.gguf e.json", 1, "e.json: the menu is not that of p.gguf");
+    RUN("polar predictor cascade p.gguf rule.json", 1, "rule.json: the menu is not that of p.gguf");
     RUN("polar predictor cascade copy.gguf questions.jsonl", 1, "questions.jsonl: ");
 }
 
