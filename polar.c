@@ -12466,6 +12466,17 @@ static void mat_pack(float *panels, const float *b, size_t row, size_t column, i
     }
 }
 
+/* Constants of an AdamW step; [train] computes them for step t of learning rate lr. */
+typedef struct mat_adam {
+    float decay;        /* 1 - lr * weight decay */
+    float beta1, rest1; /* rest = 1 - beta */
+    float beta2, rest2;
+    float step;         /* lr / (1 - beta1^t) */
+    float root;         /* sqrt(1 - beta2^t) */
+    float eps;
+    float clip;         /* factor for the gradients */
+} mat_adam;
+
 /* What runs differently per instruction set, beside the kernels of [kern]; same bits. Sums over a row run in 8
  * strided lanes and end in sum8. */
 typedef struct mat_kernels {
@@ -12478,8 +12489,8 @@ typedef struct mat_kernels {
                               float *dgain, float *dbias, int n);
     /* Softmax: ds = p * (dp - sum p dp) * scale, in place of dp. */
     void (*softmax_row_backward)(float *dp, const float *p, int n, float scale);
-    /* AdamW: see train_update. */
-    void (*adam)(float *p, const float *g, float *m, float *v, size_t n, const float *constants);
+    /* One AdamW step for n parameters p with gradients g, and their means m and v of g and g^2. */
+    void (*adam)(float *p, const float *g, float *m, float *v, size_t n, const mat_adam *k);
 } mat_kernels;
 
 static void mat_panel_plain(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c,
@@ -12554,15 +12565,14 @@ static ALWAYS_INLINE void mat_softmax_row_backward(int hw, float *dp, const floa
     for (i = 0; i < n; i++) dp[i] = p[i] * (dp[i] - sum) * scale;
 }
 
-/* AdamW, constants {decay, beta1, 1 - beta1, beta2, 1 - beta2, step size, root, eps, clip}:
- *     g *= clip;  p *= decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
- *     p -= step * m / (sqrt(v) / root + eps) */
-static void mat_adam_plain(float *p, const float *g, float *m, float *v, size_t n, const float *k) {
+/* AdamW:
+ *     g = clip g;  m = beta1 m + rest1 g;  v = beta2 v + rest2 g^2;  p = decay p - step m / (sqrt(v) / root + eps) */
+static void mat_adam_plain(float *p, const float *g, float *m, float *v, size_t n, const mat_adam *k) {
     for (size_t i = 0; i < n; i++) {
-        const float x = g[i] * k[8];
-        m[i] = fma32(k[2], x, m[i] * k[1]);
-        v[i] = fma32(x * k[4], x, v[i] * k[3]);
-        p[i] = fma32(-k[5], m[i] / (sqrtf(v[i]) / k[6] + k[7]), p[i] * k[0]);
+        const float x = g[i] * k->clip;
+        m[i] = fma32(k->rest1, x, m[i] * k->beta1);
+        v[i] = fma32(x * k->rest2, x, v[i] * k->beta2);
+        p[i] = fma32(-k->step, m[i] / (sqrtf(v[i]) / k->root + k->eps), p[i] * k->decay);
     }
 }
 
@@ -12635,19 +12645,21 @@ static AVX2 void mat_softmax_row_backward_avx2(float *dp, const float *p, int n,
     mat_softmax_row_backward(1, dp, p, n, scale);
 }
 
-static AVX2 void mat_adam_avx2(float *p, const float *g, float *m, float *v, size_t n, const float *k) {
+static AVX2 void mat_adam_avx2(float *p, const float *g, float *m, float *v, size_t n, const mat_adam *k) {
+    const __m256 decay = _mm256_set1_ps(k->decay), step = _mm256_set1_ps(k->step), clip = _mm256_set1_ps(k->clip);
+    const __m256 beta1 = _mm256_set1_ps(k->beta1), rest1 = _mm256_set1_ps(k->rest1);
+    const __m256 beta2 = _mm256_set1_ps(k->beta2), rest2 = _mm256_set1_ps(k->rest2);
+    const __m256 root = _mm256_set1_ps(k->root), eps = _mm256_set1_ps(k->eps);
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
-        const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(g + i), _mm256_set1_ps(k[8]));
-        const __m256 y = _mm256_fmadd_ps(_mm256_set1_ps(k[2]), x,
-                                         _mm256_mul_ps(_mm256_loadu_ps(m + i), _mm256_set1_ps(k[1])));
-        const __m256 z = _mm256_fmadd_ps(_mm256_mul_ps(x, _mm256_set1_ps(k[4])), x,
-                                         _mm256_mul_ps(_mm256_loadu_ps(v + i), _mm256_set1_ps(k[3])));
-        const __m256 root = _mm256_add_ps(_mm256_div_ps(_mm256_sqrt_ps(z), _mm256_set1_ps(k[6])), _mm256_set1_ps(k[7]));
+        const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(g + i), clip);
+        const __m256 y = _mm256_fmadd_ps(rest1, x, _mm256_mul_ps(_mm256_loadu_ps(m + i), beta1));
+        const __m256 z = _mm256_fmadd_ps(_mm256_mul_ps(x, rest2), x, _mm256_mul_ps(_mm256_loadu_ps(v + i), beta2));
+        const __m256 divisor = _mm256_add_ps(_mm256_div_ps(_mm256_sqrt_ps(z), root), eps);
         _mm256_storeu_ps(m + i, y);
         _mm256_storeu_ps(v + i, z);
-        _mm256_storeu_ps(p + i, _mm256_fnmadd_ps(_mm256_set1_ps(k[5]), _mm256_div_ps(y, root),
-                                                 _mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_set1_ps(k[0]))));
+        _mm256_storeu_ps(p + i, _mm256_fnmadd_ps(step, _mm256_div_ps(y, divisor),
+                                                 _mm256_mul_ps(_mm256_loadu_ps(p + i), decay)));
     }
     mat_adam_plain(p + i, g + i, m + i, v + i, n - i, k);
 }
@@ -12714,7 +12726,7 @@ typedef struct pred_tensor {
     char name[64];
     int rows, columns; /* rows 0: a vector */
     size_t offset, count;
-    int small; /* everything but the weights of linear layers inside: training sums its gradient up per pass */
+    int per_pass; /* training sums its gradient up pass by pass: all but the weights of inner linear layers */
 } pred_tensor;
 
 #define PRED_MAX_TENSORS (11 + 12 * PRED_MAX_BLOCK)
@@ -12729,7 +12741,7 @@ static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int b
     t->columns = columns;
     t->count = size_of((size_t)MAX(rows, 1), (size_t)columns);
     t->offset = *n ? size_sum(t[-1].offset, t[-1].count) : 0;
-    t->small =
+    t->per_pass =
         !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
     ++*n;
 }
@@ -15410,7 +15422,7 @@ static void train_add_small(polar_trainer *t) {
     for (int p = 0; p < t->chunk_passes; p++) {
         const float *from = t->small + (size_t)p * t->n_small;
         for (int i = 0; i < n; i++) {
-            if (!list[i].small) continue;
+            if (!list[i].per_pass) continue;
             pred_add(t->grads + list[i].offset, from, list[i].count);
             from += list[i].count;
         }
@@ -15496,22 +15508,38 @@ static void train_norm_task(void *context, int index, int worker) {
 
 typedef struct train_adam {
     polar_trainer *t;
-    float constants[9];
+    mat_adam constants;
 } train_adam;
+
+/* The constants of the AdamW step that follows n_updates others, with gradients multiplied by `clip`. */
+static mat_adam train_adam_constants(double lr, double weight_decay, int n_updates, double clip) {
+    const double unbias1 = 1 - pow64(TRAIN_BETA1, n_updates + 1), unbias2 = 1 - pow64(TRAIN_BETA2, n_updates + 1);
+    mat_adam k;
+    k.decay = (float)(1 - mul64(lr, weight_decay));
+    k.beta1 = (float)TRAIN_BETA1;
+    k.rest1 = (float)(1 - TRAIN_BETA1);
+    k.beta2 = (float)TRAIN_BETA2;
+    k.rest2 = (float)(1 - TRAIN_BETA2);
+    k.step = (float)(lr / unbias1);
+    k.root = (float)sqrt(unbias2);
+    k.eps = (float)TRAIN_EPS;
+    k.clip = (float)clip;
+    return k;
+}
 
 static void train_adam_task(void *context, int index, int worker) {
     const train_adam *a = context;
     const polar_trainer *t = a->t;
     const size_t first = (size_t)index * TRAIN_BLOCK, n = MIN((size_t)TRAIN_BLOCK, t->n_params - first);
     (void)worker;
-    t->net.kernels->adam(t->params + first, t->grads + first, t->m + first, t->v + first, n, a->constants);
+    t->net.kernels->adam(t->params + first, t->grads + first, t->m + first, t->v + first, n, &a->constants);
 }
 
 /* One AdamW step with the gradients; 0 if they are not finite, and nothing changes. */
 static int train_update(polar_trainer *t, double loss) {
     const polar_train_options *o = &t->options;
     const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), n = t->state.n_updates;
-    double norm = 0, beta1 = 1, beta2 = 1;
+    double norm = 0;
     train_adam a;
     parallel_for(&t->runner, n_blocks, train_norm_task, t);
     for (int i = 0; i < n_blocks; i++) norm += t->norms[i];
@@ -15519,19 +15547,10 @@ static int train_update(polar_trainer *t, double loss) {
     t->state.loss = loss;
     t->state.norm = norm;
     if (!(loss - loss == 0) || !(norm - norm == 0)) return 0;
-    beta1 = 1 - pow64(TRAIN_BETA1, n + 1);
-    beta2 = 1 - pow64(TRAIN_BETA2, n + 1);
     t->state.lr = mul64(o->lr, train_schedule(o->schedule, n, o->warmup, t->n_steps * o->n_epochs));
     a.t = t;
-    a.constants[0] = (float)(1 - mul64(t->state.lr, o->weight_decay));
-    a.constants[1] = (float)TRAIN_BETA1;
-    a.constants[2] = (float)(1 - TRAIN_BETA1);
-    a.constants[3] = (float)TRAIN_BETA2;
-    a.constants[4] = (float)(1 - TRAIN_BETA2);
-    a.constants[5] = (float)(t->state.lr / beta1);
-    a.constants[6] = (float)sqrt(beta2);
-    a.constants[7] = (float)TRAIN_EPS;
-    a.constants[8] = (float)(o->clip > 0 ? MIN(1.0, o->clip / (norm + 1e-6)) : 1.0);
+    a.constants = train_adam_constants(t->state.lr, o->weight_decay, n,
+                                       o->clip > 0 ? MIN(1.0, o->clip / (norm + 1e-6)) : 1.0);
     parallel_for(&t->runner, n_blocks, train_adam_task, &a);
     t->state.n_updates++;
     pred_pack(&t->net, &t->runner);
@@ -16037,7 +16056,8 @@ static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int 
                     polar_cpu_name(t->options.cpu) ? polar_cpu_name(t->options.cpu) : "?");
     t->net.kernels = mat_choose(t->net.kern);
     t->n_params = pred_count(&t->net.shape);
-    for (int i = 0, n = pred_tensors(&t->net.shape, list); i < n; i++) t->n_small += list[i].small ? list[i].count : 0;
+    for (int i = 0, n = pred_tensors(&t->net.shape, list); i < n; i++)
+        if (list[i].per_pass) t->n_small += list[i].count;
     t->max_passes = MIN(2 * t->options.batch, *n_labels);
     t->chunk_capacity = MIN(MAX(TRAIN_CHUNK, t->runner.n_threads), t->max_passes);
     pred_wire(&t->net);
@@ -16436,10 +16456,7 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
     train_shuffle(t->order, t->n_train, &state);
     for (int step = 0; step < n_steps; step++) {
         const double lr = mul64(o->lr, train_schedule(POLAR_SCHEDULE_COSINE, *n_updates, 10, n_steps * o->n_epochs));
-        const double beta1 = 1 - pow64(TRAIN_BETA1, *n_updates + 1), beta2 = 1 - pow64(TRAIN_BETA2, *n_updates + 1);
-        const float k[9] = {(float)(1 - mul64(lr, o->weight_decay)), (float)TRAIN_BETA1, (float)(1 - TRAIN_BETA1),
-                            (float)TRAIN_BETA2, (float)(1 - TRAIN_BETA2), (float)(lr / beta1), (float)sqrt(beta2),
-                            (float)TRAIN_EPS, 1};
+        const mat_adam k = train_adam_constants(lr, o->weight_decay, *n_updates, 1);
         t->first = step * o->batch;
         t->n_batch = MIN(o->batch, t->n_train - t->first);
         t->backward = 1;
@@ -16448,7 +16465,7 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
         parallel_for(&t->runner, t->n_batch, menu_pass_task, t);
         parallel_for(&t->runner, (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), menu_sum_task, t);
         if (!pred_finite(t->grads, t->n_params)) continue;
-        t->net.kernels->adam(t->params, t->grads, t->m, t->v, t->n_params, k);
+        t->net.kernels->adam(t->params, t->grads, t->m, t->v, t->n_params, &k);
         ++*n_updates;
         menu_pack(&t->net);
     }
