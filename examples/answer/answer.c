@@ -194,8 +194,7 @@ static ans_number_word ans_number_word_at(polar_span s, size_t at, int *plural, 
 #define U_VOLT (U_POWER - U_CURRENT)
 
 /* One unit is num / den * 10^exponent of the base units m, kg, s, A, dollar, mol, K. Symbols take prefixes (km, mL) as
- * letters, names (kilometre) as words; 2: names, whose plural is understood; 4: case counts, since another symbol
- * differs by it. */
+ * letters, names (kilometre) as words; the plural of names is understood. */
 typedef struct ans_unit_row {
     const char *name;
     uint32_t num, den;
@@ -1606,10 +1605,10 @@ static size_t ans_read_count(polar_span s, size_t at, uint64_t *value) {
     uint64_t total = 0, current = 0, highest = 0;
     size_t end = 0;
     int last = WORD_NONE;
-    while (at) {
+    while (at != ANS_NONE) {
         int plural;
         size_t stop, next;
-        ans_number_word w = ans_number_word_at(s, at - 1, &plural, &stop); /* places are kept plus one: 0 is none */
+        ans_number_word w = ans_number_word_at(s, at, &plural, &stop);
         int fits =
             (w.kind == WORD_ONE && (last == WORD_NONE || last >= WORD_HUNDRED || (last == WORD_TEN && w.value < 10))) ||
             (w.kind == WORD_TEN && (last == WORD_NONE || last >= WORD_HUNDRED));
@@ -1624,9 +1623,9 @@ static size_t ans_read_count(polar_span s, size_t at, uint64_t *value) {
             current = 0;
         } else if (w.kind == WORD_DOZEN && last != WORD_NONE && !total) current = MAX(current, 1) * 12;
         else if (w.kind == WORD_ARTICLE && last == WORD_NONE) current = 1;
-        else if (ans_at(s, at - 1, "and ", 1) && (last == WORD_HUNDRED || last == WORD_SCALE)) {
+        else if (ans_at(s, at, "and ", 1) && (last == WORD_HUNDRED || last == WORD_SCALE)) {
             at += 4;
-            w = ans_number_word_at(s, at - 1, &plural, &stop);
+            w = ans_number_word_at(s, at, &plural, &stop);
             if (w.kind != WORD_ONE && w.kind != WORD_TEN) break;
             continue;
         } else break;
@@ -1640,7 +1639,7 @@ static size_t ans_read_count(polar_span s, size_t at, uint64_t *value) {
         end = stop;
         *value = total + current;
         next = ans_next_word(s, stop);
-        at = next ? next + 1 : 0;
+        at = next ? next : ANS_NONE;
     }
     return end;
 }
@@ -1661,7 +1660,7 @@ static size_t ans_read_share(polar_span s, size_t at, uint64_t *num, uint64_t *d
     int plural;
     size_t end, next;
     if (ans_number_word_at(s, at, &plural, &end).kind == WORD_HALF) return *num = 1, *den = 2, end;
-    if ((end = ans_read_count(s, at + 1, num)) == 0 || (next = ans_next_word(s, end)) == 0) return 0;
+    if ((end = ans_read_count(s, at, num)) == 0 || (next = ans_next_word(s, end)) == 0) return 0;
     return ans_read_part(s, next, *num, den);
 }
 
@@ -1706,7 +1705,7 @@ static size_t ans_rewrite_sign(ans_rewriter *x, size_t end, char tail) {
     for (int i = 0; i < COUNT(signs); i++) {
         const size_t n = strlen(signs[i].word);
         if (end - x->at != n || !ans_at(x->s, x->at, signs[i].word, 1) || (signs[i].before && tail != 'd')) continue;
-        unused = signs[i].after && next < x->s.length ? ans_read_count(x->s, next + 1, &value) : 0;
+        unused = signs[i].after && next < x->s.length ? ans_read_count(x->s, next, &value) : 0;
         if (signs[i].after && !unused &&
             !(next < x->s.length && (ans_is_digit(x->s.text[next]) || x->s.text[next] == '.')))
             continue;
@@ -1772,7 +1771,7 @@ static size_t ans_rewrite_word(ans_rewriter *x) {
         }
         return next;
     }
-    if ((end = ans_read_count(x->s, x->at + 1, &value)) == 0) return 0;
+    if ((end = ans_read_count(x->s, x->at, &value)) == 0) return 0;
     next = ans_next_word(x->s, end);
     if (next && (share = ans_read_part(x->s, next, value, &den)) != 0)
         return ans_put_fraction(x->side, value, den), share;
