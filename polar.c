@@ -102,6 +102,11 @@
     !defined(__TINYC__)
 #define POLAR_ARM 1
 #include <arm_neon.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #endif
 #if defined(__GNUC__) && !defined(__TINYC__)
 #define TARGET(isa) __attribute__((target(isa)))
@@ -3133,6 +3138,33 @@ static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
     }
 }
 
+/* Types that the instruction sets below read by code of their own: f(type, numbers of a block) for each. Any other type
+ * goes through multiply_c, slow but right. What runs for them, with 1 to 3 tokens and with more (AVX-512 and VNNI:
+ * with 1, and with more):
+ *
+ *     set       numbers of a block             few tokens                         many tokens
+ *     avx2      words8_avx2, small_avx2,       rows8_TYPE_avx2: 8 rows as they    panel_blocks_avx2: panels of 16 rows,
+ *               unpack_avx2                    are in the file                    maddubs (Q8_0, IQ4: madd)
+ *     avx512    wide_TYPE_avx512               the same, straight into the sums;  wide_multiply_avx512: panels of 16
+ *                                              Q8_0: rows8_32_avx2                rows, dpbusd
+ *     neon      numbers_neon, scales_neon      rows4_32_neon, rows4_256_neon:     panel_tile_neon: panels of 8 rows,
+ *                                              4 rows as they are, smull          smull, smlal
+ *     dotprod   the same                       the same with sdot                 the same with sdot
+ *     i8mm      the same                       the same with sdot                 the same with smmla */
+#define KERN_TYPES(f) \
+    f(QUANT_Q8_0, 32) f(QUANT_Q4_0, 32) f(QUANT_Q4_1, 32) f(QUANT_Q5_0, 32) f(QUANT_Q5_1, 32) f(QUANT_IQ4_NL, 32) \
+    f(QUANT_Q2_K, 256) f(QUANT_Q3_K, 256) f(QUANT_Q4_K, 256) f(QUANT_Q5_K, 256) f(QUANT_Q6_K, 256) f(QUANT_IQ4_XS, 256)
+
+static MAYBE_UNUSED int kern_knows(int type) {
+    switch (type) {
+#define TYPE(type, block) case type:
+        KERN_TYPES(TYPE)
+#undef TYPE
+        return 1;
+    default: return 0;
+    }
+}
+
 static void rms_norm_c(float *out, const float *x, const float *w, int n, float eps) {
     float s[8] = {0}, scale;
     for (int i = 0; i < n; i++) s[i & 7] = fma32(x[i], x[i], s[i & 7]);
@@ -4080,6 +4112,7 @@ static AVX2 void multiply_panel_avx2(const product *p, const act_blocks *a, int 
 static AVX2 void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
     if (!quant_types[p->type].unpack) multiply_float_avx2(p, row, n_rows);
+    else if (!kern_knows(p->type)) multiply_c(p, row, n_rows, scratch);
     else if (p->n_tokens < 4) multiply_rows_avx2(p, a, row, n_rows);
     else multiply_panel_avx2(p, a, row, n_rows, scratch);
 }
@@ -4904,8 +4937,8 @@ static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *
     const act_blocks *a = act_blocks_of(p->a, p->type);
     const int whole = n_rows / 16 * 16;
     wide_rows x;
-    if (!quant_types[p->type].unpack) {
-        multiply_float_avx2(p, row, n_rows);
+    if (!kern_knows(p->type)) {
+        multiply_avx2(p, row, n_rows, scratch);
         return;
     }
     x.stride = p->row_bytes;
@@ -5049,139 +5082,341 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
         }
 }
 
-/* --- NEON, few tokens: four weight rows at a time --- */
+/* --- Arm, quantized weights ---
+ *
+ * numbers_neon reads 16 numbers of a block, scales_neon the factors of its sub-blocks: all that is known here about how
+ * a type lays out its bits. Four tokens and more go over a panel, 8 rows side by side, w[i][r] the number i of row r as
+ * a signed byte; panel_dot_neon, the only part that differs between the instruction sets, sums over a sub-block:
+ *     s[r][k] = sum_i w[i][r] a[k][i]    for rows r = 0..7 and tokens k = 0..3
+ *     sum[r][k] += scale[r] s[r][k]      exact integers; then, at the end of a block, the chain of the definition
+ * One to three tokens go over the rows as they are in the file, four at a time (rows4_neon).
+ *
+ *     set      words of the panel      its instruction
+ *     neon     (n / 16, 8 rows, 16)    smull, smlal: two products in each of 8 lanes of 16 bits, four of small numbers
+ *     dotprod  (n / 4, 8 rows, 4)      sdot: four products in each of 4 lanes, a lane for each row
+ *     i8mm     (n / 8, 8 rows, 8)      smmla: eight products in each of 4 lanes, two rows times two tokens
+ *
+ * The two that the compiler is not told about are written as assembler: unlike the intrinsics, that can stand in a
+ * function which is inlined into functions of different instruction sets. */
+enum { ARM_NEON, ARM_DOTPROD, ARM_I8MM };
+#ifdef __clang__
+#define DOTPROD TARGET("dotprod")
+#define I8MM    TARGET("dotprod,i8mm")
+#else
+#define DOTPROD TARGET("arch=armv8.2-a+dotprod")
+#define I8MM    TARGET("arch=armv8.2-a+dotprod+i8mm")
+#endif
+
+/* s[i] += sum_j w[4 i + j] a[4 i + j] for lanes i = 0..3 */
+static ALWAYS_INLINE int32x4_t sdot_neon(int32x4_t s, int8x16_t w, int8x16_t a) {
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(s) : "w"(w), "w"(a));
+    return s;
+}
+
+/* s[i] += sum_j w[4 i + j] a[4 lane + j] */
+static ALWAYS_INLINE int32x4_t sdot_lane_neon(int32x4_t s, int8x16_t w, int8x16_t a, int lane) {
+#define LANE(l) \
+    if (lane == l) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #l "]" : "+w"(s) : "w"(w), "w"(a))
+    LANE(0);
+    LANE(1);
+    LANE(2);
+    LANE(3);
+#undef LANE
+    return s;
+}
+
+/* s[2 i + k] += sum_j w[8 i + j] a[8 k + j] for i = 0, 1 and k = 0, 1 */
+static ALWAYS_INLINE int32x4_t smmla_neon(int32x4_t s, int8x16_t w, int8x16_t a) {
+    __asm__ volatile("smmla %0.4s, %1.16b, %2.16b" : "+w"(s) : "w"(w), "w"(a));
+    return s;
+}
+
+/* The bits of `mask` in bytes shifted right by n bits, n < 0 left. n and mask are constants. */
+static ALWAYS_INLINE uint8x16_t shift_neon(uint8x16_t v, int n) {
+    return n > 0 ? v >> n : n < 0 ? v << -n : v;
+}
+
+static ALWAYS_INLINE uint8x16_t field_neon(uint8x16_t v, int n, int mask) {
+    v = shift_neon(v, n);
+    return n > 0 && mask == 255 >> n ? v : vandq_u8(v, vdupq_n_u8((uint8_t)mask));
+}
+
+/* v with the bits of `mask` taken from h, shifted. */
+static ALWAYS_INLINE uint8x16_t with_bits_neon(uint8x16_t v, uint8x16_t h, int n, int mask) {
+    return vbslq_u8(vdupq_n_u8((uint8_t)mask), shift_neon(h, n), v);
+}
+
+/* Numbers 16 i .. 16 i + 15 of the block at x, before scale and offset. The layouts are those of quant_unpack_TYPE.
+ * `type` and i are constants wherever this is called. */
+static ALWAYS_INLINE int8x16_t numbers_neon(int type, const uint8_t *x, int i) {
+    static const uint8_t spread[2][16] = {{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1},
+                                          {2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3}};
+    const int half = i / 8, k = i % 8 / 2, l = i % 2 * 16; /* of 256 numbers: 128 half + 32 k + l */
+    uint8x16_t v = vdupq_n_u8(0);
+    switch (type) {
+    case QUANT_Q8_0: v = vld1q_u8(x + 2 + 16 * i); break;
+    case QUANT_Q4_0:
+    case QUANT_IQ4_NL: v = field_neon(vld1q_u8(x + 2), 4 * i, 15); break;
+    case QUANT_Q4_1: v = field_neon(vld1q_u8(x + 4), 4 * i, 15); break;
+    case QUANT_Q5_0:
+    case QUANT_Q5_1: {
+        const uint8_t *high = x + (type == QUANT_Q5_0 ? 2 : 4);
+        const uint8x16_t bits = vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(rd_u32(high))), vld1q_u8(spread[i]));
+        v = field_neon(vld1q_u8(high + 4), 4 * i, 15);
+        v = with_bits_neon(v, vtstq_u8(bits, vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u))), 0, 16);
+        break;
+    }
+    case QUANT_Q2_K: v = field_neon(vld1q_u8(x + 16 + 32 * half + l), 2 * k, 3); break;
+    case QUANT_Q3_K:
+        v = field_neon(vld1q_u8(x + 32 + 32 * half + l), 2 * k, 3);
+        v = with_bits_neon(v, vld1q_u8(x + l), i / 2 - 2, 4);
+        break;
+    case QUANT_Q4_K: v = field_neon(vld1q_u8(x + 16 + i / 4 * 32 + l), i % 4 / 2 * 4, 15); break;
+    case QUANT_Q5_K:
+        v = field_neon(vld1q_u8(x + 48 + i / 4 * 32 + l), i % 4 / 2 * 4, 15);
+        v = with_bits_neon(v, vld1q_u8(x + 16 + l), i / 2 - 4, 16);
+        break;
+    case QUANT_Q6_K:
+        v = field_neon(vld1q_u8(x + 64 * half + k % 2 * 32 + l), k / 2 * 4, 15);
+        v = with_bits_neon(v, vld1q_u8(x + 128 + 32 * half + l), 2 * k - 4, 48);
+        break;
+    case QUANT_IQ4_XS: v = field_neon(vld1q_u8(x + 8 + i / 2 * 16), i % 2 * 4, 15); break;
+    }
+    if (type == QUANT_IQ4_NL || type == QUANT_IQ4_XS) return vqtbl1q_s8(vld1q_s8(quant_iq4), v);
+    return vreinterpretq_s8_u8(v);
+}
+
+/* What numbers_neon has too much. */
+static ALWAYS_INLINE int offset_neon(int type) {
+    return type == QUANT_Q4_0 ? 8 : type == QUANT_Q5_0 ? 16 : type == QUANT_Q3_K ? 4 : type == QUANT_Q6_K ? 32 : 0;
+}
+
+/* Whether the numbers are so small that four products with a token's fit 16 bits. */
+static ALWAYS_INLINE int small_neon(int type) {
+    return type != QUANT_Q8_0 && type != QUANT_IQ4_NL && type != QUANT_IQ4_XS;
+}
+
+/* Numbers of a sub-block of a K type. */
+static ALWAYS_INLINE int sub_neon(int type) {
+    return type == QUANT_Q2_K || type == QUANT_Q3_K || type == QUANT_Q6_K ? 16 : 32;
+}
+
+/* Scales and minima of the sub-blocks of a K type: 16, or 8 in the first half. */
+static ALWAYS_INLINE void scales_neon(int type, const uint8_t *x, int16x8_t s[2], int16x8_t m[2]) {
+    const uint8x16_t low = vdupq_n_u8(15), high = vdupq_n_u8(48);
+    uint8x16_t v, u;
+    m[0] = m[1] = s[1] = vdupq_n_s16(0);
+    if (type == QUANT_Q4_K || type == QUANT_Q5_K) { /* scales in the low half of v, minima in the high one */
+        static const uint8_t from[16] = {4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15};
+        static const uint8_t top[16] = {16, 16, 16, 16, 4, 5, 6, 7, 16, 16, 16, 16, 8, 9, 10, 11}; /* 16: zero */
+        static const int8_t shift[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4};
+        static const uint8_t mask[16] = {63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15};
+        v = vld1q_u8(x);
+        u = vandq_u8(shift_neon(vqtbl1q_u8(v, vld1q_u8(top)), 2), high);
+        v = vorrq_u8(vandq_u8(vshlq_u8(vqtbl1q_u8(v, vld1q_u8(from)), vld1q_s8(shift)), vld1q_u8(mask)), u);
+        s[0] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
+        m[0] = vreinterpretq_s16_u16(vmovl_high_u8(v));
+        return;
+    }
+    if (type == QUANT_IQ4_XS) {
+        static const uint8_t from[16] = {4, 16, 4, 16, 5, 16, 5, 16, 6, 16, 6, 16, 7, 16, 7, 16};
+        static const int16_t shift_low[8] = {0, -4, 0, -4, 0, -4, 0, -4}, shift[8] = {4, 2, 0, -2, -4, -6, -8, -10};
+        const uint16x8_t h = vshlq_u16(vdupq_n_u16(rd_u16(x + 2)), vld1q_s16(shift));
+        v = vqtbl1q_u8(vcombine_u8(vld1_u8(x), vdup_n_u8(0)), vld1q_u8(from));
+        v = vandq_u8(vreinterpretq_u8_u16(vshlq_u16(vreinterpretq_u16_u8(v), vld1q_s16(shift_low))), low);
+        u = vandq_u8(vreinterpretq_u8_u16(h), vreinterpretq_u8_u16(vdupq_n_u16(48)));
+        s[0] = vsubq_s16(vreinterpretq_s16_u8(vorrq_u8(v, u)), vdupq_n_s16(32));
+        return;
+    }
+    if (type == QUANT_Q2_K) {
+        v = vld1q_u8(x);
+        u = shift_neon(v, 4);
+        m[0] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u)));
+        m[1] = vreinterpretq_s16_u16(vmovl_high_u8(u));
+        v = vandq_u8(v, low);
+    } else if (type == QUANT_Q3_K) {
+        static const uint8_t from[2][16] = {{2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9},
+                                            {10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13}};
+        static const int8_t shift[2][16] = {{0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4, -4, -4, -4, -4},
+                                            {4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0, -2, -2, -2, -2}};
+        v = vld1q_u8(x + 94); /* the 12 bytes, and two on each side */
+        u = vandq_u8(vshlq_u8(vqtbl1q_u8(v, vld1q_u8(from[1])), vld1q_s8(shift[1])), high);
+        v = vandq_u8(vshlq_u8(vqtbl1q_u8(v, vld1q_u8(from[0])), vld1q_s8(shift[0])), low);
+        v = vsubq_u8(vorrq_u8(v, u), vdupq_n_u8(32));
+    } else {
+        v = vld1q_u8(x + 192); /* Q6_K */
+    }
+    s[0] = vmovl_s8(vget_low_s8(vreinterpretq_s8_u8(v)));
+    s[1] = vmovl_high_s8(vreinterpretq_s8_u8(v));
+}
+
+/* Where a block has its d; minima follow it, as everywhere but in Q2_K, two bytes later too. */
+static ALWAYS_INLINE size_t at_d_neon(int type) {
+    return type == QUANT_Q2_K ? 80 : type == QUANT_Q3_K ? 108 : type == QUANT_Q6_K ? 208 : 0;
+}
 
 /* The halves at the same place of four rows, as floats. */
-static float32x4_t load_f16x4_neon(const uint8_t *const w[4], size_t at) {
-    const uint16_t h[4] = {rd_u16(w[0] + at), rd_u16(w[1] + at), rd_u16(w[2] + at), rd_u16(w[3] + at)};
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h)));
+static ALWAYS_INLINE float32x4_t halves4_neon(const uint8_t *const w[4], size_t at) {
+    uint16x4_t h = vdup_n_u16(0);
+    h = vld1_lane_u16((const uint16_t *)(const void *)(w[0] + at), h, 0);
+    h = vld1_lane_u16((const uint16_t *)(const void *)(w[1] + at), h, 1);
+    h = vld1_lane_u16((const uint16_t *)(const void *)(w[2] + at), h, 2);
+    h = vld1_lane_u16((const uint16_t *)(const void *)(w[3] + at), h, 3);
+    return vcvt_f32_f16(vreinterpret_f16_u16(h));
 }
 
 /* Lane i is the sum of the lanes of v[i]. */
-static int32x4_t isum4x4_neon(const int32x4_t v[4]) {
+static ALWAYS_INLINE int32x4_t isum4x4_neon(const int32x4_t v[4]) {
     return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
 }
 
-/* p + pairs of products, |w| <= 128 and |a| <= 127: two of them fit 16 bits. */
+/* Pairs of products, |w| <= 128 and |a| <= 127: two of them fit 16 bits. */
 static ALWAYS_INLINE int16x8_t pairs_neon(int8x16_t w, int8x16_t a) {
     return vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(a)), w, a);
 }
 
-static ALWAYS_INLINE float32x4_t rows4_32_neon(int type, const uint8_t *const w[4], int n, const int8_t *q,
-                                               const float *d) {
-    const size_t bytes = type == QUANT_Q8_0 ? 34 : 18;
-    const int8x16_t eight = vdupq_n_s8(8);
-    float32x4_t acc = vdupq_n_f32(0);
-    for (int b = 0; b < n / 32; b++) {
-        const size_t at = (size_t)b * bytes;
-        const int8x16_t a0 = vld1q_s8(q + 32 * b), a1 = vld1q_s8(q + 32 * b + 16);
-        int32x4_t s[4];
-        for (int r = 0; r < 4; r++) {
-            int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(w[r] + at + 2)), w1;
-            if (type == QUANT_Q8_0) {
-                w1 = vreinterpretq_s8_u8(vld1q_u8(w[r] + at + 18));
-            } else { /* low nibbles, then high ones */
-                w1 = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(w0), 4)), eight);
-                w0 = vsubq_s8(vandq_s8(w0, vdupq_n_s8(15)), eight);
-            }
-            s[r] = vpadalq_s16(vpaddlq_s16(pairs_neon(w0, a0)), pairs_neon(w1, a1));
+/* s + products of 16 numbers, or of 32, in four lanes. */
+static ALWAYS_INLINE int32x4_t dot16_neon(int set, int32x4_t s, int8x16_t w, int8x16_t a) {
+    if (set == ARM_NEON) return vpadalq_s16(s, pairs_neon(w, a));
+    return sdot_neon(s, w, a);
+}
+
+static ALWAYS_INLINE int32x4_t dot32_neon(int set, int small, int32x4_t s, const int8x16_t w[2], const int8x16_t a[2]) {
+    if (set == ARM_NEON && small) {
+        const int16x8_t t = vmlal_s8(pairs_neon(w[0], a[0]), vget_low_s8(w[1]), vget_low_s8(a[1]));
+        return vpadalq_s16(s, vmlal_high_s8(t, w[1], a[1]));
+    }
+    return dot16_neon(set, dot16_neon(set, s, w[0], a[0]), w[1], a[1]);
+}
+
+/* acc = fma(d da, sum, acc), a lane for each row. */
+static ALWAYS_INLINE float32x4_t chain_neon(float32x4_t acc, float32x4_t d, float da, int32x4_t sum) {
+    return vfmaq_f32(acc, vmulq_n_f32(d, da), vcvtq_f32_s32(sum));
+}
+
+/* --- Arm, one token: four rows as they are in the file ---
+ *
+ * The lanes of `run` hold running sums that are never set back, modulo 2^32; what a block adds to them is the
+ * difference of their totals before and after, which is exact and saves setting four registers to zero each time. */
+
+/* Four rows, and their sums so far. */
+typedef struct rows4 {
+    const uint8_t *x[4]; /* the next block of each row */
+    int32x4_t run[4], before;
+    float32x4_t acc;
+} rows4;
+
+/* The halves at x, as floats; each x goes past its own. One instruction for each, which the compiler does not find. */
+static ALWAYS_INLINE float32x4_t next_halves4_neon(const uint8_t *x[4]) {
+    const uint8_t *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+    uint16x4_t h;
+#define NEXT(l, constraint, load) \
+    __asm__(load ", [%1], #2" : constraint(h), "+r"(x##l) : "m"(*(const uint8_t(*)[2])(const void *)x##l))
+    NEXT(0, "=w", "ldr %h0");
+    NEXT(1, "+w", "ld1 {%0.h}[1]");
+    NEXT(2, "+w", "ld1 {%0.h}[2]");
+    NEXT(3, "+w", "ld1 {%0.h}[3]");
+#undef NEXT
+    x[0] = x0, x[1] = x1, x[2] = x2, x[3] = x3;
+    return vcvt_f32_f16(vreinterpret_f16_u16(h));
+}
+
+/* The next block, of 32 numbers; lane l of `da` is the token's scale, that of `sums` the sum of its numbers. */
+static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const int8_t *q, float32x4_t da, int32x4_t sums,
+                                           int l) {
+    const int bytes = quant_types[type].bytes, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1, head = mins ? 4 : 2;
+    const int8x16_t a[2] = {vld1q_s8(q), vld1q_s8(q + 16)};
+    const float32x4_t d = next_halves4_neon(o->x), m = mins ? next_halves4_neon(o->x) : d;
+    int32x4_t now, s;
+    UNROLL for (int r = 0; r < 4; r++) {
+        const uint8_t *x = o->x[r];
+        int8x16_t v0, v1;
+        if (type == QUANT_Q8_0)
+            __asm__("ldp %q0, %q1, [%2], #32"
+                    : "=w"(v0), "=w"(v1), "+r"(x)
+                    : "m"(*(const uint8_t(*)[32])(const void *)x));
+        else {
+            v0 = numbers_neon(type, x - head, 0), v1 = numbers_neon(type, x - head, 1);
+            x += bytes - head;
         }
-        acc = vfmaq_f32(acc, vmulq_n_f32(load_f16x4_neon(w, at), d[b]), vcvtq_f32_s32(isum4x4_neon(s)));
+        const int8x16_t v[2] = {v0, v1};
+        o->x[r] = x;
+        o->run[r] = dot32_neon(set, small_neon(type), o->run[r], v, a);
     }
-    return acc;
+    now = isum4x4_neon(o->run), s = vsubq_s32(now, o->before), o->before = now;
+    if (offset_neon(type)) s = vmlsq_n_s32(s, vdupq_n_s32(offset_neon(type)), sums[l]);
+    o->acc = vfmaq_f32(o->acc, vmulq_n_f32(d, da[l]), vcvtq_f32_s32(s));
+    if (mins) o->acc = vfmaq_n_f32(o->acc, vmulq_n_f32(m, da[l]), vcvtq_f32_s32(sums)[l]);
 }
 
-/* The 6-bit scales and minima of Q4_K as 16-bit numbers. */
-static void scales_k4_neon(const uint8_t *p, int16x8_t *scales, int16x8_t *mins) {
-    const uint32_t a = rd_u32(p), b = rd_u32(p + 4), c = rd_u32(p + 8);
-    const uint32_t s = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030), m = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
-    *scales = vreinterpretq_s16_u16(vmovl_u8(vcreate_u8((a & 0x3f3f3f3f) | (uint64_t)s << 32)));
-    *mins = vreinterpretq_s16_u16(vmovl_u8(vcreate_u8((b & 0x3f3f3f3f) | (uint64_t)m << 32)));
-}
-
-/* Sum over the nibbles of a Q4_K block times q, in four lanes. */
-static ALWAYS_INLINE int32x4_t dot_q4_k_neon(const uint8_t *nibbles, int16x8_t scales, const int8_t *q) {
-    int16_t scale[8];
-    int32x4_t sum = vdupq_n_s32(0);
-    vst1q_s16(scale, scales);
-    /* 64 numbers at a time: low nibbles are sub-block 2j, high ones 2j + 1 */
-    for (int j = 0; j < 4; j++, nibbles += 32, q += 64) {
-        const uint8x16_t v0 = vld1q_u8(nibbles), v1 = vld1q_u8(nibbles + 16), low = vdupq_n_u8(15);
-        /* four products of 15 * 127 fit 16 bits */
-        const int16x8_t lo = vaddq_s16(pairs_neon(vreinterpretq_s8_u8(vandq_u8(v0, low)), vld1q_s8(q)),
-                                       pairs_neon(vreinterpretq_s8_u8(vandq_u8(v1, low)), vld1q_s8(q + 16)));
-        const int16x8_t hi = vaddq_s16(pairs_neon(vreinterpretq_s8_u8(vshrq_n_u8(v0, 4)), vld1q_s8(q + 32)),
-                                       pairs_neon(vreinterpretq_s8_u8(vshrq_n_u8(v1, 4)), vld1q_s8(q + 48)));
-        sum = vmlal_n_s16(vmlal_high_n_s16(sum, lo, scale[2 * j]), vget_low_s16(lo), scale[2 * j]);
-        sum = vmlal_n_s16(vmlal_high_n_s16(sum, hi, scale[2 * j + 1]), vget_low_s16(hi), scale[2 * j + 1]);
+/* Types with blocks of 32 numbers. */
+static ALWAYS_INLINE float32x4_t rows4_32_neon(int set, int type, const uint8_t *const w[4], int n, const int8_t *q,
+                                               const int16_t *sums, const float *d) {
+    const int n_blocks = n / 32;
+    int b = 0;
+    rows4 o = {{w[0], w[1], w[2], w[3]}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)},
+               vdupq_n_s32(0), vdupq_n_f32(0)};
+    for (; b + 4 <= n_blocks; b += 4) {
+        const float32x4_t da = vld1q_f32(d + b);
+        const int32x4_t s = vpaddlq_s16(vld1q_s16(sums + 2 * b));
+        UNROLL for (int l = 0; l < 4; l++) rows4_block_neon(set, type, &o, q + 32 * (b + l), da, s, l);
     }
-    return sum;
+    for (; b < n_blocks; b++)
+        rows4_block_neon(set, type, &o, q + 32 * b, vdupq_n_f32(d[b]), vdupq_n_s32(sums[2 * b] + sums[2 * b + 1]), 0);
+    return o.acc;
 }
 
-static float32x4_t rows4_q4_k_neon(const uint8_t *const w[4], int n, const int8_t *q, const int16_t *sums,
-                                   const float *d) {
+/* Types with blocks of 256. */
+static ALWAYS_INLINE float32x4_t rows4_256_neon(int set, int type, const uint8_t *const w[4], int n, const int8_t *q,
+                                                const int16_t *sums, const float *d) {
+    const size_t bytes = (size_t)quant_types[type].bytes;
+    const int mins = type == QUANT_Q2_K || type == QUANT_Q4_K || type == QUANT_Q5_K, offset = offset_neon(type);
+    const int sub = sub_neon(type), small = small_neon(type);
     float32x4_t acc = vdupq_n_f32(0);
-    for (int b = 0; b < n / 256; b++) {
-        const size_t at = (size_t)b * 144;
-        /* sums over the 8 sub-blocks of 32 */
-        const int16x8_t s32 = vpaddq_s16(vld1q_s16(sums + 16 * b), vld1q_s16(sums + 16 * b + 8));
+    int32x4_t run[4], before = vdupq_n_s32(0);
+    UNROLL for (int r = 0; r < 4; r++) run[r] = before;
+    for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
+        const uint8_t *const x[4] = {w[0] + (size_t)b * bytes, w[1] + (size_t)b * bytes, w[2] + (size_t)b * bytes,
+                                     w[3] + (size_t)b * bytes};
+        int16x8_t sum[2] = {vld1q_s16(sums), vld1q_s16(sums + 8)};
         int32x4_t s[4], m[4];
+        if (sub == 32) sum[0] = vpaddq_s16(sum[0], sum[1]);
         for (int r = 0; r < 4; r++) {
-            int16x8_t scales, mins;
-            scales_k4_neon(w[r] + at + 4, &scales, &mins);
-            s[r] = dot_q4_k_neon(w[r] + at + 16, scales, q + 256 * b);
-            m[r] = vmlal_high_s16(vmull_s16(vget_low_s16(s32), vget_low_s16(mins)), s32, mins);
+            int16x8_t scales[2], minima[2];
+            scales_neon(type, x[r], scales, minima);
+            s[r] = vdupq_n_s32(0);
+            UNROLL for (int j = 0; j < 256 / sub; j += 4) { /* four sub-blocks */
+                const int16x8_t scale = scales[j / 8];
+                int32x4_t now;
+                UNROLL for (int k = j; k < j + 4; k++) {
+                    if (sub == 16) {
+                        run[k - j] = dot16_neon(set, run[k - j], numbers_neon(type, x[r], k), vld1q_s8(q + 16 * k));
+                        continue;
+                    }
+                    const int8x16_t v[2] = {numbers_neon(type, x[r], 2 * k), numbers_neon(type, x[r], 2 * k + 1)};
+                    const int8x16_t a[2] = {vld1q_s8(q + 32 * k), vld1q_s8(q + 32 * k + 16)};
+                    run[k - j] = dot32_neon(set, small, run[k - j], v, a);
+                }
+                now = isum4x4_neon(run);
+                s[r] = vmlaq_s32(s[r], vsubq_s32(now, before),
+                                 j % 8 ? vmovl_high_s16(scale) : vmovl_s16(vget_low_s16(scale)));
+                before = now;
+            }
+            if (!mins && !offset) continue;
+            UNROLL for (int j = 0; j < 2; j++) if (!mins) minima[j] = scales[j];
+            m[r] = vmlal_high_s16(vmull_s16(vget_low_s16(minima[0]), vget_low_s16(sum[0])), minima[0], sum[0]);
+            if (sub == 16) m[r] = vmlal_s16(m[r], vget_low_s16(minima[1]), vget_low_s16(sum[1])),
+                           m[r] = vmlal_high_s16(m[r], minima[1], sum[1]);
+            if (!mins) s[r] = vmlsq_s32(s[r], m[r], vdupq_n_s32(offset));
         }
-        acc = vfmaq_f32(acc, vmulq_n_f32(load_f16x4_neon(w, at), d[b]), vcvtq_f32_s32(isum4x4_neon(s)));
-        acc = vfmaq_f32(acc, vmulq_n_f32(vnegq_f32(load_f16x4_neon(w, at + 2)), d[b]), vcvtq_f32_s32(isum4x4_neon(m)));
+        acc = chain_neon(acc, halves4_neon(x, at_d_neon(type)), d[b], isum4x4_neon(s));
+        if (mins) acc = chain_neon(acc, vnegq_f32(halves4_neon(x, at_d_neon(type) + 2)), d[b], isum4x4_neon(m));
     }
     return acc;
 }
 
-/* Products of a block of 16-bit numbers with four others. */
-static ALWAYS_INLINE int32x4_t dot_block4_neon(const int16_t *const a[4], const int16_t *b, int n) {
-    int32x4_t s[4];
-    for (int k = 0; k < 4; k++) s[k] = vdupq_n_s32(0);
-    for (int i = 0; i < n; i += 8) {
-        const int16x8_t v = vld1q_s16(b + i);
-        for (int k = 0; k < 4; k++) {
-            const int16x8_t u = vld1q_s16(a[k] + i);
-            s[k] = vmlal_high_s16(vmlal_s16(s[k], vget_low_s16(u), vget_low_s16(v)), u, v);
-        }
-    }
-    return isum4x4_neon(s);
-}
-
-static int sum_mins(const quant_block *w, const int16_t *sums, int block) {
-    int sum = 0;
-    for (int j = 0; j < block / 16; j++) sum += w->mins[j] * sums[j];
-    return sum;
-}
-
-/* Types without a loop of their own: unpacked as in the definition. */
-static float32x4_t rows4_any_neon(int type, const uint8_t *const w[4], int n, const int16_t *q, const int16_t *sums,
-                                  const float *d, quant_block *u) {
-    const quant_type *t = &quant_types[type];
-    const int16_t *const in[4] = {u[0].q, u[1].q, u[2].q, u[3].q};
-    float32x4_t acc = vdupq_n_f32(0);
-    for (int b = 0; b < n / t->block; b++) {
-        float scale[4], min[4] = {0};
-        int32_t m[4] = {0};
-        for (int r = 0; r < 4; r++) {
-            t->unpack(w[r] + (size_t)b * (size_t)t->bytes, &u[r]);
-            scale[r] = u[r].d;
-            if (!t->has_mins) continue;
-            min[r] = u[r].m;
-            m[r] = sum_mins(&u[r], sums + b * t->block / 16, t->block);
-        }
-        acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(scale), d[b]),
-                        vcvtq_f32_s32(dot_block4_neon(in, q + b * t->block, t->block)));
-        if (t->has_mins) acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(min), d[b]), vcvtq_f32_s32(vld1q_s32(m)));
-    }
-    return acc;
-}
-
-static void multiply_rows_neon(const product *p, const act_blocks *a, int row, int n_rows, quant_block *unpacked) {
+static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row, int n_rows) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
     const int n = p->a->n;
     for (int r = row; r < row + n_rows; r += 4) {
         const int rows = MIN(4, row + n_rows - r);
@@ -5192,13 +5427,13 @@ static void multiply_rows_neon(const product *p, const act_blocks *a, int row, i
             const int8_t *q = a->q8 + from;
             const int16_t *sums = a->sums + from / 16;
             const float *d = a->d + from / (size_t)quant_types[p->type].block;
-            float32x4_t y;
+            float32x4_t y = vdupq_n_f32(0);
             float out[4];
             switch (p->type) {
-            case QUANT_Q8_0: y = rows4_32_neon(QUANT_Q8_0, w, n, q, d); break;
-            case QUANT_Q4_0: y = rows4_32_neon(QUANT_Q4_0, w, n, q, d); break;
-            case QUANT_Q4_K: y = rows4_q4_k_neon(w, n, q, sums, d); break;
-            default: y = rows4_any_neon(p->type, w, n, a->q16 + from, sums, d, unpacked);
+#define TYPE(type, block) \
+    case type: y = rows4_##block##_neon(set, type, w, n, q, sums, d); break;
+                KERN_TYPES(TYPE)
+#undef TYPE
             }
             vst1q_f32(out, y);
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
@@ -5206,66 +5441,294 @@ static void multiply_rows_neon(const product *p, const act_blocks *a, int row, i
     }
 }
 
-/* --- NEON, many tokens: the blocks of a row are unpacked once, and every token goes over them --- */
+/* --- Arm, many tokens: panels of 8 rows --- */
 
-/* Blocks [from, from + count) of row r times tokens k .. k+3 (the last one repeated past the end). */
-static void multiply_tokens4_neon(const quant_block *w, const product *p, const act_blocks *a, int r, int k, int from,
-                                  int count) {
-    const quant_type *t = &quant_types[p->type];
-    const int16_t *q[4], *sums[4];
+#define PANEL_ROWS  8
+#define PANEL_CHUNK 2048 /* numbers of a row in a panel, so that it stays in the first cache */
+
+typedef struct panel {
+    int8_t *q;       /* (numbers / word, 8 rows, word), without offset */
+    float *d, *m;    /* (blocks, 8) */
+    int32_t *scales; /* K types: (sub-blocks, 8); with smmla (sub-blocks, 4, 4), a scale for each lane of its sums */
+    int16_t *mins;   /* and their minima: (sub-blocks, 8) */
+    int8_t *rows;    /* (8, PANEL_CHUNK), before they are put side by side */
+} panel;
+
+typedef char scratch_holds_panel[PANEL_CHUNK * PANEL_ROWS * (1 + 1) + PANEL_CHUNK / 32 * PANEL_ROWS * 8 +
+                                         PANEL_CHUNK / 16 * PANEL_ROWS * 10 <= KERN_SCRATCH ? 1 : -1];
+
+#define S64(v) vreinterpretq_s64_s32(v)
+#define S8(v)  vreinterpretq_s8_s64(v)
+
+/* n numbers of 8 rows to a panel's words. `set` is no constant here: all instruction sets share the code. */
+static void panel_put_neon(int set, const int8_t *rows, int n, int8_t *out) {
+    for (int i = 0; i < n; i += 16, out += 128) {
+        int32x4_t t[8];
+        UNROLL for (int r = 0; r < 8; r++) t[r] = vreinterpretq_s32_s8(vld1q_s8(rows + PANEL_CHUNK * r + i));
+        if (set == ARM_NEON) {
+            UNROLL for (int r = 0; r < 8; r++) vst1q_s8(out + 16 * r, vreinterpretq_s8_s32(t[r]));
+        } else if (set == ARM_I8MM) {
+            UNROLL for (int r = 0; r < 8; r += 2) {
+                vst1q_s8(out + 8 * r, S8(vzip1q_s64(S64(t[r]), S64(t[r + 1]))));
+                vst1q_s8(out + 64 + 8 * r, S8(vzip2q_s64(S64(t[r]), S64(t[r + 1]))));
+            }
+        } else {
+            UNROLL for (int r = 0; r < 8; r += 4) { /* 4 x 4 words are transposed */
+                const int32x4_t a = vzip1q_s32(t[r], t[r + 1]), b = vzip2q_s32(t[r], t[r + 1]);
+                const int32x4_t c = vzip1q_s32(t[r + 2], t[r + 3]), d = vzip2q_s32(t[r + 2], t[r + 3]);
+                vst1q_s8(out + 4 * r, S8(vzip1q_s64(S64(a), S64(c))));
+                vst1q_s8(out + 4 * r + 32, S8(vzip2q_s64(S64(a), S64(c))));
+                vst1q_s8(out + 4 * r + 64, S8(vzip1q_s64(S64(b), S64(d))));
+                vst1q_s8(out + 4 * r + 96, S8(vzip2q_s64(S64(b), S64(d))));
+            }
+        }
+    }
+}
+
+static ALWAYS_INLINE float half_neon(const uint8_t *x) {
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16((const uint16_t *)(const void *)x))), 0);
+}
+
+/* `count` blocks at x, of row r: their numbers to f->rows, their factors to their places in the panel. */
+static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, const panel *f, int r, const uint8_t *x,
+                                               int count) {
+    const size_t bytes = (size_t)quant_types[type].bytes;
+    const int mins = quant_types[type].has_mins, n = 256 / sub_neon(type);
+    int8_t *rows = f->rows + PANEL_CHUNK * r;
+    float *d = f->d + r, *m = f->m + r;
+    int32_t *scales = f->scales + (set == ARM_I8MM ? 2 * r : r);
+    int16_t *minima = f->mins + r;
+    for (int b = 0; b < count; b++, x += bytes, rows += block, d += 8, m += 8) {
+        UNROLL for (int i = 0; i < block / 16; i++)
+            vst1q_s8(rows + 16 * i, vsubq_s8(numbers_neon(type, x, i), vdupq_n_s8((int8_t)offset_neon(type))));
+        *d = half_neon(x + at_d_neon(type));
+        if (mins) *m = block == 256 ? -half_neon(x + at_d_neon(type) + 2) : half_neon(x + 2);
+        if (block == 256) {
+            int16x8_t s[2], t[2];
+            int16_t out[2][16];
+            scales_neon(type, x, s, t);
+            vst1q_s16(out[0], s[0]), vst1q_s16(out[0] + 8, s[1]), vst1q_s16(out[1], t[0]), vst1q_s16(out[1] + 8, t[1]);
+            for (int j = 0; j < n; j++) {
+                scales[0] = out[0][j];
+                if (set == ARM_I8MM) scales[1] = out[0][j];
+                scales += set == ARM_I8MM ? 16 : 8;
+                if (mins) *minima = out[1][j], minima += 8;
+            }
+        }
+    }
+}
+
+static void panel_fill_neon(int set, int type, const panel *f, int r, const uint8_t *x, int count) {
+    switch (type) {
+#define TYPE(type, block) \
+    case type: panel_fill_type_neon(set, type, block, f, r, x, count); break;
+        KERN_TYPES(TYPE)
+#undef TYPE
+    }
+}
+
+/* s[2 k + h] lane l: the products of n numbers of row 4 h + l with token k. With smmla s[4 p + h] instead: rows 2 h and
+ * 2 h + 1 times tokens 2 p and 2 p + 1, in the order of a matrix. */
+static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t *w, const int8_t *const a[4], int at, int n,
+                                         int32x4_t s[8]) {
+    if (set == ARM_NEON) {
+        UNROLL for (int h = 0; h < 2; h++) UNROLL for (int k = 0; k < 4; k += 2) {
+            int32x4_t t[2][4];
+            int8x16_t v[4][2], u[2][2];
+            UNROLL for (int i = 0; i < n / 16; i++) {
+                UNROLL for (int r = 0; r < 4; r++) v[r][i] = vld1q_s8(w + 128 * i + 64 * h + 16 * r);
+                UNROLL for (int l = 0; l < 2; l++) u[l][i] = vld1q_s8(a[k + l] + at + 16 * i);
+            }
+            UNROLL for (int l = 0; l < 2; l++) UNROLL for (int r = 0; r < 4; r++) {
+                int16x8_t x = pairs_neon(v[r][0], u[l][0]);
+                if (n == 32 && small) {
+                    x = vmlal_s8(x, vget_low_s8(v[r][1]), vget_low_s8(u[l][1]));
+                    x = vmlal_high_s8(x, v[r][1], u[l][1]);
+                }
+                t[l][r] = vpaddlq_s16(x);
+                if (n == 32 && !small) t[l][r] = dot16_neon(set, t[l][r], v[r][1], u[l][1]);
+            }
+            s[2 * k + h] = isum4x4_neon(t[0]), s[2 * k + 2 + h] = isum4x4_neon(t[1]);
+        }
+        return;
+    }
+    UNROLL for (int k = 0; k < 8; k++) s[k] = vdupq_n_s32(0);
+    UNROLL for (int i = 0; i < n; i += 16, w += 128) {
+        const int8x16_t a0 = vld1q_s8(a[0] + at + i), a1 = vld1q_s8(a[1] + at + i), a2 = vld1q_s8(a[2] + at + i),
+                        a3 = vld1q_s8(a[3] + at + i);
+        if (set == ARM_I8MM) {
+#define S64_8(v) vreinterpretq_s64_s8(v)
+            const int8x16_t u[2][2] = {{S8(vzip1q_s64(S64_8(a0), S64_8(a1))), S8(vzip1q_s64(S64_8(a2), S64_8(a3)))},
+                                       {S8(vzip2q_s64(S64_8(a0), S64_8(a1))), S8(vzip2q_s64(S64_8(a2), S64_8(a3)))}};
+            UNROLL for (int g = 0; g < 2; g++) UNROLL for (int h = 0; h < 4; h++) {
+                const int8x16_t v = vld1q_s8(w + 64 * g + 16 * h);
+                s[h] = smmla_neon(s[h], v, u[g][0]), s[4 + h] = smmla_neon(s[4 + h], v, u[g][1]);
+            }
+#undef S64_8
+            continue;
+        }
+        UNROLL for (int l = 0; l < 4; l++) {
+            const int8x16_t w0 = vld1q_s8(w + 32 * l), w1 = vld1q_s8(w + 32 * l + 16);
+            s[0] = sdot_lane_neon(s[0], w0, a0, l), s[1] = sdot_lane_neon(s[1], w1, a0, l);
+            s[2] = sdot_lane_neon(s[2], w0, a1, l), s[3] = sdot_lane_neon(s[3], w1, a1, l);
+            s[4] = sdot_lane_neon(s[4], w0, a2, l), s[5] = sdot_lane_neon(s[5], w1, a2, l);
+            s[6] = sdot_lane_neon(s[6], w0, a3, l), s[7] = sdot_lane_neon(s[7], w1, a3, l);
+        }
+    }
+}
+
+/* Four tokens, and where their products with 8 rows go. */
+typedef struct panel_tile {
+    const int8_t *q[4];
+    const int16_t *sums[4];
     const float *d[4];
-    float y[4];
-    float32x4_t acc;
-    for (int i = 0; i < 4; i++) {
-        const int token = MIN(k + i, p->n_tokens - 1);
-        const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)(from * t->block);
-        q[i] = a->q16 + at;
-        sums[i] = a->sums + at / 16;
-        d[i] = a->d + at / (size_t)t->block;
-        y[i] = from ? p->y[(size_t)token * (size_t)p->ldy + (size_t)r] : 0;
-    }
-    acc = vld1q_f32(y);
-    for (int b = 0; b < count; b++, w++) {
-        const float da[4] = {d[0][b], d[1][b], d[2][b], d[3][b]};
-        int32_t m[4];
-        acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(da), w->d), vcvtq_f32_s32(dot_block4_neon(q, w->q, t->block)));
-        if (t->has_mins) {
-            for (int i = 0; i < 4; i++) m[i] = sum_mins(w, sums[i] + b * t->block / 16, t->block);
-            acc = vfmaq_f32(acc, vmulq_n_f32(vld1q_f32(da), w->m), vcvtq_f32_s32(vld1q_s32(m)));
+    float *y[4];
+} panel_tile;
+
+/* All but the panel, its blocks and the tile are constants wherever this is called. */
+static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small, int mins, const panel *f, int count,
+                                          panel_tile *t) {
+    const int8_t *const q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = f->q;
+    const int n_scales = set == ARM_I8MM ? 4 : 2;
+    float32x4_t acc[8];
+    UNROLL for (int k = 0; k < 8; k++) acc[k] = vld1q_f32(t->y[k / 2] + k % 2 * 4);
+    for (int b = 0; b < count; b++) {
+        const float32x4_t d[2] = {vld1q_f32(f->d + 8 * b), vld1q_f32(f->d + 8 * b + 4)};
+        int32x4_t s[8], sum[8];
+        if (block == 32) panel_dot_neon(set, small, w, q, 32 * b, 32, sum), w += 32 * 8;
+        else {
+            const int32_t *scales = f->scales + b * (256 / sub) * n_scales * 4;
+            UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
+            for (int j = 0; j < 256 / sub; j++, w += sub * 8, scales += 4 * n_scales) {
+                panel_dot_neon(set, small, w, q, 256 * b + sub * j, sub, s);
+                UNROLL for (int k = 0; k < 8; k++)
+                    sum[k] = vmlaq_s32(sum[k], s[k], vld1q_s32(scales + 4 * (k % n_scales)));
+            }
         }
-        for (int i = 0; i < 4; i++) q[i] += t->block;
+        if (set == ARM_I8MM) { /* to a lane for each row */
+            UNROLL for (int k = 0; k < 8; k += 2) s[k] = vuzp1q_s32(sum[k], sum[k + 1]),
+                                                  s[k + 1] = vuzp2q_s32(sum[k], sum[k + 1]);
+            UNROLL for (int k = 0; k < 8; k++) sum[k] = s[k / 4 * 4 + k % 2 * 2 + k / 2 % 2];
+        }
+        UNROLL for (int k = 0; k < 8; k++) acc[k] = chain_neon(acc[k], d[k % 2], t->d[k / 2][b], sum[k]);
+        if (!mins) continue;
+        if (block == 32) {
+            UNROLL for (int k = 0; k < 8; k++)
+                sum[k] = vdupq_n_s32(t->sums[k / 2][2 * b] + t->sums[k / 2][2 * b + 1]);
+        } else {
+            const int16_t *m = f->mins + b * (256 / sub) * 8;
+            UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
+            for (int j = 0; j < 16 * 16 / sub; j += 8, m += 64) {
+                int16x8_t u[4];
+                UNROLL for (int k = 0; k < 4; k++) {
+                    u[k] = vld1q_s16(t->sums[k] + 16 * b + j);
+                    if (sub == 32) u[k] = vpaddq_s16(u[k], vld1q_s16(t->sums[k] + 16 * b + 8));
+                }
+#define MIN_OF(l) \
+                do { \
+                    const int16x8_t v = vld1q_s16(m + 8 * l); \
+                    UNROLL for (int k = 0; k < 4; k++) \
+                        sum[2 * k] = vmlal_laneq_s16(sum[2 * k], vget_low_s16(v), u[k], l), \
+                        sum[2 * k + 1] = vmlal_high_laneq_s16(sum[2 * k + 1], v, u[k], l); \
+                } while (0)
+                MIN_OF(0);
+                MIN_OF(1);
+                MIN_OF(2);
+                MIN_OF(3);
+                MIN_OF(4);
+                MIN_OF(5);
+                MIN_OF(6);
+                MIN_OF(7);
+#undef MIN_OF
+            }
+        }
+        UNROLL for (int k = 0; k < 8; k++)
+            acc[k] = chain_neon(acc[k], vld1q_f32(f->m + 8 * b + k % 2 * 4), t->d[k / 2][b], sum[k]);
     }
-    vst1q_f32(y, acc);
-    for (int i = 0; i < 4 && k + i < p->n_tokens; i++) p->y[(size_t)(k + i) * (size_t)p->ldy + (size_t)r] = y[i];
+    UNROLL for (int k = 0; k < 8; k++) vst1q_f32(t->y[k / 2] + k % 2 * 4, acc[k]);
 }
 
-#define NEON_CHUNK 2048 /* numbers of a row that are unpacked at a time; a multiple of 256 */
-
-static void multiply_blocks_neon(const product *p, const act_blocks *a, int row, int n_rows, quant_block *unpacked) {
-    const quant_type *t = &quant_types[p->type];
-    const int n_blocks = p->a->n / t->block, chunk = NEON_CHUNK / t->block;
-    for (int r = row; r < row + n_rows; r++)
-        for (int b = 0; b < n_blocks; b += chunk) {
-            const int count = MIN(chunk, n_blocks - b);
-            const uint8_t *w = p->w + (size_t)r * p->row_bytes + (size_t)b * (size_t)t->bytes;
-            for (int i = 0; i < count; i++) t->unpack(w + (size_t)i * (size_t)t->bytes, &unpacked[i]);
-            for (int k = 0; k < p->n_tokens; k += 4) multiply_tokens4_neon(unpacked, p, a, r, k, b, count);
-        }
+static ALWAYS_INLINE void panel_shape_neon(int set, int type, const panel *f, int count, panel_tile *t) {
+    switch (type) {
+    case QUANT_Q8_0:
+    case QUANT_IQ4_NL: panel_tile_neon(set, 32, 32, 0, 0, f, count, t); break;
+    case QUANT_Q4_0:
+    case QUANT_Q5_0: panel_tile_neon(set, 32, 32, 1, 0, f, count, t); break;
+    case QUANT_Q4_1:
+    case QUANT_Q5_1: panel_tile_neon(set, 32, 32, 1, 1, f, count, t); break;
+    case QUANT_Q4_K:
+    case QUANT_Q5_K: panel_tile_neon(set, 256, 32, 1, 1, f, count, t); break;
+    case QUANT_IQ4_XS: panel_tile_neon(set, 256, 32, 0, 0, f, count, t); break;
+    case QUANT_Q2_K: panel_tile_neon(set, 256, 16, 1, 1, f, count, t); break;
+    case QUANT_Q3_K:
+    case QUANT_Q6_K: panel_tile_neon(set, 256, 16, 1, 0, f, count, t); break;
+    }
 }
 
-/* The scratch memory holds the unpacked blocks of a chunk. */
-typedef char scratch_holds_blocks[NEON_CHUNK / 32 * (int)sizeof(quant_block) <= KERN_SCRATCH ? 1 : -1];
-
-static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
+static ALWAYS_INLINE void multiply_panel_neon(int set, const product *p, int row, int n_rows, void *scratch) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
+    const quant_type *t = &quant_types[p->type];
+    const int n_blocks = p->a->n / t->block, chunk = PANEL_CHUNK / t->block;
+    panel f;
+    f.q = scratch;
+    f.rows = f.q + PANEL_CHUNK * PANEL_ROWS;
+    f.d = (float *)(void *)(f.rows + PANEL_CHUNK * PANEL_ROWS);
+    f.m = f.d + PANEL_CHUNK / 32 * PANEL_ROWS;
+    f.scales = (int32_t *)(void *)(f.m + PANEL_CHUNK / 32 * PANEL_ROWS);
+    f.mins = (int16_t *)(f.scales + PANEL_CHUNK / 16 * 2 * PANEL_ROWS);
+    for (int r = row; r < row + n_rows; r += PANEL_ROWS)
+        for (int b = 0; b < n_blocks; b += chunk) {
+            const int rows = MIN(PANEL_ROWS, row + n_rows - r), count = MIN(chunk, n_blocks - b);
+            const uint8_t *w = p->w + (size_t)b * (size_t)t->bytes;
+            for (int i = 0; i < PANEL_ROWS; i++) /* rows past the end repeat the last */
+                panel_fill_neon(set, p->type, &f, i, w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes, count);
+            panel_put_neon(set, f.rows, count * t->block, f.q);
+            for (int k = 0; k < p->n_tokens; k += 4) {
+                panel_tile tile;
+                float y[4][PANEL_ROWS]; /* where fewer rows or tokens are left */
+                for (int i = 0; i < 4; i++) {
+                    const int token = MIN(k + i, p->n_tokens - 1);
+                    const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n +
+                                      (size_t)b * (size_t)t->block;
+                    float *out = p->y + (size_t)token * (size_t)p->ldy + r;
+                    tile.q[i] = a->q8 + at, tile.sums[i] = a->sums + at / 16, tile.d[i] = a->d + at / (size_t)t->block;
+                    tile.y[i] = rows == PANEL_ROWS && token == k + i ? out : y[i];
+                    if (!b) memset(tile.y[i], 0, sizeof y[i]);
+                    else if (tile.y[i] == y[i]) memcpy(y[i], out, (size_t)rows * sizeof *out);
+                }
+                panel_shape_neon(set, p->type, &f, count, &tile);
+                for (int i = 0; i < 4 && k + i < p->n_tokens; i++)
+                    if (tile.y[i] == y[i])
+                        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + r, y[i], (size_t)rows * sizeof *y[i]);
+            }
+        }
+}
+
+/* Floats, and types that the tables above do not know. */
+static void multiply_other_neon(const product *p, int row, int n_rows, void *scratch) {
     switch (p->type) {
     case QUANT_F32: multiply_float_type_neon(QUANT_F32, p, row, n_rows); break;
     case QUANT_F16: multiply_float_type_neon(QUANT_F16, p, row, n_rows); break;
     case QUANT_BF16: multiply_float_type_neon(QUANT_BF16, p, row, n_rows); break;
-    default:
-        if (p->n_tokens < 4) multiply_rows_neon(p, a, row, n_rows, scratch);
-        else multiply_blocks_neon(p, a, row, n_rows, scratch);
+    default: multiply_c(p, row, n_rows, scratch);
     }
+}
+
+static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
+    if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
+    else if (p->n_tokens < 4) multiply_rows_neon(ARM_NEON, p, row, n_rows);
+    else multiply_panel_neon(ARM_NEON, p, row, n_rows, scratch);
+}
+
+static DOTPROD void multiply_dotprod(const product *p, int row, int n_rows, void *scratch) {
+    if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
+    else if (p->n_tokens < 4) multiply_rows_neon(ARM_DOTPROD, p, row, n_rows);
+    else multiply_panel_neon(ARM_DOTPROD, p, row, n_rows, scratch);
+}
+
+static I8MM void multiply_i8mm(const product *p, int row, int n_rows, void *scratch) {
+    if (!kern_knows(p->type) || p->n_tokens < 4) multiply_dotprod(p, row, n_rows, scratch);
+    else multiply_panel_neon(ARM_I8MM, p, row, n_rows, scratch);
 }
 
 /* exp32 in four lanes. */
@@ -5403,13 +5866,56 @@ static void axpy_neon(float *out, float a, const float *x, int n) {
     axpy_c(out + i, a, x + i, n - i);
 }
 
-static const kern kern_neon = {POLAR_CPU_NEON, quantize_neon, multiply_neon, rms_norm_neon, swiglu_neon, rope_neon,
-                               scores_neon, softmax_neon, accumulate_neon, NULL, NULL, to_f16_neon, axpy_neon};
+
+#define KERN_ARM(cpu, multiply) \
+    {cpu, quantize_neon, multiply, rms_norm_neon, swiglu_neon, rope_neon, scores_neon, \
+     softmax_neon, accumulate_neon, NULL, NULL, to_f16_neon, axpy_neon}
+static const kern kern_neon = KERN_ARM(POLAR_CPU_NEON, multiply_neon);
+static const kern kern_dotprod = KERN_ARM(POLAR_CPU_DOTPROD, multiply_dotprod);
+static const kern kern_i8mm = KERN_ARM(POLAR_CPU_I8MM, multiply_i8mm);
+
+#ifdef __APPLE__
+static int cpu_has(const char *name) {
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname(name, &has, &size, NULL, 0) && has;
+}
+#endif
+
+/* The instructions, where the system tells; otherwise what the compiler was told. */
+static int cpu_has_dotprod(void) {
+#if defined(__linux__)
+    return (int)(getauxval(AT_HWCAP) >> 20 & 1); /* HWCAP_ASIMDDP */
+#elif defined(__APPLE__)
+    return cpu_has("hw.optional.arm.FEAT_DotProd");
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(43) != 0; /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static int cpu_has_i8mm(void) {
+    if (!cpu_has_dotprod()) return 0;
+#if defined(__linux__)
+    return (int)(getauxval(AT_HWCAP2) >> 13 & 1); /* HWCAP2_I8MM */
+#elif defined(__APPLE__)
+    return cpu_has("hw.optional.arm.FEAT_I8MM");
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(66) != 0; /* PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+    return 1;
+#else
+    return 0;
+#endif
+}
 #endif
 
 /* --- the choice --- */
 
-static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512"};
+static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -5424,6 +5930,8 @@ static const kern *kern_find(polar_cpu cpu) {
     if ((cpu == POLAR_CPU_AVX2 || cpu == POLAR_CPU_AUTO) && cpu_has_avx2()) return &kern_avx2;
 #endif
 #ifdef POLAR_ARM
+    if ((cpu == POLAR_CPU_I8MM || cpu == POLAR_CPU_AUTO) && cpu_has_i8mm()) return &kern_i8mm;
+    if ((cpu == POLAR_CPU_DOTPROD || cpu == POLAR_CPU_AUTO) && cpu_has_dotprod()) return &kern_dotprod;
     if (cpu == POLAR_CPU_NEON || cpu == POLAR_CPU_AUTO) return &kern_neon;
 #endif
     return cpu == POLAR_CPU_PLAIN || cpu == POLAR_CPU_AUTO ? &kern_plain : NULL;

@@ -2,7 +2,7 @@
 #include "inside.h"
 #include "test.h"
 
-enum { N = 768, ROWS = 37, TOKENS = 7 };
+enum { N = 2304, ROWS = 37, TOKENS = 13 }; /* a row is longer than any variant takes at a time */
 
 static uint64_t seed = 1;
 static float x[TOKENS * N];
@@ -66,28 +66,31 @@ TEST(quantize_error) {
     }
 }
 
-/* Random weights of any bits, every type, 1 to 7 tokens, a number of rows that is no multiple of anything. */
+/* Random weights of any bits, every type, 1 to 13 tokens, numbers of rows and of blocks that are no multiple of
+ * anything. */
 TEST(multiply) {
     static forms f;
     static uint8_t w[ROWS * N * 4];
-    static char scratch[KERN_SCRATCH];
+    static char scratch[KERN_SCRATCH + 1];
     static float y[2][TOKENS * ROWS];
-    const int index[TOKENS] = {6, 0, 3, 3, 1, 2, 5};
-    EACH_VARIANT(k) for (int round = 0; round < 3; round++) {
+    const int index[TOKENS] = {6, 0, 3, 3, 1, 2, 5, 12, 11, 4, 9, 9, 7}, lengths[] = {N, 256, 32, 13 * 32};
+    EACH_VARIANT(k) for (int round = 0; round < COUNT(lengths); round++) {
         for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)rng_next(&seed);
         fill(x, TOKENS * N, 3);
         quantize_forms(&kern_plain, &f);
         for (int type = 0; type < QUANT_N; type++)
-            for (int n = 1; n <= TOKENS; n++) {
-                const activations a = activations_of(&f);
-                product p = {type, ROWS, w, quant_row_bytes(type, N), &a, round ? index : NULL, n, y[0], ROWS};
+            for (int n = 1; lengths[round] % quant_types[type].block == 0 && n <= TOKENS; n += n < 7 ? 1 : 6) {
+                activations a = activations_of(&f);
+                const size_t bytes = quant_row_bytes(type, (size_t)lengths[round]);
+                product p = {type, ROWS, w, bytes, &a, round ? index : NULL, n, y[0], ROWS};
+                a.n = lengths[round];
                 memset(y, 0, sizeof y);
                 kern_plain.multiply(&p, 0, ROWS, scratch);
                 p.y = y[1];
                 k->multiply(&p, 0, 16, scratch);
                 k->multiply(&p, 16, ROWS - 16, scratch);
                 CHECK(same(y[0], y[1], n * ROWS));
-                if (!same(y[0], y[1], n * ROWS)) printf("%s, %d tokens\n", quant_types[type].name, n);
+                if (!same(y[0], y[1], n * ROWS)) printf("%s, %d tokens, %d\n", quant_types[type].name, n, a.n);
             }
     }
 }
