@@ -207,18 +207,18 @@ const char *polar_status_text(polar_status status) {
 }
 
 /* A bounded string under construction; `length` counts what did not fit too. */
-typedef struct text {
+typedef struct text_buffer {
     char *at;
     size_t capacity, length;
-} text;
+} text_buffer;
 
-static void text_put(text *t, const char *s, size_t n) {
+static void text_put(text_buffer *t, const char *s, size_t n) {
     for (size_t i = 0; i < n; i++, t->length++)
         if (t->length + 1 < t->capacity) t->at[t->length] = s[i];
     if (t->capacity) t->at[MIN(t->length, t->capacity - 1)] = 0;
 }
 
-static void text_put_u64(text *t, uint64_t v, unsigned base) {
+static void text_put_u64(text_buffer *t, uint64_t v, unsigned base) {
     char digits[24];
     int n = 0;
     do digits[n++] = "0123456789abcdef"[v % base];
@@ -226,13 +226,13 @@ static void text_put_u64(text *t, uint64_t v, unsigned base) {
     while (n) text_put(t, &digits[--n], 1);
 }
 
-static void text_put_i64(text *t, int64_t v) {
+static void text_put_i64(text_buffer *t, int64_t v) {
     if (v < 0) text_put(t, "-", 1);
     text_put_u64(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, 10);
 }
 
 /* The subset of printf that messages need: %s %.*s %c %d %u %x %zu %lld %llu %%. */
-static void text_vformat(text *t, const char *format, va_list args) {
+static void text_vformat(text_buffer *t, const char *format, va_list args) {
     for (const char *f = format; *f; f++) {
         if (*f != '%') {
             text_put(t, f, 1);
@@ -268,7 +268,7 @@ static void text_vformat(text *t, const char *format, va_list args) {
     }
 }
 
-static PRINTF_LIKE(2, 3) void text_format(text *t, const char *format, ...) {
+static PRINTF_LIKE(2, 3) void text_format(text_buffer *t, const char *format, ...) {
     va_list args;
     va_start(args, format);
     text_vformat(t, format, args);
@@ -302,7 +302,7 @@ static void text_clean(char *s) {
 
 static PRINTF_LIKE(3, 4) polar_status fail(polar_error *e, polar_status status, const char *format, ...) {
     if (e && e->status == POLAR_OK) {
-        text t = {e->message, sizeof e->message, 0};
+        text_buffer t = {e->message, sizeof e->message, 0};
         va_list args;
         e->status = status;
         va_start(args, format);
@@ -491,7 +491,7 @@ static void buf_free(buf *b) {
 /* Adds a line to a text of notes, which stays NUL-terminated. */
 static PRINTF_LIKE(2, 3) void buf_note(buf *b, const char *format, ...) {
     char line[480];
-    text t = {line, sizeof line, 0};
+    text_buffer t = {line, sizeof line, 0};
     va_list args;
     va_start(args, format);
     text_vformat(&t, format, args);
@@ -845,7 +845,7 @@ static int num_digits(uint64_t m, int e, int narrow, char *digits, int *power) {
 }
 
 /* 0.digits * 10^power: plain between 1e-4 and 1e16, else with an exponent. */
-static void text_put_decimal(text *t, const char *digits, int n, int power) {
+static void text_put_decimal(text_buffer *t, const char *digits, int n, int power) {
     int exponent = power - 1;
     if (exponent < -4 || exponent >= 16) {
         text_put(t, digits, 1);
@@ -865,7 +865,7 @@ static void text_put_decimal(text *t, const char *digits, int n, int power) {
 }
 
 /* A number given by its bits: sign, exponent, mantissa of the format. */
-static void text_put_bits(text *t, uint64_t bits, int negative, num_format f) {
+static void text_put_bits(text_buffer *t, uint64_t bits, int negative, num_format f) {
     uint64_t m = bits & (((uint64_t)1 << f.stored) - 1);
     int exponent = (int)(bits >> f.stored), n, power;
     char digits[20];
@@ -884,12 +884,12 @@ static void text_put_bits(text *t, uint64_t bits, int negative, num_format f) {
     text_put_decimal(t, digits, n, power);
 }
 
-static void text_put_double(text *t, double x) {
+static void text_put_double(text_buffer *t, double x) {
     uint64_t u = f64_bits(x);
     text_put_bits(t, u << 1 >> 1, (int)(u >> 63), num_double);
 }
 
-static void text_put_float(text *t, float x) {
+static void text_put_float(text_buffer *t, float x) {
     uint32_t u = f32_bits(x);
     text_put_bits(t, u & 0x7fffffff, (int)(u >> 31), num_float);
 }
@@ -897,7 +897,7 @@ static void text_put_float(text *t, float x) {
 /* For messages: writes a number to `at`, NUL-terminated, and returns it. */
 #define NUM_TEXT 32
 static const char *num_text(double x, char at[NUM_TEXT]) {
-    text t = {at, NUM_TEXT, 0};
+    text_buffer t = {at, NUM_TEXT, 0};
     text_put_double(&t, x);
     return at;
 }
@@ -1624,7 +1624,7 @@ static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
 }
 
 /* Value or element as text. */
-static void gguf_put_text(text *t, const gguf_kv *kv, size_t element) {
+static void gguf_put_text(text_buffer *t, const gguf_kv *kv, size_t element) {
     int64_t n;
     double x;
     if (element >= kv->count) return;
@@ -1662,7 +1662,7 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
     if ((status = gguf_check_one(g, kv, "an integer", e))) return status;
     if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
         char found[NUM_TEXT];
-        text t = {found, sizeof found, 0};
+        text_buffer t = {found, sizeof found, 0};
         gguf_put_text(&t, kv, 0);
         return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %d to %d", g->name, key, found, min, max);
     }
@@ -2181,7 +2181,7 @@ int polar_gguf_find(const polar_gguf *g, const char *key) {
 }
 
 size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *text_at, size_t size) {
-    text t = {text_at, size, 0};
+    text_buffer t = {text_at, size, 0};
     text_put(&t, "", 0);
     if (index >= 0 && (size_t)index < g->file.n_kv) gguf_put_text(&t, &g->file.kv[index], element);
     return t.length;
@@ -6218,7 +6218,7 @@ static polar_status tok_read_id(const gguf_file *g, const char *key, int n_token
                                 polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
     char found[NUM_TEXT];
-    text t = {found, sizeof found, 0};
+    text_buffer t = {found, sizeof found, 0};
     int64_t n = INT64_MAX;
     *id = -1;
     if (!kv) return POLAR_OK;
@@ -7869,7 +7869,7 @@ static int tpl_run(tpl *t, const char *s, size_t n, const polar_message *message
 }
 
 /* A message as the format writes it; `content` NULL: what introduces the assistant's. */
-static void tok_expect(text *e, const struct tok_chat_format *f, const char *role, const char *content) {
+static void tok_expect(text_buffer *e, const struct tok_chat_format *f, const char *role, const char *content) {
     const char *const parts[] = {f->open, role, f->close, f->gap, content, f->end, f->tail};
     for (int i = 0; i < (content ? COUNT(parts) : 4); i++)
         if (parts[i]) text_put(e, parts[i], strlen(parts[i]));
@@ -7894,7 +7894,7 @@ static const char *tok_keep_written(tok_vocab *v, int i, const tpl *t, const pol
 /* The content of s, which is a system message in the format, or nothing at all; 0 if it is neither. */
 static int tok_system_part(const struct tok_chat_format *f, const char *s, size_t n, struct tok_part *part) {
     char expected[160];
-    text head = {expected, sizeof expected, 0};
+    text_buffer head = {expected, sizeof expected, 0};
     size_t tail;
     part->text = s;
     part->length = 0;
@@ -7912,7 +7912,7 @@ static int tok_system_part(const struct tok_chat_format *f, const char *s, size_
 /* One question: is it in the format, and what stands in front and behind? */
 static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n, int trim) {
     char expected[320];
-    text e = {expected, sizeof expected, 0};
+    text_buffer e = {expected, sizeof expected, 0};
     const char *at;
     tok_expect(&e, f, "user", trim ? "qx1" : " qx1 ");
     tok_expect(&e, f, "assistant", NULL);
@@ -7926,7 +7926,7 @@ static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, con
 /* A conversation with a system message, which other text may stand around. */
 static int tok_match_conversation(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n) {
     char expected[640];
-    text e = {expected, sizeof expected, 0};
+    text_buffer e = {expected, sizeof expected, 0};
     const char *at, *content = v->trims ? "qx2" : " qx2 ";
     struct tok_part system;
     tok_expect(&e, f, "user", v->trims ? "qx1" : " qx1 ");
@@ -8110,15 +8110,15 @@ const char *polar_chat_name(polar_chat chat) {
  * ====================================================================================== */
 
 /* To add an architecture: a row here and, if it has tensors of its own, their names in model_layer_tensors. */
-typedef struct arch {
+typedef struct arch_row {
     const char *name;
     int neox;     /* rope turns (x[i], x[i + half]); otherwise (x[2i], x[2i+1]) */
     int qkv_bias; /* biases on q, k, v must be there; others may be in any file */
     int qk_norm;  /* RMS norm on each head of q and k before rope */
     int experts;  /* feed-forward is a mixture of experts with a shared one */
-} arch;
+} arch_row;
 
-static const arch archs[] = {
+static const arch_row archs[] = {
     {"llama", 0, 0, 0, 0},
     {"qwen2", 1, 1, 0, 0},
     {"qwen3", 1, 0, 1, 0},
@@ -8133,7 +8133,7 @@ typedef struct matrix {
     const float *bias; /* (rows) that is added to products, NULL without */
 } matrix;
 
-typedef struct layer {
+typedef struct model_layer {
     const float *attn_norm, *ffn_norm;             /* (n_embd) */
     const float *q_norm, *k_norm;                  /* (head_dim), NULL without */
     matrix q, k, v, o;                             /* (n_head * head_dim, n_embd) ... (n_embd, n_head * head_dim) */
@@ -8142,13 +8142,13 @@ typedef struct layer {
     matrix gate_exps, up_exps, down_exps;          /* n_expert times (n_ff_exp, n_embd) ... */
     matrix shared_gate;                            /* (1, n_embd) */
     matrix gate_shexp, up_shexp, down_shexp;       /* (n_ff_shexp, n_embd) ... */
-} layer;
+} model_layer;
 
 struct polar_model {
     polar_allocator allocator;
     gguf_file file;
     tok_vocab vocab;
-    const arch *arch;
+    const arch_row *arch;
     const kern *kern;
     int vocab_only, ignore_unknown;
     int n_layer, n_embd, n_head, n_head_kv, head_dim, n_rot, n_ff, n_vocab, n_ctx_train;
@@ -8157,7 +8157,7 @@ struct polar_model {
     matrix embedding, output;
     const float *output_norm;
     uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
-    layer *layers;
+    model_layer *layers;
     char name[128]; /* general.name, cut */
     char *prompt;   /* polar.prompt_template, NULL without one */
     size_t prompt_bytes;
@@ -8176,7 +8176,7 @@ typedef struct model_key {
 /* The whole name of a key, which counts as used. */
 static model_key key_of(polar_model *m, const char *rest) {
     model_key k;
-    text t = {k.text, sizeof k.text, 0};
+    text_buffer t = {k.text, sizeof k.text, 0};
     const gguf_kv *kv;
     text_format(&t, "%s.%s", m->arch->name, rest);
     if ((kv = gguf_find(&m->file, k.text))) m->file.kv[kv - m->file.kv].used = 1;
@@ -8186,7 +8186,7 @@ static model_key key_of(polar_model *m, const char *rest) {
 /* What is in the file, may change results and is not done here is an error, or a note if the caller ignores it. */
 static PRINTF_LIKE(3, 4) int model_unknown(polar_model *m, polar_error *e, const char *format, ...) {
     char what[400];
-    text t = {what, sizeof what, 0};
+    text_buffer t = {what, sizeof what, 0};
     va_list args;
     va_start(args, format);
     text_vformat(&t, format, args);
@@ -8294,13 +8294,13 @@ typedef struct tensor_name {
 
 static tensor_name name_of(int layer, const char *rest, const char *suffix) {
     tensor_name n;
-    text t = {n.text, sizeof n.text, 0};
+    text_buffer t = {n.text, sizeof n.text, 0};
     if (layer >= 0) text_format(&t, "blk.%d.%s.%s", layer, rest, suffix);
     else text_format(&t, "%s.%s", rest, suffix);
     return n; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
-static void dims_text(text *t, const gguf_tensor *g) {
+static void dims_text(text_buffer *t, const gguf_tensor *g) {
     for (int i = 0; i < g->n_dims; i++) text_format(t, "%s%lld", i ? " x " : "", (long long)g->dims[i]);
 }
 
@@ -8311,7 +8311,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
     const gguf_tensor *g = gguf_find_tensor(&m->file, name);
     const int64_t want[4] = {n, rows, count, 1};
     char shape[96];
-    text t = {shape, sizeof shape, 0};
+    text_buffer t = {shape, sizeof shape, 0};
     if (!g) {
         fail(e, POLAR_FORMAT, "%s: tensor %s is missing", m->file.name, name);
         return NULL;
@@ -8385,7 +8385,7 @@ static int model_linear(polar_model *m, layout *l, int i, const char *name, int 
            model_vector(m, l, bias.text, out->rows, &out->bias, e);
 }
 
-static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e) {
+static int model_expert_tensors(polar_model *m, int i, model_layer *y, polar_error *e) {
     const int d = m->n_embd, x = m->n_expert;
     if (!model_matrix(m, i, "ffn_gate_inp", d, x, 1, &y->router, e) ||
         !model_matrix(m, i, "ffn_gate_exps", d, m->n_ff_exp, x, &y->gate_exps, e))
@@ -8406,7 +8406,7 @@ static int model_expert_tensors(polar_model *m, int i, layer *y, polar_error *e)
            model_matrix(m, i, "ffn_gate_inp_shexp", d, 1, 1, &y->shared_gate, e);
 }
 
-static int model_layer_tensors(polar_model *m, layout *l, int i, layer *y, polar_error *e) {
+static int model_layer_tensors(polar_model *m, layout *l, int i, model_layer *y, polar_error *e) {
     const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim, biased = m->arch->qkv_bias;
     if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) ||
         !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
@@ -8449,7 +8449,7 @@ static int model_rope(polar_model *m, float linear, polar_error *e) {
 
 /* Finds, checks and places everything; run twice. Every number that sizes the block is checked by then. */
 static int model_place(polar_model *m, layout *l, polar_error *e) {
-    layer unused;
+    model_layer unused;
     m->layers = layout_place(l, (size_t)m->n_layer, sizeof *m->layers);
     m->rope_step = layout_place(l, (size_t)m->n_rot / 2, sizeof *m->rope_step);
     if (m->layers) memset(m->layers, 0, (size_t)m->n_layer * sizeof *m->layers);
@@ -8558,7 +8558,7 @@ static int model_check_unused(polar_model *m, polar_error *e) {
     for (size_t i = 0; i < m->file.n_kv; i++) {
         const gguf_kv *kv = &m->file.kv[i];
         char value[64] = "";
-        text t = {value, sizeof value, 0};
+        text_buffer t = {value, sizeof value, 0};
         if (kv->used || kv->key_length < prefix || memcmp(kv->key, m->arch->name, prefix - 1) ||
             kv->key[prefix - 1] != '.' || key_is_harmless(kv, prefix))
             continue;
@@ -8579,7 +8579,7 @@ static int model_check_unused(polar_model *m, polar_error *e) {
 static void model_name(polar_model *m) {
     const char *s = "";
     size_t n = 0;
-    text t = {m->name, sizeof m->name, 0};
+    text_buffer t = {m->name, sizeof m->name, 0};
     gguf_get_str(&m->file, "general.name", &s, &n, 0, NULL);
     text_put(&t, s, n);
     text_clean(m->name);
@@ -8732,7 +8732,7 @@ int polar_model_tensor(const polar_model *m, int index, polar_tensor_info *info)
 int64_t polar_model_metadata(const polar_model *m, const char *key, char *buffer, size_t size) {
     const char *s;
     size_t n;
-    text t = {buffer, size, 0};
+    text_buffer t = {buffer, size, 0};
     if (!gguf_find(&m->file, key) || gguf_get_str(&m->file, key, &s, &n, 1, NULL)) return -1;
     text_put(&t, s, n);
     return (int64_t)n;
@@ -8994,7 +8994,7 @@ polar_status polar_program_parse(polar_program *program, int n_layer, const char
 }
 
 size_t polar_program_format(const polar_program *p, char *out, size_t size) {
-    text t = {out, size, 0};
+    text_buffer t = {out, size, 0};
     text_put(&t, "", 0); /* the NUL */
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
         polar_segment s = p->segments[i];
@@ -9006,7 +9006,7 @@ size_t polar_program_format(const polar_program *p, char *out, size_t size) {
 }
 
 size_t polar_program_strip(const polar_program *p, char *out, size_t size) {
-    text t = {out, size, 0};
+    text_buffer t = {out, size, 0};
     text_put(&t, "", 0);
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
         int times = MIN(MAX(p->segments[i].times, 0), 10);
@@ -9380,11 +9380,11 @@ static void act_quantize(const kern *k, const activations *a, int forms, int r, 
 /* --- steps that take each row by itself --- */
 
 /* What a step works on; each step says which of these it uses. */
-typedef struct step {
+typedef struct layer_step {
     engine *e;
     polar_task row_task;     /* does one row */
     int n_rows, per_task;    /* rows in all, and of a task */
-    const layer *layer;
+    const model_layer *layer;
     const call_row *rows;    /* (n_rows) */
     float *hidden;           /* (n_rows, n_embd) */
     const float *add, *norm; /* (n_rows, n_embd) or NULL; (n_embd) */
@@ -9392,16 +9392,16 @@ typedef struct step {
     int forms;               /* for the products that follow */
     int n_ff;
     int chunk, chunks;       /* queries of a task and tasks of a head; in swiglu columns of a task and tasks of a row */
-} step;
+} layer_step;
 
 static void step_task(void *context, int index, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     for (int r = index * w->per_task; r < MIN(w->n_rows, (index + 1) * w->per_task); r++)
         w->row_task(context, r, worker);
 }
 
 /* Few rows are quicker done here than handed out, and many in groups. */
-static void step_run(step *w, int n_rows, polar_task row_task) {
+static void step_run(layer_step *w, int n_rows, polar_task row_task) {
     w->n_rows = n_rows;
     w->row_task = row_task;
     w->per_task = n_rows < 4 ? 4 : MIN(16, MAX(1, n_rows / (4 * w->e->runner.n_threads)));
@@ -9420,7 +9420,7 @@ static void vec_divide(float *x, float y, int n) {
 
 /* Row r of call_norm and call_add_norm. */
 static void norm_task(void *context, int r, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     const engine *e = w->e;
     const size_t d = (size_t)e->model->n_embd;
     float *h = w->hidden + (size_t)r * d;
@@ -9433,13 +9433,13 @@ static void norm_task(void *context, int r, int worker) {
 
 /* normed = hidden / sqrt(mean(hidden^2) + eps) * norm, in floats and quantized: (n_rows, n_embd). */
 static void call_norm(engine *e, float *hidden, int n_rows, const float *norm, int forms) {
-    step w = {.e = e, .hidden = hidden, .norm = norm, .forms = forms};
+    layer_step w = {.e = e, .hidden = hidden, .norm = norm, .forms = forms};
     step_run(&w, n_rows, norm_task);
 }
 
 /* hidden += out, and then the same: one walk over the rows. Without a norm (NULL) nothing follows. */
 static void call_add_norm(engine *e, float *hidden, int n_rows, const float *norm, int forms) {
-    step w = {.e = e, .hidden = hidden, .add = e->out, .norm = norm, .forms = forms};
+    layer_step w = {.e = e, .hidden = hidden, .add = e->out, .norm = norm, .forms = forms};
     step_run(&w, n_rows, norm_task);
 }
 
@@ -9465,7 +9465,7 @@ static void kv_store(const engine *e, uint8_t *slot, const float *x, int at, int
 
 /* Row r of call_qkv, behind the products. */
 static void qkv_task(void *context, int r, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     const engine *e = w->e;
     const polar_model *m = e->model;
     const call_row *row = &w->rows[r];
@@ -9480,11 +9480,11 @@ static void qkv_task(void *context, int r, int worker) {
 
 /* q = W_q normed + b_q, (n_rows, n_head * head_dim); k and v likewise, (n_rows, n_head_kv * head_dim). Then rope for q
  * and k; k and v go to the slots of the rows. */
-static void call_qkv(engine *e, const layer *y, const call_row *rows, int n_rows) {
+static void call_qkv(engine *e, const model_layer *y, const call_row *rows, int n_rows) {
     const product p[3] = {product_of(&y->q, &e->act_normed, n_rows, e->q),
                           product_of(&y->k, &e->act_normed, n_rows, e->k),
                           product_of(&y->v, &e->act_normed, n_rows, e->v)};
-    step w = {.e = e, .layer = y, .rows = rows};
+    layer_step w = {.e = e, .layer = y, .rows = rows};
     products_run(e, p, 3);
     step_run(&w, n_rows, qkv_task);
 }
@@ -9579,7 +9579,7 @@ static void attention_run(attention *a, int n_queries) {
 
 /* Task `index` is w->chunk queries of the heads that share head `kv` of keys and values, of four rows. */
 static void attention_task(void *context, int index, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     const engine *e = w->e;
     const polar_model *m = e->model;
     const int group = m->n_head / m->n_head_kv, kv = index / w->chunks % m->n_head_kv,
@@ -9602,7 +9602,7 @@ static void attention_task(void *context, int index, int worker) {
 }
 
 static void attended_task(void *context, int r, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     (void)worker;
     act_quantize(w->e->model->kern, &w->e->act_attended, w->forms, r, 0, w->e->act_attended.n);
 }
@@ -9611,7 +9611,7 @@ static void attended_task(void *context, int r, int worker) {
  * unless there are too few for all threads. */
 static void call_attention(engine *e, const call_row *rows, const float *q, int n_rows, int forms) {
     const polar_model *m = e->model;
-    step w = {.e = e, .rows = rows, .q = q, .n_rows = n_rows, .forms = forms};
+    layer_step w = {.e = e, .rows = rows, .q = q, .n_rows = n_rows, .forms = forms};
     w.chunk = m->kern->scores4 && n_rows * m->n_head >= 16 * e->runner.n_threads ? 4 : 1;
     w.chunks = (MIN(4, n_rows) * (m->n_head / m->n_head_kv) + w.chunk - 1) / w.chunk;
     parallel_for(&e->runner, (n_rows + 3) / 4 * m->n_head_kv * w.chunks, attention_task, &w);
@@ -9622,7 +9622,7 @@ static void call_attention(engine *e, const call_row *rows, const float *q, int 
 
 /* gate = silu(gate) * up with silu(g) = g / (1 + exp(-g)), for a chunk of a row, quantized for the next product. */
 static void swiglu_task(void *context, int index, int worker) {
-    const step *w = context;
+    const layer_step *w = context;
     const engine *e = w->e;
     const int r = index / w->chunks, from = index % w->chunks * w->chunk, count = MIN(w->chunk, w->n_ff - from);
     const size_t at = (size_t)r * (size_t)w->n_ff + (size_t)from;
@@ -9633,7 +9633,7 @@ static void swiglu_task(void *context, int index, int worker) {
 
 /* gate = silu(gate) * up, (n_rows, n_ff), in floats and quantized. */
 static void call_swiglu(engine *e, int n_rows, int n_ff, int forms) {
-    step w = {.e = e, .forms = forms, .n_ff = n_ff, .chunk = 2048, .chunks = (n_ff + 2047) / 2048};
+    layer_step w = {.e = e, .forms = forms, .n_ff = n_ff, .chunk = 2048, .chunks = (n_ff + 2047) / 2048};
     e->act_gate.n = n_ff;
     if (n_rows >= 4 * e->runner.n_threads) step_run(&w, n_rows * w.chunks, swiglu_task);
     else parallel_for(&e->runner, n_rows * w.chunks, swiglu_task, &w);
@@ -9721,7 +9721,7 @@ static void experts_combine(const engine *e, int n_rows) {
 }
 
 /* out = the chosen experts of each row by their weights, and the shared expert behind its gate: (n_rows, n_embd). */
-static void mixture(engine *e, const layer *y, int n_rows) {
+static void mixture(engine *e, const model_layer *y, int n_rows) {
     const polar_model *m = e->model;
     product *p = e->products;
     int n;
@@ -9744,7 +9744,7 @@ static void mixture(engine *e, const layer *y, int n_rows) {
 /* --- the call --- */
 
 /* Forms for the products with the normed rows before the feed-forward part. */
-static int ffn_forms(const polar_model *m, const layer *y) {
+static int ffn_forms(const polar_model *m, const model_layer *y) {
     if (!m->arch->experts) return form_of(&y->gate) | form_of(&y->up);
     return form_of(&y->router) | form_of(&y->gate_exps) | form_of(&y->up_exps) | form_of(&y->gate_shexp) |
            form_of(&y->up_shexp) | form_of(&y->shared_gate);
@@ -9754,7 +9754,7 @@ static int ffn_forms(const polar_model *m, const layer *y) {
  * hidden states are undefined. */
 static void call_layer(engine *e, int index, const call_row *rows, int n_rows, int from) {
     const polar_model *m = e->model;
-    const layer *y = &m->layers[index];
+    const model_layer *y = &m->layers[index];
     const int n = n_rows - from;
     float *hidden = e->hidden + (size_t)from * (size_t)m->n_embd;                       /* of the n rows that go on */
     const float *q = e->q + (size_t)from * (size_t)m->n_head * (size_t)m->head_dim;
@@ -13242,7 +13242,7 @@ typedef struct pred_tensor {
 static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int block, const char *name, int rows,
                             int columns) {
     pred_tensor *t = &list[*n];
-    text s = {t->name, sizeof t->name, 0};
+    text_buffer s = {t->name, sizeof t->name, 0};
     if (block >= 0) text_format(&s, "layer_encoder.layers.%d.%s", block, name);
     else text_format(&s, "%s%s", prefix, name);
     t->rows = rows;

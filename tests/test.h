@@ -78,14 +78,14 @@ static inline int test_repeat(int n) {
     return !test_quick() ? n : n < 50 ? 1 : n / 50;
 }
 
-/* Whether what `work` does with n bytes takes time in proportion to them, and not to their square: 4 n take less than
+/* Whether what `body` does with n bytes takes time in proportion to them, and not to their square: 4 n take less than
  * 10 times as long as n, on any machine, in processor time, at the best of a few tries. */
-static inline int test_linear(void (*work)(void *context, size_t n), void *context, size_t n) {
+static inline int test_linear(void (*body)(void *context, size_t n), void *context, size_t n) {
     double best[2] = {1e9, 1e9};
     for (int i = 0; i < 8 && (i < 2 || best[1] > 10 * best[0]); i++) {
         const clock_t start = clock();
         double seconds;
-        work(context, i % 2 ? 4 * n : n);
+        body(context, i % 2 ? 4 * n : n);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
         if (seconds < best[i % 2]) best[i % 2] = seconds;
     }

@@ -5,8 +5,6 @@
 #if defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32) /* the trainer needs vector types and POSIX */
 #define TRAINER 1
 /* names that polar.c has too */
-#define layer demo_layer
-#define text demo_text
 #define norm_forward demo_norm_forward
 #define norm_backward demo_norm_backward
 #define attention_forward demo_attention_forward
@@ -118,7 +116,7 @@ TEST(training) {
 
 /* Pieces of a story have the tokens that the whole has, so what is trained is what runs. */
 TEST(pieces) {
-    text v;
+    lexicon v;
     uint64_t state = 2;
     CHECK(open_text(&v, "examples/demo/demo-model.gguf"));
     for (int i = 0; i < 200; i++) {

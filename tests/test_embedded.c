@@ -20,7 +20,7 @@ static void expected_line(const polar_model *m, const char *program, char *line,
     const int32_t prompt[] = {39, 68, 75, 75, 78};
     polar_session *s = NULL;
     polar_program p;
-    text t = {line, size, 0};
+    text_buffer t = {line, size, 0};
     CHECK(!polar_program_parse(&p, m->n_layer, program, NULL));
     CHECK(!polar_session_create(&s, m, &p, NULL, NULL));
     CHECK(!polar_session_eval(s, prompt, COUNT(prompt), NULL));

@@ -581,6 +581,11 @@ TEST(exp_log_turns) {
 /* The software fma against the libm's, on values that need its rounding. */
 TEST(fma_is_exact) {
     uint64_t state = 3;
+    volatile float small = 0x1.31d684p-58f; /* not known to the compiler, which is exact */
+    if (!signbit(fmaf(small, -0x1.7dfb7p-104f, 0))) { /* a negative number that rounds to 0 */
+        SKIP("this C library's fmaf is not exact");
+        return;
+    }
     for (int i = 0; i < 300000; i++) {
         const uint64_t r = rng_next(&state);
         const float a = bits_f32((uint32_t)(r >> 32) & 0xbfffffff), b = bits_f32((uint32_t)r & 0xbfffffff);

@@ -81,7 +81,7 @@ static void fill(polar_gguf_writer *w) {
     static const uint16_t shorts[] = {1, 65535};
     static const uint8_t bools[] = {1, 0};
     static const double doubles[] = {0.1};
-    static const int64_t row[] = {6}, matrix[] = {32, 2}, four[] = {1, 1, 1, 1};
+    static const int64_t row[] = {6}, two[] = {32, 2}, four[] = {1, 1, 1, 1};
     polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
     polar_gguf_writer_set_u32(w, "u32", 7);
     polar_gguf_writer_set_u32(w, "twice", 1);
@@ -99,7 +99,7 @@ static void fill(polar_gguf_writer *w) {
     polar_gguf_writer_set_array(w, "none", POLAR_GGUF_U8, NULL, 0);
     polar_gguf_writer_set_u32(w, "twice", 2);
     polar_gguf_writer_add_tensor(w, "floats", 0, 1, row);
-    polar_gguf_writer_add_tensor(w, "blk.0.q8", polar_gguf_type_find("Q8_0"), 2, matrix);
+    polar_gguf_writer_add_tensor(w, "blk.0.q8", polar_gguf_type_find("Q8_0"), 2, two);
     polar_gguf_writer_add_tensor(w, "one", 0, 4, four);
     polar_gguf_writer_write_f32(w, floats, 6);
     for (int i = 0; i < COUNT(q8_blocks); i += 17) polar_gguf_writer_write(w, q8_blocks + i, 17);
@@ -125,7 +125,7 @@ static uint8_t *small_file(size_t *size) {
 
 static void check_text(const gguf_file *g, const char *key, size_t element, const char *expected) {
     char at[64] = "";
-    text t = {at, sizeof at, 0};
+    text_buffer t = {at, sizeof at, 0};
     const gguf_kv *kv = gguf_find(g, key);
     CHECK(kv != NULL);
     if (kv) gguf_put_text(&t, kv, element);
@@ -241,7 +241,7 @@ static polar_status open_copy(const uint8_t *bytes, size_t n, polar_error *e) {
     CHECK(status == e->status && !e->message[0] == (status == POLAR_OK));
     for (size_t i = 0; status == POLAR_OK && i < g.n_kv; i++) {
         char at[16];
-        text t = {at, sizeof at, 0};
+        text_buffer t = {at, sizeof at, 0};
         for (size_t k = 0; k < g.kv[i].count && k < 5; k++) gguf_put_text(&t, &g.kv[i], k);
     }
     for (size_t i = 0; status == POLAR_OK && i < g.n_tensors; i++)

@@ -93,13 +93,13 @@ static void make_safetensors(bytes *b, import_type type, int queries, int encode
         at = 4;
     }
     for (int i = 0; i < SMALL_TENSORS; i++) {
-        const size_t bytes = list[i].count * import_type_bytes(type);
+        const size_t n_bytes = list[i].count * import_type_bytes(type);
         char shape[32];
         snprintf(shape, sizeof shape, list[i].rows ? "%d,%d" : "%.0d%d", list[i].rows, list[i].columns);
         snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
-                 tensor_name(&list[i], queries), types[type], shape, at, at + bytes);
+                 tensor_name(&list[i], queries), types[type], shape, at, at + n_bytes);
         put_text(&header, line);
-        at += bytes;
+        at += n_bytes;
     }
     put_text(&header, "}");
     put_number(b, header.n, 8);
@@ -211,43 +211,43 @@ static void put_tensor(bytes *b, const small_tensor *t, import_type type, int ke
 
 /* `nested`: {"state_dict": OrderedDict, "meta": {..}} as [R] writes it, else a plain dictionary of tensors. */
 static void make_pytorch(bytes *b, import_type type, int nested) {
-    static bytes pickle, data;
+    static bytes pickled, data;
     static zip_out z;
     small_tensor list[SMALL_TENSORS];
     make_list(list);
-    b->n = pickle.n = 0;
+    b->n = pickled.n = 0;
     memset(&z, 0, sizeof z);
     z.file = b;
-    put_text(&pickle, "\x80\x02");
+    put_text(&pickled, "\x80\x02");
     if (nested) {
-        put_text(&pickle, "}(");
-        put_string(&pickle, "state_dict");
-        put_text(&pickle, "ccollections\nOrderedDict\n)R");
-    } else put_text(&pickle, "}");
-    put_text(&pickle, "(");
+        put_text(&pickled, "}(");
+        put_string(&pickled, "state_dict");
+        put_text(&pickled, "ccollections\nOrderedDict\n)R");
+    } else put_text(&pickled, "}");
+    put_text(&pickled, "(");
     for (int i = 0; i < SMALL_TENSORS; i++) {
-        put_string(&pickle, tensor_name(&list[i], nested));
-        put_tensor(&pickle, &list[i], type, i, i == 0);
+        put_string(&pickled, tensor_name(&list[i], nested));
+        put_tensor(&pickled, &list[i], type, i, i == 0);
     }
-    put_text(&pickle, "u");
+    put_text(&pickled, "u");
     if (nested) {
-        put_text(&pickle, "}");
-        put_string(&pickle, "_metadata");
-        put_text(&pickle, "ccollections\nOrderedDict\n)Rsb");
-        put_string(&pickle, "meta");
-        put_text(&pickle, "}(");
-        put_string(&pickle, "nheads");
-        put_int(&pickle, 4);
-        put_string(&pickle, "model");
-        put_string(&pickle, "qwen3_8b");
-        put_string(&pickle, "lr");
-        put_text(&pickle, "G\x3f\x01\x02\x03\x04\x05\x06\x07");
-        put_string(&pickle, "losses");
-        put_text(&pickle, "](K\x01K\x02" "eu");
-        put_text(&pickle, "u");
+        put_text(&pickled, "}");
+        put_string(&pickled, "_metadata");
+        put_text(&pickled, "ccollections\nOrderedDict\n)Rsb");
+        put_string(&pickled, "meta");
+        put_text(&pickled, "}(");
+        put_string(&pickled, "nheads");
+        put_int(&pickled, 4);
+        put_string(&pickled, "model");
+        put_string(&pickled, "qwen3_8b");
+        put_string(&pickled, "lr");
+        put_text(&pickled, "G\x3f\x01\x02\x03\x04\x05\x06\x07");
+        put_string(&pickled, "losses");
+        put_text(&pickled, "](K\x01K\x02" "eu");
+        put_text(&pickled, "u");
     }
-    put_text(&pickle, ".");
-    zip_add(&z, "router/data.pkl", pickle.at, pickle.n);
+    put_text(&pickled, ".");
+    zip_add(&z, "router/data.pkl", pickled.at, pickled.n);
     zip_add(&z, "router/byteorder", "little", 6);
     for (int i = 0; i < SMALL_TENSORS; i++) {
         char name[32];

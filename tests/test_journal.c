@@ -1,4 +1,4 @@
-/* Journals and files of the command on every system, without a shell: locked, gone on with, removed; devices; causes. */
+/* Journals and files of the command on every system, without a shell: locks, resuming, removal; devices; causes. */
 #include "../examples/cli/cli.c"
 #include "../examples/cli/json.c"
 #include "../examples/cli/journal.c"

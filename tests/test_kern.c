@@ -82,7 +82,7 @@ TEST(multiply) {
             for (int n = 1; lengths[round] % quant_types[type].block == 0 && n <= TOKENS; n += n < 7 ? 1 : 6) {
                 activations a = activations_of(&f);
                 const size_t bytes = quant_row_bytes(type, (size_t)lengths[round]);
-                product p = {type, ROWS, w, bytes, &a, round ? index : NULL, n, y[0], ROWS};
+                product p = {type, ROWS, w, bytes, &a, round ? index : NULL, n, y[0], ROWS, NULL};
                 a.n = lengths[round];
                 memset(y, 0, sizeof y);
                 kern_plain.multiply(&p, 0, ROWS, scratch);
@@ -105,7 +105,7 @@ TEST(multiply_is_product) {
         const activations a = activations_of(&f);
         float y;
         double exact = 0, size = 0;
-        product p = {type, 1, row, sizeof row, &a, NULL, 1, &y, 1};
+        product p = {type, 1, row, sizeof row, &a, NULL, 1, &y, 1, NULL};
         for (size_t i = 0; i < sizeof row; i++) row[i] = (uint8_t)(rng_next(&seed) & 0x33);
         fill(x, TOKENS * N, 2);
         quantize_forms(&kern_plain, &f);

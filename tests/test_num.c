@@ -4,14 +4,14 @@
 
 static const char *put_double(double x) {
     static char at[64];
-    text t = {at, sizeof at, 0};
+    text_buffer t = {at, sizeof at, 0};
     text_put_double(&t, x);
     return at;
 }
 
 static const char *put_float(float x) {
     static char at[64];
-    text t = {at, sizeof at, 0};
+    text_buffer t = {at, sizeof at, 0};
     text_put_float(&t, x);
     return at;
 }

@@ -244,19 +244,19 @@ TEST(path_errors) {
 
 /* Numbers of "name":[...] or one number; returns how many. */
 static int numbers(const char *line, const char *name, int *out, int max) {
-    char key[32];
+    char key[32], *end;
     const char *s;
     int n = 0;
     snprintf(key, sizeof key, "\"%s\":", name);
     if (!(s = strstr(line, key))) return -1;
     s += strlen(key);
     if (*s != '[') return *out = atoi(s), 1;
-    for (s++; *s != ']' && n < max; s += *s == ',') out[n++] = (int)strtol(s, (char **)&s, 10);
+    for (s++; *s != ']' && n < max; s = end + (*end == ',')) out[n++] = (int)strtol(s, &end, 10);
     return n;
 }
 
-static void check_parses(const char *path, int lines) {
-    FILE *f = test_shared(path);
+static void check_parses(const char *file, int lines) {
+    FILE *f = test_shared(file);
     char line[4096];
     int count = 0;
     while (f && fgets(line, sizeof line, f)) {

@@ -286,11 +286,11 @@ TEST(differences) {
 }
 
 /* The loss that the menu's gradients are of, without dropout. */
-static double menu_total(const menu_trainer *t, const menu_trace *trace, const float *features, int n,
+static double menu_total(menu_trainer *t, const menu_trace *trace, const float *features, int n,
                          const uint8_t *results) {
     const int n_menu = t->net.shape.n_menu;
     double loss = 0, sum = 0, worth = 0, top = -9, pick[8];
-    menu_pack((menu_net *)&t->net);
+    menu_pack(&t->net);
     menu_forward(&t->net, trace, features, n, NULL);
     for (int k = 0; k < n_menu; k++) {
         pick[k] = 1 / (1 + exp(-(double)trace->logits[k])) - t->options->price * t->costs[k];
@@ -321,7 +321,7 @@ TEST(menu_differences) {
         const pred_dropout none = pred_dropout_of(0, 0);
         float features[N * Q_DIM], dlogits[MENU] = {0}, *grads = calloc(n_params, sizeof *grads), dtokens[N * WIDTH];
         uint64_t state = 6;
-        void *block;
+        void *memory;
         layout l = layout_begin(NULL);
         memset(&t, 0, sizeof t);
         o.price = 0.3;
@@ -338,8 +338,8 @@ TEST(menu_differences) {
         for (int i = 0; i < N * Q_DIM; i++) features[i] = 2 * rng_float(&state) - 1;
         for (int k = 0; k < MENU; k++) t.costs[k] = 0.5 + 0.3 * k;
         menu_place_trace(&shape, &l, &trace, N);
-        block = malloc(layout_bytes(&l));
-        l = layout_begin(block);
+        memory = malloc(layout_bytes(&l));
+        l = layout_begin(memory);
         menu_place_trace(&shape, &l, &trace, N);
         menu_total(&t, &trace, features, N, results);
         for (int k = 0; k < MENU; k++)
@@ -366,7 +366,7 @@ TEST(menu_differences) {
             if (worst > 0.03 * largest) printf("%s, pooling %d: %g of %g\n", list[i].name, pooling, worst, largest);
             CHECK(worst <= 0.03 * largest);
         }
-        free(block);
+        free(memory);
         free(grads);
         free(t.params);
         free(t.net.panels);

@@ -2579,11 +2579,11 @@ static int ans_is_exact(const ans_work *w, int n) {
 static int ans_small_integer(ans_work *w, int node, int *value) {
     const ans_node *n = &w->nodes[node];
     double v = n->value;
-    natural product;
+    natural back; /* |v| times the denominator */
     if (n->op != N_NUMBER || !(fabs(v) < 100000) || floor(v) != v) return 0;
-    product = nat_multiply(w, nat_from(w, (uint64_t)fabs(v)), n->den);
+    back = nat_multiply(w, nat_from(w, (uint64_t)fabs(v)), n->den);
     *value = (int)v;
-    return product.n >= 0 && !nat_compare(w, product, n->num);
+    return back.n >= 0 && !nat_compare(w, back, n->num);
 }
 
 /* A calculated number in place of the operation; 0 if it became too large. */
@@ -3901,17 +3901,18 @@ static cx ans_opaque_value(ans_work *w, const ans_node *n) {
     return sum;
 }
 
-/* From `low` to `high`, or until nothing more is added. NaN if a thousand terms are not enough. */
-static cx ans_sum_terms(ans_work *w, int product, int body, double low, double high) {
-    cx r = cx_real(product ? 1 : 0);
+/* The sum or the product from `low` to `high`, or until nothing more is added. NaN if a thousand terms are not
+ * enough. */
+static cx ans_sum_terms(ans_work *w, int multiplied, int body, double low, double high) {
+    cx r = cx_real(multiplied ? 1 : 0);
     int small = 0;
     for (double k = low; k <= high; k += 1) {
         cx term;
         if (k - low >= 1000 || w->budget <= 0) return cx_nan();
         w->bound_value[w->n_bound - 1] = k;
         term = ans_value(w, body);
-        r = product ? cx_multiply(r, term) : cx_add(r, term);
-        small = !product && cx_size(term) <= 1e-17 * cx_size(r) ? small + 1 : 0;
+        r = multiplied ? cx_multiply(r, term) : cx_add(r, term);
+        small = !multiplied && cx_size(term) <= 1e-17 * cx_size(r) ? small + 1 : 0;
         if (small == 4 && high - high != 0) break; /* an infinite sum that converges fast */
     }
     return r;

@@ -249,7 +249,7 @@ int cli_read(cli *c, const cli_option *options, int min, int max) {
     if (n < min) return cli_usage("an argument is missing; polar %s -h says more", command_name);
     for (const cli_option *o = options; o->name; o++) {
         const char *path = o->type > CLI_FILE ? *(const char **)o->value : NULL;
-        const int status = path ? cli_check_output(c, options, o->type, path) : 0;
+        status = path ? cli_check_output(c, options, o->type, path) : 0;
         if (status) return status;
     }
     return -1;

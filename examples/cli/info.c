@@ -76,11 +76,11 @@ static void print_pair(const polar_gguf *g, int index, const polar_gguf_pair *pa
     if (pair->is_array) printf("]");
 }
 
-static void print_metadata(const polar_gguf *g, int json) {
+static void print_metadata(const polar_gguf *g, int as_json) {
     polar_gguf_pair pair;
-    if (json) printf(",\"metadata\":{");
+    if (as_json) printf(",\"metadata\":{");
     for (int i = 0; polar_gguf_get_pair(g, i, &pair); i++) {
-        if (json) {
+        if (as_json) {
             if (i) printf(",");
             json_put_string(stdout, pair.key, pair.key_length);
             printf(":");
@@ -95,23 +95,23 @@ static void print_metadata(const polar_gguf *g, int json) {
             printf("\n");
         }
     }
-    if (json) printf("}");
+    if (as_json) printf("}");
 }
 
-static void print_tensors(const polar_gguf *g, int json) {
+static void print_tensors(const polar_gguf *g, int as_json) {
     polar_gguf_tensor t;
-    if (json) printf(",\"tensors\":[");
+    if (as_json) printf(",\"tensors\":[");
     else printf("\n");
     for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) {
         char shape[100];
         int at = 0;
         for (int k = 0; k < t.n_dims; k++)
             at += snprintf(shape + at, sizeof shape - (size_t)at,
-                           json && k ? ",%lld"
+                           as_json && k ? ",%lld"
                            : k       ? " x %lld"
                                      : "%lld",
                            (long long)t.dims[k]);
-        if (json) {
+        if (as_json) {
             printf(i ? ",{\"name\":" : "{\"name\":");
             json_put_string(stdout, t.name, t.name_length);
             printf(",\"type\":\"%s\",\"shape\":[%s],\"bytes\":%llu}", polar_gguf_type_name(t.type), shape,
@@ -120,7 +120,7 @@ static void print_tensors(const polar_gguf *g, int json) {
             printf("%-40.*s %-7s %20s %12llu bytes\n", (int)t.name_length, t.name, polar_gguf_type_name(t.type), shape,
                    (unsigned long long)t.bytes);
     }
-    if (json) printf("]");
+    if (as_json) printf("]");
 }
 
 /* --- what a session would need */

@@ -57,15 +57,15 @@ static int argmax(const float *x, int n) {
 }
 
 /* Greedy ids; the end of a text does not stop them. */
-static int print_greedy(polar_session *s, int n_vocab, int n, int json) {
+static int print_greedy(polar_session *s, int n_vocab, int n, int as_json) {
     polar_error e;
-    printf(json ? ",\"greedy\":[" : "greedy");
+    printf(as_json ? ",\"greedy\":[" : "greedy");
     for (int i = 0; i < n; i++) {
         const int32_t token = argmax(polar_session_logits(s, 0), n_vocab);
-        printf(json ? (i ? ",%d" : "%d") : " %d", (int)token);
+        printf(as_json ? (i ? ",%d" : "%d") : " %d", (int)token);
         if (i + 1 < n && polar_session_eval(s, &token, 1, &e)) return cli_fail("%s", e.message);
     }
-    printf(json ? "]" : "\n");
+    printf(as_json ? "]" : "\n");
     return 0;
 }
 

@@ -77,12 +77,12 @@ int command_quantize(cli *c) {
     quantize_options o = {0};
     quantize_report report;
     polar_error error;
-    int json = 0, status;
+    int as_json = 0, status;
     double start;
     const cli_option options[] = {
         {"pure", 0, CLI_FLAG, &o.pure, NULL, "the same type for all matrices, no better ones for some"},
         CLI_THREADS_OPTION(o.n_threads),
-        {"json", 0, CLI_FLAG, &json, NULL, "print a JSON object"},
+        {"json", 0, CLI_FLAG, &as_json, NULL, "print a JSON object"},
         {0}
     };
     if ((status = cli_read(c, options, 3, 3)) >= 0) return status;
@@ -98,6 +98,6 @@ int command_quantize(cli *c) {
     if (report.n_fallback)
         cli_note("%d matrices have rows that do not fit the blocks of their type and got a near one",
                  report.n_fallback);
-    json ? print_json(&report, cli_seconds() - start) : print_text(&report, cli_seconds() - start);
+    as_json ? print_json(&report, cli_seconds() - start) : print_text(&report, cli_seconds() - start);
     return 0;
 }

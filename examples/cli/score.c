@@ -109,10 +109,10 @@ static score_question *new_question(scores *s, int n_runs, int has_probability) 
     q = &s->questions[s->n];
     memset(q, 0, sizeof *q);
     q->n_runs = n_runs;
-    q->results = (score_result *)block;
-    q->runs = (score_run *)(block + results);
+    q->results = (void *)block;
+    q->runs = (void *)(block + results);
     q->probability = has_probability ? (void *)(block + results + runs) : NULL;
-    q->menu = (int *)(block + results + runs + probability);
+    q->menu = (void *)(block + results + runs + probability);
     return q;
 }
 

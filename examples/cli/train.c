@@ -358,12 +358,12 @@ static int cover_questions(run *r) {
 
 /* The programs that the search ran on every question, or else those that cover most of what it found. */
 static int choose_menu(run *r) {
-    const json *menu = json_get(header_of(r), "menu");
+    const json *list = json_get(header_of(r), "menu");
     polar_error e;
     r->programs[0] = polar_program_identity(r->info.n_layer);
     r->n_programs = 1;
-    if (!menu || menu->type != JSON_ARRAY) return cover_questions(r);
-    for (const json *v = menu->child; v; v = v->next) {
+    if (!list || list->type != JSON_ARRAY) return cover_questions(r);
+    for (const json *v = list->child; v; v = v->next) {
         polar_program *p = &r->programs[r->n_programs];
         if (v->type != JSON_STRING || polar_program_parse(p, r->info.n_layer, v->text, &e))
             return cli_fail("%s: a program of the menu in its header cannot be read", r->file);

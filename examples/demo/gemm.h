@@ -137,7 +137,7 @@ static inline void gemm(int m, int n, int k, const float *a, const gemm_unit *b,
 /* c (m, n) += the transpose of a (k, m) times b (k, n). Blocks of both are copied first: read in place, their rows
  * would push each other out of the first cache. `copy` has room for GEMM_BLOCK * (m + GEMM_COLS) numbers. */
 static inline void gemm_outer(int m, int n, int k, const float *a, const float *b, float *c, gemm_unit *copy) {
-    gemm_unit *const panel = copy + (size_t)GEMM_BLOCK * (size_t)m;
+    gemm_unit *const columns = copy + (size_t)GEMM_BLOCK * (size_t)m;
     for (int t = 0; t < k; t += GEMM_BLOCK) {
         const int units = (k - t < GEMM_BLOCK ? k - t : GEMM_BLOCK) / GEMM_DEPTH;
         for (int i = 0; i < m; i += GEMM_ROWS)
@@ -149,10 +149,10 @@ static inline void gemm_outer(int m, int n, int k, const float *a, const float *
         for (int j = 0; j < n; j += GEMM_COLS) {
             for (int s = 0; s < units; s++) {
                 const float *from = b + (size_t)(t + s * GEMM_DEPTH) * (size_t)n + j;
-                gemm_join(from, from + (GEMM_DEPTH - 1) * n, GEMM_COLS, panel + s * GEMM_COLS);
+                gemm_join(from, from + (GEMM_DEPTH - 1) * n, GEMM_COLS, columns + s * GEMM_COLS);
             }
             for (int i = 0; i < m; i += GEMM_ROWS)
-                gemm_tile(units, copy + (size_t)i * GEMM_BLOCK, 1, GEMM_ROWS, panel, c + (size_t)i * (size_t)n + j,
+                gemm_tile(units, copy + (size_t)i * GEMM_BLOCK, 1, GEMM_ROWS, columns, c + (size_t)i * (size_t)n + j,
                           (size_t)n, 1);
         }
     }

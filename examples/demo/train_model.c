@@ -35,20 +35,20 @@ typedef struct options {
 
 /* --- text ----------------------------------------------------------------------------------------------- */
 
-typedef struct text {
+typedef struct lexicon {
     polar_model *vocabulary;
     int box, bos, eos;
     polar_gguf *file;
-} text;
+} lexicon;
 
 /* Tokens of a piece of text, by polar's tokenizer. */
-static int tokenize(const text *v, const char *s, int *out) {
+static int tokenize(const lexicon *v, const char *s, int *out) {
     size_t n = 0;
     if (polar_tokenize(v->vocabulary, s, strlen(s), 0, out, MAX_PIECE, &n, NULL) || n > MAX_PIECE) n = 0;
     return (int)n;
 }
 
-static int open_text(text *v, const char *path) {
+static int open_text(lexicon *v, const char *path) {
     polar_model_options o = polar_model_defaults();
     polar_model_info info;
     polar_error e;
@@ -66,7 +66,7 @@ static int open_text(text *v, const char *path) {
 
 /* The question after k steps, as a branch of the story at [from, to), and its answer; of whole ones also the brace and
  * the end. Returns 0 if there is no room. */
-static int add_question(batch *b, const text *v, const story *s, int k, int from, int to, int whole) {
+static int add_question(batch *b, const lexicon *v, const story *s, int k, int from, int to, int whole) {
     char end[160];
     int tokens[2 * MAX_PIECE], answer[MAX_PIECE], n, n_answer;
     snprintf(end, sizeof end, "%s\n", s->tail);
@@ -92,7 +92,7 @@ static int add_question(batch *b, const text *v, const story *s, int k, int from
 }
 
 /* Opening and steps; ends[k] is where the question after k steps branches off. 0 if there is no room. */
-static int add_story(batch *b, const text *v, const story *s, int *ends) {
+static int add_story(batch *b, const lexicon *v, const story *s, int *ends) {
     int tokens[MAX_PIECE], n;
     const int from = b->n;
     for (int k = 0; k <= s->n_steps; k++) {
@@ -106,7 +106,7 @@ static int add_story(batch *b, const text *v, const story *s, int *ends) {
 }
 
 /* The answers so far, to be known where each step ends. */
-static void add_states(batch *b, const text *v, const story *s, const int *ends) {
+static void add_states(batch *b, const lexicon *v, const story *s, const int *ends) {
     int answer[MAX_PIECE];
     for (int k = 0; k <= s->n_steps && batch_has_room(b, 0, 1); k++)
         if ((k == 0 || story_set_of(s, k) == STORY_MODEL) && tokenize(v, s->answer[k], answer))
@@ -115,7 +115,7 @@ static void add_states(batch *b, const text *v, const story *s, const int *ends)
 }
 
 /* The last question of a story and some of the others, as branches. */
-static void add_questions(batch *b, const text *v, const story *s, int from, const int *ends, uint64_t *state) {
+static void add_questions(batch *b, const lexicon *v, const story *s, int from, const int *ends, uint64_t *state) {
     int order[STORY_MAX_STEPS];
     for (int i = 0; i < s->n_steps; i++) {
         const int k = story_below(state, i + 1);
@@ -129,7 +129,7 @@ static void add_questions(batch *b, const text *v, const story *s, int from, con
 }
 
 /* Fills a batch with stories of the given numbers of steps until it has `most` tokens, or no room. */
-static void draw_batch(batch *b, const text *v, const int *steps, int tasks, int most, uint64_t *state) {
+static void draw_batch(batch *b, const lexicon *v, const int *steps, int tasks, int most, uint64_t *state) {
     static const int shares[10] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 3};
     batch_begin(b);
     for (int tries = 0; tries < 2 && b->n < most;) {
@@ -198,7 +198,7 @@ typedef struct worker {
 typedef struct trainer {
     const options *o;
     model m;
-    text text;
+    lexicon text;
     worker *workers;
     int n_workers;
     /* what is saved */
@@ -350,11 +350,11 @@ static void print_task(const trainer *t, int task) {
     const int most = t->steps[task], width = (most + 4) / 5;
     printf(" | %d:", most);
     for (int from = 1; from <= most; from += width) {
-        long right = 0, asked = 0;
+        long right = 0, n_asked = 0;
         for (int i = 0; i < t->n_workers; i++)
             for (int k = from; k < from + width && k <= LIMIT; k++)
-                right += t->workers[i].right[task][k], asked += t->workers[i].asked[task][k];
-        printf(" %.0f", asked ? 100.0 * (double)right / (double)asked : 0.0);
+                right += t->workers[i].right[task][k], n_asked += t->workers[i].asked[task][k];
+        printf(" %.0f", n_asked ? 100.0 * (double)right / (double)n_asked : 0.0);
     }
 }
 
@@ -582,7 +582,7 @@ static int check_export(trainer *t, const int *path, int n_path) {
     polar_session_options o = polar_session_defaults();
     polar_error e;
     story s;
-    static char text[8192];
+    static char shown[8192];
     int tokens[MAX_TOKENS], bad = 0;
     size_t n = 0;
     uint64_t state = 11;
@@ -601,14 +601,14 @@ static int check_export(trainer *t, const int *path, int n_path) {
         add_question(&w->p.b, &t->text, &s, 5, 0, ends[5], 0);
         batch_end(&w->p.b);
         pass_forward(&w->p, path, n_path);
-        strcpy(text + story_text(&s, 5, text, sizeof text), "\n");
-        polar_tokenize(exported, text, strlen(text), POLAR_TOKENIZE_BOS, tokens, MAX_TOKENS, &n, NULL);
+        strcpy(shown + story_text(&s, 5, shown, sizeof shown), "\n");
+        polar_tokenize(exported, shown, strlen(shown), POLAR_TOKENIZE_BOS, tokens, MAX_TOKENS, &n, NULL);
         tokens[n++] = t->text.box;
         if (polar_session_set_path(session, path, n_path, &e) || polar_session_eval(session, tokens, (int)n, &e)) bad++;
         else {
-            int mark = 0; /* the answer of the second question */
-            while (w->p.b.marks[mark].question < 1 || w->p.b.marks[mark].weight < 1) mark++;
-            const float *ours = w->p.logits + (size_t)mark * (size_t)t->m.padded_vocab,
+            int asked_mark = 0; /* the answer of the second question */
+            while (w->p.b.marks[asked_mark].question < 1 || w->p.b.marks[asked_mark].weight < 1) asked_mark++;
+            const float *ours = w->p.logits + (size_t)asked_mark * (size_t)t->m.padded_vocab,
                         *theirs = polar_session_logits(session, 0);
             for (int k = 0; k < t->m.n_vocab; k++) worst = fmax(worst, fabs((double)(ours[k] - theirs[k])));
             if (!(worst < 1e-3)) bad++;
@@ -706,7 +706,7 @@ static int read_question(FILE *f, char *question, size_t size, char *answer, int
 }
 
 /* Adds a question and its answer, whole; 0 if there is no room. */
-static int add_whole(batch *b, const text *v, const char *question, const char *answer, int task, int steps) {
+static int add_whole(batch *b, const lexicon *v, const char *question, const char *answer, int task, int steps) {
     int tokens[MAX_TOKENS], n_answer, n_brace;
     size_t n = 0;
     tokens[0] = v->bos;
@@ -859,19 +859,19 @@ static int evaluate(trainer *t, const char *path, int most) {
     static survey s;
     static char question[16384];
     char answer[STORY_ANSWER];
-    int task, steps, asked = 0;
+    int task, steps, taken = 0;
     FILE *f = fopen(path, "r");
     if (!f) return fprintf(stderr, "train_model: cannot read %s\n", path), 0;
     t->survey = &s;
     list_programs(&s, t->m.n_layer);
     batch *b = &t->workers[0].p.b;
     batch_begin(b);
-    while (asked < most && asked < MAX_ASKED && read_question(f, question, sizeof question, answer, &task, &steps)) {
+    while (taken < most && taken < MAX_ASKED && read_question(f, question, sizeof question, answer, &task, &steps)) {
         if (!add_whole(b, &t->text, question, answer, task, steps)) {
             survey_batch(t);
             if (!add_whole(b, &t->text, question, answer, task, steps)) continue; /* longer than a batch */
         }
-        asked++;
+        taken++;
     }
     survey_batch(t);
     fclose(f);

@@ -284,12 +284,12 @@ static void attention_forward_row(pass *w, const call *c, int t, int h) {
     float *p = w->row[0], *out = c->attended + (size_t)t * d + at, most = -1e30f, sum = 0;
     gemm_vec acc[LANES] = {{0}};
     const int n = dots_seen(b, t, c->qkv + (size_t)t * stride + at, w->columns + at * STRIDE, p),
-              story = b->to[t] - b->from[t];
+              in_story = b->to[t] - b->from[t];
     for (int j = 0; j < n; j++) most = p[j] > most ? p[j] : most;
     for (int j = 0; j < n; j++) p[j] = fast_exp((p[j] - most) * scale), sum += p[j];
     c->total[h * MAX_TOKENS + t] = most * scale + logf(sum);
     mix(p, v, stride, b->from[t], b->to[t], acc);
-    if (n > story) mix(p + story, v, stride, b->branch[t], t + 1, acc);
+    if (n > in_story) mix(p + in_story, v, stride, b->branch[t], t + 1, acc);
     for (int i = 0; i < LANES; i++) ((gemm_mem *)out)[i] = acc[i] / sum;
 }
 
@@ -307,15 +307,15 @@ static void attention_backward_row(pass *w, const call *c, int t, int h, const f
     const float *q = c->qkv + (size_t)t * stride + at, *k = c->qkv + d + at, *columns = w->columns + at * STRIDE;
     float *p = w->row[0], *ds = w->row[1], *dq = w->dqkv + (size_t)t * stride + at, *dk = w->dqkv + d + at, sum = 0;
     gemm_vec acc[LANES] = {{0}};
-    const int n = dots_seen(b, t, q, columns, p), story = b->to[t] - b->from[t];
+    const int n = dots_seen(b, t, q, columns, p), in_story = b->to[t] - b->from[t];
     dots_seen(b, t, dout, columns + d * STRIDE, ds);
     for (int j = 0; j < n; j++) p[j] = fast_exp(p[j] * scale - total), sum += p[j] * ds[j];
     for (int j = 0; j < n; j++) ds[j] = p[j] * (ds[j] - sum) * scale;
     mix(ds, k, stride, b->from[t], b->to[t], acc);
     spread(p, ds, q, dout, stride, b->from[t], b->to[t], dk, dk + d);
-    if (n > story) {
-        mix(ds + story, k, stride, b->branch[t], t + 1, acc);
-        spread(p + story, ds + story, q, dout, stride, b->branch[t], t + 1, dk, dk + d);
+    if (n > in_story) {
+        mix(ds + in_story, k, stride, b->branch[t], t + 1, acc);
+        spread(p + in_story, ds + in_story, q, dout, stride, b->branch[t], t + 1, dk, dk + d);
     }
     for (int i = 0; i < LANES; i++) ((gemm_mem *)dq)[i] += acc[i];
 }
@@ -455,9 +455,9 @@ void pass_backward(pass *w, const int *path, int n_path) {
 /* Floating-point operations of one pass forward and backward, attention included. */
 double pass_flops(const pass *w, int n_path) {
     const double d = w->m->width, ff = w->m->n_ff;
-    double attention = 0;
+    double seen = 0;
     for (int t = 0; t < w->b.n; t++)
-        attention += w->b.to[t] - w->b.from[t] + (w->b.branch[t] < 0 ? 0 : t + 1 - w->b.branch[t]);
-    return n_path * (w->b.n * 6.0 * (4 * d * d + 3 * d * ff) + 14 * d * attention) +
+        seen += w->b.to[t] - w->b.from[t] + (w->b.branch[t] < 0 ? 0 : t + 1 - w->b.branch[t]);
+    return n_path * (w->b.n * 6.0 * (4 * d * d + 3 * d * ff) + 14 * d * seen) +
            6.0 * w->b.n_marks * d * w->m->n_vocab;
 }
