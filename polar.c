@@ -13299,27 +13299,27 @@ static float *pred_take(float **at, size_t n) {
     return p;
 }
 
-/* Cuts an array into tensors, in the order of pred_tensors. With `small` only those that are marked so. */
-static pred_weights pred_place(const pred_shape *s, float *at, int small) {
+/* Cuts an array into tensors, in the order of pred_tensors. With `per_pass` only those that are marked so. */
+static pred_weights pred_place(const pred_shape *s, float *at, int per_pass) {
     const size_t d = (size_t)s->d_model, n_ff = (size_t)s->n_ff;
     pred_weights w;
     memset(&w, 0, sizeof w);
-    if (!small) w.project_weight = pred_take(&at, d * (size_t)s->q_dim);
+    if (!per_pass) w.project_weight = pred_take(&at, d * (size_t)s->q_dim);
     w.project_bias = pred_take(&at, d);
     w.layers = pred_take(&at, (size_t)s->n_layer * d);
-    if (!small) w.qkv_weight = pred_take(&at, 3 * d * d);
+    if (!per_pass) w.qkv_weight = pred_take(&at, 3 * d * d);
     w.qkv_bias = pred_take(&at, 3 * d);
-    if (!small) w.out_weight = pred_take(&at, d * d);
+    if (!per_pass) w.out_weight = pred_take(&at, d * d);
     w.out_bias = pred_take(&at, d);
     for (int b = 0; b < s->n_block; b++) {
         pred_block *k = &w.block[b];
-        if (!small) k->qkv_weight = pred_take(&at, 3 * d * d);
+        if (!per_pass) k->qkv_weight = pred_take(&at, 3 * d * d);
         k->qkv_bias = pred_take(&at, 3 * d);
-        if (!small) k->out_weight = pred_take(&at, d * d);
+        if (!per_pass) k->out_weight = pred_take(&at, d * d);
         k->out_bias = pred_take(&at, d);
-        if (!small) k->up_weight = pred_take(&at, n_ff * d);
+        if (!per_pass) k->up_weight = pred_take(&at, n_ff * d);
         k->up_bias = pred_take(&at, n_ff);
-        if (!small) k->down_weight = pred_take(&at, d * n_ff);
+        if (!per_pass) k->down_weight = pred_take(&at, d * n_ff);
         k->down_bias = pred_take(&at, d);
         k->gain1 = pred_take(&at, d);
         k->bias1 = pred_take(&at, d);
@@ -13410,7 +13410,7 @@ static void pred_place_packed(pred_net *net, layout *l, int training) {
 }
 
 /* y (rows, out) = x (rows, in) W^T + b */
-static void linear_forward(const mat_kernels *kernels, float *y, const float *x, int rows, const pred_linear *l) {
+static void pred_linear_forward(const mat_kernels *kernels, float *y, const float *x, int rows, const pred_linear *l) {
     for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * (size_t)l->out, l->bias, (size_t)l->out * sizeof *y);
     mat_mul(kernels, rows, l->out, l->in, x, (size_t)l->in, 1, l->forward, y, (size_t)l->out);
 }
@@ -13430,7 +13430,7 @@ static void pred_pack_queries(const pred_net *net) {
     pred_linear l = pred_linear_of(net->w.qkv_weight, net->w.qkv_bias, d, d);
     l.forward = net->query_forward;
     mat_pack(l.forward, l.weight, 1, (size_t)d, d, d);
-    linear_forward(net->kernels, net->queries, net->w.layers, net->shape.n_layer, &l);
+    pred_linear_forward(net->kernels, net->queries, net->w.layers, net->shape.n_layer, &l);
 }
 
 static MAYBE_UNUSED void pred_pack(pred_net *net, const polar_runner *runner) {
@@ -13565,7 +13565,7 @@ static pred_attention pred_attention_of(const pred_net *net, int n_kv, size_t q_
 }
 
 /* probs = softmax(q k^T * scale), out = dropout(probs) v, for each head. */
-static void attention_forward(const pred_attention *a, float *out, float *probs, const float *q, const float *k,
+static void pred_attention_forward(const pred_attention *a, float *out, float *probs, const float *q, const float *k,
                               const float *v, const pred_scratch *c, const pred_dropout *drop, int place) {
     const size_t n_probs = (size_t)a->n_q * (size_t)a->n_kv;
     for (int h = 0; h < a->n_head; h++, probs += n_probs) {
@@ -13588,7 +13588,7 @@ static void attention_forward(const pred_attention *a, float *out, float *probs,
     }
 }
 
-static void norm_forward(const mat_kernels *kernels, float *y, float *hat, float *rstd, const float *x,
+static void pred_norm_forward(const mat_kernels *kernels, float *y, float *hat, float *rstd, const float *x,
                          const float *gain, const float *bias, int rows, int d) {
     for (int r = 0; r < rows; r++) {
         const size_t at = (size_t)r * (size_t)d;
@@ -13602,7 +13602,7 @@ static void pred_add(float *a, const float *b, size_t n) {
 }
 
 /* One post-norm transformer block over the layers' vectors: y from t->x. */
-static void block_forward(const pred_net *net, int b, const pred_block_trace *t, float *y, const pred_scratch *c,
+static void pred_block_forward(const pred_net *net, int b, const pred_block_trace *t, float *y, const pred_scratch *c,
                           const pred_dropout *drop) {
     const pred_linear *l = net->linear + PRED_BLOCK + b * PRED_PER_BLOCK;
     const pred_block *w = &net->w.block[b];
@@ -13610,20 +13610,20 @@ static void block_forward(const pred_net *net, int b, const pred_block_trace *t,
     const size_t n = (size_t)rows * (size_t)d, n_up = (size_t)rows * (size_t)net->shape.n_ff;
     const pred_attention a = pred_attention_of(net, rows, 3 * (size_t)d, 3 * (size_t)d);
 
-    linear_forward(net->kernels, t->qkv, t->x, rows, &l[PRED_QKV]);
-    attention_forward(&a, t->context, t->probs, t->qkv, t->qkv + d, t->qkv + 2 * d, c, drop, place + DROP_PROBS);
-    linear_forward(net->kernels, c->sum, t->context, rows, &l[PRED_OUT]);
+    pred_linear_forward(net->kernels, t->qkv, t->x, rows, &l[PRED_QKV]);
+    pred_attention_forward(&a, t->context, t->probs, t->qkv, t->qkv + d, t->qkv + 2 * d, c, drop, place + DROP_PROBS);
+    pred_linear_forward(net->kernels, c->sum, t->context, rows, &l[PRED_OUT]);
     pred_drop(drop, (place + DROP_OUT) * PRED_MAX_HEAD, c->sum, n);
     pred_add(c->sum, t->x, n);
-    norm_forward(net->kernels, t->mid, t->hat1, t->rstd1, c->sum, w->gain1, w->bias1, rows, d);
+    pred_norm_forward(net->kernels, t->mid, t->hat1, t->rstd1, c->sum, w->gain1, w->bias1, rows, d);
 
-    linear_forward(net->kernels, t->up, t->mid, rows, &l[PRED_UP]);
+    pred_linear_forward(net->kernels, t->up, t->mid, rows, &l[PRED_UP]);
     for (size_t i = 0; i < n_up; i++) t->up[i] = t->up[i] > 0 ? t->up[i] : 0;
     pred_drop(drop, (place + DROP_UP) * PRED_MAX_HEAD, t->up, n_up);
-    linear_forward(net->kernels, c->sum, t->up, rows, &l[PRED_DOWN]);
+    pred_linear_forward(net->kernels, c->sum, t->up, rows, &l[PRED_DOWN]);
     pred_drop(drop, (place + DROP_DOWN) * PRED_MAX_HEAD, c->sum, n);
     pred_add(c->sum, t->mid, n);
-    norm_forward(net->kernels, y, t->hat2, t->rstd2, c->sum, w->gain2, w->bias2, rows, d);
+    pred_norm_forward(net->kernels, y, t->hat2, t->rstd2, c->sum, w->gain2, w->bias2, rows, d);
 }
 
 static float pred_dot(const float *a, const float *b, int n, float sum) {
@@ -13632,7 +13632,7 @@ static float pred_dot(const float *a, const float *b, int n, float sum) {
 }
 
 /* logits (D, 4) of the layers' vectors x (D, d) */
-static void heads_forward(const pred_net *net, float *logits, const float *x) {
+static void pred_heads_forward(const pred_net *net, float *logits, const float *x) {
     const pred_weights *w = &net->w;
     const int d = net->shape.d_model;
     for (int i = 0; i < net->shape.n_layer; i++, logits += 4, x += d) {
@@ -13646,13 +13646,13 @@ static void pred_forward(const pred_net *net, const pred_trace *t, const pred_sc
     const pred_linear *l = net->linear;
     const int d = net->shape.d_model, n_block = net->shape.n_block;
     const pred_attention a = pred_attention_of(net, t->n_tokens, (size_t)d, 2 * (size_t)d);
-    linear_forward(net->kernels, t->tokens, t->features, t->n_tokens, &l[PRED_PROJECT]);
-    linear_forward(net->kernels, t->kv, t->tokens, t->n_tokens, &l[PRED_CROSS_KV]);
-    attention_forward(&a, t->context, t->probs, net->queries, t->kv, t->kv + d, c, drop, DROP_CROSS);
-    linear_forward(net->kernels, n_block ? t->block[0].x : t->out, t->context, net->shape.n_layer, &l[PRED_CROSS_OUT]);
+    pred_linear_forward(net->kernels, t->tokens, t->features, t->n_tokens, &l[PRED_PROJECT]);
+    pred_linear_forward(net->kernels, t->kv, t->tokens, t->n_tokens, &l[PRED_CROSS_KV]);
+    pred_attention_forward(&a, t->context, t->probs, net->queries, t->kv, t->kv + d, c, drop, DROP_CROSS);
+    pred_linear_forward(net->kernels, n_block ? t->block[0].x : t->out, t->context, net->shape.n_layer, &l[PRED_CROSS_OUT]);
     for (int b = 0; b < n_block; b++)
-        block_forward(net, b, &t->block[b], b + 1 < n_block ? t->block[b + 1].x : t->out, c, drop);
-    heads_forward(net, t->logits, t->out);
+        pred_block_forward(net, b, &t->block[b], b + 1 < n_block ? t->block[b + 1].x : t->out, c, drop);
+    pred_heads_forward(net, t->logits, t->out);
 }
 
 /* --- decoding ------------------------------------------------------------------------- */
@@ -13905,7 +13905,7 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
     float *more = t->pooled + width;
     pred_linear project = pred_linear_of(w->project_weight, w->project_bias, width, s->q_dim);
     project.forward = net->panels;
-    linear_forward(net->kernels, t->tokens, features, n_tokens, &project);
+    pred_linear_forward(net->kernels, t->tokens, features, n_tokens, &project);
     for (size_t i = 0; i < (size_t)n_tokens * (size_t)width; i++) t->tokens[i] = MAX(t->tokens[i], 0);
     memset(t->pooled, 0, (size_t)width * sizeof *t->pooled);
     for (int h = 0; h < s->n_head; h++) {
@@ -15309,18 +15309,29 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
 /* ======================================================================================
  * [train] Training
  *
- * Trains the network of [pred] on paths that were found: reverse mode by hand, each xxx_forward of [pred] with
- * its xxx_backward here, arguments in the same order with a d in front. A step runs its passes (a question and
- * some of its paths) in chunks: first forward and backward of each pass, in parallel, which leaves the
- * gradients of all linear layers' results; then the gradients of their weights, in parallel over pieces of
- * them, each a chain over all rows in the order of the passes. So results depend on no number of threads.
+ * Trains the two networks of [pred] on what a search found: the network that proposes programs (train_*, METHOD.md 4)
+ * on paths that answer a question, and the menu (menu_*, METHOD.md 5) on results of its programs, right and wrong ones.
+ *
+ * Start reading at train_step: it lays out a batch (train_gather), computes loss and gradients (train_gradients), and
+ * changes the weights (train_update, AdamW). The gradients are derived by hand: each xxx_forward of [pred] has its
+ * xxx_backward here, with the arguments in the same order, and with dx for the gradient of the loss with respect to x.
+ * The loss and its gradient stand next to each other too: train_example_loss and train_example_gradient. The menu
+ * starts at menu_epoch; its pair is menu_forward and menu_backward, its losses are in menu_pass_task and menu_policy.
+ *
+ * A pass is a question with some of its paths. A step runs its passes in chunks that fit into memory. First every pass
+ * goes forward and backward by itself, in parallel, and leaves the gradients of the results of all linear layers. Then
+ * the gradients of the weights are summed up, in parallel over pieces of them: each number is one chain of fused
+ * multiply-adds over all rows of the chunk in the order of the passes. All other gradients are kept per pass and added
+ * in the order of the passes. So no result depends on the number of threads. In the shapes below D is n_layer, d is
+ * d_model, T is the number of tokens of a question.
  * Uses: [err] [mem] [num] [thread] [kern] [gguf] [prog] [pred].
  * ====================================================================================== */
 
 #ifndef POLAR_NO_TRAIN
 
-/* --- data ----------------------------------------------------------------------------- */
+/* --- data: paths become examples ------------------------------------------------------ */
 
+/* See polar.h. */
 polar_train_options polar_train_defaults(void) {
     polar_train_options o;
     memset(&o, 0, sizeof o);
@@ -15341,9 +15352,26 @@ polar_train_options polar_train_defaults(void) {
     return o;
 }
 
+#define TRAIN_KEEP       1 /* number of the operation keep, between skip and repeat */
 #define TRAIN_NO_SEGMENT 3 /* label of a layer at which no segment starts */
+#define TRAIN_MAX_LENGTH 4 /* layers of a segment, and how often it runs at most: what the network can propose */
+#define TRAIN_MAX_TIMES  2
+#define TRAIN_PROPOSALS  5 /* programs that the decoder proposes */
 
-/* One path of a question. Its labels are n_layer bytes, in trainer.labels. */
+/* Streams of random numbers, each from the seed and its number. */
+enum {
+    RANDOM_SPLIT,      /* which questions are held out */
+    RANDOM_ORDER,      /* the examples of each epoch */
+    RANDOM_DROPOUT,    /* of each step */
+    RANDOM_WEIGHTS,    /* the initial ones, of each tensor */
+    RANDOM_MENU_ORDER, /* the same for the menu */
+    RANDOM_MENU_DROPOUT,
+    RANDOM_MENU_WEIGHTS,
+    RANDOM_MENU_SPLIT
+};
+
+/* One path of a question to learn from. Its labels are D bytes of trainer.labels: at a layer where a segment starts its
+ * operation (POLAR_OP_...), elsewhere TRAIN_NO_SEGMENT. */
 typedef struct train_example {
     int question, length;
     float weight;
@@ -15356,11 +15384,14 @@ typedef struct train_question {
     int first, count;
 } train_question;
 
-/* The validity of the identity among a question's paths. */
+/* What the valid paths of a question are. */
 typedef struct train_survey {
-    int n_valid, has_identity, has_shorter;
+    int n_valid;
+    int has_identity; /* the identity is valid */
+    int has_shorter;  /* so is a path with fewer calls */
 } train_survey;
 
+/* Whether a path executes each layer once, in order. */
 static int train_is_identity(const polar_train_path *p, int n_layer) {
     if (p->length != n_layer) return 0;
     for (int i = 0; i < n_layer; i++)
@@ -15368,6 +15399,7 @@ static int train_is_identity(const polar_train_path *p, int n_layer) {
     return 1;
 }
 
+/* Surveys the paths of a question. */
 static train_survey train_look(const polar_train_question *q, int n_layer) {
     train_survey s = {0, 0, 0};
     for (int i = 0; i < q->n_paths; i++) {
@@ -15380,43 +15412,47 @@ static train_survey train_look(const polar_train_question *q, int n_layer) {
     return s;
 }
 
-/* Labels of a path: the operation where a segment starts. 0 if it has no segment form. */
+/* Labels of a path (D bytes). 1 if it has them; 0 if it is not made of segments of at most 4 layers that are skipped,
+ * kept, or run twice, which is all that the network can propose. */
 static int train_labels(const polar_train_path *p, int n_layer, uint8_t *labels) {
     int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER];
     polar_program program;
-    if (p->length < 1 || polar_program_from_path(&program, n_layer, p->path, p->length, 4, 2, NULL)) return 0;
-    polar_program_targets(&program, seg_flip, op);
+    if (p->length < 1) return 0;
+    if (polar_program_from_path(&program, n_layer, p->path, p->length, TRAIN_MAX_LENGTH, TRAIN_MAX_TIMES, NULL))
+        return 0;
+    polar_program_targets(&program, seg_flip, op); /* seg_flip says again where op is not POLAR_OP_NONE */
     for (int i = 0; i < n_layer; i++) labels[i] = (uint8_t)(op[i] == POLAR_OP_NONE ? TRAIN_NO_SEGMENT : op[i]);
     return 1;
 }
 
-/* The examples of one question: a seeded sample of its valid paths, those that parse, weighted. `out` and
- * `labels` NULL only count. */
-static int train_question_examples(const polar_train_question *q, int index, int n_layer,
-                                   const polar_train_options *o, train_example *out, uint8_t *labels) {
+/* The examples of one question, in the order of its paths; returns their number. At most max_paths of the valid paths
+ * are taken: the one at hand with probability wanted / left, which gives every subset the same chance (selection
+ * sampling). Those without labels count as taken, but are left out. Weights follow METHOD.md 4; where the identity and
+ * a shorter path are both valid, the option `identity` says what happens to the identity. With `out` and `labels` NULL
+ * the examples are only counted. */
+static int train_question_examples(const polar_train_question *q, int index, int n_layer, const polar_train_options *o,
+                                   train_example *out, uint8_t *labels) {
     const train_survey s = train_look(q, n_layer);
-    const int trigger = s.has_identity && s.has_shorter;
-    const int drop = trigger && o->identity == POLAR_IDENTITY_DROP;
+    const int both = s.has_identity && s.has_shorter;
+    const int drop = both && o->identity == POLAR_IDENTITY_DROP;
+    const int reweight = both && o->identity == POLAR_IDENTITY_REWEIGHT;
     uint64_t state = pred_key(o->seed, (uint64_t)index);
     int left = s.n_valid - drop, wanted = o->max_paths > 0 ? MIN(left, o->max_paths) : left, n = 0;
     uint8_t scratch[POLAR_MAX_LAYER];
     for (int i = 0; i < q->n_paths; i++) {
         const polar_train_path *p = &q->paths[i];
         const int identity = train_is_identity(p, n_layer);
+        int taken;
         if (p->result != POLAR_RESULT_VALID || (drop && identity)) continue;
-        /* Of `left` paths `wanted` are still to be taken. */
-        if (wanted < left && (int)(rng_next(&state) % (uint64_t)left) >= wanted) {
-            left--;
-            continue;
-        }
+        taken = wanted == left || (int)(rng_next(&state) % (uint64_t)left) < wanted;
         left--;
+        if (!taken) continue;
         wanted--;
         /* cppcheck-suppress legacyUninitvar ; written, not read */
         if (!train_labels(p, n_layer, labels ? labels + (size_t)n * (size_t)n_layer : scratch)) continue;
         if (out) {
             out[n].length = p->length;
-            out[n].weight =
-                trigger && identity && o->identity == POLAR_IDENTITY_REWEIGHT ? (float)o->identity_weight : 1;
+            out[n].weight = reweight && identity ? (float)o->identity_weight : 1;
             out[n].anti = !s.has_identity;
         }
         n++;
@@ -15427,50 +15463,64 @@ static int train_question_examples(const polar_train_question *q, int index, int
 
 /* --- the trainer ---------------------------------------------------------------------- */
 
-#define TRAIN_CHUNK 16 /* passes whose traces are in memory at a time */
-#define TRAIN_ROWS 48  /* rows of a weight gradient that are one task: a multiple of the tiles' 6 */
-#define TRAIN_DEPTH 256 /* rows of activations packed at a time */
+#define TRAIN_CHUNK 16    /* passes whose traces are in memory at a time */
+#define TRAIN_ROWS  48    /* rows of a weight gradient that are one task: a multiple of the tiles' 6 */
+#define TRAIN_DEPTH 256   /* rows of activations packed at a time */
 #define TRAIN_BLOCK 16384 /* parameters of one task of the optimizer */
 
-/* One forward and backward pass: a question and some of its examples. */
+/* One forward and backward pass: question number `question` with `count` of its examples, which are
+ * trainer.batch_examples[first ..]. */
 typedef struct train_pass {
-    int question, first, count; /* examples batch_examples[first ..] */
-    int token;                  /* first row of its tokens in the chunk */
+    int question, first, count;
+    int token; /* first row of its tokens in the chunk */
 } train_pass;
 
-/* What one pass adds to the losses and counts. */
+/* What one pass adds to losses and counts. The second line is for held-out questions only. */
 typedef struct train_sum {
-    double loss, weight; /* sums of w (seg + op) and of w */
-    double anti;         /* sum of the anti-identity terms */
-    int n_anti, hit1, hit5, identity;
+    double loss;    /* sum over the examples of w (seg + op) */
+    double anti;    /* sum of the anti-identity terms */
+    double weight;  /* sum of w */
+    int n_anti;     /* examples with an anti-identity term */
+    int hit1, hit5; /* 1 if the first proposal, or one of the first five, is known to be valid */
+    int identity;   /* 1 if the first proposal is the identity */
 } train_sum;
 
-/* A piece of one weight gradient: TRAIN_ROWS rows of dW from `row` on. */
+/* A piece of the gradient of a linear layer's weight, which is one task: TRAIN_ROWS rows of dW from `row` on. */
 typedef struct train_piece {
     int linear, row;
 } train_piece;
 
-/* Gradients with respect to the results of the linear layers, kept until those of the weights are made. */
+/* Gradients of the results of the linear layers, kept until those of the weights are made: the counterpart of
+ * pred_trace, for one pass or for all passes of a chunk one after the other. */
 typedef struct train_trace {
-    float *tokens, *kv, *cross;                     /* (T, d) (T, 2 d) (D, d) */
-    float *linear[PRED_PER_BLOCK * PRED_MAX_BLOCK]; /* (D, out) */
+    float *tokens;                                  /* (T, d): PRED_PROJECT */
+    float *kv;                                      /* (T, 2 d): PRED_CROSS_KV */
+    float *cross;                                   /* (D, d): PRED_CROSS_OUT */
+    float *linear[PRED_PER_BLOCK * PRED_MAX_BLOCK]; /* (D, out): the layers of the blocks, from PRED_BLOCK on */
 } train_trace;
 
-/* What a worker needs for itself. */
+/* Memory that a thread needs for itself. */
 typedef struct train_worker {
     pred_scratch scratch;
-    float *left, *right;               /* packed operands of a weight gradient */
-    float *dx, *dsum, *dcontext, *dq;  /* (D, d) */
-    float *dprobs;                     /* (D, max(T, D)) */
+    float *left,
+        *right;      /* packed operands of a weight gradient: (TRAIN_ROWS, TRAIN_DEPTH), (TRAIN_DEPTH, MAT_COLUMNS) */
+    float *dx;       /* (D, d): gradient of what is between two blocks */
+    float *dsum;     /* (D, d): of what enters a LayerNorm */
+    float *dcontext; /* (D, d): of what attention gathers */
+    float *dq;       /* (D, d): of the queries */
+    float *dprobs;   /* (D, max(T, D)): of one head's probabilities */
 } train_worker;
 
-/* What a run has come to: with params, m, v and best all that a checkpoint holds. */
+/* How far a run has come. With params, m, v, best and the curve it is all that a checkpoint holds. */
 typedef struct train_state {
-    int32_t epoch, step;       /* the next one */
-    int32_t n_updates, n_skipped, n_epoch_skipped, best_epoch;
-    double epoch_loss;         /* sum over the steps of the epoch */
-    double loss, norm, lr;     /* of the last step */
-    double best;               /* value of best_epoch; smaller is better */
+    int32_t epoch, step;     /* the next one; steps count from 0 in each epoch */
+    int32_t n_updates;       /* of the weights: steps that were not skipped */
+    int32_t n_skipped;       /* steps without a finite loss and gradient */
+    int32_t n_epoch_skipped; /* those of this epoch */
+    int32_t best_epoch;      /* -1: none yet */
+    double epoch_loss;       /* sum over the steps of this epoch */
+    double loss, norm, lr;   /* of the last step */
+    double best;             /* what was measured in best_epoch; smaller is better */
 } train_state;
 
 struct polar_trainer {
@@ -15478,71 +15528,88 @@ struct polar_trainer {
     void *block; /* all arrays */
     size_t bytes;
     polar_train_options options;
-    const polar_train_question *sources;
+    const polar_train_question *sources; /* the caller's questions */
     polar_runner runner;
-    polar_pool *pool; /* of the runner, where the caller gave none */
-    uint64_t fingerprint;
+    polar_pool *pool;     /* of the runner, unless the caller gave one */
+    uint64_t fingerprint; /* of options and data, see train_fingerprint */
 
     pred_net net;
-    size_t n_params, n_small;
-    float *params, *grads, *m, *v, *best;
+    size_t n_params;     /* numbers in each of the following arrays */
+    size_t n_pass_grads; /* those of them whose gradients are kept per pass, see pred_tensor.per_pass */
+    float *params, *grads;
+    float *m, *v;          /* AdamW's moments */
+    float *best;           /* params after the best epoch */
     float *mean, *inverse; /* (q_dim): the network sees (x - mean) * inverse */
-    double *norms;         /* sums of squares of the blocks of grads */
-    train_piece *pieces;
+    double *norms;         /* sum of squares of each TRAIN_BLOCK gradients; before training sums over features */
+    train_piece *pieces;   /* (n_pieces) */
     int n_pieces;
 
     int n_questions, n_validation; /* with examples; the last n_validation are held out */
-    int n_examples, n_train, max_tokens;
-    train_question *questions;
-    train_example *examples; /* those of training first */
-    uint8_t *labels;         /* n_layer of each example */
-    int n_steps;             /* per epoch */
+    int n_examples, n_train;       /* the first n_train are trained on, the others are of the held-out questions */
+    int max_tokens;                /* the largest T */
+    train_question *questions;     /* (n_questions) */
+    train_example *examples;       /* (n_examples): by question */
+    uint8_t *labels;               /* (n_examples, D) */
+    int n_steps;                   /* per epoch */
 
-    int *order, *units, n_units; /* the epoch: examples, and where in `order` each unit starts */
-    int *shuffle;                /* order of the units; scratch */
-    int *batches;                /* first unit of each step, n_steps + 1 */
-    int planned;                 /* epoch that these are laid out for, or -1 */
+    /* the present epoch */
+    int *order; /* (n_train): its examples */
+    int *units; /* (n_units + 1): where in `order` each unit starts; see train_plan */
+    int n_units;
+    int *shuffle; /* (n_units): the order of the units */
+    int *batches; /* (n_steps + 1): where in `shuffle` each step starts */
+    int planned;  /* the epoch that these are laid out for; -1: none */
 
-    train_pass *passes; /* of the present batch */
-    train_sum *sums;
-    int n_passes, n_batch, max_passes;
-    int *batch_examples, *stamp; /* stamp: the pass of each question in the batch, or -1 */
-    double *weights, anti_total;
-    uint64_t key; /* of the step's dropout */
-    int backward; /* 0: validation */
+    /* the present batch, or held-out questions */
+    train_pass *passes; /* (n_passes) */
+    train_sum *sums;    /* (n_passes) */
+    int n_passes, max_passes;
+    int *batch_examples; /* (n_batch): its examples, by pass */
+    double *weights;     /* (n_batch) */
+    int n_batch;
+    int *pass_of;      /* per question: its pass in the batch being laid out, -1: none */
+    double anti_total; /* examples with an anti-identity term, at least 1 */
+    uint64_t key;      /* of the step's dropout */
+    int backward;      /* 1: training; 0: validation */
 
+    /* the present chunk of passes */
     int chunk_capacity, chunk_first, chunk_passes, chunk_tokens;
-    float *features; /* of the chunk's tokens, shifted and scaled */
-    pred_trace trace;
+    float *features;  /* (chunk_tokens, q_dim): shifted and scaled */
+    pred_trace trace; /* of all its passes, one after the other */
     train_trace dtrace;
-    float *small; /* (chunk_capacity, n_small) */
-    train_worker *workers;
+    float *pass_grads;     /* (chunk_capacity, n_pass_grads) */
+    train_worker *workers; /* one per thread */
 
     train_state state;
-    polar_train_epoch *curve;
+    polar_train_epoch *curve; /* (n_epochs) */
 };
 
-/* --- backward ------------------------------------------------------------------------- */
+/* --- backward: the counterparts of [pred]'s forward functions ------------------------- */
 
-/* dx = dy W, or dx += */
-static void linear_backward(const mat_kernels *kernels, float *dx, const float *dy, int rows, const pred_linear *l,
-                            int add) {
+/* Of y = x W^T + b: dx (rows, in) = dy (rows, out) W, added to what dx holds if `add`. The gradients of W and b are
+ * made by train_weight_gradient and train_sum_rows. */
+static void pred_linear_backward(const mat_kernels *kernels, float *dx, const float *dy, int rows, const pred_linear *l,
+                                 int add) {
     if (!add) memset(dx, 0, (size_t)rows * (size_t)l->in * sizeof *dx);
     mat_mul(kernels, rows, l->in, l->out, dy, (size_t)l->out, 1, l->backward, dx, (size_t)l->in);
 }
 
-/* sum += rows of x */
+/* sum (n) += the rows of x (rows, n): the gradient of a bias from that of the result. */
 static void train_sum_rows(float *sum, const float *x, int rows, int n) {
     for (int r = 0; r < rows; r++, x += n) pred_add(sum, x, (size_t)n);
 }
 
-/* dq, dk, dv from dout. Per head, with P = dropout(probs): dv = P^T dout, dP = dout v^T through dropout and
- * softmax to dS, dq = dS k, dk = dS^T q. Rows of dq, dk, dv lie as those of q, k, v. */
-static void attention_backward(const pred_attention *a, const float *dout, const float *probs, float *dq, float *dk,
-                               float *dv, const float *q, const float *k, const float *v, const train_worker *w,
-                               const pred_dropout *drop, int place) {
+/* Of out = P v with P = dropout(probs), probs = softmax(S), S = q k^T * scale, for each head: from dout
+ *     dv = P^T dout
+ *     dP = dout v^T,  dprobs = dropout(dP) with the same mask
+ *     dS = probs * (dprobs - sum over keys of probs * dprobs)
+ *     dq = dS k * scale,  dk = dS^T q * scale          softmax_row_backward includes the scale in dS
+ * Rows of dq, dk, dv lie as those of q, k, v, and are overwritten. */
+static void pred_attention_backward(const pred_attention *a, const float *dout, const float *probs, float *dq,
+                                    float *dk, float *dv, const float *q, const float *k, const float *v,
+                                    const train_worker *c, const pred_dropout *drop, int place) {
     const size_t n_probs = (size_t)a->n_q * (size_t)a->n_kv, n_kv = (size_t)a->n_kv;
-    float *panels = w->scratch.panels, *dropped = w->scratch.scores, *ds = w->dprobs;
+    float *panels = c->scratch.panels, *dropped = c->scratch.scores, *ds = c->dprobs;
     for (int h = 0; h < a->n_head; h++, probs += n_probs) {
         const size_t at = (size_t)h * (size_t)a->head, bytes = (size_t)a->head * sizeof(float);
         for (int r = 0; r < a->n_q; r++) memset(dq + (size_t)r * a->q_row + at, 0, bytes);
@@ -15550,11 +15617,13 @@ static void attention_backward(const pred_attention *a, const float *dout, const
             memset(dk + (size_t)r * a->kv_row + at, 0, bytes);
             memset(dv + (size_t)r * a->kv_row + at, 0, bytes);
         }
+        /* dv = P^T dout */
         memcpy(dropped, probs, n_probs * sizeof *probs);
         pred_drop(drop, place * PRED_MAX_HEAD + h, dropped, n_probs);
         mat_pack(panels, dout + at, a->out_row, 1, a->n_q, a->head);
         mat_mul(a->kernels, a->n_kv, a->head, a->n_q, dropped, 1, n_kv, panels, dv + at, a->kv_row);
 
+        /* dP = dout v^T, through dropout and softmax to dS */
         memset(ds, 0, n_probs * sizeof *ds);
         mat_pack(panels, v + at, 1, a->kv_row, a->head, a->n_kv);
         mat_mul(a->kernels, a->n_q, a->n_kv, a->head, dout + at, a->out_row, 1, panels, ds, n_kv);
@@ -15562,6 +15631,7 @@ static void attention_backward(const pred_attention *a, const float *dout, const
         for (int r = 0; r < a->n_q; r++)
             a->kernels->softmax_row_backward(ds + (size_t)r * n_kv, probs + (size_t)r * n_kv, a->n_kv, a->scale);
 
+        /* dq = dS k, dk = dS^T q */
         mat_pack(panels, k + at, a->kv_row, 1, a->n_kv, a->head);
         mat_mul(a->kernels, a->n_q, a->head, a->n_kv, ds, n_kv, 1, panels, dq + at, a->q_row);
         mat_pack(panels, q + at, a->q_row, 1, a->n_q, a->head);
@@ -15569,137 +15639,168 @@ static void attention_backward(const pred_attention *a, const float *dout, const
     }
 }
 
-static void norm_backward(const mat_kernels *kernels, float *dx, const float *dy, const float *hat, const float *rstd,
-                          const float *gain, float *dgain, float *dbias, int rows, int d) {
+/* Of y = hat * gain + bias, hat = (x - mean) * rstd, for each of `rows` rows of d: with g = dy * gain
+ *     dx = rstd * (g - mean(g) - hat * mean(g * hat)),  dgain += dy * hat,  dbias += dy */
+static void pred_norm_backward(const mat_kernels *kernels, float *dx, const float *dy, const float *hat,
+                               const float *rstd, const float *gain, float *dgain, float *dbias, int rows, int d) {
     for (int r = 0; r < rows; r++) {
         const size_t at = (size_t)r * (size_t)d;
         kernels->norm_row_backward(dx + at, dy + at, hat + at, rstd[r], gain, dgain, dbias, d);
     }
 }
 
-/* w->dx: gradient of the block's result, replaced by that of its input. */
-static void block_backward(const pred_net *net, int b, const pred_block_trace *t, float *const *dlinear,
-                           const pred_block *small, const train_worker *w, const pred_dropout *drop) {
+/* Of one post-norm transformer block, the steps of pred_block_forward from the last to the first. c->dx (D, d) holds
+ * the gradient of the block's result, and is replaced by that of its input. dlinear gets the gradients of the results
+ * of the four linear layers, dw those of biases and LayerNorm. Where the forward pass adds x, the gradient goes both
+ * ways: what the layers give back is added to what came past them. */
+static void pred_block_backward(const pred_net *net, int b, const pred_block_trace *t, float *const *dlinear,
+                                const pred_block *dw, const train_worker *c, const pred_dropout *drop) {
     const pred_linear *l = net->linear + PRED_BLOCK + b * PRED_PER_BLOCK;
-    const pred_block *k = &net->w.block[b];
+    const pred_block *w = &net->w.block[b];
     const int rows = net->shape.n_layer, d = net->shape.d_model, place = DROP_BLOCK + b * DROP_PER_BLOCK;
     const size_t n = (size_t)rows * (size_t)d, n_up = (size_t)rows * (size_t)net->shape.n_ff;
     const pred_attention a = pred_attention_of(net, rows, 3 * (size_t)d, 3 * (size_t)d);
+    const float scale = drop && drop->threshold ? drop->scale : 1;
     float *dqkv = dlinear[PRED_QKV], *dout = dlinear[PRED_OUT], *dup = dlinear[PRED_UP], *ddown = dlinear[PRED_DOWN];
 
-    norm_backward(net->kernels, w->dsum, w->dx, t->hat2, t->rstd2, k->gain2, small->gain2, small->bias2, rows, d);
-    memcpy(ddown, w->dsum, n * sizeof *ddown);
+    /* y = norm2(mid + dropout(W_down up + b)): dsum is the gradient of the sum */
+    pred_norm_backward(net->kernels, c->dsum, c->dx, t->hat2, t->rstd2, w->gain2, dw->gain2, dw->bias2, rows, d);
+    memcpy(ddown, c->dsum, n * sizeof *ddown);
     pred_drop(drop, (place + DROP_DOWN) * PRED_MAX_HEAD, ddown, n);
-    train_sum_rows(small->down_bias, ddown, rows, d);
-    linear_backward(net->kernels, dup, ddown, rows, &l[PRED_DOWN], 0);
-    for (size_t i = 0; i < n_up; i++) /* what ReLU or dropout made 0 stays 0 */
-        dup[i] = t->up[i] > 0 ? (drop && drop->threshold ? dup[i] * drop->scale : dup[i]) : 0;
-    train_sum_rows(small->up_bias, dup, rows, net->shape.n_ff);
-    linear_backward(net->kernels, w->dsum, dup, rows, &l[PRED_UP], 1);
+    train_sum_rows(dw->down_bias, ddown, rows, d);
+    pred_linear_backward(net->kernels, dup, ddown, rows, &l[PRED_DOWN], 0);
+    /* up = dropout(relu(W_up mid + b)): what either of them made 0 has no gradient */
+    for (size_t i = 0; i < n_up; i++) dup[i] = t->up[i] > 0 ? dup[i] * scale : 0;
+    train_sum_rows(dw->up_bias, dup, rows, net->shape.n_ff);
+    pred_linear_backward(net->kernels, c->dsum, dup, rows, &l[PRED_UP], 1);
 
-    norm_backward(net->kernels, w->dx, w->dsum, t->hat1, t->rstd1, k->gain1, small->gain1, small->bias1, rows, d);
-    memcpy(dout, w->dx, n * sizeof *dout);
+    /* mid = norm1(x + dropout(W_out context + b)): dx is the gradient of the sum */
+    pred_norm_backward(net->kernels, c->dx, c->dsum, t->hat1, t->rstd1, w->gain1, dw->gain1, dw->bias1, rows, d);
+    memcpy(dout, c->dx, n * sizeof *dout);
     pred_drop(drop, (place + DROP_OUT) * PRED_MAX_HEAD, dout, n);
-    train_sum_rows(small->out_bias, dout, rows, d);
-    linear_backward(net->kernels, w->dcontext, dout, rows, &l[PRED_OUT], 0);
-    attention_backward(&a, w->dcontext, t->probs, dqkv, dqkv + d, dqkv + 2 * d, t->qkv, t->qkv + d, t->qkv + 2 * d, w,
-                       drop, place + DROP_PROBS);
-    train_sum_rows(small->qkv_bias, dqkv, rows, 3 * d);
-    linear_backward(net->kernels, w->dx, dqkv, rows, &l[PRED_QKV], 1);
+    train_sum_rows(dw->out_bias, dout, rows, d);
+    pred_linear_backward(net->kernels, c->dcontext, dout, rows, &l[PRED_OUT], 0);
+    /* context = attention(q, k, v), and these are W_qkv x + b */
+    pred_attention_backward(&a, c->dcontext, t->probs, dqkv, dqkv + d, dqkv + 2 * d, t->qkv, t->qkv + d, t->qkv + 2 * d,
+                            c, drop, place + DROP_PROBS);
+    train_sum_rows(dw->qkv_bias, dqkv, rows, 3 * d);
+    pred_linear_backward(net->kernels, c->dx, dqkv, rows, &l[PRED_QKV], 1);
 }
 
-/* dx (D, d) and the heads' own gradients from dlogits (D, 4) */
-static void heads_backward(const pred_net *net, float *dx, const float *dlogits, const float *x,
-                           const pred_weights *small) {
+/* Of logits (D, 4) = x (D, d) W^T + b, where W has a row for the segment start and three for the operations:
+ *     dx_i = sum over k of dlogits_ik W_k,  dW_k += sum over i of dlogits_ik x_i,  db_k += sum over i of dlogits_ik */
+static void pred_heads_backward(const pred_net *net, float *dx, const float *dlogits, const float *x,
+                                const pred_weights *dw) {
     const int d = net->shape.d_model;
     for (int i = 0; i < net->shape.n_layer; i++, x += d, dx += d, dlogits += 4) {
         memset(dx, 0, (size_t)d * sizeof *dx);
-        small->seg_bias[0] += dlogits[0];
-        for (int k = 0; k < 3; k++) small->op_bias[k] += dlogits[1 + k];
-        for (int k = 0; k < 4; k++) {
-            const size_t at = k ? (size_t)(k - 1) * (size_t)d : 0;
-            const float *weight = k ? net->w.op_weight + at : net->w.seg_weight;
-            float *dweight = k ? small->op_weight + at : small->seg_weight;
-            net->kern->axpy(dx, dlogits[k], weight, d);
-            net->kern->axpy(dweight, dlogits[k], x, d);
+        dw->seg_bias[0] += dlogits[0];
+        net->kern->axpy(dx, dlogits[0], net->w.seg_weight, d);
+        net->kern->axpy(dw->seg_weight, dlogits[0], x, d);
+        for (int k = 0; k < 3; k++) {
+            const size_t row = (size_t)k * (size_t)d;
+            dw->op_bias[k] += dlogits[1 + k];
+            net->kern->axpy(dx, dlogits[1 + k], net->w.op_weight + row, d);
+            net->kern->axpy(dw->op_weight + row, dlogits[1 + k], x, d);
         }
     }
 }
 
-/* The whole network, from dlogits down to what the linear layers' weights need. */
+/* Of the whole network, the steps of pred_forward from the last to the first: from dlogits (D, 4) to the gradients of
+ * the results of all linear layers (dt) and of everything that is kept per pass (dw). In place of the gradient of the
+ * layers' embeddings dw->layers gets that of the queries made of them: train_query_gradient goes on from there. */
 static void pred_backward(const pred_net *net, const pred_trace *t, const train_trace *dt, const float *dlogits,
-                          const pred_weights *small, const train_worker *w, const pred_dropout *drop) {
+                          const pred_weights *dw, const train_worker *c, const pred_dropout *drop) {
     const pred_linear *l = net->linear;
     const int rows = net->shape.n_layer, d = net->shape.d_model;
     const pred_attention a = pred_attention_of(net, t->n_tokens, (size_t)d, 2 * (size_t)d);
-    heads_backward(net, w->dx, dlogits, t->out, small);
+    /* logits = heads(out): dx is the gradient of out, */
+    pred_heads_backward(net, c->dx, dlogits, t->out, dw);
+    /* and then that of each block's input, down to what the cross-attention gives */
     for (int b = net->shape.n_block - 1; b >= 0; b--)
-        block_backward(net, b, &t->block[b], dt->linear + b * PRED_PER_BLOCK, &small->block[b], w, drop);
-    memcpy(dt->cross, w->dx, (size_t)rows * (size_t)d * sizeof(float));
-    train_sum_rows(small->out_bias, dt->cross, rows, d);
-    linear_backward(net->kernels, w->dcontext, dt->cross, rows, &l[PRED_CROSS_OUT], 0);
-    attention_backward(&a, w->dcontext, t->probs, w->dq, dt->kv, dt->kv + d, net->queries, t->kv, t->kv + d, w, drop,
-                       DROP_CROSS);
-    pred_add(small->layers, w->dq, (size_t)rows * (size_t)d);
-    train_sum_rows(small->qkv_bias + d, dt->kv, t->n_tokens, 2 * d);
-    linear_backward(net->kernels, dt->tokens, dt->kv, t->n_tokens, &l[PRED_CROSS_KV], 0);
-    train_sum_rows(small->project_bias, dt->tokens, t->n_tokens, d);
+        pred_block_backward(net, b, &t->block[b], dt->linear + b * PRED_PER_BLOCK, &dw->block[b], c, drop);
+    /* W_out context + b, context = attention(queries, k, v) */
+    memcpy(dt->cross, c->dx, (size_t)rows * (size_t)d * sizeof(float));
+    train_sum_rows(dw->out_bias, dt->cross, rows, d);
+    pred_linear_backward(net->kernels, c->dcontext, dt->cross, rows, &l[PRED_CROSS_OUT], 0);
+    pred_attention_backward(&a, c->dcontext, t->probs, c->dq, dt->kv, dt->kv + d, net->queries, t->kv, t->kv + d, c,
+                            drop, DROP_CROSS);
+    pred_add(dw->layers, c->dq, (size_t)rows * (size_t)d);
+    /* k and v = W_kv tokens + b, whose bias stands behind that of the queries; tokens = W_project features + b */
+    train_sum_rows(dw->qkv_bias + d, dt->kv, t->n_tokens, 2 * d);
+    pred_linear_backward(net->kernels, dt->tokens, dt->kv, t->n_tokens, &l[PRED_CROSS_KV], 0);
+    train_sum_rows(dw->project_bias, dt->tokens, t->n_tokens, d);
 }
 
-/* --- gradients of weights ------------------------------------------------------------- */
+/* --- gradients of weights: dW += dy^T x ----------------------------------------------- */
 
-/* Packs the transpose of (k, m) for tiles of 6 rows. */
-static void train_pack_left(float *to, const float *from, size_t row, int k, int m) {
-    for (int i = 0; i < m; i += 6)
-        for (int r = 0; r < k; r++, to += 6) {
-            const float *at = from + (size_t)r * row + (size_t)i;
-            if (i + 6 <= m) memcpy(to, at, 6 * sizeof *to);
-            else for (int c = 0; c < 6; c++) to[c] = i + c < m ? at[c] : 0;
+#define TRAIN_TILE 6 /* rows that a tile of the matrix kernels has at most */
+
+/* Packs m columns of `from` (depth, row) for the left side of a product with its transpose, in groups of TRAIN_TILE
+ * columns: (m / TRAIN_TILE, depth, TRAIN_TILE), the last group filled up with zeros. */
+static void train_pack_left(float *to, const float *from, size_t row, int depth, int m) {
+    for (int i = 0; i < m; i += TRAIN_TILE)
+        for (int r = 0; r < depth; r++, to += TRAIN_TILE) {
+            const float *x = from + (size_t)r * row + (size_t)i;
+            if (i + TRAIN_TILE <= m) memcpy(to, x, TRAIN_TILE * sizeof *to);
+            else
+                for (int c = 0; c < TRAIN_TILE; c++) to[c] = i + c < m ? x[c] : 0;
         }
 }
 
-static void train_weight_gradient(const mat_kernels *kernels, const train_worker *w, float *dweight, const float *dy,
+/* TRAIN_ROWS rows of dW (out, in) from row `first` on: dW_oi += sum over r of dy_ro x_ri, with dy (rows, out) and
+ * x (rows, in). Every number is one chain of fused multiply-adds over the rows in ascending order, TRAIN_DEPTH of which
+ * are packed at a time. */
+static void train_weight_gradient(const mat_kernels *kernels, const train_worker *c, float *dweight, const float *dy,
                                   const float *x, const pred_linear *l, int first, int rows) {
     const int m = MIN(TRAIN_ROWS, l->out - first);
-    for (int at = 0; at < rows; at += TRAIN_DEPTH) {
-        const int depth = MIN(TRAIN_DEPTH, rows - at);
-        const float *x_at = x + (size_t)at * (size_t)l->in;
-        train_pack_left(w->left, dy + (size_t)at * (size_t)l->out + first, (size_t)l->out, depth, m);
+    for (int r = 0; r < rows; r += TRAIN_DEPTH) {
+        const int depth = MIN(TRAIN_DEPTH, rows - r);
+        const float *x_rows = x + (size_t)r * (size_t)l->in;
+        train_pack_left(c->left, dy + (size_t)r * (size_t)l->out + first, (size_t)l->out, depth, m);
         for (int j = 0; j < l->in; j += MAT_COLUMNS) {
             const int width = MIN(MAT_COLUMNS, l->in - j);
-            mat_pack(w->right, x_at + j, (size_t)l->in, 1, depth, width);
-            for (int i = 0; i < m; i += 6)
-                mat_mul(kernels, MIN(6, m - i), width, depth, w->left + (size_t)i * (size_t)depth, 1, 6, w->right,
-                        dweight + (size_t)(first + i) * (size_t)l->in + j, (size_t)l->in);
+            mat_pack(c->right, x_rows + j, (size_t)l->in, 1, depth, width);
+            for (int i = 0; i < m; i += TRAIN_TILE)
+                mat_mul(kernels, MIN(TRAIN_TILE, m - i), width, depth, c->left + (size_t)i * (size_t)depth, 1,
+                        TRAIN_TILE, c->right, dweight + (size_t)(first + i) * (size_t)l->in + j, (size_t)l->in);
         }
     }
 }
 
+/* Task `index`: piece `index` of the weight gradients, from all passes of the chunk. Rows are tokens for the projection
+ * and for the keys and values of the cross-attention, the layers of all passes for the others. */
 static void train_piece_task(void *context, int index, int worker) {
     polar_trainer *t = context;
     const train_piece p = t->pieces[index];
     const pred_linear *l = &t->net.linear[p.linear];
     const int n_tokens = t->chunk_tokens, n_rows = t->chunk_passes * t->net.shape.n_layer;
-    const int b = (p.linear - PRED_BLOCK) / PRED_PER_BLOCK, kind = (p.linear - PRED_BLOCK) % PRED_PER_BLOCK;
-    const pred_block_trace *k = &t->trace.block[MAX(b, 0)];
-    const float *const inputs[PRED_PER_BLOCK] = {k->x, k->context, k->mid, k->up};
-    const float *dy, *x;
-    if (p.linear == PRED_PROJECT) dy = t->dtrace.tokens, x = t->trace.features;
-    else if (p.linear == PRED_CROSS_KV) dy = t->dtrace.kv, x = t->trace.tokens;
-    else if (p.linear == PRED_CROSS_OUT) dy = t->dtrace.cross, x = t->trace.context;
-    else dy = t->dtrace.linear[p.linear - PRED_BLOCK], x = inputs[kind];
-    train_weight_gradient(t->net.kernels, &t->workers[worker], t->grads + (l->weight - t->params), dy, x, l, p.row,
-                          p.linear <= PRED_CROSS_KV ? n_tokens : n_rows);
+    const train_worker *c = &t->workers[worker];
+    float *dweight = t->grads + (l->weight - t->params);
+    const mat_kernels *kernels = t->net.kernels;
+    if (p.linear == PRED_PROJECT)
+        train_weight_gradient(kernels, c, dweight, t->dtrace.tokens, t->features, l, p.row, n_tokens);
+    else if (p.linear == PRED_CROSS_KV)
+        train_weight_gradient(kernels, c, dweight, t->dtrace.kv, t->trace.tokens, l, p.row, n_tokens);
+    else if (p.linear == PRED_CROSS_OUT)
+        train_weight_gradient(kernels, c, dweight, t->dtrace.cross, t->trace.context, l, p.row, n_rows);
+    else {
+        const int i = p.linear - PRED_BLOCK;
+        const pred_block_trace *b = &t->trace.block[i / PRED_PER_BLOCK];
+        const float *const inputs[PRED_PER_BLOCK] = {b->x, b->context, b->mid, b->up}; /* of QKV, OUT, UP, DOWN */
+        train_weight_gradient(kernels, c, dweight, t->dtrace.linear[i], inputs[i % PRED_PER_BLOCK], l, p.row, n_rows);
+    }
 }
 
 /* --- losses --------------------------------------------------------------------------- */
 
-/* Weights of the examples in batch_examples[0 .. n_batch): [P]'s, with mean 1; and the number of those with
- * an anti-identity term. */
+/* Weights of the examples of the batch (METHOD.md 4): with the length preference beta and the example's own weight u
+ *     w_i = exp(-beta length_i),  w_i /= mean(w) + 1e-8,  w_i *= u_i,  w_i /= mean(w) + 1e-8
+ * where the first mean is left out for beta = 0; so their mean is 1. Counts the examples with an anti-identity term. */
 static void train_weigh(polar_trainer *t) {
     const double beta = t->options.length_preference;
     double sum = 0, sum2 = 0;
-    t->anti_total = 0; /* at least 1 below: [P] divides by max(1, number) */
+    t->anti_total = 0;
     for (int i = 0; i < t->n_batch; i++) {
         const train_example *x = &t->examples[t->batch_examples[i]];
         t->weights[i] = beta != 0 ? exp64(mul64(-beta, x->length)) : 1;
@@ -15712,20 +15813,22 @@ static void train_weigh(polar_trainer *t) {
         sum2 += t->weights[i];
     }
     for (int i = 0; i < t->n_batch; i++) t->weights[i] /= sum2 / t->n_batch + 1e-8;
-    t->anti_total = MAX(t->anti_total, 1);
+    t->anti_total = MAX(t->anti_total, 1); /* [P] divides by max(1, number) */
 }
 
-/* Probabilities of one pass, shared by its examples: of a segment start and of no start, and their logarithms;
- * of the operations, and their logarithms. */
+/* Probabilities of one pass, which all its examples share. With z the segment logit of layer i and a_k its logits of
+ * operations: seg = sigmoid(z), log_seg = {ln(1 - seg), ln seg}, op = softmax(a), log_op = ln op. */
 typedef struct train_probs {
-    double seg[POLAR_MAX_LAYER], log_seg[POLAR_MAX_LAYER][2], op[POLAR_MAX_LAYER][3], log_op[POLAR_MAX_LAYER][3];
+    double seg[POLAR_MAX_LAYER], log_seg[POLAR_MAX_LAYER][2];
+    double op[POLAR_MAX_LAYER][3], log_op[POLAR_MAX_LAYER][3];
 } train_probs;
 
-/* ln(1 + e^x) */
+/* ln(1 + e^x), without overflow. */
 static double train_softplus(double x) {
     return x > 0 ? x + log64(1 + exp64(-x)) : log64(1 + exp64(x));
 }
 
+/* See train_probs; logits (D, 4). The largest logit is subtracted before exp. ln seg is -softplus(-z). */
 static void train_probabilities(train_probs *p, const float *logits, int n_layer) {
     for (int i = 0; i < n_layer; i++, logits += 4) {
         const double x = (double)logits[0], max = (double)MAX(logits[1], MAX(logits[2], logits[3]));
@@ -15741,7 +15844,10 @@ static void train_probabilities(train_probs *p, const float *logits, int n_layer
     }
 }
 
-/* Loss of one example, seg + op: mean BCE over the layers from 1 on, mean cross-entropy over segment starts. */
+/* The loss of one example (METHOD.md 4). With y_i = 1 where a segment starts, and c_i its operation:
+ *     seg = -mean over i >= 1 of (y_i ln seg_i + (1 - y_i) ln(1 - seg_i))
+ *     op  = -mean over i with y_i = 1 of ln op_i[c_i]
+ * A segment always starts at layer 0, which is why its logit is left out. */
 static void train_example_loss(const train_probs *p, const uint8_t *labels, int n_layer, double *seg, double *op) {
     int n_starts = 0;
     *seg = *op = 0;
@@ -15755,7 +15861,9 @@ static void train_example_loss(const train_probs *p, const uint8_t *labels, int 
     *op /= MAX(n_starts, 1);
 }
 
-/* Adds the gradient of one example, times its share of the batch, to d (n_layer, 4). */
+/* The gradient of train_example_loss with respect to the logits, times the example's share of the batch, which is
+ * w / n_batch; added to d (D, 4):
+ *     d seg / d z_i = (seg_i - y_i) / (D - 1) for i >= 1,  d op / d a_ik = (op_ik - [k = c_i]) / (number of starts) */
 static void train_example_gradient(const train_probs *p, const uint8_t *labels, int n_layer, double share, double *d) {
     int n_starts = 0;
     double seg = share / MAX(n_layer - 1, 1), op;
@@ -15768,18 +15876,23 @@ static void train_example_gradient(const train_probs *p, const uint8_t *labels, 
     }
 }
 
-/* keep = mean over layers of P(keep): the anti-identity term. Adds `share` times its gradient. */
-static double train_keep(const train_probs *p, int n_layer, double share, double *d) {
+/* The anti-identity term: keep = mean over layers of op_i[keep], a penalty on proposing the identity where it is known
+ * to be wrong. Returns it, and adds `share` times its gradient to d (D, 4):
+ *     d keep / d a_ik = op_i[keep] ([k = keep] - op_ik) / D */
+static double train_anti_identity(const train_probs *p, int n_layer, double share, double *d) {
     double keep = 0;
     for (int i = 0; i < n_layer; i++) {
-        const double x = p->op[i][1];
+        const double x = p->op[i][TRAIN_KEEP];
         keep += x;
-        for (int k = 0; k < 3; k++) d[4 * i + 1 + k] += mul64(mul64(share / n_layer, x), (k == 1) - p->op[i][k]);
+        for (int k = 0; k < 3; k++)
+            d[4 * i + 1 + k] += mul64(mul64(share / n_layer, x), (k == TRAIN_KEEP) - p->op[i][k]);
     }
     return keep / n_layer;
 }
 
-/* Losses of one pass and the gradient of its logits. */
+/* What a pass adds to the loss of the batch
+ *     loss = sum over examples of w (seg + op) / n_batch + lambda * (sum of the anti-identity terms) / anti_total
+ * and the gradient of that with respect to its logits (D, 4), summed in double precision and rounded once. */
 static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass, const float *logits, float *dlogits) {
     const int n_layer = t->net.shape.n_layer;
     const double lambda = t->options.anti_identity;
@@ -15795,13 +15908,14 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
         train_example_loss(&p, labels, n_layer, &seg, &op);
         sum.loss += mul64(t->weights[i], seg + op);
         train_example_gradient(&p, labels, n_layer, t->weights[i] / t->n_batch, d);
-        if (lambda > 0 && t->examples[example].anti) sum.anti += train_keep(&p, n_layer, lambda / t->anti_total, d);
+        if (lambda > 0 && t->examples[example].anti)
+            sum.anti += train_anti_identity(&p, n_layer, lambda / t->anti_total, d);
     }
     for (int i = 0; i < n_layer * 4; i++) dlogits[i] = (float)d[i];
     return sum;
 }
 
-/* 1 if the question has that path among those known to be valid. */
+/* Whether running the program on the question is known to answer it. */
 static int train_is_valid(const polar_train_question *q, const polar_program *program) {
     int path[POLAR_MAX_CALLS], n = polar_program_path(program, path, POLAR_MAX_CALLS);
     for (int i = 0; i < q->n_paths; i++)
@@ -15811,13 +15925,13 @@ static int train_is_valid(const polar_train_question *q, const polar_program *pr
     return 0;
 }
 
-/* Losses of a held-out question over all its examples, and whether what the decoder proposes is known to be
- * valid. */
+/* The losses of a held-out question over all its examples, weighted by u exp(beta (D - length)), and whether the
+ * programs that the decoder proposes are known to be valid. */
 static train_sum train_judge(const polar_trainer *t, const train_question *question, const float *logits) {
     const int n_layer = t->net.shape.n_layer;
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
     const polar_program identity = polar_program_identity(n_layer);
-    polar_candidate beams[5];
+    polar_candidate beams[TRAIN_PROPOSALS];
     train_probs p;
     train_sum sum;
     int n = 0;
@@ -15832,9 +15946,9 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
         sum.loss += mul64(w, seg + op);
         sum.weight += w;
         sum.n_anti += x->anti;
-        if (x->anti) sum.anti += train_keep(&p, n_layer, 0, unused);
+        if (x->anti) sum.anti += train_anti_identity(&p, n_layer, 0, unused);
     }
-    for (int i = 0; i < n_layer; i++, logits += 4) {
+    for (int i = 0; i < n_layer; i++, logits += 4) { /* the decoder takes the two heads' logits one by one */
         seg_logits[i] = logits[0];
         memcpy(op_logits + 3 * i, logits + 1, 3 * sizeof(float));
     }
@@ -15848,9 +15962,9 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
     return sum;
 }
 
-/* --- passes --------------------------------------------------------------------------- */
+/* --- passes: a question forward and backward ------------------------------------------ */
 
-/* The part of a chunk's trace that belongs to pass `i` of it. */
+/* The part of the chunk's trace that belongs to its pass `i`, whose n_tokens tokens begin at row `token`. */
 static pred_trace train_trace_at(const polar_trainer *t, int i, int token, int n_tokens) {
     const pred_shape *s = &t->net.shape;
     const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, at = (size_t)token;
@@ -15879,6 +15993,7 @@ static pred_trace train_trace_at(const polar_trainer *t, int i, int token, int n
     return v;
 }
 
+/* The same part of the chunk's gradients. */
 static train_trace train_dtrace_at(const polar_trainer *t, int i, int token) {
     const pred_shape *s = &t->net.shape;
     const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, at = (size_t)token;
@@ -15890,45 +16005,46 @@ static train_trace train_dtrace_at(const polar_trainer *t, int i, int token) {
     return v;
 }
 
-/* Features of a question, shifted and scaled. */
-static void train_features(const polar_trainer *t, const polar_train_question *q, float *to) {
-    const int n = t->net.shape.q_dim;
-    for (int i = 0; i < q->n_tokens; i++, to += n)
-        for (int k = 0; k < n; k++)
-            to[k] = (q->features[(size_t)i * (size_t)n + (size_t)k] - t->mean[k]) * t->inverse[k];
+/* Features of a question as the networks see them: to (T, n) = (x - mean) * inverse. */
+static void train_features(const polar_train_question *q, const float *mean, const float *inverse, int n, float *to) {
+    const float *x = q->features;
+    for (int i = 0; i < q->n_tokens; i++, x += n, to += n)
+        for (int k = 0; k < n; k++) to[k] = (x[k] - mean[k]) * inverse[k];
 }
 
-/* Pass `index` of the chunk: forward, and loss and backward or the judgement of a held-out question. */
+/* Task `index`: pass `index` of the chunk goes forward, and then either through the loss backward, or, if it is a
+ * held-out question, through the judgement. Dropout is drawn from the step's key and the number of the pass. */
 static void train_pass_task(void *context, int index, int worker) {
     polar_trainer *t = context;
     const int number = t->chunk_first + index; /* of the pass in the batch */
     const train_pass *p = &t->passes[number];
     const train_question *question = &t->questions[p->question];
     const polar_train_question *q = &t->sources[question->source];
-    const train_worker *w = &t->workers[worker];
+    const train_worker *c = &t->workers[worker];
     const pred_trace trace = train_trace_at(t, index, p->token, q->n_tokens);
     const pred_dropout drop = pred_dropout_of(t->options.dropout, pred_key(t->key, (uint64_t)number));
-    train_features(t, q, t->features + (size_t)p->token * (size_t)t->net.shape.q_dim);
-    pred_forward(&t->net, &trace, &w->scratch, t->backward ? &drop : NULL);
+    train_features(q, t->mean, t->inverse, t->net.shape.q_dim,
+                   t->features + (size_t)p->token * (size_t)t->net.shape.q_dim);
+    pred_forward(&t->net, &trace, &c->scratch, t->backward ? &drop : NULL);
     if (t->backward) {
         float dlogits[POLAR_MAX_LAYER * 4];
-        float *small = t->small + (size_t)index * t->n_small;
+        float *grads = t->pass_grads + (size_t)index * t->n_pass_grads;
         const train_trace dtrace = train_dtrace_at(t, index, p->token);
-        const pred_weights s = pred_place(&t->net.shape, small, 1);
-        memset(small, 0, t->n_small * sizeof *small);
+        const pred_weights dw = pred_place(&t->net.shape, grads, 1);
+        memset(grads, 0, t->n_pass_grads * sizeof *grads);
         t->sums[number] = train_pass_loss(t, p, trace.logits, dlogits);
-        pred_backward(&t->net, &trace, &dtrace, dlogits, &s, w, &drop);
+        pred_backward(&t->net, &trace, &dtrace, dlogits, &dw, c, &drop);
     } else {
         t->sums[number] = train_judge(t, question, trace.logits);
     }
 }
 
-/* Adds the small gradients of a chunk, pass by pass. */
-static void train_add_small(polar_trainer *t) {
+/* Adds the gradients that are kept per pass to those of the batch, in the order of the passes. */
+static void train_add_pass_grads(polar_trainer *t) {
     pred_tensor list[PRED_MAX_TENSORS];
     const int n = pred_tensors(&t->net.shape, list);
     for (int p = 0; p < t->chunk_passes; p++) {
-        const float *from = t->small + (size_t)p * t->n_small;
+        const float *from = t->pass_grads + (size_t)p * t->n_pass_grads;
         for (int i = 0; i < n; i++) {
             if (!list[i].per_pass) continue;
             pred_add(t->grads + list[i].offset, from, list[i].count);
@@ -15937,13 +16053,15 @@ static void train_add_small(polar_trainer *t) {
     }
 }
 
-/* Runs t->passes, as many at a time as there is memory for. */
+/* Runs t->passes in chunks of about equal size, as few as memory allows: first all passes of a chunk, then the pieces
+ * of the weight gradients. */
 static void train_run_passes(polar_trainer *t) {
     const int n_chunks = (t->n_passes + t->chunk_capacity - 1) / t->chunk_capacity;
     for (int c = 0; c < n_chunks; c++) {
         const int end = (int)((int64_t)t->n_passes * (c + 1) / n_chunks);
         t->chunk_first = (int)((int64_t)t->n_passes * c / n_chunks);
         t->chunk_passes = end - t->chunk_first;
+        /* the tokens of its questions stand one behind the other */
         t->chunk_tokens = 0;
         for (int i = t->chunk_first; i < end; i++) {
             t->passes[i].token = t->chunk_tokens;
@@ -15952,27 +16070,29 @@ static void train_run_passes(polar_trainer *t) {
         parallel_for(&t->runner, t->chunk_passes, train_pass_task, t);
         if (!t->backward) continue;
         parallel_for(&t->runner, t->n_pieces, train_piece_task, t);
-        train_add_small(t);
+        train_add_pass_grads(t);
     }
 }
 
-/* The queries are made of the layers' embeddings and the first third of the cross-attention's weights: their
- * gradient, which stands in place of that of the embeddings, goes to both. */
+/* The queries are Q = E W_q^T + b_q with the layers' embeddings E (D, d), the same for all questions. So their gradient
+ * dQ, which stands where that of E belongs, is passed on once per batch:
+ *     db_q += sum over layers of dQ,  dW_q += dQ^T E,  dE = dQ W_q
+ * W_q is the first third of the cross-attention's stacked weights. */
 static void train_query_gradient(polar_trainer *t) {
     const int n_layer = t->net.shape.n_layer, d = t->net.shape.d_model;
     const pred_weights g = pred_place(&t->net.shape, t->grads, 0);
-    const train_worker *w = &t->workers[0];
+    const train_worker *c = &t->workers[0];
     pred_linear l = pred_linear_of(t->net.w.qkv_weight, t->net.w.qkv_bias, d, d);
     l.backward = t->net.query_forward; /* its content is of no use until weights change */
-    memcpy(w->dq, g.layers, (size_t)n_layer * (size_t)d * sizeof *w->dq);
-    train_sum_rows(g.qkv_bias, w->dq, n_layer, d);
+    memcpy(c->dq, g.layers, (size_t)n_layer * (size_t)d * sizeof *c->dq);
+    train_sum_rows(g.qkv_bias, c->dq, n_layer, d);
     for (int row = 0; row < d; row += TRAIN_ROWS)
-        train_weight_gradient(t->net.kernels, w, g.qkv_weight, w->dq, t->net.w.layers, &l, row, n_layer);
+        train_weight_gradient(t->net.kernels, c, g.qkv_weight, c->dq, t->net.w.layers, &l, row, n_layer);
     mat_pack(l.backward, l.weight, (size_t)d, 1, d, d);
-    linear_backward(t->net.kernels, g.layers, w->dq, n_layer, &l, 0);
+    pred_linear_backward(t->net.kernels, g.layers, c->dq, n_layer, &l, 0);
 }
 
-/* Gradients and loss of the batch in t->passes. */
+/* The gradients (n_params) of the batch in t->passes, and its loss, which is returned: see train_pass_loss. */
 static double train_gradients(polar_trainer *t) {
     double loss = 0, anti = 0;
     t->backward = 1;
@@ -15987,13 +16107,14 @@ static double train_gradients(polar_trainer *t) {
     return loss / t->n_batch + mul64(t->options.anti_identity, anti / t->anti_total);
 }
 
-/* --- optimizer ------------------------------------------------------------------------ */
+/* --- optimizer: AdamW ----------------------------------------------------------------- */
 
 #define TRAIN_BETA1 0.9
 #define TRAIN_BETA2 0.999
-#define TRAIN_EPS 1e-8
+#define TRAIN_EPS   1e-8
 
-/* Share of the learning rate in update `n` of `total`. */
+/* The factor of the learning rate in update n (from 0) of `total`. It grows as n / warmup, and then, with x from 0 to 1
+ * over the updates that follow, it is (1 + cos(pi x)) / 2, 1 - x, or 1. */
 static double train_schedule(polar_schedule schedule, int n, int warmup, int total) {
     double x, sine, cosine;
     warmup = MIN(warmup, total - 1);
@@ -16001,10 +16122,31 @@ static double train_schedule(polar_schedule schedule, int n, int warmup, int tot
     x = MIN(1.0, (double)(n - warmup) / MAX(1, total - warmup));
     if (schedule == POLAR_SCHEDULE_LINEAR) return 1 - x;
     if (schedule == POLAR_SCHEDULE_CONSTANT) return 1;
-    turn_sincos((uint64_t)(x * 9223372036854775808.0), &sine, &cosine); /* x half turns */
+    turn_sincos((uint64_t)(x * 9223372036854775808.0), &sine, &cosine); /* 2^63 of 2^64 is half a turn */
     return mul64(0.5, 1 + cosine);
 }
 
+/* The constants of update number n (from 1) at the learning rate lr; mat_adam_plain says what is done with them. With
+ * gradient g (times clip) this is AdamW:
+ *     p -= lr * weight_decay * p
+ *     m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+ *     p -= lr * (m / (1 - beta1^n)) / (sqrt(v / (1 - beta2^n)) + eps) */
+static mat_adam train_adamw(double lr, double weight_decay, int n, double clip) {
+    const double correction1 = 1 - pow64(TRAIN_BETA1, n), correction2 = 1 - pow64(TRAIN_BETA2, n);
+    mat_adam k;
+    k.decay = (float)(1 - mul64(lr, weight_decay));
+    k.beta1 = (float)TRAIN_BETA1;
+    k.rest1 = (float)(1 - TRAIN_BETA1);
+    k.beta2 = (float)TRAIN_BETA2;
+    k.rest2 = (float)(1 - TRAIN_BETA2);
+    k.step = (float)(lr / correction1);
+    k.root = (float)sqrt(correction2);
+    k.eps = (float)TRAIN_EPS;
+    k.clip = (float)clip;
+    return k;
+}
+
+/* Task `index`: the sum of squares of TRAIN_BLOCK gradients. */
 static void train_norm_task(void *context, int index, int worker) {
     polar_trainer *t = context;
     const size_t first = (size_t)index * TRAIN_BLOCK, end = MIN(first + TRAIN_BLOCK, t->n_params);
@@ -16014,51 +16156,39 @@ static void train_norm_task(void *context, int index, int worker) {
     t->norms[index] = sum;
 }
 
+/* A trainer and the constants of its present step. */
 typedef struct train_adam {
     polar_trainer *t;
-    mat_adam constants;
+    mat_adam k;
 } train_adam;
 
-/* The constants of the AdamW step that follows n_updates others, with gradients multiplied by `clip`. */
-static mat_adam train_adam_constants(double lr, double weight_decay, int n_updates, double clip) {
-    const double unbias1 = 1 - pow64(TRAIN_BETA1, n_updates + 1), unbias2 = 1 - pow64(TRAIN_BETA2, n_updates + 1);
-    mat_adam k;
-    k.decay = (float)(1 - mul64(lr, weight_decay));
-    k.beta1 = (float)TRAIN_BETA1;
-    k.rest1 = (float)(1 - TRAIN_BETA1);
-    k.beta2 = (float)TRAIN_BETA2;
-    k.rest2 = (float)(1 - TRAIN_BETA2);
-    k.step = (float)(lr / unbias1);
-    k.root = (float)sqrt(unbias2);
-    k.eps = (float)TRAIN_EPS;
-    k.clip = (float)clip;
-    return k;
-}
-
+/* Task `index`: AdamW for TRAIN_BLOCK parameters. */
 static void train_adam_task(void *context, int index, int worker) {
     const train_adam *a = context;
     const polar_trainer *t = a->t;
     const size_t first = (size_t)index * TRAIN_BLOCK, n = MIN((size_t)TRAIN_BLOCK, t->n_params - first);
     (void)worker;
-    t->net.kernels->adam(t->params + first, t->grads + first, t->m + first, t->v + first, n, &a->constants);
+    t->net.kernels->adam(t->params + first, t->grads + first, t->m + first, t->v + first, n, &a->k);
 }
 
-/* One AdamW step with the gradients; 0 if they are not finite, and nothing changes. */
+/* One update of the weights with the gradients g:
+ *     norm = sqrt(sum of g^2),  g *= min(1, clip / (norm + 1e-6)) unless clip is 0,  then AdamW, see train_adamw
+ * 1 if it was done; 0 if loss or norm are not finite: the step is skipped, and nothing changes. */
 static int train_update(polar_trainer *t, double loss) {
     const polar_train_options *o = &t->options;
     const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), n = t->state.n_updates;
-    double norm = 0;
+    double norm = 0, clip;
     train_adam a;
     parallel_for(&t->runner, n_blocks, train_norm_task, t);
     for (int i = 0; i < n_blocks; i++) norm += t->norms[i];
     norm = sqrt(norm);
     t->state.loss = loss;
     t->state.norm = norm;
-    if (!(loss - loss == 0) || !(norm - norm == 0)) return 0;
+    if (!(loss - loss == 0) || !(norm - norm == 0)) return 0; /* x - x is NaN for infinite x and NaN */
+    clip = o->clip > 0 ? MIN(1.0, o->clip / (norm + 1e-6)) : 1;
     t->state.lr = mul64(o->lr, train_schedule(o->schedule, n, o->warmup, t->n_steps * o->n_epochs));
     a.t = t;
-    a.constants = train_adam_constants(t->state.lr, o->weight_decay, n,
-                                       o->clip > 0 ? MIN(1.0, o->clip / (norm + 1e-6)) : 1.0);
+    a.k = train_adamw(t->state.lr, o->weight_decay, n + 1, clip);
     parallel_for(&t->runner, n_blocks, train_adam_task, &a);
     t->state.n_updates++;
     pred_pack(&t->net, &t->runner);
@@ -16067,6 +16197,7 @@ static int train_update(polar_trainer *t, double loss) {
 
 /* --- order of the examples ------------------------------------------------------------ */
 
+/* A random order of x (n), every one equally likely (Fisher and Yates). */
 static void train_shuffle(int *x, int n, uint64_t *state) {
     for (int i = n - 1; i > 0; i--) {
         const int k = (int)(rng_next(state) % (uint64_t)(i + 1)), y = x[i];
@@ -16075,14 +16206,15 @@ static void train_shuffle(int *x, int n, uint64_t *state) {
     }
 }
 
-/* Lays out an epoch: each question's examples in random order, cut into units of about equal size up to
- * `group`; the units in random order; a step takes those that begin in its share of the examples. With a group
- * of 1 that is [P]'s order: examples shuffled, batches of equal size. */
+/* Lays out an epoch: each question's examples in random order, cut into units of about equal size, `group` at most; the
+ * units in random order; and to each step the units that begin in its share of the examples, at least one. Examples of
+ * a unit share a pass, and with it the work and the dropout. With a group of 1 this is [P]'s order: examples shuffled,
+ * batches of equal size. */
 static void train_plan(polar_trainer *t) {
-    uint64_t state = pred_key(pred_key(t->options.seed, 1), (uint64_t)t->state.epoch);
+    uint64_t state = pred_key(pred_key(t->options.seed, RANDOM_ORDER), (uint64_t)t->state.epoch);
     const int group = MIN(t->options.group, t->options.batch);
-    int n_units = 0;
-    int64_t at = 0; /* examples laid out so far */
+    int n_units = 0, u = 0;
+    int64_t n_laid = 0; /* examples in the steps so far */
     for (int q = 0; q < t->n_questions - t->n_validation; q++) {
         const train_question *x = &t->questions[q];
         const int parts = (x->count + group - 1) / group;
@@ -16090,80 +16222,86 @@ static void train_plan(polar_trainer *t) {
         train_shuffle(t->order + x->first, x->count, &state);
         for (int i = 0; i < parts; i++) t->units[n_units++] = x->first + (int)((int64_t)x->count * i / parts);
     }
-    t->units[n_units] = t->n_train;
+    t->units[n_units] = t->n_train; /* the end of the last one */
     t->n_units = n_units;
-    for (int u = 0; u < n_units; u++) t->shuffle[u] = u;
+    for (int i = 0; i < n_units; i++) t->shuffle[i] = i;
     train_shuffle(t->shuffle, n_units, &state);
-    for (int step = 0, u = 0; step < t->n_steps; step++) {
+    for (int step = 0; step < t->n_steps; step++) {
+        const int n_later = t->n_steps - 1 - step; /* steps that still need a unit */
         t->batches[step] = u;
-        do at += t->units[t->shuffle[u] + 1] - t->units[t->shuffle[u]];
-        while (++u, n_units - u > t->n_steps - 1 - step && at < (int64_t)(step + 1) * t->options.batch);
+        do {
+            n_laid += t->units[t->shuffle[u] + 1] - t->units[t->shuffle[u]];
+            u++;
+        } while (n_units - u > n_later && n_laid < (int64_t)(step + 1) * t->options.batch);
     }
     t->batches[t->n_steps] = n_units;
 }
 
-/* Sets up the passes of the present step. Without dropout all examples of a question share one pass, which
- * changes nothing but the work; with it each unit has its own masks. */
+/* Sets up the passes of the present step: first counts the examples of each, then fills batch_examples. Without dropout
+ * all units of a question share one pass, which changes nothing but the work; with it each unit has its own masks. */
 static void train_gather(polar_trainer *t) {
     const int first = t->batches[t->state.step], end = t->batches[t->state.step + 1];
     const int merge = t->options.dropout == 0;
+    int n_filled = 0, pass = 0;
     t->n_passes = t->n_batch = 0;
     for (int u = first; u < end; u++) {
         const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
-        const int question = t->examples[t->order[from]].question, stamp = t->stamp[question];
-        train_pass *p = &t->passes[merge && stamp >= 0 ? stamp : t->n_passes];
-        if (!merge || stamp < 0) {
-            p->question = question;
-            p->count = 0;
-            t->stamp[question] = t->n_passes++;
+        const int question = t->examples[t->order[from]].question;
+        if (!merge || t->pass_of[question] < 0) {
+            t->passes[t->n_passes].question = question;
+            t->passes[t->n_passes].count = 0;
+            t->pass_of[question] = t->n_passes++;
         }
-        p->count += count;
+        t->passes[t->pass_of[question]].count += count;
         t->n_batch += count;
     }
-    for (int i = 0, at = 0; i < t->n_passes; i++) {
-        t->passes[i].first = at;
-        at += t->passes[i].count;
+    for (int i = 0; i < t->n_passes; i++) {
+        t->passes[i].first = n_filled;
+        n_filled += t->passes[i].count;
         t->passes[i].count = 0;
     }
-    for (int u = first, pass = 0; u < end; u++) {
+    for (int u = first; u < end; u++) {
         const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
-        train_pass *p = &t->passes[merge ? t->stamp[t->examples[t->order[from]].question] : pass++];
+        train_pass *p = &t->passes[merge ? t->pass_of[t->examples[t->order[from]].question] : pass];
         memcpy(t->batch_examples + p->first + p->count, t->order + from, (size_t)count * sizeof *t->order);
         p->count += count;
+        pass++;
     }
-    for (int i = 0; i < t->n_passes; i++) t->stamp[t->passes[i].question] = -1;
+    for (int i = 0; i < t->n_passes; i++) t->pass_of[t->passes[i].question] = -1;
 }
 
-/* --- running -------------------------------------------------------------------------- */
+/* --- steps and epochs ----------------------------------------------------------------- */
 
-/* Losses and hits of the held-out questions, without dropout. */
+/* Puts the losses and hits of the held-out questions on the curve, without dropout. The loss per example is
+ *     sum of w (seg + op) / sum of w + lambda * mean of the anti-identity terms */
 static void train_validate(polar_trainer *t, polar_train_epoch *out) {
     const int first = t->n_questions - t->n_validation;
-    double loss = 0, weight = 0, anti = 0;
-    int n_anti = 0, hit1 = 0, hit5 = 0, identity = 0;
+    train_sum all;
+    memset(&all, 0, sizeof all);
     t->backward = 0;
-    for (int at = first; at < t->n_questions; at += t->n_passes) {
-        t->n_passes = MIN(t->max_passes, t->n_questions - at);
-        for (int i = 0; i < t->n_passes; i++) t->passes[i].question = at + i;
+    for (int q = first; q < t->n_questions; q += t->n_passes) {
+        t->n_passes = MIN(t->max_passes, t->n_questions - q);
+        for (int i = 0; i < t->n_passes; i++) t->passes[i].question = q + i;
         train_run_passes(t);
         for (int i = 0; i < t->n_passes; i++) {
             const train_sum *s = &t->sums[i];
-            loss += s->loss;
-            weight += s->weight;
-            anti += s->anti;
-            n_anti += s->n_anti;
-            hit1 += s->hit1;
-            hit5 += s->hit5;
-            identity += s->identity;
+            all.loss += s->loss;
+            all.weight += s->weight;
+            all.anti += s->anti;
+            all.n_anti += s->n_anti;
+            all.hit1 += s->hit1;
+            all.hit5 += s->hit5;
+            all.identity += s->identity;
         }
     }
-    out->validation_loss = loss / weight + mul64(t->options.anti_identity, anti / MAX(n_anti, 1));
-    out->hit1 = (double)hit1 / t->n_validation;
-    out->hit5 = (double)hit5 / t->n_validation;
-    out->identity = (double)identity / t->n_validation;
+    out->validation_loss = all.loss / all.weight + mul64(t->options.anti_identity, all.anti / MAX(all.n_anti, 1));
+    out->hit1 = (double)all.hit1 / t->n_validation;
+    out->hit5 = (double)all.hit5 / t->n_validation;
+    out->identity = (double)all.identity / t->n_validation;
 }
 
-/* After the last step of an epoch: its place on the curve, and whether it is the best. */
+/* After the last step of an epoch: its place on the curve, and the weights are kept if they are the best so far. What
+ * `select` names is compared; without held-out questions the last epoch is the best. */
 static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
     train_state *s = &t->state;
     polar_train_epoch *x = &t->curve[s->epoch];
@@ -16176,8 +16314,9 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
         return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number",
                     s->epoch + 1);
     if (t->n_validation) train_validate(t, x);
-    value = t->options.select == POLAR_SELECT_HIT1 ? -x->hit1 : t->options.select == POLAR_SELECT_HIT5 ? -x->hit5
-                                                                                  : x->validation_loss;
+    value = x->validation_loss;
+    if (t->options.select == POLAR_SELECT_HIT1) value = -x->hit1;
+    if (t->options.select == POLAR_SELECT_HIT5) value = -x->hit5;
     if (!t->n_validation || s->best_epoch < 0 || value < s->best) {
         s->best = value;
         s->best_epoch = s->epoch;
@@ -16190,6 +16329,8 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
     return POLAR_OK;
 }
 
+/* One step: a batch is laid out, goes forward and backward, and changes the weights. Dropout is drawn from seed, epoch
+ * and step, so that a run that goes on from a checkpoint draws the same. */
 static polar_status train_step(polar_trainer *t, polar_error *e) {
     train_state *s = &t->state;
     double loss;
@@ -16198,7 +16339,7 @@ static polar_status train_step(polar_trainer *t, polar_error *e) {
         t->planned = s->epoch;
     }
     train_gather(t);
-    t->key = pred_key(pred_key(pred_key(t->options.seed, 2), (uint64_t)s->epoch), (uint64_t)s->step);
+    t->key = pred_key(pred_key(pred_key(t->options.seed, RANDOM_DROPOUT), (uint64_t)s->epoch), (uint64_t)s->step);
     loss = train_gradients(t);
     if (train_update(t, loss)) {
         s->epoch_loss += loss;
@@ -16206,13 +16347,16 @@ static polar_status train_step(polar_trainer *t, polar_error *e) {
         s->n_skipped++;
         s->n_epoch_skipped++;
     }
-    return ++s->step == t->n_steps ? train_end_epoch(t, e) : POLAR_OK;
+    s->step++;
+    return s->step == t->n_steps ? train_end_epoch(t, e) : POLAR_OK;
 }
 
+/* See polar.h. */
 int polar_trainer_done(const polar_trainer *trainer) {
     return trainer->state.epoch == trainer->options.n_epochs;
 }
 
+/* See polar.h. */
 void polar_trainer_get_progress(const polar_trainer *t, polar_train_progress *out) {
     const train_state *s = &t->state;
     memset(out, 0, sizeof *out);
@@ -16231,6 +16375,7 @@ void polar_trainer_get_progress(const polar_trainer *t, polar_train_progress *ou
     out->curve = t->curve;
 }
 
+/* See polar.h. */
 polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error) {
     err_clear(error);
     if (!trainer) return fail(error, POLAR_ARGUMENT, "polar_trainer_run: no trainer");
@@ -16249,7 +16394,8 @@ polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error 
 
 /* --- making a trainer ----------------------------------------------------------------- */
 
-/* Normal random number: Box-Muller. */
+/* A number of the standard normal distribution: sqrt(-2 ln u) cos(angle), u uniform in (0, 1], angle uniform (Box and
+ * Muller). */
 static float train_normal(uint64_t *state) {
     const double u = ((double)(rng_next(state) >> 11) + 1) / 9007199254740993.0;
     double sine, cosine;
@@ -16257,8 +16403,9 @@ static float train_normal(uint64_t *state) {
     return (float)mul64(sqrt(-2 * log64(u)), cosine);
 }
 
-/* PyTorch's initial values: linear layers uniform within 1 / sqrt(in), stacked attention weights by Xavier,
- * attention biases 0, embeddings normal, LayerNorm 1 and 0. */
+/* PyTorch's initial values, so that the released recipe starts alike: weights and biases of linear layers uniform
+ * within 1 / sqrt(in), stacked attention weights uniform within sqrt(6 / (in + out)) (Xavier), attention biases 0,
+ * embeddings normal, LayerNorm's gain 1 and bias 0. A bias stands behind its weight, whose width it goes by. */
 static void train_initialize(const pred_shape *s, float *params, uint64_t seed) {
     pred_tensor list[PRED_MAX_TENSORS];
     const int n = pred_tensors(s, list);
@@ -16266,7 +16413,7 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     for (int i = 0; i < n; i++) {
         const pred_tensor *t = &list[i];
         float *x = params + t->offset;
-        uint64_t state = pred_key(pred_key(seed, 3), (uint64_t)i);
+        uint64_t state = pred_key(pred_key(seed, RANDOM_WEIGHTS), (uint64_t)i);
         double bound;
         if (t->rows) fan_in = t->columns;
         bound = 1 / sqrt(fan_in);
@@ -16281,12 +16428,14 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     }
 }
 
-/* Sums over tokens of each of n features, and of its squares. */
+/* Sums over n_rows tokens of each of n features, and of its square. */
 typedef struct train_moments {
     int n;
-    double n_rows, *sum, *squares;
+    double n_rows;
+    double *sum, *squares; /* (n) each */
 } train_moments;
 
+/* Adds the tokens of a question. */
 static void train_add_moments(train_moments *x, const polar_train_question *q) {
     const float *row = q->features;
     for (int i = 0; i < q->n_tokens; i++, row += x->n)
@@ -16298,10 +16447,11 @@ static void train_add_moments(train_moments *x, const polar_train_question *q) {
     x->n_rows += q->n_tokens;
 }
 
-/* Mean and inverse deviation of each feature; one that hardly varies is not blown up. */
+/* mean (n) and inverse (n) = 1 / sqrt(variance + 1e-4 * mean variance of all features): one that hardly varies is not
+ * blown up. */
 static void train_finish_moments(const train_moments *x, float *mean, float *inverse) {
     double total = 0;
-    for (int k = 0; k < x->n; k++) {
+    for (int k = 0; k < x->n; k++) { /* variance = mean of squares - square of the mean, but not below 0 */
         x->sum[k] /= x->n_rows;
         x->squares[k] = MAX(x->squares[k] / x->n_rows - mul64(x->sum[k], x->sum[k]), 0);
         total += x->squares[k];
@@ -16313,7 +16463,8 @@ static void train_finish_moments(const train_moments *x, float *mean, float *inv
     }
 }
 
-/* A linear layer of (x - mean) * inverse as one of x: W' = W inverse, b' = b - W' mean. */
+/* Makes a linear layer that was trained on (x - mean) * inverse one that takes x:
+ *     W' = W inverse (column by column),  b' = b - W' mean */
 static void train_fold(float *weight, float *bias, int out, int in, const float *mean, const float *inverse) {
     for (int i = 0; i < out; i++, weight += in) {
         double shift = 0;
@@ -16325,6 +16476,8 @@ static void train_fold(float *weight, float *bias, int out, int in, const float 
     }
 }
 
+/* Mean and inverse deviation of the features of the questions that are trained on, or 0 and 1 if they are taken as they
+ * are. sums: memory for 2 q_dim numbers. POLAR_NUMERIC if a feature of any question is not finite. */
 static polar_status train_standardize(polar_trainer *t, double *sums, polar_error *e) {
     train_moments x = {t->net.shape.q_dim, 0, sums, sums + t->net.shape.q_dim};
     for (int q = 0; q < t->n_questions; q++) {
@@ -16335,11 +16488,15 @@ static polar_status train_standardize(polar_trainer *t, double *sums, polar_erro
         if (q < t->n_questions - t->n_validation) train_add_moments(&x, s);
     }
     train_finish_moments(&x, t->mean, t->inverse);
-    for (int k = 0; k < x.n && !t->options.standardize; k++) t->mean[k] = 0, t->inverse[k] = 1;
+    for (int k = 0; k < x.n && !t->options.standardize; k++) {
+        t->mean[k] = 0;
+        t->inverse[k] = 1;
+    }
     return POLAR_OK;
 }
 
-/* Arrays of the trainer in its block; `t` has the sizes. Runs twice, to measure and to place. */
+/* Measures or places all arrays of the trainer; `t` has the sizes. Sizes of arrays per question or example are those of
+ * n_sources questions with n_labels examples in all. */
 static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels) {
     const pred_shape *s = &t->net.shape;
     const size_t d = (size_t)s->n_layer * (size_t)s->d_model, f = sizeof(float), chunk = (size_t)t->chunk_capacity;
@@ -16347,11 +16504,12 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     float **const arrays[] = {&t->params, &t->grads, &t->m, &t->v, &t->best};
     for (int i = 0; i < COUNT(arrays); i++) *arrays[i] = layout_place(l, t->n_params, f);
     if (t->params) t->net.w = pred_place(s, t->params, 0);
-    pred_wire(&t->net);
+    pred_wire(&t->net); /* the linear layers point into params */
     t->mean = layout_place(l, (size_t)s->q_dim, f);
     t->inverse = layout_place(l, (size_t)s->q_dim, f);
     t->norms = layout_place(l, t->n_params / TRAIN_BLOCK + 1 + 2 * (size_t)s->q_dim, sizeof *t->norms);
     t->pieces = layout_place(l, (size_t)t->n_pieces, sizeof *t->pieces);
+    /* the data, and how it is laid out in an epoch and a batch */
     t->questions = layout_place(l, (size_t)n_sources, sizeof *t->questions);
     t->examples = layout_place(l, (size_t)n_labels, sizeof *t->examples);
     t->labels = layout_place(l, (size_t)n_labels, (size_t)s->n_layer);
@@ -16362,10 +16520,11 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     t->passes = layout_place(l, (size_t)t->max_passes, sizeof *t->passes);
     t->sums = layout_place(l, (size_t)t->max_passes, sizeof *t->sums);
     t->batch_examples = layout_place(l, (size_t)t->max_passes, sizeof *t->batch_examples);
-    t->stamp = layout_place(l, (size_t)n_sources, sizeof *t->stamp);
+    t->pass_of = layout_place(l, (size_t)n_sources, sizeof *t->pass_of);
     t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
     t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
     pred_place_packed(&t->net, l, 1);
+    /* a chunk: what goes forward, what comes back, and what is kept per pass */
     t->features = layout_place(l, size_of(n_tokens, (size_t)s->q_dim), f);
     t->trace.features = t->features;
     pred_place_trace(s, l, &t->trace, chunk, n_tokens);
@@ -16375,9 +16534,9 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     for (int i = PRED_BLOCK; i < t->net.n_linear; i++)
         t->dtrace.linear[i - PRED_BLOCK] =
             layout_place(l, size_of(chunk, (size_t)s->n_layer), size_of((size_t)t->net.linear[i].out, f));
-    t->small = layout_place(l, size_of(chunk, t->n_small), f);
+    t->pass_grads = layout_place(l, size_of(chunk, t->n_pass_grads), f);
     t->workers = layout_place(l, (size_t)t->runner.n_threads, sizeof *t->workers);
-    for (int i = 0; i < t->runner.n_threads; i++) {
+    for (int i = 0; i < t->runner.n_threads; i++) { /* `workers` itself exists in the second run only */
         train_worker w;
         pred_place_scratch(s, l, &w.scratch, widest);
         w.left = layout_place(l, TRAIN_DEPTH * TRAIN_ROWS, f);
@@ -16391,6 +16550,7 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     }
 }
 
+/* Refuses options out of range. */
 static polar_status train_check_options(const polar_train_options *o, polar_error *e) {
     if (o->n_epochs < 1 || o->n_epochs > 100000 || o->batch < 1 || o->batch > 1 << 20 || o->group < 1)
         return fail(e, POLAR_ARGUMENT, "training: %d epochs, batches of %d, groups of %d; at least 1 each", o->n_epochs,
@@ -16402,6 +16562,7 @@ static polar_status train_check_options(const polar_train_options *o, polar_erro
     return POLAR_OK;
 }
 
+/* Refuses paths that are missing or have an impossible number of calls. */
 static polar_status train_check_paths(const polar_train_question *q, int index, polar_error *e) {
     if (q->n_paths < 0 || (q->n_paths && !q->paths))
         return fail(e, POLAR_ARGUMENT, "training: question %d has %d paths", index, q->n_paths);
@@ -16412,13 +16573,15 @@ static polar_status train_check_paths(const polar_train_question *q, int index, 
     return POLAR_OK;
 }
 
+/* Refuses a question without features or with too many tokens; `index` names it in the message. */
 static polar_status train_check_question(const polar_train_question *q, int index, polar_error *e) {
     if (q->features && q->n_tokens >= 1 && q->n_tokens <= PRED_MAX_TOKENS) return train_check_paths(q, index, e);
     return fail(e, POLAR_ARGUMENT, "training: question %d has %d tokens of features", index,
                 q->features ? q->n_tokens : 0);
 }
 
-/* Counts questions with examples, and examples. Says what is wrong where there are none. */
+/* Checks all questions and counts those with examples (t->n_questions) and the examples (*n_labels). Without any it
+ * says what is wrong: no valid path, or none that the network could propose. */
 static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_labels, polar_error *e) {
     int n_valid = 0;
     *n_labels = 0;
@@ -16447,21 +16610,24 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
     return fail(e, POLAR_ARGUMENT, "training: none of %d questions has a valid path", n_sources);
 }
 
-/* Fills questions and examples; the held-out questions are a seeded choice and come last. */
+/* Fills questions, examples and labels. The questions are shuffled (in pass_of, which is free until the first batch),
+ * so the last n_validation of them, which are held out, are a seeded choice. */
 static void train_fill(polar_trainer *t, int n_sources) {
     const int n_layer = t->net.shape.n_layer;
-    uint64_t state = pred_key(t->options.seed, 0);
+    uint64_t state = pred_key(t->options.seed, RANDOM_SPLIT);
     int n = 0, n_train;
-    for (int i = 0; i < n_sources; i++) t->stamp[i] = i;
-    train_shuffle(t->stamp, n_sources, &state);
+    /* questions with examples, in random order */
+    for (int i = 0; i < n_sources; i++) t->pass_of[i] = i;
+    train_shuffle(t->pass_of, n_sources, &state);
     for (int i = 0; i < n_sources; i++) {
-        const int source = t->stamp[i];
+        const int source = t->pass_of[i];
         if (train_question_examples(&t->sources[source], source, n_layer, &t->options, NULL, NULL))
             t->questions[n++].source = source;
     }
     t->n_validation = (int)(t->options.validation * t->n_questions + 0.5);
     if (t->options.validation > 0) t->n_validation = MIN(MAX(t->n_validation, 1), t->n_questions - 1);
     n_train = t->n_questions - t->n_validation;
+    /* their examples, by question */
     for (int q = 0; q < t->n_questions; q++) {
         train_question *x = &t->questions[q];
         x->first = t->n_examples;
@@ -16471,12 +16637,14 @@ static void train_fill(polar_trainer *t, int n_sources) {
         t->n_examples += x->count;
         if (q + 1 == n_train) t->n_train = t->n_examples;
     }
-    for (int i = 0; i < n_sources; i++) t->stamp[i] = -1;
+    for (int i = 0; i < n_sources; i++) t->pass_of[i] = -1;
     t->n_steps = (t->n_train + t->options.batch - 1) / t->options.batch;
     t->planned = -1;
     t->state.best_epoch = -1;
 }
 
+/* Cuts the weights of all linear layers into pieces of TRAIN_ROWS rows; as long as `pieces` is not placed, it only
+ * counts them. */
 static void train_cut_pieces(polar_trainer *t) {
     int n = 0;
     for (int i = 0; i < t->net.n_linear; i++)
@@ -16488,7 +16656,7 @@ static void train_cut_pieces(polar_trainer *t) {
     t->n_pieces = n;
 }
 
-/* Two runs may share a checkpoint if they have the same options, examples and features. */
+/* A hash of options, weights, features and labels: a checkpoint belongs to runs with the same one. */
 static uint64_t train_fingerprint(const polar_trainer *t) {
     const polar_train_options *o = &t->options;
     const double numbers[] = {o->n_epochs, o->batch, o->group, o->lr, o->schedule, o->warmup, o->weight_decay, o->clip,
@@ -16502,8 +16670,8 @@ static uint64_t train_fingerprint(const polar_trainer *t) {
     return h ^ mem_hash(t->labels, (size_t)t->n_examples * (size_t)t->net.shape.n_layer);
 }
 
-/* Weights to start from: those of a predictor, with the shift and scale of the features taken out of its
- * projection, or random ones. */
+/* The weights to start from: random ones, or those of a predictor. Its projection takes features as they are, so it is
+ * made one of (x - mean) * inverse, the reverse of train_fold: b' = b + W mean, W' = W / inverse. */
 static void train_start(polar_trainer *t) {
     const polar_predictor *from = t->options.start;
     const pred_shape *s = &t->net.shape;
@@ -16511,7 +16679,7 @@ static void train_start(polar_trainer *t) {
         train_initialize(s, t->params, t->options.seed);
         return;
     }
-    memcpy(t->params, from->params, t->n_params * sizeof *t->params); /* the inverse of train_fold */
+    memcpy(t->params, from->params, t->n_params * sizeof *t->params);
     for (int i = 0; i < s->d_model; i++) {
         float *w = t->net.w.project_weight + (size_t)i * (size_t)s->q_dim, *b = &t->net.w.project_bias[i];
         for (int k = 0; k < s->q_dim; k++) {
@@ -16521,6 +16689,7 @@ static void train_start(polar_trainer *t) {
     }
 }
 
+/* The shape of the network: that of the options, or of the predictor to start from, which must fit. */
 static polar_status train_shape(polar_trainer *t, int n_layer, int q_dim, polar_error *e) {
     const polar_train_options *o = &t->options;
     const pred_shape s = {n_layer, q_dim, o->d_model, o->n_head, o->n_block, 4 * o->d_model};
@@ -16529,14 +16698,16 @@ static polar_status train_shape(polar_trainer *t, int n_layer, int q_dim, polar_
         const pred_shape *from = &o->start->net.shape;
         if (!from->d_model) return fail(e, POLAR_MISMATCH, "training: the predictor to start from has only a menu");
         if (from->n_layer != n_layer || from->q_dim != q_dim)
-            return fail(e, POLAR_MISMATCH, "training: the predictor to start from is for %d layers and features of %d; "
-                        "expected are %d and %d", from->n_layer, from->q_dim, n_layer, q_dim);
+            return fail(e, POLAR_MISMATCH,
+                        "training: the predictor to start from is for %d layers and features of %d; "
+                        "expected are %d and %d",
+                        from->n_layer, from->q_dim, n_layer, q_dim);
         t->net.shape = *from;
     }
     return pred_check_shape(&t->net.shape, e);
 }
 
-/* The runner: the caller's, or that of a new pool. */
+/* The runner of a training: the caller's, or that of a new pool, which the caller of this function frees. */
 static polar_status train_runner(polar_runner *out, polar_pool **pool, const polar_runner *given, int n_threads,
                                  const polar_allocator *a, polar_error *e) {
     polar_status status;
@@ -16545,53 +16716,60 @@ static polar_status train_runner(polar_runner *out, polar_pool **pool, const pol
         if (out->run && out->n_threads >= 1) return POLAR_OK;
         return fail(e, POLAR_ARGUMENT, "training: the runner has no function or no threads");
     }
-    if ((status = polar_pool_create(pool, n_threads, a, e))) return status;
-    *out = polar_pool_runner(*pool);
-    return POLAR_OK;
+    status = polar_pool_create(pool, n_threads, a, e);
+    if (!status) *out = polar_pool_runner(*pool);
+    return status;
 }
 
-/* Sizes that the layout needs. */
+/* Checks options and questions, and finds all sizes that the layout needs; *n_labels is the number of examples. A batch
+ * may have up to twice `batch` examples, since units are not cut. */
 static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int n_sources, int *n_labels,
                                   polar_error *e) {
-    polar_status status;
+    const polar_train_options *o = &t->options;
     pred_tensor list[PRED_MAX_TENSORS];
-    if ((status = train_check_options(&t->options, e)) || (status = train_shape(t, n_layer, q_dim, e)) ||
-        (status = train_survey_all(t, n_sources, n_labels, e)) ||
-        (status = train_runner(&t->runner, &t->pool, t->options.runner, t->options.n_threads, &t->allocator, e)))
-        return status;
-    if (!(t->net.kern = kern_find(t->options.cpu)))
+    polar_status status = train_check_options(o, e);
+    if (!status) status = train_shape(t, n_layer, q_dim, e);
+    if (!status) status = train_survey_all(t, n_sources, n_labels, e);
+    if (!status) status = train_runner(&t->runner, &t->pool, o->runner, o->n_threads, &t->allocator, e);
+    if (status) return status;
+    t->net.kern = kern_find(o->cpu);
+    if (!t->net.kern)
         return fail(e, POLAR_UNSUPPORTED, "training: this processor does not run the variant \"%s\"",
-                    polar_cpu_name(t->options.cpu) ? polar_cpu_name(t->options.cpu) : "?");
+                    polar_cpu_name(o->cpu) ? polar_cpu_name(o->cpu) : "?");
     t->net.kernels = mat_choose(t->net.kern);
     t->n_params = pred_count(&t->net.shape);
     for (int i = 0, n = pred_tensors(&t->net.shape, list); i < n; i++)
-        if (list[i].per_pass) t->n_small += list[i].count;
-    t->max_passes = MIN(2 * t->options.batch, *n_labels);
+        if (list[i].per_pass) t->n_pass_grads += list[i].count;
+    t->max_passes = MIN(2 * o->batch, *n_labels);
     t->chunk_capacity = MIN(MAX(TRAIN_CHUNK, t->runner.n_threads), t->max_passes);
     pred_wire(&t->net);
     train_cut_pieces(t); /* counts them */
     return POLAR_OK;
 }
 
-/* Takes and fills the arrays. */
+/* Allocates all arrays as one block and fills them. */
 static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, polar_error *e) {
     layout l = layout_begin(NULL);
     polar_status status;
     train_place(t, &l, n_sources, n_labels);
-    if (!(t->bytes = layout_bytes(&l))) return fail(e, POLAR_MEMORY, "training: more memory than can be addressed");
-    if (!(t->block = mem_alloc(&t->allocator, t->bytes, e))) return POLAR_MEMORY;
+    t->bytes = layout_bytes(&l);
+    if (!t->bytes) return fail(e, POLAR_MEMORY, "training: more memory than can be addressed");
+    t->block = mem_alloc(&t->allocator, t->bytes, e);
+    if (!t->block) return POLAR_MEMORY;
     memset(t->block, 0, t->bytes);
     l = layout_begin(t->block);
     train_place(t, &l, n_sources, n_labels);
     train_cut_pieces(t);
     train_fill(t, n_sources);
-    if ((status = train_standardize(t, t->norms, e))) return status;
+    status = train_standardize(t, t->norms, e); /* norms has room for its sums, and is free until the first step */
+    if (status) return status;
     t->fingerprint = train_fingerprint(t);
     train_start(t);
     pred_pack(&t->net, &t->runner);
     return POLAR_OK;
 }
 
+/* See polar.h. */
 polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, const polar_train_question *questions,
                                   int n_questions, const polar_train_options *options, polar_error *error) {
     const polar_train_options o = options ? *options : polar_train_defaults();
@@ -16603,18 +16781,20 @@ polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, c
     if (!out) return fail(error, POLAR_ARGUMENT, "polar_trainer_create: out is NULL");
     *out = NULL;
     if (!questions || n_questions < 1) return fail(error, POLAR_ARGUMENT, "training: no questions");
-    if (!(t = mem_alloc(&a, sizeof *t, error))) return POLAR_MEMORY;
+    t = mem_alloc(&a, sizeof *t, error);
+    if (!t) return POLAR_MEMORY;
     memset(t, 0, sizeof *t);
     t->allocator = a;
     t->options = o;
     t->sources = questions;
-    if ((status = train_measure(t, n_layer, q_dim, n_questions, &n_labels, error)) ||
-        (status = train_build(t, n_questions, n_labels, error)))
-        polar_trainer_free(t);
+    status = train_measure(t, n_layer, q_dim, n_questions, &n_labels, error);
+    if (!status) status = train_build(t, n_questions, n_labels, error);
+    if (status) polar_trainer_free(t);
     else *out = t;
     return status;
 }
 
+/* See polar.h. */
 void polar_trainer_free(polar_trainer *trainer) {
     polar_allocator a;
     if (!trainer) return;
@@ -16626,6 +16806,7 @@ void polar_trainer_free(polar_trainer *trainer) {
 
 /* --- results -------------------------------------------------------------------------- */
 
+/* See polar.h. The predictor takes features as they are: the shift and scale of training go into its projection. */
 polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **out, polar_error *error) {
     const pred_shape *s;
     polar_predictor *p;
@@ -16635,10 +16816,12 @@ polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **o
     *out = NULL;
     if (t->state.best_epoch < 0) return fail(error, POLAR_ARGUMENT, "training: no epoch is finished yet");
     s = &t->net.shape;
-    if ((status = pred_create(&p, s->n_layer, s, NULL, &t->allocator, error))) return status;
+    status = pred_create(&p, s->n_layer, s, NULL, &t->allocator, error);
+    if (status) return status;
     memcpy(p->params, t->best, t->n_params * sizeof *p->params);
     train_fold(p->net.w.project_weight, p->net.w.project_bias, s->d_model, s->q_dim, t->mean, t->inverse);
-    if ((status = pred_ready(p, error))) polar_predictor_close(p);
+    status = pred_ready(p, error);
+    if (status) polar_predictor_close(p);
     else *out = p;
     return status;
 }
@@ -16646,63 +16829,70 @@ polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **o
 /* --- checkpoints: a GGUF file of the state, parameters, moments and best parameters --- */
 
 #define TRAIN_ARCHITECTURE "polar-training"
+#define TRAIN_N_ARRAYS     4
+static const char *const train_array_names[TRAIN_N_ARRAYS] = {"params", "m", "v", "best"};
 
-static float *const *train_arrays(const polar_trainer *t, const char *const **names, float *list[4]) {
-    static const char *const all[] = {"params", "m", "v", "best"};
-    list[0] = t->params;
-    list[1] = t->m;
-    list[2] = t->v;
-    list[3] = t->best;
-    *names = all;
-    return list;
+/* The arrays (n_params) that a checkpoint holds as tensors, in the order of train_array_names. */
+static void train_arrays(const polar_trainer *t, float *arrays[TRAIN_N_ARRAYS]) {
+    arrays[0] = t->params;
+    arrays[1] = t->m;
+    arrays[2] = t->v;
+    arrays[3] = t->best;
 }
 
-/* Numbers of the state and the curve, as bits: they come back as they were. */
-static size_t train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
+enum { TRAIN_AT_EPOCH, TRAIN_AT_STEP }; /* the first two numbers of a state, which train_load checks */
+
+/* Writes the numbers of the state and of the curve to x, or restores them from there, as bits, so that they come back
+ * as they were. */
+static void train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
     train_state *s = &t->state;
     int32_t *const ints[] = {&s->epoch, &s->step, &s->n_updates, &s->n_skipped, &s->n_epoch_skipped, &s->best_epoch};
     double *const doubles[] = {&s->epoch_loss, &s->loss, &s->norm, &s->lr, &s->best};
-    size_t n = 0;
-    for (int i = 0; i < COUNT(ints); i++, n++) {
-        if (restore) *ints[i] = (int32_t)(uint32_t)x[n];
-        else x[n] = (uint32_t)*ints[i];
+    for (int i = 0; i < COUNT(ints); i++, x++) {
+        if (restore) *ints[i] = (int32_t)(uint32_t)*x;
+        else *x = (uint32_t)*ints[i];
     }
-    for (int i = 0; i < COUNT(doubles); i++, n++) {
-        if (restore) *doubles[i] = bits_f64(x[n]);
-        else x[n] = f64_bits(*doubles[i]);
+    for (int i = 0; i < COUNT(doubles); i++, x++) {
+        if (restore) *doubles[i] = bits_f64(*x);
+        else *x = f64_bits(*doubles[i]);
     }
     for (int k = 0; k < t->options.n_epochs; k++) {
         polar_train_epoch *e = &t->curve[k];
         double *const of_epoch[] = {&e->loss, &e->lr, &e->validation_loss, &e->hit1, &e->hit5, &e->identity};
-        for (int i = 0; i < COUNT(of_epoch); i++, n++) {
-            if (restore) *of_epoch[i] = bits_f64(x[n]);
-            else x[n] = f64_bits(*of_epoch[i]);
+        for (int i = 0; i < COUNT(of_epoch); i++, x++) {
+            if (restore) *of_epoch[i] = bits_f64(*x);
+            else *x = f64_bits(*of_epoch[i]);
         }
     }
-    return n;
 }
 
-#define TRAIN_STATE_NUMBERS(n_epochs) (11 + 6 * (size_t)(n_epochs))
+/* How many these are: 6 whole numbers and 5 others of the state, 6 of each epoch. */
+static size_t train_n_state_numbers(const polar_trainer *t) {
+    return 6 + 5 + 6 * (size_t)t->options.n_epochs;
+}
 
+/* See polar.h. */
 polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error *error) {
-    const char *const *names;
-    float *list[4];
+    float *arrays[TRAIN_N_ARRAYS];
     polar_gguf_writer *w = NULL;
-    const size_t n_numbers = t ? TRAIN_STATE_NUMBERS(t->options.n_epochs) : 0;
     uint64_t *numbers;
+    size_t n_numbers;
     polar_status status;
     err_clear(error);
     if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_save: an argument is NULL");
-    train_arrays(t, &names, list);
-    if (!(numbers = mem_alloc(&t->allocator, n_numbers * sizeof *numbers, error))) return POLAR_MEMORY;
+    n_numbers = train_n_state_numbers(t);
+    numbers = mem_alloc(&t->allocator, n_numbers * sizeof *numbers, error);
+    if (!numbers) return POLAR_MEMORY;
+    train_arrays(t, arrays);
     train_state_numbers(t, numbers, 0);
-    if (!(status = polar_gguf_writer_open(&w, path, &t->allocator, error))) {
+    status = polar_gguf_writer_open(&w, path, &t->allocator, error);
+    if (!status) {
         const int64_t dims[1] = {(int64_t)t->n_params};
         pred_write_text(w, "general.architecture", TRAIN_ARCHITECTURE);
         polar_gguf_writer_set_u64(w, "polar.fingerprint", t->fingerprint);
         polar_gguf_writer_set_array(w, "polar.state", POLAR_GGUF_U64, numbers, n_numbers);
-        for (int i = 0; i < 4; i++) polar_gguf_writer_add_tensor(w, names[i], 0, 1, dims);
-        for (int i = 0; i < 4; i++) polar_gguf_writer_write_f32(w, list[i], t->n_params);
+        for (int i = 0; i < TRAIN_N_ARRAYS; i++) polar_gguf_writer_add_tensor(w, train_array_names[i], 0, 1, dims);
+        for (int i = 0; i < TRAIN_N_ARRAYS; i++) polar_gguf_writer_write_f32(w, arrays[i], t->n_params);
         status = polar_gguf_writer_finish(w, error);
         polar_gguf_writer_close(w);
     }
@@ -16710,55 +16900,61 @@ polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error 
     return status;
 }
 
-/* Checks a checkpoint against the trainer, and takes nothing before all of it is known to be good. */
+/* Restores a run from a checkpoint; numbers: memory for the state. Everything is checked before anything is taken, so
+ * that a trainer whose load fails is as it was. */
 static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *numbers, polar_error *e) {
-    const char *const *names;
-    float *list[4];
+    float *arrays[TRAIN_N_ARRAYS];
+    const gguf_tensor *tensors[TRAIN_N_ARRAYS];
     const gguf_kv *kv = gguf_find(g, "polar.fingerprint"), *state;
-    const gguf_tensor *tensors[4];
-    const size_t n = TRAIN_STATE_NUMBERS(t->options.n_epochs);
+    const size_t n = train_n_state_numbers(t);
     polar_status status;
-    train_arrays(t, &names, list);
     if (!kv || kv->is_array || kv->type != GGUF_U64)
         return fail(e, POLAR_FORMAT, "%s: not a checkpoint of a training", g->name);
     if (rd_u64(kv->at) != t->fingerprint)
         return fail(e, POLAR_MISMATCH, "%s: the checkpoint of a training with other options or other data", g->name);
-    if ((status = gguf_get_array(g, "polar.state", GGUF_U64, &state, 1, e))) return status;
-    if (state->count != n) return fail(e, POLAR_FORMAT, "%s: the state has %zu numbers, expected are %zu", g->name,
-                                       (size_t)state->count, n);
+    status = gguf_get_array(g, "polar.state", GGUF_U64, &state, 1, e);
+    if (status) return status;
+    if (state->count != n)
+        return fail(e, POLAR_FORMAT, "%s: the state has %zu numbers, expected are %zu", g->name, (size_t)state->count,
+                    n);
     for (size_t i = 0; i < n; i++) numbers[i] = rd_u64(state->at + 8 * i);
-    for (int i = 0; i < 4; i++) {
-        tensors[i] = gguf_find_tensor(g, names[i]);
-        if (!tensors[i] || tensors[i]->type != 0 || tensors[i]->bytes != t->n_params * 4)
-            return fail(e, POLAR_FORMAT, "%s: the checkpoint lacks the tensor %s", g->name, names[i]);
-    }
-    if ((uint32_t)numbers[0] > (uint32_t)t->options.n_epochs || (uint32_t)numbers[1] >= (uint32_t)t->n_steps)
+    if ((uint32_t)numbers[TRAIN_AT_EPOCH] > (uint32_t)t->options.n_epochs ||
+        (uint32_t)numbers[TRAIN_AT_STEP] >= (uint32_t)t->n_steps)
         return fail(e, POLAR_FORMAT, "%s: the checkpoint is at a step that does not exist", g->name);
+    for (int i = 0; i < TRAIN_N_ARRAYS; i++) {
+        tensors[i] = gguf_find_tensor(g, train_array_names[i]);
+        if (!tensors[i] || tensors[i]->type != 0 || tensors[i]->bytes != t->n_params * 4)
+            return fail(e, POLAR_FORMAT, "%s: the checkpoint lacks the tensor %s", g->name, train_array_names[i]);
+    }
     train_state_numbers(t, numbers, 1);
-    for (int i = 0; i < 4; i++)
-        for (size_t k = 0; k < t->n_params; k++) list[i][k] = rd_f32(tensors[i]->data + 4 * k);
+    train_arrays(t, arrays);
+    for (int i = 0; i < TRAIN_N_ARRAYS; i++)
+        for (size_t k = 0; k < t->n_params; k++) arrays[i][k] = rd_f32(tensors[i]->data + 4 * k);
     t->planned = -1;
     pred_pack(&t->net, &t->runner);
     return POLAR_OK;
 }
 
+/* See polar.h. */
 polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error *error) {
-    const size_t bytes = t ? TRAIN_STATE_NUMBERS(t->options.n_epochs) * sizeof(uint64_t) : 0;
     gguf_file g;
     uint64_t *numbers;
+    size_t bytes;
     polar_status status;
     err_clear(error);
     if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_load: an argument is NULL");
     memset(&g, 0, sizeof g);
-    if ((status = gguf_open(&g, path, 0, &t->allocator, NULL, NULL, error))) return status;
-    if ((numbers = mem_alloc(&t->allocator, bytes, error))) status = train_load(t, &g, numbers, error);
-    else status = POLAR_MEMORY;
+    status = gguf_open(&g, path, 0, &t->allocator, NULL, NULL, error);
+    if (status) return status;
+    bytes = train_n_state_numbers(t) * sizeof *numbers;
+    numbers = mem_alloc(&t->allocator, bytes, error);
+    status = numbers ? train_load(t, &g, numbers, error) : POLAR_MEMORY;
     mem_free(&t->allocator, numbers, bytes);
     gguf_close(&g);
     return status;
 }
 
-/* What is known of a program on a question. */
+/* What the paths of a question say about the path of n calls. */
 static polar_result_kind menu_result(const polar_train_question *q, const int *path, int n) {
     for (int i = 0; i < q->n_paths; i++)
         if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
@@ -16766,9 +16962,9 @@ static polar_result_kind menu_result(const polar_train_question *q, const int *p
     return POLAR_RESULT_UNKNOWN;
 }
 
-/* Results (n_questions, n_menu), each a polar_result_kind. */
+/* What is known of every program on every question: results (n_questions, n_menu), each a polar_result_kind. */
 static void menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
-                        uint8_t *results) {
+                         uint8_t *results) {
     int path[POLAR_MAX_CALLS];
     for (int k = 0; k < n_menu; k++) {
         const int n = MIN(polar_program_path(&menu[k], path, POLAR_MAX_CALLS), POLAR_MAX_CALLS);
@@ -16779,6 +16975,7 @@ static void menu_results(const polar_train_question *questions, int n_questions,
 
 /* --- training the menu ---------------------------------------------------------------- */
 
+/* See polar.h. */
 polar_menu_options polar_menu_defaults(void) {
     polar_menu_options o;
     memset(&o, 0, sizeof o);
@@ -16796,36 +16993,51 @@ polar_menu_options polar_menu_defaults(void) {
     return o;
 }
 
+/* A run of polar_menu_train. A pass is one question. */
 typedef struct menu_trainer {
     const polar_train_question *questions;
     const polar_menu_options *options;
     polar_runner runner;
-    polar_pool *pool;
+    polar_pool *pool; /* of the runner, unless the caller gave one */
+    void *block;      /* all arrays */
+    size_t bytes;
     menu_net net;
-    size_t n_params;
-    float *params, *grads, *m, *v, *best;
-    uint8_t *results; /* (n_questions, n_menu) */
-    double costs[POLAR_MAX_MENU];
-    int *order, n_train, n_all; /* questions with a known result; the held-out ones last */
-    float *mean, *inverse;
-    double *sums;
-    /* the present batch, or validation */
-    int first, n_batch, backward;
-    double share; /* 1 / known results of the batch */
-    uint64_t key;
-    float *pass_grads;  /* (batch, n_params) */
-    double *losses;     /* (batch) */
-    float *logits;      /* (n_all, n_menu), of the validation */
-    menu_trace *traces; /* of each worker */
-    float **features;   /* of each worker: shifted and scaled */
-    float **dtokens;
+    size_t n_params; /* numbers in each of the following arrays */
+    float *params, *grads;
+    float *m, *v;                 /* AdamW's moments */
+    float *best;                  /* params after the best epoch */
+    uint8_t *results;             /* (n_questions, n_menu): polar_result_kind */
+    double costs[POLAR_MAX_MENU]; /* calls of each program per layer */
+    int *order;                   /* (n_all): questions with a known result; those from n_train on are held out */
+    int n_train, n_all;
+    float *mean, *inverse; /* (q_dim): the network sees (x - mean) * inverse */
+    double *sums;          /* (2, q_dim): for these two */
+
+    /* the present batch: order[first .. first + n_batch) */
+    int first, n_batch;
+    int backward;      /* 1: training; 0: evaluation, which keeps the logits */
+    double share;      /* 1 / known results of the batch: the part of one result in the mean loss */
+    uint64_t key;      /* of the batch's dropout */
+    float *pass_grads; /* (batch, n_params) */
+    double *losses;    /* (batch): of each question, the sum over its known results */
+    float *logits;     /* (n_all, n_menu): row i is of question order[i] */
+
+    /* of each worker */
+    menu_trace *traces;
+    float **features; /* (T, q_dim): shifted and scaled */
+    float **dtokens;  /* (T, width) */
 } menu_trainer;
 
+/* -ln p of what happened, with p = sigmoid(logit): -ln p if the program was right, -ln(1 - p) if it was wrong. */
 static double menu_log_loss(double logit, polar_result_kind r) {
     return train_softplus(r == POLAR_RESULT_VALID ? -logit : logit);
 }
 
-/* Gradients of one pass, added to g. `dlogits` in; works through dx. */
+/* Of menu_forward, its steps from the last to the first: adds the gradients of all parameters to g, given dlogits
+ * (n_menu). dtokens (T, width) is scratch. With f the projected tokens, a = softmax over tokens of f score_h, and the
+ * slice of head h in what is pooled, sum over tokens of a_i f_i:
+ *     da_i = dslice . f_i (in the slice),  dscore_i = a_i (da_i - sum over tokens of a da)
+ *     df_i += a_i dslice (in the slice) + dscore_i score_h,  dscore_h += sum over tokens of dscore_i f_i */
 static void menu_backward(const menu_net *net, const menu_trace *t, const float *features, int n_tokens,
                           const float *dlogits, const menu_weights *g, float *dtokens, const pred_dropout *drop) {
     const menu_shape *s = &net->shape;
@@ -16833,18 +17045,22 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
     const int width = s->width, slice = width / s->n_head;
     const size_t row = (size_t)width;
     const int n_pooled = menu_pooled(s);
+    const float scale = drop->threshold ? drop->scale : 1;
     float dhidden[MENU_MAX_WIDTH] = {0}, dpooled[3 * MENU_MAX_WIDTH + 1] = {0}, *dmore = dpooled + width;
+    /* logits = W_out hidden + b */
     for (int k = 0; k < s->n_menu; k++) {
         g->out_bias[k] += dlogits[k];
         net->kern->axpy(g->out_weight + (size_t)k * row, dlogits[k], t->hidden, width);
         net->kern->axpy(dhidden, dlogits[k], w->out_weight + (size_t)k * row, width);
     }
+    /* hidden = dropout(relu(W_hidden pooled + b)): what either of them made 0 has no gradient */
     for (int i = 0; i < width; i++) {
-        const float d = t->hidden[i] > 0 ? dhidden[i] * (drop->threshold ? drop->scale : 1) : 0;
+        const float d = t->hidden[i] > 0 ? dhidden[i] * scale : 0;
         g->hidden_bias[i] += d;
         net->kern->axpy(g->hidden_weight + (size_t)i * (size_t)n_pooled, d, t->pooled, n_pooled);
         net->kern->axpy(dpooled, d, w->hidden_weight + (size_t)i * (size_t)n_pooled, n_pooled);
     }
+    /* pooled = [heads, sum of f * MENU_SUM_SCALE, f of the last token, a number without parameters] */
     memset(dtokens, 0, (size_t)n_tokens * row * sizeof *dtokens);
     if (s->pooling & POLAR_POOL_SUM) {
         for (int i = 0; i < n_tokens; i++) net->kern->axpy(dtokens + (size_t)i * row, MENU_SUM_SCALE, dmore, width);
@@ -16852,63 +17068,79 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
     }
     if (s->pooling & POLAR_POOL_LAST) pred_add(dtokens + (size_t)(n_tokens - 1) * row, dmore, row);
     for (int h = 0; h < s->n_head; h++) {
-        const float *p = t->probs + (size_t)h * (size_t)n_tokens, *dslice = dpooled + h * slice;
-        float mean = 0; /* sum over tokens of p dp */
+        const float *a = t->probs + (size_t)h * (size_t)n_tokens, *dslice = dpooled + h * slice;
+        float mean = 0; /* sum over tokens of a da */
         for (int i = 0; i < n_tokens; i++)
-            mean = fma32(p[i], pred_dot(dslice, t->tokens + (size_t)i * row + h * slice, slice, 0), mean);
+            mean = fma32(a[i], pred_dot(dslice, t->tokens + (size_t)i * row + h * slice, slice, 0), mean);
         for (int i = 0; i < n_tokens; i++) {
             const float *token = t->tokens + (size_t)i * row;
-            const float dscore = p[i] * (pred_dot(dslice, token + h * slice, slice, 0) - mean);
-            net->kern->axpy(dtokens + (size_t)i * row + h * slice, p[i], dslice, slice);
+            const float dscore = a[i] * (pred_dot(dslice, token + h * slice, slice, 0) - mean);
+            net->kern->axpy(dtokens + (size_t)i * row + h * slice, a[i], dslice, slice);
             net->kern->axpy(dtokens + (size_t)i * row, dscore, w->score_weight + (size_t)h * row, width);
             net->kern->axpy(g->score_weight + (size_t)h * row, dscore, token, width);
         }
     }
+    /* f = relu(W_project x + b) */
     for (int i = 0; i < n_tokens; i++)
         for (int k = 0; k < width; k++) {
             float *d = &dtokens[(size_t)i * row + (size_t)k];
             if (t->tokens[(size_t)i * row + (size_t)k] <= 0) *d = 0;
             g->project_bias[k] += *d;
-            if (*d != 0) net->kern->axpy(g->project_weight + (size_t)k * (size_t)s->q_dim, *d,
-                                         features + (size_t)i * (size_t)s->q_dim, s->q_dim);
+            if (*d != 0)
+                net->kern->axpy(g->project_weight + (size_t)k * (size_t)s->q_dim, *d,
+                                features + (size_t)i * (size_t)s->q_dim, s->q_dim);
         }
 }
 
 /* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question,
  * among the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
 #define MENU_HEAT 0.05
+/* The policy loss of one question: how much its result is worth if a program k is picked at random, among the n_known
+ * whose result is known, with probability
+ *     pi_k = softmax over k of (p_k - price cost_k) / HEAT        p_k = sigmoid(logit_k), HEAT = MENU_HEAT
+ * The worth of a program is worth_k = [it is right] - price cost_k, and the loss is
+ *     L = -policy share n_menu sum over k of pi_k worth_k
+ * Since d pi_j / d logit_k = pi_j ([j = k] - pi_k) p_k (1 - p_k) / HEAT, its gradient, which is added to dlogits, is
+ *     dL / d logit_k = -policy share n_menu pi_k (worth_k - mean) p_k (1 - p_k) / HEAT
+ *     mean           = sum over k of pi_k worth_k
+ * The log loss asks for good probabilities everywhere, this one where they decide which program is picked. */
+#define MENU_HEAT 0.05
 static void menu_policy(const menu_trainer *t, const float *logits, const uint8_t *results, float *dlogits) {
     const int n = t->net.shape.n_menu;
+    const double price = t->options->price, factor = mul64(t->options->policy, t->share * n);
     double p[POLAR_MAX_MENU], pick[POLAR_MAX_MENU], worth[POLAR_MAX_MENU], top = -1e9, sum = 0, mean = 0;
     for (int k = 0; k < n; k++) {
         p[k] = 1 / (1 + exp64(-(double)logits[k]));
-        pick[k] = p[k] - mul64(t->options->price, t->costs[k]);
-        worth[k] = (results[k] == POLAR_RESULT_VALID) - mul64(t->options->price, t->costs[k]);
+        pick[k] = p[k] - mul64(price, t->costs[k]);
+        worth[k] = (results[k] == POLAR_RESULT_VALID) - mul64(price, t->costs[k]);
         if (results[k] != POLAR_RESULT_UNKNOWN) top = MAX(top, pick[k]);
     }
+    for (int k = 0; k < n; k++) {
+        pick[k] = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp64((pick[k] - top) / MENU_HEAT);
+        sum += pick[k];
+    }
+    if (!(sum > 0)) return; /* no result is known */
+    for (int k = 0; k < n; k++) {
+        pick[k] /= sum;
+        mean += mul64(pick[k], worth[k]);
+    }
     for (int k = 0; k < n; k++)
-        sum += pick[k] = results[k] == POLAR_RESULT_UNKNOWN ? 0 : exp64((pick[k] - top) / MENU_HEAT);
-    for (int k = 0; k < n && sum > 0; k++) mean += mul64(pick[k] /= sum, worth[k]);
-    for (int k = 0; k < n && sum > 0; k++)
-        dlogits[k] -= (float)(mul64(mul64(mul64(t->options->policy, t->share * n), mul64(pick[k], worth[k] - mean)),
-                                    mul64(p[k], 1 - p[k])) /
-                              MENU_HEAT);
+        dlogits[k] -= (float)(mul64(mul64(factor, mul64(pick[k], worth[k] - mean)), mul64(p[k], 1 - p[k])) / MENU_HEAT);
 }
 
+/* Task `index`: question order[first + index] forward, and, in training, backward. Its loss is the sum over its known
+ * results of the log loss, with d logloss / d logit = p - [right] for p = sigmoid(logit); times share, plus that of
+ * menu_policy, this is the gradient. */
 static void menu_pass_task(void *context, int index, int worker) {
     menu_trainer *t = context;
-    const int question = t->order[t->first + index], n_menu = t->net.shape.n_menu, q_dim = t->net.shape.q_dim;
+    const int question = t->order[t->first + index], n_menu = t->net.shape.n_menu;
     const polar_train_question *q = &t->questions[question];
     const uint8_t *results = t->results + (size_t)question * (size_t)n_menu;
     const pred_dropout drop = pred_dropout_of(t->options->dropout, pred_key(t->key, (uint64_t)index));
     const menu_trace *trace = &t->traces[worker];
     float dlogits[POLAR_MAX_MENU] = {0}, *features = t->features[worker];
     double loss = 0;
-    for (int i = 0; i < q->n_tokens; i++)
-        for (int k = 0; k < q_dim; k++) {
-            const size_t at = (size_t)i * (size_t)q_dim + (size_t)k;
-            features[at] = (q->features[at] - t->mean[k]) * t->inverse[k];
-        }
+    train_features(q, t->mean, t->inverse, t->net.shape.q_dim, features);
     menu_forward(&t->net, trace, features, q->n_tokens, t->backward ? &drop : NULL);
     for (int k = 0; k < n_menu; k++) {
         const double x = (double)trace->logits[k];
@@ -16927,7 +17159,7 @@ static void menu_pass_task(void *context, int index, int worker) {
     }
 }
 
-/* Known results of order[first .. first + n). */
+/* How many results of the questions order[first .. first + n) are known. */
 static int menu_known(const menu_trainer *t, int first, int n) {
     int known = 0;
     for (int i = first; i < first + n; i++)
@@ -16936,7 +17168,8 @@ static int menu_known(const menu_trainer *t, int first, int n) {
     return known;
 }
 
-/* Mean log loss over the known results of the questions from `first` on, without dropout. */
+/* The mean log loss over the known results of the questions order[first .. first + n), without dropout; their logits
+ * are kept in t->logits. */
 static double menu_evaluate(menu_trainer *t, int first, int n) {
     double loss = 0;
     t->backward = 0;
@@ -16949,6 +17182,7 @@ static double menu_evaluate(menu_trainer *t, int first, int n) {
     return loss / MAX(menu_known(t, first, n), 1);
 }
 
+/* Task `index`: the gradient of TRAIN_BLOCK parameters, summed over the questions of the batch in their order. */
 static void menu_sum_task(void *context, int index, int worker) {
     menu_trainer *t = context;
     const size_t first = (size_t)index * TRAIN_BLOCK, n = MIN((size_t)TRAIN_BLOCK, t->n_params - first);
@@ -16957,21 +17191,27 @@ static void menu_sum_task(void *context, int index, int worker) {
     for (int i = 0; i < t->n_batch; i++) pred_add(t->grads + first, t->pass_grads + (size_t)i * t->n_params + first, n);
 }
 
+#define MENU_WARMUP 10 /* updates until the learning rate is reached */
+
+/* One epoch: the questions in random order, a step of AdamW for each batch at a learning rate that follows the cosine.
+ * A step whose gradients are not finite is skipped. *n_updates counts the others. */
 static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
     const polar_menu_options *o = t->options;
     const int n_steps = (t->n_train + o->batch - 1) / o->batch;
-    uint64_t state = pred_key(pred_key(o->seed, 4), (uint64_t)epoch);
+    const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK);
+    uint64_t state = pred_key(pred_key(o->seed, RANDOM_MENU_ORDER), (uint64_t)epoch);
     train_shuffle(t->order, t->n_train, &state);
     for (int step = 0; step < n_steps; step++) {
-        const double lr = mul64(o->lr, train_schedule(POLAR_SCHEDULE_COSINE, *n_updates, 10, n_steps * o->n_epochs));
-        const mat_adam k = train_adam_constants(lr, o->weight_decay, *n_updates, 1);
+        const double lr =
+            mul64(o->lr, train_schedule(POLAR_SCHEDULE_COSINE, *n_updates, MENU_WARMUP, n_steps * o->n_epochs));
+        const mat_adam k = train_adamw(lr, o->weight_decay, *n_updates + 1, 1);
         t->first = step * o->batch;
         t->n_batch = MIN(o->batch, t->n_train - t->first);
         t->backward = 1;
         t->share = 1.0 / MAX(menu_known(t, t->first, t->n_batch), 1);
-        t->key = pred_key(pred_key(pred_key(o->seed, 5), (uint64_t)epoch), (uint64_t)step);
+        t->key = pred_key(pred_key(pred_key(o->seed, RANDOM_MENU_DROPOUT), (uint64_t)epoch), (uint64_t)step);
         parallel_for(&t->runner, t->n_batch, menu_pass_task, t);
-        parallel_for(&t->runner, (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), menu_sum_task, t);
+        parallel_for(&t->runner, n_blocks, menu_sum_task, t);
         if (!pred_finite(t->grads, t->n_params)) continue;
         t->net.kernels->adam(t->params, t->grads, t->m, t->v, t->n_params, &k);
         ++*n_updates;
@@ -16979,66 +17219,88 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
     }
 }
 
-/* Calibration on the held-out questions: logit' = scale * logit + shift[k], by Newton's method with a weak pull
- * towards (1, 0), one coordinate after the other. */
-#define MENU_PULL 1.0 /* as strong as about four results */
+/* --- calibration: probabilities that come true ---------------------------------------- */
+
+#define MENU_PULL   1.0 /* as strong as about four results */
+#define MENU_ROUNDS 50  /* far more than it takes to converge */
+
+/* The calibrated probability that program k answers question order[i]: sigmoid(scale * logit + shift_k). */
+static double menu_calibrated(const menu_trainer *t, int i, int k, double scale, const double *shift) {
+    const double x = (double)t->logits[(size_t)i * (size_t)t->net.shape.n_menu + (size_t)k];
+    return 1 / (1 + exp64(-(mul64(scale, x) + shift[k])));
+}
+
+/* The result of program k on question order[i]. */
+static polar_result_kind menu_result_of(const menu_trainer *t, int i, int k) {
+    return (polar_result_kind)t->results[(size_t)t->order[i] * (size_t)t->net.shape.n_menu + (size_t)k];
+}
+/* Finds scale and shift (n_menu) on the held-out questions: the least of
+ *     sum over known results of logloss(scale * logit_k + shift_k) + MENU_PULL/2 ((scale - 1)^2 + sum of shift_k^2)
+ * by Newton's method for one coordinate after the other, x -= gradient / curvature. With p the probability, r = 1 for a
+ * right result, and slope 1 for a shift, the logit for the scale, a result adds (p - r) slope to the gradient and
+ * p (1 - p) slope^2 to the curvature. */
 static void menu_calibrate(menu_trainer *t, double *scale, double *shift) {
     const int n_menu = t->net.shape.n_menu;
     *scale = 1;
     for (int k = 0; k < n_menu; k++) shift[k] = 0;
-    for (int round = 0; round < 50; round++) {
-        for (int c = 0; c <= n_menu; c++) { /* c < n_menu: shift c; then the scale */
-            double gradient = c < n_menu ? mul64(MENU_PULL, shift[c]) : mul64(MENU_PULL, *scale - 1),
-                   curvature = MENU_PULL;
+    for (int round = 0; round < MENU_ROUNDS; round++)
+        for (int c = 0; c <= n_menu; c++) { /* the shift of each program; then, in place of one more, the scale */
+            const int is_scale = c == n_menu, first = is_scale ? 0 : c, end = is_scale ? n_menu : c + 1;
+            double gradient = mul64(MENU_PULL, is_scale ? *scale - 1 : shift[c]), curvature = MENU_PULL;
             for (int i = t->n_train; i < t->n_all; i++)
-                for (int k = c < n_menu ? c : 0; k < (c < n_menu ? c + 1 : n_menu); k++) {
-                    const int r = t->results[(size_t)t->order[i] * (size_t)n_menu + (size_t)k];
+                for (int k = first; k < end; k++) {
+                    const polar_result_kind r = menu_result_of(t, i, k);
                     const double x = (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k];
-                    const double p = 1 / (1 + exp64(-(mul64(*scale, x) + shift[k]))), slope = c < n_menu ? 1 : x;
+                    const double p = menu_calibrated(t, i, k, *scale, shift), slope = is_scale ? x : 1;
                     if (r == POLAR_RESULT_UNKNOWN) continue;
                     gradient += mul64(p - (r == POLAR_RESULT_VALID), slope);
                     curvature += mul64(mul64(p, 1 - p), mul64(slope, slope));
                 }
-            if (c < n_menu) shift[c] -= gradient / curvature;
-            else *scale = MAX(*scale - gradient / curvature, 0.05);
+            if (is_scale) *scale = MAX(*scale - gradient / curvature, 0.05);
+            else shift[c] -= gradient / curvature;
         }
-    }
 }
 
-/* The same log loss with the calibration. */
+/* The mean log loss over the known results of the held-out questions, with the calibration. */
 static double menu_calibrated_loss(const menu_trainer *t, double scale, const double *shift) {
     const int n_menu = t->net.shape.n_menu;
     double loss = 0;
     int known = 0;
     for (int i = t->n_train; i < t->n_all; i++)
         for (int k = 0; k < n_menu; k++) {
-            const int r = t->results[(size_t)t->order[i] * (size_t)n_menu + (size_t)k];
+            const polar_result_kind r = menu_result_of(t, i, k);
+            const double x = (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k];
             if (r == POLAR_RESULT_UNKNOWN) continue;
-            loss += menu_log_loss(mul64(scale, (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k]) + shift[k],
-                                  (polar_result_kind)r);
+            loss += menu_log_loss(mul64(scale, x) + shift[k], r);
             known++;
         }
     return loss / MAX(known, 1);
 }
 
-/* Initial values: as a linear layer of PyTorch, attention even, and the base rate of each program as its bias. */
+/* --- from beginning to end ------------------------------------------------------------ */
+
+#define MENU_SCORE_WEIGHT 2 /* number of that tensor in menu_tensors */
+
+/* Initial values: linear layers as PyTorch's, uniform within 1 / sqrt(in); the scores 0, so that attention is even; and
+ * as the bias of each program the log odds of how often it was right, ln((right + 1) / (wrong + 1)). */
 static void menu_initialize(menu_trainer *t) {
     const menu_shape *s = &t->net.shape;
     pred_tensor list[MENU_TENSORS];
     int fan_in = 1;
     for (int i = 0, n = menu_tensors(s, list); i < n; i++) {
-        uint64_t state = pred_key(pred_key(t->options->seed, 6), (uint64_t)i);
+        uint64_t state = pred_key(pred_key(t->options->seed, RANDOM_MENU_WEIGHTS), (uint64_t)i);
         if (list[i].rows) fan_in = list[i].columns;
-        for (size_t k = 0; k < list[i].count && i != 2; k++)
+        for (size_t k = 0; k < list[i].count && i != MENU_SCORE_WEIGHT; k++)
             t->params[list[i].offset + k] = (2 * rng_float(&state) - 1) * (float)(1 / sqrt(fan_in));
     }
     for (int k = 0; k < s->n_menu; k++) {
-        int counts[3] = {0, 1, 1};
+        int counts[3] = {0, 1, 1}; /* by polar_result_kind */
         for (int i = 0; i < t->n_train; i++) counts[t->results[(size_t)t->order[i] * (size_t)s->n_menu + (size_t)k]]++;
         t->net.w.out_bias[k] = (float)log64((double)counts[POLAR_RESULT_VALID] / counts[POLAR_RESULT_INVALID]);
     }
 }
 
+/* Measures or places all arrays of a run. */
 static void menu_place_trainer(menu_trainer *t, layout *l, int n_questions, int max_tokens) {
     const menu_shape *s = &t->net.shape;
     const size_t n_threads = (size_t)t->runner.n_threads, batch = (size_t)t->options->batch, f = sizeof(float);
@@ -17069,14 +17331,30 @@ static void menu_place_trainer(menu_trainer *t, layout *l, int n_questions, int 
     }
 }
 
-/* Questions with a known result, shuffled; some are held out; mean and deviation of the features. */
+/* Allocates all arrays as one block of zeros. */
+static polar_status menu_build(menu_trainer *t, int n_questions, int max_tokens, const polar_allocator *a,
+                               polar_error *e) {
+    layout l = layout_begin(NULL);
+    menu_place_trainer(t, &l, n_questions, max_tokens);
+    t->bytes = layout_bytes(&l);
+    if (!t->bytes) return fail(e, POLAR_MEMORY, "menu: more data than fit into memory");
+    t->block = mem_alloc(a, t->bytes, e);
+    if (!t->block) return POLAR_MEMORY;
+    memset(t->block, 0, t->bytes);
+    l = layout_begin(t->block);
+    menu_place_trainer(t, &l, n_questions, max_tokens);
+    return POLAR_OK;
+}
+
+/* Finds results and costs, the questions with a known result, which of them are held out (the last n_held questions, or
+ * a random share), and mean and deviation of the features of the others. */
 static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_program *menu, polar_error *e) {
     const int n_menu = t->net.shape.n_menu;
-    uint64_t state = pred_key(t->options->seed, 7);
+    uint64_t state = pred_key(t->options->seed, RANDOM_MENU_SPLIT);
     train_moments x = {t->net.shape.q_dim, 0, t->sums, t->sums + t->net.shape.q_dim};
     menu_results(t->questions, n_questions, menu, n_menu, t->results);
     for (int k = 0; k < n_menu; k++) t->costs[k] = polar_program_cost(&menu[k]);
-    for (int q = 0; q < n_questions; q++) {
+    for (int q = 0; q < n_questions; q++) { /* stays where it is put if it has a known result */
         t->order[t->n_all] = q;
         if (menu_known(t, t->n_all, 1)) t->n_all++;
     }
@@ -17101,6 +17379,8 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
     return POLAR_OK;
 }
 
+/* Trains: after each epoch the log loss of the held-out questions is measured, and the best weights are kept; without
+ * held-out questions the last ones, with the loss of the training questions. */
 static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error *e) {
     const polar_menu_options *o = t->options;
     const int n_validation = t->n_all - t->n_train;
@@ -17128,36 +17408,40 @@ static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error 
     return POLAR_OK;
 }
 
-/* What picks are worth on the held-out questions of which every result is known. */
+/* Reports what picks are worth on the held-out questions of which every result is known: the pick of each question is
+ * the program with the largest p - price cost, `fixed` is the one program that is best for all of them together. */
 static void menu_judge(const menu_trainer *t, double scale, const double *shift, polar_menu_report *r) {
     const int n_menu = t->net.shape.n_menu;
-    double fixed[POLAR_MAX_MENU] = {0}, worth, best;
+    const double price = t->options->price;
+    double n_right[POLAR_MAX_MENU] = {0}, best;
     for (int i = t->n_train; i < t->n_all; i++) {
-        const uint8_t *results = t->results + (size_t)t->order[i] * (size_t)n_menu;
         int pick = 0, any = 0, known = 1;
-        for (int k = 0; k < n_menu; k++) known = known && results[k] != POLAR_RESULT_UNKNOWN;
+        for (int k = 0; k < n_menu; k++) known = known && menu_result_of(t, i, k) != POLAR_RESULT_UNKNOWN;
         if (!known) continue;
         best = -1e9;
         for (int k = 0; k < n_menu; k++) {
-            const double x = mul64(scale, (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k]) + shift[k];
-            worth = 1 / (1 + exp64(-x)) - mul64(t->options->price, t->costs[k]);
-            if (worth > best) best = worth, pick = k;
-            fixed[k] += results[k] == POLAR_RESULT_VALID;
-            any |= results[k] == POLAR_RESULT_VALID;
+            const double worth = menu_calibrated(t, i, k, scale, shift) - mul64(price, t->costs[k]);
+            const int right = menu_result_of(t, i, k) == POLAR_RESULT_VALID;
+            if (worth > best) {
+                best = worth;
+                pick = k;
+            }
+            n_right[k] += right;
+            any |= right;
         }
         r->n_complete++;
         r->oracle += any;
-        r->identity += results[0] == POLAR_RESULT_VALID;
-        r->picked += results[pick] == POLAR_RESULT_VALID;
+        r->identity += menu_result_of(t, i, 0) == POLAR_RESULT_VALID;
+        r->picked += menu_result_of(t, i, pick) == POLAR_RESULT_VALID;
         r->picked_cost += t->costs[pick];
     }
     if (!r->n_complete) return;
     best = -1e9;
     for (int k = 0; k < n_menu; k++) {
-        worth = fixed[k] / r->n_complete - mul64(t->options->price, t->costs[k]);
+        const double accuracy = n_right[k] / r->n_complete, worth = accuracy - mul64(price, t->costs[k]);
         if (!(worth > best)) continue;
         best = worth;
-        r->fixed = fixed[k] / r->n_complete;
+        r->fixed = accuracy;
         r->fixed_cost = t->costs[k];
     }
     r->oracle /= r->n_complete;
@@ -17166,7 +17450,8 @@ static void menu_judge(const menu_trainer *t, double scale, const double *shift,
     r->picked_cost /= r->n_complete;
 }
 
-/* The network with shift and scale of the features and the calibration in its weights. */
+/* Calibrates, judges, and writes the network to a predictor: the shift and scale of the features go into its first
+ * layer, the calibration into its last one, so that the predictor takes features as they are. */
 static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *p) {
     const menu_shape *s = &t->net.shape;
     const menu_weights *w = &p->menu.w;
@@ -17187,6 +17472,7 @@ static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *
     }
 }
 
+/* Refuses options out of range, menus that are not possible, and questions without features; finds the largest T. */
 static polar_status menu_check(const polar_train_question *questions, int n_questions, int n_layer,
                                const polar_program *menu, int n_menu, const polar_menu_options *o, int *max_tokens,
                                polar_error *e) {
@@ -17195,22 +17481,27 @@ static polar_status menu_check(const polar_train_question *questions, int n_ques
     if (!questions || n_questions < 1) return fail(e, POLAR_ARGUMENT, "menu: no questions");
     if (!menu || n_menu < 1 || n_menu > POLAR_MAX_MENU)
         return fail(e, POLAR_ARGUMENT, "menu: %d programs; 1..%d are possible", n_menu, POLAR_MAX_MENU);
+    /* comparisons are written so that NaN is refused */
     if (o->n_epochs < 1 || o->batch < 1 || o->batch > 4096 || !(o->dropout >= 0 && o->dropout < 1) ||
         !(o->validation >= 0 && o->validation < 1) || !(o->lr >= 0 && o->lr <= 1) ||
         !(o->price >= 0 && o->price <= 1e6) || !(o->policy >= 0 && o->policy <= 1e6) || o->n_held < 0 ||
         o->n_held >= n_questions || (int64_t)(n_questions / o->batch + 1) * o->n_epochs > INT_MAX)
         return fail(e, POLAR_ARGUMENT, "menu: an option is out of range");
-    for (int k = 0; k < n_menu; k++)
-        if ((status = polar_program_validate(&menu[k], n_layer, e))) return status;
+    for (int k = 0; k < n_menu; k++) {
+        status = polar_program_validate(&menu[k], n_layer, e);
+        if (status) return status;
+    }
     if (!polar_program_equal(&menu[0], &identity))
         return fail(e, POLAR_ARGUMENT, "menu: the first program must be the identity");
     for (int q = 0; q < n_questions; q++) {
-        if ((status = train_check_question(&questions[q], q, e))) return status;
+        status = train_check_question(&questions[q], q, e);
+        if (status) return status;
         *max_tokens = MAX(*max_tokens, questions[q].n_tokens);
     }
     return POLAR_OK;
 }
 
+/* See polar.h. Two networks may come together in the new predictor: the trained menu, and that of `base`. */
 polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
                               const polar_train_question *questions, int n_questions, const polar_program *menu,
                               int n_menu, const polar_menu_options *options, polar_menu_report *report,
@@ -17222,8 +17513,6 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     polar_predictor *p = NULL;
     menu_trainer t;
     polar_status status;
-    size_t bytes = 0;
-    void *block = NULL;
     int max_tokens = 1;
     err_clear(error);
     memset(&r, 0, sizeof r);
@@ -17234,24 +17523,17 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
         return fail(error, POLAR_MISMATCH,
                     "menu: the predictor it shall join is for %d layers and features of %d; expected are %d and %d",
                     base->info.n_layer, base->info.q_dim, n_layer, q_dim);
-    if ((status = menu_check(questions, n_questions, n_layer, menu, n_menu, &o, &max_tokens, error)) ||
-        (status = menu_check_shape(&shape, error)) ||
-        (status = train_runner(&t.runner, &t.pool, o.runner, o.n_threads, &a, error)))
-        return status;
+    status = menu_check(questions, n_questions, n_layer, menu, n_menu, &o, &max_tokens, error);
+    if (!status) status = menu_check_shape(&shape, error);
+    if (!status) status = train_runner(&t.runner, &t.pool, o.runner, o.n_threads, &a, error);
+    if (status) return status;
     t.questions = questions;
     t.options = &o;
     t.net.shape = shape;
     t.net.kern = kern_find(POLAR_CPU_AUTO);
     t.net.kernels = mat_choose(t.net.kern);
     t.n_params = menu_count(&shape);
-    for (int place = 0; place < 2 && !status; place++) {
-        layout l = layout_begin(block);
-        menu_place_trainer(&t, &l, n_questions, max_tokens);
-        if (place) break;
-        if (!(bytes = layout_bytes(&l))) status = fail(error, POLAR_MEMORY, "menu: more data than fit into memory");
-        else if (!(block = mem_alloc(&a, bytes, error))) status = POLAR_MEMORY;
-        else memset(block, 0, bytes);
-    }
+    status = menu_build(&t, n_questions, max_tokens, &a, error);
     if (!status) status = menu_prepare(&t, n_questions, menu, error);
     if (!status) status = menu_run(&t, &r, error);
     if (!status)
@@ -17267,7 +17549,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     else *out = p;
     if (!status && report) *report = r;
     polar_pool_free(t.pool);
-    mem_free(&a, block, bytes);
+    mem_free(&a, t.block, t.bytes);
     return status;
 }
 #endif /* POLAR_NO_TRAIN */

@@ -4,11 +4,6 @@
 #include "inside.h"
 #if defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32) /* the trainer needs vector types and POSIX */
 #define TRAINER 1
-/* names that polar.c has too */
-#define norm_forward demo_norm_forward
-#define norm_backward demo_norm_backward
-#define attention_forward demo_attention_forward
-#define attention_backward demo_attention_backward
 #define main train_main
 #include "../examples/demo/train_model.c"
 #undef main
