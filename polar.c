@@ -11033,7 +11033,7 @@ static polar_status many_cells_grow(polar_many *many, many_node *node, int capac
     const size_t d = (size_t)many->model->n_embd, head = many_row_bytes(many) / 2 / (size_t)many->model->n_head_kv;
     many_block *old = node->blocks[MANY_TAIL], *b = many_block_create(many, node, MANY_TAIL, capacity, e);
     if (!b) return POLAR_MEMORY;
-    if (old) {
+    if (old) { /* node->cells is saved, since dropping a block forgets it */
         const uint64_t cells = node->cells;
         const size_t n = (size_t)old->capacity;
         for (size_t h = 0; h < (size_t)many->model->n_head_kv; h++) {
@@ -11240,6 +11240,7 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
  * per position, which must fit. */
 static void many_place(polar_many *many, layout *l) {
     const size_t rows = many->options.batch ? MANY_ROWS : MANY_PLAIN_ROWS;
+    /* what a layer call needs */
     many->engine.model = many->model;
     many->engine.runner = many->runner;
     many->engine.kv_f16 = many->options.kv_type == POLAR_KV_F16;
@@ -11247,6 +11248,7 @@ static void many_place(polar_many *many, layout *l) {
     many->engine.max_scores = (size_t)many->n_positions;
     engine_place(&many->engine, l);
     many->max_spans = 4 * (int)rows + many->n_positions + 1;
+    /* the rows of a pass and what they attend to */
     many->items = layout_place(l, rows, sizeof *many->items);
     many->rows = layout_place(l, rows, sizeof *many->rows);
     many->spans = layout_place(l, (size_t)many->max_spans, sizeof *many->spans);
@@ -11344,6 +11346,7 @@ static many_answer *many_answer_create(polar_many *many, polar_stop stop, const 
     if (n) memcpy(token_copy, tokens, (size_t)n * sizeof *tokens);
     if (text->length) memcpy(text_copy, text->at, text->length);
     text_copy[text->length] = 0;
+    /* what the caller sees: pointers into the same memory */
     a->result.stop = stop;
     a->result.tokens = token_copy;
     a->result.n_tokens = n;
@@ -11415,6 +11418,7 @@ static polar_status many_alone(polar_many *many, polar_path path, const polar_ma
     if (!status) status = many_session(many, path, g.max_tokens, &s, e);
     if (status) goto done;
     status = polar_session_generate(s, many->prompt, many->n_prompt, &g, NULL, 0, &result, &local);
+    /* what it came to: on_text cannot report its own failure */
     if (text.failed) status = fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
     else if (status == POLAR_NUMERIC) {
         text.length = 0;
@@ -11501,12 +11505,14 @@ static void many_rows_begin(polar_many *many, many_program *p) {
     p->n_rows = p->row = p->eager = 0;
     many_row_add(p, -1, -1, 0, 0, -1);
     if (!many->options.draft) return;
+    /* given answers; parents have lower numbers, so their rows are there already */
     for (int draft = 1; draft < (int)many->n_drafts; draft++) {
         int parent;
         if (!many->drafts[draft].given || !many_draft_hopeful(many, draft)) continue;
         parent = many_row_of_draft(p, many->drafts[draft].parent);
         if (parent >= 0) many_row_add_draft(many, p, parent, draft);
     }
+    /* the likeliest answer, which may begin with some of these */
     for (int draft = many_draft_next(many, 0, &chance), parent = 0; draft >= 0;
          draft = many_draft_next(many, draft, &chance)) {
         int row = many_row_of_draft(p, draft);
@@ -11613,6 +11619,7 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     *p = measured;
     p->memory = memory;
     memset(p->nodes, 0, (size_t)path.n * sizeof *p->nodes);
+    /* text goes through the same stop strings and characters as that of a session, into `bytes` */
     p->bytes.allocator = &many->allocator;
     p->generate = polar_generate_defaults();
     p->generate.stop = many->options.stop;
@@ -11646,6 +11653,7 @@ static void many_program_start(polar_many *many, many_program *p) {
         many->stats.n_reused += p->nodes[i]->n_kv == full || p->nodes[i]->n_users;
         p->nodes[i]->n_users++;
     }
+    /* calls whose keys and values are there; then back to where hidden states are */
     while (from < n && p->nodes[from]->n_kv == full) from++;
     if (from == n && p->nodes[n - 1]->n_hidden < full) from--;
     while (from > 0 && from < n && p->nodes[from - 1]->n_hidden < full) from--;
@@ -11718,6 +11726,7 @@ static polar_status many_program_prepare(polar_many *many, many_program *p, pola
             if (!node->blocks[MANY_HIDDEN]) return POLAR_MEMORY;
         }
     }
+    /* room for the cells of its rows */
     for (int r = 0; r < p->n_rows; r++) n_cells = MAX(n_cells, p->rows[r].cell + 1);
     if (node->blocks[MANY_TAIL]) capacity = node->blocks[MANY_TAIL]->capacity;
     if (n_cells <= capacity) return POLAR_OK;
@@ -11730,9 +11739,10 @@ static polar_status many_program_advance(polar_many *many, many_program *p, pola
     const int n = p->path.n, full = many->n_prompt;
     for (; p->call < n; p->call++) {
         const many_node *node = p->nodes[p->call];
-        int missing;
+        int missing; /* anything that this call has to compute */
         if (p->prompt_from < n) many_program_pin(p, MAX(p->call, p->prompt_from));
-        /* a longer path with this one as its beginning has computed the prompt's last position */
+        /* if a longer path with this one as its beginning has computed the prompt's last position, take it from there
+         */
         if (p->call + 1 == n && p->prompt_from < n && !p->has_last && node->n_hidden == full) {
             memcpy(p->hidden, node->blocks[MANY_HIDDEN]->hidden + (size_t)(full - 1) * (size_t)many->model->n_embd,
                    (size_t)many->model->n_embd * sizeof *p->hidden);
@@ -11806,22 +11816,23 @@ static void many_collect_prompt(polar_many *many, many_program *p) {
 
 /* Adds the spans of what row r attends to in the next call, in the order of positions: the prompt, the accepted tokens,
  * the rows before it, itself. Neighbours that lie side by side, in the cells or in the program's own slots, become one
- * span. */
+ * span: attention is quickest over long ones. */
 static void many_collect_spans(polar_many *many, many_program *p, int r) {
     const many_node *node = p->nodes[p->call];
     const many_block *kv = node->blocks[MANY_KV], *tail = node->blocks[MANY_TAIL];
     const kv_span prompt = {kv->k, kv->v, many->n_prompt, many->n_prompt};
     const size_t half = (size_t)p->n_slots * many_row_bytes(many) / 2;
-    const uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->call : NULL;
+    const uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->call : NULL; /* keys; values stand `half` further */
     const int depth = p->rows[r].depth;
+    /* this row's branch of the tree, up to what is accepted */
     for (int q = r; q >= 0; q = p->rows[q].parent) p->cell_of[p->rows[q].depth] = (int16_t)p->rows[q].cell;
     many->spans[many->n_spans++] = prompt;
     for (int i = 1; i <= depth; i++) {
         const int cell = p->cell_of[i], last = p->cell_of[i - 1];
-        if (i > 1 && (cell < 0 ? last < 0 : cell == last + 1 && last >= 0)) many->spans[many->n_spans - 1].n++;
-        else
-            many->spans[many->n_spans++] = cell < 0 ? many_span_at(many, own, own + half, i - 1, p->n_slots)
-                                                    : many_span_at(many, tail->k, tail->v, cell, tail->capacity);
+        const int follows = cell < 0 ? last < 0 : last >= 0 && cell == last + 1;
+        if (i > 1 && follows) many->spans[many->n_spans - 1].n++;
+        else if (cell < 0) many->spans[many->n_spans++] = many_span_at(many, own, own + half, i - 1, p->n_slots);
+        else many->spans[many->n_spans++] = many_span_at(many, tail->k, tail->v, cell, tail->capacity);
     }
 }
 
@@ -11840,6 +11851,7 @@ static void many_collect_rows(polar_many *many, many_program *p) {
         if (!many_row_missing(p, row)) continue;
         if (many->n_items == many->engine.max_rows || many->n_spans + row->depth + 1 > many->max_spans) return;
         many_collect_spans(many, p, r);
+        /* from the row's place behind the call before to its place behind this one */
         if (row->cell >= 0) {
             item = many_item_add(many, position, tail->k, tail->v, row->cell, tail->capacity, spans);
             item->from = before ? before->hidden + (size_t)row->cell * d : NULL;
@@ -11856,19 +11868,20 @@ static void many_collect_rows(polar_many *many, many_program *p) {
 }
 
 /* Takes the collected rows through the layer: gathers their hidden states (n_items, n_embd), calls the layer, and puts
- * the new ones where they belong. Rows of which only key and value are needed come first, as call_layer wants it. */
+ * the new ones where they belong. The first `from` rows are those of which only key and value are needed, as call_layer
+ * wants it. */
 static void many_pass_run(polar_many *many, int layer) {
     engine *g = &many->engine;
     const size_t d = (size_t)many->model->n_embd;
     int n = 0, from = 0;
     for (int i = 0; i < many->n_items; i++) from += !many->items[i].to;
-    for (int full = 0; full < 2; full++)
+    for (int whole = 0; whole < 2; whole++) /* first those without a place for the new hidden state */
         for (int i = 0; i < many->n_items; i++) {
-            const many_item *x = &many->items[i];
-            if ((x->to != NULL) != full) continue;
-            if (x->from) memcpy(g->hidden + (size_t)n * d, x->from, d * sizeof(float));
-            else engine_embed_row(g, x->token, n);
-            many->rows[n++] = x->row;
+            const many_item *item = &many->items[i];
+            if ((item->to != NULL) != whole) continue;
+            if (item->from) memcpy(g->hidden + (size_t)n * d, item->from, d * sizeof(float));
+            else engine_embed_row(g, item->token, n);
+            many->rows[n++] = item->row;
         }
     assert(n > 0);
     call_layer(g, layer, many->rows, n, from);
@@ -11988,6 +12001,7 @@ static void many_program_read(polar_many *many, many_program *p) {
     while (!p->done && p->rows[p->row].has_logits) {
         const many_row *row = &p->rows[p->row];
         int next = p->row + 1;
+        /* broken numbers end a program */
         if (row->best < 0) {
             p->status = POLAR_NUMERIC;
             p->done = 1;
@@ -12001,6 +12015,7 @@ static void many_program_read(polar_many *many, many_program *p) {
         }
         many_program_take(many, p, row->best, row->logprob);
         if (p->done) return;
+        /* the row of that token, if it was drafted; else the token becomes the first row of the next round */
         while (next < p->n_rows && (p->rows[next].parent != p->row || p->rows[next].token != row->best)) next++;
         if (next == p->n_rows) {
             many_rows_next(many, p, row->best);
@@ -12133,6 +12148,7 @@ static polar_status many_run_report(polar_many *many, many_run *run, polar_error
         for (int i = run->oldest; i < run->n_jobs; i++)
             if (!run->jobs[i].reported && (!best || run->jobs[i].ends < best->ends)) best = &run->jobs[i];
         if (!best || !best->result) return POLAR_OK;
+        /* time goes on to its end, where new paths may begin */
         best->reported = 1;
         run->time = best->ends;
         while (run->oldest < run->n_jobs && run->jobs[run->oldest].reported) run->oldest++;
@@ -12153,6 +12169,7 @@ static polar_status many_run_admit(polar_many *many, many_run *run, polar_error 
         const many_answer *known;
         size_t need;
         polar_status status;
+        /* the next job's program, unless it was made before and had to wait */
         if (!p) {
             const int job = run->pending[run->n_pending - 1];
             p = many_program_create(many, run->jobs[job].path, run->forced, run->n_forced, e);
@@ -12161,6 +12178,7 @@ static polar_status many_run_admit(polar_many *many, many_run *run, polar_error 
             run->n_pending--;
             run->waiting = p;
         }
+        /* its result, if the same path has run */
         known = p->forced ? NULL : p->nodes[p->path.n - 1]->answer;
         if (known) {
             many_run_set_result(many, run, p->job, &known->result);
@@ -12169,6 +12187,7 @@ static polar_status many_run_admit(polar_many *many, many_run *run, polar_error 
             run->waiting = NULL;
             continue;
         }
+        /* else it begins, if what it may need fits next to what the others may need */
         need = many_program_reserve(many, p);
         if (run->n_flight && (many->reserved > bound || need > bound - many->reserved)) return POLAR_OK;
         many_program_start(many, p);
@@ -12263,6 +12282,7 @@ static polar_status many_run_step(polar_many *many, many_run *run, polar_error *
     if (!status && run->n_ended > ended) return many_run_report(many, run, e); /* paths that had run before */
     if (!status) status = many_run_layer(many, run, &layer, e);
     if (status) return status;
+    /* a layer, or else logits */
     if (layer >= 0) {
         many_pass(many, run->flight, run->n_flight, layer);
         return POLAR_OK;
@@ -12283,6 +12303,7 @@ static polar_status many_run_jobs(polar_many *many, many_run *run, polar_error *
             status = many_run_cancelled(run, e);
         if (!status) status = many_run_step(many, run, e);
     }
+    /* after a failure some programs are left */
     for (int i = 0; i < run->n_flight; i++) many_program_end(many, run->flight[i]);
     many_program_free(many, run->waiting);
     mem_free(&many->allocator, run->jobs, run->job_capacity * sizeof *run->jobs);
@@ -15335,18 +15356,18 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
 polar_train_options polar_train_defaults(void) {
     polar_train_options o;
     memset(&o, 0, sizeof o);
-    o.d_model = 256;
+    o.d_model = 256; /* the network of [P] */
     o.n_head = 4;
     o.n_block = 2;
     o.dropout = 0.1;
     o.standardize = 1;
-    o.n_epochs = 10;
+    o.n_epochs = 10; /* the recipe of [P] as it was released */
     o.batch = 128;
-    o.group = 8;
+    o.group = 8; /* [P]: 1 */
     o.lr = 5e-4;
     o.schedule = POLAR_SCHEDULE_COSINE;
     o.warmup = 10;
-    o.max_paths = 50;
+    o.max_paths = 50; /* [P] */
     o.identity_weight = 0.3;
     o.validation = 0.1;
     return o;
@@ -15444,6 +15465,7 @@ static int train_question_examples(const polar_train_question *q, int index, int
         const int identity = train_is_identity(p, n_layer);
         int taken;
         if (p->result != POLAR_RESULT_VALID || (drop && identity)) continue;
+        /* of `left` valid paths that are still to come, this one included, `wanted` are to be taken */
         taken = wanted == left || (int)(rng_next(&state) % (uint64_t)left) < wanted;
         left--;
         if (!taken) continue;
@@ -15862,11 +15884,14 @@ static void train_example_loss(const train_probs *p, const uint8_t *labels, int 
 }
 
 /* The gradient of train_example_loss with respect to the logits, times the example's share of the batch, which is
- * w / n_batch; added to d (D, 4):
- *     d seg / d z_i = (seg_i - y_i) / (D - 1) for i >= 1,  d op / d a_ik = (op_ik - [k = c_i]) / (number of starts) */
+ * w / n_batch; added to d (D, 4), for each layer the segment logit and the three operations:
+ *     d seg / d z_i  = (seg_i - y_i) / (D - 1)                      for i >= 1
+ *     d op  / d a_ik = (op_ik - [k = c_i]) / (number of starts)     for i with y_i = 1
+ * since the derivative of -ln sigmoid(z) is sigmoid(z) - 1, and that of -ln softmax(a)_c is softmax(a)_k - [k = c]. */
 static void train_example_gradient(const train_probs *p, const uint8_t *labels, int n_layer, double share, double *d) {
+    const double seg = share / MAX(n_layer - 1, 1);
+    double op;
     int n_starts = 0;
-    double seg = share / MAX(n_layer - 1, 1), op;
     for (int i = 0; i < n_layer; i++) n_starts += labels[i] != TRAIN_NO_SEGMENT;
     op = share / MAX(n_starts, 1);
     for (int i = 0; i < n_layer; i++, d += 4) {
@@ -15900,6 +15925,7 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
     train_sum sum;
     train_probs p;
     memset(&sum, 0, sizeof sum);
+    /* the examples share the logits, so the probabilities are computed once */
     train_probabilities(&p, logits, n_layer);
     for (int i = pass->first; i < pass->first + pass->count; i++) {
         const int example = t->batch_examples[i];
@@ -15937,6 +15963,7 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
     int n = 0;
     memset(&sum, 0, sizeof sum);
     train_probabilities(&p, logits, n_layer);
+    /* losses */
     for (int i = question->first; i < question->first + question->count; i++) {
         const train_example *x = &t->examples[i];
         const double shorter = n_layer - x->length;
@@ -15952,6 +15979,7 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
         seg_logits[i] = logits[0];
         memcpy(op_logits + 3 * i, logits + 1, 3 * sizeof(float));
     }
+    /* proposals, first the most probable one */
     if (polar_decode(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum; /* not finite: loss says so */
     for (int i = 0; i < n; i++) {
         const int valid = train_is_valid(&t->sources[question->source], &beams[i].program);
@@ -15964,17 +15992,20 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
 
 /* --- passes: a question forward and backward ------------------------------------------ */
 
-/* The part of the chunk's trace that belongs to its pass `i`, whose n_tokens tokens begin at row `token`. */
+/* The part of the chunk's trace that belongs to its pass `i`, whose n_tokens tokens begin at row `token`: arrays per
+ * token move by `token` rows, arrays per layer by i D rows. */
 static pred_trace train_trace_at(const polar_trainer *t, int i, int token, int n_tokens) {
     const pred_shape *s = &t->net.shape;
-    const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, at = (size_t)token;
+    const size_t d = (size_t)s->d_model, rows = (size_t)i * (size_t)s->n_layer, tokens = (size_t)token;
     pred_trace v = t->trace;
     v.n_tokens = n_tokens;
-    v.features += at * (size_t)s->q_dim;
-    v.tokens += at * d;
-    v.kv += at * 2 * d;
-    v.probs += at * (size_t)s->n_layer * (size_t)s->n_head;
+    /* the question's tokens, and the cross-attention to them */
+    v.features += tokens * (size_t)s->q_dim;
+    v.tokens += tokens * d;
+    v.kv += tokens * 2 * d;
+    v.probs += tokens * (size_t)s->n_layer * (size_t)s->n_head;
     v.context += rows * d;
+    /* the blocks over the layers' vectors */
     for (int b = 0; b < s->n_block; b++) {
         pred_block_trace *k = &v.block[b];
         k->x += rows * d;
@@ -15988,6 +16019,7 @@ static pred_trace train_trace_at(const polar_trainer *t, int i, int token, int n
         k->hat2 += rows * d;
         k->rstd2 += rows;
     }
+    /* the heads */
     v.out += rows * d;
     v.logits += rows * 4;
     return v;
@@ -16097,9 +16129,9 @@ static double train_gradients(polar_trainer *t) {
     double loss = 0, anti = 0;
     t->backward = 1;
     memset(t->grads, 0, t->n_params * sizeof *t->grads);
-    train_weigh(t);
-    train_run_passes(t);
-    train_query_gradient(t);
+    train_weigh(t);          /* what each example counts */
+    train_run_passes(t);     /* forward, backward, gradients of all but the queries */
+    train_query_gradient(t); /* once for the batch */
     for (int i = 0; i < t->n_passes; i++) {
         loss += t->sums[i].loss;
         anti += t->sums[i].anti;
@@ -16179,6 +16211,7 @@ static int train_update(polar_trainer *t, double loss) {
     const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK), n = t->state.n_updates;
     double norm = 0, clip;
     train_adam a;
+    /* the norm: sums of blocks in parallel, added in the order of the blocks */
     parallel_for(&t->runner, n_blocks, train_norm_task, t);
     for (int i = 0; i < n_blocks; i++) norm += t->norms[i];
     norm = sqrt(norm);
@@ -16191,7 +16224,7 @@ static int train_update(polar_trainer *t, double loss) {
     a.k = train_adamw(t->state.lr, o->weight_decay, n + 1, clip);
     parallel_for(&t->runner, n_blocks, train_adam_task, &a);
     t->state.n_updates++;
-    pred_pack(&t->net, &t->runner);
+    pred_pack(&t->net, &t->runner); /* the forward and backward passes read packed weights */
     return 1;
 }
 
@@ -16215,6 +16248,7 @@ static void train_plan(polar_trainer *t) {
     const int group = MIN(t->options.group, t->options.batch);
     int n_units = 0, u = 0;
     int64_t n_laid = 0; /* examples in the steps so far */
+    /* units of each question */
     for (int q = 0; q < t->n_questions - t->n_validation; q++) {
         const train_question *x = &t->questions[q];
         const int parts = (x->count + group - 1) / group;
@@ -16224,6 +16258,7 @@ static void train_plan(polar_trainer *t) {
     }
     t->units[n_units] = t->n_train; /* the end of the last one */
     t->n_units = n_units;
+    /* in random order, dealt out to the steps */
     for (int i = 0; i < n_units; i++) t->shuffle[i] = i;
     train_shuffle(t->shuffle, n_units, &state);
     for (int step = 0; step < t->n_steps; step++) {
@@ -16243,6 +16278,7 @@ static void train_gather(polar_trainer *t) {
     const int first = t->batches[t->state.step], end = t->batches[t->state.step + 1];
     const int merge = t->options.dropout == 0;
     int n_filled = 0, pass = 0;
+    /* one pass for each unit, or for each question, and how many examples it has */
     t->n_passes = t->n_batch = 0;
     for (int u = first; u < end; u++) {
         const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
@@ -16255,11 +16291,13 @@ static void train_gather(polar_trainer *t) {
         t->passes[t->pass_of[question]].count += count;
         t->n_batch += count;
     }
+    /* where its examples start; count begins anew */
     for (int i = 0; i < t->n_passes; i++) {
         t->passes[i].first = n_filled;
         n_filled += t->passes[i].count;
         t->passes[i].count = 0;
     }
+    /* the examples themselves */
     for (int u = first; u < end; u++) {
         const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
         train_pass *p = &t->passes[merge ? t->pass_of[t->examples[t->order[from]].question] : pass];
@@ -16314,6 +16352,7 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
         return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number",
                     s->epoch + 1);
     if (t->n_validation) train_validate(t, x);
+    /* what is compared: less is better */
     value = x->validation_loss;
     if (t->options.select == POLAR_SELECT_HIT1) value = -x->hit1;
     if (t->options.select == POLAR_SELECT_HIT5) value = -x->hit5;
@@ -16334,6 +16373,7 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
 static polar_status train_step(polar_trainer *t, polar_error *e) {
     train_state *s = &t->state;
     double loss;
+    /* at the beginning of an epoch, or where a checkpoint goes on */
     if (t->planned != s->epoch) {
         train_plan(t);
         t->planned = s->epoch;
@@ -16341,6 +16381,7 @@ static polar_status train_step(polar_trainer *t, polar_error *e) {
     train_gather(t);
     t->key = pred_key(pred_key(pred_key(t->options.seed, RANDOM_DROPOUT), (uint64_t)s->epoch), (uint64_t)s->step);
     loss = train_gradients(t);
+    /* a step without a finite loss and gradient is only counted */
     if (train_update(t, loss)) {
         s->epoch_loss += loss;
     } else {
@@ -16417,6 +16458,7 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
         double bound;
         if (t->rows) fan_in = t->columns;
         bound = 1 / sqrt(fan_in);
+        /* attention: query, key and value are stacked, and count as one matrix */
         if (strstr(t->name, "in_proj_weight")) bound = sqrt(6.0 / (t->rows + t->columns));
         if (strstr(t->name, "in_proj_bias") || strstr(t->name, "out_proj.bias")) bound = 0;
         if (strstr(t->name, "layer_embedding"))
@@ -16598,10 +16640,12 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
         t->n_questions++;
         t->max_tokens = MAX(t->max_tokens, q->n_tokens);
     }
+    /* steps are counted as int */
     if ((int64_t)(*n_labels / t->options.batch + 1) * t->options.n_epochs > INT_MAX)
         return fail(e, POLAR_ARGUMENT, "training: %d epochs of %d examples are more than %d steps", t->options.n_epochs,
                     *n_labels, INT_MAX);
     if (t->n_questions) return POLAR_OK;
+    /* nothing to learn from: why? */
     if (n_valid)
         return fail(e, POLAR_MISMATCH,
                     "training: %d of %d questions have a valid path, but none of these has a segment form "
@@ -16732,6 +16776,7 @@ static polar_status train_measure(polar_trainer *t, int n_layer, int q_dim, int 
     if (!status) status = train_survey_all(t, n_sources, n_labels, e);
     if (!status) status = train_runner(&t->runner, &t->pool, o->runner, o->n_threads, &t->allocator, e);
     if (status) return status;
+    /* the kernels, and the sizes of the network, a batch, a chunk */
     t->net.kern = kern_find(o->cpu);
     if (!t->net.kern)
         return fail(e, POLAR_UNSUPPORTED, "training: this processor does not run the variant \"%s\"",
@@ -16759,7 +16804,7 @@ static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, p
     memset(t->block, 0, t->bytes);
     l = layout_begin(t->block);
     train_place(t, &l, n_sources, n_labels);
-    train_cut_pieces(t);
+    train_cut_pieces(t); /* fills them */
     train_fill(t, n_sources);
     status = train_standardize(t, t->norms, e); /* norms has room for its sums, and is free until the first step */
     if (status) return status;
@@ -16816,6 +16861,7 @@ polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **o
     *out = NULL;
     if (t->state.best_epoch < 0) return fail(error, POLAR_ARGUMENT, "training: no epoch is finished yet");
     s = &t->net.shape;
+    /* the best weights, with shift and scale of the features taken into the projection */
     status = pred_create(&p, s->n_layer, s, NULL, &t->allocator, error);
     if (status) return status;
     memcpy(p->params, t->best, t->n_params * sizeof *p->params);
@@ -16885,6 +16931,7 @@ polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error 
     if (!numbers) return POLAR_MEMORY;
     train_arrays(t, arrays);
     train_state_numbers(t, numbers, 0);
+    /* keys and tensors are announced before the first tensor's numbers; errors come out at finish */
     status = polar_gguf_writer_open(&w, path, &t->allocator, error);
     if (!status) {
         const int64_t dims[1] = {(int64_t)t->n_params};
@@ -16917,6 +16964,7 @@ static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *n
     if (state->count != n)
         return fail(e, POLAR_FORMAT, "%s: the state has %zu numbers, expected are %zu", g->name, (size_t)state->count,
                     n);
+    /* everything is checked first, */
     for (size_t i = 0; i < n; i++) numbers[i] = rd_u64(state->at + 8 * i);
     if ((uint32_t)numbers[TRAIN_AT_EPOCH] > (uint32_t)t->options.n_epochs ||
         (uint32_t)numbers[TRAIN_AT_STEP] >= (uint32_t)t->n_steps)
@@ -16926,11 +16974,12 @@ static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *n
         if (!tensors[i] || tensors[i]->type != 0 || tensors[i]->bytes != t->n_params * 4)
             return fail(e, POLAR_FORMAT, "%s: the checkpoint lacks the tensor %s", g->name, train_array_names[i]);
     }
+    /* and then taken */
     train_state_numbers(t, numbers, 1);
     train_arrays(t, arrays);
     for (int i = 0; i < TRAIN_N_ARRAYS; i++)
         for (size_t k = 0; k < t->n_params; k++) arrays[i][k] = rd_f32(tensors[i]->data + 4 * k);
-    t->planned = -1;
+    t->planned = -1; /* the order of the epoch is laid out again, from the seed */
     pred_pack(&t->net, &t->runner);
     return POLAR_OK;
 }
@@ -16979,12 +17028,12 @@ static void menu_results(const polar_train_question *questions, int n_questions,
 polar_menu_options polar_menu_defaults(void) {
     polar_menu_options o;
     memset(&o, 0, sizeof o);
-    o.width = 64;
+    o.width = 64; /* the network */
     o.n_head = 4;
     o.pooling = POLAR_POOL_SUM | POLAR_POOL_LAST;
-    o.policy = 1;
+    o.policy = 1; /* both losses count alike */
     o.dropout = 0.1;
-    o.n_epochs = 40;
+    o.n_epochs = 40; /* the optimizer */
     o.batch = 32;
     o.lr = 1e-3;
     o.weight_decay = 0.01;
@@ -17142,6 +17191,7 @@ static void menu_pass_task(void *context, int index, int worker) {
     double loss = 0;
     train_features(q, t->mean, t->inverse, t->net.shape.q_dim, features);
     menu_forward(&t->net, trace, features, q->n_tokens, t->backward ? &drop : NULL);
+    /* the log loss and its gradient */
     for (int k = 0; k < n_menu; k++) {
         const double x = (double)trace->logits[k];
         if (!t->backward) t->logits[(size_t)(t->first + index) * (size_t)n_menu + (size_t)k] = trace->logits[k];
@@ -17149,6 +17199,7 @@ static void menu_pass_task(void *context, int index, int worker) {
         loss += menu_log_loss(x, (polar_result_kind)results[k]);
         dlogits[k] = (float)(t->share * (1 / (1 + exp64(-x)) - (results[k] == POLAR_RESULT_VALID)));
     }
+    /* the policy loss has no value of its own in the report, only a gradient */
     if (t->backward && t->options->policy > 0) menu_policy(t, trace->logits, results, dlogits);
     t->losses[index] = loss;
     if (t->backward) {
@@ -17308,14 +17359,17 @@ static void menu_place_trainer(menu_trainer *t, layout *l, int n_questions, int 
     for (int i = 0; i < COUNT(arrays); i++) *arrays[i] = layout_place(l, t->n_params, f);
     if (t->params) t->net.w = menu_place(s, t->params);
     t->net.panels = layout_place(l, mat_panels(s->q_dim, s->width), f);
+    /* the data */
     t->results = layout_place(l, (size_t)n_questions, (size_t)s->n_menu);
     t->order = layout_place(l, (size_t)n_questions, sizeof *t->order);
     t->mean = layout_place(l, (size_t)s->q_dim, f);
     t->inverse = layout_place(l, (size_t)s->q_dim, f);
     t->sums = layout_place(l, size_of(2, (size_t)s->q_dim), sizeof *t->sums);
+    /* a batch */
     t->pass_grads = layout_place(l, size_of(batch, t->n_params), f);
     t->losses = layout_place(l, batch, sizeof *t->losses);
     t->logits = layout_place(l, size_of((size_t)n_questions, (size_t)s->n_menu), f);
+    /* each worker's own; the arrays that point there exist in the second run only */
     t->traces = layout_place(l, n_threads, sizeof *t->traces);
     t->features = layout_place(l, n_threads, sizeof *t->features);
     t->dtokens = layout_place(l, n_threads, sizeof *t->dtokens);
@@ -17360,6 +17414,7 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
     }
     if (!t->n_all)
         return fail(e, POLAR_ARGUMENT, "menu: of no question a result of one of the %d programs is known", n_menu);
+    /* the last n_held questions are held out, or a random share; the others are trained on */
     if (t->options->n_held) {
         while (t->n_train < t->n_all && t->order[t->n_train] < n_questions - t->options->n_held) t->n_train++;
         if (!t->n_train)
@@ -17369,6 +17424,7 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
         train_shuffle(t->order, t->n_all, &state);
         t->n_train = t->n_all - MIN((int)(t->options->validation * t->n_all + 0.5), t->n_all - 1);
     }
+    /* shift and scale of the features, from the questions that are trained on */
     for (int i = 0; i < t->n_all; i++) {
         const polar_train_question *q = &t->questions[t->order[i]];
         if (!pred_finite(q->features, (size_t)q->n_tokens * (size_t)x.n))
@@ -17393,6 +17449,7 @@ static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error 
     for (int epoch = 0; epoch < o->n_epochs; epoch++) {
         double loss;
         menu_epoch(t, epoch, &n_updates);
+        /* what chooses the epoch */
         loss = n_validation ? menu_evaluate(t, t->n_train, n_validation) : menu_evaluate(t, 0, t->n_train);
         if (!(loss - loss == 0)) return fail(e, POLAR_NUMERIC, "menu: the loss of epoch %d is not finite", epoch + 1);
         if (epoch == 0 || !n_validation || loss < r->loss) {
@@ -17403,7 +17460,7 @@ static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error 
         if (o->progress && o->progress(o->progress_user, (double)(epoch + 1) / o->n_epochs))
             return fail(e, POLAR_CANCELLED, "menu: training was cancelled");
     }
-    memcpy(t->params, t->best, t->n_params * sizeof *t->best);
+    memcpy(t->params, t->best, t->n_params * sizeof *t->best); /* menu_export calibrates and writes these */
     menu_pack(&t->net);
     return POLAR_OK;
 }
@@ -17418,6 +17475,7 @@ static void menu_judge(const menu_trainer *t, double scale, const double *shift,
         int pick = 0, any = 0, known = 1;
         for (int k = 0; k < n_menu; k++) known = known && menu_result_of(t, i, k) != POLAR_RESULT_UNKNOWN;
         if (!known) continue;
+        /* the pick of this question, and which programs are right */
         best = -1e9;
         for (int k = 0; k < n_menu; k++) {
             const double worth = menu_calibrated(t, i, k, scale, shift) - mul64(price, t->costs[k]);
@@ -17436,6 +17494,7 @@ static void menu_judge(const menu_trainer *t, double scale, const double *shift,
         r->picked_cost += t->costs[pick];
     }
     if (!r->n_complete) return;
+    /* the one program that is worth most over all of them */
     best = -1e9;
     for (int k = 0; k < n_menu; k++) {
         const double accuracy = n_right[k] / r->n_complete, worth = accuracy - mul64(price, t->costs[k]);
@@ -17464,6 +17523,7 @@ static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *
         r->calibrated_loss = menu_calibrated_loss(t, r->scale, shift);
         menu_judge(t, r->scale, shift, r);
     }
+    /* the first layer takes features as they are, the last gives scale * logit + shift */
     memcpy(p->menu_params, t->params, t->n_params * sizeof *t->params);
     train_fold(w->project_weight, w->project_bias, s->width, s->q_dim, t->mean, t->inverse);
     for (int k = 0; k < s->n_menu; k++) {
@@ -17523,6 +17583,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
         return fail(error, POLAR_MISMATCH,
                     "menu: the predictor it shall join is for %d layers and features of %d; expected are %d and %d",
                     base->info.n_layer, base->info.q_dim, n_layer, q_dim);
+    /* checks, sizes and memory */
     status = menu_check(questions, n_questions, n_layer, menu, n_menu, &o, &max_tokens, error);
     if (!status) status = menu_check_shape(&shape, error);
     if (!status) status = train_runner(&t.runner, &t.pool, o.runner, o.n_threads, &a, error);
@@ -17534,6 +17595,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     t.net.kernels = mat_choose(t.net.kern);
     t.n_params = menu_count(&shape);
     status = menu_build(&t, n_questions, max_tokens, &a, error);
+    /* data, training, and the predictor: the menu, its programs, and what comes from `base` */
     if (!status) status = menu_prepare(&t, n_questions, menu, error);
     if (!status) status = menu_run(&t, &r, error);
     if (!status)

@@ -601,19 +601,20 @@ polar_status polar_session_generate(polar_session *session, const int32_t *promp
 
 /* --- [many] many programs on one prompt ------------------------------------------------------------- */
 
-/* Evaluates programs on one prompt, dozens or hundreds of them, together or one after the other: what a search does,
- * and voting over the proposals of a predictor. Tokens, text, log probabilities and reasons to stop are, bit by bit,
- * those of each path run alone in a fresh session, greedy, with a context of the prompt and max_tokens; the work is
- * a fraction. What programs have in common is done once (share), programs that need the same layer go through it
- * together (batch), and an answer that can be guessed is checked instead of generated (draft).
+/* Runs programs on one prompt, dozens or hundreds of them, together or one after the other: what a search does, and
+ * voting over the proposals of a predictor. Tokens, text, log probabilities and reasons to stop are, bit by bit, those
+ * that each path gives alone in a fresh session with greedy decoding and room for the prompt and max_tokens, for a
+ * fraction of the work. What programs have in common is computed once (share), programs that need the same layer next
+ * go through it in one pass over its weights (batch), and an answer that can be guessed is checked instead of generated
+ * (draft).
  *
  *     polar_many_create(&many, model, NULL, &error);
  *     polar_many_prompt(many, prompt, n_prompt, &error);
  *     polar_many_draft(many, gold, n_gold, &error);
  *     polar_many_run(many, paths, n_paths, results, &error);
  *
- * polar_many_stream does it for programs of which the next depend on the results so far, as in a search.
- * Belongs to one thread at a time. */
+ * polar_many_stream is for programs that depend on the results of others, as in a search. Belongs to one thread at a
+ * time. */
 typedef struct polar_many polar_many;
 
 /* A list of layers to execute, in any order: see polar_program_path. Borrowed for the call. */
@@ -627,12 +628,12 @@ typedef struct polar_many_options {
     int n_threads;                    /* 0: one per core. Ignored with a runner */
     const polar_runner *runner;
     polar_kv_type kv_type;
-    size_t cache_bytes;       /* bound of what is kept of a prompt for later programs; past it the least recently used
-                                 is dropped, and computed anew when needed. 0: 1 GiB. Slots of the programs that run
-                                 come on top where one alone needs more */
+    size_t cache_bytes;       /* bound of what is kept of a prompt for later programs; beyond it the least recently used
+                                 part is dropped, and computed again when it is needed. 0: 1 GiB. A single program that
+                                 needs more for itself gets it */
     int max_tokens;           /* 50: longest answer */
-    const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; borrowed for good */
-    int share, batch, draft;  /* 1, 1, 1. Results are the same with any; all 0: each path alone in a session */
+    const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; must outlive polar_many */
+    int share, batch, draft;  /* 1, 1, 1. Results are the same with any of them; all 0: each path alone in a session */
     polar_progress progress;  /* NULL, or called as a run goes on; can cancel */
     void *progress_user;
 } polar_many_options;
@@ -649,43 +650,58 @@ typedef struct polar_many_result {
     double logprob;        /* sum of natural log probabilities of the tokens */
 } polar_many_result;
 
-/* What was done, since creation. Plain: what each program alone in a fresh session would have taken. */
+/* What was done since creation. The counts named plain are what each program alone in a fresh session would take. */
 typedef struct polar_many_stats {
     int64_t n_programs;
     int64_t n_rows, n_rows_plain;     /* positions taken through a layer */
     int64_t n_passes, n_passes_plain; /* passes over the weights of a layer */
-    int64_t n_nodes, n_reused;        /* prefixes of paths that programs came through; found computed */
-    int64_t n_recomputed;             /* prefixes computed again after they were dropped for space */
-    int64_t n_drafted, n_accepted;    /* tokens guessed, and right */
-    size_t cache_bytes, peak_bytes;   /* held now, at most */
+    int64_t n_nodes, n_reused;        /* prefixes of paths, counted per program; computed before */
+    int64_t n_recomputed;             /* prefixes computed again because they had been dropped */
+    int64_t n_drafted, n_accepted;    /* draft tokens evaluated; those that turned out to be right */
+    size_t cache_bytes, peak_bytes;   /* memory held now; the most that was held at a time */
 } polar_many_stats;
 
 polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                polar_error *error);
 void polar_many_free(polar_many *many);
-/* A new prompt: at least one token, at most the model's context. What was kept of the last one is dropped. */
+/* Sets the prompt: at least one token, at most the model's context. All that belongs to the prompt before is dropped:
+ * results, drafts, memory. */
 polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error);
-/* A guess of the answer, such as the reference with the token that ends it. Any number of them; results of this
- * prompt are guesses by themselves. Wrong ones cost little and change nothing. */
+/* Tells an expected answer, such as the reference with the token that ends it; any number of them. Answers found for
+ * this prompt are used in the same way without being told. A wrong draft costs little and changes no result. */
 polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error);
 /* Runs n_paths programs and fills `results`. Costs are shared with the paths of this call and of earlier ones since
  * the prompt. On failure no result is valid; what was computed until then stays of use. */
 polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths, polar_many_result *results,
                             polar_error *error);
 
-/* The next path of a stream: 1 and *path, whose calls stay until its result was reported; 0: there is none now, ask
- * again after the next report; negative: stop. */
+/* Gives the next path of a stream. 1: *path is set, and its calls stay valid until its result is reported. 0: there is
+ * none now; the function is asked again after the next report. Negative: stop. */
 typedef int (*polar_many_next)(void *user, polar_path *path);
-/* The result of path number 0, 1, ... as they were given, valid until the next prompt. Nonzero: stop. */
+/* Takes the result of a path, valid until the next prompt. Paths are numbered 0, 1, ... as they were given. Nonzero:
+ * stop. */
 typedef int (*polar_many_done)(void *user, int number, const polar_many_result *result);
-/* Runs programs as they come, until `next` has none and all are done. `next` is asked at the start and after each
- * report until it has none; what it gives begins while other programs still generate, which costs less than to wait
- * for a batch of them. Each result is reported once, in an order that is a function of paths, answers and drafts, never
- * of options, threads or time: as if all began when they were given and took one step for the prompt, and one for each
- * token from where the answer leaves drafts and the first result of the prompt (if that was reported when they began);
- * of equal ones the lower number is first, and without a finite logit it takes max_tokens steps. So the paths that a
- * caller makes from results are always the same. Both functions must not use `many`. POLAR_CANCELLED if one says stop.
- * What was reported before a failure stays valid. */
+/* Runs programs as they come. `next` is asked for paths at the start and after each report, until it has none. What it
+ * gives begins to run while other programs still generate, which costs less than to wait for all of them: so give
+ * several paths before the first result is there, and one for each result from then on. Returns when `next` has none
+ * and every path is reported. Both functions must not use `many`. POLAR_CANCELLED if one of them says stop; what was
+ * reported before that, or before a failure, stays valid.
+ *
+ * Each result is reported once, in an order that is a function of paths, answers and drafts only: it is the same with
+ * all options, numbers of threads, and machines. A caller that makes paths out of results therefore makes the same ones
+ * in every run. The rule: results are reported in the order of the steps at which their paths end, of equal ones the
+ * lower number first, where
+ *
+ *     end = begin + 1 + n_tokens - known
+ *
+ * - begin is 0 for paths that are given at the start, else the end of the path that was reported right before;
+ * - known is the number of tokens with which the answer begins like what was known when the path was given: the longest
+ *   common beginning with any draft, or with the first result of this prompt if it was reported by then;
+ * - a path without a finite logit (POLAR_NUMERIC) has end = begin + 1 + max_tokens.
+ * So a short answer may be reported before a longer one with a lower number, and a result may have to wait for a path
+ * that could still end before it. Example without drafts: paths 0, 1, 2 are given at the start, and their answers have
+ * 5, 3 and 5 tokens. They end at 6, 4 and 6, and 1 is reported first. Path 3, given then, begins at 4; its answer has 4
+ * tokens, of which the first 3 are those of result 1, so it ends at 4 + 1 + 4 - 3 = 6. The order is 1, 0, 2, 3. */
 polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
                                polar_error *error);
 /* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. The
@@ -1085,7 +1101,7 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
 
 /* --- [train] training ------------------------------------------------------------------------------- */
 
-/* What running a program on a question gave. */
+/* What is known of a program on a question: nothing, that it answers it, that it does not. */
 typedef enum polar_result_kind { POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID, POLAR_RESULT_INVALID } polar_result_kind;
 
 typedef struct polar_train_path {
