@@ -10840,7 +10840,7 @@ typedef struct many_row {
     double logprob; /* natural logarithm of the probability of `best`, or of the token that is scored */
 } many_row;
 
-/* A program that runs. Its rounds begin with some rows, take them through all calls of the path, and end with logits.
+/* A program that runs. A round begins with some rows, takes them through all calls of the path, and ends with logits.
  */
 typedef struct many_program {
     polar_path path;
@@ -11444,6 +11444,7 @@ done:
     return status;
 }
 
+/* Adds to *logprob sum over i of ln p(token i | prompt, tokens before it), in a session of its own. */
 static polar_status many_score_alone(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
                                      polar_error *e) {
     polar_session *s = NULL;
@@ -12358,6 +12359,7 @@ polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_pat
     return status ? status : polar_many_stream(many, many_list_next, many_list_done, &list, error);
 }
 
+/* See polar.h. The tokens are the rows of one round, and the logits of each score the token behind it. */
 polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
                               polar_error *error) {
     many_list list = {&path, 1, 0, NULL};
@@ -15375,28 +15377,29 @@ polar_train_options polar_train_defaults(void) {
 
 #define TRAIN_KEEP       1 /* number of the operation keep, between skip and repeat */
 #define TRAIN_NO_SEGMENT 3 /* label of a layer at which no segment starts */
-#define TRAIN_MAX_LENGTH 4 /* layers of a segment, and how often it runs at most: what the network can propose */
-#define TRAIN_MAX_TIMES  2
+#define TRAIN_MAX_LENGTH 4 /* layers of the longest segment that the network can propose */
+#define TRAIN_MAX_TIMES  2 /* how often its segments run at most */
 #define TRAIN_PROPOSALS  5 /* programs that the decoder proposes */
 
 /* Streams of random numbers, each from the seed and its number. */
 enum {
-    RANDOM_SPLIT,      /* which questions are held out */
-    RANDOM_ORDER,      /* the examples of each epoch */
-    RANDOM_DROPOUT,    /* of each step */
-    RANDOM_WEIGHTS,    /* the initial ones, of each tensor */
-    RANDOM_MENU_ORDER, /* the same for the menu */
-    RANDOM_MENU_DROPOUT,
-    RANDOM_MENU_WEIGHTS,
-    RANDOM_MENU_SPLIT
+    TRAIN_RANDOM_SPLIT,      /* which questions are held out */
+    TRAIN_RANDOM_ORDER,      /* the examples of each epoch */
+    TRAIN_RANDOM_DROPOUT,    /* of each step */
+    TRAIN_RANDOM_WEIGHTS,    /* the initial ones, of each tensor */
+    TRAIN_RANDOM_MENU_ORDER, /* the same for the menu */
+    TRAIN_RANDOM_MENU_DROPOUT,
+    TRAIN_RANDOM_MENU_WEIGHTS,
+    TRAIN_RANDOM_MENU_SPLIT
 };
 
-/* One path of a question to learn from. Its labels are D bytes of trainer.labels: at a layer where a segment starts its
- * operation (POLAR_OP_...), elsewhere TRAIN_NO_SEGMENT. */
+/* One path of a question to learn from. Its labels are D bytes of trainer.labels: where a segment starts, its operation
+ * (0 skip, 1 keep, 2 repeat), elsewhere TRAIN_NO_SEGMENT. */
 typedef struct train_example {
-    int question, length;
-    float weight;
-    int anti; /* the identity does not answer the question */
+    int question; /* number in trainer.questions */
+    int length;   /* calls of the path */
+    float weight; /* u in train_weigh */
+    int anti;     /* 1: the identity does not answer the question */
 } train_example;
 
 /* A question with its examples first .. first + count - 1. */
@@ -15433,8 +15436,8 @@ static train_survey train_look(const polar_train_question *q, int n_layer) {
     return s;
 }
 
-/* Labels of a path (D bytes). 1 if it has them; 0 if it is not made of segments of at most 4 layers that are skipped,
- * kept, or run twice, which is all that the network can propose. */
+/* Labels of a path (D bytes). 1 if it has them; 0 if it is not made of segments of at most TRAIN_MAX_LENGTH layers that
+ * are skipped, kept, or run twice, which is all that the network can propose. */
 static int train_labels(const polar_train_path *p, int n_layer, uint8_t *labels) {
     int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER];
     polar_program program;
@@ -15486,7 +15489,8 @@ static int train_question_examples(const polar_train_question *q, int index, int
 /* --- the trainer ---------------------------------------------------------------------- */
 
 #define TRAIN_CHUNK 16    /* passes whose traces are in memory at a time */
-#define TRAIN_ROWS  48    /* rows of a weight gradient that are one task: a multiple of the tiles' 6 */
+#define TRAIN_TILE  6     /* rows of a tile of the matrix kernels, at most */
+#define TRAIN_ROWS  48    /* rows of a weight gradient that are one task: a multiple of TRAIN_TILE */
 #define TRAIN_DEPTH 256   /* rows of activations packed at a time */
 #define TRAIN_BLOCK 16384 /* parameters of one task of the optimizer */
 
@@ -15497,7 +15501,7 @@ typedef struct train_pass {
     int token; /* first row of its tokens in the chunk */
 } train_pass;
 
-/* What one pass adds to losses and counts. The second line is for held-out questions only. */
+/* What one pass adds to losses and counts. All that follows `anti` is set for held-out questions only. */
 typedef struct train_sum {
     double loss;    /* sum over the examples of w (seg + op) */
     double anti;    /* sum of the anti-identity terms */
@@ -15524,8 +15528,8 @@ typedef struct train_trace {
 /* Memory that a thread needs for itself. */
 typedef struct train_worker {
     pred_scratch scratch;
-    float *left,
-        *right;      /* packed operands of a weight gradient: (TRAIN_ROWS, TRAIN_DEPTH), (TRAIN_DEPTH, MAT_COLUMNS) */
+    float *left;     /* (TRAIN_ROWS, TRAIN_DEPTH): a packed operand of a weight gradient, */
+    float *right;    /* (TRAIN_DEPTH, MAT_COLUMNS): and the other one */
     float *dx;       /* (D, d): gradient of what is between two blocks */
     float *dsum;     /* (D, d): of what enters a LayerNorm */
     float *dcontext; /* (D, d): of what attention gathers */
@@ -15755,8 +15759,6 @@ static void pred_backward(const pred_net *net, const pred_trace *t, const train_
 }
 
 /* --- gradients of weights: dW += dy^T x ----------------------------------------------- */
-
-#define TRAIN_TILE 6 /* rows that a tile of the matrix kernels has at most */
 
 /* Packs m columns of `from` (depth, row) for the left side of a product with its transpose, in groups of TRAIN_TILE
  * columns: (m / TRAIN_TILE, depth, TRAIN_TILE), the last group filled up with zeros. */
@@ -16244,7 +16246,7 @@ static void train_shuffle(int *x, int n, uint64_t *state) {
  * a unit share a pass, and with it the work and the dropout. With a group of 1 this is [P]'s order: examples shuffled,
  * batches of equal size. */
 static void train_plan(polar_trainer *t) {
-    uint64_t state = pred_key(pred_key(t->options.seed, RANDOM_ORDER), (uint64_t)t->state.epoch);
+    uint64_t state = pred_key(pred_key(t->options.seed, TRAIN_RANDOM_ORDER), (uint64_t)t->state.epoch);
     const int group = MIN(t->options.group, t->options.batch);
     int n_units = 0, u = 0;
     int64_t n_laid = 0; /* examples in the steps so far */
@@ -16379,7 +16381,7 @@ static polar_status train_step(polar_trainer *t, polar_error *e) {
         t->planned = s->epoch;
     }
     train_gather(t);
-    t->key = pred_key(pred_key(pred_key(t->options.seed, RANDOM_DROPOUT), (uint64_t)s->epoch), (uint64_t)s->step);
+    t->key = pred_key(pred_key(pred_key(t->options.seed, TRAIN_RANDOM_DROPOUT), (uint64_t)s->epoch), (uint64_t)s->step);
     loss = train_gradients(t);
     /* a step without a finite loss and gradient is only counted */
     if (train_update(t, loss)) {
@@ -16454,7 +16456,7 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     for (int i = 0; i < n; i++) {
         const pred_tensor *t = &list[i];
         float *x = params + t->offset;
-        uint64_t state = pred_key(pred_key(seed, RANDOM_WEIGHTS), (uint64_t)i);
+        uint64_t state = pred_key(pred_key(seed, TRAIN_RANDOM_WEIGHTS), (uint64_t)i);
         double bound;
         if (t->rows) fan_in = t->columns;
         bound = 1 / sqrt(fan_in);
@@ -16658,7 +16660,7 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
  * so the last n_validation of them, which are held out, are a seeded choice. */
 static void train_fill(polar_trainer *t, int n_sources) {
     const int n_layer = t->net.shape.n_layer;
-    uint64_t state = pred_key(t->options.seed, RANDOM_SPLIT);
+    uint64_t state = pred_key(t->options.seed, TRAIN_RANDOM_SPLIT);
     int n = 0, n_train;
     /* questions with examples, in random order */
     for (int i = 0; i < n_sources; i++) t->pass_of[i] = i;
@@ -16703,10 +16705,25 @@ static void train_cut_pieces(polar_trainer *t) {
 /* A hash of options, weights, features and labels: a checkpoint belongs to runs with the same one. */
 static uint64_t train_fingerprint(const polar_trainer *t) {
     const polar_train_options *o = &t->options;
-    const double numbers[] = {o->n_epochs, o->batch, o->group, o->lr, o->schedule, o->warmup, o->weight_decay, o->clip,
-                              o->dropout, o->length_preference, o->anti_identity, o->select, t->n_questions,
-                              t->n_validation, t->n_examples, t->net.shape.n_layer, t->net.shape.d_model,
-                              t->net.shape.n_head, t->net.shape.n_block};
+    const double numbers[] = {o->n_epochs,
+                              o->batch,
+                              o->group,
+                              o->lr,
+                              o->schedule,
+                              o->warmup,
+                              o->weight_decay,
+                              o->clip,
+                              o->dropout,
+                              o->length_preference,
+                              o->anti_identity,
+                              o->select,
+                              t->n_questions,
+                              t->n_validation,
+                              t->n_examples,
+                              t->net.shape.n_layer,
+                              t->net.shape.d_model,
+                              t->net.shape.n_head,
+                              t->net.shape.n_block};
     uint64_t h = o->seed;
     for (int i = 0; i < COUNT(numbers); i++) h = pred_key(h, f64_bits(numbers[i]));
     for (int i = 0; i < t->n_examples; i++) h = pred_key(h, f32_bits(t->examples[i].weight));
@@ -16886,7 +16903,12 @@ static void train_arrays(const polar_trainer *t, float *arrays[TRAIN_N_ARRAYS]) 
     arrays[3] = t->best;
 }
 
-enum { TRAIN_AT_EPOCH, TRAIN_AT_STEP }; /* the first two numbers of a state, which train_load checks */
+/* Numbers of a state with its curve: 6 whole ones and 5 others, and 6 of each epoch. */
+static size_t train_n_state_numbers(const polar_trainer *t) {
+    return 6 + 5 + 6 * (size_t)t->options.n_epochs;
+}
+
+enum { TRAIN_AT_EPOCH, TRAIN_AT_STEP }; /* the first two of them, which train_load checks */
 
 /* Writes the numbers of the state and of the curve to x, or restores them from there, as bits, so that they come back
  * as they were. */
@@ -16894,27 +16916,24 @@ static void train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
     train_state *s = &t->state;
     int32_t *const ints[] = {&s->epoch, &s->step, &s->n_updates, &s->n_skipped, &s->n_epoch_skipped, &s->best_epoch};
     double *const doubles[] = {&s->epoch_loss, &s->loss, &s->norm, &s->lr, &s->best};
-    for (int i = 0; i < COUNT(ints); i++, x++) {
-        if (restore) *ints[i] = (int32_t)(uint32_t)*x;
-        else *x = (uint32_t)*ints[i];
+    size_t n = 0;
+    for (int i = 0; i < COUNT(ints); i++, n++) {
+        if (restore) *ints[i] = (int32_t)(uint32_t)x[n];
+        else x[n] = (uint32_t)*ints[i];
     }
-    for (int i = 0; i < COUNT(doubles); i++, x++) {
-        if (restore) *doubles[i] = bits_f64(*x);
-        else *x = f64_bits(*doubles[i]);
+    for (int i = 0; i < COUNT(doubles); i++, n++) {
+        if (restore) *doubles[i] = bits_f64(x[n]);
+        else x[n] = f64_bits(*doubles[i]);
     }
     for (int k = 0; k < t->options.n_epochs; k++) {
         polar_train_epoch *e = &t->curve[k];
         double *const of_epoch[] = {&e->loss, &e->lr, &e->validation_loss, &e->hit1, &e->hit5, &e->identity};
-        for (int i = 0; i < COUNT(of_epoch); i++, x++) {
-            if (restore) *of_epoch[i] = bits_f64(*x);
-            else *x = f64_bits(*of_epoch[i]);
+        for (int i = 0; i < COUNT(of_epoch); i++, n++) {
+            if (restore) *of_epoch[i] = bits_f64(x[n]);
+            else x[n] = f64_bits(*of_epoch[i]);
         }
     }
-}
-
-/* How many these are: 6 whole numbers and 5 others of the state, 6 of each epoch. */
-static size_t train_n_state_numbers(const polar_trainer *t) {
-    return 6 + 5 + 6 * (size_t)t->options.n_epochs;
+    assert(n == train_n_state_numbers(t));
 }
 
 /* See polar.h. */
@@ -17250,7 +17269,7 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
     const polar_menu_options *o = t->options;
     const int n_steps = (t->n_train + o->batch - 1) / o->batch;
     const int n_blocks = (int)((t->n_params + TRAIN_BLOCK - 1) / TRAIN_BLOCK);
-    uint64_t state = pred_key(pred_key(o->seed, RANDOM_MENU_ORDER), (uint64_t)epoch);
+    uint64_t state = pred_key(pred_key(o->seed, TRAIN_RANDOM_MENU_ORDER), (uint64_t)epoch);
     train_shuffle(t->order, t->n_train, &state);
     for (int step = 0; step < n_steps; step++) {
         const double lr =
@@ -17260,7 +17279,7 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
         t->n_batch = MIN(o->batch, t->n_train - t->first);
         t->backward = 1;
         t->share = 1.0 / MAX(menu_known(t, t->first, t->n_batch), 1);
-        t->key = pred_key(pred_key(pred_key(o->seed, RANDOM_MENU_DROPOUT), (uint64_t)epoch), (uint64_t)step);
+        t->key = pred_key(pred_key(pred_key(o->seed, TRAIN_RANDOM_MENU_DROPOUT), (uint64_t)epoch), (uint64_t)step);
         parallel_for(&t->runner, t->n_batch, menu_pass_task, t);
         parallel_for(&t->runner, n_blocks, menu_sum_task, t);
         if (!pred_finite(t->grads, t->n_params)) continue;
@@ -17339,7 +17358,7 @@ static void menu_initialize(menu_trainer *t) {
     pred_tensor list[MENU_TENSORS];
     int fan_in = 1;
     for (int i = 0, n = menu_tensors(s, list); i < n; i++) {
-        uint64_t state = pred_key(pred_key(t->options->seed, RANDOM_MENU_WEIGHTS), (uint64_t)i);
+        uint64_t state = pred_key(pred_key(t->options->seed, TRAIN_RANDOM_MENU_WEIGHTS), (uint64_t)i);
         if (list[i].rows) fan_in = list[i].columns;
         for (size_t k = 0; k < list[i].count && i != MENU_SCORE_WEIGHT; k++)
             t->params[list[i].offset + k] = (2 * rng_float(&state) - 1) * (float)(1 / sqrt(fan_in));
@@ -17404,7 +17423,7 @@ static polar_status menu_build(menu_trainer *t, int n_questions, int max_tokens,
  * a random share), and mean and deviation of the features of the others. */
 static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_program *menu, polar_error *e) {
     const int n_menu = t->net.shape.n_menu;
-    uint64_t state = pred_key(t->options->seed, RANDOM_MENU_SPLIT);
+    uint64_t state = pred_key(t->options->seed, TRAIN_RANDOM_MENU_SPLIT);
     train_moments x = {t->net.shape.q_dim, 0, t->sums, t->sums + t->net.shape.q_dim};
     menu_results(t->questions, n_questions, menu, n_menu, t->results);
     for (int k = 0; k < n_menu; k++) t->costs[k] = polar_program_cost(&menu[k]);
