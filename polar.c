@@ -12962,17 +12962,33 @@ void polar_search_free(polar_search *s) {
 /* ======================================================================================
  * [pred] Predictor
  *
- * The network of [P] over a question's features, the decoding of its logits into programs, the menu head, and
- * files. Below mat_* stand the matrix products that all of it, and the
- * training, runs on. Promises: bits independent of threads and instruction set; files are not trusted.
- * Uses: [err] [mem] [num] [thread] [gguf] [prog].
+ * Two small networks that read a question, and the file that holds them. The network of [P] says for each layer of the
+ * model whether a segment starts there and what happens to it; beams make programs of that. The menu network says for
+ * each program of a short list how probably it answers the question correctly. Either may be absent.
+ *
+ *     features (T, q_dim) --- pred_forward --- logits (D, 4) ------- polar_decode ----- programs, best first
+ *                         \-- menu_forward --- logits (n_menu) ----- polar_menu_rank -- programs, best first
+ *
+ * In shapes D is n_layer of the model, T the number of the question's tokens, d is d_model; arrays lie row by row.
+ *
+ * Start reading at pred_forward: the network step by step with its formulas; pred_block_forward above it is one of its
+ * encoder blocks, pred_attention_forward the attention of both. Go on with polar_decode and menu_forward. The parts
+ * around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
+ * names, orders and places the parameters; pred_read and pred_write are the file. For each function of the forward
+ * pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not trusted.
+ * Uses: [err] [mem] [num] [thread] [gguf] [kern] [prog].
  * ====================================================================================== */
 
 /* --- matrices -------------------------------------------------------------------------
  *
- * The right-hand matrix B of C += A B is packed in panels of MAT_COLUMNS columns, [panel][k][column], filled up
- * with zeros. The definition: every element of C is one chain of fused multiply-adds over k in ascending order
- * that starts from what C holds. So neither the size of a tile nor the number of threads changes a bit. */
+ * C (m, n) += A (m, depth) B (depth, n). The right-hand matrix B is packed in panels of MAT_COLUMNS columns, the last
+ * one filled up with zeros: element (k, j) stands at [j / MAT_COLUMNS][k][j % MAT_COLUMNS], so that a kernel reads
+ * it front to back. The definition: every element of C is one chain of fused multiply-adds over ascending k,
+ *
+ *     c = fma(a[k], b[k], c)   for k = 0 .. depth - 1,
+ *
+ * that starts from what C holds. So neither the size of a tile nor the number of threads changes a bit. A transposed
+ * matrix needs no copy: A and B are given with the distances of their rows and of their columns. */
 
 #define MAT_COLUMNS 16
 
@@ -12981,17 +12997,17 @@ static size_t mat_panels(int depth, int n) {
     return size_of((size_t)depth, ((size_t)n + MAT_COLUMNS - 1) / MAT_COLUMNS * MAT_COLUMNS);
 }
 
-/* Packs B; its element (k, j) is b[k * row + j * column]. */
+/* Packs B (depth, n), whose element (k, j) is b[k * row + j * column]. */
 static void mat_pack(float *panels, const float *b, size_t row, size_t column, int depth, int n) {
     for (int j = 0; j < n; j += MAT_COLUMNS) {
         const int width = MIN(MAT_COLUMNS, n - j);
         for (int k = 0; k < depth; k++, panels += MAT_COLUMNS) {
             const float *from = b + (size_t)k * row + (size_t)j * column;
-            if (width == MAT_COLUMNS && column == 1) {
-                memcpy(panels, from, MAT_COLUMNS * sizeof *panels); /* a known size: two registers */
+            if (width == MAT_COLUMNS && column == 1) { /* a copy of a known size: two registers */
+                memcpy(panels, from, MAT_COLUMNS * sizeof *panels);
                 continue;
             }
-            if (width < MAT_COLUMNS) memset(panels, 0, MAT_COLUMNS * sizeof *panels);
+            if (width < MAT_COLUMNS) memset(panels, 0, MAT_COLUMNS * sizeof *panels); /* the last panel's filling */
             for (int c = 0; c < width; c++) panels[c] = from[(size_t)c * column];
         }
     }
@@ -13008,22 +13024,25 @@ typedef struct mat_adam {
     float clip;         /* factor for the gradients */
 } mat_adam;
 
-/* What runs differently per instruction set, beside the kernels of [kern]; same bits. Sums over a row run in 8
- * strided lanes and end in sum8. */
+/* What runs differently per instruction set, beside the kernels of [kern]; same bits. A sum over a row of n runs in 8
+ * lanes, lane l over the elements l, l + 8, l + 16 .., which sum8 then adds. */
 typedef struct mat_kernels {
-    /* One panel of C += A B: (m, depth) by (depth, MAT_COLUMNS). Element (i, k) of A is a[i * row + k * column]. */
+    /* One panel of C += A B: (m, depth) by (depth, MAT_COLUMNS). Element (i, k) of A is a[i * row + k * column]; rows
+     * of C are c_row apart. */
     void (*panel)(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c, size_t c_row);
-    /* hat = (x - mean) * rstd, y = hat * gain + bias; returns rstd = 1 / sqrt(variance + eps). */
+    /* LayerNorm: hat = (x - mean(x)) * rstd, y = hat * gain + bias, where rstd = 1 / sqrt(mean((x - mean(x))^2) + eps)
+     * is returned. */
     float (*norm_row)(float *y, float *hat, const float *x, const float *gain, const float *bias, int n);
-    /* dx from dy, and dgain += dy * hat, dbias += dy. */
+    /* Its backward: dx from dy, and dgain += dy * hat, dbias += dy. */
     void (*norm_row_backward)(float *dx, const float *dy, const float *hat, float rstd, const float *gain,
                               float *dgain, float *dbias, int n);
-    /* Softmax: ds = p * (dp - sum p dp) * scale, in place of dp. */
+    /* Backward of p = softmax(scale * s): ds = p * (dp - sum(p * dp)) * scale, in place of dp. */
     void (*softmax_row_backward)(float *dp, const float *p, int n, float scale);
     /* One AdamW step for n parameters p with gradients g, and their means m and v of g and g^2. */
     void (*adam)(float *p, const float *g, float *m, float *v, size_t n, const mat_adam *k);
 } mat_kernels;
 
+/* The definition of `panel`. */
 static void mat_panel_plain(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c,
                             size_t c_row) {
     for (int i = 0; i < m; i++, a += row, c += c_row)
@@ -13033,8 +13052,8 @@ static void mat_panel_plain(int m, int depth, const float *a, size_t row, size_t
         }
 }
 
-/* The bodies below are compiled twice: with fma32, and inside functions for processors that have the
- * instruction, where `hw` is 1. */
+/* The bodies of the row operations are compiled twice: with fma32, and inside functions for processors that have the
+ * instruction, where `hw` is 1. One text for both keeps the bits equal. */
 #ifdef __GNUC__
 #define MAT_FMA(hw, a, b, c) ((hw) ? __builtin_fmaf(a, b, c) : fma32(a, b, c))
 #else
@@ -13042,16 +13061,17 @@ static void mat_panel_plain(int m, int depth, const float *a, size_t row, size_t
 #endif
 #define MAT_NORM_EPS 1e-5f
 
+/* norm_row, in three rounds: the mean, the variance of what is left, and the affine map. */
 static ALWAYS_INLINE float mat_norm_row(int hw, float *y, float *hat, const float *x, const float *gain,
                                         const float *bias, int n) {
     float s[8] = {0}, v[8] = {0}, mean, rstd;
     int i, l;
-    for (i = 0; i + 8 <= n; i += 8)
+    for (i = 0; i + 8 <= n; i += 8) /* s: sum of x */
         for (l = 0; l < 8; l++) s[l] += x[i + l];
     for (l = 0; i + l < n; l++) s[l] += x[i + l];
     mean = sum8(s) / (float)n;
     for (i = 0; i < n; i++) hat[i] = x[i] - mean;
-    for (i = 0; i + 8 <= n; i += 8)
+    for (i = 0; i + 8 <= n; i += 8) /* v: sum of (x - mean)^2 */
         for (l = 0; l < 8; l++) v[l] = MAT_FMA(hw, hat[i + l], hat[i + l], v[l]);
     for (l = 0; i + l < n; l++) v[l] = MAT_FMA(hw, hat[i + l], hat[i + l], v[l]);
     rstd = 1.0f / sqrtf(sum8(v) / (float)n + MAT_NORM_EPS);
@@ -13062,7 +13082,7 @@ static ALWAYS_INLINE float mat_norm_row(int hw, float *y, float *hat, const floa
     return rstd;
 }
 
-/* With g = dy * gain: dx = rstd * (g - mean(g) - hat * mean(g * hat)). */
+/* norm_row_backward. With g = dy * gain: dx = rstd * (g - mean(g) - hat * mean(g * hat)); dx holds g meanwhile. */
 static ALWAYS_INLINE void mat_norm_row_backward(int hw, float *dx, const float *dy, const float *hat, float rstd,
                                                 const float *gain, float *dgain, float *dbias, int n) {
     float s[8] = {0}, v[8] = {0}, mean, mean_hat;
@@ -13072,7 +13092,7 @@ static ALWAYS_INLINE void mat_norm_row_backward(int hw, float *dx, const float *
         dgain[i] = MAT_FMA(hw, dy[i], hat[i], dgain[i]);
         dbias[i] += dy[i];
     }
-    for (i = 0; i + 8 <= n; i += 8)
+    for (i = 0; i + 8 <= n; i += 8) /* s: sum of g, v: sum of g * hat */
         for (l = 0; l < 8; l++) {
             s[l] += dx[i + l];
             v[l] = MAT_FMA(hw, dx[i + l], hat[i + l], v[l]);
@@ -13086,10 +13106,11 @@ static ALWAYS_INLINE void mat_norm_row_backward(int hw, float *dx, const float *
     for (i = 0; i < n; i++) dx[i] = MAT_FMA(hw, -hat[i], mean_hat, dx[i] - mean) * rstd;
 }
 
+/* softmax_row_backward: since dp_i / ds_j = scale * p_i * (1 if i = j, else 0, - p_j), one sum serves the row. */
 static ALWAYS_INLINE void mat_softmax_row_backward(int hw, float *dp, const float *p, int n, float scale) {
     float s[8] = {0}, sum;
     int i, l;
-    for (i = 0; i + 8 <= n; i += 8)
+    for (i = 0; i + 8 <= n; i += 8) /* s: sum of p * dp */
         for (l = 0; l < 8; l++) s[l] = MAT_FMA(hw, p[i + l], dp[i + l], s[l]);
     for (l = 0; i + l < n; l++) s[l] = MAT_FMA(hw, p[i + l], dp[i + l], s[l]);
     sum = sum8(s);
@@ -13107,6 +13128,7 @@ static void mat_adam_plain(float *p, const float *g, float *m, float *v, size_t 
     }
 }
 
+/* The plain versions of the row operations. */
 static float mat_norm_row_plain(float *y, float *hat, const float *x, const float *gain, const float *bias, int n) {
     return mat_norm_row(0, y, hat, x, gain, bias, n);
 }
@@ -13124,7 +13146,8 @@ static const mat_kernels mat_plain = {mat_panel_plain, mat_norm_row_plain, mat_n
                                       mat_softmax_row_backward_plain, mat_adam_plain};
 
 #ifdef POLAR_X86
-/* R rows of a panel in 2 R registers: 12 of 16 for R = 6, the rest holds two of B and one of A. */
+/* MAT_TILE makes a function for R rows of C: they stay in 2 R registers, l (columns 0 .. 7) and h (8 .. 15) of each
+ * row, while k runs. R = 6 takes 12 of the 16 registers; two more hold a row of B and one an element of A. */
 #define MAT_ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
 #define MAT_ROWS4(X) X(0) X(1) X(2) X(3)
 #define MAT_ROWS2(X) X(0) X(1)
@@ -13154,6 +13177,7 @@ MAT_TILE(mat_tile4_avx2, MAT_ROWS4)
 MAT_TILE(mat_tile2_avx2, MAT_ROWS2)
 MAT_TILE(mat_tile1_avx2, MAT_ROWS1)
 
+/* Tiles of 6 rows as long as they fit, then of 4, 2 and 1. */
 static void mat_panel_avx2(int m, int depth, const float *a, size_t row, size_t column, const float *b, float *c,
                            size_t c_row) {
     for (int n; m > 0; m -= n, a += (size_t)n * row, c += (size_t)n * c_row) {
@@ -13163,6 +13187,7 @@ static void mat_panel_avx2(int m, int depth, const float *a, size_t row, size_t 
     }
 }
 
+/* The row operations with the instruction; compilers can make vectors of the loops over 8 lanes. */
 static AVX2 float mat_norm_row_avx2(float *y, float *hat, const float *x, const float *gain, const float *bias, int n) {
     return mat_norm_row(1, y, hat, x, gain, bias, n);
 }
@@ -13176,6 +13201,7 @@ static AVX2 void mat_softmax_row_backward_avx2(float *dp, const float *p, int n,
     mat_softmax_row_backward(1, dp, p, n, scale);
 }
 
+/* Eight parameters at a time with the operations of mat_adam_plain, which does the rest. */
 static AVX2 void mat_adam_avx2(float *p, const float *g, float *m, float *v, size_t n, const mat_adam *k) {
     const __m256 decay = _mm256_set1_ps(k->decay), step = _mm256_set1_ps(k->step), clip = _mm256_set1_ps(k->clip);
     const __m256 beta1 = _mm256_set1_ps(k->beta1), rest1 = _mm256_set1_ps(k->rest1);
@@ -13199,7 +13225,7 @@ static const mat_kernels mat_avx2 = {mat_panel_avx2, mat_norm_row_avx2, mat_norm
                                      mat_softmax_row_backward_avx2, mat_adam_avx2};
 #endif
 
-/* Those that go with a row of [kern]'s table. */
+/* The kernels that go with a row of [kern]'s table. */
 static const mat_kernels *mat_choose(const kern *k) {
 #ifdef POLAR_X86
     if (k->cpu == POLAR_CPU_AVX2 || k->cpu == POLAR_CPU_AVX512) return &mat_avx2;
@@ -13208,15 +13234,17 @@ static const mat_kernels *mat_choose(const kern *k) {
     return &mat_plain;
 }
 
-/* C (m, n) += A (m, depth) B (depth, n); the panels are B. */
+#define MAT_EDGE_ROWS 8 /* of C, copied at a time where it is narrower than a panel */
+
+/* C (m, n) += A (m, depth) B (depth, n), where `panels` is B packed; element (i, k) of A is a[i * row + k * column]. */
 static void mat_mul(const mat_kernels *kernels, int m, int n, int depth, const float *a, size_t row, size_t column,
                     const float *panels, float *c, size_t c_row) {
-    float edge[8 * MAT_COLUMNS];
+    float edge[MAT_EDGE_ROWS * MAT_COLUMNS];
     int j = 0;
     for (; j + MAT_COLUMNS <= n; j += MAT_COLUMNS, panels += (size_t)depth * MAT_COLUMNS)
         kernels->panel(m, depth, a, row, column, panels, c + j, c_row);
     for (int i = 0, rows; j < n && i < m; i += rows) { /* the last panel is wider than what is left of C */
-        rows = MIN(8, m - i);
+        rows = MIN(MAT_EDGE_ROWS, m - i);
         memset(edge, 0, sizeof edge);
         for (int r = 0; r < rows; r++)
             memcpy(edge + r * MAT_COLUMNS, c + (size_t)(i + r) * c_row + j, (size_t)(n - j) * sizeof *c);
@@ -13226,86 +13254,110 @@ static void mat_mul(const mat_kernels *kernels, int m, int n, int depth, const f
     }
 }
 
-/* --- the network ---------------------------------------------------------------------- */
+/* --- the network ----------------------------------------------------------------------
+ *
+ * Its sizes, its parameters and how they are placed. All parameters stand in one array of floats, so that training
+ * goes through them with one loop, and saving, comparing and copying need no list. pred_tensors cuts that array into
+ * tensors: to add one, add a field to pred_block or pred_weights and a line there. */
 
 #define PRED_MAX_BLOCK 8
 #define PRED_MAX_HEAD 64
-#define PRED_MAX_WIDTH 16384 /* of features, layer vectors and feed-forward */
-#define PRED_MAX_TOKENS 65536
+#define PRED_MAX_WIDTH 16384  /* of features, layer vectors and feed-forward */
+#define PRED_MAX_TOKENS 65536 /* of a question */
 
+enum { PRED_SKIP, PRED_KEEP, PRED_REPEAT, PRED_N_OP }; /* the operations on a segment; each is its own `times` */
+enum { PRED_SEG, PRED_OP, PRED_N_LOGIT = PRED_OP + PRED_N_OP }; /* the logits of a layer */
+
+/* All sizes of the network. That of [P] has d_model 256, 4 heads, 2 blocks and n_ff 1024: about 2.1 million parameters
+ * for q_dim 1024 and 28 layers. */
 typedef struct pred_shape {
-    int n_layer, q_dim, d_model, n_head, n_block, n_ff;
+    int n_layer; /* D: layers of the model */
+    int q_dim;   /* length of a feature vector */
+    int d_model; /* d: length of the vector of a layer, a multiple of n_head */
+    int n_head;  /* of each attention */
+    int n_block; /* encoder blocks, may be 0 */
+    int n_ff;    /* width of their feed-forward */
 } pred_shape;
 
-/* Pointers into one array that holds all parameters in the order of a PyTorch state dict. Weights are
- * (out, in), row by row; `qkv` stacks those of query, key and value. The gradients have the same form. */
+/* Pointers into one array that holds all parameters in the order of a PyTorch state dict. A weight is (out, in) for
+ * y = x W^T + b; `qkv` stacks those of query, key and value. Gradients have the same form. */
 typedef struct pred_block {
-    float *qkv_weight, *qkv_bias, *out_weight, *out_bias, *up_weight, *up_bias, *down_weight, *down_bias;
-    float *gain1, *bias1, *gain2, *bias2;
+    float *qkv_weight, *qkv_bias, *out_weight, *out_bias;   /* self-attention: (3 d, d), (3 d), (d, d), (d) */
+    float *up_weight, *up_bias, *down_weight, *down_bias;   /* feed-forward: (n_ff, d), (n_ff), (d, n_ff), (d) */
+    float *gain1, *bias1, *gain2, *bias2;                   /* LayerNorms behind the two: (d) */
 } pred_block;
 
 typedef struct pred_weights {
-    float *project_weight, *project_bias; /* q_proj: features to (d_model) */
-    float *layers;                        /* (n_layer, d_model): what each layer asks the question's tokens */
-    float *qkv_weight, *qkv_bias, *out_weight, *out_bias; /* cross-attention */
+    float *project_weight, *project_bias;                 /* q_proj: (d, q_dim), (d) */
+    float *layers;                                        /* (D, d): what each layer asks the question's tokens */
+    float *qkv_weight, *qkv_bias, *out_weight, *out_bias; /* cross-attention, as in a block */
     pred_block block[PRED_MAX_BLOCK];
-    float *seg_weight, *seg_bias, *op_weight, *op_bias;
+    float *seg_weight, *seg_bias, *op_weight, *op_bias;   /* heads: (1, d), (1), (3, d), (3) */
 } pred_weights;
 
-/* One tensor of the state dict. */
+/* One tensor of a network: its name in files, its shape, and its place. */
 typedef struct pred_tensor {
     char name[64];
     int rows, columns; /* rows 0: a vector */
-    size_t offset, count;
+    size_t offset, count; /* floats in the array of all parameters */
+    size_t field;         /* bytes from the start of pred_weights or menu_weights to the pointer to it */
     int per_pass; /* training sums its gradient up pass by pass: all but the weights of inner linear layers */
 } pred_tensor;
 
 #define PRED_MAX_TENSORS (11 + 12 * PRED_MAX_BLOCK)
 
-static void pred_add_tensor(pred_tensor *list, int *n, const char *prefix, int block, const char *name, int rows,
+/* Appends a tensor named prefix + name, behind those that the list has. */
+static void pred_add_tensor(pred_tensor *list, int *n, size_t field, const char *prefix, const char *name, int rows,
                             int columns) {
     pred_tensor *t = &list[*n];
     text_buffer s = {t->name, sizeof t->name, 0};
-    if (block >= 0) text_format(&s, "layer_encoder.layers.%d.%s", block, name);
-    else text_format(&s, "%s%s", prefix, name);
+    text_format(&s, "%s%s", prefix, name);
     t->rows = rows;
     t->columns = columns;
     t->count = size_of((size_t)MAX(rows, 1), (size_t)columns);
     t->offset = *n ? size_sum(t[-1].offset, t[-1].count) : 0;
+    t->field = field;
     t->per_pass =
         !rows || !strcmp(prefix, "layer_embedding.") || !strcmp(prefix, "seg_head.") || !strcmp(prefix, "op_head.");
     ++*n;
 }
 
-/* The tensors of a network in their order. Returns their number. */
+#define PRED_FIELD(name) offsetof(pred_weights, name)
+#define PRED_BLOCK_FIELD(name) (block + offsetof(pred_block, name))
+
+/* The tensors of the network of programs in the order of the array and of the file. Returns their number. */
 static int pred_tensors(const pred_shape *s, pred_tensor *list) {
     const int d = s->d_model;
     int n = 0;
-    pred_add_tensor(list, &n, "q_proj.", -1, "weight", d, s->q_dim);
-    pred_add_tensor(list, &n, "q_proj.", -1, "bias", 0, d);
-    pred_add_tensor(list, &n, "layer_embedding.", -1, "weight", s->n_layer, d);
-    pred_add_tensor(list, &n, "cross_attn.", -1, "in_proj_weight", 3 * d, d);
-    pred_add_tensor(list, &n, "cross_attn.", -1, "in_proj_bias", 0, 3 * d);
-    pred_add_tensor(list, &n, "cross_attn.", -1, "out_proj.weight", d, d);
-    pred_add_tensor(list, &n, "cross_attn.", -1, "out_proj.bias", 0, d);
+    pred_add_tensor(list, &n, PRED_FIELD(project_weight), "q_proj.", "weight", d, s->q_dim);
+    pred_add_tensor(list, &n, PRED_FIELD(project_bias), "q_proj.", "bias", 0, d);
+    pred_add_tensor(list, &n, PRED_FIELD(layers), "layer_embedding.", "weight", s->n_layer, d);
+    pred_add_tensor(list, &n, PRED_FIELD(qkv_weight), "cross_attn.", "in_proj_weight", 3 * d, d);
+    pred_add_tensor(list, &n, PRED_FIELD(qkv_bias), "cross_attn.", "in_proj_bias", 0, 3 * d);
+    pred_add_tensor(list, &n, PRED_FIELD(out_weight), "cross_attn.", "out_proj.weight", d, d);
+    pred_add_tensor(list, &n, PRED_FIELD(out_bias), "cross_attn.", "out_proj.bias", 0, d);
     for (int b = 0; b < s->n_block; b++) {
-        pred_add_tensor(list, &n, "", b, "self_attn.in_proj_weight", 3 * d, d);
-        pred_add_tensor(list, &n, "", b, "self_attn.in_proj_bias", 0, 3 * d);
-        pred_add_tensor(list, &n, "", b, "self_attn.out_proj.weight", d, d);
-        pred_add_tensor(list, &n, "", b, "self_attn.out_proj.bias", 0, d);
-        pred_add_tensor(list, &n, "", b, "linear1.weight", s->n_ff, d);
-        pred_add_tensor(list, &n, "", b, "linear1.bias", 0, s->n_ff);
-        pred_add_tensor(list, &n, "", b, "linear2.weight", d, s->n_ff);
-        pred_add_tensor(list, &n, "", b, "linear2.bias", 0, d);
-        pred_add_tensor(list, &n, "", b, "norm1.weight", 0, d);
-        pred_add_tensor(list, &n, "", b, "norm1.bias", 0, d);
-        pred_add_tensor(list, &n, "", b, "norm2.weight", 0, d);
-        pred_add_tensor(list, &n, "", b, "norm2.bias", 0, d);
+        const size_t block = PRED_FIELD(block) + (size_t)b * sizeof(pred_block);
+        char name[64];
+        text_buffer prefix = {name, sizeof name, 0};
+        text_format(&prefix, "layer_encoder.layers.%d.", b);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(qkv_weight), name, "self_attn.in_proj_weight", 3 * d, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(qkv_bias), name, "self_attn.in_proj_bias", 0, 3 * d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(out_weight), name, "self_attn.out_proj.weight", d, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(out_bias), name, "self_attn.out_proj.bias", 0, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(up_weight), name, "linear1.weight", s->n_ff, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(up_bias), name, "linear1.bias", 0, s->n_ff);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(down_weight), name, "linear2.weight", d, s->n_ff);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(down_bias), name, "linear2.bias", 0, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(gain1), name, "norm1.weight", 0, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(bias1), name, "norm1.bias", 0, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(gain2), name, "norm2.weight", 0, d);
+        pred_add_tensor(list, &n, PRED_BLOCK_FIELD(bias2), name, "norm2.bias", 0, d);
     }
-    pred_add_tensor(list, &n, "seg_head.", -1, "weight", 1, d);
-    pred_add_tensor(list, &n, "seg_head.", -1, "bias", 0, 1);
-    pred_add_tensor(list, &n, "op_head.", -1, "weight", 3, d);
-    pred_add_tensor(list, &n, "op_head.", -1, "bias", 0, 3);
+    pred_add_tensor(list, &n, PRED_FIELD(seg_weight), "seg_head.", "weight", 1, d);
+    pred_add_tensor(list, &n, PRED_FIELD(seg_bias), "seg_head.", "bias", 0, 1);
+    pred_add_tensor(list, &n, PRED_FIELD(op_weight), "op_head.", "weight", PRED_N_OP, d);
+    pred_add_tensor(list, &n, PRED_FIELD(op_bias), "op_head.", "bias", 0, PRED_N_OP);
     return n;
 }
 
@@ -13316,46 +13368,26 @@ static size_t pred_count(const pred_shape *s) {
     return size_sum(list[n - 1].offset, list[n - 1].count);
 }
 
-static float *pred_take(float **at, size_t n) {
-    float *p = *at;
-    *at += n;
-    return p;
+/* Points the fields of a pred_weights or menu_weights to the listed tensors, which stand one behind the other in
+ * `params`. With `per_pass` the array holds only those that are marked so. */
+static void pred_place_tensors(void *weights, const pred_tensor *list, int n, float *params, int per_pass) {
+    for (int i = 0; i < n; i++) {
+        if (per_pass && !list[i].per_pass) continue;
+        memcpy((char *)weights + list[i].field, &params, sizeof params);
+        params += list[i].count;
+    }
 }
 
-/* Cuts an array into tensors, in the order of pred_tensors. With `per_pass` only those that are marked so. */
-static pred_weights pred_place(const pred_shape *s, float *at, int per_pass) {
-    const size_t d = (size_t)s->d_model, n_ff = (size_t)s->n_ff;
+/* Cuts an array of parameters or gradients into tensors; those that it does not hold are NULL. */
+static pred_weights pred_place(const pred_shape *s, float *params, int per_pass) {
+    pred_tensor list[PRED_MAX_TENSORS];
     pred_weights w;
     memset(&w, 0, sizeof w);
-    if (!per_pass) w.project_weight = pred_take(&at, d * (size_t)s->q_dim);
-    w.project_bias = pred_take(&at, d);
-    w.layers = pred_take(&at, (size_t)s->n_layer * d);
-    if (!per_pass) w.qkv_weight = pred_take(&at, 3 * d * d);
-    w.qkv_bias = pred_take(&at, 3 * d);
-    if (!per_pass) w.out_weight = pred_take(&at, d * d);
-    w.out_bias = pred_take(&at, d);
-    for (int b = 0; b < s->n_block; b++) {
-        pred_block *k = &w.block[b];
-        if (!per_pass) k->qkv_weight = pred_take(&at, 3 * d * d);
-        k->qkv_bias = pred_take(&at, 3 * d);
-        if (!per_pass) k->out_weight = pred_take(&at, d * d);
-        k->out_bias = pred_take(&at, d);
-        if (!per_pass) k->up_weight = pred_take(&at, n_ff * d);
-        k->up_bias = pred_take(&at, n_ff);
-        if (!per_pass) k->down_weight = pred_take(&at, d * n_ff);
-        k->down_bias = pred_take(&at, d);
-        k->gain1 = pred_take(&at, d);
-        k->bias1 = pred_take(&at, d);
-        k->gain2 = pred_take(&at, d);
-        k->bias2 = pred_take(&at, d);
-    }
-    w.seg_weight = pred_take(&at, d);
-    w.seg_bias = pred_take(&at, 1);
-    w.op_weight = pred_take(&at, 3 * d);
-    w.op_bias = pred_take(&at, 3);
+    pred_place_tensors(&w, list, pred_tensors(s, list), params, per_pass);
     return w;
 }
 
+/* Refuses sizes out of range; the limits keep every product of them inside size_t. */
 static polar_status pred_check_shape(const pred_shape *s, polar_error *e) {
     if (s->n_layer < 1 || s->n_layer > POLAR_MAX_LAYER)
         return fail(e, POLAR_ARGUMENT, "a predictor for %d layers: 1..%d are possible", s->n_layer, POLAR_MAX_LAYER);
@@ -13370,36 +13402,40 @@ static polar_status pred_check_shape(const pred_shape *s, polar_error *e) {
     return POLAR_OK;
 }
 
-/* A linear layer y = x W^T + b, with W packed for y, and for dx = dy W where it is trained. */
+/* A linear layer y = x W^T + b. */
 typedef struct pred_linear {
     int in, out;
     const float *weight, *bias;
-    float *forward, *backward;
+    float *forward;  /* W^T packed, for y = x W^T */
+    float *backward; /* W packed, for dx = dy W; NULL where nothing is trained */
 } pred_linear;
 
-/* The linear layers in the order: projection, keys and values of the cross-attention, its output, and for each
- * block qkv, output, up, down. */
+/* Indices of pred_net.linear: projection, keys and values of the cross-attention, its output, and behind PRED_BLOCK
+ * for each block qkv, output, up, down. The queries of the cross-attention are no question's, see pred_pack_queries. */
 enum { PRED_PROJECT, PRED_CROSS_KV, PRED_CROSS_OUT, PRED_BLOCK };
 enum { PRED_QKV, PRED_OUT, PRED_UP, PRED_DOWN, PRED_PER_BLOCK };
 #define PRED_MAX_LINEAR (PRED_BLOCK + PRED_PER_BLOCK * PRED_MAX_BLOCK)
 
+/* The network of programs, ready to run. */
 typedef struct pred_net {
     pred_shape shape;
-    const kern *kern;
-    const mat_kernels *kernels;
+    const kern *kern;           /* softmax */
+    const mat_kernels *kernels; /* products and row operations */
     pred_weights w;
-    pred_linear linear[PRED_MAX_LINEAR];
+    pred_linear linear[PRED_MAX_LINEAR]; /* from w, by pred_wire */
     int n_linear;
-    float *queries;       /* (n_layer, d_model): the layers' queries, the same for every question */
-    float *query_forward; /* scratch: packed weight of the queries, (d_model, d_model) */
+    float *queries;       /* (D, d): the layers' queries, the same for every question */
+    float *query_forward; /* (d, d), scratch: the packed weight of the queries */
 } pred_net;
 
+/* A linear layer that is not packed yet. */
 static pred_linear pred_linear_of(const float *weight, const float *bias, int out, int in) {
     pred_linear l = {in, out, weight, bias, NULL, NULL};
     return l;
 }
 
-/* Names the layers of a network; the weights may still be to be placed. */
+/* Fills net->linear from net->w, whose pointers are NULL as long as they are not placed. The cross-attention's stacked
+ * weight is (query, key, value): its keys and values are rows d .. 3 d - 1. */
 static void pred_wire(pred_net *net) {
     const pred_weights *w = &net->w;
     const int d = net->shape.d_model, n_ff = net->shape.n_ff;
@@ -13411,28 +13447,29 @@ static void pred_wire(pred_net *net) {
     l[PRED_CROSS_OUT] = pred_linear_of(w->out_weight, w->out_bias, d, d);
     for (int b = 0; b < net->shape.n_block; b++) {
         const pred_block *k = &w->block[b];
-        pred_linear *at = l + PRED_BLOCK + b * PRED_PER_BLOCK;
-        at[PRED_QKV] = pred_linear_of(k->qkv_weight, k->qkv_bias, 3 * d, d);
-        at[PRED_OUT] = pred_linear_of(k->out_weight, k->out_bias, d, d);
-        at[PRED_UP] = pred_linear_of(k->up_weight, k->up_bias, n_ff, d);
-        at[PRED_DOWN] = pred_linear_of(k->down_weight, k->down_bias, d, n_ff);
+        pred_linear *of_block = l + PRED_BLOCK + b * PRED_PER_BLOCK;
+        of_block[PRED_QKV] = pred_linear_of(k->qkv_weight, k->qkv_bias, 3 * d, d);
+        of_block[PRED_OUT] = pred_linear_of(k->out_weight, k->out_bias, d, d);
+        of_block[PRED_UP] = pred_linear_of(k->up_weight, k->up_bias, n_ff, d);
+        of_block[PRED_DOWN] = pred_linear_of(k->down_weight, k->down_bias, d, n_ff);
     }
     net->n_linear = PRED_BLOCK + PRED_PER_BLOCK * net->shape.n_block;
 }
 
-/* Places what pred_pack fills: packed weights, for training in both directions. */
+/* Places what pred_pack fills: packed weights, for training in both directions. Features have no gradient, so the
+ * projection runs forward only. */
 static void pred_place_packed(pred_net *net, layout *l, int training) {
     const size_t d = (size_t)net->shape.d_model;
     net->queries = layout_place(l, size_of((size_t)net->shape.n_layer, d), sizeof(float));
     net->query_forward = layout_place(l, mat_panels((int)d, (int)d), sizeof(float));
     for (int i = 0; i < net->n_linear; i++) {
-        pred_linear *at = &net->linear[i];
-        at->forward = layout_place(l, mat_panels(at->in, at->out), sizeof(float));
-        if (training && i != PRED_PROJECT) at->backward = layout_place(l, mat_panels(at->out, at->in), sizeof(float));
+        pred_linear *k = &net->linear[i];
+        k->forward = layout_place(l, mat_panels(k->in, k->out), sizeof(float));
+        if (training && i != PRED_PROJECT) k->backward = layout_place(l, mat_panels(k->out, k->in), sizeof(float));
     }
 }
 
-/* y (rows, out) = x (rows, in) W^T + b */
+/* y (rows, out) = x (rows, in) W^T + b. Each chain of products starts from the bias. */
 static void pred_linear_forward(const mat_kernels *kernels, float *y, const float *x, int rows, const pred_linear *l) {
     for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * (size_t)l->out, l->bias, (size_t)l->out * sizeof *y);
     mat_mul(kernels, rows, l->out, l->in, x, (size_t)l->in, 1, l->forward, y, (size_t)l->out);
@@ -13447,7 +13484,7 @@ static void pred_pack_task(void *context, int i, int worker) {
     if (l->backward) mat_pack(l->backward, l->weight, (size_t)l->in, 1, l->out, l->in);
 }
 
-/* The queries depend on no question: computed when weights change. */
+/* queries (D, d) = layers Wq^T + bq. They depend on no question, so they are computed when weights change. */
 static void pred_pack_queries(const pred_net *net) {
     const int d = net->shape.d_model;
     pred_linear l = pred_linear_of(net->w.qkv_weight, net->w.qkv_bias, d, d);
@@ -13456,25 +13493,31 @@ static void pred_pack_queries(const pred_net *net) {
     pred_linear_forward(net->kernels, net->queries, net->w.layers, net->shape.n_layer, &l);
 }
 
+/* Everything that follows from the weights; training calls it after each step. */
 static MAYBE_UNUSED void pred_pack(pred_net *net, const polar_runner *runner) {
     parallel_for(runner, net->n_linear, pred_pack_task, net);
     pred_pack_queries(net);
 }
 
-/* --- dropout -------------------------------------------------------------------------- */
+/* --- dropout --------------------------------------------------------------------------
+ *
+ * Training only. A mask is a function of numbers and is drawn again in the backward pass instead of being kept. */
 
-/* A stream of random numbers named by numbers: seed, step, example, place. */
+/* The key of a stream of random numbers, made from an outer key and a number: of seed, step, example and place, say.
+ * No stream depends on what was drawn from another, so that tasks may run in any order. */
 static uint64_t pred_key(uint64_t key, uint64_t n) {
     uint64_t state = key ^ n * 0xD1342543DE82EF95u;
     return rng_next(&state);
 }
 
+/* Dropout with probability p in the pass of one example. */
 typedef struct pred_dropout {
     uint64_t key;       /* of one example in one step */
     unsigned threshold; /* of 65536 values of 16 bits, those below it drop; 0 for no dropout */
     float scale;        /* 1 / (1 - p) */
 } pred_dropout;
 
+/* p is rounded to a multiple of 1 / 65536. */
 static MAYBE_UNUSED pred_dropout pred_dropout_of(double p, uint64_t key) {
     pred_dropout d;
     d.key = key;
@@ -13483,7 +13526,8 @@ static MAYBE_UNUSED pred_dropout pred_dropout_of(double p, uint64_t key) {
     return d;
 }
 
-/* x = x * mask / (1 - p). The mask depends on the key and the place only, so the backward pass does the same. */
+/* x = x * mask / (1 - p), four elements per draw. The mask depends on the key and the place only, so that the backward
+ * pass calls this for dx. Without dropout, `drop` NULL or p 0, nothing changes. */
 static void pred_drop(const pred_dropout *drop, int place, float *x, size_t n) {
     uint64_t state, bits = 0;
     if (!drop || !drop->threshold) return;
@@ -13494,46 +13538,52 @@ static void pred_drop(const pred_dropout *drop, int place, float *x, size_t n) {
     }
 }
 
-/* Places where dropout acts. */
+/* Where dropout acts: on the probabilities of the cross-attention, and on four results of each block, which begin at
+ * DROP_BLOCK + b * DROP_PER_BLOCK. A place has PRED_MAX_HEAD masks, one per head; what has no heads uses the first. */
 enum { DROP_CROSS, DROP_BLOCK };
-enum { DROP_PROBS, DROP_OUT, DROP_UP, DROP_DOWN, DROP_PER_BLOCK }; /* in a block */
+enum { DROP_PROBS, DROP_OUT, DROP_UP, DROP_DOWN, DROP_PER_BLOCK };
 
-/* --- forward -------------------------------------------------------------------------- */
+/* --- forward --------------------------------------------------------------------------
+ *
+ * From pred_forward at the end down to its parts, each y = f(x) with the shapes of its arrays. A pass writes what the
+ * backward pass will need into a trace, and everything else into scratch memory. */
 
-/* What a block computes, kept for the backward pass; D = n_layer, d = d_model. */
+/* What a block computes, kept for the backward pass. */
 typedef struct pred_block_trace {
     float *x;            /* (D, d) input */
-    float *qkv;          /* (D, 3 d) */
-    float *probs;        /* (n_head, D, D) before dropout */
+    float *qkv;          /* (D, 3 d) queries, keys and values side by side */
+    float *probs;        /* (n_head, D, D) attention, before dropout */
     float *context;      /* (D, d) what attention gathers */
     float *hat1, *rstd1; /* (D, d) and (D): first LayerNorm */
     float *mid;          /* (D, d) its result */
     float *up;           /* (D, n_ff) after ReLU and dropout */
-    float *hat2, *rstd2; /* second LayerNorm */
+    float *hat2, *rstd2; /* (D, d) and (D): second LayerNorm */
 } pred_block_trace;
 
-/* The same for a whole pass over one question of T tokens, or for several passes one after the other. */
+/* The same for a whole pass over one question, or, in training, for several passes one behind the other. */
 typedef struct pred_trace {
-    int n_tokens;
+    int n_tokens;          /* T */
     const float *features; /* (T, q_dim) input, set by the caller */
-    float *tokens;   /* (T, d) projected */
-    float *kv;       /* (T, 2 d) keys and values */
-    float *probs;    /* (n_head, D, T) */
-    float *context;  /* (D, d) */
+    float *tokens;         /* (T, d) projected */
+    float *kv;             /* (T, 2 d) keys and values side by side */
+    float *probs;          /* (n_head, D, T) cross-attention, before dropout */
+    float *context;        /* (D, d) what it gathers */
     pred_block_trace block[PRED_MAX_BLOCK];
-    float *out;      /* (D, d) */
-    float *logits;   /* (D, 4): segment, then three operations */
+    float *out;            /* (D, d) the layers' vectors behind the last block */
+    float *logits;         /* (D, PRED_N_LOGIT) */
 } pred_trace;
 
 /* Memory that a pass needs and nobody reads later. */
 typedef struct pred_scratch {
     float *panels; /* packed keys or values of one head */
-    float *scores; /* (D, max(T, D)) */
-    float *sum;    /* (D, d) */
+    float *scores; /* (D, max(T, D)) probabilities of one head after dropout */
+    float *sum;    /* (D, d) a residual sum before its LayerNorm */
 } pred_scratch;
 
+/* Places the trace of n_passes passes over n_tokens tokens in all. */
 static void pred_place_trace(const pred_shape *s, layout *l, pred_trace *t, size_t n_passes, size_t n_tokens) {
-    const size_t rows = size_of(n_passes, (size_t)s->n_layer), d = (size_t)s->d_model, f = sizeof(float);
+    const size_t rows = size_of(n_passes, (size_t)s->n_layer); /* D of each pass */
+    const size_t d = (size_t)s->d_model, f = sizeof(float);
     t->tokens = layout_place(l, size_of(n_tokens, d), f);
     t->kv = layout_place(l, size_of(size_of(n_tokens, 2), d), f);
     t->probs = layout_place(l, size_of(n_tokens, (size_t)s->n_layer), size_of(f, (size_t)s->n_head));
@@ -13552,9 +13602,10 @@ static void pred_place_trace(const pred_shape *s, layout *l, pred_trace *t, size
         k->rstd2 = layout_place(l, rows, f);
     }
     t->out = layout_place(l, size_of(rows, d), f);
-    t->logits = layout_place(l, size_of(rows, 4), f);
+    t->logits = layout_place(l, size_of(rows, PRED_N_LOGIT), f);
 }
 
+/* Places the scratch of a pass over at most n_tokens tokens; self-attention looks at n_layer. */
 static void pred_place_scratch(const pred_shape *s, layout *l, pred_scratch *c, size_t n_tokens) {
     const size_t n = MAX(n_tokens, (size_t)s->n_layer), head = (size_t)(s->d_model / s->n_head);
     const size_t keys = mat_panels((int)head, (int)n), values = mat_panels((int)n, (int)head);
@@ -13563,15 +13614,16 @@ static void pred_place_scratch(const pred_shape *s, layout *l, pred_scratch *c, 
     c->sum = layout_place(l, size_of((size_t)s->n_layer, (size_t)s->d_model), sizeof(float));
 }
 
-/* Sizes of one attention: n_q queries look at n_kv tokens. Rows of q, k, v, out are q_row, kv_row, d apart. */
+/* Sizes of one attention: n_q layers look at n_kv vectors, tokens or layers, in n_head heads of `head` numbers. */
 typedef struct pred_attention {
     const kern *kern;
     const mat_kernels *kernels;
     int n_q, n_kv, n_head, head;
-    size_t q_row, kv_row, out_row;
-    float scale; /* 1 / sqrt(head) */
+    size_t q_row, kv_row, out_row; /* distance of the rows of q, of k and v, and of the result */
+    float scale;                   /* 1 / sqrt(head) */
 } pred_attention;
 
+/* The attention of all layers to n_kv vectors. */
 static pred_attention pred_attention_of(const pred_net *net, int n_kv, size_t q_row, size_t kv_row) {
     pred_attention a;
     a.kern = net->kern;
@@ -13587,36 +13639,37 @@ static pred_attention pred_attention_of(const pred_net *net, int n_kv, size_t q_
     return a;
 }
 
-/* probs = softmax(q k^T * scale), out = dropout(probs) v, for each head. */
+/* For each head, on its slice of q, k and v:
+ *     probs = softmax(q k^T * scale)     (n_q, n_kv)
+ *     out = dropout(probs) v             (n_q, head), its slice of the result */
 static void pred_attention_forward(const pred_attention *a, float *out, float *probs, const float *q, const float *k,
-                              const float *v, const pred_scratch *c, const pred_dropout *drop, int place) {
+                                   const float *v, const pred_scratch *c, const pred_dropout *drop, int place) {
     const size_t n_probs = (size_t)a->n_q * (size_t)a->n_kv;
     for (int h = 0; h < a->n_head; h++, probs += n_probs) {
-        const size_t at = (size_t)h * (size_t)a->head;
-        memset(probs, 0, n_probs * sizeof *probs);
-        mat_pack(c->panels, k + at, 1, a->kv_row, a->head, a->n_kv);
-        mat_mul(a->kernels, a->n_q, a->n_kv, a->head, q + at, a->q_row, 1, c->panels, probs, (size_t)a->n_kv);
-        for (int r = 0; r < a->n_q; r++) {
+        const size_t slice = (size_t)h * (size_t)a->head;
+        memset(probs, 0, n_probs * sizeof *probs); /* q k^T: k is packed as its transpose */
+        mat_pack(c->panels, k + slice, 1, a->kv_row, a->head, a->n_kv);
+        mat_mul(a->kernels, a->n_q, a->n_kv, a->head, q + slice, a->q_row, 1, c->panels, probs, (size_t)a->n_kv);
+        for (int r = 0; r < a->n_q; r++) { /* softmax of a row: the kernel leaves exp(x - max) and returns the sum */
             float *row = probs + (size_t)r * (size_t)a->n_kv, inverse;
             for (int i = 0; i < a->n_kv; i++) row[i] *= a->scale;
             inverse = 1.0f / a->kern->softmax(row, a->n_kv);
             for (int i = 0; i < a->n_kv; i++) row[i] *= inverse;
         }
-        memcpy(c->scores, probs, n_probs * sizeof *probs);
+        memcpy(c->scores, probs, n_probs * sizeof *probs); /* the backward pass needs probs before dropout */
         pred_drop(drop, place * PRED_MAX_HEAD + h, c->scores, n_probs);
-        for (int r = 0; r < a->n_q; r++)
-            memset(out + (size_t)r * a->out_row + at, 0, (size_t)a->head * sizeof *out);
-        mat_pack(c->panels, v + at, a->kv_row, 1, a->n_kv, a->head);
-        mat_mul(a->kernels, a->n_q, a->head, a->n_kv, c->scores, (size_t)a->n_kv, 1, c->panels, out + at, a->out_row);
+        for (int r = 0; r < a->n_q; r++) /* probs v */
+            memset(out + (size_t)r * a->out_row + slice, 0, (size_t)a->head * sizeof *out);
+        mat_pack(c->panels, v + slice, a->kv_row, 1, a->n_kv, a->head);
+        mat_mul(a->kernels, a->n_q, a->head, a->n_kv, c->scores, (size_t)a->n_kv, 1, c->panels, out + slice,
+                a->out_row);
     }
 }
 
+/* y (rows, d) = LayerNorm(x), row by row; hat (rows, d) and rstd (rows) are kept for the backward pass. */
 static void pred_norm_forward(const mat_kernels *kernels, float *y, float *hat, float *rstd, const float *x,
-                         const float *gain, const float *bias, int rows, int d) {
-    for (int r = 0; r < rows; r++) {
-        const size_t at = (size_t)r * (size_t)d;
-        rstd[r] = kernels->norm_row(y + at, hat + at, x + at, gain, bias, d);
-    }
+                              const float *gain, const float *bias, int rows, int d) {
+    for (int r = 0; r < rows; r++, y += d, hat += d, x += d) rstd[r] = kernels->norm_row(y, hat, x, gain, bias, d);
 }
 
 /* a += b */
@@ -13624,15 +13677,23 @@ static void pred_add(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] += b[i];
 }
 
-/* One post-norm transformer block over the layers' vectors: y from t->x. */
+/* One post-norm transformer encoder block over the vectors of the layers, which attend to each other: t->x (D, d) to
+ * y (D, d). In training dropout acts on the probabilities, on `up`, and on both branches before they are added:
+ *
+ *     [q k v] = x Wqkv^T + bqkv                            (D, 3 d)
+ *     context = softmax(q k^T / sqrt(d / n_head)) v        (D, d), head by head
+ *     mid = LayerNorm1(x + context Wout^T + bout)          (D, d)
+ *     up = relu(mid Wup^T + bup)                           (D, n_ff)
+ *     y = LayerNorm2(mid + up Wdown^T + bdown)             (D, d) */
 static void pred_block_forward(const pred_net *net, int b, const pred_block_trace *t, float *y, const pred_scratch *c,
-                          const pred_dropout *drop) {
+                               const pred_dropout *drop) {
     const pred_linear *l = net->linear + PRED_BLOCK + b * PRED_PER_BLOCK;
     const pred_block *w = &net->w.block[b];
     const int rows = net->shape.n_layer, d = net->shape.d_model, place = DROP_BLOCK + b * DROP_PER_BLOCK;
     const size_t n = (size_t)rows * (size_t)d, n_up = (size_t)rows * (size_t)net->shape.n_ff;
     const pred_attention a = pred_attention_of(net, rows, 3 * (size_t)d, 3 * (size_t)d);
 
+    /* self-attention, residual, LayerNorm */
     pred_linear_forward(net->kernels, t->qkv, t->x, rows, &l[PRED_QKV]);
     pred_attention_forward(&a, t->context, t->probs, t->qkv, t->qkv + d, t->qkv + 2 * d, c, drop, place + DROP_PROBS);
     pred_linear_forward(net->kernels, c->sum, t->context, rows, &l[PRED_OUT]);
@@ -13640,6 +13701,7 @@ static void pred_block_forward(const pred_net *net, int b, const pred_block_trac
     pred_add(c->sum, t->x, n);
     pred_norm_forward(net->kernels, t->mid, t->hat1, t->rstd1, c->sum, w->gain1, w->bias1, rows, d);
 
+    /* feed-forward, residual, LayerNorm */
     pred_linear_forward(net->kernels, t->up, t->mid, rows, &l[PRED_UP]);
     for (size_t i = 0; i < n_up; i++) t->up[i] = t->up[i] > 0 ? t->up[i] : 0;
     pred_drop(drop, (place + DROP_UP) * PRED_MAX_HEAD, t->up, n_up);
@@ -13649,62 +13711,98 @@ static void pred_block_forward(const pred_net *net, int b, const pred_block_trac
     pred_norm_forward(net->kernels, y, t->hat2, t->rstd2, c->sum, w->gain2, w->bias2, rows, d);
 }
 
+/* sum + a b^T, one chain of fused multiply-adds in ascending order. */
 static float pred_dot(const float *a, const float *b, int n, float sum) {
     for (int i = 0; i < n; i++) sum = fma32(a[i], b[i], sum);
     return sum;
 }
 
-/* logits (D, 4) of the layers' vectors x (D, d) */
+/* logits (D, PRED_N_LOGIT) of the layers' vectors x (D, d): one for "a segment starts here", three for skip, keep,
+ * repeat. Four columns would leave most of a panel empty, so these are plain dot products. */
 static void pred_heads_forward(const pred_net *net, float *logits, const float *x) {
     const pred_weights *w = &net->w;
     const int d = net->shape.d_model;
-    for (int i = 0; i < net->shape.n_layer; i++, logits += 4, x += d) {
-        logits[0] = pred_dot(w->seg_weight, x, d, w->seg_bias[0]);
-        for (int k = 0; k < 3; k++) logits[1 + k] = pred_dot(w->op_weight + (size_t)k * (size_t)d, x, d, w->op_bias[k]);
+    for (int i = 0; i < net->shape.n_layer; i++, logits += PRED_N_LOGIT, x += d) {
+        logits[PRED_SEG] = pred_dot(w->seg_weight, x, d, w->seg_bias[0]);
+        for (int k = 0; k < PRED_N_OP; k++)
+            logits[PRED_OP + k] = pred_dot(w->op_weight + (size_t)k * (size_t)d, x, d, w->op_bias[k]);
     }
 }
 
-/* The whole network for one question: t->features to t->logits. */
+/* The vectors of the layers before block b; after the last block they are the network's output. */
+static float *pred_block_input(const pred_net *net, const pred_trace *t, int b) {
+    return b < net->shape.n_block ? t->block[b].x : t->out;
+}
+
+/* The network of [P] for one question: t->features to t->logits. A vector per layer asks the question's tokens, then
+ * the layers talk to each other, then each says what shall happen to it.
+ *
+ *   1. q_proj           tokens = features Wp^T + bp                           (T, d)
+ *   2. layer queries    q = layers Wq^T + bq                                  (D, d), by pred_pack_queries
+ *   3. cross-attention  [k v] = tokens Wkv^T + bkv                            (T, 2 d)
+ *                       context = softmax(q k^T / sqrt(d / n_head)) v         (D, d), head by head
+ *                       x = context Wo^T + bo                                 (D, d)
+ *   4. encoder blocks   x = block_b(x) for b = 0 .. n_block - 1               (D, d), see pred_block_forward
+ *   5. heads            logits = [x Wseg^T + bseg, x Wop^T + bop]             (D, 1 + 3)
+ *
+ * `drop` is NULL outside training. Called by polar_predictor_logits and by the passes of [train]. */
 static void pred_forward(const pred_net *net, const pred_trace *t, const pred_scratch *c, const pred_dropout *drop) {
+    const mat_kernels *kernels = net->kernels;
     const pred_linear *l = net->linear;
-    const int d = net->shape.d_model, n_block = net->shape.n_block;
+    const int d = net->shape.d_model;
     const pred_attention a = pred_attention_of(net, t->n_tokens, (size_t)d, 2 * (size_t)d);
-    pred_linear_forward(net->kernels, t->tokens, t->features, t->n_tokens, &l[PRED_PROJECT]);
-    pred_linear_forward(net->kernels, t->kv, t->tokens, t->n_tokens, &l[PRED_CROSS_KV]);
+    /* 1. q_proj; the queries of step 2 are net->queries */
+    pred_linear_forward(kernels, t->tokens, t->features, t->n_tokens, &l[PRED_PROJECT]);
+    /* 3. cross-attention */
+    pred_linear_forward(kernels, t->kv, t->tokens, t->n_tokens, &l[PRED_CROSS_KV]);
     pred_attention_forward(&a, t->context, t->probs, net->queries, t->kv, t->kv + d, c, drop, DROP_CROSS);
-    pred_linear_forward(net->kernels, n_block ? t->block[0].x : t->out, t->context, net->shape.n_layer, &l[PRED_CROSS_OUT]);
-    for (int b = 0; b < n_block; b++)
-        pred_block_forward(net, b, &t->block[b], b + 1 < n_block ? t->block[b + 1].x : t->out, c, drop);
+    pred_linear_forward(kernels, pred_block_input(net, t, 0), t->context, net->shape.n_layer, &l[PRED_CROSS_OUT]);
+    /* 4. encoder blocks */
+    for (int b = 0; b < net->shape.n_block; b++)
+        pred_block_forward(net, b, &t->block[b], pred_block_input(net, t, b + 1), c, drop);
+    /* 5. heads */
     pred_heads_forward(net, t->logits, t->out);
 }
 
-/* --- decoding ------------------------------------------------------------------------- */
+/* --- decoding -------------------------------------------------------------------------
+ *
+ * From the logits of D layers to programs: where segments start (pred_segments), then beams over the operations of the
+ * segments from left to right (pred_extend). The functions round where the reference of [P] does. */
 
+/* The decoding of [P]. */
 polar_decode_options polar_decode_defaults(void) {
-    const polar_decode_options o = {0.5, 4, 5, 2, 0};
+    polar_decode_options o;
+    memset(&o, 0, sizeof o);
+    o.threshold = 0.5;
+    o.max_length = 4;
+    o.n_beams = 5;
+    o.n_ops = 2;
     return o;
 }
 
+/* 1 if all n numbers are finite: only then x - x is 0. */
 static int pred_finite(const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (!(x[i] - x[i] == 0)) return 0;
     return 1;
 }
 
-/* sigmoid and log-softmax, rounded to float after each step as the reference does it. */
+/* 1 / (1 + exp(-x)) */
 static float pred_sigmoid(float x) {
     return (float)(1 / (1 + exp64(-(double)x)));
 }
 
+/* log(softmax(x)) of the logits of the operations: x - max - log(sum of exp(x - max)), a float after each step. */
 static void pred_log_softmax(const float *x, float *logp) {
-    const float max = MAX(x[0], MAX(x[1], x[2]));
-    float sum = 0, log_sum;
-    for (int i = 0; i < 3; i++) sum += (float)exp64((double)(x[i] - max));
+    float max = x[0], sum = 0, log_sum;
+    for (int i = 1; i < PRED_N_OP; i++) max = MAX(max, x[i]);
+    for (int i = 0; i < PRED_N_OP; i++) sum += (float)exp64((double)(x[i] - max));
     log_sum = (float)log64((double)sum);
-    for (int i = 0; i < 3; i++) logp[i] = (x[i] - max) - log_sum;
+    for (int i = 0; i < PRED_N_OP; i++) logp[i] = (x[i] - max) - log_sum;
 }
 
-/* Segment starts where the probability reaches the threshold; longer runs are cut from the left. */
+/* A segment starts at layer 0, where sigmoid(seg) reaches the threshold, and where the one before it has max_length
+ * layers. Returns the number of segments; their `times` are still to be chosen. */
 static int pred_segments(const float *seg_logits, int n_layer, const polar_decode_options *o, polar_segment *segments) {
     int n = 0;
     for (int i = 0; i < n_layer; i++) {
@@ -13719,56 +13817,60 @@ static int pred_segments(const float *seg_logits, int n_layer, const polar_decod
     return n;
 }
 
-/* The three operations, most probable first; equal ones stay in order. */
-static void pred_sort_ops(const float *logp, int *ops) {
-    for (int i = 0; i < 3; i++) {
+/* The numbers 0 .. n - 1 by descending value; equal values stay in order. */
+static void pred_sort(const double *value, int n, int *order) {
+    for (int i = 0; i < n; i++) {
         int k = i;
         /* cppcheck-suppress uninitvar ; nothing is read in the first round */
-        for (; k > 0 && logp[i] > logp[ops[k - 1]]; k--) ops[k] = ops[k - 1];
-        ops[k] = i;
+        for (; k > 0 && value[i] > value[order[k - 1]]; k--) order[k] = order[k - 1];
+        order[k] = i;
     }
 }
 
-/* A beam: operations chosen so far. */
+/* A beam: the operations of the segments so far, and the sum of their log probabilities. */
 typedef struct pred_beam {
     double score;
     uint8_t op[POLAR_MAX_LAYER];
 } pred_beam;
 
-/* All beams extended by the best `n_ops` operations of a segment; the best n_beams of them stay. Insertion
- * keeps equal scores in the order in which they come up. Returns the new number. */
+/* Extends each of n beams by the n_ops most probable operations of a segment, and keeps the n_beams best of the
+ * results, best first. Insertion keeps equal scores in the order in which they come up. Returns the new number. */
 static int pred_extend(const pred_beam *from, int n, pred_beam *to, int segment, const float *logp,
                        const polar_decode_options *o) {
-    int ops[3], m = 0;
-    pred_sort_ops(logp, ops);
+    double value[PRED_N_OP];
+    int ops[PRED_N_OP], n_to = 0;
+    for (int k = 0; k < PRED_N_OP; k++) value[k] = (double)logp[k];
+    pred_sort(value, PRED_N_OP, ops);
     for (int b = 0; b < n; b++)
         for (int k = 0; k < o->n_ops; k++) {
-            const double score = from[b].score + (double)logp[ops[k]];
-            int at = m;
-            while (at > 0 && score > to[at - 1].score) at--;
-            if (at == o->n_beams) continue;
-            if (m < o->n_beams) m++;
-            memmove(to + at + 1, to + at, (size_t)(m - 1 - at) * sizeof *to);
-            to[at] = from[b];
-            to[at].score = score;
-            to[at].op[segment] = (uint8_t)ops[k];
+            const double score = from[b].score + value[ops[k]];
+            int rank = n_to;
+            while (rank > 0 && score > to[rank - 1].score) rank--;
+            if (rank == o->n_beams) continue;
+            if (n_to < o->n_beams) n_to++;
+            memmove(to + rank + 1, to + rank, (size_t)(n_to - 1 - rank) * sizeof *to);
+            to[rank] = from[b];
+            to[rank].score = score;
+            to[rank].op[segment] = (uint8_t)ops[k];
         }
-    return m;
+    return n_to;
 }
 
+/* Refuses logits and options that cannot be decoded. */
 static polar_status pred_check_decode(const float *seg_logits, const float *op_logits, int n_layer,
                                       const polar_decode_options *o, polar_error *e) {
     if (!seg_logits || !op_logits) return fail(e, POLAR_ARGUMENT, "no logits to decode");
     if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
         return fail(e, POLAR_ARGUMENT, "logits of %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
-    if (o->max_length < 1 || o->n_beams < 1 || o->n_beams > POLAR_MAX_BEAMS || o->n_ops < 1 || o->n_ops > 3)
+    if (o->max_length < 1 || o->n_beams < 1 || o->n_beams > POLAR_MAX_BEAMS || o->n_ops < 1 || o->n_ops > PRED_N_OP)
         return fail(e, POLAR_ARGUMENT, "decoding with segments of %d layers, %d beams, %d operations: at least 1, "
                     "1..%d, 1..3 are possible", o->max_length, o->n_beams, o->n_ops, POLAR_MAX_BEAMS);
-    if (!pred_finite(seg_logits, (size_t)n_layer) || !pred_finite(op_logits, (size_t)n_layer * 3))
+    if (!pred_finite(seg_logits, (size_t)n_layer) || !pred_finite(op_logits, (size_t)n_layer * PRED_N_OP))
         return fail(e, POLAR_NUMERIC, "the predictor's logits are not finite");
     return POLAR_OK;
 }
 
+/* The program of a beam: segment i is executed op[i] times. */
 static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment *segments, int n, int n_layer) {
     polar_candidate c;
     memset(&c, 0, sizeof c);
@@ -13782,106 +13884,100 @@ static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment
     return c;
 }
 
-/* Stable, best first, by score minus penalty times length. */
-static void pred_rerank(polar_candidate *c, int n, double penalty) {
-    double value[POLAR_MAX_BEAMS];
-    for (int i = 0; i < n; i++) {
-        const polar_candidate x = c[i];
-        const double v = x.score - mul64(penalty, polar_program_length(&x.program));
-        int at = i;
-        for (; at > 0 && v > value[at - 1]; at--) {
-            c[at] = c[at - 1];
-            value[at] = value[at - 1];
-        }
-        c[at] = x;
-        value[at] = v;
-    }
-}
-
+/* Programs by descending score, the sum of log probabilities over the segments, less length_penalty |pi|; one empty
+ * beam is extended segment by segment, from one array of beams into the other. */
 polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
                           const polar_decode_options *options, polar_candidate *out, int *n_out, polar_error *error) {
     polar_decode_options o = options ? *options : polar_decode_defaults();
     polar_segment segments[POLAR_MAX_LAYER];
-    pred_beam beams[2][POLAR_MAX_BEAMS];
+    pred_beam beams[2][POLAR_MAX_BEAMS], *last;
+    double value[POLAR_MAX_BEAMS] = {0};
     polar_status status;
-    int n_segments, n = 1;
+    int order[POLAR_MAX_BEAMS], n_segments, n = 1;
     err_clear(error);
     if (!out || !n_out) return fail(error, POLAR_ARGUMENT, "polar_decode: no place for the result");
-    if ((status = pred_check_decode(seg_logits, op_logits, n_layer, &o, error))) return status;
+    status = pred_check_decode(seg_logits, op_logits, n_layer, &o, error);
+    if (status) return status;
+    /* 1. segments */
     n_segments = pred_segments(seg_logits, n_layer, &o, segments);
+    /* 2. beams */
     memset(&beams[0][0], 0, sizeof beams[0][0]);
     for (int i = 0; i < n_segments; i++) {
-        float logp[3];
-        pred_log_softmax(op_logits + 3 * segments[i].start, logp);
+        float logp[PRED_N_OP];
+        pred_log_softmax(op_logits + PRED_N_OP * segments[i].start, logp);
         n = pred_extend(beams[i % 2], n, beams[1 - i % 2], i, logp, &o);
     }
-    for (int b = 0; b < n; b++) out[b] = pred_candidate(&beams[n_segments % 2][b], segments, n_segments, n_layer);
-    if (o.length_penalty != 0) pred_rerank(out, n, o.length_penalty);
+    last = beams[n_segments % 2];
+    /* 3. order by score and length; without a penalty that is the order of the beams */
+    for (int b = 0; b < n; b++) {
+        const polar_candidate c = pred_candidate(&last[b], segments, n_segments, n_layer);
+        value[b] = c.score - mul64(o.length_penalty, polar_program_length(&c.program));
+    }
+    pred_sort(value, n, order);
+    for (int b = 0; b < n; b++) out[b] = pred_candidate(&last[order[b]], segments, n_segments, n_layer);
     *n_out = n;
     return POLAR_OK;
 }
 
 /* --- the menu network ----------------------------------------------------------------- */
 
-/* For each of n_menu programs the logit of "answers the question correctly", from T token features:
- *     f = relu(x W^T + b)               (T, width)
- *     head h: a = softmax over tokens of f score_h;  its slice of pooled is the sum of a f
- *     pooled = [that, sum of f / 32, f of the last token, log2(T) / 8], the middle two if `pooling` says so
- *     hidden = relu(W pooled + b);  logits = W hidden + b
- * Softmax forgets how often something stands in a question, the sum counts it. The parameters stand in one array, in
- * this order. */
+/* For each of n_menu programs the logit of "answers the question correctly". See menu_forward for the formulas. */
 typedef struct menu_shape {
-    int q_dim, width, n_head, n_menu;
+    int q_dim;   /* length of a feature vector */
+    int width;   /* of projected tokens and of the hidden layer, a multiple of n_head */
+    int n_head;  /* of the attention that pools tokens */
+    int n_menu;  /* programs */
     int pooling; /* POLAR_POOL_ flags */
 } menu_shape;
 
+/* Pointers into one array of all parameters, in this order; a weight is (out, in). */
 typedef struct menu_weights {
-    float *project_weight, *project_bias; /* (width, q_dim) */
+    float *project_weight, *project_bias; /* (width, q_dim), (width) */
     float *score_weight;                  /* (n_head, width) */
-    float *hidden_weight, *hidden_bias;   /* (width, menu_pooled) */
-    float *out_weight, *out_bias;         /* (n_menu, width) */
+    float *hidden_weight, *hidden_bias;   /* (width, menu_pooled), (width) */
+    float *out_weight, *out_bias;         /* (n_menu, width), (n_menu) */
 } menu_weights;
 
 #define MENU_TENSORS 7
 #define MENU_MAX_WIDTH 1024
-#define MENU_SUM_SCALE (1.0f / 32)
+#define MENU_SUM_SCALE (1.0f / 32) /* the sum over 32 tokens counts as their mean */
 
-/* Numbers that describe a question as a whole. */
+/* How many numbers describe a question as a whole: attention, sum, last token, length. */
 static int menu_pooled(const menu_shape *s) {
     return s->width * (1 + (s->pooling & POLAR_POOL_SUM ? 1 : 0) + (s->pooling & POLAR_POOL_LAST ? 1 : 0)) + 1;
 }
 
+#define MENU_FIELD(name) offsetof(menu_weights, name)
+
+/* The tensors of the menu network in the order of the array and of the file. Returns their number. */
 static int menu_tensors(const menu_shape *s, pred_tensor *list) {
     int n = 0;
-    pred_add_tensor(list, &n, "menu.project.", -1, "weight", s->width, s->q_dim);
-    pred_add_tensor(list, &n, "menu.project.", -1, "bias", 0, s->width);
-    pred_add_tensor(list, &n, "menu.score.", -1, "weight", s->n_head, s->width);
-    pred_add_tensor(list, &n, "menu.hidden.", -1, "weight", s->width, menu_pooled(s));
-    pred_add_tensor(list, &n, "menu.hidden.", -1, "bias", 0, s->width);
-    pred_add_tensor(list, &n, "menu.out.", -1, "weight", s->n_menu, s->width);
-    pred_add_tensor(list, &n, "menu.out.", -1, "bias", 0, s->n_menu);
+    pred_add_tensor(list, &n, MENU_FIELD(project_weight), "menu.project.", "weight", s->width, s->q_dim);
+    pred_add_tensor(list, &n, MENU_FIELD(project_bias), "menu.project.", "bias", 0, s->width);
+    pred_add_tensor(list, &n, MENU_FIELD(score_weight), "menu.score.", "weight", s->n_head, s->width);
+    pred_add_tensor(list, &n, MENU_FIELD(hidden_weight), "menu.hidden.", "weight", s->width, menu_pooled(s));
+    pred_add_tensor(list, &n, MENU_FIELD(hidden_bias), "menu.hidden.", "bias", 0, s->width);
+    pred_add_tensor(list, &n, MENU_FIELD(out_weight), "menu.out.", "weight", s->n_menu, s->width);
+    pred_add_tensor(list, &n, MENU_FIELD(out_bias), "menu.out.", "bias", 0, s->n_menu);
     return n;
 }
 
+/* Number of parameters; the shape is checked, so it cannot overflow. */
 static size_t menu_count(const menu_shape *s) {
     pred_tensor list[MENU_TENSORS];
     const int n = menu_tensors(s, list);
     return size_sum(list[n - 1].offset, list[n - 1].count);
 }
 
-static menu_weights menu_place(const menu_shape *s, float *at) {
-    const size_t width = (size_t)s->width;
+/* Cuts an array of parameters or gradients into tensors. */
+static menu_weights menu_place(const menu_shape *s, float *params) {
+    pred_tensor list[MENU_TENSORS];
     menu_weights w;
-    w.project_weight = pred_take(&at, width * (size_t)s->q_dim);
-    w.project_bias = pred_take(&at, width);
-    w.score_weight = pred_take(&at, (size_t)s->n_head * width);
-    w.hidden_weight = pred_take(&at, width * (size_t)menu_pooled(s));
-    w.hidden_bias = pred_take(&at, width);
-    w.out_weight = pred_take(&at, (size_t)s->n_menu * width);
-    w.out_bias = pred_take(&at, (size_t)s->n_menu);
+    pred_place_tensors(&w, list, menu_tensors(s, list), params, 0);
     return w;
 }
 
+/* Refuses sizes out of range, as pred_check_shape does. */
 static polar_status menu_check_shape(const menu_shape *s, polar_error *e) {
     if (s->q_dim < 1 || s->q_dim > PRED_MAX_WIDTH || s->width < 1 || s->width > MENU_MAX_WIDTH || s->n_head < 1 ||
         s->n_head > PRED_MAX_HEAD || s->width % s->n_head || s->n_menu < 1 || s->n_menu > POLAR_MAX_MENU ||
@@ -13891,23 +13987,25 @@ static polar_status menu_check_shape(const menu_shape *s, polar_error *e) {
     return POLAR_OK;
 }
 
+/* The menu network, ready to run. */
 typedef struct menu_net {
     menu_shape shape;
-    const kern *kern;
-    const mat_kernels *kernels;
+    const kern *kern;           /* softmax, axpy */
+    const mat_kernels *kernels; /* the projection */
     menu_weights w;
-    float *panels; /* packed projection */
+    float *panels; /* packed weight of the projection */
 } menu_net;
 
-/* What a pass computes, for the backward pass. */
+/* What a pass computes, kept for the backward pass. */
 typedef struct menu_trace {
-    float *tokens; /* (T, width) f */
-    float *probs;  /* (n_head, T) */
-    float *pooled; /* menu_pooled */
-    float *hidden; /* width, after ReLU and dropout */
-    float *logits; /* n_menu */
+    float *tokens; /* (T, width) f, the projected tokens */
+    float *probs;  /* (n_head, T) attention */
+    float *pooled; /* (menu_pooled) the question as a whole */
+    float *hidden; /* (width) after ReLU and dropout */
+    float *logits; /* (n_menu) */
 } menu_trace;
 
+/* Places the trace of a pass over n_tokens tokens. */
 static void menu_place_trace(const menu_shape *s, layout *l, menu_trace *t, size_t n_tokens) {
     t->tokens = layout_place(l, size_of(n_tokens, (size_t)s->width), sizeof(float));
     t->probs = layout_place(l, size_of(n_tokens, (size_t)s->n_head), sizeof(float));
@@ -13916,75 +14014,104 @@ static void menu_place_trace(const menu_shape *s, layout *l, menu_trace *t, size
     t->logits = layout_place(l, (size_t)s->n_menu, sizeof(float));
 }
 
+/* After the weights changed: packs the one large matrix, the transposed weight of the projection. */
 static void menu_pack(menu_net *net) {
     mat_pack(net->panels, net->w.project_weight, 1, (size_t)net->shape.q_dim, net->shape.q_dim, net->shape.width);
 }
 
+/* The question as a whole, from its projected tokens f (T, width): pooled = [attended, sum, last, length] with
+ *     attended: for each head h, on its slice of f, sum over tokens of a f,  a = softmax over tokens of f score_h
+ *     sum:      sum over tokens of f / 32          if `pooling` has POLAR_POOL_SUM
+ *     last:     f of the last token                if it has POLAR_POOL_LAST
+ *     length:   log2(T) / 8
+ * Softmax forgets how often something stands in a question; the sum counts it. Sums run over the tokens in order. */
+static void menu_pool(const menu_net *net, const menu_trace *t, int n_tokens) {
+    const menu_shape *s = &net->shape;
+    const int slice = s->width / s->n_head;
+    const size_t width = (size_t)s->width;
+    float *sum = t->pooled + width, *last = s->pooling & POLAR_POOL_SUM ? sum + width : sum;
+    memset(t->pooled, 0, width * sizeof *t->pooled);
+    for (int h = 0; h < s->n_head; h++) { /* attended */
+        const float *score = net->w.score_weight + (size_t)h * width;
+        float *probs = t->probs + (size_t)h * (size_t)n_tokens, inverse;
+        for (int i = 0; i < n_tokens; i++) probs[i] = pred_dot(score, t->tokens + (size_t)i * width, s->width, 0);
+        inverse = 1 / net->kern->softmax(probs, n_tokens);
+        for (int i = 0; i < n_tokens; i++) {
+            probs[i] *= inverse;
+            net->kern->axpy(t->pooled + h * slice, probs[i], t->tokens + (size_t)i * width + h * slice, slice);
+        }
+    }
+    if (s->pooling & POLAR_POOL_SUM) {
+        memset(sum, 0, width * sizeof *sum);
+        for (int i = 0; i < n_tokens; i++)
+            net->kern->axpy(sum, MENU_SUM_SCALE, t->tokens + (size_t)i * width, s->width);
+    }
+    if (s->pooling & POLAR_POOL_LAST)
+        memcpy(last, t->tokens + (size_t)(n_tokens - 1) * width, width * sizeof *last);
+    t->pooled[menu_pooled(s) - 1] = (float)(log64(n_tokens) / (8 * LN2));
+}
+
+/* The menu network for one question, features x (T, q_dim) to t->logits (n_menu):
+ *     f = relu(x Wproject^T + b)               (T, width)
+ *     pooled = menu_pool(f)                    (menu_pooled)
+ *     hidden = relu(Whidden pooled + b)        (width), with dropout in training
+ *     logits = Wout hidden + b                 (n_menu)
+ * Called by polar_predictor_menu and by the passes of [train]. */
 static void menu_forward(const menu_net *net, const menu_trace *t, const float *features, int n_tokens,
                          const pred_dropout *drop) {
     const menu_shape *s = &net->shape;
     const menu_weights *w = &net->w;
-    const int width = s->width, slice = width / s->n_head, n_pooled = menu_pooled(s);
-    float *more = t->pooled + width;
+    const int width = s->width, n_pooled = menu_pooled(s);
     pred_linear project = pred_linear_of(w->project_weight, w->project_bias, width, s->q_dim);
     project.forward = net->panels;
+    /* tokens */
     pred_linear_forward(net->kernels, t->tokens, features, n_tokens, &project);
     for (size_t i = 0; i < (size_t)n_tokens * (size_t)width; i++) t->tokens[i] = MAX(t->tokens[i], 0);
-    memset(t->pooled, 0, (size_t)width * sizeof *t->pooled);
-    for (int h = 0; h < s->n_head; h++) {
-        float *probs = t->probs + (size_t)h * (size_t)n_tokens, inverse;
-        for (int i = 0; i < n_tokens; i++)
-            probs[i] =
-                pred_dot(w->score_weight + (size_t)h * (size_t)width, t->tokens + (size_t)i * (size_t)width, width, 0);
-        inverse = 1 / net->kern->softmax(probs, n_tokens);
-        for (int i = 0; i < n_tokens; i++) {
-            probs[i] *= inverse;
-            net->kern->axpy(t->pooled + h * slice, probs[i], t->tokens + (size_t)i * (size_t)width + h * slice, slice);
-        }
+    /* the question as a whole */
+    menu_pool(net, t, n_tokens);
+    for (int i = 0; i < width; i++) {
+        const float *row = w->hidden_weight + (size_t)i * (size_t)n_pooled;
+        t->hidden[i] = MAX(pred_dot(row, t->pooled, n_pooled, w->hidden_bias[i]), 0);
     }
-    if (s->pooling & POLAR_POOL_SUM) {
-        memset(more, 0, (size_t)width * sizeof *more);
-        for (int i = 0; i < n_tokens; i++)
-            net->kern->axpy(more, MENU_SUM_SCALE, t->tokens + (size_t)i * (size_t)width, width);
-        more += width;
-    }
-    if (s->pooling & POLAR_POOL_LAST)
-        memcpy(more, t->tokens + (size_t)(n_tokens - 1) * (size_t)width, (size_t)width * sizeof *more);
-    t->pooled[n_pooled - 1] = (float)(log64(n_tokens) / (8 * LN2));
-    for (int i = 0; i < width; i++)
-        t->hidden[i] =
-            MAX(pred_dot(w->hidden_weight + (size_t)i * (size_t)n_pooled, t->pooled, n_pooled, w->hidden_bias[i]), 0);
     pred_drop(drop, 0, t->hidden, (size_t)width);
+    /* the programs of the menu */
     for (int k = 0; k < s->n_menu; k++)
         t->logits[k] = pred_dot(w->out_weight + (size_t)k * (size_t)width, t->hidden, width, w->out_bias[k]);
 }
 
-/* --- predictors ----------------------------------------------------------------------- */
+/* --- predictors -----------------------------------------------------------------------
+ *
+ * The object that users hold: either network or both, and the info, which says what the features are and for which
+ * model. Nothing but polar_predictor_set_info changes it after pred_ready, so that threads may share it. */
 
-#define PRED_NAME_BYTES 256
-#define PRED_PROMPT_BYTES 4096
+#define PRED_NAME_BYTES 256    /* of the name of a model or a chat format, the NUL included */
+#define PRED_PROMPT_BYTES 4096 /* of a prompt or a system message */
 
 struct polar_predictor {
     polar_allocator allocator;
-    void *block;
+    void *block; /* parameters, packed weights and programs */
     size_t bytes;
-    polar_predictor_info info;
+    polar_predictor_info info; /* but for texts, sizes and questions, which polar_predictor_get_info fills in */
     char model_name[PRED_NAME_BYTES], encoder_name[PRED_NAME_BYTES], chat[PRED_NAME_BYTES];
     char prompt[PRED_PROMPT_BYTES], system[PRED_PROMPT_BYTES];
-    int has_system;
-    uint64_t *questions; /* (n_questions) fingerprints, ascending; NULL if unknown */
+    int has_system;          /* an empty system message is not none */
+    uint64_t *questions;     /* (n_questions) fingerprints, ascending; NULL if unknown */
     int n_questions;
-    pred_net net;  /* shape.d_model 0: none */
-    menu_net menu; /* shape.n_menu 0: none */
-    float *params, *menu_params;
-    polar_program *programs; /* of the menu */
+    pred_net net;            /* shape.d_model 0: none */
+    menu_net menu;           /* shape.n_menu 0: none */
+    float *params;           /* of net */
+    float *menu_params;      /* of menu */
+    polar_program *programs; /* (n_menu) */
 };
 
+/* As files say it, see pred_read_info. */
 const char *polar_feature_name(polar_feature feature) {
     static const char *const names[POLAR_N_FEATURE] = {"embedding", "hidden", "encoder"};
     return (unsigned)feature < (unsigned)POLAR_N_FEATURE ? names[feature] : NULL;
 }
 
+/* Places what `block` holds: parameters, packed weights, programs of the menu. While the layout measures, pointers are
+ * NULL and the weights stay unplaced. */
 static void pred_place_all(polar_predictor *p, layout *l) {
     if (p->net.shape.d_model) {
         p->params = layout_place(l, pred_count(&p->net.shape), sizeof(float));
@@ -14000,20 +14127,23 @@ static void pred_place_all(polar_predictor *p, layout *l) {
     }
 }
 
-/* A predictor with room for its weights, which are 0. NULL shapes are parts that it does not have. */
+/* A predictor whose weights are 0; a shape is NULL for a network that it does not have. The caller fills in params,
+ * menu_params and programs, then calls pred_ready. Called by pred_read and at the end of trainings. */
 static polar_status pred_create(polar_predictor **out, int n_layer, const pred_shape *shape, const menu_shape *menu,
                                 const polar_allocator *allocator, polar_error *e) {
     const polar_allocator a = mem_allocator(allocator);
     layout l = layout_begin(NULL);
-    polar_status status;
+    polar_status status = POLAR_OK;
     polar_predictor *p;
     if (!shape && !menu) return fail(e, POLAR_FORMAT, "a predictor without the network of programs and without a menu");
     if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
         return fail(e, POLAR_ARGUMENT, "a predictor for %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
-    if ((shape && (status = pred_check_shape(shape, e))) || (menu && (status = menu_check_shape(menu, e))))
-        return status;
-    if (!(p = mem_alloc(&a, sizeof *p, e))) return POLAR_MEMORY;
-    memset(p, 0, sizeof *p);
+    if (shape) status = pred_check_shape(shape, e);
+    if (!status && menu) status = menu_check_shape(menu, e);
+    if (status) return status;
+    p = mem_alloc(&a, sizeof *p, e);
+    if (!p) return POLAR_MEMORY;
+    memset(p, 0, sizeof *p); /* no network unless it has a shape */
     p->allocator = a;
     if (shape) p->net.shape = *shape;
     if (menu) p->menu.shape = *menu;
@@ -14021,7 +14151,7 @@ static polar_status pred_create(polar_predictor **out, int n_layer, const pred_s
     p->net.kernels = p->menu.kernels = mat_choose(p->net.kern);
     p->info.n_layer = n_layer;
     p->info.q_dim = shape ? shape->q_dim : menu->q_dim;
-    p->info.price = POLAR_MENU_PRICE;
+    p->info.price = POLAR_MENU_PRICE; /* what is not said is 0 */
     pred_place_all(p, &l);
     p->bytes = layout_bytes(&l);
     if (p->bytes) p->block = mem_alloc(&a, p->bytes, e);
@@ -14031,12 +14161,13 @@ static polar_status pred_create(polar_predictor **out, int n_layer, const pred_s
         return POLAR_MEMORY;
     }
     memset(p->block, 0, p->bytes);
-    l = layout_begin(p->block);
+    l = layout_begin(p->block); /* measured above, placed here */
     pred_place_all(p, &l);
     *out = p;
     return POLAR_OK;
 }
 
+/* Also of a predictor that pred_create left unfinished. */
 void polar_predictor_close(polar_predictor *predictor) {
     polar_allocator a;
     if (!predictor) return;
@@ -14046,7 +14177,7 @@ void polar_predictor_close(polar_predictor *predictor) {
     mem_free(&a, predictor, sizeof *predictor);
 }
 
-/* After the weights are set: packs them, and refuses what is not finite. */
+/* After the weights are set: refuses what is not finite, since it would rank programs at random, and packs the rest. */
 static polar_status pred_ready(polar_predictor *p, polar_error *e) {
     if (p->net.shape.d_model) {
         if (!pred_finite(p->params, pred_count(&p->net.shape)))
@@ -14062,6 +14193,7 @@ static polar_status pred_ready(polar_predictor *p, polar_error *e) {
     return POLAR_OK;
 }
 
+/* The texts and fingerprints stay the predictor's. */
 void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *info) {
     const pred_shape *s = &p->net.shape;
     *info = p->info;
@@ -14080,27 +14212,36 @@ void polar_predictor_get_info(const polar_predictor *p, polar_predictor_info *in
     info->n_questions = p->n_questions;
 }
 
-/* Where the texts of the info are kept: names are cut, the others must fit. */
+/* A text of the info: where the predictor keeps it, its key in files, and where the info given to set_info has it. What
+ * questions were asked with must fit; names are cut. */
 typedef struct pred_text {
-    char *at;
+    char *kept;
     size_t size;
     const char *key;
+    int must_fit;
+    const char *given;
 } pred_text;
 #define PRED_TEXTS 5
 
-static void pred_texts(polar_predictor *p, pred_text *list) {
-    const pred_text texts[PRED_TEXTS] = {{p->model_name, sizeof p->model_name, "polar.model_name"},
-                                         {p->encoder_name, sizeof p->encoder_name, "polar.encoder_name"},
-                                         {p->chat, sizeof p->chat, "polar.chat"},
-                                         {p->prompt, sizeof p->prompt, "polar.prompt"},
-                                         {p->system, sizeof p->system, "polar.system"}};
+/* The list of these texts; `info` may be NULL. */
+static void pred_texts(polar_predictor *p, const polar_predictor_info *info, pred_text *list) {
+    static const polar_predictor_info none;
+    const polar_predictor_info *i = info ? info : &none;
+    const pred_text texts[PRED_TEXTS] = {
+        {p->model_name, sizeof p->model_name, "polar.model_name", 0, i->model_name},
+        {p->encoder_name, sizeof p->encoder_name, "polar.encoder_name", 0, i->encoder_name},
+        {p->chat, sizeof p->chat, "polar.chat", 0, i->chat},
+        {p->prompt, sizeof p->prompt, "polar.prompt", 1, i->prompt},
+        {p->system, sizeof p->system, "polar.system", 1, i->system}};
     memcpy(list, texts, sizeof texts);
 }
 
-static void pred_set_text(const pred_text *to, const char *from, size_t n) {
-    n = MIN(n, to->size - 1);
-    if (from) memmove(to->at, from, n);
-    to->at[from ? n : 0] = 0;
+/* Keeps n bytes of `given`, or as many of them as fit, with a NUL behind; none if it is NULL. It may be the kept text
+ * itself: users change one field of an info and set it again. */
+static void pred_set_text(const pred_text *t, const char *given, size_t n) {
+    n = given ? MIN(n, t->size - 1) : 0;
+    if (n) memmove(t->kept, given, n);
+    t->kept[n] = 0;
 }
 
 /* Takes a copy of the fingerprints, which may be those that are there. */
@@ -14110,16 +14251,19 @@ static polar_status pred_set_questions(polar_predictor *p, const uint64_t *list,
     if (n < 0 || (n && !list)) return fail(e, POLAR_ARGUMENT, "%d fingerprints of questions, or no list of them", n);
     for (int i = 1; i < n; i++)
         if (list[i] <= list[i - 1]) return fail(e, POLAR_ARGUMENT, "fingerprints of questions do not ascend");
-    if (n && !(copy = mem_alloc(&p->allocator, (size_t)n * sizeof *copy, e))) return POLAR_MEMORY;
-    if (n) memcpy(copy, list, (size_t)n * sizeof *copy);
+    if (n) {
+        copy = mem_alloc(&p->allocator, (size_t)n * sizeof *copy, e);
+        if (!copy) return POLAR_MEMORY;
+        memcpy(copy, list, (size_t)n * sizeof *copy);
+    }
     mem_free(&p->allocator, p->questions, (size_t)p->n_questions * sizeof *p->questions);
     p->questions = copy;
     p->n_questions = n;
     return POLAR_OK;
 }
 
+/* Checks everything before anything changes. Sizes, n_menu and n_params follow from the networks and are not taken. */
 polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
-    const char *from[PRED_TEXTS];
     pred_text texts[PRED_TEXTS];
     polar_status status;
     err_clear(error);
@@ -14133,17 +14277,13 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
     if (!(info->cascade_threshold <= 0) || info->cascade_programs < 0 || info->cascade_programs > POLAR_MAX_MENU)
         return fail(error, POLAR_ARGUMENT, "a cascade of %d programs or its threshold is not possible",
                     info->cascade_programs);
-    from[0] = info->model_name;
-    from[1] = info->encoder_name;
-    from[2] = info->chat;
-    from[3] = info->prompt;
-    from[4] = info->system;
-    pred_texts(p, texts);
-    for (int i = 3; i < PRED_TEXTS; i++)
-        if (from[i] && strlen(from[i]) >= texts[i].size)
-            return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(from[i]),
-                        texts[i].key, texts[i].size - 1);
-    if ((status = pred_set_questions(p, info->questions, info->n_questions, error))) return status;
+    pred_texts(p, info, texts);
+    for (const pred_text *t = texts; t < texts + PRED_TEXTS; t++)
+        if (t->must_fit && t->given && strlen(t->given) >= t->size)
+            return fail(error, POLAR_ARGUMENT, "a text of %zu bytes as %s: at most %zu fit", strlen(t->given), t->key,
+                        t->size - 1);
+    status = pred_set_questions(p, info->questions, info->n_questions, error);
+    if (status) return status;
     p->info.feature = info->feature;
     p->info.feature_layer = info->feature_layer;
     p->info.max_tokens = info->max_tokens;
@@ -14153,132 +14293,149 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
     p->info.cascade_threshold = info->cascade_threshold;
     p->info.cascade_programs = info->cascade_programs;
     p->has_system = info->system != NULL;
-    for (int i = 0; i < PRED_TEXTS; i++) pred_set_text(&texts[i], from[i], from[i] ? strlen(from[i]) : 0);
+    for (const pred_text *t = texts; t < texts + PRED_TEXTS; t++)
+        pred_set_text(t, t->given, t->given ? strlen(t->given) : 0);
     return POLAR_OK;
 }
 
-/* Network of programs and properties of another predictor. */
+/* Copies the network of programs, which has the same shape, and the info of another predictor. [train] calls it to put
+ * a menu beside them. */
 static MAYBE_UNUSED polar_status pred_inherit(polar_predictor *p, const polar_predictor *from, polar_error *e) {
+    polar_predictor_info info;
     if (from->net.shape.d_model) memcpy(p->params, from->params, pred_count(&from->net.shape) * sizeof *p->params);
-    p->info = from->info;
-    memcpy(p->model_name, from->model_name, sizeof p->model_name);
-    memcpy(p->encoder_name, from->encoder_name, sizeof p->encoder_name);
-    memcpy(p->chat, from->chat, sizeof p->chat);
-    memcpy(p->prompt, from->prompt, sizeof p->prompt);
-    memcpy(p->system, from->system, sizeof p->system);
-    p->has_system = from->has_system;
-    return pred_set_questions(p, from->questions, from->n_questions, e);
+    polar_predictor_get_info(from, &info);
+    return polar_predictor_set_info(p, &info, e);
 }
 
+/* The programs are the predictor's. */
 const polar_program *polar_predictor_program(const polar_predictor *p, int index) {
     return index >= 0 && index < p->menu.shape.n_menu ? &p->programs[index] : NULL;
 }
 
-static polar_status pred_check_features(const float *features, int n_tokens, polar_error *e) {
+/* The memory of one pass of a network over a question. */
+typedef struct pred_pass {
+    void *block;
+    size_t bytes;
+    pred_trace trace; /* of the network of programs */
+    pred_scratch scratch;
+    menu_trace menu;  /* or of the menu network */
+} pred_pass;
+
+/* Checks the features, and allocates what a pass over them needs; pred_pass_end frees it. */
+static polar_status pred_pass_begin(pred_pass *pass, const polar_predictor *p, int of_menu, const float *features,
+                                    int n_tokens, polar_error *e) {
+    memset(pass, 0, sizeof *pass);
     if (!features || n_tokens < 1 || n_tokens > PRED_MAX_TOKENS)
         return fail(e, POLAR_ARGUMENT, "features of %d tokens: 1..%d are possible", features ? n_tokens : 0,
                     PRED_MAX_TOKENS);
+    for (;;) { /* measures, then places */
+        layout l = layout_begin(pass->block);
+        if (of_menu) menu_place_trace(&p->menu.shape, &l, &pass->menu, (size_t)n_tokens);
+        else pred_place_trace(&p->net.shape, &l, &pass->trace, 1, (size_t)n_tokens);
+        if (!of_menu) pred_place_scratch(&p->net.shape, &l, &pass->scratch, (size_t)n_tokens);
+        if (pass->block) break;
+        pass->bytes = layout_bytes(&l);
+        if (!pass->bytes)
+            return fail(e, POLAR_MEMORY, "a question of %d tokens is larger than the memory", n_tokens);
+        pass->block = mem_alloc(&p->allocator, pass->bytes, e);
+        if (!pass->block) return POLAR_MEMORY;
+    }
+    pass->trace.n_tokens = n_tokens;
+    pass->trace.features = features;
     return POLAR_OK;
 }
 
+/* Frees it. */
+static void pred_pass_end(pred_pass *pass, const polar_predictor *p) {
+    mem_free(&p->allocator, pass->block, pass->bytes);
+}
+
+/* One forward pass; the logits (D, PRED_N_LOGIT) are handed out as (D) and (D, PRED_N_OP). */
 polar_status polar_predictor_logits(const polar_predictor *p, const float *features, int n_tokens, float *seg_logits,
                                     float *op_logits, polar_error *error) {
-    const pred_shape *s = p ? &p->net.shape : NULL;
-    pred_trace t;
-    pred_scratch c;
+    const int n_layer = p ? p->net.shape.n_layer : 0;
+    pred_pass pass;
     polar_status status;
-    void *block = NULL;
-    size_t bytes = 0;
     err_clear(error);
     if (!p || !seg_logits || !op_logits)
         return fail(error, POLAR_ARGUMENT, "polar_predictor_logits: an argument is NULL");
-    if (!s->d_model) return fail(error, POLAR_UNSUPPORTED, "this predictor has a menu only, no network of programs");
-    if ((status = pred_check_features(features, n_tokens, error))) return status;
-    for (int place = 0; place < 2; place++) { /* measure, then place */
-        layout l = layout_begin(block);
-        pred_place_trace(s, &l, &t, 1, (size_t)n_tokens);
-        pred_place_scratch(s, &l, &c, (size_t)n_tokens);
-        if (place) break;
-        bytes = layout_bytes(&l);
-        if (!bytes) return fail(error, POLAR_MEMORY, "a question of %d tokens is larger than the memory", n_tokens);
-        if (!(block = mem_alloc(&p->allocator, bytes, error))) return POLAR_MEMORY;
+    if (!p->net.shape.d_model)
+        return fail(error, POLAR_UNSUPPORTED, "this predictor has a menu only, no network of programs");
+    status = pred_pass_begin(&pass, p, 0, features, n_tokens, error);
+    if (status) return status;
+    pred_forward(&p->net, &pass.trace, &pass.scratch, NULL);
+    for (int i = 0; i < n_layer; i++) { /* (D, 1 + 3) to (D) and (D, 3) */
+        const float *logits = pass.trace.logits + PRED_N_LOGIT * i;
+        seg_logits[i] = logits[PRED_SEG];
+        memcpy(op_logits + PRED_N_OP * i, logits + PRED_OP, PRED_N_OP * sizeof *op_logits);
     }
-    t.n_tokens = n_tokens;
-    t.features = features;
-    pred_forward(&p->net, &t, &c, NULL);
-    for (int i = 0; i < s->n_layer; i++) {
-        seg_logits[i] = t.logits[4 * i];
-        memcpy(op_logits + 3 * i, t.logits + 4 * i + 1, 3 * sizeof *op_logits);
-    }
-    if (!pred_finite(t.logits, (size_t)s->n_layer * 4))
+    if (!pred_finite(pass.trace.logits, (size_t)n_layer * PRED_N_LOGIT))
         status = fail(error, POLAR_NUMERIC, "the predictor's logits are not finite: are the features?");
-    mem_free(&p->allocator, block, bytes);
+    pred_pass_end(&pass, p);
     return status;
 }
 
+/* The forward pass and the decoding. */
 polar_status polar_predictor_propose(const polar_predictor *p, const float *features, int n_tokens,
                                      const polar_decode_options *options, polar_candidate *out, int *n,
                                      polar_error *error) {
-    float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
+    float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * PRED_N_OP];
     polar_status status = polar_predictor_logits(p, features, n_tokens, seg_logits, op_logits, error);
     return status ? status : polar_decode(seg_logits, op_logits, p->info.n_layer, options, out, n, error);
 }
 
+/* One forward pass of the menu network; probability[k] = sigmoid(logits[k]). */
 polar_status polar_predictor_menu(const polar_predictor *p, const float *features, int n_tokens, double *probability,
                                   polar_error *error) {
-    menu_trace t;
+    pred_pass pass;
     polar_status status;
-    void *block = NULL;
-    size_t bytes = 0;
     err_clear(error);
     if (!p || !probability) return fail(error, POLAR_ARGUMENT, "polar_predictor_menu: an argument is NULL");
     if (!p->menu.shape.n_menu) return fail(error, POLAR_UNSUPPORTED, "this predictor has no menu");
-    if ((status = pred_check_features(features, n_tokens, error))) return status;
-    for (int place = 0; place < 2; place++) {
-        layout l = layout_begin(block);
-        menu_place_trace(&p->menu.shape, &l, &t, (size_t)n_tokens);
-        if (place) break;
-        bytes = layout_bytes(&l);
-        if (!bytes) return fail(error, POLAR_MEMORY, "a question of %d tokens is larger than the memory", n_tokens);
-        if (!(block = mem_alloc(&p->allocator, bytes, error))) return POLAR_MEMORY;
-    }
-    menu_forward(&p->menu, &t, features, n_tokens, NULL);
-    for (int k = 0; k < p->menu.shape.n_menu; k++) probability[k] = 1 / (1 + exp64(-(double)t.logits[k]));
-    if (!pred_finite(t.logits, (size_t)p->menu.shape.n_menu))
+    status = pred_pass_begin(&pass, p, 1, features, n_tokens, error);
+    if (status) return status;
+    menu_forward(&p->menu, &pass.menu, features, n_tokens, NULL);
+    for (int k = 0; k < p->menu.shape.n_menu; k++) probability[k] = 1 / (1 + exp64(-(double)pass.menu.logits[k]));
+    if (!pred_finite(pass.menu.logits, (size_t)p->menu.shape.n_menu))
         status = fail(error, POLAR_NUMERIC, "the menu's logits are not finite: are the features?");
-    mem_free(&p->allocator, block, bytes);
+    pred_pass_end(&pass, p);
     return status;
 }
 
+/* By utility = P(correct) - price |pi|/D, the largest first. */
 int polar_menu_rank(const polar_predictor *p, const double *probability, double price, int *order) {
     double utility[POLAR_MAX_MENU];
+    const int n = p->menu.shape.n_menu;
     if (price < 0) price = p->info.price;
-    for (int k = 0; k < p->menu.shape.n_menu; k++) {
-        int at = k;
-        utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
-        for (; at > 0 && utility[k] > utility[order[at - 1]]; at--) order[at] = order[at - 1];
-        order[at] = k;
-    }
-    return p->menu.shape.n_menu;
+    for (int k = 0; k < n; k++) utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
+    pred_sort(utility, n, order);
+    return n;
 }
 
+/* The first of polar_menu_rank. */
 int polar_menu_pick(const polar_predictor *p, const double *probability, double price) {
     int order[POLAR_MAX_MENU];
     return polar_menu_rank(p, probability, price, order) ? order[0] : -1;
 }
 
-/* --- files ---------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------
+ *
+ * A predictor is a GGUF file of architecture "polar-predictor". Metadata: sizes (polar.n_layer, polar.q_dim,
+ * polar.paths.* of the network of programs, polar.menu.* of the menu network, each absent with its network), the menu's
+ * programs as text, and the info. Tensors are F32, under the names of pred_tensors and menu_tensors. */
 
 #define PRED_ARCHITECTURE "polar-predictor"
+#define PRED_F32 0 /* the number of the tensor type in GGUF files */
 
-/* Reads tensors of a GGUF file into `base`. */
-static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *list, int n, float *base, polar_error *e) {
+/* Reads tensors of a GGUF file into `params`. */
+static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *list, int n, float *params,
+                                      polar_error *e) {
     for (int i = 0; i < n; i++) {
         const pred_tensor *want = &list[i];
         const gguf_tensor *t = gguf_find_tensor(g, want->name);
-        float *to = base + want->offset;
+        float *to = params + want->offset;
         if (!t) return fail(e, POLAR_FORMAT, "%s: the predictor lacks the tensor %s", g->name, want->name);
-        if (t->type != 0 || t->dims[0] != want->columns || t->dims[1] != MAX(want->rows, 1) || t->n_dims > 2)
+        if (t->type != PRED_F32 || t->dims[0] != want->columns || t->dims[1] != MAX(want->rows, 1) || t->n_dims > 2)
             return fail(e, POLAR_FORMAT, "%s: tensor %s must be F32 of %d x %d", g->name, want->name, want->columns,
                         MAX(want->rows, 1));
         for (size_t k = 0; k < want->count; k++) to[k] = rd_f32(t->data + 4 * k);
@@ -14286,7 +14443,8 @@ static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *lis
     return POLAR_OK;
 }
 
-/* The sizes in the metadata; a part whose key is absent has d_model or n_menu 0. */
+/* The sizes in the metadata. A network whose keys are absent has d_model or n_menu 0; which of them may be absent is
+ * for pred_create to say. Refuses files of another architecture and versions it does not know. */
 static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shape *s, menu_shape *m, polar_error *e) {
     const char *name;
     const gguf_kv *programs = NULL;
@@ -14295,30 +14453,32 @@ static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shap
     polar_status status;
     memset(s, 0, sizeof *s);
     memset(m, 0, sizeof *m);
-    if ((status = gguf_get_str(g, "general.architecture", &name, &length, 1, e))) return status;
+    status = gguf_get_str(g, "general.architecture", &name, &length, GGUF_REQUIRED, e);
+    if (status) return status;
     if (length != strlen(PRED_ARCHITECTURE) || memcmp(name, PRED_ARCHITECTURE, length))
         return fail(e, POLAR_MISMATCH, "%s: a file of architecture %.*s, not a predictor (%s)", g->name,
                     (int)MIN(length, 60), name, PRED_ARCHITECTURE);
-    if ((status = gguf_get_int(g, "polar.version", &version, 1, 1, 1, e)) ||
-        (status = gguf_get_int(g, "polar.n_layer", n_layer, 1, POLAR_MAX_LAYER, 1, e)) ||
-        (status = gguf_get_int(g, "polar.q_dim", &q_dim, 1, PRED_MAX_WIDTH, 1, e)) ||
-        (status = gguf_get_int(g, "polar.paths.d_model", &s->d_model, 1, PRED_MAX_WIDTH, 0, e)) ||
-        (status = gguf_get_int(g, "polar.menu.width", &m->width, 1, MENU_MAX_WIDTH, 0, e)))
-        return status;
+    status = gguf_get_int(g, "polar.version", &version, 1, 1, GGUF_REQUIRED, e);
+    if (!status) status = gguf_get_int(g, "polar.n_layer", n_layer, 1, POLAR_MAX_LAYER, GGUF_REQUIRED, e);
+    if (!status) status = gguf_get_int(g, "polar.q_dim", &q_dim, 1, PRED_MAX_WIDTH, GGUF_REQUIRED, e);
+    if (!status) status = gguf_get_int(g, "polar.paths.d_model", &s->d_model, 1, PRED_MAX_WIDTH, GGUF_OPTIONAL, e);
+    if (!status) status = gguf_get_int(g, "polar.menu.width", &m->width, 1, MENU_MAX_WIDTH, GGUF_OPTIONAL, e);
+    if (status) return status;
     if (s->d_model) {
         s->n_layer = *n_layer;
         s->q_dim = q_dim;
-        if ((status = gguf_get_int(g, "polar.paths.n_head", &s->n_head, 1, PRED_MAX_HEAD, 1, e)) ||
-            (status = gguf_get_int(g, "polar.paths.n_block", &s->n_block, 0, PRED_MAX_BLOCK, 1, e)) ||
-            (status = gguf_get_int(g, "polar.paths.n_ff", &s->n_ff, 1, PRED_MAX_WIDTH, 1, e)))
-            return status;
+        status = gguf_get_int(g, "polar.paths.n_head", &s->n_head, 1, PRED_MAX_HEAD, GGUF_REQUIRED, e);
+        if (!status) status = gguf_get_int(g, "polar.paths.n_block", &s->n_block, 0, PRED_MAX_BLOCK, GGUF_REQUIRED, e);
+        if (!status) status = gguf_get_int(g, "polar.paths.n_ff", &s->n_ff, 1, PRED_MAX_WIDTH, GGUF_REQUIRED, e);
+        if (status) return status;
     }
     if (m->width) {
+        const int all_pooling = POLAR_POOL_SUM | POLAR_POOL_LAST;
         m->q_dim = q_dim;
-        if ((status = gguf_get_int(g, "polar.menu.n_head", &m->n_head, 1, PRED_MAX_HEAD, 1, e)) ||
-            (status = gguf_get_int(g, "polar.menu.pooling", &m->pooling, 0, POLAR_POOL_SUM | POLAR_POOL_LAST, 0, e)) ||
-            (status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, 1, e)))
-            return status;
+        status = gguf_get_int(g, "polar.menu.n_head", &m->n_head, 1, PRED_MAX_HEAD, GGUF_REQUIRED, e);
+        if (!status) status = gguf_get_int(g, "polar.menu.pooling", &m->pooling, 0, all_pooling, GGUF_OPTIONAL, e);
+        if (!status) status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, GGUF_REQUIRED, e);
+        if (status) return status;
         if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
             return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name,
                         (size_t)programs->count, POLAR_MAX_MENU);
@@ -14327,36 +14487,41 @@ static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shap
     return POLAR_OK;
 }
 
+/* The programs of the menu in their text form. */
 static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, polar_error *e) {
     const gguf_kv *kv;
     gguf_strings it;
     const char *s;
     char line[8192];
     size_t n;
-    polar_status status;
-    if ((status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &kv, 1, e))) return status;
+    polar_status status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &kv, GGUF_REQUIRED, e);
+    if (status) return status;
     it = gguf_strings_begin(kv);
     for (int i = 0; i < p->menu.shape.n_menu && gguf_strings_next(&it, &s, &n); i++) {
         if (n >= sizeof line) return fail(e, POLAR_FORMAT, "%s: program %d of the menu is too long", g->name, i);
         memcpy(line, s, n);
         line[n] = 0;
-        if ((status = polar_program_parse(&p->programs[i], p->info.n_layer, line, e))) return status;
+        status = polar_program_parse(&p->programs[i], p->info.n_layer, line, e);
+        if (status) return status;
     }
     return POLAR_OK;
 }
 
-/* 0 if the file does not say. */
+/* A value of 64 bits; 0 if the file does not say. */
 static uint64_t pred_read_u64(const gguf_file *g, const char *key) {
     const gguf_kv *kv = gguf_find(g, key);
     return kv && !kv->is_array && kv->type == GGUF_U64 ? rd_u64(kv->at) : 0;
 }
 
+/* The fingerprints of the questions that the predictor was trained and chosen on, if the file holds them, so that an
+ * evaluation can say which of its questions are new. */
 static polar_status pred_read_questions(const gguf_file *g, polar_predictor *p, polar_error *e) {
     const gguf_kv *kv;
-    polar_status status = gguf_get_array(g, "polar.questions", GGUF_U64, &kv, 0, e);
+    polar_status status = gguf_get_array(g, "polar.questions", GGUF_U64, &kv, GGUF_OPTIONAL, e);
     if (status || !kv || !kv->count) return status;
     if (kv->count > INT_MAX / 8) return fail(e, POLAR_FORMAT, "%s: too many fingerprints of questions", g->name);
-    if (!(p->questions = mem_alloc(&p->allocator, (size_t)kv->count * sizeof *p->questions, e))) return POLAR_MEMORY;
+    p->questions = mem_alloc(&p->allocator, (size_t)kv->count * sizeof *p->questions, e);
+    if (!p->questions) return POLAR_MEMORY;
     p->n_questions = (int)kv->count;
     for (int i = 0; i < p->n_questions; i++) {
         p->questions[i] = rd_u64(kv->at + 8 * (size_t)i);
@@ -14366,62 +14531,72 @@ static polar_status pred_read_questions(const gguf_file *g, polar_predictor *p, 
     return POLAR_OK;
 }
 
-static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
+/* The texts of the info; what is longer than polar_predictor_set_info allows is refused or cut like there. */
+static polar_status pred_read_texts(const gguf_file *g, polar_predictor *p, polar_error *e) {
     pred_text texts[PRED_TEXTS];
-    const char *text = NULL, *feature = NULL;
-    size_t length = 0;
-    polar_status status;
-    pred_texts(p, texts);
-    for (int i = 0; i < PRED_TEXTS; i++, text = NULL, length = 0) {
-        if ((status = gguf_get_str(g, texts[i].key, &text, &length, 0, e))) return status;
-        if (i >= 3 && length >= texts[i].size)
-            return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, texts[i].key);
+    pred_texts(p, NULL, texts);
+    for (const pred_text *t = texts; t < texts + PRED_TEXTS; t++) {
+        const char *text = NULL;
+        size_t length = 0;
+        const polar_status status = gguf_get_str(g, t->key, &text, &length, GGUF_OPTIONAL, e);
+        if (status) return status;
+        if (t->must_fit && length >= t->size) return fail(e, POLAR_FORMAT, "%s: %s is too long", g->name, t->key);
         if (length && memchr(text, 0, length))
-            return fail(e, POLAR_FORMAT, "%s: %s holds a NUL byte", g->name, texts[i].key);
-        if (texts[i].at == p->system) p->has_system = text != NULL;
-        pred_set_text(&texts[i], text, length);
+            return fail(e, POLAR_FORMAT, "%s: %s holds a NUL byte", g->name, t->key);
+        if (t->kept == p->system) p->has_system = text != NULL;
+        pred_set_text(t, text, length);
     }
-    if ((status = gguf_get_float(g, "polar.cascade.threshold", &p->info.cascade_threshold, -1e9, 0, 0, e)) ||
-        (status = gguf_get_int(g, "polar.cascade.programs", &p->info.cascade_programs, 1, POLAR_MAX_MENU, 0, e)) ||
-        (status = gguf_get_str(g, "polar.feature", &feature, &length, 0, e)))
-        return status;
-    if ((status = gguf_get_int(g, "polar.feature_layer", &p->info.feature_layer, 0, p->info.n_layer, 0, e)) ||
-        (status = gguf_get_int(g, "polar.max_tokens", &p->info.max_tokens, 0, PRED_MAX_TOKENS, 0, e)) ||
-        (status = gguf_get_float(g, "polar.menu.price", &p->info.price, 0, 1e6, 0, e)) ||
-        (status = pred_read_questions(g, p, e)))
-        return status;
-    p->info.model_checksum = pred_read_u64(g, "polar.model_checksum");
-    p->info.model_fingerprint = pred_read_u64(g, "polar.model_fingerprint");
+    return POLAR_OK;
+}
+
+/* Everything of the info that is not a size of a network. What the file does not say keeps its default. */
+static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
+    polar_predictor_info *i = &p->info;
+    const char *feature = NULL;
+    size_t length = 0;
+    polar_status status = pred_read_texts(g, p, e);
+    if (!status)
+        status = gguf_get_float(g, "polar.cascade.threshold", &i->cascade_threshold, -1e9, 0, GGUF_OPTIONAL, e);
+    if (!status)
+        status = gguf_get_int(g, "polar.cascade.programs", &i->cascade_programs, 1, POLAR_MAX_MENU, GGUF_OPTIONAL, e);
+    if (!status) status = gguf_get_str(g, "polar.feature", &feature, &length, GGUF_OPTIONAL, e);
+    if (!status) status = gguf_get_int(g, "polar.feature_layer", &i->feature_layer, 0, i->n_layer, GGUF_OPTIONAL, e);
+    if (!status) status = gguf_get_int(g, "polar.max_tokens", &i->max_tokens, 0, PRED_MAX_TOKENS, GGUF_OPTIONAL, e);
+    if (!status) status = gguf_get_float(g, "polar.menu.price", &i->price, 0, 1e6, GGUF_OPTIONAL, e);
+    if (!status) status = pred_read_questions(g, p, e);
+    if (status) return status;
+    i->model_checksum = pred_read_u64(g, "polar.model_checksum");
+    i->model_fingerprint = pred_read_u64(g, "polar.model_fingerprint");
     if (!feature) return POLAR_OK;
-    for (int i = 0; i < POLAR_N_FEATURE; i++) {
-        const char *name = polar_feature_name((polar_feature)i);
+    for (int k = 0; k < POLAR_N_FEATURE; k++) {
+        const char *name = polar_feature_name((polar_feature)k);
         if (strlen(name) != length || memcmp(name, feature, length)) continue;
-        p->info.feature = (polar_feature)i;
+        i->feature = (polar_feature)k;
         return POLAR_OK;
     }
     return fail(e, POLAR_UNSUPPORTED, "%s: features of kind %.*s", g->name, (int)MIN(length, 60), feature);
 }
 
+/* A predictor of an open file, complete or not at all. */
 static polar_status pred_read(polar_predictor **out, const gguf_file *g, const polar_allocator *a, polar_error *e) {
     pred_tensor list[PRED_MAX_TENSORS];
     pred_shape s;
     menu_shape m;
     polar_predictor *p = NULL;
-    polar_status status;
     int n_layer;
-    if ((status = pred_read_shapes(g, &n_layer, &s, &m, e))) return status;
-    if ((status = pred_create(&p, n_layer, s.d_model ? &s : NULL, m.n_menu ? &m : NULL, a, e))) return status;
-    if (s.d_model && (status = pred_read_tensors(g, list, pred_tensors(&s, list), p->params, e))) goto done;
-    if (m.n_menu && ((status = pred_read_tensors(g, list, menu_tensors(&m, list), p->menu_params, e)) ||
-                     (status = pred_read_programs(g, p, e))))
-        goto done;
-    if (!(status = pred_read_info(g, p, e))) status = pred_ready(p, e);
-done:
+    polar_status status = pred_read_shapes(g, &n_layer, &s, &m, e);
+    if (!status) status = pred_create(&p, n_layer, s.d_model ? &s : NULL, m.n_menu ? &m : NULL, a, e);
+    if (!status && s.d_model) status = pred_read_tensors(g, list, pred_tensors(&s, list), p->params, e);
+    if (!status && m.n_menu) status = pred_read_tensors(g, list, menu_tensors(&m, list), p->menu_params, e);
+    if (!status && m.n_menu) status = pred_read_programs(g, p, e);
+    if (!status) status = pred_read_info(g, p, e);
+    if (!status) status = pred_ready(p, e);
     if (status) polar_predictor_close(p);
     else *out = p;
     return status;
 }
 
+/* From a path, or from memory if it is NULL. The predictor copies what it needs, so the file is closed. */
 static polar_status pred_open(polar_predictor **out, const char *path, const void *data, size_t size,
                               const polar_allocator *allocator, polar_error *error) {
     const polar_allocator a = mem_allocator(allocator);
@@ -14453,26 +14628,31 @@ polar_status polar_predictor_open_memory(polar_predictor **out, const void *data
     return pred_open(out, NULL, data, size, allocator, error);
 }
 
+/* The directory of the tensors: names and shapes. The writer keeps its first error, which finishing returns. */
 static void pred_write_tensors(polar_gguf_writer *w, const pred_tensor *list, int n) {
     for (int i = 0; i < n; i++) {
         const int64_t dims[2] = {list[i].columns, list[i].rows};
-        polar_gguf_writer_add_tensor(w, list[i].name, 0, list[i].rows ? 2 : 1, dims);
+        polar_gguf_writer_add_tensor(w, list[i].name, PRED_F32, list[i].rows ? 2 : 1, dims);
     }
 }
 
+/* The programs of the menu, formatted into `texts` with `size` bytes for each. */
 static void pred_write_programs(polar_gguf_writer *w, const polar_predictor *p, char *texts, size_t size) {
     const char *list[POLAR_MAX_MENU];
     for (int i = 0; i < p->menu.shape.n_menu; i++) {
-        list[i] = texts + (size_t)i * size;
-        polar_program_format(&p->programs[i], texts + (size_t)i * size, size);
+        char *program = texts + (size_t)i * size;
+        polar_program_format(&p->programs[i], program, size);
+        list[i] = program;
     }
     polar_gguf_writer_set_strings(w, "polar.menu.programs", list, NULL, (size_t)p->menu.shape.n_menu);
 }
 
+/* A metadata value that ends in NUL. */
 static void pred_write_text(polar_gguf_writer *w, const char *key, const char *s) {
     polar_gguf_writer_set_string(w, key, s, strlen(s));
 }
 
+/* All metadata but the programs of the menu: what pred_read_shapes and pred_read_info read. */
 static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
     const pred_shape *s = &p->net.shape;
     pred_write_text(w, "general.architecture", PRED_ARCHITECTURE);
@@ -14510,13 +14690,14 @@ static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
 }
 
 /* Data of the tensors, one by one: the file pads each of them. */
-static void pred_write_data(polar_gguf_writer *w, const pred_tensor *list, int n, const float *base) {
-    for (int i = 0; i < n; i++) polar_gguf_writer_write_f32(w, base + list[i].offset, list[i].count);
+static void pred_write_data(polar_gguf_writer *w, const pred_tensor *list, int n, const float *params) {
+    for (int i = 0; i < n; i++) polar_gguf_writer_write_f32(w, params + list[i].offset, list[i].count);
 }
 
 #define PRED_PROGRAM_BYTES 4096 /* of the text form: at most 15 for each of 256 segments */
 
-/* Writes a predictor to a path, or with NULL into memory; the writer is the caller's to close. */
+/* Writes a predictor to a path, or with NULL into memory; the writer is the caller's to close, even on failure.
+ * It takes the programs as one array of texts, so all of them are formatted at once. */
 static polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out, const char *path, polar_error *e) {
     pred_tensor list[PRED_MAX_TENSORS], menu[MENU_TENSORS];
     const int n = p->net.shape.d_model ? pred_tensors(&p->net.shape, list) : 0;
@@ -14524,20 +14705,23 @@ static polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out
     const size_t bytes = (size_t)p->menu.shape.n_menu * PRED_PROGRAM_BYTES;
     char *texts = NULL;
     polar_status status;
-    if ((status = polar_gguf_writer_open(out, path, &p->allocator, e))) return status;
+    status = polar_gguf_writer_open(out, path, &p->allocator, e);
+    if (status) return status;
     pred_write_info(*out, p);
     if (n_menu) {
-        if (!(texts = mem_alloc(&p->allocator, bytes, e))) return POLAR_MEMORY;
+        texts = mem_alloc(&p->allocator, bytes, e);
+        if (!texts) return POLAR_MEMORY;
         pred_write_programs(*out, p, texts, PRED_PROGRAM_BYTES);
         mem_free(&p->allocator, texts, bytes);
     }
-    pred_write_tensors(*out, list, n);
+    pred_write_tensors(*out, list, n); /* the directory of all tensors, then their data in the same order */
     pred_write_tensors(*out, menu, n_menu);
     pred_write_data(*out, list, n, p->params);
     pred_write_data(*out, menu, n_menu, p->menu_params);
     return polar_gguf_writer_finish(*out, e);
 }
 
+/* Through a file beside the path, as every writer of GGUF files. */
 polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error) {
     polar_gguf_writer *w = NULL;
     polar_status status;
