@@ -13428,7 +13428,7 @@ typedef struct pred_net {
     float *query_forward; /* (d, d), scratch: the packed weight of the queries */
 } pred_net;
 
-/* A linear layer that is not packed yet. */
+/* A linear layer that is not packed yet: `forward` and `backward` are set by whoever places them. */
 static pred_linear pred_linear_of(const float *weight, const float *bias, int out, int in) {
     pred_linear l = {in, out, weight, bias, NULL, NULL};
     return l;
@@ -13517,7 +13517,8 @@ typedef struct pred_dropout {
     float scale;        /* 1 / (1 - p) */
 } pred_dropout;
 
-/* p is rounded to a multiple of 1 / 65536. */
+/* Dropout for one pass: p is rounded to a multiple of 1 / 65536, and `key` names the random numbers, so that a pass
+ * that is repeated drops the same elements. */
 static MAYBE_UNUSED pred_dropout pred_dropout_of(double p, uint64_t key) {
     pred_dropout d;
     d.key = key;
@@ -13672,7 +13673,7 @@ static void pred_norm_forward(const mat_kernels *kernels, float *y, float *hat, 
     for (int r = 0; r < rows; r++, y += d, hat += d, x += d) rstd[r] = kernels->norm_row(y, hat, x, gain, bias, d);
 }
 
-/* a += b */
+/* a += b: a residual, or the sum of gradients. */
 static void pred_add(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] += b[i];
 }
@@ -14735,13 +14736,24 @@ polar_status polar_predictor_save(const polar_predictor *predictor, const char *
 /* ======================================================================================
  * [pick] Using a predictor
  *
- * Features of a question, the choice of programs for it, votes and cascades over several of them, and the everyday
- * call polar_ask. Promises: nothing here sees a reference answer; the session that made the features goes on with
- * the program that was picked. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
+ * From a question to its answer under the program that suits it:
+ *
+ *     question -- polar_prompt_find, _tokenize -- prompt -- polar_features_make -- features (T, width)
+ *              -- [pred], polar_picker_pick -- candidates -- polar_picker_answer -- answer
+ *
+ * Start reading at polar_ask, the everyday call, which is all of this for one question; ask_predicted above it has the
+ * three steps with a predictor. polar_picker_answer runs one program, or several and takes a vote or a cascade: the
+ * rules of both are polar_vote and polar_cascade, which also serve those who have all answers already. Static functions
+ * have the prefix of the public ones that they are for. Promises: nothing here sees a reference answer but
+ * polar_cascade_fit; the session that made the features goes on with the program that was picked, so that the layers
+ * before the features run once. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
  * [many] [pred].
  * ====================================================================================== */
 
-/* --- features ------------------------------------------------------------------------- */
+/* --- features -------------------------------------------------------------------------
+ *
+ * One vector per token of the question: its embedding, or the hidden state behind a few layers of the model itself, or
+ * the output of another model, the encoder. The first two read the prompt, the third the bare question. */
 
 struct polar_features {
     polar_allocator allocator;
@@ -14750,13 +14762,14 @@ struct polar_features {
     polar_runner runner;
     polar_pool *pool;       /* own threads, unless a runner was given */
     polar_session *session; /* of the model; NULL if nothing of it is run */
-    polar_session *encoder;
-    float *rows;            /* those that no session keeps */
-    size_t n_rows;
-    int32_t *tokens;        /* of the encoder */
-    size_t n_tokens;
+    polar_session *encoder; /* of the encoder; NULL without one */
+    float *rows;            /* (T, width) features that no session keeps */
+    size_t n_rows;          /* floats allocated */
+    int32_t *tokens;        /* the question as the encoder's tokens */
+    size_t n_tokens;        /* allocated */
 };
 
+/* The hidden states behind two layers: cheap, and reused by the answer. */
 polar_features_options polar_features_defaults(void) {
     polar_features_options o;
     memset(&o, 0, sizeof o);
@@ -14767,7 +14780,10 @@ polar_features_options polar_features_defaults(void) {
     return o;
 }
 
+/* Refuses options that the model or the encoder cannot serve: features of unknown kind, a layer that the model does not
+ * have, an encoder where none is read, or none where one is. */
 static polar_status features_check(const polar_model *m, const polar_features_options *o, polar_error *e) {
+    /* weights are needed, of both models */
     if (m->vocab_only || (o->encoder && o->encoder->vocab_only))
         return fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only",
                     m->vocab_only ? m->file.name : o->encoder->file.name);
@@ -14782,24 +14798,28 @@ static polar_status features_check(const polar_model *m, const polar_features_op
     return POLAR_OK;
 }
 
-/* The session that reads an encoder's text through all of its layers. */
+#define FEATURES_ENCODER_CTX 4096 /* tokens of a question where max_tokens sets no limit */
+
+/* The session that reads a question through all layers of the encoder. Keys and values are kept as floats. */
 static polar_status features_open_encoder(polar_features *f, polar_error *e) {
     polar_session_options o = polar_session_defaults();
     o.allocator = &f->allocator;
     o.runner = &f->runner;
     o.kv_type = POLAR_KV_F32;
-    o.n_ctx = MIN(f->options.max_tokens ? f->options.max_tokens : 4096, f->options.encoder->n_ctx_train);
+    o.n_ctx = MIN(f->options.max_tokens ? f->options.max_tokens : FEATURES_ENCODER_CTX,
+                  f->options.encoder->n_ctx_train);
     o.max_peek = o.n_ctx;
     return polar_session_create(&f->encoder, f->options.encoder, NULL, &o, e);
 }
 
-/* The model's own session: to answer with, or else only through the layers that the features need. */
+/* The model's own session. One that answers runs all layers; else the program keeps only the first `layers`, which the
+ * features need, and skips the rest. None is opened where nothing would run. */
 static polar_status features_open_session(polar_features *f, int answers, polar_error *e) {
     polar_session_options o = f->options.session;
     const int layers = f->options.feature == POLAR_FEATURE_HIDDEN ? f->options.layer : 0;
     polar_program first = polar_program_identity(f->model->n_layer);
     if (!answers && !layers) return POLAR_OK;
-    if (!answers && layers < f->model->n_layer) {
+    if (!answers && layers < f->model->n_layer) { /* slots for `layers` calls only */
         first.n_segments = 2;
         first.segments[0].length = (int16_t)layers;
         first.segments[1].start = (int16_t)layers;
@@ -14812,32 +14832,32 @@ static polar_status features_open_session(polar_features *f, int answers, polar_
     return polar_session_create(&f->session, f->model, &first, &o, e);
 }
 
+/* For polar_features_create, and, with `answers`, for a picker, whose answers come from the same session. The sessions
+ * share one allocator and one runner, whose threads are made here unless the caller brings his own. */
 static polar_status features_create(polar_features **out, const polar_model *model,
                                     const polar_features_options *options, int answers, polar_error *error) {
     const polar_features_options standard = polar_features_defaults(), *o = options ? options : &standard;
     const polar_allocator a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
     polar_features *f;
-    polar_error local;
-    err_clear(&local);
-    if (features_check(model, o, &local)) goto failed;
-    if (!(f = mem_alloc(&a, sizeof *f, &local))) goto failed;
+    polar_status status = features_check(model, o, error);
+    if (status) return status;
+    f = mem_alloc(&a, sizeof *f, error);
+    if (!f) return POLAR_MEMORY;
     memset(f, 0, sizeof *f);
     f->allocator = a;
     f->model = model;
     f->options = *o;
     if (o->session.runner) f->runner = *o->session.runner;
-    else if (!polar_pool_create(&f->pool, o->session.n_threads, &a, &local)) f->runner = polar_pool_runner(f->pool);
-    if (local.status || features_open_session(f, answers, &local) || (o->encoder && features_open_encoder(f, &local))) {
-        polar_features_free(f);
-        goto failed;
-    }
-    *out = f;
-    return POLAR_OK;
-failed:
-    if (error) *error = local;
-    return local.status;
+    else status = polar_pool_create(&f->pool, o->session.n_threads, &a, error);
+    if (f->pool) f->runner = polar_pool_runner(f->pool);
+    if (!status) status = features_open_session(f, answers, error);
+    if (!status && o->encoder) status = features_open_encoder(f, error);
+    if (status) polar_features_free(f);
+    else *out = f;
+    return status;
 }
 
+/* Features alone, as for the training of a predictor: no session runs more layers than they need. */
 polar_status polar_features_create(polar_features **out, const polar_model *model,
                                    const polar_features_options *options, polar_error *error) {
     err_clear(error);
@@ -14846,6 +14866,7 @@ polar_status polar_features_create(polar_features **out, const polar_model *mode
     return features_create(out, model, options, 0, error);
 }
 
+/* Also of features that features_create left unfinished. The sessions go before the pool that they run on. */
 void polar_features_free(polar_features *features) {
     polar_allocator a;
     if (!features) return;
@@ -14858,17 +14879,21 @@ void polar_features_free(polar_features *features) {
     mem_free(&a, features, sizeof *features);
 }
 
+/* q_dim of a predictor that reads these features. */
 int polar_features_width(const polar_features *f) {
     return (f->options.encoder ? f->options.encoder : f->model)->n_embd;
 }
 
+/* Room for the features of n tokens in f->rows; NULL without memory. */
 static float *features_room(polar_features *f, int n, polar_error *e) {
     void *p = f->rows;
     const size_t need = (size_t)n * (size_t)polar_features_width(f);
     if (!mem_grow(&f->allocator, &p, &f->n_rows, need, sizeof *f->rows, e)) return NULL;
-    return f->rows = p;
+    f->rows = p;
+    return f->rows;
 }
 
+/* rows (n, n_embd): the embeddings of the tokens, as they stand in the file. */
 static polar_status features_embed(polar_features *f, const int32_t *prompt, int n, const float **rows,
                                    polar_error *e) {
     const matrix *m = &f->model->embedding;
@@ -14885,8 +14910,8 @@ static polar_status features_embed(polar_features *f, const int32_t *prompt, int
     return POLAR_OK;
 }
 
-/* The token that an encoder's tokenizer appends; -1 if it appends none. Files of Qwen3-Embedding do not say that theirs
- * is <|endoftext|>; their EOS is another one. */
+/* The token that an encoder's tokenizer appends to a text; -1 if it appends none. Files of Qwen3-Embedding do not say
+ * that theirs is <|endoftext|>, and name another token as their EOS, so the vocabulary is asked before the metadata. */
 static int32_t features_end_token(const polar_model *m) {
     const int32_t id = tok_id(&m->vocab, "<|endoftext|>");
     int add_eos = 0;
@@ -14902,11 +14927,12 @@ static polar_status features_tokenize(polar_features *f, const char *text, size_
     const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0);
     void *p = f->tokens;
     size_t n = 0;
-    polar_status status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e);
+    polar_status status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
     if (status) return status;
     if (!mem_grow(&f->allocator, &p, &f->n_tokens, n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
     f->tokens = p;
-    if ((status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e))) return status;
+    status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e);
+    if (status) return status;
     n = MIN(n, room);
     if (end >= 0) f->tokens[n++] = end;
     if (!n) return fail(e, POLAR_ARGUMENT, "an empty question has no features");
@@ -14914,61 +14940,76 @@ static polar_status features_tokenize(polar_features *f, const char *text, size_
     return POLAR_OK;
 }
 
+/* rows (n, n_embd of the encoder): its hidden states behind the last layer, after the final norm. */
 static polar_status features_encode(polar_features *f, const char *text, size_t length, const float **rows, int *n,
                                     polar_error *e) {
     const polar_model *m = f->options.encoder;
     float *to;
     polar_status status = features_tokenize(f, text, length, n, e);
     if (status) return status;
-    if (!(to = features_room(f, *n, e))) return POLAR_MEMORY;
-    if ((status = polar_session_peek(f->encoder, f->tokens, *n, m->n_layer, to, e))) return status;
+    to = features_room(f, *n, e);
+    if (!to) return POLAR_MEMORY;
+    status = polar_session_peek(f->encoder, f->tokens, *n, m->n_layer, to, e);
+    if (status) return status;
+    /* polar_session_peek returns hidden states as they leave the layer */
     for (int i = 0; i < *n; i++, to += m->n_embd) m->kern->rms_norm(to, to, m->output_norm, m->n_embd, m->norm_eps);
     *rows = f->rows;
     return POLAR_OK;
 }
 
+/* rows (n, width). Of a prompt longer than max_tokens the last tokens have features, since the question stands at the
+ * end; all of them run, as the hidden state of a token depends on those before it. */
 polar_status polar_features_make(polar_features *f, const char *question, size_t length, const int32_t *prompt,
                                  int n_prompt, const float **rows, int *n, polar_error *error) {
-    const int own = f->options.feature != POLAR_FEATURE_ENCODER,
-              most = f->options.max_tokens ? f->options.max_tokens : PRED_MAX_TOKENS;
+    const int own = f->options.feature != POLAR_FEATURE_ENCODER; /* features of the model itself */
+    const int max_tokens = f->options.max_tokens ? f->options.max_tokens : PRED_MAX_TOKENS;
     int first;
     polar_status status;
     err_clear(error);
     if (!rows || !n || (own && (!prompt || n_prompt < 1)) || (!own && !question))
         return fail(error, POLAR_ARGUMENT, "polar_features_make: an argument is NULL or the prompt is empty");
     if (!own) return features_encode(f, question, length, rows, n, error);
-    first = MAX(0, n_prompt - most);
+    first = MAX(0, n_prompt - max_tokens);
     *n = n_prompt - first;
     if (f->options.feature == POLAR_FEATURE_EMBEDDING) return features_embed(f, prompt + first, *n, rows, error);
-    if ((status = polar_session_peek(f->session, prompt, n_prompt, f->options.layer, NULL, error))) return status;
+    /* the session keeps the hidden states, for the answer to go on from */
+    status = polar_session_peek(f->session, prompt, n_prompt, f->options.layer, NULL, error);
+    if (status) return status;
     *rows = f->session->ahead + (size_t)first * (size_t)f->model->n_embd;
     return POLAR_OK;
 }
 
-/* --- picking -------------------------------------------------------------------------- */
+/* --- picking --------------------------------------------------------------------------
+ *
+ * A picker is features and a predictor that reads them. It holds one session, which makes the features of a question
+ * and then answers it under the program that was picked; questions come one after the other. */
 
 struct polar_picker {
     polar_allocator allocator;
     const polar_model *model;
     const polar_predictor *predictor;
     polar_pick_options options;
-    polar_features *features;
-    int by_menu;
-    double probability[POLAR_MAX_MENU]; /* of the last question */
+    polar_features *features; /* with the session that answers */
+    int by_menu;              /* 1: the menu network picks, 0: the network of programs */
+    double probability[POLAR_MAX_MENU]; /* P(correct) of the menu's programs for the last question */
 };
 
+/* The menu if the file has one, at the price in the file; sessions with their own defaults. */
 polar_pick_options polar_pick_defaults(void) {
     polar_pick_options o;
     memset(&o, 0, sizeof o);
-    o.price = -1;
+    o.price = -1; /* that of the predictor's file */
     o.decode = polar_decode_defaults();
     o.session = polar_session_defaults();
     return o;
 }
 
+/* Compares sizes first, whose mismatch says more than that of a fingerprint. A file without fingerprint and checksum is
+ * taken for any model of its sizes. */
 polar_status polar_predictor_check(const polar_predictor *p, const polar_model *m, const polar_model *encoder,
                                    int any_model, polar_error *error) {
     const polar_predictor_info *i = &p->info;
+    /* n_embd of the model that makes the features */
     const int width = i->feature == POLAR_FEATURE_ENCODER && encoder ? encoder->n_embd : m->n_embd;
     err_clear(error);
     if (i->n_layer != m->n_layer)
@@ -14992,14 +15033,16 @@ polar_status polar_predictor_check(const polar_predictor *p, const polar_model *
     return POLAR_OK;
 }
 
-/* Calls of the longest program that may be picked. */
+/* Calls of the longest program that may be picked: of the menu's, or all layers repeated. Sessions make room for it. */
 static int pick_max_calls(const polar_predictor *p, int by_menu) {
     int longest = p->info.n_layer;
-    if (!by_menu) return 2 * longest;
+    if (!by_menu) return PRED_REPEAT * longest;
+    /* the menu may hold programs of more than two executions of a segment */
     for (int k = 0; k < p->menu.shape.n_menu; k++) longest = MAX(longest, polar_program_length(&p->programs[k]));
     return longest;
 }
 
+/* Checks the options and the match of model and predictor, then opens the features with a session that answers. */
 polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
                                  const polar_pick_options *options, polar_error *error) {
     const polar_pick_options standard = polar_pick_defaults(), *o = options ? options : &standard;
@@ -15016,15 +15059,18 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
         (o->head == POLAR_PICK_PROGRAMS && !predictor->net.shape.d_model))
         return fail(error, POLAR_UNSUPPORTED, "this predictor has no %s",
                     o->head == POLAR_PICK_MENU ? "menu" : "network of programs");
-    if ((status = polar_predictor_check(predictor, model, o->encoder, o->any_model, error))) return status;
+    status = polar_predictor_check(predictor, model, o->encoder, o->any_model, error);
+    if (status) return status;
     a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
-    if (!(p = mem_alloc(&a, sizeof *p, error))) return POLAR_MEMORY;
+    p = mem_alloc(&a, sizeof *p, error);
+    if (!p) return POLAR_MEMORY;
     memset(p, 0, sizeof *p);
     p->allocator = a;
     p->model = model;
     p->predictor = predictor;
     p->options = *o;
     p->by_menu = o->head == POLAR_PICK_MENU || (o->head == POLAR_PICK_AUTO && predictor->menu.shape.n_menu);
+    /* the features that the predictor was trained on */
     features.feature = predictor->info.feature;
     features.layer = predictor->info.feature_layer;
     features.max_tokens = predictor->info.max_tokens;
@@ -15032,11 +15078,13 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     features.session = o->session;
     if (!features.session.max_calls)
         features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
-    if ((status = features_create(&p->features, model, &features, 1, error))) polar_picker_free(p);
+    status = features_create(&p->features, model, &features, 1, error);
+    if (status) polar_picker_free(p);
     else *out = p;
     return status;
 }
 
+/* Also of a picker that polar_picker_create left unfinished. */
 void polar_picker_free(polar_picker *picker) {
     polar_allocator a;
     if (!picker) return;
@@ -15045,16 +15093,19 @@ void polar_picker_free(polar_picker *picker) {
     mem_free(&a, picker, sizeof *picker);
 }
 
+/* Never NULL, since a picker's session answers. */
 polar_session *polar_picker_session(polar_picker *picker) {
     return picker->features->session;
 }
 
+/* All probabilities, also of the programs that were not returned. */
 const double *polar_picker_menu(const polar_picker *picker) {
     return picker->by_menu ? picker->probability : NULL;
 }
 
+/* The programs of the menu by utility, with score = ln P(correct), kept finite. */
 static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int *n) {
-    int order[POLAR_MAX_MENU];
+    int order[POLAR_MAX_MENU]; /* of the programs, the best first */
     *n = MIN(max, polar_menu_rank(p->predictor, p->probability, p->options.price, order));
     for (int i = 0; i < *n; i++) {
         out[i].program = p->predictor->programs[order[i]];
@@ -15062,7 +15113,8 @@ static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int 
     }
 }
 
-/* Beams that execute something; the identity if there is none. */
+/* The best beams that execute something, at most `max`; the identity if there is none. As many beams are followed as
+ * are asked for. */
 static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max,
                                   int *n, polar_error *e) {
     polar_candidate beams[POLAR_MAX_BEAMS];
@@ -15075,12 +15127,13 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     for (int i = 0; i < n_beams && *n < max && !status; i++)
         if (polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
     if (status || *n) return status;
-    out->program = polar_program_identity(p->model->n_layer);
+    out->program = polar_program_identity(p->model->n_layer); /* all beams skip everything */
     out->score = 0;
     *n = 1;
     return POLAR_OK;
 }
 
+/* Features of the question, then programs from the menu network or from the network of programs. */
 polar_status polar_picker_pick(polar_picker *p, const char *question, size_t length, const int32_t *prompt,
                                int n_prompt, polar_candidate *out, int max, int *n, polar_error *error) {
     const float *rows;
@@ -15089,20 +15142,27 @@ polar_status polar_picker_pick(polar_picker *p, const char *question, size_t len
     err_clear(error);
     if (!out || !n || max < 1) return fail(error, POLAR_ARGUMENT, "polar_picker_pick: no room for a program");
     *n = 0;
-    if ((status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error)))
-        return status;
+    status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error);
+    if (status) return status;
     if (!p->by_menu) return pick_programs(p, rows, n_rows, out, max, n, error);
-    if ((status = polar_predictor_menu(p->predictor, rows, n_rows, p->probability, error))) return status;
+    status = polar_predictor_menu(p->predictor, rows, n_rows, p->probability, error);
+    if (status) return status;
     pick_menu(p, out, max, n);
     return POLAR_OK;
 }
 
-/* --- several programs ----------------------------------------------------------------- */
+/* --- several programs -----------------------------------------------------------------
+ *
+ * The rules by which the answers of several programs become one: a cascade stops at the first confident answer, a vote
+ * takes the answer that most of them give. */
 
+/* (sum of ln p(token)) / tokens, so that long answers are not less confident by their length. */
 double polar_result_confidence(const polar_result *r) {
     return r->n_generated > 0 ? r->logprob / r->n_generated : POLAR_NO_CONFIDENCE;
 }
 
+/* `best` is the most confident run so far, the first of equal ones; at the threshold the run that reaches it is the
+ * best, since those before it stayed below. */
 int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run) {
     int best = 0, i = 0;
     for (; i < n; i++) {
@@ -15113,15 +15173,17 @@ int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n
     return best;
 }
 
+/* For qsort: numbers ascending. */
 static int cascade_compare(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* Mean of correct - price * cost over the questions, where every program that has run costs. */
+/* Mean over the questions of (correct answer: 1, else 0) - price * (cost of all programs that had to run); runs is
+ * (n_questions, k), the programs of a question in the order in which a cascade runs them. */
 static double cascade_worth(const polar_cascade_run *runs, int n_questions, int k, double threshold, double price) {
     double sum = 0;
-    for (int q = 0; q < n_questions; q++, runs += k) {
+    for (int q = 0; q < n_questions; q++, runs += k) { /* runs: those of question q */
         int n_run;
         const int chosen = polar_cascade(runs, k, threshold, &n_run);
         sum += runs[chosen].correct;
@@ -15130,26 +15192,30 @@ static double cascade_worth(const polar_cascade_run *runs, int n_questions, int 
     return sum / n_questions;
 }
 
-#define CASCADE_TRIES 512
+#define CASCADE_TRIES 512 /* thresholds tried; each is a pass over all runs */
+
+/* Tries POLAR_NO_CONFIDENCE, which any answer reaches, and the confidences that occur, from low to high and evenly
+ * thinned out to CASCADE_TRIES, since others give the result of one of these; the lowest of the best stays. */
 polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
                                double *worth, const polar_allocator *allocator, polar_error *error) {
     const polar_allocator a = mem_allocator(allocator);
-    double *values, best;
-    size_t n;
+    double *values, best; /* (n) thresholds to try, ascending; the worth of the best so far */
+    size_t n;             /* runs of all questions */
     err_clear(error);
     if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) ||
         !(price - price == 0))
         return fail(error, POLAR_ARGUMENT, "polar_cascade_fit: %d questions with %d programs each", n_questions, k);
     if (n > SIZE_MAX / sizeof *values) return fail(error, POLAR_MEMORY, "out of memory: %zu results are too many", n);
-    if (!(values = mem_alloc(&a, n * sizeof *values, error))) return POLAR_MEMORY;
+    values = mem_alloc(&a, n * sizeof *values, error);
+    if (!values) return POLAR_MEMORY;
     for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
-    qsort(values, n, sizeof *values, cascade_compare);
-    *threshold = POLAR_NO_CONFIDENCE;
+    qsort(values, n, sizeof *values, cascade_compare); /* equal ones are equal numbers: any sort gives the same */
+    *threshold = POLAR_NO_CONFIDENCE; /* the first program always */
     best = cascade_worth(runs, n_questions, k, *threshold, price);
     for (size_t t = 0, last = 0; t < CASCADE_TRIES; t++) { /* the answers' own confidences, evenly thinned out */
         const size_t i = n <= CASCADE_TRIES ? t : t * (n - 1) / (CASCADE_TRIES - 1);
         double w;
-        if (i >= n || (t && values[i] <= values[last])) continue;
+        if (i >= n || (t && values[i] <= values[last])) continue; /* tried already */
         last = i;
         w = cascade_worth(runs, n_questions, k, values[i], price);
         if (!(w > best)) continue;
@@ -15161,42 +15227,52 @@ polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, i
     return POLAR_OK;
 }
 
-/* Without a judge, the text between spaces is the answer, and equals the same bytes. */
+/* Space as it surrounds an answer. */
+static int vote_is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* The answer in a response: what the judge takes for it, without one all bytes between spaces. Length 0 is none. */
 static polar_span vote_extract(const polar_judge *judge, const char *response, size_t length) {
     polar_span s = {response, length};
     if (judge) return judge->extract(judge->user, response, length);
-    for (; s.length && strchr(" \t\r\n", s.text[s.length - 1]) && s.text[s.length - 1]; s.length--) continue;
-    for (; s.length && strchr(" \t\r\n", *s.text) && *s.text; s.length--) s.text++;
+    while (s.length && vote_is_space(s.text[s.length - 1])) s.length--;
+    for (; s.length && vote_is_space(*s.text); s.length--) s.text++;
     return s;
 }
 
+/* 1 if two answers say the same, 0 if not, -1 if the judge has no memory. Without a judge equal bytes do. */
 static int vote_same(const polar_judge *judge, const polar_ballot *a, const polar_ballot *b) {
     polar_span x = {a->text, a->length}, y = {b->text, b->length};
     if (judge) return judge->same(judge->user, x, y);
-    x = vote_extract(NULL, x.text, x.length);
+    x = vote_extract(NULL, x.text, x.length); /* ballots of users need not be trimmed */
     y = vote_extract(NULL, y.text, y.length);
     return x.length == y.length && !memcmp(x.text, y.text, x.length);
 }
 
+/* count[i] and weight[i] are the votes for the answer that ballot i is the first to give; 0 for all other ballots. */
 polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
                         polar_error *error) {
-    double weight[POLAR_MAX_MENU];
+    double weight[POLAR_MAX_MENU]; /* sums of the ballots' weights */
     int count[POLAR_MAX_MENU] = {0}, best = -1;
     err_clear(error);
     if (!ballots || !winner || n < 1 || n > POLAR_MAX_MENU)
         return fail(error, POLAR_ARGUMENT, "a vote over %d answers: 1..%d are possible", n, POLAR_MAX_MENU);
-    for (int i = 0; i < n; i++) { /* joins the first answer that says the same */
+    for (int i = 0; i < n; i++) { /* count */
         const int cut = ballots[i].stop == POLAR_STOP_LIMIT || ballots[i].stop == POLAR_STOP_CONTEXT;
-        int same = 0, at = 0;
+        int same = 0, first = 0; /* the first ballot that says the same, or i */
         weight[i] = 0;
         if (cut || !ballots[i].length) continue;
-        for (; at < i; at++)
-            if (count[at] && (same = vote_same(judge, &ballots[i], &ballots[at])) != 0) break;
+        while (first < i) { /* only answers that are the first of their kind are compared */
+            if (count[first]) same = vote_same(judge, &ballots[i], &ballots[first]);
+            if (same) break;
+            first++;
+        }
         if (same < 0) return fail(error, POLAR_MEMORY, "out of memory: the comparison of two answers");
-        count[at]++;
-        weight[at] += ballots[i].weight;
+        count[first]++;
+        weight[first] += ballots[i].weight;
     }
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) /* most votes, then most weight, then the first */
         if (count[i] && (best < 0 || count[i] > count[best] || (count[i] == count[best] && weight[i] > weight[best])))
             best = i;
     *winner = best;
@@ -15204,29 +15280,34 @@ polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *j
     return POLAR_OK;
 }
 
-/* --- answering ------------------------------------------------------------------------ */
+/* --- answering ------------------------------------------------------------------------
+ *
+ * A picker's candidates become one answer by a method: the first program's, a vote over all, or a cascade. */
 
+/* The words that the command takes and prints. */
 const char *polar_method_name(polar_method method) {
     static const char *const names[POLAR_N_METHOD] = {"first", "vote", "cascade"};
     return (unsigned)method < (unsigned)POLAR_N_METHOD ? names[method] : NULL;
 }
 
+/* One program's answer, generated with the defaults of [gen]. */
 polar_answer_options polar_answer_defaults(void) {
     polar_answer_options o;
     memset(&o, 0, sizeof o);
     o.generate = polar_generate_defaults();
     o.method = POLAR_METHOD_FIRST;
-    o.threshold = 1;
+    o.threshold = 1; /* that of the predictor's file */
     return o;
 }
 
+/* Collects the text of an answer in a buffer; a result other than 0 ends the generation. */
 static int pick_on_text(void *user, const char *text, size_t length) {
     buf *b = user;
     buf_put(b, text, length);
     return b->failed;
 }
 
-/* One program's answer, behind what `text` holds. */
+/* Generates one program's answer, behind what `text` holds. */
 static polar_status pick_run(polar_picker *p, const polar_program *program, const int32_t *prompt, int n_prompt,
                              const polar_generate_options *generate, buf *text, polar_result *r, polar_error *e) {
     polar_session *s = p->features->session;
@@ -15236,72 +15317,85 @@ static polar_status pick_run(polar_picker *p, const polar_program *program, cons
     g.on_text = pick_on_text;
     g.user = text;
     status = polar_session_generate(s, prompt, n_prompt, &g, NULL, 0, r, e);
-    if (text->failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
+    if (text->failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer"); /* which ended it */
     return status;
 }
 
-/* What all methods but the first share: the answers one behind the other, and where each begins. */
+/* What all methods but the first share: n answers so far. */
 typedef struct pick_answers {
-    buf text;
-    size_t starts[POLAR_MAX_MENU + 1];
+    buf text;                          /* all of them, one behind the other, each with its prefix */
+    size_t starts[POLAR_MAX_MENU + 1]; /* where each begins, and the last one ends */
     polar_result results[POLAR_MAX_MENU];
-    polar_cascade_run runs[POLAR_MAX_MENU];
+    polar_cascade_run runs[POLAR_MAX_MENU]; /* what the rule of cascades sees of them */
     int n;
 } pick_answers;
 
+/* Adds the answer under one more candidate. What a judge sees begins with the prefix, which the prompt has already
+ * written. */
 static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const int32_t *prompt, int n_prompt,
-                                const polar_answer_options *o, pick_answers *x, polar_error *e) {
-    const int i = x->n;
+                                const polar_answer_options *o, pick_answers *answers, polar_error *e) {
+    const int i = answers->n;
+    polar_result *r = &answers->results[i];
     polar_status status;
-    x->starts[i] = x->text.length;
-    if (o->prefix) buf_put(&x->text, o->prefix, strlen(o->prefix));
-    if ((status = pick_run(p, &c->program, prompt, n_prompt, &o->generate, &x->text, &x->results[i], e))) return status;
-    x->starts[i + 1] = x->text.length;
-    x->runs[i].confidence = polar_result_confidence(&x->results[i]);
-    x->runs[i].correct = 0;
-    x->runs[i].cost = polar_program_cost(&c->program);
-    x->n++;
+    answers->starts[i] = answers->text.length;
+    if (o->prefix) buf_put(&answers->text, o->prefix, strlen(o->prefix));
+    status = pick_run(p, &c->program, prompt, n_prompt, &o->generate, &answers->text, r, e);
+    if (status) return status;
+    answers->starts[i + 1] = answers->text.length;
+    answers->runs[i].confidence = polar_result_confidence(r);
+    answers->runs[i].correct = 0; /* nobody knows */
+    answers->runs[i].cost = polar_program_cost(&c->program);
+    answers->n++;
     return POLAR_OK;
 }
 
-/* The winner of a vote, -1 if no program gave an answer. */
-static polar_status pick_vote(const polar_judge *judge, const polar_candidate *c, const pick_answers *x, int *winner,
-                              int *votes, polar_error *e) {
+/* The winner of a vote, -1 if no program gave an answer. A program's weight is exp(score), its probability. */
+static polar_status pick_vote(const polar_judge *judge, const polar_candidate *c, const pick_answers *answers,
+                              int *winner, int *votes, polar_error *e) {
     polar_ballot ballots[POLAR_MAX_MENU];
-    for (int i = 0; i < x->n; i++) {
-        const polar_span s = vote_extract(judge, x->text.at + x->starts[i], x->starts[i + 1] - x->starts[i]);
+    for (int i = 0; i < answers->n; i++) {
+        const size_t start = answers->starts[i];
+        const polar_span s = vote_extract(judge, answers->text.at + start, answers->starts[i + 1] - start);
         ballots[i].text = s.text;
         ballots[i].length = s.length;
-        ballots[i].stop = x->results[i].stop;
-        ballots[i].weight = exp64(MAX(c[i].score, -700));
+        ballots[i].stop = answers->results[i].stop;
+        ballots[i].weight = exp64(MAX(c[i].score, -700)); /* exp of less is 0 */
     }
-    return polar_vote(ballots, x->n, judge, winner, votes, e);
+    return polar_vote(ballots, answers->n, judge, winner, votes, e);
 }
 
-/* Programs one after the other until the method has its answer. */
+/* Runs programs one after the other: all of them for a vote, until one is confident in a cascade. Sets out->chosen and
+ * out->votes. Where nobody votes the first program answers. */
 static polar_status pick_several(polar_picker *p, const polar_candidate *c, int n, const int32_t *prompt, int n_prompt,
-                                 const polar_answer_options *o, pick_answers *x, polar_picked *out, polar_error *e) {
-    const int fitted = p->predictor->info.cascade_programs > 0;
-    const double threshold = o->threshold <= 0 ? o->threshold : p->predictor->info.cascade_threshold;
+                                 const polar_answer_options *o, pick_answers *answers, polar_picked *out,
+                                 polar_error *e) {
+    /* confidences are at most 0, so that a threshold above is none */
+    const int cascade = o->method == POLAR_METHOD_CASCADE, given = o->threshold <= 0;
+    const double threshold = given ? o->threshold : p->predictor->info.cascade_threshold;
     int winner = 0, n_run;
     polar_status status = POLAR_OK;
-    if (o->method == POLAR_METHOD_CASCADE && !(o->threshold <= 0) && !fitted)
+    if (cascade && !given && !p->predictor->info.cascade_programs)
         return fail(e, POLAR_UNSUPPORTED, "the predictor's file holds no threshold for cascades: fit one, or give one");
     for (int i = 0; i < n; i++) {
-        if ((status = pick_answer(p, &c[i], prompt, n_prompt, o, x, e))) return status;
-        winner = polar_cascade(x->runs, x->n, threshold, &n_run);
-        if (o->method == POLAR_METHOD_CASCADE && x->runs[i].confidence >= threshold) break;
+        status = pick_answer(p, &c[i], prompt, n_prompt, o, answers, e);
+        if (status) return status;
+        if (cascade && answers->runs[i].confidence >= threshold) break;
     }
     out->votes = 1;
-    if (o->method == POLAR_METHOD_VOTE) status = pick_vote(o->judge, c, x, &winner, &out->votes, e);
+    /* the same rule as for those who have all answers; n_run is answers->n */
+    if (cascade) winner = polar_cascade(answers->runs, answers->n, threshold, &n_run);
+    else status = pick_vote(o->judge, c, answers, &winner, &out->votes, e);
     out->chosen = MAX(winner, 0);
     return status;
 }
 
-static void pick_give(const pick_answers *x, const polar_answer_options *o, int i, polar_result *r) {
-    const size_t skip = o->prefix ? strlen(o->prefix) : 0, length = x->starts[i + 1] - x->starts[i] - skip;
-    const char *text = x->text.at ? x->text.at + x->starts[i] + skip : "";
-    *r = x->results[i];
+/* Hands answer i to the caller, without its prefix: the result, the text as far as it fits, and on_text at once. */
+static void pick_deliver(const pick_answers *answers, const polar_answer_options *o, int i, polar_result *r) {
+    const size_t prefix = o->prefix ? strlen(o->prefix) : 0, start = answers->starts[i] + prefix;
+    /* in bytes, also where the caller's buffer is shorter */
+    const size_t length = answers->starts[i + 1] - start;
+    const char *text = answers->text.at ? answers->text.at + start : "";
+    *r = answers->results[i];
     r->length = length;
     if (o->text && o->capacity) {
         memcpy(o->text, text, MIN(length, o->capacity));
@@ -15310,11 +15404,12 @@ static void pick_give(const pick_answers *x, const polar_answer_options *o, int 
     if (length && o->generate.on_text) o->generate.on_text(o->generate.user, text, length);
 }
 
+/* One program answers straight into the caller's buffer; the answers of several are collected first. */
 polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_prompt,
                                  const polar_candidate *candidates, int n, const polar_answer_options *options,
                                  polar_picked *picked, polar_error *error) {
     const polar_answer_options standard = polar_answer_defaults(), *o = options ? options : &standard;
-    pick_answers x;
+    pick_answers answers;
     polar_picked r;
     polar_status status;
     err_clear(error);
@@ -15322,8 +15417,9 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
     if (!candidates || n < 1 || n > POLAR_MAX_MENU || !polar_method_name(o->method))
         return fail(error, POLAR_ARGUMENT, "an answer by method %d over %d programs: 1..%d are possible",
                     (int)o->method, n, POLAR_MAX_MENU);
-    if (o->method == POLAR_METHOD_FIRST) {
-        if ((status = polar_session_set_program(p->features->session, &candidates->program, error))) return status;
+    if (o->method == POLAR_METHOD_FIRST) { /* the answer streams to on_text as it comes */
+        status = polar_session_set_program(p->features->session, &candidates->program, error);
+        if (status) return status;
         status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, o->text, o->capacity,
                                         &r.result, error);
         r.n_run = r.votes = 1;
@@ -15332,29 +15428,35 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
         if (!status && picked) *picked = r;
         return status;
     }
-    memset(&x, 0, sizeof x);
-    x.text.allocator = &p->allocator;
-    status = pick_several(p, candidates, n, prompt, n_prompt, o, &x, &r, error);
-    if (!status) pick_give(&x, o, r.chosen, &r.result);
+    memset(&answers, 0, sizeof answers);
+    answers.text.allocator = &p->allocator;
+    status = pick_several(p, candidates, n, prompt, n_prompt, o, &answers, &r, error);
+    if (!status) pick_deliver(&answers, o, r.chosen, &r.result);
     r.candidate = candidates[r.chosen];
-    r.n_run = x.n;
-    for (int i = 0; i < x.n; i++) r.n_calls += x.results[i].n_calls;
-    buf_free(&x.text);
+    r.n_run = answers.n;
+    for (int i = 0; i < answers.n; i++) r.n_calls += answers.results[i].n_calls;
+    buf_free(&answers.text);
     if (!status && picked) *picked = r;
     return status;
 }
 
-/* --- prompts -------------------------------------------------------------------------- */
+/* --- prompts --------------------------------------------------------------------------
+ *
+ * How a question is put to the model. A predictor knows questions only in the form of its training, so that form comes
+ * along in its file. */
 
 #define PROMPT_PLACE "{question}"
-#define PROMPT_BOX   "\\boxed{"
+#define PROMPT_BOX   "\\boxed{" /* how the prompts of mathematics begin an answer */
 
+/* Text, system message and chat format come from the first source that has a text; then `wanted` overrides the other
+ * two one by one. */
 polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
                                polar_prompt *prompt, polar_error *error) {
     polar_prompt p = {NULL, NULL, POLAR_CHAT_AUTO};
     const char *chat = "";
     err_clear(error);
     if (!model || !prompt) return fail(error, POLAR_ARGUMENT, "polar_prompt_find: model or prompt is NULL");
+    /* the first source with a text */
     if (wanted && wanted->text) p.text = wanted->text;
     else if (predictor && *predictor->prompt) {
         p.text = predictor->prompt;
@@ -15364,10 +15466,11 @@ polar_status polar_prompt_find(const polar_model *model, const polar_predictor *
         p.text = model->prompt;
         chat = polar_chat_name(POLAR_CHAT_RAW);
     }
+    /* what is wanted besides */
     if (wanted && wanted->system) p.system = wanted->system;
     if (wanted && wanted->chat != POLAR_CHAT_AUTO) p.chat = wanted->chat;
     else if (*chat) {
-        while ((unsigned)p.chat < POLAR_N_CHAT && strcmp(chat, polar_chat_name(p.chat))) p.chat++;
+        while ((unsigned)p.chat < POLAR_N_CHAT && strcmp(chat, polar_chat_name(p.chat))) p.chat++; /* by its name */
         if ((unsigned)p.chat == POLAR_N_CHAT)
             return fail(error, POLAR_UNSUPPORTED, "the predictor's chat format \"%s\" is unknown here", chat);
     }
@@ -15376,20 +15479,22 @@ polar_status polar_prompt_find(const polar_model *model, const polar_predictor *
     return POLAR_OK;
 }
 
-/* The template with the question in all its places, NUL-terminated. */
+/* Appends the template with the question in all its places, and a NUL. A template without a place is refused: every
+ * question would get the same answer. */
 static polar_status prompt_fill(buf *out, const char *text, const char *question, polar_error *e) {
     const char *place = strstr(text, PROMPT_PLACE);
     if (!place) return fail(e, POLAR_FORMAT, "the prompt \"%.*s\" has no place %s", (int)MIN(strlen(text), 60), text,
                             PROMPT_PLACE);
-    for (; place; place = strstr(text, PROMPT_PLACE)) {
+    for (; place; place = strstr(text, PROMPT_PLACE)) { /* text: what is left of the template */
         buf_put(out, text, (size_t)(place - text));
         buf_put(out, question, strlen(question));
         text = place + strlen(PROMPT_PLACE);
     }
-    buf_put(out, text, strlen(text) + 1);
+    buf_put(out, text, strlen(text) + 1); /* the rest, with its NUL */
     return out->failed ? fail(e, POLAR_MEMORY, "out of memory: a prompt") : POLAR_OK;
 }
 
+/* The template filled in, then the chat format around it and the system message. */
 polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
                                    int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
     polar_message messages[2];
@@ -15408,81 +15513,91 @@ polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt 
     return status;
 }
 
-/* How an answer begins that the prompt has begun, or NULL. */
+/* How an answer begins that the prompt has begun, or NULL: "\boxed{" at its end. Judges want to see it, since what the
+ * model generates then begins inside of the box. */
 static const char *prompt_prefix(const polar_prompt *p) {
     const size_t n = p->text ? strlen(p->text) : 0, box = strlen(PROMPT_BOX);
     return n >= box && !strcmp(p->text + n - box, PROMPT_BOX) ? PROMPT_BOX : NULL;
 }
 
-/* --- the everyday call ---------------------------------------------------------------- */
+/* --- the everyday call ----------------------------------------------------------------
+ *
+ * polar_ask makes everything anew for one question. Who asks many keeps a picker, or a session, instead. */
 
+#define ASK_PROGRAMS 5 /* of a vote or cascade, unless the caller or the predictor's file says */
+
+/* One program: what the predictor picks, or the identity without one. */
 polar_ask_options polar_ask_defaults(void) {
     polar_ask_options o;
     memset(&o, 0, sizeof o);
     o.session = polar_session_defaults();
     o.generate = polar_generate_defaults();
-    o.price = -1;
-    o.threshold = 1;
+    o.price = -1;    /* that of the predictor's file */
+    o.threshold = 1; /* likewise */
     return o;
 }
 
-/* Programs that a method runs at most. */
+/* Programs that a method runs at most: what the caller says, else what the threshold of a cascade was fitted for. */
 static int ask_programs(const polar_ask_options *o) {
     const int fitted = o->method == POLAR_METHOD_CASCADE ? o->predictor->info.cascade_programs : 0;
     if (o->method == POLAR_METHOD_FIRST) return 1;
-    return o->n_programs > 0 ? MIN(o->n_programs, POLAR_MAX_MENU) : fitted ? fitted : 5;
+    return o->n_programs > 0 ? MIN(o->n_programs, POLAR_MAX_MENU) : fitted ? fitted : ASK_PROGRAMS;
 }
 
-/* The answer under the program that a predictor picks. */
+/* The answer under the programs that the predictor picks: a picker is made, picks, and answers with the session that
+ * made the features. */
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
-                                  const polar_session_options *so, const char *prefix, const int32_t *tokens, int n,
-                                  polar_picked *picked, polar_error *e) {
-    polar_pick_options po = polar_pick_defaults();
-    polar_answer_options ao = polar_answer_defaults();
+                                  const polar_session_options *session, const char *prefix, const int32_t *tokens,
+                                  int n, polar_picked *picked, polar_error *e) {
+    polar_pick_options pick = polar_pick_defaults();
+    polar_answer_options answer = polar_answer_defaults();
     polar_candidate candidates[POLAR_MAX_MENU];
     polar_picker *p = NULL;
     const size_t length = strlen(question);
     int n_candidates;
     polar_status status;
-    po.encoder = o->encoder;
-    po.session = *so;
-    po.head = o->head;
-    po.price = o->price;
-    po.any_model = o->any_model;
-    ao.method = o->method;
-    ao.threshold = o->threshold;
-    ao.prefix = prefix;
-    ao.judge = o->judge;
-    ao.generate = o->generate;
-    ao.text = o->text;
-    ao.capacity = o->capacity;
-    if ((status = polar_picker_create(&p, m, o->predictor, &po, e))) return status;
-    status = polar_picker_pick(p, question, length, tokens, n, candidates, ask_programs(o), &n_candidates, e);
+    pick.encoder = o->encoder;
+    pick.session = *session;
+    pick.head = o->head;
+    pick.price = o->price;
+    pick.any_model = o->any_model;
+    answer.method = o->method;
+    answer.threshold = o->threshold;
+    answer.prefix = prefix;
+    answer.judge = o->judge;
+    answer.generate = o->generate;
+    answer.text = o->text;
+    answer.capacity = o->capacity;
+    status = polar_picker_create(&p, m, o->predictor, &pick, e);
     if (!status)
-        status = polar_picker_answer(p, tokens, n, candidates, n_candidates, &ao, picked, e);
+        status = polar_picker_pick(p, question, length, tokens, n, candidates, ask_programs(o), &n_candidates, e);
+    if (!status) status = polar_picker_answer(p, tokens, n, candidates, n_candidates, &answer, picked, e);
     polar_picker_free(p);
     return status;
 }
 
-/* The answer under a program that is known. */
+/* The answer under a program that the caller named, or the identity. */
 static polar_status ask_program(const polar_model *m, const polar_program *program, const polar_ask_options *o,
-                                const polar_session_options *so, const int32_t *tokens, int n, polar_picked *picked,
-                                polar_error *e) {
+                                const polar_session_options *session, const int32_t *tokens, int n,
+                                polar_picked *picked, polar_error *e) {
     polar_session *s = NULL;
-    polar_status status = polar_session_create(&s, m, program, so, e);
+    polar_status status = polar_session_create(&s, m, program, session, e);
     if (status) return status;
     status = polar_session_generate(s, tokens, n, &o->generate, o->text, o->capacity, &picked->result, e);
     picked->candidate.program = *program;
     picked->n_run = picked->votes = 1;
-    picked->n_calls = picked->result.n_calls;
+    picked->n_calls = picked->result.n_calls; /* of one program */
     polar_session_free(s);
     return status;
 }
 
+/* In order: the program, if one is named; the prompt; its tokens, counted first; a context that holds them and the
+ * answer; the answer itself, by program or by predictor. */
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error) {
     const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
-    polar_session_options so = o->session;
+    polar_session_options session = o->session;
+    int max_tokens = o->generate.max_tokens;
     polar_program program;
     polar_prompt prompt;
     polar_picked picked;
@@ -15493,20 +15608,20 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     memset(&picked, 0, sizeof picked);
     if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
-    if ((status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error)) ||
-        (status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error)) ||
-        (status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error)))
-        return status;
-    if (!so.n_ctx)
-        so.n_ctx = (int)MIN(n + (size_t)(o->generate.max_tokens > 0 ? o->generate.max_tokens : 256),
-                            (size_t)model->n_ctx_train);
-    if (n > (size_t)so.n_ctx)
-        return fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, so.n_ctx);
-    if (!(tokens = mem_alloc(&model->allocator, n * sizeof *tokens, error))) return POLAR_MEMORY;
+    status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error);
+    if (!status) status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error);
+    if (!status) status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error);
+    if (status) return status;
+    if (max_tokens <= 0) max_tokens = polar_generate_defaults().max_tokens; /* as polar_session_generate takes it */
+    if (!session.n_ctx) session.n_ctx = (int)MIN(n + (size_t)max_tokens, (size_t)model->n_ctx_train);
+    if (n > (size_t)session.n_ctx) /* before anything large is allocated */
+        return fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, session.n_ctx);
+    tokens = mem_alloc(&model->allocator, n * sizeof *tokens, error);
+    if (!tokens) return POLAR_MEMORY;
     status = polar_prompt_tokenize(model, &prompt, question, tokens, n, &n, error);
     if (!status && o->predictor && !o->program)
-        status = ask_predicted(model, question, o, &so, prompt_prefix(&prompt), tokens, (int)n, &picked, error);
-    else if (!status) status = ask_program(model, &program, o, &so, tokens, (int)n, &picked, error);
+        status = ask_predicted(model, question, o, &session, prompt_prefix(&prompt), tokens, (int)n, &picked, error);
+    else if (!status) status = ask_program(model, &program, o, &session, tokens, (int)n, &picked, error);
     mem_free(&model->allocator, tokens, n * sizeof *tokens);
     if (!status && result) *result = picked.result;
     if (!status && o->picked) *o->picked = picked;
