@@ -14924,7 +14924,7 @@ static int32_t features_end_token(const polar_model *m) {
 static polar_status features_tokenize(polar_features *f, const char *text, size_t length, int *n_out, polar_error *e) {
     const polar_model *m = f->options.encoder;
     const int32_t end = features_end_token(m);
-    const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0);
+    const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0); /* for the text's own tokens */
     void *p = f->tokens;
     size_t n = 0;
     polar_status status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
@@ -15076,6 +15076,7 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     features.max_tokens = predictor->info.max_tokens;
     features.encoder = features.feature == POLAR_FEATURE_ENCODER ? o->encoder : NULL;
     features.session = o->session;
+    /* room for the keys and values of any program that may come */
     if (!features.session.max_calls)
         features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
     status = features_create(&p->features, model, &features, 1, error);
@@ -15121,7 +15122,7 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     polar_decode_options decode = p->options.decode;
     polar_status status;
     int n_beams = 0;
-    decode.n_beams = MAX(decode.n_beams, MIN(max, POLAR_MAX_BEAMS));
+    decode.n_beams = MAX(decode.n_beams, MIN(max, POLAR_MAX_BEAMS)); /* at least `max` where that is possible */
     status = polar_predictor_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
     *n = 0;
     for (int i = 0; i < n_beams && *n < max && !status; i++)
@@ -15241,7 +15242,8 @@ static polar_span vote_extract(const polar_judge *judge, const char *response, s
     return s;
 }
 
-/* 1 if two answers say the same, 0 if not, -1 if the judge has no memory. Without a judge equal bytes do. */
+/* 1 if two answers say the same, 0 if not, -1 if the judge has no memory. Without a judge, equal bytes between spaces
+ * say the same. */
 static int vote_same(const polar_judge *judge, const polar_ballot *a, const polar_ballot *b) {
     polar_span x = {a->text, a->length}, y = {b->text, b->length};
     if (judge) return judge->same(judge->user, x, y);
@@ -15307,7 +15309,8 @@ static int pick_on_text(void *user, const char *text, size_t length) {
     return b->failed;
 }
 
-/* Generates one program's answer, behind what `text` holds. */
+/* Generates one program's answer, behind what `text` holds. The session goes on from the layers that its first calls
+ * share with the features. */
 static polar_status pick_run(polar_picker *p, const polar_program *program, const int32_t *prompt, int n_prompt,
                              const polar_generate_options *generate, buf *text, polar_result *r, polar_error *e) {
     polar_session *s = p->features->session;
@@ -15337,7 +15340,7 @@ static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const
     const int i = answers->n;
     polar_result *r = &answers->results[i];
     polar_status status;
-    answers->starts[i] = answers->text.length;
+    answers->starts[i] = answers->text.length; /* a failed answer is not counted, and its text is not read */
     if (o->prefix) buf_put(&answers->text, o->prefix, strlen(o->prefix));
     status = pick_run(p, &c->program, prompt, n_prompt, &o->generate, &answers->text, r, e);
     if (status) return status;
@@ -15349,19 +15352,22 @@ static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const
     return POLAR_OK;
 }
 
-/* The winner of a vote, -1 if no program gave an answer. A program's weight is exp(score), its probability. */
-static polar_status pick_vote(const polar_judge *judge, const polar_candidate *c, const pick_answers *answers,
+/* The winner of a vote, -1 if no program gave an answer. A program's weight is exp(score), its probability. Without a
+ * judge the prefix is left out: where nothing was said, the bytes that the prompt began with would be an answer. */
+static polar_status pick_vote(const polar_answer_options *o, const polar_candidate *c, const pick_answers *answers,
                               int *winner, int *votes, polar_error *e) {
+    const size_t left_out = o->prefix && !o->judge ? strlen(o->prefix) : 0;
     polar_ballot ballots[POLAR_MAX_MENU];
     for (int i = 0; i < answers->n; i++) {
-        const size_t start = answers->starts[i];
-        const polar_span s = vote_extract(judge, answers->text.at + start, answers->starts[i + 1] - start);
+        const size_t start = answers->starts[i] + left_out;
+        const char *text = answers->text.at ? answers->text.at + start : ""; /* NULL: nobody said anything */
+        const polar_span s = vote_extract(o->judge, text, answers->starts[i + 1] - start);
         ballots[i].text = s.text;
         ballots[i].length = s.length;
         ballots[i].stop = answers->results[i].stop;
-        ballots[i].weight = exp64(MAX(c[i].score, -700)); /* exp of less is 0 */
+        ballots[i].weight = exp64(MAX(c[i].score, -700)); /* that is 1e-304, and no denormal number */
     }
-    return polar_vote(ballots, answers->n, judge, winner, votes, e);
+    return polar_vote(ballots, answers->n, o->judge, winner, votes, e);
 }
 
 /* Runs programs one after the other: all of them for a vote, until one is confident in a cascade. Sets out->chosen and
@@ -15384,7 +15390,7 @@ static polar_status pick_several(polar_picker *p, const polar_candidate *c, int 
     out->votes = 1;
     /* the same rule as for those who have all answers; n_run is answers->n */
     if (cascade) winner = polar_cascade(answers->runs, answers->n, threshold, &n_run);
-    else status = pick_vote(o->judge, c, answers, &winner, &out->votes, e);
+    else status = pick_vote(o, c, answers, &winner, &out->votes, e);
     out->chosen = MAX(winner, 0);
     return status;
 }
@@ -15453,7 +15459,7 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
 polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
                                polar_prompt *prompt, polar_error *error) {
     polar_prompt p = {NULL, NULL, POLAR_CHAT_AUTO};
-    const char *chat = "";
+    const char *chat = ""; /* name of the format that comes with the text; "" if none does */
     err_clear(error);
     if (!model || !prompt) return fail(error, POLAR_ARGUMENT, "polar_prompt_find: model or prompt is NULL");
     /* the first source with a text */
@@ -15499,7 +15505,7 @@ polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt 
                                    int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
     polar_message messages[2];
     polar_status status = POLAR_OK;
-    buf text = {NULL, NULL, 0, 0, 0};
+    buf text = {NULL, NULL, 0, 0, 0}; /* the template filled in, if there is one */
     int n_messages = 0;
     err_clear(error);
     if (!model || !prompt || !question)
@@ -15526,7 +15532,8 @@ static const char *prompt_prefix(const polar_prompt *p) {
 
 #define ASK_PROGRAMS 5 /* of a vote or cascade, unless the caller or the predictor's file says */
 
-/* One program: what the predictor picks, or the identity without one. */
+/* One program: the best that the predictor picks, or the identity without a predictor; the prompt is found by
+ * polar_prompt_find. */
 polar_ask_options polar_ask_defaults(void) {
     polar_ask_options o;
     memset(&o, 0, sizeof o);
@@ -15537,7 +15544,8 @@ polar_ask_options polar_ask_defaults(void) {
     return o;
 }
 
-/* Programs that a method runs at most: what the caller says, else what the threshold of a cascade was fitted for. */
+/* Programs that a method runs at most: what the caller says, else as many as the threshold of a cascade was fitted for,
+ * since it is the best for that number, else ASK_PROGRAMS. */
 static int ask_programs(const polar_ask_options *o) {
     const int fitted = o->method == POLAR_METHOD_CASCADE ? o->predictor->info.cascade_programs : 0;
     if (o->method == POLAR_METHOD_FIRST) return 1;
@@ -15576,7 +15584,8 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     return status;
 }
 
-/* The answer under a program that the caller named, or the identity. */
+/* The answer under a program that the caller named, or the identity. `picked` is filled in as a picker would: one
+ * program ran, and its answer has one vote. */
 static polar_status ask_program(const polar_model *m, const polar_program *program, const polar_ask_options *o,
                                 const polar_session_options *session, const int32_t *tokens, int n,
                                 polar_picked *picked, polar_error *e) {

@@ -488,6 +488,9 @@ TEST(answer) {
     CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
     CHECK(heaviest > 0 && r.votes == 1 && r.chosen == heaviest && r.result.stop == POLAR_STOP_STRING);
     CHECK(polar_program_equal(&r.candidate.program, &c[r.chosen].program) && r.candidate.score == c[r.chosen].score);
+    /* without a judge nobody votes: nothing was said, and what the prompt began is no answer */
+    o.judge = NULL;
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.votes == 0 && r.chosen == 0);
     buf_free(&streamed);
     polar_picker_free(x);
     polar_predictor_close(p);
