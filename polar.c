@@ -5113,16 +5113,41 @@ static ALWAYS_INLINE int32x4_t sdot_neon(int32x4_t s, int8x16_t w, int8x16_t a) 
     return s;
 }
 
-/* s[i] += sum_j w[4 i + j] a[4 lane + j] */
-static ALWAYS_INLINE int32x4_t sdot_lane_neon(int32x4_t s, int8x16_t w, int8x16_t a, int lane) {
-#define LANE(l) \
-    if (lane == l) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #l "]" : "+w"(s) : "w"(w), "w"(a))
-    LANE(0);
-    LANE(1);
-    LANE(2);
-    LANE(3);
-#undef LANE
-    return s;
+/* s[2 k + h][i] = sum_j w[j / 4][4 h + i][j % 4] a[k][j] over 16 or 32 numbers j of a panel of 8 rows and of four
+ * tokens; w and a go past them. One statement with its loads: between several the compiler copies the sums. */
+static ALWAYS_INLINE void sdot_tile_neon(int32x4_t s[8], const int8_t **w, const int8_t *a[4], int n) {
+    int32x4_t s0, s1, s2, s3, s4, s5, s6, s7;
+    int8x16_t w0, w1, u0, u1, u2, u3, v0, v1, v2, v3;
+    const int8_t *x = *w, *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
+#define ZERO(k) "movi %" #k ".4s, #0\n\t"
+#define TOKEN(k, h0, h1, l) \
+    "sdot %" #h0 ".4s, %8.16b, %" #k ".4b[" #l "]\n\tsdot %" #h1 ".4s, %9.16b, %" #k ".4b[" #l "]\n\t"
+#define WORD(k0, k1, k2, k3, l) \
+    "ldp %q8, %q9, [%18], #32\n\t" TOKEN(k0, 0, 1, l) TOKEN(k1, 2, 3, l) TOKEN(k2, 4, 5, l) TOKEN(k3, 6, 7, l)
+#define WORDS(k0, k1, k2, k3) \
+    WORD(k0, k1, k2, k3, 0) WORD(k0, k1, k2, k3, 1) WORD(k0, k1, k2, k3, 2) WORD(k0, k1, k2, k3, 3)
+#define LOAD_16(k, a) "ldr %q" #k ", [%" #a "], #16\n\t"
+#define LOAD_32(k, l, a) "ldp %q" #k ", %q" #l ", [%" #a "], #32\n\t"
+#define TILE(numbers) \
+    __asm__(ZERO(0) ZERO(1) ZERO(2) ZERO(3) ZERO(4) ZERO(5) ZERO(6) ZERO(7) numbers \
+            : "=&w"(s0), "=&w"(s1), "=&w"(s2), "=&w"(s3), "=&w"(s4), "=&w"(s5), "=&w"(s6), "=&w"(s7), "=&w"(w0), \
+              "=&w"(w1), "=&w"(u0), "=&w"(u1), "=&w"(u2), "=&w"(u3), "=&w"(v0), "=&w"(v1), "=&w"(v2), "=&w"(v3), \
+              "+r"(x), "+r"(a0), "+r"(a1), "+r"(a2), "+r"(a3) \
+            : \
+            : "memory")
+    if (n == 32)
+        TILE(LOAD_32(10, 14, 19) LOAD_32(11, 15, 20) LOAD_32(12, 16, 21) LOAD_32(13, 17, 22)
+             WORDS(10, 11, 12, 13) WORDS(14, 15, 16, 17));
+    else TILE(LOAD_16(10, 19) LOAD_16(11, 20) LOAD_16(12, 21) LOAD_16(13, 22) WORDS(10, 11, 12, 13));
+#undef TILE
+#undef LOAD_32
+#undef LOAD_16
+#undef WORDS
+#undef WORD
+#undef TOKEN
+#undef ZERO
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7;
+    *w = x, a[0] = a0, a[1] = a1, a[2] = a2, a[3] = a3;
 }
 
 /* s[2 i + k] += sum_j w[8 i + j] a[8 k + j] for i = 0, 1 and k = 0, 1 */
@@ -5206,16 +5231,14 @@ static ALWAYS_INLINE void scales_neon(int type, const uint8_t *x, int16x8_t s[2]
     const uint8x16_t low = vdupq_n_u8(15), high = vdupq_n_u8(48);
     uint8x16_t v, u;
     m[0] = m[1] = s[1] = vdupq_n_s16(0);
-    if (type == QUANT_Q4_K || type == QUANT_Q5_K) { /* scales in the low half of v, minima in the high one */
-        static const uint8_t from[16] = {4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15};
-        static const uint8_t top[16] = {16, 16, 16, 16, 4, 5, 6, 7, 16, 16, 16, 16, 8, 9, 10, 11}; /* 16: zero */
-        static const int8_t shift[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -4, -4, -4, -4};
-        static const uint8_t mask[16] = {63, 63, 63, 63, 15, 15, 15, 15, 63, 63, 63, 63, 15, 15, 15, 15};
-        v = vld1q_u8(x);
-        u = vandq_u8(shift_neon(vqtbl1q_u8(v, vld1q_u8(top)), 2), high);
-        v = vorrq_u8(vandq_u8(vshlq_u8(vqtbl1q_u8(v, vld1q_u8(from)), vld1q_s8(shift)), vld1q_u8(mask)), u);
-        s[0] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
-        m[0] = vreinterpretq_s16_u16(vmovl_high_u8(v));
+    if (type == QUANT_Q4_K || type == QUANT_Q5_K) { /* four scales and four minima at a time */
+        static const int8_t shift[8] = {0, 0, 0, 0, -4, -4, -4, -4};
+        const uint8x8_t first = vld1_u8(x + 4), last = vreinterpret_u8_u32(vdup_n_u32(rd_u32(x + 12)));
+        const uint8x8_t upper = vorr_u8(vand_u8(vshl_u8(last, vld1_s8(shift)), vdup_n_u8(15)),
+                                        vand_u8(vshr_n_u8(first, 2), vdup_n_u8(48)));
+        const int16x8_t p = vreinterpretq_s16_u16(vmovl_u8(vand_u8(first, vdup_n_u8(63))));
+        const int16x8_t q = vreinterpretq_s16_u16(vmovl_u8(upper));
+        s[0] = vcombine_s16(vget_low_s16(p), vget_low_s16(q)), m[0] = vcombine_s16(vget_high_s16(p), vget_high_s16(q));
         return;
     }
     if (type == QUANT_IQ4_XS) {
@@ -5306,27 +5329,26 @@ typedef struct rows4 {
     float32x4_t acc;
 } rows4;
 
+/* Weights from a row on: what the statements below that load by themselves read. */
+typedef struct weight_bytes { uint8_t bytes[1 << 30]; } weight_bytes;
+
 /* The halves at x, as floats; each x goes past its own. One instruction for each, which the compiler does not find. */
-static ALWAYS_INLINE float32x4_t next_halves4_neon(const uint8_t *x[4]) {
+static ALWAYS_INLINE float32x4_t next_halves4_neon(const uint8_t *x[4], const uint8_t *w) {
     const uint8_t *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
     uint16x4_t h;
-#define NEXT(l, constraint, load) \
-    __asm__(load ", [%1], #2" : constraint(h), "+r"(x##l) : "m"(*(const uint8_t(*)[2])(const void *)x##l))
-    NEXT(0, "=w", "ldr %h0");
-    NEXT(1, "+w", "ld1 {%0.h}[1]");
-    NEXT(2, "+w", "ld1 {%0.h}[2]");
-    NEXT(3, "+w", "ld1 {%0.h}[3]");
-#undef NEXT
+    __asm__("ldr %h0, [%1], #2\n\tld1 {%0.h}[1], [%2], #2\n\tld1 {%0.h}[2], [%3], #2\n\tld1 {%0.h}[3], [%4], #2"
+            : "=&w"(h), "+r"(x0), "+r"(x1), "+r"(x2), "+r"(x3)
+            : "m"(*(const weight_bytes *)(const void *)w));
     x[0] = x0, x[1] = x1, x[2] = x2, x[3] = x3;
     return vcvt_f32_f16(vreinterpret_f16_u16(h));
 }
 
 /* The next block, of 32 numbers; lane l of `da` is the token's scale, that of `sums` the sum of its numbers. */
-static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const int8_t *q, float32x4_t da, int32x4_t sums,
-                                           int l) {
+static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const uint8_t *w, const int8_t *q,
+                                           float32x4_t da, int32x4_t sums, int l) {
     const int bytes = quant_types[type].bytes, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1, head = mins ? 4 : 2;
     const int8x16_t a[2] = {vld1q_s8(q), vld1q_s8(q + 16)};
-    const float32x4_t d = next_halves4_neon(o->x), m = mins ? next_halves4_neon(o->x) : d;
+    const float32x4_t d = next_halves4_neon(o->x, w), m = mins ? next_halves4_neon(o->x, w) : d;
     int32x4_t now, s;
     UNROLL for (int r = 0; r < 4; r++) {
         const uint8_t *x = o->x[r];
@@ -5334,7 +5356,7 @@ static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const in
         if (type == QUANT_Q8_0)
             __asm__("ldp %q0, %q1, [%2], #32"
                     : "=w"(v0), "=w"(v1), "+r"(x)
-                    : "m"(*(const uint8_t(*)[32])(const void *)x));
+                    : "m"(*(const weight_bytes *)(const void *)w));
         else {
             v0 = numbers_neon(type, x - head, 0), v1 = numbers_neon(type, x - head, 1);
             x += bytes - head;
@@ -5359,10 +5381,11 @@ static ALWAYS_INLINE float32x4_t rows4_32_neon(int set, int type, const uint8_t 
     for (; b + 4 <= n_blocks; b += 4) {
         const float32x4_t da = vld1q_f32(d + b);
         const int32x4_t s = vpaddlq_s16(vld1q_s16(sums + 2 * b));
-        UNROLL for (int l = 0; l < 4; l++) rows4_block_neon(set, type, &o, q + 32 * (b + l), da, s, l);
+        UNROLL for (int l = 0; l < 4; l++) rows4_block_neon(set, type, &o, w[0], q + 32 * (b + l), da, s, l);
     }
     for (; b < n_blocks; b++)
-        rows4_block_neon(set, type, &o, q + 32 * b, vdupq_n_f32(d[b]), vdupq_n_s32(sums[2 * b] + sums[2 * b + 1]), 0);
+        rows4_block_neon(set, type, &o, w[0], q + 32 * b, vdupq_n_f32(d[b]),
+                         vdupq_n_s32(sums[2 * b] + sums[2 * b + 1]), 0);
     return o.acc;
 }
 
@@ -5528,16 +5551,17 @@ static void panel_fill_neon(int set, int type, const panel *f, int r, const uint
 }
 
 /* s[2 k + h] lane l: the products of n numbers of row 4 h + l with token k. With smmla s[4 p + h] instead: rows 2 h and
- * 2 h + 1 times tokens 2 p and 2 p + 1, in the order of a matrix. */
-static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t *w, const int8_t *const a[4], int at, int n,
+ * 2 h + 1 times tokens 2 p and 2 p + 1, in the order of a matrix. `next` is the panel; it and a go past these. */
+static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t **next, const int8_t *a[4], int n,
                                          int32x4_t s[8]) {
+    const int8_t *w = *next;
     if (set == ARM_NEON) {
         UNROLL for (int h = 0; h < 2; h++) UNROLL for (int k = 0; k < 4; k += 2) {
             int32x4_t t[2][4];
             int8x16_t v[4][2], u[2][2];
             UNROLL for (int i = 0; i < n / 16; i++) {
                 UNROLL for (int r = 0; r < 4; r++) v[r][i] = vld1q_s8(w + 128 * i + 64 * h + 16 * r);
-                UNROLL for (int l = 0; l < 2; l++) u[l][i] = vld1q_s8(a[k + l] + at + 16 * i);
+                UNROLL for (int l = 0; l < 2; l++) u[l][i] = vld1q_s8(a[k + l] + 16 * i);
             }
             UNROLL for (int l = 0; l < 2; l++) UNROLL for (int r = 0; r < 4; r++) {
                 int16x8_t x = pairs_neon(v[r][0], u[l][0]);
@@ -5550,31 +5574,29 @@ static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t *w, co
             }
             s[2 * k + h] = isum4x4_neon(t[0]), s[2 * k + 2 + h] = isum4x4_neon(t[1]);
         }
+        UNROLL for (int k = 0; k < 4; k++) a[k] += n;
+        *next += 8 * n;
+        return;
+    }
+    if (set == ARM_DOTPROD) {
+        sdot_tile_neon(s, next, a, n);
         return;
     }
     UNROLL for (int k = 0; k < 8; k++) s[k] = vdupq_n_s32(0);
     UNROLL for (int i = 0; i < n; i += 16, w += 128) {
-        const int8x16_t a0 = vld1q_s8(a[0] + at + i), a1 = vld1q_s8(a[1] + at + i), a2 = vld1q_s8(a[2] + at + i),
-                        a3 = vld1q_s8(a[3] + at + i);
-        if (set == ARM_I8MM) {
+        const int8x16_t a0 = vld1q_s8(a[0] + i), a1 = vld1q_s8(a[1] + i), a2 = vld1q_s8(a[2] + i),
+                        a3 = vld1q_s8(a[3] + i);
 #define S64_8(v) vreinterpretq_s64_s8(v)
-            const int8x16_t u[2][2] = {{S8(vzip1q_s64(S64_8(a0), S64_8(a1))), S8(vzip1q_s64(S64_8(a2), S64_8(a3)))},
-                                       {S8(vzip2q_s64(S64_8(a0), S64_8(a1))), S8(vzip2q_s64(S64_8(a2), S64_8(a3)))}};
-            UNROLL for (int g = 0; g < 2; g++) UNROLL for (int h = 0; h < 4; h++) {
-                const int8x16_t v = vld1q_s8(w + 64 * g + 16 * h);
-                s[h] = smmla_neon(s[h], v, u[g][0]), s[4 + h] = smmla_neon(s[4 + h], v, u[g][1]);
-            }
+        const int8x16_t u[2][2] = {{S8(vzip1q_s64(S64_8(a0), S64_8(a1))), S8(vzip1q_s64(S64_8(a2), S64_8(a3)))},
+                                   {S8(vzip2q_s64(S64_8(a0), S64_8(a1))), S8(vzip2q_s64(S64_8(a2), S64_8(a3)))}};
 #undef S64_8
-            continue;
-        }
-        UNROLL for (int l = 0; l < 4; l++) {
-            const int8x16_t w0 = vld1q_s8(w + 32 * l), w1 = vld1q_s8(w + 32 * l + 16);
-            s[0] = sdot_lane_neon(s[0], w0, a0, l), s[1] = sdot_lane_neon(s[1], w1, a0, l);
-            s[2] = sdot_lane_neon(s[2], w0, a1, l), s[3] = sdot_lane_neon(s[3], w1, a1, l);
-            s[4] = sdot_lane_neon(s[4], w0, a2, l), s[5] = sdot_lane_neon(s[5], w1, a2, l);
-            s[6] = sdot_lane_neon(s[6], w0, a3, l), s[7] = sdot_lane_neon(s[7], w1, a3, l);
+        UNROLL for (int g = 0; g < 2; g++) UNROLL for (int h = 0; h < 4; h++) {
+            const int8x16_t v = vld1q_s8(w + 64 * g + 16 * h);
+            s[h] = smmla_neon(s[h], v, u[g][0]), s[4 + h] = smmla_neon(s[4 + h], v, u[g][1]);
         }
     }
+    UNROLL for (int k = 0; k < 4; k++) a[k] += n;
+    *next += 8 * n;
 }
 
 /* Four tokens, and where their products with 8 rows go. */
@@ -5588,19 +5610,20 @@ typedef struct panel_tile {
 /* All but the panel, its blocks and the tile are constants wherever this is called. */
 static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small, int mins, const panel *f, int count,
                                           panel_tile *t) {
-    const int8_t *const q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = f->q;
+    const int8_t *q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = f->q;
+    const float *const da[4] = {t->d[0], t->d[1], t->d[2], t->d[3]};
     const int n_scales = set == ARM_I8MM ? 4 : 2;
     float32x4_t acc[8];
     UNROLL for (int k = 0; k < 8; k++) acc[k] = vld1q_f32(t->y[k / 2] + k % 2 * 4);
     for (int b = 0; b < count; b++) {
         const float32x4_t d[2] = {vld1q_f32(f->d + 8 * b), vld1q_f32(f->d + 8 * b + 4)};
         int32x4_t s[8], sum[8];
-        if (block == 32) panel_dot_neon(set, small, w, q, 32 * b, 32, sum), w += 32 * 8;
+        if (block == 32) panel_dot_neon(set, small, &w, q, 32, sum);
         else {
             const int32_t *scales = f->scales + b * (256 / sub) * n_scales * 4;
             UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
-            for (int j = 0; j < 256 / sub; j++, w += sub * 8, scales += 4 * n_scales) {
-                panel_dot_neon(set, small, w, q, 256 * b + sub * j, sub, s);
+            for (int j = 0; j < 256 / sub; j++, scales += 4 * n_scales) {
+                panel_dot_neon(set, small, &w, q, sub, s);
                 UNROLL for (int k = 0; k < 8; k++)
                     sum[k] = vmlaq_s32(sum[k], s[k], vld1q_s32(scales + 4 * (k % n_scales)));
             }
@@ -5610,7 +5633,7 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
                                                   s[k + 1] = vuzp2q_s32(sum[k], sum[k + 1]);
             UNROLL for (int k = 0; k < 8; k++) sum[k] = s[k / 4 * 4 + k % 2 * 2 + k / 2 % 2];
         }
-        UNROLL for (int k = 0; k < 8; k++) acc[k] = chain_neon(acc[k], d[k % 2], t->d[k / 2][b], sum[k]);
+        UNROLL for (int k = 0; k < 8; k++) acc[k] = chain_neon(acc[k], d[k % 2], da[k / 2][b], sum[k]);
         if (!mins) continue;
         if (block == 32) {
             UNROLL for (int k = 0; k < 8; k++)
@@ -5643,7 +5666,7 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
             }
         }
         UNROLL for (int k = 0; k < 8; k++)
-            acc[k] = chain_neon(acc[k], vld1q_f32(f->m + 8 * b + k % 2 * 4), t->d[k / 2][b], sum[k]);
+            acc[k] = chain_neon(acc[k], vld1q_f32(f->m + 8 * b + k % 2 * 4), da[k / 2][b], sum[k]);
     }
     UNROLL for (int k = 0; k < 8; k++) vst1q_f32(t->y[k / 2] + k % 2 * 4, acc[k]);
 }
@@ -5739,7 +5762,7 @@ static float32x4_t exp4_neon(float32x4_t x) {
     const uint32x4_t under = vcltq_f32(x, vdupq_n_f32(EXP_MIN)), in_range = vcleq_f32(x, vdupq_n_f32(EXP_MAX));
     float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(EXP_LN2_HI)), p = vdupq_n_f32(exp_poly[0]), y;
     r = vfmsq_f32(r, n, vdupq_n_f32(EXP_LN2_LO));
-    for (int k = 1; k < COUNT(exp_poly); k++) p = vfmaq_f32(vdupq_n_f32(exp_poly[k]), p, r);
+    UNROLL for (int k = 1; k < COUNT(exp_poly); k++) p = vfmaq_f32(vdupq_n_f32(exp_poly[k]), p, r);
     y = vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(i, vdupq_n_s32(127)), 23)));
     y = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), under));
     return vbslq_f32(in_range, y, vaddq_f32(x, vdupq_n_f32(INFINITY))); /* above: infinity, or NaN */
