@@ -9896,9 +9896,9 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
         return 0;
     }
     if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 ||
-        (o->runner && o->runner->n_threads < 1)) {
-        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without threads: no such thing", (int)o->kv_mode,
-             (int)o->kv_type);
+        (o->runner && (!o->runner->run || o->runner->n_threads < 1))) {
+        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without function or threads: no such thing",
+             (int)o->kv_mode, (int)o->kv_type);
         return 0;
     }
     o->n_batch = MIN(o->n_batch, o->n_ctx);
@@ -11233,10 +11233,11 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_many_create: out or model is NULL");
     *out = NULL;
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
-    if (o.max_tokens < 1 || (unsigned)o.kv_type > POLAR_KV_F32 || (o.runner && o.runner->n_threads < 1))
+    if (o.max_tokens < 1 || (unsigned)o.kv_type > POLAR_KV_F32 ||
+        (o.runner && (!o.runner->run || o.runner->n_threads < 1)))
         return fail(error, POLAR_ARGUMENT,
-                    "max_tokens %d, kv_type %d or a runner without threads: expected max_tokens >= 1", o.max_tokens,
-                    (int)o.kv_type);
+                    "max_tokens %d, kv_type %d or a runner without function or threads: expected max_tokens >= 1",
+                    o.max_tokens, (int)o.kv_type);
     status = gen_check_stop(o.stop, error);
     if (status) return status;
     a = o.allocator ? mem_allocator(o.allocator) : model->allocator;
@@ -12389,8 +12390,9 @@ polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *
     many_run run;
     polar_status status;
     err_clear(error);
-    if ((status = many_path_check(many, path, error))) return status;
-    if ((status = many_tokens_check(many->model, tokens, n, "continuation", error))) return status;
+    status = many_path_check(many, path, error);
+    if (!status) status = many_tokens_check(many->model, tokens, n, "continuation", error);
+    if (status) return status;
     if (n > many->model->n_ctx_train - many->n_prompt)
         return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n,
                     many->n_prompt, many->model->n_ctx_train);
@@ -17494,6 +17496,8 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
 /* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question,
  * among the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
 #define MENU_HEAT 0.05
+#define MENU_HEAT 0.05 /* how random the picks of the policy loss are */
+
 /* The policy loss of one question: how much its result is worth if a program k is picked at random, among the n_known
  * whose result is known, with probability
  *     pi_k = softmax over k of (p_k - price cost_k) / HEAT        p_k = sigmoid(logit_k), HEAT = MENU_HEAT
@@ -17503,7 +17507,6 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
  *     dL / d logit_k = -policy share n_menu pi_k (worth_k - mean) p_k (1 - p_k) / HEAT
  *     mean           = sum over k of pi_k worth_k
  * The log loss asks for good probabilities everywhere, this one where they decide which program is picked. */
-#define MENU_HEAT 0.05
 static void menu_policy(const menu_trainer *t, const float *logits, const uint8_t *results, float *dlogits) {
     const int n = t->net.shape.n_menu;
     const double price = t->options->price, factor = mul64(t->options->policy, t->share * n);

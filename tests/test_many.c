@@ -642,6 +642,9 @@ TEST(not_finite) {
 TEST(bad_input) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    const polar_runner without_function = {NULL, NULL, 2};
+    polar_session_options so = polar_session_defaults();
+    polar_session *s = NULL;
     polar_many_options o = polar_many_defaults();
     const char *const empty[] = {"", NULL};
     const int calls[] = {0, 4};
@@ -653,6 +656,10 @@ TEST(bad_input) {
     double logprob;
     CHECK(polar_many_create(NULL, m, NULL, &e) == POLAR_ARGUMENT &&
           polar_many_create(&y, NULL, NULL, &e) == POLAR_ARGUMENT);
+    so.runner = o.runner = &without_function;
+    CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
+    CHECK(polar_session_create(&s, m, NULL, &so, &e) == POLAR_ARGUMENT && !s);
+    o.runner = NULL;
     o.max_tokens = 0;
     CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
     o.max_tokens = 5, o.stop = empty;
