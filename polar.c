@@ -1068,7 +1068,7 @@ struct polar_pool {
 };
 
 /* Takes and does tasks until none is left. A thread that looked at `left` during one piece of work and takes from the
- * next one, which happens to have as many left, does a task of the latter: it reads what the task is after taking it. */
+ * next one, which happens to have as many left, does a task of the latter: it reads what to do after taking it. */
 static void pool_work(polar_pool *p, int worker) {
     int32_t left;
     while ((left = atomic_load(&p->left)) > 0) {
@@ -9849,7 +9849,10 @@ struct polar_session {
     polar_session_options options; /* with defaults filled in */
     engine engine;
     polar_pool *pool;      /* own threads, unless a runner was given */
-    int n_path, n_past, n_prompt, n_kept;
+    int n_path;            /* calls of the path */
+    int n_past;            /* tokens whose keys and values are in the slots */
+    int n_prompt;          /* of them, those of the first evaluation: what shared mode calls the prompt */
+    int n_kept;            /* positions, the last ones, whose logits are kept */
     int *path;             /* (max_calls) layers */
     int *first_call;       /* (max_calls) index of the first call of the same layer */
     int32_t *tokens;       /* (n_ctx) */
@@ -9860,7 +9863,8 @@ struct polar_session {
     float *logits;         /* (n_logits, n_vocab) */
     float *ahead;          /* (max_peek, n_embd) hidden states of the first n_ahead positions after layers */
     int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
-    int n_ahead, ahead_layers;
+    int n_ahead;           /* positions that a peek took through the first layers, less those overwritten since */
+    int ahead_layers;      /* how many layers */
     void *draw;            /* space of polar_sample */
     gen_rest rest;         /* of a generation that may go on */
     void *block;
@@ -9872,7 +9876,8 @@ polar_session_options polar_session_defaults(void) {
     return o;
 }
 
-/* Fills in defaults; 0 and an error if something cannot be. */
+/* Fills in defaults, in place, and checks what the model allows: a context of at most what it was trained for, a path no
+ * longer than max_calls. 0 and an error if something cannot be; callers take the error's status. */
 static int session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
     if (m->vocab_only) {
         fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->file.name);
@@ -9935,7 +9940,9 @@ static void session_place(polar_session *s, layout *l) {
     s->kv = layout_place(l, calls, slot);
 }
 
-/* A session that is only measured so far. */
+/* A session that is only measured so far: its options are complete and block_bytes is known, but no pointer points
+ * anywhere. This is all that polar_session_bytes needs, and what polar_session_create starts from. 0 and an error if the
+ * options are refused or the size is beyond the address space. */
 static int session_measure(polar_session *s, const polar_model *model, int n_path, const polar_session_options *options,
                            polar_error *e) {
     layout l = layout_begin(NULL);
@@ -9974,6 +9981,7 @@ size_t polar_session_bytes(const polar_model *model, const polar_program *progra
     return sizeof s + s.block_bytes + (s.options.runner ? 0 : pool_bytes(MIN(s.options.n_threads, 256)));
 }
 
+/* The threads end before the memory goes that they work on. A session that is half made is freed, too. */
 void polar_session_free(polar_session *session) {
     polar_allocator a;
     if (!session) return;
@@ -9983,6 +9991,8 @@ void polar_session_free(polar_session *session) {
     mem_free(&a, session, sizeof *session);
 }
 
+/* Measured first, so that one block holds everything and nothing is allocated later. Errors go through a local record,
+ * since `error` may be NULL. */
 polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
                                   const polar_session_options *options, polar_error *error) {
     polar_session measured, *s = NULL;
@@ -10022,6 +10032,8 @@ static void session_empty(polar_session *s) {
     s->rest.token = -1;
 }
 
+/* All is checked before anything changes. first_call[i] is the earliest call of the same layer, whose slot a prompt
+ * sees in shared mode. */
 polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
     err_clear(error);
     if (!path || n_path < 1 || n_path > s->options.max_calls)
@@ -10048,7 +10060,8 @@ polar_status polar_session_set_program(polar_session *s, const polar_program *pr
     return polar_session_set_path(s, path, n, error);
 }
 
-/* Span of the first n positions of a call's slot. */
+/* Span of the first n positions of a call's slot: the keys come first in it, then the values, each
+ * (n_head_kv, n_ctx, head_dim). */
 static kv_span session_span(const polar_session *s, int call, int n) {
     const kv_span span = {s->kv + 2 * (size_t)call * s->slot_bytes, s->kv + (2 * (size_t)call + 1) * s->slot_bytes, n,
                           s->options.n_ctx};
@@ -10197,6 +10210,7 @@ static polar_status session_catch_up(polar_session *s, polar_error *e) {
     return status;
 }
 
+/* A token that a generation left waiting comes first: the new ones stand behind it. */
 polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, polar_error *error) {
     polar_status status;
     err_clear(error);
@@ -10219,6 +10233,9 @@ static polar_status session_run_ahead(polar_session *s, int n, polar_error *e) {
     return status;
 }
 
+/* The session gets the path 0 .. n_layers-1 for as long as the peek takes. Its calls have the numbers, and so the
+ * slots, that the first calls of a program have which begins with these layers: their keys and values stay of use, and
+ * the hidden states behind them are kept in `ahead`. session_forget_ahead decides later whether they may be used. */
 polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, int n_layers, float *hidden,
                                 polar_error *error) {
     int path[POLAR_MAX_CALLS], first[POLAR_MAX_LAYER];
@@ -10248,11 +10265,13 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
     return POLAR_OK;
 }
 
+/* The kept ones are those of the last n_kept positions, in their order. */
 float *polar_session_logits(polar_session *s, int back) {
     if (back < 0 || back >= s->n_kept) return NULL;
     return s->logits + (size_t)(s->n_kept - 1 - back) * (size_t)s->model->n_vocab;
 }
 
+/* A token that waits counts as held, unless there is no room for it. */
 int polar_session_position(const polar_session *s) {
     return s->n_past + (s->rest.token >= 0 && s->n_past < s->options.n_ctx);
 }
@@ -10261,6 +10280,7 @@ const int32_t *polar_session_tokens(const polar_session *s) {
     return s->tokens;
 }
 
+/* Slots need no change: what lies behind n_past is overwritten before it is read. */
 polar_status polar_session_truncate(polar_session *s, int n, polar_error *error) {
     err_clear(error);
     if (n < 0 || n > polar_session_position(s))
@@ -10302,6 +10322,7 @@ typedef struct state_counts {
     int rest; /* the token that waits, plus 1 */
 } state_counts;
 
+/* The bytes that a state of this session with such counts begins with: a saved one must have the same. */
 static void state_head(const polar_session *s, const state_counts *n, uint8_t *head) {
     const int numbers[] = {STATE_VERSION, (int)s->options.kv_mode, (int)s->options.kv_type, s->n_path, n->n_past,
                            n->n_prompt, n->n_kept, n->rest};
@@ -10323,6 +10344,7 @@ static size_t state_kv(const polar_session *s, int n, uint8_t *to, const uint8_t
     return at;
 }
 
+/* The parts in the order of the drawing above. */
 polar_status polar_session_save(const polar_session *s, void *state, size_t capacity, size_t *size,
                                 polar_error *error) {
     const state_counts counts = {s ? s->n_past : 0, s ? s->n_prompt : 0, s ? s->n_kept : 0, s ? s->rest.token + 1 : 0};
@@ -10380,6 +10402,7 @@ static polar_status state_check(const polar_session *s, const uint8_t *from, siz
     return POLAR_OK;
 }
 
+/* Nothing of the session changes before the whole state was found to be right. */
 polar_status polar_session_load(polar_session *s, const void *state, size_t size, polar_error *error) {
     const uint8_t *from = state;
     state_counts n;
@@ -10402,6 +10425,8 @@ polar_status polar_session_load(polar_session *s, const void *state, size_t size
     return POLAR_OK;
 }
 
+/* A session like `from`, made under the identity and then given its path, with copies of tokens, logits and slots. What
+ * a peek left is not copied, since no result depends on it. */
 polar_status polar_session_clone(polar_session **out, const polar_session *from, polar_error *error) {
     polar_session_options o;
     polar_session *s;
@@ -10425,6 +10450,7 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     return POLAR_OK;
 }
 
+/* The tokens are checked before the first is dropped. */
 polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, int *n_new, polar_error *error) {
     int same = 0;
     polar_status status;

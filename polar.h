@@ -535,7 +535,7 @@ polar_status polar_session_sync(polar_session *session, const int32_t *tokens, i
 polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
                                 polar_error *error);
 /* Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT), another model, program,
- * kv_mode or kv_type (POLAR_MISMATCH), more tokens than there is room for (POLAR_CONTEXT). Any bytes are safe to try. */
+ * kv_mode or kv_type (POLAR_MISMATCH), more tokens than there is room for (POLAR_CONTEXT). Any bytes may be tried. */
 polar_status polar_session_load(polar_session *session, const void *state, size_t size, polar_error *error);
 /* A second session in the same state, with the same options and, without a runner, threads of its own. */
 polar_status polar_session_clone(polar_session **out, const polar_session *session, polar_error *error);
