@@ -9876,8 +9876,8 @@ polar_session_options polar_session_defaults(void) {
     return o;
 }
 
-/* Fills in defaults, in place, and checks what the model allows: a context of at most what it was trained for, a path no
- * longer than max_calls. 0 and an error if something cannot be; callers take the error's status. */
+/* Fills in defaults, in place, and checks what the model allows: a context of at most what it was trained for, a path
+ * no longer than max_calls. 0 and an error if something cannot be; callers take the error's status. */
 static int session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
     if (m->vocab_only) {
         fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->file.name);
@@ -9941,8 +9941,8 @@ static void session_place(polar_session *s, layout *l) {
 }
 
 /* A session that is only measured so far: its options are complete and block_bytes is known, but no pointer points
- * anywhere. This is all that polar_session_bytes needs, and what polar_session_create starts from. 0 and an error if the
- * options are refused or the size is beyond the address space. */
+ * anywhere. This is all that polar_session_bytes needs, and what polar_session_create starts from. 0 and an error if
+ * the options are refused or the size is beyond the address space. */
 static int session_measure(polar_session *s, const polar_model *model, int n_path, const polar_session_options *options,
                            polar_error *e) {
     layout l = layout_begin(NULL);
