@@ -211,7 +211,8 @@ static void ranking(const json *probability, double price, int *out) {
 
 /* What a method must have chosen: a run, -1 no answer, -2 not known here. *n programs were run, *picked with
  * features. */
-static int expected_run(const char *name, const json *record, double price, double threshold, int *list, int *n, int *picked) {
+static int expected_run(const char *name, const json *record, double price, double threshold, int *list, int *n,
+                        int *picked) {
     const json *runs = json_get(record, "runs"), *menu = json_get(record, "menu"),
                *probability = json_get(record, "probability");
     int order[N_MENU];
@@ -287,6 +288,40 @@ static void check_record(const json *header, const json *record, method_sum *sum
     }
 }
 
+/* Holm's correction by its definition: of all p up to this one, the largest times how many are not below it. */
+static double holm(const double *p, int n, double mine) {
+    double most = 0;
+    for (int i = 0; i < n; i++) {
+        int not_below = 0;
+        if (p[i] > mine) continue;
+        for (int k = 0; k < n; k++) not_below += p[k] >= p[i];
+        most = fmax(most, p[i] * not_below);
+    }
+    return fmin(most, 1);
+}
+
+/* Two comparisons are primary, all others corrected together. */
+static void check_corrected(const json *methods, const json *nulls) {
+    double p[64], corrected[64];
+    int n = 0;
+    char name[208];
+    for (size_t i = 1; i < count(methods); i++) {
+        const json *m = item(methods, i);
+        const int primary = json_get(m, "primary") != NULL;
+        string(m, "name", name);
+        CHECK(primary == (!strcmp(name, "top-1 gain") || !strcmp(name, "top-1 save")));
+        CHECK(primary == !json_get(m, "p_holm"));
+        if (primary) continue;
+        p[n] = number(m, "p");
+        corrected[n++] = number(m, "p_holm");
+    }
+    for (size_t i = 0; i < count(nulls); i++) {
+        p[n] = number(item(nulls, i), "p");
+        corrected[n++] = number(item(nulls, i), "p_holm");
+    }
+    for (int i = 0; i < n; i++) CHECK(fabs(corrected[i] - holm(p, n, p[i])) < 1e-12);
+}
+
 static int method_index(const json *header, const char *name) {
     const json *methods = json_get(header, "methods");
     char found[208];
@@ -316,6 +351,8 @@ static void check_file(const char *path) {
     header = json_get(json_root(root), "polar");
     samples = json_get(json_root(root), "samples");
     summary = json_get(json_get(json_root(root), "summary"), "methods");
+    check_corrected(summary, json_get(json_get(json_root(root), "summary"), "nulls"));
+    CHECK(count(json_get(json_get(json_root(root), "summary"), "nulls")) == 6);
     n_methods = (int)count(json_get(header, "methods"));
     CHECK(count(samples) == N_QUESTIONS && n_methods <= 48 && (int)count(summary) == n_methods);
     for (size_t i = 0; i < count(samples) && n_methods <= 48; i++) {
@@ -521,6 +558,143 @@ TEST(groups) {
     RUN("head -c 9000 dart.json", 0, "\"groups\":{\"difficulty\":[");
 }
 
+/* --- planted evaluations: what is right is known, no model runs ------------------------------------------------ */
+
+static const char *const planted_programs[4] = {"0-3", "0x0", "1-2x0", "3x2"};
+static const int planted_calls[4] = {4, 3, 2, 5};
+
+/* The head of an evaluation; `methods` and `points` are members of their lists. */
+static FILE *begin_planted(const char *name, int n, int n_menu, const char *points, const char *methods) {
+    FILE *f = open_there(name, "wb");
+    CHECK(f != NULL);
+    if (!f) exit(1);
+    fprintf(f, "{\"polar\":{\"kind\":\"eval\",\"model\":{\"n_layer\":%d},\"questions\":{\"n\":%d},\"menu\":[", D,
+            n);
+    for (int k = 0; k < n_menu; k++) fprintf(f, "%s\"%s\"", k ? "," : "", planted_programs[k]);
+    fprintf(f, "],\"points\":[%s],\"methods\":[%s],\"feature_calls\":0,\"k\":1},\n\"samples\":[", points, methods);
+    return f;
+}
+
+/* A question with the runs of the whole menu; `right`: a bit for each program. */
+static void plant(FILE *f, int index, const char *info, int n_menu, int right, const double *probability) {
+    fprintf(f, "%s\n{\"index\":%d,\"question\":\"planted %d\",\"gt_ans\":\"1\",\"sample_info\":{%s},\"n_prompt\":10,"
+            "\"runs\":[", index ? "," : "", index, index, info);
+    for (int k = 0; k < n_menu; k++)
+        fprintf(f, "%s{\"program\":\"%s\",\"calls\":%d,\"answer\":\"1\",\"right\":%d,\"tokens\":2,\"stop\":\"end\","
+                "\"logprob\":-1}", k ? "," : "", planted_programs[k], planted_calls[k], right >> k & 1);
+    fprintf(f, "],\"menu\":[");
+    for (int k = 0; k < n_menu; k++) fprintf(f, k ? ",%d" : "%d", k);
+    fprintf(f, "],\"probability\":[");
+    for (int k = 0; k < n_menu; k++) fprintf(f, k ? ",%g" : "%g", probability[k]);
+    fprintf(f, "],\"results\":[");
+}
+
+static void plant_result(FILE *f, int first, int chosen, int right) {
+    fprintf(f, "%s{\"runs\":[%d],\"chosen\":%d,\"right\":%d,\"calls\":%d,\"positions\":12}", first ? "" : ",", chosen,
+            chosen, right >> chosen & 1, planted_calls[chosen] * 12);
+}
+
+/* 80 questions of two tasks, each with two numbers of steps. One of four programs answers a question: in each of the
+ * four kinds one program 15 of 20, its neighbour of the same task the other 5. Three predictors: one knows the task
+ * only, one the kind, one everything. */
+static void write_planted(const char *name, int has_task, int has_steps) {
+    static const double same[4] = {0.5, 0.5, 0.5, 0.5};
+    FILE *f = begin_planted(name, 80, 4,
+                            "{\"name\":\"a\",\"price\":0},{\"name\":\"b\",\"price\":0},{\"name\":\"c\",\"price\":0}",
+                            "{\"name\":\"identity\"},{\"name\":\"top-1 a\",\"point\":0},"
+                            "{\"name\":\"top-1 b\",\"point\":1},{\"name\":\"top-1 c\",\"point\":2}");
+    for (int i = 0; i < 80; i++) {
+        const int kind = i % 4, task = kind / 2, program = i / 4 % 4 == 3 ? kind ^ 1 : kind, right = 1 << program;
+        char info[64] = "";
+        if (has_task) sprintf(info, "\"task\":\"t%d\"", task);
+        if (has_steps) sprintf(info + strlen(info), "%s\"steps\":%d", *info ? "," : "", kind % 2);
+        plant(f, i, info, 4, right, same);
+        plant_result(f, 1, 0, right);
+        plant_result(f, 0, task * 2, right);
+        plant_result(f, 0, kind, right);
+        plant_result(f, 0, program, right);
+        fprintf(f, "]}");
+    }
+    fprintf(f, "\n]}\n");
+    fclose(f);
+}
+
+/* Picks dealt to other questions: what is known only of the task is left by dealing within it, and so on. */
+TEST(nulls) {
+    static const double expected[9] = {20, 40, 40, 20, 40, 60, 20, 40, 50}; /* points a, b, c; all, task, task + steps */
+    static const int exact[9] = {0, 1, 1, 0, 0, 1, 0, 0, 0}; /* all picks of a group are the same */
+    size_t n;
+    char *text;
+    json_document *root;
+    const json *summary, *nulls;
+    write_planted("planted.json", 1, 1);
+    RUN("polar eval --merge planted.json -o n.json", 0, "\n dealt in task+steps 62.");
+    CHECK(strstr(output, "\ntop-1 a, in task              +0.0 ") && strstr(output, "(999 dealings, seed 1)"));
+    CHECK(strstr(output, "\nt0                    40") != NULL);
+    RUN("polar eval --merge planted.json -o n2.json && cmp n.json n2.json", 0, "");
+    RUN("polar report n.json -o n.html && grep -c 'dealt in task+steps' n.html", 0, "3\n");
+    text = read_back("n.json", &n);
+    root = parse(text, n);
+    summary = json_get(json_root(root), "summary");
+    nulls = json_get(summary, "nulls");
+    CHECK(count(nulls) == 9 && number(json_get(summary, "dealings"), "n") == 999);
+    for (int i = 0; i < 9; i++) {
+        const json *x = item(nulls, (size_t)i), *pick = item(json_get(summary, "methods"), (size_t)number(x, "pick"));
+        const double right = number(x, "right"), beyond = number(pick, "right") - right;
+        CHECK((int)number(x, "pick") == i / 3 + 1);
+        CHECK(exact[i] ? right == expected[i] : fabs(right - expected[i]) < 0.7);
+        if (fabs(right - expected[i]) > 0.7) printf("%d: %g, expected %g\n", i, right, expected[i]);
+        CHECK(number(x, "accuracy") == right / 80);
+        CHECK(fabs(number(x, "pick_minus_null") - beyond / 80) < 1e-12);
+        CHECK(exact[i] ? beyond == 0 && number(x, "pick_p") == 1 : number(x, "pick_p") == 0.001);
+        /* each pick is dealt once: a dealing costs what the picks do */
+        CHECK(number(x, "calls_per_token") == number(pick, "calls_per_token"));
+    }
+    json_free(root);
+    free(text);
+    write_planted("no-task.json", 0, 1);
+    RUN("polar eval --merge no-task.json -o n3.json", 0,
+        "the questions name no task, subject or domain: dealt at random only");
+    CHECK(!strstr(output, "dealt in"));
+    write_planted("no-steps.json", 1, 0);
+    RUN("polar eval --merge no-steps.json -o n4.json", 0, "\n dealt in task+token");
+}
+
+/* `save` is not the cheapest price that happens to be as right as the identity, but one that surely is. A program of
+ * half the layers is right on 201 of 400 questions where the identity is on 200, one of three quarters on 230. */
+TEST(save_by_bound) {
+    static const double probability[3] = {0.5, 0.6, 0.55};
+    for (int sure = 0; sure < 2; sure++) { /* then the half is right on 260 */
+        FILE *f = begin_planted("bound.json", 400, 3, "", "{\"name\":\"identity\"}");
+        size_t n;
+        char *text;
+        json_document *root;
+        const json *fit;
+        for (int i = 0; i < 400; i++) {
+            const int half = sure ? i < 190 || i >= 330 : i < 140 || (i >= 200 && i < 261);
+            const int right = (i < 200) | (i < 195 || (i >= 200 && i < 235)) << 1 | half << 2;
+            plant(f, i, "", 3, right, probability);
+            plant_result(f, 1, 0, right);
+            fprintf(f, "]}");
+        }
+        fprintf(f, "\n]}\n");
+        fclose(f);
+        RUN("rm -f b2.json; " EVAL "--any-model --validation bound.json test.jsonl --limit 2 -o b2.json", 0,
+            "top-1 save");
+        text = read_back("b2.json", &n);
+        root = parse(text, n);
+        fit = json_get(json_get(json_root(root), "polar"), "validation");
+        CHECK(number(json_get(fit, "save"), "cost") == (sure ? 0.5 : 0.75));
+        CHECK(number(json_get(fit, "save"), "right") == (sure ? 260 : 230) &&
+              number(json_get(fit, "save"), "lower") > 0);
+        CHECK(number(json_get(fit, "gain"), "right") == (sure ? 260 : 230));
+        CHECK(number(fit, "identity_right") == 200);
+        CHECK_STR(json_get_text(json_get(fit, "fixed"), "save"), sure ? "1-2x0" : "0x0");
+        json_free(root);
+        free(text);
+    }
+}
+
 TEST(shards) {
     RUN("for i in 1 2 3; do " SAME " --shard $i/3 -o s$i.json || exit 9; done", 0, "5 questions");
     RUN("polar eval --merge s3.json s1.json s2.json -o s.json", 0, "16 questions");
@@ -668,7 +842,7 @@ TEST(report) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
-    T(shards), T(without_predictor), T(encoder),
+    T(nulls), T(save_by_bound), T(shards), T(without_predictor), T(encoder),
     T(bad_input), T(report),
 };
 

@@ -131,7 +131,8 @@ static void add_baselines(eval *r) {
     const int first = s->n_points ? 0 : r->decoder ? -1 : 1;
     if (r->has_fit) {
         add_fixed(r, "fixed gain", f->fixed_gain, "single program with most right on validation at cost <= 1");
-        add_fixed(r, "fixed save", f->fixed_save, "cheapest single program as right as the identity on validation");
+        add_fixed(r, "fixed save", f->fixed_save,
+                  "cheapest single program surely as right as the identity on validation");
         if (strcmp(f->fixed_best, f->fixed_gain))
             add_fixed(r, "fixed best", f->fixed_best, "single program with most right on validation at any cost");
     }
@@ -1070,13 +1071,12 @@ static int open_journal(eval *r) {
     return status;
 }
 
-static void print_scores(const eval *r, FILE *f, const scores *s) {
-    if (!r->o->json) {
-        scores_print(f, s);
-        return;
-    }
-    scores_put(f, s);
+static int print_scores(const eval *r, FILE *f, const scores *s) {
+    int status;
+    if (!r->o->json) return scores_print(f, s);
+    status = scores_put(f, s);
     fputc('\n', f);
+    return status;
 }
 
 /* An output of this very evaluation that is complete: 1 after its figures, 0 if there is none. */
@@ -1114,8 +1114,7 @@ static int go(eval *r) {
         return status;
     if (r->o->fit && (status = write_fit(r))) return status;
     if (has_place(r)) cli_journal_remove(&r->journal);
-    print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
-    return 0;
+    return print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
 }
 
 static void close_eval(eval *r) {

@@ -84,7 +84,7 @@ int eval_write(const char *output, const char *header, const scores *s, int n, e
     int status = !f;
     if (f) {
         fprintf(f, "{\"polar\":%s,\n\"summary\":", header);
-        scores_put(f, s);
+        status = scores_put(f, s);
         fprintf(f, ",\n\"samples\":[");
     }
     for (int i = 0; i < n && !status; i++) {
@@ -211,9 +211,9 @@ int eval_merge(char **files, int n, const char *output, int json_summary) {
     if (!status) status = scores_sort(&m.scores, files[0]);
     if (!status) status = eval_write(output, m.header, &m.scores, m.n, merged_record, &m);
     if (!status && json_summary) {
-        scores_put(f, &m.scores);
+        status = scores_put(f, &m.scores);
         fputc('\n', f);
-    } else if (!status) scores_print(f, &m.scores);
+    } else if (!status) status = scores_print(f, &m.scores);
     for (int i = 0; i < m.n && m.records; i++) free(m.records[i]);
     free(m.records);
     free(m.lengths);

@@ -5,6 +5,7 @@ typedef struct eval_page {
     FILE *f;
     const char *path;
     scores s;
+    score_tests tests;
     json_document *document;
     const json *header;
     int pick; /* the method in focus: the first pick, the first other method, or the identity */
@@ -27,29 +28,114 @@ static const char *kind_of(const scores *s, int method) {
     return "baseline";
 }
 
+/* Methods that are worth a line: identity and picks, or the method in focus. */
+static int lines_of(const eval_page *g, int *methods) {
+    int n = 0;
+    methods[n++] = 0;
+    for (int i = 1; i < g->s.n_methods && n < 4; i++)
+        if (!strcmp(kind_of(&g->s, i), "pick")) methods[n++] = i;
+    if (n == 1 && g->pick) methods[n++] = g->pick;
+    return n;
+}
+
+#define BINS 8
+
 static void put_p(FILE *f, double p) {
     if (p >= 0.9995) fprintf(f, "1");
     else if (p >= 0.0001) fprintf(f, "%.4f", p);
     else fprintf(f, p > 0 ? "%.0e" : "&lt; 1e-300", p);
 }
 
-static void put_row(const eval_page *g, int method) {
-    const score_figures x = scores_figures(&g->s, method, NULL);
+/* The cells after the name. `p`: NULL for the identity; `primary`: it is not corrected. */
+static void put_figures(const eval_page *g, const score_figures *x, const double *p, int primary, int has_seconds) {
     FILE *f = g->f;
-    fprintf(f, "<tr class=\"%s\"><td>%d</td><td class=\"l\">", kind_of(&g->s, method), method + 1);
-    page_text(f, g->s.methods[method].name, 40);
-    fprintf(f, "</td><td>%.1f %%</td><td>%.1f&ndash;%.1f</td><td>%.2f</td>", 100 * share(x.right, x.n),
-            100 * x.accuracy.low, 100 * x.accuracy.high, x.calls);
-    if (method) {
-        fprintf(f, "<td>%d</td><td>%d</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>", x.paired.corrected,
-                x.paired.broken, 100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low,
-                100 * x.difference.high);
-        put_p(f, x.p);
-        fprintf(f, "</td>");
+    fprintf(f, "</td><td>%.1f %%</td><td>%.1f&ndash;%.1f</td><td>%.2f</td>", 100 * x->mean / x->n,
+            100 * x->accuracy.low, 100 * x->accuracy.high, x->calls);
+    if (p) {
+        fprintf(f, "<td>%d</td><td>%d</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>%s", x->paired.corrected,
+                x->paired.broken, 100 * (x->mean - x->paired.both - x->paired.broken) / x->n, 100 * x->difference.low,
+                100 * x->difference.high, primary ? "<b>" : "");
+        put_p(f, *p);
+        fprintf(f, primary ? "</b></td>" : "</td>");
     } else fprintf(f, "<td></td><td></td><td></td><td></td><td></td>");
-    if (x.seconds >= 0 && !g->s.methods[method].needs_answer) fprintf(f, "<td>%.4g</td>", x.seconds);
+    if (x->seconds >= 0 && has_seconds) fprintf(f, "<td>%.4g</td>", x->seconds);
     else if (scores_figures(&g->s, 0, NULL).n_timed) fprintf(f, "<td></td>");
     fprintf(f, "</tr>\n");
+}
+
+/* A method, and below it its picks dealt to other questions. */
+static void put_row(const eval_page *g, int method) {
+    const score_figures x = scores_figures(&g->s, method, NULL);
+    const score_tests *t = &g->tests;
+    fprintf(g->f, "<tr class=\"%s\"><td>%d</td><td class=\"l\">", kind_of(&g->s, method), method + 1);
+    page_text(g->f, g->s.methods[method].name, 40);
+    put_figures(g, &x, method ? &t->p[method] : NULL, t->primary[method], !g->s.methods[method].needs_answer);
+    for (int i = 0; i < t->n_nulls; i++) {
+        if (t->nulls[i].pick != method) continue;
+        fprintf(g->f, "<tr class=\"baseline\"><td></td><td class=\"l\">&nbsp; dealt %s", t->nulls[i].name);
+        put_figures(g, &t->nulls[i].figures, &t->nulls[i].p, 0, 0);
+    }
+}
+
+/* What the picks know of a question beyond its kind. */
+static void put_nulls(const eval_page *g) {
+    const score_tests *t = &g->tests;
+    if (!t->n_nulls) return;
+    fprintf(g->f,
+            "<figure><div class=\"wide\"><table>\n<tr><th class=\"l\">picks</th><th class=\"l\">less dealt</th>"
+            "<th>differ-<br>ence</th><th>95 %% interval</th><th>p</th></tr>\n");
+    for (int i = 0; i < t->n_nulls; i++) {
+        const score_null *x = &t->nulls[i];
+        fprintf(g->f, "<tr><td class=\"l\">");
+        page_text(g->f, g->s.methods[x->pick].name, 40);
+        fprintf(g->f, "</td><td class=\"l\">%s</td><td>%+.1f</td><td>%+.1f to %+.1f</td><td>", x->name,
+                100 * (scores_figures(&g->s, x->pick, NULL).right - x->figures.mean) / g->s.n,
+                100 * x->pick_difference.low, 100 * x->pick_difference.high);
+        put_p(g->f, x->pick_p);
+        fprintf(g->f, "</td></tr>\n");
+    }
+    fprintf(g->f,
+            "</table></div>\n<figcaption>Nulls: the predictor's own picks dealt to other questions, at "
+            "random%s%s%s%s%s. What the picks answer beyond them is what the predictor knows of a question, and beyond "
+            "its kind. Means of %d dealings (seed %d); p: the share of dealings that are as right as the picks."
+            "</figcaption></figure>\n",
+            t->task ? ", within the same " : " only, as the file names no task", t->task ? t->task : "",
+            t->task ? ", and within the same " : "", t->task ? t->task : "", t->task ? " and length" : "",
+            SCORE_DEALINGS, SCORE_DEALING_SEED);
+}
+
+/* Right answers of the picks for each task, and where one loses. */
+static void put_tasks(const eval_page *g) {
+    score_bin bins[BINS];
+    const int field = g->tests.task_field;
+    const int n = field >= 0 ? scores_bins(&g->s, field, bins, BINS) : 0;
+    int methods[4], n_lines = lines_of(g, methods);
+    if (n < 2) return;
+    fprintf(g->f,
+            "<figure><div class=\"wide\"><table>\n<tr><th class=\"l\">%s</th><th>questions</th><th>identity</th>",
+            g->tests.task);
+    for (int c = 1; c < n_lines; c++) {
+        fprintf(g->f, "<th>");
+        page_text(g->f, g->s.methods[methods[c]].name, 40);
+        fprintf(g->f, "</th><th>differ-<br>ence</th><th>95 %% interval</th><th>layers</th>");
+    }
+    fprintf(g->f, "</tr>\n");
+    for (int i = 0; i < n; i++) {
+        fprintf(g->f, "<tr><td class=\"l\">");
+        page_text(g->f, bins[i].label, 0);
+        fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td>", bins[i].n,
+                100 * share(scores_figures(&g->s, 0, &bins[i]).right, bins[i].n));
+        for (int c = 1; c < n_lines; c++) {
+            const score_figures x = scores_figures(&g->s, methods[c], &bins[i]);
+            const char *b = x.difference.high < 0 ? "<b class=\"wrong\">" : "";
+            fprintf(g->f, "<td>%.1f %%</td><td>%s%+.1f%s</td><td>%+.1f to %+.1f</td><td>%.2f</td>",
+                    100 * share(x.right, x.n), b, 100 * share(x.paired.corrected - x.paired.broken, x.n),
+                    *b ? "</b>" : "", 100 * x.difference.low, 100 * x.difference.high, x.calls);
+        }
+        fprintf(g->f, "</tr>\n");
+    }
+    fprintf(g->f, "</table></div>\n<figcaption>By %s; differences to the identity.</figcaption></figure>\n",
+            g->tests.task);
 }
 
 /* What the methods are, in the words of the file. */
@@ -86,9 +172,10 @@ static void put_table(const eval_page *g) {
     fprintf(f,
             "</table></div>\n<figcaption>Layers per token: executed layer calls, of %d, those for the features "
             "included. Corrected and broken, difference and p compare with the identity on the same questions: "
-            "Wilson intervals, Newcombe's for paired differences (in points), exact McNemar test. "
+            "Wilson intervals, Newcombe's for paired differences (in points), exact McNemar test; p in bold: the "
+            "comparisons named beforehand, all others corrected together (Holm, %d). "
             "Oracles (in italics) need the right answer: they say what is left to gain, not what a user gets.",
-            g->s.n_layer);
+            g->s.n_layer, g->tests.n_family);
     if (n_timed)
         fprintf(f,
                 " Seconds per question: each method run by itself on %d of the questions, prediction included, "
@@ -153,24 +240,12 @@ static void put_scatter(const eval_page *g) {
 
 /* --- by difficulty --------------------------------------------------------------------------------------------- */
 
-#define BINS 8
-
 /* steps, else level, else difficulty, else task, ...: the field that says most about difficulty; -1: none. */
 static int best_field(const scores *s, score_bin *bins, int *n) {
     static const int order[SCORE_FIELDS] = {1, 2, 4, 0, 3, 5};
     for (int i = 0; i < SCORE_FIELDS; i++)
         if ((*n = scores_bins(s, order[i], bins, BINS)) > 1) return order[i];
     return -1;
-}
-
-/* Methods that are worth a line: identity and picks, or the method in focus. */
-static int lines_of(const eval_page *g, int *methods) {
-    int n = 0;
-    methods[n++] = 0;
-    for (int i = 1; i < g->s.n_methods && n < 4; i++)
-        if (!strcmp(kind_of(&g->s, i), "pick")) methods[n++] = i;
-    if (n == 1 && g->pick) methods[n++] = g->pick;
-    return n;
 }
 
 static void put_field(const eval_page *g, int field) {
@@ -520,7 +595,7 @@ static void put_head(const eval_page *g) {
         page_text(g->f, g->s.methods[g->pick].name, 0);
         fprintf(g->f, "</b> answers <b>%.1f&nbsp;%%</b> with %.2f layers per token (%+.0f&nbsp;%%), p&nbsp;=&nbsp;",
                 100 * share(x.right, x.n), x.calls, 100 * (x.cost - 1));
-        put_p(g->f, x.p);
+        put_p(g->f, g->tests.p[g->pick]);
     }
     fprintf(g->f, ".</p>\n");
 }
@@ -562,9 +637,14 @@ int report_eval(FILE *f, const char *path) {
         g.header = json_root(g.document);
         for (int i = g.s.n_methods - 1; i > 0; i--)
             if (!g.s.methods[i].needs_answer) g.pick = i;
+        status = scores_test(&g.s, &g.tests);
+    }
+    if (!status) {
         for (int i = 0; i < g.s.n; i++) has_probability &= g.s.questions[i].probability != NULL;
         put_head(&g);
         put_table(&g);
+        put_nulls(&g);
+        put_tasks(&g);
         put_scatter(&g);
         put_notes(&g);
         page_legend(f);

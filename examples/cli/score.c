@@ -235,6 +235,10 @@ int score_bin_has(const score_bin *bin, const score_question *q) {
     return 0;
 }
 
+static void count_pair(statistics_paired *x, int before, int after) {
+    ++*(before ? after ? &x->both : &x->broken : after ? &x->corrected : &x->neither);
+}
+
 score_figures scores_figures(const scores *s, int method, const score_bin *bin) {
     score_figures f;
     double calls = 0, positions = 0, seconds = 0;
@@ -252,9 +256,9 @@ score_figures scores_figures(const scores *s, int method, const score_bin *bin) 
             seconds += r->seconds;
             f.n_timed++;
         }
-        ++*(before ? r->right ? &f.paired.both : &f.paired.broken
-                   : r->right ? &f.paired.corrected : &f.paired.neither);
+        count_pair(&f.paired, before, r->right);
     }
+    f.mean = f.right;
     f.accuracy = statistics_accuracy(f.right, f.n);
     f.calls = positions > 0 ? calls / positions : 0;
     f.cost = f.calls / s->n_layer;
@@ -399,7 +403,8 @@ int scores_pick(const scores *s, const score_question *q, double price) {
 }
 
 score_pick scores_at_price(const scores *s, double price) {
-    score_pick x = {price, 0, 0};
+    score_pick x = {price, 0, 0, 0};
+    statistics_paired paired = {0, 0, 0, 0};
     double calls = 0, positions = 0;
     for (int i = 0; i < s->n; i++) {
         const score_question *q = &s->questions[i];
@@ -408,10 +413,12 @@ score_pick scores_at_price(const scores *s, double price) {
         r.chosen = q->menu[scores_pick(s, q, price)];
         scores_cost(s, q, &r.chosen, 1, &r);
         x.right += q->runs[r.chosen].right;
+        count_pair(&paired, q->results[0].right, q->runs[r.chosen].right);
         calls += r.calls;
         positions += r.positions;
     }
     x.cost = positions > 0 ? calls / positions / s->n_layer : 0;
+    x.lower = statistics_difference(&paired).low;
     return x;
 }
 
@@ -443,7 +450,7 @@ static void fit_at(fit_state *f, double price) {
         f->fit->gain = x;
         f->has_gain = 1;
     }
-    if (x.right >= f->fit->identity_right && (!f->has_save || x.cost < f->fit->save.cost)) {
+    if (x.lower >= 0 && (!f->has_save || x.cost < f->fit->save.cost)) {
         f->fit->save = x;
         f->has_save = 1;
     }
@@ -462,19 +469,26 @@ static void fit_points(const scores *s, score_fit *fit) {
             fit_at(&f, around[i] * (1 - 0.0015 * k));
             fit_at(&f, around[i] * (1 + 0.0015 * k));
         }
-    if (!f.has_save) fit->save = fit->gain;
+    if (!f.has_save) {
+        fit->save = fit->gain;
+        cli_note("save = gain: on %d questions none is surely as right as the identity", s->n);
+    }
     fit->has_points = f.has_gain;
 }
 
 /* The same rules for single programs of the menu. */
 static void fit_fixed(const scores *s, score_fit *fit) {
-    score_pick gain = {0, -1, 0}, save = {0, 0, 1e9}, best = {0, -1, 0};
+    score_pick gain = {0, -1, 0, 0}, save = {0, 0, 1, 0}, best = {0, -1, 0, 0};
+    if (s->n)
+        snprintf(fit->fixed_save, sizeof fit->fixed_save, "%s", s->programs.items[s->questions[0].runs[0].program]);
     for (int i = 0; i < s->n_menu; i++) {
-        score_pick x = {0, 0, 0};
+        score_pick x = {0, 0, 0, 0};
+        statistics_paired paired = {0, 0, 0, 0};
         const char *text = NULL;
         for (int k = 0; k < s->n; k++) {
             const score_run *r = &s->questions[k].runs[s->questions[k].menu[i]];
             x.right += r->right;
+            count_pair(&paired, s->questions[k].results[0].right, r->right);
             x.cost = (double)r->calls / s->n_layer;
             text = s->programs.items[r->program];
         }
@@ -482,7 +496,7 @@ static void fit_fixed(const scores *s, score_fit *fit) {
             gain = x;
             snprintf(fit->fixed_gain, sizeof fit->fixed_gain, "%s", text);
         }
-        if (x.right >= fit->identity_right && x.cost < save.cost) {
+        if (statistics_difference(&paired).low >= 0 && x.cost < save.cost) {
             save = x;
             snprintf(fit->fixed_save, sizeof fit->fixed_save, "%s", text);
         }
@@ -542,6 +556,7 @@ static void put_pick(FILE *f, const char *name, const score_pick *x, int n) {
     json_put_double(f, n ? (double)x->right / n : 0);
     fprintf(f, ",\"cost\":");
     json_put_double(f, x->cost);
+    json_put_number(f, "lower", x->lower);
     fputc('}', f);
 }
 
@@ -567,6 +582,7 @@ void score_fit_put(FILE *f, const score_fit *fit) {
 static int read_pick(score_pick *x, const json *v) {
     x->price = number_of(json_get(v, "price"), -1);
     x->cost = number_of(json_get(v, "cost"), 0);
+    x->lower = number_of(json_get(v, "lower"), -1);
     return json_int(json_get(v, "right"), &x->right) && x->price >= 0;
 }
 
@@ -602,23 +618,61 @@ static double share(int part, int n) {
     return n ? (double)part / n : 0;
 }
 
-static void put_figures(FILE *f, const scores *s, int method) {
-    const score_figures x = scores_figures(s, method, NULL);
-    fprintf(f, "{\"name\":\"%s\",\"right\":%d", s->methods[method].name, x.right);
-    json_put_number(f, "accuracy", share(x.right, x.n));
-    put_interval(f, "interval", x.accuracy);
-    json_put_number(f, "calls_per_token", x.calls);
-    json_put_number(f, "cost", x.cost);
-    fprintf(f, ",\"corrected\":%d,\"broken\":%d", x.paired.corrected, x.paired.broken);
-    json_put_number(f, "difference", share(x.paired.corrected - x.paired.broken, x.n));
-    put_interval(f, "difference_interval", x.difference);
-    json_put_number(f, "p", x.p);
-    if (x.n_timed) {
-        json_put_number(f, "seconds", x.seconds);
-        fprintf(f, ",\"n_timed\":%d", x.n_timed);
+/* Share of right answers, and what it is more than the identity's. */
+static double rate(const score_figures *x) {
+    return x->n ? x->mean / x->n : 0;
+}
+
+static double change(const score_figures *x) {
+    return x->n ? (x->mean - x->paired.both - x->paired.broken) / x->n : 0;
+}
+
+/* Members from the number of right answers on. `p`: corrected; NULL for primary comparisons and the identity. */
+static void put_figures(FILE *f, const score_figures *x, const double *p) {
+    fprintf(f, ",\"right\":");
+    json_put_double(f, x->mean);
+    json_put_number(f, "accuracy", rate(x));
+    put_interval(f, "interval", x->accuracy);
+    json_put_number(f, "calls_per_token", x->calls);
+    json_put_number(f, "cost", x->cost);
+    fprintf(f, ",\"corrected\":%d,\"broken\":%d", x->paired.corrected, x->paired.broken);
+    json_put_number(f, "difference", change(x));
+    put_interval(f, "difference_interval", x->difference);
+    json_put_number(f, "p", x->p);
+    if (p) json_put_number(f, "p_holm", *p);
+    if (x->n_timed) {
+        json_put_number(f, "seconds", x->seconds);
+        fprintf(f, ",\"n_timed\":%d", x->n_timed);
     }
+}
+
+static void put_method(FILE *f, const scores *s, const score_tests *t, int method) {
+    const score_figures x = scores_figures(s, method, NULL);
+    fprintf(f, "{\"name\":\"%s\"", s->methods[method].name);
+    put_figures(f, &x, method && !t->primary[method] ? &t->p[method] : NULL);
+    if (t->primary[method]) fprintf(f, ",\"primary\":true");
     if (s->methods[method].needs_answer) fprintf(f, ",\"needs_answer\":true");
     fputc('}', f);
+}
+
+/* `right` and `accuracy` are means of all dealings, counts are rounded. */
+static void put_nulls(FILE *f, const scores *s, const score_tests *t) {
+    if (!t->n_nulls) return;
+    fprintf(f, "\"dealings\":{\"n\":%d,\"seed\":%d,\"task\":", SCORE_DEALINGS, SCORE_DEALING_SEED);
+    json_put_text(f, t->task ? t->task : "");
+    fprintf(f, ",\"length\":\"%s\"},\n\"nulls\":[", t->task ? t->length : "");
+    for (int i = 0; i < t->n_nulls; i++) {
+        const score_null *x = &t->nulls[i];
+        fprintf(f, "%s\n{\"name\":\"%s dealt %s\",\"pick\":%d", i ? "," : "", s->methods[x->pick].name, x->name,
+                x->pick);
+        put_figures(f, &x->figures, &x->p);
+        fprintf(f, ",\"pick_minus_null\":");
+        json_put_double(f, (scores_figures(s, x->pick, NULL).right - x->figures.mean) / s->n);
+        put_interval(f, "pick_minus_null_interval", x->pick_difference);
+        json_put_number(f, "pick_p", x->pick_p);
+        fputc('}', f);
+    }
+    fprintf(f, "],\n");
 }
 
 static void put_group(FILE *f, const scores *s, const score_bin *bin) {
@@ -634,13 +688,17 @@ static void put_group(FILE *f, const scores *s, const score_bin *bin) {
     fprintf(f, "]}");
 }
 
-void scores_put(FILE *f, const scores *s) {
+int scores_put(FILE *f, const scores *s) {
+    score_tests t;
+    if (scores_test(s, &t)) return 1;
     fprintf(f, "{\"n\":%d,\"methods\":[", s->n);
     for (int i = 0; i < s->n_methods; i++) {
         fputs(i ? ",\n" : "\n", f);
-        put_figures(f, s, i);
+        put_method(f, s, &t, i);
     }
-    fprintf(f, "],\n\"groups\":{");
+    fprintf(f, "],\n");
+    put_nulls(f, s, &t);
+    fprintf(f, "\"groups\":{");
     for (int field = 0, n_fields = 0; field < SCORE_FIELDS; field++) {
         score_bin bins[MAX_VALUES];
         const int n = scores_bins(s, field, bins, MAX_VALUES);
@@ -653,6 +711,7 @@ void scores_put(FILE *f, const scores *s) {
         fputc(']', f);
     }
     fprintf(f, "}}");
+    return 0;
 }
 
 /* --- the table ---------------------------------------------------------------------------------------------- */
@@ -663,37 +722,68 @@ static const char *p_text(double p, char *text, size_t size) {
     return text;
 }
 
-static void print_figures(FILE *f, const scores *s, int method) {
-    const score_figures x = scores_figures(s, method, NULL);
-    char p[16];
-    fprintf(f, "%-20.20s%5.1f %4.1f-%-5.1f%6.2f", s->methods[method].name, 100 * share(x.right, x.n),
-            100 * x.accuracy.low, 100 * x.accuracy.high, x.calls);
-    if (method)
-        fprintf(f, "%6d%5d %+6.1f %+5.1f %+5.1f %6s", x.paired.corrected, x.paired.broken,
-                100 * share(x.paired.corrected - x.paired.broken, x.n), 100 * x.difference.low, 100 * x.difference.high,
-                p_text(x.p, p, sizeof p));
+static void print_figures(FILE *f, const char *name, const score_figures *x, const double *p, int is_corrected) {
+    char text[16];
+    fprintf(f, "%-20.20s%5.1f %4.1f-%-5.1f%6.2f", name, 100 * rate(x), 100 * x->accuracy.low,
+            100 * x->accuracy.high, x->calls);
+    if (p)
+        fprintf(f, "%6d%5d %+6.1f %+5.1f %+5.1f %6s%s", x->paired.corrected, x->paired.broken,
+                100 * change(x), 100 * x->difference.low,
+                100 * x->difference.high, p_text(*p, text, sizeof text), is_corrected ? "h" : "");
     fprintf(f, "\n");
 }
 
-/* Accuracy and layers of some methods for the values of a field. */
-static void print_groups(FILE *f, const scores *s, int field) {
+/* A method, and below it what its picks answer when they are dealt to other questions. */
+static void print_method(FILE *f, const scores *s, const score_tests *t, int method) {
+    const score_figures x = scores_figures(s, method, NULL);
+    print_figures(f, s->methods[method].name, &x, method ? &t->p[method] : NULL, !t->primary[method]);
+    for (int i = 0; i < t->n_nulls; i++) {
+        char name[48];
+        if (t->nulls[i].pick != method) continue;
+        snprintf(name, sizeof name, " dealt %s", t->nulls[i].name);
+        print_figures(f, name, &t->nulls[i].figures, &t->nulls[i].p, 1);
+    }
+}
+
+static void print_nulls(FILE *f, const scores *s, const score_tests *t) {
+    if (!t->n_nulls) return;
+    fprintf(f, "\npicks less the same picks dealt to other questions (%d dealings, seed %d)\n"
+            "                              diff   95 %% int.      p\n", SCORE_DEALINGS, SCORE_DEALING_SEED);
+    for (int i = 0; i < t->n_nulls; i++) {
+        const score_null *x = &t->nulls[i];
+        char name[96], p[16];
+        snprintf(name, sizeof name, "%s, %s", s->methods[x->pick].name, x->name);
+        fprintf(f, "%-28.28s%+6.1f %+5.1f %+5.1f %6s\n", name,
+                100 * (scores_figures(s, x->pick, NULL).right - x->figures.mean) / s->n, 100 * x->pick_difference.low,
+                100 * x->pick_difference.high, p_text(x->pick_p, p, sizeof p));
+    }
+    if (!t->task) fprintf(f, "the questions name no task, subject or domain: dealt at random only\n");
+}
+
+/* Accuracy and layers of some methods for the values of a field, and the difference to the identity. */
+static int print_groups(FILE *f, const scores *s, int field) {
     score_bin bins[8];
     int columns[4] = {0}, n_columns = 1, n = scores_bins(s, field, bins, 8);
     for (int i = 1; i < s->n_methods && n_columns < 3; i++)
         if (s->methods[i].point >= 0 && !strncmp(s->methods[i].name, "top-1", 5)) columns[n_columns++] = i;
     for (int i = 1; i < s->n_methods && n_columns < 2; i++) columns[n_columns++] = i;
-    if (n < 2) return;
+    if (n < 2) return 0;
     fprintf(f, "\n%-14s questions", score_field_names[field]);
-    for (int c = 0; c < n_columns; c++) fprintf(f, "%18.17s", s->methods[columns[c]].name);
+    for (int c = 0; c < n_columns; c++) fprintf(f, "%*.17s", c ? 19 : 18, s->methods[columns[c]].name);
     fprintf(f, "\n");
     for (int i = 0; i < n; i++) {
         fprintf(f, "%-14.14s%10d", bins[i].label, bins[i].n);
         for (int c = 0; c < n_columns; c++) {
             const score_figures x = scores_figures(s, columns[c], &bins[i]);
-            fprintf(f, "%8.1f %% %7.2f", 100 * share(x.right, x.n), x.calls);
+            if (!c) fprintf(f, "%8.1f %% %7.2f", 100 * share(x.right, x.n), x.calls);
+            else
+                fprintf(f, "%7.1f%+6.1f%c%5.2f", 100 * share(x.right, x.n),
+                        100 * share(x.paired.corrected - x.paired.broken, x.n),
+                        x.difference.high < 0 ? '!' : ' ', x.calls);
         }
         fprintf(f, "\n");
     }
+    return 1;
 }
 
 static void print_times(FILE *f, const scores *s) {
@@ -708,19 +798,29 @@ static void print_times(FILE *f, const scores *s) {
     }
 }
 
-void scores_print(FILE *f, const scores *s) {
-    int oracles = 0;
+int scores_print(FILE *f, const scores *s) {
+    int oracles = 0, groups = 0, n_primary = 0;
+    score_tests t;
+    if (scores_test(s, &t)) return 1;
     fprintf(f,
             "%d questions; layers: calls per token, features included, of %d\n"
             "                    right  95 %% int. layers  corr brok   diff   95 %% int.      p\n",
             s->n, s->n_layer);
     for (int i = 0; i < s->n_methods; i++) {
         oracles += s->methods[i].needs_answer;
-        if (!s->methods[i].needs_answer) print_figures(f, s, i);
+        n_primary += t.primary[i];
+        if (!s->methods[i].needs_answer) print_method(f, s, &t, i);
     }
     if (oracles) fprintf(f, "these need the right answer, and show what is left to gain:\n");
     for (int i = 0; i < s->n_methods; i++)
-        if (s->methods[i].needs_answer) print_figures(f, s, i);
-    for (int field = 0; field < SCORE_FIELDS; field++) print_groups(f, s, field);
+        if (s->methods[i].needs_answer) print_method(f, s, &t, i);
+    if (t.n_family) fprintf(f, "h: p corrected for %d comparisons (Holm)", t.n_family);
+    for (int i = 0, n = 0; i < s->n_methods; i++)
+        if (t.primary[i]) fprintf(f, "%s%s", n++ ? ", " : "; primary: ", s->methods[i].name);
+    if (t.n_family || n_primary) fputc('\n', f);
+    print_nulls(f, s, &t);
+    for (int field = 0; field < SCORE_FIELDS; field++) groups += print_groups(f, s, field);
+    if (groups) fprintf(f, "differences to the identity; !: the 95 %% interval is below 0\n");
     print_times(f, s);
+    return 0;
 }

@@ -90,6 +90,7 @@ int scores_read(scores *s, const char *path, json_document **header);
 /* The figures of a method. */
 typedef struct score_figures {
     int n, right;
+    double mean;       /* right answers where they are a mean, else the same */
     statistics_interval accuracy;
     double calls;      /* layer calls per token of the answer */
     double cost;       /* calls over layers */
@@ -126,6 +127,7 @@ typedef struct score_pick {
     double price;
     int right;
     double cost;
+    double lower; /* end of the 95 % interval of the right answers' share minus the identity's */
 } score_pick;
 score_pick scores_at_price(const scores *s, double price);
 /* Calls and positions of a method that ran these, in this order, and answered with `chosen`. */
@@ -135,8 +137,11 @@ void scores_cost(const scores *s, const score_question *q, const int *runs, int 
 typedef struct score_fit {
     int n, identity_right;
     int has_points;
-    score_pick gain, save;  /* most right answers at a cost of at most 1; least cost with as many as the identity */
-    char fixed_gain[600], fixed_save[600]; /* single programs of the menu by the same rules */
+    /* gain: most right answers at a cost of at most 1. save: least cost of the points whose right answers are not fewer
+     * than the identity's by the lower end of the 95 % interval of the paired difference; `gain` if no point is. Of
+     * hundreds of points some cheap one has as many as the identity on these questions by luck alone. */
+    score_pick gain, save;
+    char fixed_gain[600], fixed_save[600]; /* single programs of the menu by the same rules; the identity may be save */
     char fixed_best[600];                  /* ... and at any cost */
     char file[200], questions[24];         /* where from: name, checksum */
     double threshold;       /* of a cascade over the first k picks of `gain` */
@@ -150,8 +155,34 @@ int scores_fit_cascade(const scores *s, double price, score_fit *fit);
 void score_fit_put(FILE *f, const score_fit *fit);
 int score_fit_read(score_fit *fit, const json *object, const char *name);
 
-/* The summary as JSON object, and as a table of at most 80 columns. */
-void scores_put(FILE *f, const scores *s);
-void scores_print(FILE *f, const scores *s);
+/* Nulls: a point's picks dealt to other questions, see nulls.c. */
+#define SCORE_DEALINGS 999
+#define SCORE_DEALING_SEED 1
+typedef enum score_within { SCORE_AT_RANDOM, SCORE_IN_TASK, SCORE_IN_TASK_AND_LENGTH } score_within;
+typedef struct score_null {
+    char name[40];          /* "at random", "in task", "in task+steps" */
+    int pick;               /* the method whose picks are dealt */
+    score_within within;
+    score_figures figures;  /* of a dealing on average, its counts rounded */
+    statistics_paired pick_paired; /* the picks against it: `corrected` are right with the picks only */
+    statistics_interval pick_difference;
+    double pick_p;          /* share of dealings as right as the picks, themselves counted in */
+    double p;               /* of the difference to the identity, corrected */
+} score_null;
+typedef struct score_tests {
+    score_null nulls[3 * SCORE_POINTS];
+    int n_nulls;                /* 0 without a menu and its probabilities */
+    const char *task, *length;  /* what the questions of a group have in common; task NULL: the file names none */
+    int task_field;             /* its field, -1: none */
+    int primary[SCORE_METHODS]; /* the comparison with the identity was named before: its p is not corrected */
+    double p[SCORE_METHODS];    /* of the difference to the identity; corrected (Holm) where it is not primary */
+    int n_family;               /* how many p values were corrected together */
+} score_tests;
+/* 0, or 1 after a message. */
+int scores_test(const scores *s, score_tests *t);
+
+/* The summary as JSON object, and as a table of at most 80 columns. 0, or 1 after a message. */
+int scores_put(FILE *f, const scores *s);
+int scores_print(FILE *f, const scores *s);
 
 #endif /* SCORE_H */

@@ -106,6 +106,26 @@ statistics_interval statistics_difference(const statistics_paired *x) {
     return i;
 }
 
+void statistics_holm(double *p, int n) {
+    double last = 0;
+    for (int i = 0; i < n; i++) { /* corrected values are kept as -1 - value until all are */
+        int least = -1;
+        for (int k = 0; k < n; k++)
+            if (p[k] >= 0 && (least < 0 || p[k] < p[least])) least = k;
+        last = MAX(last, MIN(statistics_product(n - i, p[least]), 1));
+        p[least] = -1 - last;
+    }
+    for (int i = 0; i < n; i++) p[i] = -1 - p[i];
+}
+
+void statistics_permute(int *items, int n, uint64_t *state) {
+    for (int i = n - 1; i > 0; i--) {
+        const int k = (int)((statistics_random(state) >> 32) * (uint64_t)(i + 1) >> 32), item = items[i];
+        items[i] = items[k];
+        items[k] = item;
+    }
+}
+
 /* --- baselines ------------------------------------------------------------------------ */
 
 /* Adds 1 - cos(x, y), where a vector of zeros is like itself and unlike all others. */
@@ -192,12 +212,12 @@ polar_status statistics_skip(const double *influence, int n_layer, int n_calls, 
     return polar_program_from_path(program, n_layer, path, n, n_layer, 1, error);
 }
 
-/* The pieces are the skipped and repeated segments, and each other layer by itself; shuffled by Fisher and Yates. */
+/* The pieces are the skipped and repeated segments, and each other layer by itself. */
 polar_status statistics_shuffle(const polar_program *program, uint64_t seed, polar_program *out, polar_error *error) {
     polar_segment pieces[POLAR_MAX_LAYER];
     polar_program p = {0};
     polar_status status;
-    int n = 0, start = 0;
+    int order[POLAR_MAX_LAYER], n = 0, start = 0;
     if (!program || !out) return statistics_fail(error, POLAR_ARGUMENT, "shuffle: no program");
     if ((status = polar_program_validate(program, program->n_layer, error))) return status;
     for (int i = 0; i < program->n_segments; i++) {
@@ -206,24 +226,21 @@ polar_status statistics_shuffle(const polar_program *program, uint64_t seed, pol
         for (int k = 0; k < (kept ? s.length : 1); k++) {
             pieces[n] = s;
             if (kept) pieces[n].length = 1;
+            order[n] = n;
             n++;
         }
     }
-    for (int i = n - 1; i > 0; i--) {
-        const int k = (int)((statistics_random(&seed) >> 32) * (uint64_t)(i + 1) >> 32);
-        const polar_segment s = pieces[i];
-        pieces[i] = pieces[k];
-        pieces[k] = s;
-    }
+    statistics_permute(order, n, &seed);
     p.n_layer = program->n_layer;
     for (int i = 0; i < n; i++) {
+        const polar_segment piece = pieces[order[i]];
         polar_segment *last = p.n_segments ? &p.segments[p.n_segments - 1] : NULL;
-        if (last && last->times == 1 && pieces[i].times == 1) last->length++; /* one segment for layers that run once */
+        if (last && last->times == 1 && piece.times == 1) last->length++; /* one segment for layers that run once */
         else {
-            p.segments[p.n_segments] = pieces[i];
+            p.segments[p.n_segments] = piece;
             p.segments[p.n_segments++].start = (int16_t)start;
         }
-        start += pieces[i].length;
+        start += piece.length;
     }
     *out = p;
     return POLAR_OK;

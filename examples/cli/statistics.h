@@ -24,6 +24,11 @@ double statistics_mcnemar(int corrected, int broken);
 /* 95 % interval of the second's accuracy minus the first's, which is (corrected - broken) / n: Newcombe's method
  * 10 for paired proportions. -1..1 without questions. */
 statistics_interval statistics_difference(const statistics_paired *counts);
+/* Holm's correction of n p values, in place: of the i-th smallest, i = 0.., the largest (n - j) p_j with j <= i, at
+ * most 1. Those below a level then are, together, wrong with at most that probability. */
+void statistics_holm(double *p, int n);
+/* A random order of n items, all equally likely (Fisher and Yates); the state is a seed and goes on. */
+void statistics_permute(int *items, int n, uint64_t *state);
 
 /* Block influence (ShortGPT, arXiv 2403.03853): for each of the model's layers 1 - the mean cosine between the
  * hidden states before and after it, over all positions of the prompts, under the identity. The options' n_ctx is
