@@ -621,7 +621,7 @@ static void write_planted(const char *name, int has_task, int has_steps) {
 
 /* Picks dealt to other questions: what is known only of the task is left by dealing within it, and so on. */
 TEST(nulls) {
-    static const double expected[9] = {20, 40, 40, 20, 40, 60, 20, 40, 50}; /* points a, b, c; all, task, task + steps */
+    static const double expected[9] = {20, 40, 40, 20, 40, 60, 20, 40, 50}; /* a, b, c; all, task, task + steps */
     static const int exact[9] = {0, 1, 1, 0, 0, 1, 0, 0, 0}; /* all picks of a group are the same */
     size_t n;
     char *text;
