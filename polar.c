@@ -185,6 +185,16 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* A number of options: its default where it is 0, and 0 where it is POLAR_OFF. */
+static int option_int(int x, int standard) {
+    return x == 0 ? standard : x == POLAR_OFF ? 0 : x;
+}
+
+static MAYBE_UNUSED double option_number(double x, double standard) {
+    const int is_zero = x >= 0 && x <= 0, is_off = x >= POLAR_OFF && x <= POLAR_OFF;
+    return is_zero ? standard : is_off ? 0 : x;
+}
+
 const char *polar_version(void) {
     return POLAR_VERSION;
 }
@@ -8641,11 +8651,6 @@ static polar_status model_load(polar_model *m, polar_error *e) {
     return POLAR_OK;
 }
 
-polar_model_options polar_model_defaults(void) {
-    const polar_model_options o = {0};
-    return o;
-}
-
 void polar_model_close(polar_model *model) {
     polar_allocator a;
     if (!model) return;
@@ -8661,7 +8666,7 @@ void polar_model_close(polar_model *model) {
 /* `path` or else `data`. Errors go through a local record, since its status steers the loading. */
 static polar_status model_open(polar_model **out, const char *path, const void *data, size_t size,
                                const polar_model_options *options, polar_error *error) {
-    const polar_model_options standard = polar_model_defaults(), *o = options ? options : &standard;
+    const polar_model_options standard = {0}, *o = options ? options : &standard;
     polar_allocator a = mem_allocator(o->allocator);
     polar_error local;
     polar_model *m = NULL;
@@ -9871,11 +9876,6 @@ struct polar_session {
     size_t block_bytes;
 };
 
-polar_session_options polar_session_defaults(void) {
-    const polar_session_options o = {0};
-    return o;
-}
-
 /* Fills in defaults, in place, and checks what the model allows: a context of at most what it was trained for, a path
  * no longer than max_calls. 0 and an error if something cannot be; callers take the error's status. */
 static int session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
@@ -10515,7 +10515,7 @@ static int draw_filter(const polar_sampling *o, const draw_item *x, int n, float
     if (o->top_k > 0) n = MIN(n, o->top_k);
     for (; kept < n; kept++) {
         const float p = bits_f32(x[kept].bits);
-        if (kept && ((o->top_p < 1 && mass >= o->top_p * sum) || p < o->min_p)) break;
+        if (kept && ((o->top_p > 0 && o->top_p < 1 && mass >= o->top_p * sum) || p < o->min_p)) break;
         mass += p;
     }
     return kept;
@@ -10574,13 +10574,6 @@ int polar_sample(const polar_sampling *sampling, const float *logits, int n, uin
     if (!hot) return draw_greedy(logits, n);
     if (!state || !scratch || size / POLAR_SAMPLE_BYTES < (size_t)n) return -1;
     return draw_hot(kern_find(POLAR_CPU_AUTO), sampling, logits, n, state, scratch);
-}
-
-polar_generate_options polar_generate_defaults(void) {
-    polar_generate_options o = {0};
-    o.max_tokens = 256;
-    o.sampling.top_p = 1;
-    return o;
 }
 
 /* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The
@@ -10697,9 +10690,9 @@ static polar_status gen_check(const polar_session *s, const polar_generate_optio
     if (status) return status;
     if (n == 0 && !s->n_kept && s->rest.token < 0)
         return fail(e, POLAR_ARGUMENT, "nothing to go on from: no prompt and no logits");
-    if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p > 0) || !(o->sampling.min_p >= 0) ||
+    if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p >= 0) || !(o->sampling.min_p >= 0) ||
         !(o->sampling.min_p <= 1))
-        return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p > 0, 0 <= min_p <= 1");
+        return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p >= 0, 0 <= min_p <= 1");
     return POLAR_OK;
 }
 
@@ -10741,7 +10734,7 @@ static polar_status gen_run(polar_session *s, const polar_generate_options *o, u
 polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int n,
                                     const polar_generate_options *options, char *text, size_t capacity,
                                     polar_result *result, polar_error *error) {
-    const polar_generate_options standard = polar_generate_defaults(), *o = options ? options : &standard;
+    const polar_generate_options standard = {0}, *o = options ? options : &standard;
     gen_rest *rest = &s->rest;
     gen_text t;
     polar_result r;
@@ -10967,14 +10960,6 @@ struct polar_many {
     polar_many_stats stats;
 };
 
-/* See polar.h. */
-polar_many_options polar_many_defaults(void) {
-    polar_many_options o = {0};
-    o.max_tokens = 50;
-    o.share = o.batch = o.draft = 1;
-    return o;
-}
-
 /* --- blocks: memory of nodes, dropped least recently used first --- */
 
 /* Bytes of the key and the value of one position in one call: two times (n_head_kv, head_dim) floats or halves. */
@@ -11125,7 +11110,7 @@ static void many_trie_free(polar_many *many) {
 /* The node of parent's prefix and one more call, made if there is none. Without sharing it is always a new one, which
  * only its program knows. NULL without memory. */
 static many_node *many_node_next(polar_many *many, many_node *parent, int layer, polar_error *e) {
-    many_node *node = many->options.share ? parent->child : NULL;
+    many_node *node = many->options.no_share ? NULL : parent->child;
     while (node && node->layer != layer) node = node->sibling;
     if (node) return node;
     node = mem_alloc(&many->allocator, sizeof *node, e);
@@ -11133,7 +11118,7 @@ static many_node *many_node_next(polar_many *many, many_node *parent, int layer,
     memset(node, 0, sizeof *node);
     node->parent = parent;
     node->layer = layer;
-    if (many->options.share) {
+    if (!many->options.no_share) {
         node->sibling = parent->child;
         parent->child = node;
     }
@@ -11251,7 +11236,8 @@ void polar_many_free(polar_many *many) {
 /* See polar.h. The work space is made when the first prompt is run, since its size is not known before. */
 polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                polar_error *error) {
-    const polar_many_options o = options ? *options : polar_many_defaults();
+    const polar_many_options none = {0};
+    polar_many_options o = options ? *options : none;
     polar_allocator a;
     polar_many *many;
     polar_status status;
@@ -11259,6 +11245,7 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_many_create: out or model is NULL");
     *out = NULL;
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
+    o.max_tokens = option_int(o.max_tokens, 50);
     if (o.max_tokens < 1 || (unsigned)o.kv_type > POLAR_KV_F32 ||
         (o.runner && (!o.runner->run || o.runner->n_threads < 1)))
         return fail(error, POLAR_ARGUMENT,
@@ -11289,7 +11276,7 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
 /* Measures or places the work space for n_positions positions. A row attends to few spans, but in the worst case to one
  * per position, which must fit. */
 static void many_place(polar_many *many, layout *l) {
-    const size_t rows = many->options.batch ? MANY_ROWS : MANY_PLAIN_ROWS;
+    const size_t rows = many->options.no_batch ? MANY_PLAIN_ROWS : MANY_ROWS;
     /* what a layer call needs */
     many->engine.model = many->model;
     many->engine.runner = many->runner;
@@ -11429,7 +11416,7 @@ static int many_on_text(void *user, const char *text, size_t length) {
 
 /* A fresh session under a path, with room for the prompt and n more tokens. */
 static polar_status many_session(const polar_many *many, polar_path path, int n, polar_session **s, polar_error *e) {
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_status status;
     o.allocator = &many->allocator;
     o.runner = &many->runner;
@@ -11452,7 +11439,7 @@ static void many_session_tokens(polar_session *s, int n_prompt, int n, int32_t *
  * its result; every other failure is one of the whole run. */
 static polar_status many_alone(polar_many *many, polar_path path, const polar_many_result **r, polar_error *e) {
     const size_t bytes = (size_t)many->options.max_tokens * sizeof(int32_t);
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     polar_session *s = NULL;
     polar_result result;
     polar_error local;
@@ -11555,7 +11542,7 @@ static void many_rows_begin(polar_many *many, many_program *p) {
     double chance = 1;
     p->n_rows = p->row = p->eager = 0;
     many_row_add(p, -1, -1, 0, 0, -1);
-    if (!many->options.draft) return;
+    if (many->options.no_draft) return;
     /* given answers; parents have lower numbers, so their rows are there already */
     for (int draft = 1; draft < (int)many->n_drafts; draft++) {
         int parent;
@@ -11580,7 +11567,7 @@ static void many_rows_next(polar_many *many, many_program *p, int32_t token) {
     int own;
     p->n_rows = p->row = 0;
     p->eager = 1;
-    p->draft = many->options.draft ? many_draft_child(many, p->draft, token) : -1;
+    p->draft = many->options.no_draft ? -1 : many_draft_child(many, p->draft, token);
     many_row_add(p, token, -1, depth, p->draft, many_draft_cell(many, p->draft, 2));
     own = p->rows[0].cell < 0;
     for (int draft = many_draft_next(many, p->draft, &chance); draft >= 0;
@@ -11609,7 +11596,7 @@ static void many_program_pin(many_program *p, int index) {
 static size_t many_node_reserve(const polar_many *many) {
     const size_t hidden = (size_t)many->model->n_embd * sizeof(float);
     return (size_t)many->n_prompt * many_row_bytes(many) +
-           (many->options.draft ? MANY_CELLS * (many_row_bytes(many) + hidden) : 0);
+           (many->options.no_draft ? 0 : MANY_CELLS * (many_row_bytes(many) + hidden));
 }
 
 /* Bytes that must be free for a program to run beside the others: its own, and those of nodes that no other one uses.
@@ -11638,7 +11625,7 @@ static void many_program_place(const polar_many *many, many_program *p, layout *
  * shared. */
 static void many_program_free(polar_many *many, many_program *p) {
     if (!p) return;
-    for (int i = 0; !many->options.share && i < p->path.n && p->nodes[i]; i++) many_node_free(many, p->nodes[i]);
+    for (int i = 0; many->options.no_share && i < p->path.n && p->nodes[i]; i++) many_node_free(many, p->nodes[i]);
     buf_free(&p->bytes);
     many_release(many, p->kv, p->kv_bytes);
     many_release(many, p->memory, p->memory_bytes);
@@ -11672,7 +11659,6 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     memset(p->nodes, 0, (size_t)path.n * sizeof *p->nodes);
     /* text goes through the same stop strings and characters as that of a session, into `bytes` */
     p->bytes.allocator = &many->allocator;
-    p->generate = polar_generate_defaults();
     p->generate.stop = many->options.stop;
     p->generate.on_text = many_on_text;
     p->generate.user = &p->bytes;
@@ -11710,7 +11696,7 @@ static void many_program_start(polar_many *many, many_program *p) {
     while (from > 0 && from < n && p->nodes[from - 1]->n_hidden < full) from--;
     p->prompt_from = MIN(from, n - 1);
     many_program_pin(p, p->prompt_from);
-    p->draft = many->options.draft ? 0 : -1;
+    p->draft = many->options.no_draft ? -1 : 0;
     p->eager = p->forced != NULL;
     if (!p->forced) many_rows_begin(many, p);
     for (int i = 0; i < p->n_forced; i++) many_row_add(p, i ? p->forced[i - 1] : -1, i - 1, i, -1, -1);
@@ -12213,7 +12199,7 @@ static polar_status many_run_report(polar_many *many, many_run *run, polar_error
 /* Begins programs as long as there is memory for them next to those that run; one always runs. A path that has run
  * since the prompt has its result at once. */
 static polar_status many_run_admit(polar_many *many, many_run *run, polar_error *e) {
-    const int most = many->options.batch ? MANY_FLIGHT : 1;
+    const int most = many->options.no_batch ? 1 : MANY_FLIGHT;
     const size_t bound = many->options.cache_bytes;
     while ((run->waiting || run->n_pending) && run->n_flight < most) {
         many_program *p = run->waiting;
@@ -12273,8 +12259,8 @@ static polar_status many_run_finish(polar_many *many, many_run *run, many_progra
     a->result.status = p->status;
     many_run_set_result(many, run, p->job, &a->result);
     many_count_plain(many, p->path.n, p->n_tokens, p->stop);
-    if (many->options.share) p->nodes[p->path.n - 1]->answer = a;
-    if (!many->options.draft || p->status) return POLAR_OK;
+    if (!many->options.no_share) p->nodes[p->path.n - 1]->answer = a;
+    if (many->options.no_draft || p->status) return POLAR_OK;
     return many_draft_add(many, p->tokens, p->n_tokens, 0, e);
 }
 
@@ -12312,7 +12298,7 @@ static polar_status many_run_layer(polar_many *many, many_run *run, int *layer, 
 
 /* Whether nothing is to be saved: each path runs alone in a session. */
 static int many_is_plain(const polar_many *many) {
-    return !many->options.share && !many->options.batch && !many->options.draft;
+    return many->options.no_share && many->options.no_batch && many->options.no_draft;
 }
 
 /* One step of a run: a program alone in a session, or new programs, then a pass through a layer, or, when all programs
@@ -12548,22 +12534,6 @@ struct polar_search {
 const char *polar_search_space_name(polar_search_space space) {
     static const char *const names[] = {"both", "skip", "loop"};
     return (unsigned)space < (unsigned)COUNT(names) ? names[space] : NULL;
-}
-
-polar_search_options polar_search_defaults(void) {
-    polar_search_options o;
-    memset(&o, 0, sizeof o);
-    o.simulations = 200;
-    o.length_penalty = 5.0;
-    o.exploration = 1.41421356237309505;
-    o.epsilon = 0.1;
-    o.widening_alpha = 2.0;
-    o.widening_beta = 0.5;
-    o.max_length = 4;
-    o.max_times = 5;
-    o.space = POLAR_SEARCH_BOTH;
-    o.max_in_flight = 64;
-    return o;
 }
 
 /* --- edits and programs --------------------------------------------------------------- */
@@ -12899,6 +12869,19 @@ static int mcts_is_sane(double x) {
     return x >= 0 && x <= 1e9;
 }
 
+/* What is 0 stands for the defaults of polar.h. */
+static void mcts_defaults(polar_search_options *o) {
+    o->simulations = option_int(o->simulations, 200);
+    o->length_penalty = option_number(o->length_penalty, 5.0);
+    o->exploration = option_number(o->exploration, 1.41421356237309505);
+    o->epsilon = option_number(o->epsilon, 0.1);
+    o->widening_alpha = option_number(o->widening_alpha, 2.0);
+    o->widening_beta = option_number(o->widening_beta, 0.5);
+    o->max_length = option_int(o->max_length, 4);
+    o->max_times = option_int(o->max_times, 5);
+    o->max_in_flight = option_int(o->max_in_flight, 64);
+}
+
 /* Refuses options outside their ranges, which also bounds every size that follows from them. */
 static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
     if (o->simulations < 0 || o->simulations > MCTS_MAX_SIMULATIONS)
@@ -12923,7 +12906,8 @@ static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
 static polar_status mcts_init(polar_search *s, int n_layer, const polar_search_options *options, polar_error *e) {
     polar_status status = prog_check_layers(n_layer, e);
     memset(s, 0, sizeof *s);
-    s->options = options ? *options : polar_search_defaults();
+    if (options) s->options = *options;
+    mcts_defaults(&s->options);
     if (!status) status = mcts_check(&s->options, e);
     if (status) return status;
     s->allocator = mem_allocator(s->options.allocator);
@@ -13821,17 +13805,6 @@ static void pred_forward(const pred_net *net, const pred_trace *t, const pred_sc
  * From the logits of D layers to programs: where segments start (pred_segments), then beams over the operations of the
  * segments from left to right (pred_extend). The functions round where the reference of [P] does. */
 
-/* The decoding of [P]. */
-polar_decode_options polar_decode_defaults(void) {
-    polar_decode_options o;
-    memset(&o, 0, sizeof o);
-    o.threshold = 0.5;
-    o.max_length = 4;
-    o.n_beams = 5;
-    o.n_ops = 2;
-    return o;
-}
-
 /* 1 if all n numbers are finite: only then x - x is 0. */
 static int pred_finite(const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -13936,11 +13909,14 @@ static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment
     return c;
 }
 
+#define PRED_BEAMS 5 /* unless options say otherwise */
+
 /* Programs by descending score, the sum of log probabilities over the segments, less length_penalty |pi|; one empty
  * beam is extended segment by segment, from one array of beams into the other. */
 polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
                           const polar_decode_options *options, polar_candidate *out, int *n_out, polar_error *error) {
-    polar_decode_options o = options ? *options : polar_decode_defaults();
+    const polar_decode_options none = {0};
+    polar_decode_options o = options ? *options : none;
     polar_segment segments[POLAR_MAX_LAYER];
     pred_beam beams[2][POLAR_MAX_BEAMS], *last;
     double value[POLAR_MAX_BEAMS] = {0};
@@ -13948,6 +13924,10 @@ polar_status polar_decode(const float *seg_logits, const float *op_logits, int n
     int order[POLAR_MAX_BEAMS], n_segments, n = 1;
     err_clear(error);
     if (!out || !n_out) return fail(error, POLAR_ARGUMENT, "polar_decode: no place for the result");
+    o.threshold = option_number(o.threshold, 0.5);
+    o.max_length = option_int(o.max_length, 4);
+    o.n_beams = option_int(o.n_beams, PRED_BEAMS);
+    o.n_ops = option_int(o.n_ops, 2);
     status = pred_check_decode(seg_logits, op_logits, n_layer, &o, error);
     if (status) return status;
     /* 1. segments */
@@ -14158,7 +14138,7 @@ struct polar_predictor {
 
 /* As files say it, see pred_read_info. */
 const char *polar_feature_name(polar_feature feature) {
-    static const char *const names[POLAR_N_FEATURE] = {"embedding", "hidden", "encoder"};
+    static const char *const names[POLAR_N_FEATURE] = {"hidden", "embedding", "encoder"};
     return (unsigned)feature < (unsigned)POLAR_N_FEATURE ? names[feature] : NULL;
 }
 
@@ -14204,6 +14184,7 @@ static polar_status pred_create(polar_predictor **out, int n_layer, const pred_s
     p->info.n_layer = n_layer;
     p->info.q_dim = shape ? shape->q_dim : menu->q_dim;
     p->info.price = POLAR_MENU_PRICE; /* what is not said is 0 */
+    p->info.feature = POLAR_FEATURE_EMBEDDING;
     pred_place_all(p, &l);
     p->bytes = layout_bytes(&l);
     if (p->bytes) p->block = mem_alloc(&a, p->bytes, e);
@@ -14458,7 +14439,7 @@ polar_status polar_predictor_menu(const polar_predictor *p, const float *feature
 int polar_menu_rank(const polar_predictor *p, const double *probability, double price, int *order) {
     double utility[POLAR_MAX_MENU];
     const int n = p->menu.shape.n_menu;
-    if (price < 0) price = p->info.price;
+    price = option_number(price, p->info.price);
     for (int k = 0; k < n; k++) utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
     pred_sort(utility, n, order);
     return n;
@@ -14820,17 +14801,6 @@ struct polar_features {
     size_t n_tokens;        /* allocated */
 };
 
-/* The hidden states behind two layers: cheap, and reused by the answer. */
-polar_features_options polar_features_defaults(void) {
-    polar_features_options o;
-    memset(&o, 0, sizeof o);
-    o.feature = POLAR_FEATURE_HIDDEN;
-    o.layer = 2;
-    o.max_tokens = 512;
-    o.session = polar_session_defaults();
-    return o;
-}
-
 /* Refuses options that the model or the encoder cannot serve: features of unknown kind, a layer that the model does not
  * have, an encoder where none is read, or none where one is. */
 static polar_status features_check(const polar_model *m, const polar_features_options *o, polar_error *e) {
@@ -14853,7 +14823,7 @@ static polar_status features_check(const polar_model *m, const polar_features_op
 
 /* The session that reads a question through all layers of the encoder. Keys and values are kept as floats. */
 static polar_status features_open_encoder(polar_features *f, polar_error *e) {
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     o.allocator = &f->allocator;
     o.runner = &f->runner;
     o.kv_type = POLAR_KV_F32;
@@ -14887,22 +14857,26 @@ static polar_status features_open_session(polar_features *f, int answers, polar_
  * share one allocator and one runner, whose threads are made here unless the caller brings his own. */
 static polar_status features_create(polar_features **out, const polar_model *model,
                                     const polar_features_options *options, int answers, polar_error *error) {
-    const polar_features_options standard = polar_features_defaults(), *o = options ? options : &standard;
-    const polar_allocator a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
+    const polar_features_options none = {0};
+    polar_features_options o = options ? *options : none;
+    const polar_allocator a = o.session.allocator ? mem_allocator(o.session.allocator) : model->allocator;
     polar_features *f;
-    polar_status status = features_check(model, o, error);
+    polar_status status;
+    o.layer = option_int(o.layer, 2);
+    o.max_tokens = option_int(o.max_tokens, 512);
+    status = features_check(model, &o, error);
     if (status) return status;
     f = mem_alloc(&a, sizeof *f, error);
     if (!f) return POLAR_MEMORY;
     memset(f, 0, sizeof *f);
     f->allocator = a;
     f->model = model;
-    f->options = *o;
-    if (o->session.runner) f->runner = *o->session.runner;
-    else status = polar_pool_create(&f->pool, o->session.n_threads, &a, error);
+    f->options = o;
+    if (o.session.runner) f->runner = *o.session.runner;
+    else status = polar_pool_create(&f->pool, o.session.n_threads, &a, error);
     if (f->pool) f->runner = polar_pool_runner(f->pool);
     if (!status) status = features_open_session(f, answers, error);
-    if (!status && o->encoder) status = features_open_encoder(f, error);
+    if (!status && o.encoder) status = features_open_encoder(f, error);
     if (status) polar_features_free(f);
     else *out = f;
     return status;
@@ -15045,16 +15019,6 @@ struct polar_picker {
     double probability[POLAR_MAX_MENU]; /* P(correct) of the menu's programs for the last question */
 };
 
-/* The menu if the file has one, at the price in the file; sessions with their own defaults. */
-polar_pick_options polar_pick_defaults(void) {
-    polar_pick_options o;
-    memset(&o, 0, sizeof o);
-    o.price = -1; /* that of the predictor's file */
-    o.decode = polar_decode_defaults();
-    o.session = polar_session_defaults();
-    return o;
-}
-
 /* Compares sizes first, whose mismatch says more than that of a fingerprint. A file without fingerprint and checksum is
  * taken for any model of its sizes. */
 polar_status polar_predictor_check(const polar_predictor *p, const polar_model *m, const polar_model *encoder,
@@ -15096,8 +15060,8 @@ static int pick_max_calls(const polar_predictor *p, int by_menu) {
 /* Checks the options and the match of model and predictor, then opens the features with a session that answers. */
 polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
                                  const polar_pick_options *options, polar_error *error) {
-    const polar_pick_options standard = polar_pick_defaults(), *o = options ? options : &standard;
-    polar_features_options features = polar_features_defaults();
+    const polar_pick_options standard = {0}, *o = options ? options : &standard;
+    polar_features_options features = {0};
     polar_allocator a;
     polar_picker *p;
     polar_status status;
@@ -15124,7 +15088,7 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     /* the features that the predictor was trained on */
     features.feature = predictor->info.feature;
     features.layer = predictor->info.feature_layer;
-    features.max_tokens = predictor->info.max_tokens;
+    features.max_tokens = predictor->info.max_tokens ? predictor->info.max_tokens : POLAR_OFF;
     features.encoder = features.feature == POLAR_FEATURE_ENCODER ? o->encoder : NULL;
     features.session = o->session;
     /* room for the keys and values of any program that may come */
@@ -15173,7 +15137,7 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     polar_decode_options decode = p->options.decode;
     polar_status status;
     int n_beams = 0;
-    decode.n_beams = MAX(decode.n_beams, MIN(max, POLAR_MAX_BEAMS)); /* at least `max` where that is possible */
+    decode.n_beams = MAX(option_int(decode.n_beams, PRED_BEAMS), MIN(max, POLAR_MAX_BEAMS)); /* at least `max` where that is possible */
     status = polar_predictor_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
     *n = 0;
     for (int i = 0; i < n_beams && *n < max && !status; i++)
@@ -15343,16 +15307,6 @@ const char *polar_method_name(polar_method method) {
     return (unsigned)method < (unsigned)POLAR_N_METHOD ? names[method] : NULL;
 }
 
-/* One program's answer, generated with the defaults of [gen]. */
-polar_answer_options polar_answer_defaults(void) {
-    polar_answer_options o;
-    memset(&o, 0, sizeof o);
-    o.generate = polar_generate_defaults();
-    o.method = POLAR_METHOD_FIRST;
-    o.threshold = 1; /* that of the predictor's file */
-    return o;
-}
-
 /* Collects the text of an answer in a buffer; a result other than 0 ends the generation. */
 static int pick_on_text(void *user, const char *text, size_t length) {
     buf *b = user;
@@ -15426,11 +15380,12 @@ static polar_status pick_vote(const polar_answer_options *o, const polar_candida
 static polar_status pick_several(polar_picker *p, const polar_candidate *c, int n, const int32_t *prompt, int n_prompt,
                                  const polar_answer_options *o, pick_answers *answers, polar_picked *out,
                                  polar_error *e) {
-    /* confidences are at most 0, so that a threshold above is none */
-    const int cascade = o->method == POLAR_METHOD_CASCADE, given = o->threshold <= 0;
+    const int cascade = o->method == POLAR_METHOD_CASCADE, given = o->threshold < 0;
     const double threshold = given ? o->threshold : p->predictor->info.cascade_threshold;
     int winner = 0, n_run;
     polar_status status = POLAR_OK;
+    if (!(o->threshold <= 0))
+        return fail(e, POLAR_ARGUMENT, "a cascade's threshold is the logarithm of a probability: at most 0");
     if (cascade && !given && !p->predictor->info.cascade_programs)
         return fail(e, POLAR_UNSUPPORTED, "the predictor's file holds no threshold for cascades: fit one, or give one");
     for (int i = 0; i < n; i++) {
@@ -15465,7 +15420,7 @@ static void pick_deliver(const pick_answers *answers, const polar_answer_options
 polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_prompt,
                                  const polar_candidate *candidates, int n, const polar_answer_options *options,
                                  polar_picked *picked, polar_error *error) {
-    const polar_answer_options standard = polar_answer_defaults(), *o = options ? options : &standard;
+    const polar_answer_options standard = {0}, *o = options ? options : &standard;
     pick_answers answers;
     polar_picked r;
     polar_status status;
@@ -15583,18 +15538,6 @@ static const char *prompt_prefix(const polar_prompt *p) {
 
 #define ASK_PROGRAMS 5 /* of a vote or cascade, unless the caller or the predictor's file says */
 
-/* One program: the best that the predictor picks, or the identity without a predictor; the prompt is found by
- * polar_prompt_find. */
-polar_ask_options polar_ask_defaults(void) {
-    polar_ask_options o;
-    memset(&o, 0, sizeof o);
-    o.session = polar_session_defaults();
-    o.generate = polar_generate_defaults();
-    o.price = -1;    /* that of the predictor's file */
-    o.threshold = 1; /* likewise */
-    return o;
-}
-
 /* Programs that a method runs at most: what the caller says, else as many as the threshold of a cascade was fitted for,
  * since it is the best for that number, else ASK_PROGRAMS. */
 static int ask_programs(const polar_ask_options *o) {
@@ -15608,8 +15551,8 @@ static int ask_programs(const polar_ask_options *o) {
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
                                   const polar_session_options *session, const char *prefix, const int32_t *tokens,
                                   int n, polar_picked *picked, polar_error *e) {
-    polar_pick_options pick = polar_pick_defaults();
-    polar_answer_options answer = polar_answer_defaults();
+    polar_pick_options pick = {0};
+    polar_answer_options answer = {0};
     polar_candidate candidates[POLAR_MAX_MENU];
     polar_picker *p = NULL;
     const size_t length = strlen(question);
@@ -15655,7 +15598,7 @@ static polar_status ask_program(const polar_model *m, const polar_program *progr
  * answer; the answer itself, by program or by predictor. */
 polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                        polar_result *result, polar_error *error) {
-    const polar_ask_options standard = polar_ask_defaults(), *o = options ? options : &standard;
+    const polar_ask_options standard = {0}, *o = options ? options : &standard;
     polar_session_options session = o->session;
     int max_tokens = o->generate.max_tokens;
     polar_program program;
@@ -15672,7 +15615,7 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (!status) status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error);
     if (!status) status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error);
     if (status) return status;
-    if (max_tokens <= 0) max_tokens = polar_generate_defaults().max_tokens; /* as polar_session_generate takes it */
+    if (max_tokens <= 0) max_tokens = 256; /* as polar_session_generate takes it */
     if (!session.n_ctx) session.n_ctx = (int)MIN(n + (size_t)max_tokens, (size_t)model->n_ctx_train);
     if (n > (size_t)session.n_ctx) /* before anything large is allocated */
         return fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, session.n_ctx);
@@ -15712,27 +15655,6 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
 #ifndef POLAR_NO_TRAIN
 
 /* --- data: paths become examples ------------------------------------------------------ */
-
-/* See polar.h. */
-polar_train_options polar_train_defaults(void) {
-    polar_train_options o;
-    memset(&o, 0, sizeof o);
-    o.d_model = 256; /* the network of [P] */
-    o.n_head = 4;
-    o.n_block = 2;
-    o.dropout = 0.1;
-    o.standardize = 1;
-    o.n_epochs = 10; /* the recipe of [P] as it was released */
-    o.batch = 128;
-    o.group = 8; /* [P]: 1 */
-    o.lr = 5e-4;
-    o.schedule = POLAR_SCHEDULE_COSINE;
-    o.warmup = 10;
-    o.max_paths = 50; /* [P] */
-    o.identity_weight = 0.3;
-    o.validation = 0.1;
-    return o;
-}
 
 #define TRAIN_KEEP       1 /* number of the operation keep, between skip and repeat */
 #define TRAIN_NO_SEGMENT 3 /* label of a layer at which no segment starts */
@@ -16891,7 +16813,7 @@ static polar_status train_standardize(polar_trainer *t, double *sums, polar_erro
         if (q < t->n_questions - t->n_validation) train_add_moments(&x, s);
     }
     train_finish_moments(&x, t->mean, t->inverse);
-    for (int k = 0; k < x.n && !t->options.standardize; k++) {
+    for (int k = 0; k < x.n && t->options.no_standardize; k++) {
         t->mean[k] = 0;
         t->inverse[k] = 1;
     }
@@ -16951,6 +16873,24 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
         w.dprobs = layout_place(l, size_of(widest, (size_t)s->n_layer), f);
         if (l->base && !l->overflow) t->workers[i] = w;
     }
+}
+
+/* What is 0 stands for the defaults of polar.h. */
+static polar_train_options train_defaults(const polar_train_options *options) {
+    polar_train_options o = *options;
+    o.d_model = option_int(o.d_model, 256);
+    o.n_head = option_int(o.n_head, 4);
+    o.n_block = option_int(o.n_block, 2);
+    o.dropout = option_number(o.dropout, 0.1);
+    o.n_epochs = option_int(o.n_epochs, 10);
+    o.batch = option_int(o.batch, 128);
+    o.group = option_int(o.group, 8);
+    o.lr = option_number(o.lr, 5e-4);
+    o.warmup = option_int(o.warmup, 10);
+    o.max_paths = option_int(o.max_paths, 50);
+    o.identity_weight = option_number(o.identity_weight, 0.3);
+    o.validation = option_number(o.validation, 0.1);
+    return o;
 }
 
 /* Refuses options out of range. */
@@ -17193,7 +17133,7 @@ static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, p
 /* See polar.h. */
 polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, const polar_train_question *questions,
                                   int n_questions, const polar_train_options *options, polar_error *error) {
-    const polar_train_options o = options ? *options : polar_train_defaults();
+    const polar_train_options none = {0}, o = train_defaults(options ? options : &none);
     const polar_allocator a = mem_allocator(o.allocator);
     polar_trainer *t;
     polar_status status;
@@ -17401,24 +17341,6 @@ static void menu_results(const polar_train_question *questions, int n_questions,
 }
 
 /* --- training the menu ---------------------------------------------------------------- */
-
-/* See polar.h. */
-polar_menu_options polar_menu_defaults(void) {
-    polar_menu_options o;
-    memset(&o, 0, sizeof o);
-    o.width = 64; /* the network */
-    o.n_head = 4;
-    o.pooling = POLAR_POOL_SUM | POLAR_POOL_LAST;
-    o.policy = 1; /* both losses count alike */
-    o.dropout = 0.1;
-    o.n_epochs = 40; /* the optimizer */
-    o.batch = 32;
-    o.lr = 1e-3;
-    o.weight_decay = 0.01;
-    o.validation = 0.2;
-    o.price = POLAR_MENU_PRICE;
-    return o;
-}
 
 /* A run of polar_menu_train. A pass is one question. */
 typedef struct menu_trainer {
@@ -17911,6 +17833,23 @@ static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *
     }
 }
 
+/* What is 0 stands for the defaults of polar.h. */
+static polar_menu_options menu_defaults(const polar_menu_options *options) {
+    polar_menu_options o = *options;
+    o.width = option_int(o.width, 64);
+    o.n_head = option_int(o.n_head, 4);
+    o.pooling = option_int(o.pooling, POLAR_POOL_SUM | POLAR_POOL_LAST);
+    o.policy = option_number(o.policy, 1);
+    o.dropout = option_number(o.dropout, 0.1);
+    o.n_epochs = option_int(o.n_epochs, 40);
+    o.batch = option_int(o.batch, 32);
+    o.lr = option_number(o.lr, 1e-3);
+    o.weight_decay = option_number(o.weight_decay, 0.01);
+    o.validation = option_number(o.validation, 0.2);
+    o.price = option_number(o.price, POLAR_MENU_PRICE);
+    return o;
+}
+
 /* Refuses options out of range, menus that are not possible, and questions without features; finds the largest T. */
 static polar_status menu_check(const polar_train_question *questions, int n_questions, int n_layer,
                                const polar_program *menu, int n_menu, const polar_menu_options *o, int *max_tokens,
@@ -17945,7 +17884,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
                               const polar_train_question *questions, int n_questions, const polar_program *menu,
                               int n_menu, const polar_menu_options *options, polar_menu_report *report,
                               polar_error *error) {
-    const polar_menu_options o = options ? *options : polar_menu_defaults();
+    const polar_menu_options none = {0}, o = menu_defaults(options ? options : &none);
     const polar_allocator a = mem_allocator(o.allocator);
     const menu_shape shape = {q_dim, o.width, o.n_head, n_menu, o.pooling};
     polar_menu_report r;

@@ -18,7 +18,7 @@
  *     int main(int argc, char **argv) {
  *         polar_error error;
  *         polar_model *model = NULL;
- *         polar_ask_options options = polar_ask_defaults();
+ *         polar_ask_options options = {0};
  *         polar_result result;
  *         if (argc < 3) return 2;
  *         options.generate.on_text = print;
@@ -66,9 +66,12 @@
  * must outlive them. A polar_session belongs to one thread at a time. Plain structs (options, programs,
  * errors, results) belong to the caller. Memory comes from the allocator in the options (malloc if NULL).
  * What is opened or created is closed or freed by the function of that name, which accepts NULL; on failure
- * *out is NULL. Options start from polar_..._defaults(), where most fields are 0; a comment behind a field says
- * another default, and NULL for the whole struct means the defaults. Texts and paths of files are UTF-8.
+ * *out is NULL. Texts and paths of files are UTF-8.
  * Nothing here prints, exits, reads the environment or keeps global state.
+ *
+ * OPTIONS
+ * `polar_xxx_options options = {0};` are the defaults, and so is NULL in place of the options. A number that is 0 stands
+ * for the default that its comment names; the number 0 itself is POLAR_OFF where it means something else.
  *
  * EXACTNESS
  * Results are defined bit by bit and do not depend on the number of threads, the batch size, the chunking of
@@ -100,6 +103,7 @@ extern "C" {
 #define POLAR_VERSION "0.1.0"
 #define POLAR_MAX_LAYER 256   /* layers of a model */
 #define POLAR_MAX_CALLS 1280  /* calls of a path: every layer five times */
+#define POLAR_OFF (-1)        /* the number 0 in options whose 0 stands for another default */
 
 /* The version the library was compiled as, POLAR_VERSION. */
 const char *polar_version(void);
@@ -294,7 +298,6 @@ typedef struct polar_model_options {
     polar_progress progress;          /* NULL, or called during loading */
     void *progress_user;
 } polar_model_options;
-polar_model_options polar_model_defaults(void);
 
 /* Opens a GGUF model. `path` is UTF-8 on every system; of a split model it is the first file
  * (NAME-00001-of-0000N.gguf), the others are found beside it. Weights stay in the mapped file. NULL options
@@ -488,7 +491,6 @@ typedef struct polar_session_options {
     polar_tap tap;        /* NULL, or called after every call: to look, to change, to cancel */
     void *tap_user;
 } polar_session_options;
-polar_session_options polar_session_defaults(void);
 
 /* Bytes that polar_session_create will take from the allocator with these options and a program (NULL: the
  * identity), threads included. 0 if the options are refused. */
@@ -546,7 +548,7 @@ polar_status polar_session_clone(polar_session **out, const polar_session *sessi
 typedef struct polar_sampling {
     float temperature; /* 0: greedy, the largest logit, lowest id on ties */
     int top_k;         /* keeps so many of the likeliest; 0: off */
-    float top_p;       /* keeps the likeliest that add up to it; 1: off */
+    float top_p;       /* keeps the likeliest that add up to it; 0 and 1: off */
     float min_p;       /* drops what is less likely than min_p times the best; 0: off */
     uint64_t seed;     /* the same seed gives the same text, everywhere */
 } polar_sampling;
@@ -559,7 +561,7 @@ typedef enum polar_stop {
 } polar_stop;
 
 typedef struct polar_generate_options {
-    int max_tokens;                   /* 0: 256 */
+    int max_tokens;                   /* 256 */
     polar_sampling sampling;
     const char *const *stop;          /* strings that end the text, NULL-terminated list or NULL */
     const int32_t *stop_tokens;       /* further tokens that end it, besides those of the model */
@@ -570,7 +572,6 @@ typedef struct polar_generate_options {
     int (*on_text)(void *user, const char *text, size_t length);
     void *user;
 } polar_generate_options;
-polar_generate_options polar_generate_defaults(void);
 
 typedef struct polar_result {
     int n_prompt, n_generated; /* tokens */
@@ -633,11 +634,11 @@ typedef struct polar_many_options {
                                  needs more for itself gets it */
     int max_tokens;           /* 50: longest answer */
     const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; must outlive polar_many */
-    int share, batch, draft;  /* 1, 1, 1. Results are the same with any of them; all 0: each path alone in a session */
+    int no_share, no_batch, no_draft; /* 1: leaves this out. Results are the same; without all three each path runs
+                                         alone in a session */
     polar_progress progress;  /* NULL, or called as a run goes on; can cancel */
     void *progress_user;
 } polar_many_options;
-polar_many_options polar_many_defaults(void);
 
 /* The greedy answer of one program. Tokens and text are valid until the next prompt. */
 typedef struct polar_many_result {
@@ -766,7 +767,6 @@ typedef struct polar_search_options {
     double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
     int max_in_flight;     /* proposals that may wait for their reward at once, 64 */
 } polar_search_options;
-polar_search_options polar_search_defaults(void);
 
 /* Bytes that polar_search_create will take from the allocator; 0 if the options are refused. */
 size_t polar_search_bytes(int n_layer, const polar_search_options *options);
@@ -808,12 +808,12 @@ typedef struct polar_predictor polar_predictor;
 
 /* What the features of a token are. */
 typedef enum polar_feature {
-    POLAR_FEATURE_EMBEDDING, /* the model's own token embedding */
     POLAR_FEATURE_HIDDEN,    /* the model's hidden state after `feature_layer` layers */
+    POLAR_FEATURE_EMBEDDING, /* the model's own token embedding */
     POLAR_FEATURE_ENCODER,   /* last hidden states, after the final norm, of another model */
     POLAR_N_FEATURE
 } polar_feature;
-/* "embedding", "hidden", "encoder"; NULL for any other number. */
+/* "hidden", "embedding", "encoder"; NULL for any other number. */
 const char *polar_feature_name(polar_feature feature);
 
 #define POLAR_MAX_MENU 64     /* programs */
@@ -885,7 +885,6 @@ typedef struct polar_decode_options {
     int n_ops;             /* 2: operations tried per segment, 1..3 */
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
 } polar_decode_options;
-polar_decode_options polar_decode_defaults(void);
 
 #define POLAR_MAX_BEAMS 32
 
@@ -912,7 +911,7 @@ const polar_program *polar_predictor_program(const polar_predictor *predictor, i
 polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
                                   double *probability, polar_error *error);
 /* The program with the largest probability - price * cost, where cost is its length over the layers; the first
- * of equal ones. price < 0: that of the file. */
+ * of equal ones. price as in polar_pick_options. */
 int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
 /* The indices of all of them in that order, the pick first; returns their number. `order` has room for
  * POLAR_MAX_MENU. */
@@ -926,11 +925,10 @@ typedef struct polar_features polar_features;
 typedef struct polar_features_options {
     polar_feature feature;         /* HIDDEN */
     int layer;                     /* 2: of HIDDEN, layers executed before */
-    int max_tokens;                /* 512; 0: no limit */
+    int max_tokens;                /* 512; POLAR_OFF: no limit */
     const polar_model *encoder;    /* for ENCODER */
     polar_session_options session; /* of the session that runs the model; also allocator and threads */
 } polar_features_options;
-polar_features_options polar_features_defaults(void);
 
 /* Model and encoder must outlive it. */
 polar_status polar_features_create(polar_features **out, const polar_model *model,
@@ -970,11 +968,10 @@ typedef struct polar_pick_options {
     const polar_model *encoder;    /* for features of an encoder */
     polar_session_options session; /* that answers; max_calls 0: what any program that may be picked needs */
     polar_pick_head head;          /* AUTO */
-    double price;                  /* of the menu; -1: that of the file */
+    double price;                  /* of the menu; that of the file */
     polar_decode_options decode;
     int any_model;                 /* 0, see polar_predictor_check */
 } polar_pick_options;
-polar_pick_options polar_pick_defaults(void);
 
 /* POLAR_MISMATCH if the predictor is for another model. Model, predictor and encoder must outlive the picker. */
 polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
@@ -1002,14 +999,13 @@ const char *polar_method_name(polar_method method);
 
 typedef struct polar_answer_options {
     polar_method method;             /* FIRST */
-    double threshold;                /* of a cascade; above 0: that of the predictor's file */
+    double threshold;                /* of a cascade, below 0; 0: that of the predictor's file */
     const char *prefix;              /* how the answer begins in the prompt ("\\boxed{"), or NULL: for votes */
     const polar_judge *judge;        /* of a vote */
     polar_generate_options generate; /* on_text gets the answer that was chosen, in one piece if several were run */
     char *text;                      /* where the answer goes, or NULL */
     size_t capacity;
 } polar_answer_options;
-polar_answer_options polar_answer_defaults(void);
 
 typedef struct polar_picked {
     polar_result result; /* of the program whose answer it is */
@@ -1082,17 +1078,16 @@ typedef struct polar_ask_options {
     const polar_predictor *predictor; /* NULL, or the predictor of this model; with a program only its prompt counts */
     const polar_model *encoder;    /* as in polar_pick_options, like the next three */
     polar_pick_head head;
-    double price;                  /* -1 */
+    double price;                  /* that of the file */
     int any_model;
     polar_method method;           /* FIRST; or a vote or cascade over the first n_programs that are picked */
     int n_programs;                /* 0: what a cascade was fitted for, else 5; at most POLAR_MAX_MENU */
     const polar_judge *judge;      /* of a vote */
-    double threshold;              /* 1: of a cascade; above 0: that of the predictor's file */
+    double threshold;              /* of a cascade, as in polar_answer_options */
     char *text;                    /* where the answer goes, or NULL */
     size_t capacity;
     polar_picked *picked;          /* NULL, or gets the program that was chosen and what it took */
 } polar_ask_options;
-polar_ask_options polar_ask_defaults(void);
 
 /* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone
  * afterwards; what polar run does. result may be NULL. POLAR_CONTEXT if the question does not fit. */
@@ -1152,7 +1147,7 @@ typedef struct polar_train_options {
     const polar_predictor *start; /* weights to go on from; NULL: random ones */
     int d_model, n_head, n_block; /* 256, 4, 2; those of `start` with one */
     double dropout;             /* 0.1 */
-    int standardize;            /* 1: features are shifted and scaled to mean 0, variance 1; the weights that are
+    int no_standardize;         /* 0: features are shifted and scaled to mean 0, variance 1; the weights that are
                                    saved take the features as they are */
     int n_epochs, batch;        /* 10; 128 examples per step */
     int group;                  /* 8: at most so many paths of a question are kept together; they share a pass and
@@ -1162,7 +1157,7 @@ typedef struct polar_train_options {
     int warmup;                 /* 10 steps */
     double weight_decay;        /* 0 */
     double clip;                /* 0: bound of the gradient's norm */
-    int max_paths;              /* 50 of a question, a seeded choice; 0: all */
+    int max_paths;              /* 50 of a question, a seeded choice; POLAR_OFF: all */
     polar_identity identity;    /* PLAIN */
     double identity_weight;     /* 0.3, for REWEIGHT */
     double length_preference;   /* 0: beta of weights exp(-beta length) */
@@ -1174,7 +1169,6 @@ typedef struct polar_train_options {
     int (*progress)(void *user, const polar_train_progress *progress);
     void *progress_user;
 } polar_train_options;
-polar_train_options polar_train_defaults(void);
 
 /* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path
  * that parses are left out. */
@@ -1204,8 +1198,8 @@ typedef struct polar_menu_options {
     const polar_runner *runner;
     uint64_t seed;       /* of everything random. Results depend on it, never on threads */
     int width, n_head;   /* 64, 4: of the network */
-    int pooling;         /* both POLAR_POOL_ flags: what the network sees of a question besides attention */
-    double policy;       /* 1: weight of a second loss, what picks at this price are worth; 0: none */
+    int pooling;         /* both POLAR_POOL_ flags, POLAR_OFF none: what the network sees besides attention */
+    double policy;       /* 1: weight of a second loss, what picks at this price are worth */
     double dropout;      /* 0.1 */
     int n_epochs, batch; /* 40; 32 questions */
     double lr, weight_decay; /* 1e-3 with cosine; 0.01 */
@@ -1215,7 +1209,6 @@ typedef struct polar_menu_options {
     polar_progress progress; /* NULL, or called after each epoch */
     void *progress_user;
 } polar_menu_options;
-polar_menu_options polar_menu_defaults(void);
 
 typedef struct polar_menu_report {
     int n_questions, n_validation, n_known; /* trained on, held out; results known in both */

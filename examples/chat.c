@@ -27,7 +27,7 @@ static char *copy(const char *text) {
 static polar_status turn(polar_session *session, const polar_message *messages, int n, char *answer, polar_error *error) {
     static int32_t tokens[MAX_TOKENS];
     const polar_model *model = polar_session_model(session);
-    polar_generate_options options = polar_generate_defaults();
+    polar_generate_options options = {0};
     polar_status status;
     size_t n_tokens;
     int n_new;

@@ -14,7 +14,7 @@ static int print(void *user, const char *text, size_t length) {
 int main(int argc, char **argv) {
     polar_error error;
     polar_model *model = NULL;
-    polar_ask_options options = polar_ask_defaults();
+    polar_ask_options options = {0};
     polar_result result;
     if (argc < 3) return 2;
     options.generate.on_text = print;

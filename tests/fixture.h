@@ -239,7 +239,7 @@ static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
 
 /* The model of a fixture, which must outlive it. */
 static MAYBE_UNUSED polar_model *fx_open(const fixture *f, polar_cpu cpu) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m = NULL;
     polar_error e;
     o.cpu = cpu;

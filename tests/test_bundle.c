@@ -71,7 +71,7 @@ TEST(logits) {
                                                        0xf8c19d76db1b8e33};
     polar_model *m = bundle_open();
     polar_session *s = NULL;
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     int32_t tokens[400];
     polar_error e;
     if (!m) return;
@@ -131,7 +131,7 @@ TEST(search) {
     if (!m) return;
     CHECK(!polar_many_create(&many, m, NULL, &e));
     for (int i = 0; many && i < COUNT(questions); i++) {
-        polar_search_options o = polar_search_defaults();
+        polar_search_options o = {0};
         polar_search *search = NULL;
         polar_program program;
         uint64_t h = 0;

@@ -106,7 +106,7 @@ TEST(influence) {
     const int32_t *const prompts[] = {a, b};
     const int lengths[] = {7, 2};
     fixture f = fixture_model("llama", QUANT_F32, 3);
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     double found[FX_LAYERS], chunks[FX_LAYERS], expected[FX_LAYERS] = {0};
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_error e;
@@ -122,7 +122,7 @@ TEST(influence) {
             for (int i = 0; i < lengths[p]; i++) expected[k] += (double)change(s.hidden[k][i], s.hidden[k + 1][i]) / 9;
         polar_session_free(session);
     }
-    o = polar_session_defaults();
+    memset(&o, 0, sizeof o);
     CHECK(!statistics_influence(m, prompts, lengths, 2, &o, found, &e));
     for (int k = 0; k < FX_LAYERS; k++) CHECK(found[k] > 0 && near_to(found[k], expected[k], 1e-12));
     o.n_batch = 3;

@@ -26,8 +26,8 @@ static void write_predictor(const char *name, const polar_model *m, uint64_t fin
     static int calls[N_MENU][16];
     int lengths[N_MENU];
     polar_program menu[N_MENU];
-    polar_train_options t = polar_train_defaults();
-    polar_menu_options o = polar_menu_defaults();
+    polar_train_options t = {0};
+    polar_menu_options o = {0};
     polar_trainer *trainer = NULL;
     polar_predictor *base = NULL, *p = NULL;
     polar_predictor_info info;

@@ -11,7 +11,7 @@
 
 TEST(greedy) {
     const float logits[] = {1, 5, 2, 5, -1};
-    polar_sampling o = polar_generate_defaults().sampling;
+    polar_sampling o = {0};
     uint64_t state = 1;
     CHECK(polar_sample(&o, logits, 5, &state, NULL, 0) == 1); /* the lowest id on ties */
 }
@@ -48,7 +48,7 @@ TEST(distribution) {
 TEST(sample_arguments) {
     const float logits[] = {1, 5, 2, 5, -1};
     float scratch[20];
-    polar_sampling o = polar_generate_defaults().sampling;
+    polar_sampling o = {0};
     uint64_t state = 1;
     CHECK(polar_sample(NULL, logits, 5, NULL, NULL, 0) == 1 && polar_sample(NULL, logits, 0, NULL, NULL, 0) == -1);
     o.temperature = 1;
@@ -137,7 +137,7 @@ static polar_model *fixture_opened(const char *arch, uint64_t seed, fixture *f) 
 static void generate(const polar_model *m, const polar_generate_options *g, char *text, size_t capacity,
                      polar_result *r) {
     const int32_t prompt[] = {10, 20, 30};
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     o.n_threads = 1;
     CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
@@ -148,7 +148,7 @@ static void generate(const polar_model *m, const polar_generate_options *g, char
 TEST(same_seed_same_text) {
     fixture f;
     polar_model *m = fixture_opened("qwen3", 5, &f);
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     char a[4096], b[4096];
     polar_result ra, rb;
     int different = 0;
@@ -188,7 +188,7 @@ static int on_piece(void *user, const char *text, size_t n) {
 TEST(stream_and_stop) {
     fixture f;
     polar_model *m = fixture_opened("llama", 9, &f);
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     static char whole[8192], cut[8192];
     static pieces p;
     polar_result r;
@@ -224,8 +224,8 @@ TEST(end_context_cancel) {
     const int32_t prompt[] = {1, 2, 3};
     fixture f;
     polar_model *m = fixture_opened("llama", 9, &f);
-    polar_generate_options g = polar_generate_defaults();
-    polar_session_options o = polar_session_defaults();
+    polar_generate_options g = {0};
+    polar_session_options o = {0};
     polar_session *s = NULL;
     polar_result r;
     polar_error e;
@@ -306,8 +306,8 @@ static int cancel_text(void *user, const char *text, size_t length) {
 TEST(goes_on) {
     fixture f;
     polar_model *m = fixture_opened("llama", 9, &f);
-    polar_session_options o = polar_session_defaults();
-    polar_generate_options g = polar_generate_defaults();
+    polar_session_options o = {0};
+    polar_generate_options g = {0};
     polar_session *s = NULL;
     static talk whole, parts;
     o.n_threads = 1;
@@ -318,7 +318,7 @@ TEST(goes_on) {
         char stop[4] = {0};
         const char *stops[] = {stop, NULL};
         int calls = 0;
-        g = polar_generate_defaults();
+        memset(&g, 0, sizeof g);
         g.ignore_end = 1;
         g.sampling.seed = (uint64_t)round;
         g.sampling.temperature = round % 2 ? 2.0f : 0;
@@ -367,8 +367,8 @@ TEST(last_token_is_held) {
     const int32_t prompt[] = {10, 20, 30}, more[] = {5, 6};
     fixture f;
     polar_model *m = fixture_opened("qwen2", 4, &f);
-    polar_session_options o = polar_session_defaults();
-    polar_generate_options g = polar_generate_defaults();
+    polar_session_options o = {0};
+    polar_generate_options g = {0};
     polar_session *s = NULL, *fresh = NULL;
     int32_t tokens[16];
     g.max_tokens = 4;
@@ -395,7 +395,7 @@ TEST(cancel_keeps_logits) {
     static float before[FX_VOCAB];
     fixture f;
     polar_model *m = fixture_opened("qwen2", 4, &f);
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     o.tap = cancel_tap;
     cancel_now = INT_MAX;
@@ -431,7 +431,7 @@ TEST(text_is_utf8) {
     const size_t n = sizeof raw - 1;
     static pieces p;
     static gen_text t;
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     g.on_text = on_utf8, g.user = &p;
     for (size_t cut = 0; cut <= n; cut++)
         for (size_t second = cut; second <= n; second++) {
@@ -453,8 +453,8 @@ TEST(text_is_utf8) {
 TEST(raw_bytes) {
     fixture f;
     polar_model *m = fixture_opened("llama", 9, &f);
-    polar_generate_options g = polar_generate_defaults();
-    polar_session_options o = polar_session_defaults();
+    polar_generate_options g = {0};
+    polar_session_options o = {0};
     static char text[4096], raw[4096], decoded[4096];
     polar_result r, rr;
     polar_session *s = NULL;
@@ -495,7 +495,7 @@ typedef struct job {
 
 static void *job_run(void *user) {
     job *j = user;
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     g.max_tokens = 12;
     g.ignore_end = 1;
     g.sampling.temperature = 1;
@@ -524,7 +524,7 @@ TEST(ten_sessions) {
 static void *shared_run(void *user) {
     job *j = user;
     const int32_t prompt[] = {10, 20, 30};
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     o.runner = (const polar_runner *)(const void *)j->text;
     CHECK(!polar_session_create(&s, j->m, NULL, &o, NULL));

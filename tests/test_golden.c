@@ -62,7 +62,7 @@ static const struct {
 /* All logits of a prompt in two pieces and of four tokens more, each the most likely one. */
 static uint64_t run_model(const polar_model *m, int program, polar_kv_type kv_type, polar_kv_mode kv_mode) {
     const int32_t prompt[] = {72, 101, 108, 108, 111, 32, 256, 299, 0, 7, 150, 33};
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     polar_error e;
     uint64_t h = 0;
@@ -87,7 +87,7 @@ static uint64_t run_model(const polar_model *m, int program, polar_kv_type kv_ty
 
 /* The model opened in place, from an address that is aligned, or from one that is not. */
 static uint64_t one_model(const fixture *f, int offset, polar_cpu cpu, int program, int mode) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m = NULL;
     polar_error e;
     uint8_t *bytes = malloc(f->size + 8);
@@ -144,7 +144,7 @@ TEST(models) {
 
 TEST(sampling) {
     static float logits[FX_VOCAB], scratch[4 * FX_VOCAB];
-    polar_sampling s = polar_generate_defaults().sampling;
+    polar_sampling s = {0};
     uint64_t seed = 3, state = 5, h = 0;
     for (int round = 0; round < 200; round++) {
         for (int i = 0; i < FX_VOCAB; i++) logits[i] = (rng_float(&seed) - 0.5f) * 20;
@@ -182,7 +182,7 @@ TEST(training) {
         for (int k = 0; k < TOKENS * WIDTH; k++) features[i][k] = rng_float(&seed) - 0.5f + (i % 2 ? 0.2f : 0);
     }
     for (int cpu = POLAR_CPU_PLAIN; cpu < POLAR_N_CPU; cpu++) {
-        polar_train_options o = polar_train_defaults();
+        polar_train_options o = {0};
         polar_trainer *t = NULL;
         polar_error e;
         uint64_t h = 0;

@@ -33,8 +33,8 @@ static const int32_t prompt[] = {1, 4, 5, 9, 3};
 
 /* A session with a skip and a loop, a prompt and an answer. It may fail, with a message. */
 static void use_model(const polar_model *m, const polar_allocator *a) {
-    polar_session_options o = polar_session_defaults();
-    polar_generate_options g = polar_generate_defaults();
+    polar_session_options o = {0};
+    polar_generate_options g = {0};
     polar_session *s = NULL;
     polar_error e;
     polar_result r;
@@ -65,7 +65,7 @@ static void use_model(const polar_model *m, const polar_allocator *a) {
 static int open_copy(const uint8_t *bytes, size_t n) {
     counter c = {0, 0, 0, -1};
     const polar_allocator a = {count_alloc, count_free, &c};
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     uint8_t *copy = malloc(n ? n : 1);
     polar_model *m = NULL;
     polar_error e;
@@ -166,7 +166,7 @@ TEST(many_control_tokens) {
         const char *merge = "a b";
         counter c = {0, 0, 0, -1};
         const polar_allocator a = {count_alloc, count_free, &c};
-        polar_model_options o = polar_model_defaults();
+        polar_model_options o = {0};
         polar_gguf_writer *w;
         polar_model *m;
         polar_error e;
@@ -200,7 +200,7 @@ TEST(wrapping_products) {
     m.kern = kern_find(POLAR_CPU_AUTO);
     m.n_layer = 1;
     for (int i = 0; i < 2000; i++) {
-        polar_session_options o = polar_session_defaults();
+        polar_session_options o = {0};
         double floats, kv;
         size_t bytes;
         m.arch = &archs[i % 2 ? 3 : 0];
@@ -275,7 +275,7 @@ static polar_status try_writer(const polar_allocator *a, polar_error *e) {
 }
 
 static polar_status try_model(const polar_allocator *a, polar_error *e) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m = NULL;
     polar_status status;
     o.allocator = a;
@@ -287,7 +287,7 @@ static polar_status try_model(const polar_allocator *a, polar_error *e) {
 
 #ifndef POLAR_NO_STDIO
 static polar_status try_model_file(const polar_allocator *a, polar_error *e) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m = NULL;
     polar_status status;
     o.allocator = a;
@@ -300,7 +300,7 @@ static polar_status try_model_file(const polar_allocator *a, polar_error *e) {
 #endif
 
 static polar_status try_session(const polar_allocator *a, polar_error *e) {
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     polar_status status;
     o.allocator = a;
@@ -332,7 +332,7 @@ static int some_done(void *user, int number, const polar_many_result *result) {
 }
 
 static polar_status try_many(const polar_allocator *a, polar_error *e) {
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     const int calls[][4] = {{0, 1}, {0, 0, 1}, {0, 1, 1, 1}};
     const polar_path paths[] = {{calls[0], 2}, {calls[1], 3}, {calls[2], 4}};
     some_paths stream = {paths + 1, 2, 0};
@@ -369,7 +369,7 @@ static void training_questions(polar_train_question *q, int n) {
 
 static polar_status try_trainer(const polar_allocator *a, polar_error *e) {
     polar_train_question q[12];
-    polar_train_options o = polar_train_defaults();
+    polar_train_options o = {0};
     polar_trainer *t = NULL;
     polar_predictor *p = NULL;
     polar_status status;
@@ -391,7 +391,7 @@ static polar_status try_trainer(const polar_allocator *a, polar_error *e) {
 static polar_status try_menu(const polar_allocator *a, polar_error *e) {
     polar_train_question q[12];
     polar_program menu[2];
-    polar_menu_options o = polar_menu_defaults();
+    polar_menu_options o = {0};
     polar_predictor *p = NULL;
     polar_status status;
     o.allocator = a;
@@ -410,7 +410,7 @@ static polar_status try_menu(const polar_allocator *a, polar_error *e) {
 
 static polar_status try_tokens(const polar_allocator *a, polar_error *e) {
     const polar_message messages[] = {{"user", "abcabc"}};
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m = NULL;
     polar_status status;
     int32_t tokens[32];

@@ -13,15 +13,15 @@ typedef struct expected {
 
 static void alone(const polar_model *m, const int *path, int n_path, const int32_t *prompt, int n_prompt,
                   const polar_many_options *o, expected *x) {
-    polar_session_options so = polar_session_defaults();
-    polar_generate_options g = polar_generate_defaults();
+    polar_session_options so = {0};
+    polar_generate_options g = {0};
     polar_session *s = NULL;
     polar_error e;
-    so.n_ctx = MIN(n_prompt + o->max_tokens, FX_CTX);
+    g.max_tokens = o->max_tokens ? o->max_tokens : 50;
+    so.n_ctx = MIN(n_prompt + g.max_tokens, FX_CTX);
     so.max_calls = MAX(n_path, FX_LAYERS);
     so.kv_type = o->kv_type;
     so.n_threads = 1;
-    g.max_tokens = o->max_tokens;
     g.stop = o->stop;
     CHECK(!polar_session_create(&s, m, NULL, &so, &e));
     CHECK(!polar_session_set_path(s, path, n_path, &e));
@@ -112,8 +112,8 @@ static void compare_prompt(polar_many *y, const polar_model *m, const round_opti
     }
     for (int i = 0; i < p.n; i++) same(&r[i], &x[i]);
     if (test_failures)
-        printf("%s, type %d, share %d batch %d draft %d, cache %zu, %d drafts\n", w->arch, w->type, w->o.share,
-               w->o.batch, w->o.draft, w->o.cache_bytes, w->drafts);
+        printf("%s, type %d, share %d batch %d draft %d, cache %zu, %d drafts\n", w->arch, w->type, !w->o.no_share,
+               !w->o.no_batch, !w->o.no_draft, w->o.cache_bytes, w->drafts);
 }
 
 static void compare(const round_options *w, const fixture *f, int rounds) {
@@ -140,8 +140,8 @@ TEST(same_as_alone) {
         round_options w;
         w.arch = fx_archs[i % 4];
         w.type = types[i % 4];
-        w.o = polar_many_defaults();
-        w.o.share = i / 4 & 1, w.o.batch = i / 8 & 1, w.o.draft = i / 16 & 1;
+        memset(&w.o, 0, sizeof w.o);
+        w.o.no_share = !(i / 4 & 1), w.o.no_batch = !(i / 8 & 1), w.o.no_draft = !(i / 16 & 1);
         w.o.n_threads = 1 + fx_below(2);
         w.o.kv_type = fx_below(2) ? POLAR_KV_F16 : POLAR_KV_F32;
         w.o.max_tokens = 1 + fx_below(14);
@@ -259,7 +259,7 @@ TEST(stream) {
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
         const uint64_t seed = (uint64_t)i;
         const int window = 1 + fx_below(6);
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many_result r[12];
         expected x[12], draft;
         caller clock;
@@ -280,7 +280,7 @@ TEST(stream) {
             polar_many *y = NULL;
             polar_error e;
             caller c = caller_of(&p, window, seed, r);
-            o.share = way != 1 && way != 4, o.batch = way != 2 && way != 4, o.draft = way != 3 && way != 4;
+            o.no_share = way == 1 || way == 4, o.no_batch = way == 2 || way == 4, o.no_draft = way == 3 || way == 4;
             o.n_threads = 1 + fx_below(2);
             o.cache_bytes = fx_below(3) ? (size_t)1 << (fx_below(20) + 1) : 0;
             CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 12, &e));
@@ -302,7 +302,7 @@ TEST(stream) {
 TEST(stream_overlaps) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 4);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     polar_many *y[2] = {NULL, NULL};
     polar_many_stats stream, batches;
     mark_ends(m, 9);
@@ -333,7 +333,7 @@ TEST(stream_stops) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     const int32_t prompt[] = {5, 6, 7};
     for (int plain = 0; plain < 2; plain++) {
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many_result r[8], again[8];
         polar_many *y = NULL;
         polar_error e;
@@ -341,7 +341,7 @@ TEST(stream_stops) {
         caller c;
         random_programs(&p, 8);
         o.max_tokens = 5;
-        if (plain) o.share = o.batch = o.draft = 0;
+        if (plain) o.no_share = o.no_batch = o.no_draft = 1;
         CHECK(!polar_many_create(&y, m, &o, &e));
         c = caller_of(&p, 3, 1, r);
         CHECK(polar_many_stream(y, caller_next, caller_done, &c, &e) == POLAR_ARGUMENT && c.n_done == 0);
@@ -373,7 +373,7 @@ TEST(stream_stops) {
 TEST(context) {
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     for (int i = 0; i < 8; i++) {
         const int calls[] = {0, 1, 2, 2, 3}, n = FX_CTX - i % 4;
         const polar_path p[] = {{calls, 5}, {calls, 3}};
@@ -382,7 +382,7 @@ TEST(context) {
         polar_many *y = NULL;
         polar_error e;
         double logprob;
-        o.batch = o.share = i / 4;
+        o.no_batch = o.no_share = !(i / 4);
         for (int k = 0; k < n; k++) prompt[k] = fx_below(FX_VOCAB - 1);
         CHECK(!polar_many_create(&y, m, &o, &e));
         CHECK(!polar_many_prompt(y, prompt, n, &e));
@@ -403,7 +403,7 @@ TEST(context) {
 static double score_alone(const polar_model *m, polar_path p, const int32_t *prompt, int n_prompt,
                           const int32_t *tokens, int n) {
     static float scratch[FX_VOCAB];
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_session *s = NULL;
     double sum = 0;
     so.max_calls = 10;
@@ -422,13 +422,13 @@ TEST(score) {
     for (int i = 0; i < 4 && !test_failures; i++) {
         fixture f = fixture_model(fx_archs[i % 4], QUANT_Q8_0, 9);
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many_result r[24];
         polar_many *y = NULL;
         polar_error e;
         programs p;
         int32_t prompt[20], tokens[30];
-        o.share = i != 1, o.cache_bytes = i == 2 ? 1 : 0, o.batch = o.draft = i == 3;
+        o.no_share = i == 1, o.cache_bytes = i == 2 ? 1 : 0, o.no_batch = o.no_draft = i != 3;
         for (int k = 0; k < 20; k++) prompt[k] = fx_below(FX_VOCAB);
         random_programs(&p, 4);
         CHECK(!polar_many_create(&y, m, &o, &e));
@@ -458,12 +458,12 @@ TEST(savings) {
         const int calls[] = {0, 1, 2, 3, 3, 0, 1, 2, 2, 3};
         const polar_path p[] = {{calls, 4}, {calls, 5}, {calls + 5, 5}, {calls, 4}};
         int32_t prompt[30];
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many_stats s;
         polar_many_result r[4];
         expected x;
         polar_many *y = NULL;
-        o.share = i == 1, o.batch = i == 2, o.draft = i == 3;
+        o.no_share = i != 1, o.no_batch = i != 2, o.no_draft = i != 3;
         o.max_tokens = 12;
         for (int k = 0; k < 30; k++) prompt[k] = 3 * k;
         alone(m, p[0].calls, 4, prompt, 30, &o, &x);
@@ -528,7 +528,7 @@ TEST(errors) {
     const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
     expected x[5];
     int failed = 0;
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     random_programs(&p, 5);
     o.max_tokens = 5;
     o.n_threads = 1;
@@ -574,7 +574,7 @@ TEST(memory_bound) {
     fixture f = fixture_model("llama", QUANT_Q4_0, 6);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     for (int i = 0; i < 3; i++) {
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many_stats s;
         polar_many *y = NULL;
         polar_many_result r[24];
@@ -610,7 +610,7 @@ TEST(not_finite) {
     list.n = 3;
     memcpy(list.paths, p, sizeof p);
     for (int i = 0; i < 8; i++) {
-        polar_many_options o = polar_many_defaults();
+        polar_many_options o = {0};
         polar_many *y = NULL;
         polar_many_result r[3];
         caller c = caller_of(&list, 3, 0, r);
@@ -619,7 +619,7 @@ TEST(not_finite) {
         double logprob;
         float *norm = (float *)(uintptr_t)m->layers[2].ffn_norm;
         const float was = norm[0];
-        o.share = i & 1, o.batch = i >> 1 & 1, o.draft = i >> 2 & 1;
+        o.no_share = !(i & 1), o.no_batch = !(i >> 1 & 1), o.no_draft = !(i >> 2 & 1);
         norm[0] = bits_f32(0x7f800000);
         alone(m, good, 3, prompt, 5, &o, &x);
         CHECK(!polar_many_create(&y, m, &o, &e) && !polar_many_prompt(y, prompt, 5, &e));
@@ -643,9 +643,9 @@ TEST(bad_input) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     const polar_runner without_function = {NULL, NULL, 2};
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_session *s = NULL;
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     const char *const empty[] = {"", NULL};
     const int calls[] = {0, 4};
     const polar_path p = {calls, 1}, wrong = {calls, 2}, none = {calls, 0};
@@ -660,7 +660,7 @@ TEST(bad_input) {
     CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
     CHECK(polar_session_create(&s, m, NULL, &so, &e) == POLAR_ARGUMENT && !s);
     o.runner = NULL;
-    o.max_tokens = 0;
+    o.max_tokens = POLAR_OFF;
     CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);
     o.max_tokens = 5, o.stop = empty;
     CHECK(polar_many_create(&y, m, &o, &e) == POLAR_ARGUMENT && !y);

@@ -193,7 +193,7 @@ static void ref_logits(double divide, double scale, double *logits) {
 
 /* The logits of the file, by a session and by what runs many programs, against those. */
 static void check_logits(const char *arch, void (*more)(polar_gguf_writer *w), double divide, double scale) {
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_gguf_writer *w;
     polar_model *m;
     polar_session *s = NULL;
@@ -263,7 +263,7 @@ TEST(scaling) {
 /* Opens the model with what `more` sets: the message, or the notes. */
 static const char *opened(void (*more)(polar_gguf_writer *w), int ignore) {
     static char text[1000];
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_gguf_writer *w;
     polar_model *m;
     polar_model_info info;
@@ -415,7 +415,7 @@ TEST(integers) {
 
 static void check_found(const char *path, const double best[4][2]) {
     static const int32_t tokens[] = {5, 17, 100, 33, 200, 7, 7, 9};
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_model *m;
     polar_session *s = NULL;
     polar_error e;

@@ -21,7 +21,7 @@ static int on_call(void *user, const polar_tap_info *i) {
 }
 
 static polar_session *watched(const polar_model *m, watch *w, int n_batch, int max_peek) {
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     polar_error e;
     o.n_batch = n_batch;
@@ -114,7 +114,7 @@ TEST(peek_errors) {
 
 static polar_features *features_of(const polar_model *m, polar_feature kind, const polar_model *encoder,
                                    int max_tokens) {
-    polar_features_options o = polar_features_defaults();
+    polar_features_options o = {0};
     polar_features *f = NULL;
     polar_error e;
     o.feature = kind;
@@ -162,7 +162,7 @@ TEST(features) {
     text[n_text++] = FX_VOCAB - 1;
     w.layer = FX_LAYERS - 1;
     {
-        polar_session_options o = polar_session_defaults();
+        polar_session_options o = {0};
         o.kv_type = POLAR_KV_F32;
         o.tap = on_call;
         o.tap_user = &w;
@@ -234,7 +234,7 @@ TEST(pick) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu)), *saved = NULL;
     polar_predictor_info info;
-    polar_pick_options o = polar_pick_defaults();
+    polar_pick_options o = {0};
     polar_candidate c[POLAR_MAX_BEAMS];
     polar_picker *x = picker_of(m, p, o);
     polar_gguf_writer *w = NULL;
@@ -248,7 +248,7 @@ TEST(pick) {
     CHECK(fabs(exp(c[0].score) - 1 / (1 + exp(-1.0))) < 1e-6);
     CHECK(polar_picker_menu(x) && fabs(polar_picker_menu(x)[3] - 1 / (1 + exp(3.0))) < 1e-6);
     polar_picker_free(x);
-    o.price = 0;
+    o.price = POLAR_OFF;
     x = picker_of(m, p, o);
     CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 1, &n, NULL) && n == 1);
     CHECK(polar_program_equal(&c[0].program, &p->programs[2])); /* the likeliest */
@@ -280,7 +280,7 @@ TEST(mismatch) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 5), g = fixture_model("llama", QUANT_Q8_0, 6);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *other = fx_open(&g, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, 1);
-    polar_pick_options o = polar_pick_defaults();
+    polar_pick_options o = {0};
     polar_picker *x = NULL;
     polar_error e;
     o.session.n_threads = 1;
@@ -398,7 +398,7 @@ TEST(cascade) {
 
 static void alone(const polar_model *m, const polar_program *program, const int32_t *prompt, int n, char *text,
                   polar_result *r) {
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     polar_session *s = NULL;
     CHECK(!polar_session_create(&s, m, program, NULL, NULL));
     g.max_tokens = 6;
@@ -433,9 +433,9 @@ TEST(answer) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
-    polar_picker *x = picker_of(m, p, polar_pick_defaults());
+    polar_picker *x = picker_of(m, p, (polar_pick_options){0});
     polar_candidate c[8];
-    polar_answer_options o = polar_answer_defaults();
+    polar_answer_options o = {0};
     polar_allocator standard = mem_allocator(NULL);
     buf streamed = {&standard, NULL, 0, 0, 0};
     polar_picked r;
@@ -468,9 +468,11 @@ TEST(answer) {
         CHECK_STR(text, texts[expected]);
         CHECK(streamed.length == r.result.length && !memcmp(streamed.at, text, streamed.length));
     }
-    o.threshold = 0; /* nothing is that sure: all are run */
+    o.threshold = -1e-300; /* nothing is that sure: all are run */
     CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.n_calls == calls);
     o.threshold = 1;
+    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_ARGUMENT);
+    o.threshold = 0; /* that of the file */
     p->info.cascade_programs = 0;
     CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
     o.method = POLAR_METHOD_VOTE;
@@ -506,7 +508,7 @@ TEST(ask) {
     fixture f = fixture_model("qwen3", QUANT_Q8_0, 9);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
-    polar_ask_options o = polar_ask_defaults();
+    polar_ask_options o = {0};
     polar_result r;
     polar_error e;
     o.session.n_threads = 1;
@@ -524,6 +526,159 @@ TEST(ask) {
     CHECK(!polar_ask(m, "What is this?", &o, &r, &e));
     p->info.n_layer = 7;
     CHECK(polar_ask(m, "What is this?", &o, &r, &e) == POLAR_MISMATCH);
+    polar_predictor_close(p);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* What a call gives with these options, as a number. */
+
+static uint64_t hash_of(const void *x, size_t n) {
+    return mem_hash(x, n);
+}
+
+static uint64_t hash_generate(const polar_model *m, const polar_session_options *so, const polar_generate_options *go) {
+    const int32_t prompt[3] = {5, 6, 7};
+    polar_session *s = NULL;
+    static char text[4096];
+    polar_result r;
+    CHECK(!polar_session_create(&s, m, NULL, so, NULL));
+    CHECK(polar_session_bytes(m, NULL, so) > 0);
+    CHECK(!polar_session_generate(s, prompt, 3, go, text, sizeof text, &r, NULL));
+    polar_session_free(s);
+    return hash_of(text, r.length) ^ (uint64_t)r.n_generated ^ f64_bits(r.logprob);
+}
+
+static uint64_t hash_many(const polar_model *m, const polar_many_options *o) {
+    const int32_t prompt[3] = {5, 6, 7};
+    const int calls[FX_LAYERS + 1] = {0, 1, 1, 2};
+    const polar_path paths[2] = {{calls, FX_LAYERS}, {calls, 1}};
+    polar_many *many = NULL;
+    polar_many_result r[2];
+    polar_many_stats stats;
+    uint64_t h = 0;
+    CHECK(!polar_many_create(&many, m, o, NULL) && !polar_many_prompt(many, prompt, 3, NULL));
+    CHECK(!polar_many_run(many, paths, 2, r, NULL));
+    for (int i = 0; i < 2; i++) h = h * 31 + hash_of(r[i].text, r[i].length) + (uint64_t)r[i].n_tokens;
+    polar_many_get_stats(many, &stats);
+    polar_many_free(many);
+    return h * 31 + (uint64_t)stats.n_rows;
+}
+
+static uint64_t hash_search(const polar_search_options *o) {
+    polar_search *s = NULL;
+    polar_program program;
+    char text[512];
+    uint64_t h = 0;
+    int id, n = 0, waiting[100];
+    CHECK(!polar_search_create(&s, 12, "why", 3, o, NULL));
+    while ((id = polar_search_next(s, &program)) != POLAR_SEARCH_DONE) {
+        if (id >= 0) waiting[n++] = id, h = h * 31 + hash_of(text, polar_program_format(&program, text, sizeof text));
+        else /* as many as may wait */
+            for (; n; n--) polar_search_report(s, waiting[n - 1], waiting[n - 1] % 7 == 0, NULL);
+    }
+    polar_search_free(s);
+    return h;
+}
+
+static uint64_t hash_decode(const polar_decode_options *o) {
+    float seg[24], op[24 * 3];
+    polar_candidate c[POLAR_MAX_BEAMS];
+    uint64_t h = 0, state = 3;
+    int n;
+    for (int i = 0; i < 24; i++) seg[i] = rng_float(&state) - 0.6f;
+    for (int i = 0; i < 72; i++) op[i] = rng_float(&state);
+    CHECK(!polar_decode(seg, op, 24, o, c, &n, NULL));
+    for (int i = 0; i < n; i++) h = h * 31 + f64_bits(c[i].score) + (uint64_t)polar_program_length(&c[i].program);
+    return h;
+}
+
+static uint64_t hash_features(const polar_model *m, const polar_features_options *o) {
+    const int32_t prompt[3] = {5, 6, 7};
+    polar_features *x = NULL;
+    const float *rows;
+    uint64_t h;
+    int n;
+    CHECK(!polar_features_create(&x, m, o, NULL) && !polar_features_make(x, NULL, 0, prompt, 3, &rows, &n, NULL));
+    CHECK(x->options.max_tokens == 512);
+    h = hash_of(rows, (size_t)n * (size_t)polar_features_width(x) * sizeof *rows);
+    polar_features_free(x);
+    return h;
+}
+
+static uint64_t hash_pick(const polar_model *m, const polar_predictor *p, const polar_pick_options *o,
+                          const polar_answer_options *how) {
+    const int32_t prompt[3] = {5, 6, 7};
+    polar_picker *x = NULL;
+    polar_candidate c[8];
+    polar_picked r;
+    int n;
+    CHECK(!polar_picker_create(&x, m, p, o, NULL) && !polar_picker_pick(x, NULL, 0, prompt, 3, c, 8, &n, NULL));
+    CHECK(!polar_picker_answer(x, prompt, 3, c, n, how, &r, NULL));
+    polar_picker_free(x);
+    return f64_bits(c[0].score) ^ (uint64_t)r.result.n_generated ^ f64_bits(r.result.logprob);
+}
+
+static uint64_t hash_ask(const polar_model *m, const polar_ask_options *o) {
+    polar_result r;
+    CHECK(!polar_ask(m, "Why?", o, &r, NULL));
+    return f64_bits(r.logprob) ^ (uint64_t)r.n_generated;
+}
+
+/* For all options: none, zeros, and the defaults that polar.h names are the same. Those of training: test_train. */
+TEST(defaults) {
+    static const char *const menu[] = {"identity", "0-1 2x2"};
+    static const float logits[] = {0, 0.06f};
+    const polar_model_options mo = {0};
+    const polar_session_options so = {0}, so_said = {.n_ctx = FX_CTX, .n_batch = 128, .n_logits = 1,
+                                                     .max_calls = FX_LAYERS, .n_threads = polar_cpu_count()};
+    const polar_generate_options go = {0}, go_said = {.max_tokens = 256, .sampling = {.top_p = 1}};
+    const polar_many_options many = {0}, many_said = {.max_tokens = 50, .cache_bytes = (size_t)1 << 30};
+    const polar_search_options search = {0}, search_said = {
+        .simulations = 200, .length_penalty = 5, .exploration = sqrt(2), .epsilon = 0.1, .widening_alpha = 2,
+        .widening_beta = 0.5, .max_length = 4, .max_times = 5, .space = POLAR_SEARCH_BOTH, .max_in_flight = 64};
+    const polar_decode_options decode = {0}, decode_said = {
+        .threshold = 0.5, .max_length = 4, .n_beams = 5, .n_ops = 2};
+    const polar_features_options features = {0}, features_said = {
+        .feature = POLAR_FEATURE_HIDDEN, .layer = 2, .max_tokens = 512};
+    const polar_pick_options pick = {0}, pick_said = {.head = POLAR_PICK_AUTO, .price = 0.05, .decode = decode_said},
+                             pick_free = {.price = POLAR_OFF};
+    const polar_answer_options how = {0}, how_said = {.method = POLAR_METHOD_FIRST, .generate = go_said};
+    const polar_ask_options ask = {0}, ask_said = {.generate = go_said};
+    polar_search_options certain = search;
+    fixture f = fixture_model("qwen3", QUANT_Q8_0, 9);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *same = NULL;
+    polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
+    polar_ask_options asked = ask;
+    uint64_t h;
+    CHECK(!polar_model_open_memory(&same, f.data, f.size, &mo, NULL));
+    CHECK(polar_model_checksum(same) == polar_model_checksum(m));
+    polar_model_close(same);
+    CHECK(!polar_model_open_memory(&same, f.data, f.size, NULL, NULL));
+    polar_model_close(same);
+    h = hash_generate(m, &so_said, &go_said);
+    CHECK(h == hash_generate(m, &so, &go) && h == hash_generate(m, NULL, NULL));
+    CHECK(polar_session_bytes(m, NULL, &so) == polar_session_bytes(m, NULL, NULL));
+    CHECK(polar_session_bytes(m, NULL, &so) == polar_session_bytes(m, NULL, &so_said));
+    h = hash_many(m, &many_said);
+    CHECK(h == hash_many(m, &many) && h == hash_many(m, NULL));
+    h = hash_search(&search_said);
+    CHECK(h == hash_search(&search) && h == hash_search(NULL));
+    certain.epsilon = POLAR_OFF;
+    CHECK(h != hash_search(&certain));
+    h = hash_decode(&decode_said);
+    CHECK(h == hash_decode(&decode) && h == hash_decode(NULL));
+    h = hash_features(m, &features_said);
+    CHECK(h == hash_features(m, &features) && h == hash_features(m, NULL));
+    h = hash_pick(m, p, &pick_said, &how_said);
+    CHECK(h == hash_pick(m, p, &pick, &how) && h == hash_pick(m, p, NULL, NULL));
+    CHECK(h != hash_pick(m, p, &pick_free, &how)); /* the likelier program costs more */
+    h = hash_ask(m, &ask_said);
+    CHECK(h == hash_ask(m, &ask) && h == hash_ask(m, NULL));
+    asked.predictor = p;
+    h = hash_ask(m, &asked);
+    asked.price = POLAR_MENU_PRICE;
+    CHECK(h == hash_ask(m, &asked));
     polar_predictor_close(p);
     polar_model_close(m);
     free(f.data);
@@ -646,8 +801,8 @@ TEST(longest_program) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, 1);
-    polar_pick_options o = polar_pick_defaults();
-    polar_answer_options how = polar_answer_defaults();
+    polar_pick_options o = {0};
+    polar_answer_options how = {0};
     polar_candidate c[5];
     polar_picker *x;
     polar_picked r;
@@ -677,7 +832,7 @@ TEST(ten_programs) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 5);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, 1);
-    polar_pick_options o = polar_pick_defaults();
+    polar_pick_options o = {0};
     polar_picker *x;
     int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
     int n = 0;
@@ -726,8 +881,8 @@ TEST(memory) {
     for (int k = 0; k < 200 && !done; k++) {
         failing x = {k, 0};
         const polar_allocator a = {failing_alloc, failing_free, &x};
-        polar_pick_options o = polar_pick_defaults();
-        polar_answer_options how = polar_answer_defaults();
+        polar_pick_options o = {0};
+        polar_answer_options how = {0};
         polar_picker *picker = NULL;
         polar_candidate c[2];
         polar_picked r;

@@ -116,7 +116,7 @@ static void decode_case(oracle *o, const char *end) {
     double seg[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER * 3], order[POLAR_MAX_BEAMS];
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
     polar_candidate c[POLAR_MAX_BEAMS], ranked[POLAR_MAX_BEAMS];
-    polar_decode_options options = polar_decode_defaults();
+    polar_decode_options options = {0};
     polar_error error;
     int n, n_layer;
     oracle_find(o, "seg_logits", end);

@@ -45,7 +45,7 @@ static void check_logits(const row *r, const float *logits, int n_vocab) {
 
 static void check_row(const polar_model *m, const row *r) {
     static float scratch[8192];
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = NULL;
     polar_error e;
     double nll = 0;
@@ -104,7 +104,7 @@ TEST(reference) {
 TEST(sensible_text) {
     size_t n;
     char *data = test_shared_text("data/models/stories260K-f32.gguf", &n), answer[1000];
-    polar_ask_options o = polar_ask_defaults();
+    polar_ask_options o = {0};
     polar_model *m = NULL;
     polar_result r;
     polar_error e;

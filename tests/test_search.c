@@ -190,7 +190,8 @@ static void check_against_naive(int n_layer, const polar_search_options *o) {
 }
 
 TEST(textbook) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {.simulations = 200, .length_penalty = 5, .exploration = 1.41421356237309505,
+                              .epsilon = 0.1, .widening_alpha = 2, .widening_beta = 0.5, .max_length = 4, .max_times = 5};
     for (o.seed = 0; o.seed < 3; o.seed++) check_against_naive(16, &o);
     o.length_penalty = 0.1;
     for (o.seed = 0; o.seed < 3; o.seed++) check_against_naive(9, &o);
@@ -198,7 +199,7 @@ TEST(textbook) {
     check_against_naive(8, &o);
     o.space = POLAR_SEARCH_LOOP, o.max_length = 3, o.max_times = 3, o.max_cost = 1.5;
     check_against_naive(10, &o);
-    o.widening_alpha = 1.3, o.widening_beta = 0.7, o.epsilon = 0, o.space = POLAR_SEARCH_BOTH, o.max_cost = 1;
+    o.widening_alpha = 1.3, o.widening_beta = 0.7, o.epsilon = POLAR_OFF, o.space = POLAR_SEARCH_BOTH, o.max_cost = 1;
     check_against_naive(12, &o);
     o.simulations = 400;
     check_against_naive(3, &o); /* smaller than the budget: transpositions and equal paths all the time */
@@ -240,7 +241,7 @@ static int times_found(reward_function f, const polar_search_options *options, i
 }
 
 TEST(planted) {
-    polar_search_options o = polar_search_defaults(), blind;
+    polar_search_options o = {0}, blind;
     int guided, unguided;
     CHECK(times_found(only_loop, &o, 20, 50) >= 45);
     o.length_penalty = 0.5; /* with the 5 of [C] length outweighs any reward */
@@ -255,12 +256,12 @@ TEST(planted) {
 
 /* With the shorter of two right programs, lambda decides. */
 TEST(length_penalty) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     double mean[2];
     for (int k = 0; k < 2; k++) {
         polar_search *s;
         double sum = 0;
-        o.length_penalty = k ? 5 : 0;
+        o.length_penalty = k ? 5 : POLAR_OFF;
         s = searched(24, "length", &o, no_reward);
         for (int i = 1; i < s->n_nodes; i++) sum += s->nodes[i].n_calls;
         mean[k] = sum / (s->n_nodes - 1);
@@ -280,7 +281,7 @@ TEST(even_spread) {
     double mirror[4][D] = {{0}}, chi, n = 0;
     const int kinds = 5;
     int n_possible = 0;
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     memset(first, 0, sizeof first);
     for (o.seed = 0; o.seed < SEEDS; o.seed++) {
         polar_search *s = searched(D, "constant", &o, no_reward);
@@ -329,7 +330,7 @@ TEST(replay) {
         "0-1 2-5x4 6-27",
         "0-13 14-16x0 17 18-19x2 20-27",
     };
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     polar_search *s, *t;
     o.seed = 42;
     s = searched(28, "What is 17 + 25?", &o, hashed_reward);
@@ -365,7 +366,7 @@ static int paths_differ(const polar_search *s) {
 
 /* Up to `width` proposals are out; rewards come in random order. */
 static void in_flight(int n_layer, int width, uint64_t order) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     int ids[64], n = 0, id, total = 0, waits = 0;
     double root = 0;
     polar_search *s;
@@ -412,12 +413,12 @@ TEST(several_in_flight) {
 /* --- spaces, small and hostile ------------------------------------------------------------------------ */
 
 TEST(spaces) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     for (int space = 0; space < POLAR_N_SEARCH_SPACE; space++) {
         polar_search *s;
         int skips = 0, loops = 0;
         o.space = (polar_search_space)space;
-        o.max_length = 2 + space, o.max_times = 3, o.length_penalty = 0;
+        o.max_length = 2 + space, o.max_times = 3, o.length_penalty = POLAR_OFF;
         o.max_cost = 1.25;
         s = searched(20, "space", &o, hashed_reward);
         CHECK(s->n_results > 150);
@@ -435,13 +436,13 @@ TEST(spaces) {
 }
 
 TEST(small_spaces) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     polar_search *s = searched(1, "", &o, no_reward);
     CHECK(polar_search_n_results(s) == 5); /* once, and 2 to 5 times; never skipped */
     polar_search_free(s);
     o.space = POLAR_SEARCH_SKIP;
     o.simulations = 2000;
-    o.length_penalty = 0;
+    o.length_penalty = POLAR_OFF;
     s = searched(4, "", &o, no_reward);
     CHECK(polar_search_n_results(s) == 15 && paths_differ(s)); /* all subsets but one */
     polar_search_free(s);
@@ -449,17 +450,17 @@ TEST(small_spaces) {
     s = searched(1, "", &o, no_reward);
     CHECK(polar_search_n_results(s) == 1); /* nothing can be skipped */
     polar_search_free(s);
-    o = polar_search_defaults();
-    o.simulations = 0;
+    memset(&o, 0, sizeof o);
+    o.simulations = POLAR_OFF;
     s = searched(30, "", &o, no_reward);
     CHECK(polar_search_n_results(s) == 1);
     polar_search_free(s);
 }
 
 TEST(large) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     polar_search *s;
-    o.simulations = 1000, o.max_length = 256, o.length_penalty = 0;
+    o.simulations = 1000, o.max_length = 256, o.length_penalty = POLAR_OFF;
     s = searched(256, "large", &o, hashed_reward);
     CHECK(polar_search_n_results(s) > 900);
     for (int i = 0; i < s->n_nodes; i++) CHECK(s->nodes[i].n_calls >= 1 && s->nodes[i].n_calls <= POLAR_MAX_CALLS);
@@ -467,7 +468,7 @@ TEST(large) {
 }
 
 TEST(bad_options) {
-    polar_search_options o, good = polar_search_defaults();
+    polar_search_options o, good = {0};
     polar_search *s;
     polar_error e;
 #define REFUSED(change)                                                                                 \
@@ -477,17 +478,17 @@ TEST(bad_options) {
         CHECK(polar_search_create(&s, 20, "q", 1, &o, &e) == POLAR_ARGUMENT && !s && e.message[0]);     \
         CHECK(polar_search_bytes(20, &o) == 0);                                                         \
     } while (0)
-    REFUSED(o.simulations = -1);
+    REFUSED(o.simulations = -2);
     REFUSED(o.simulations = INT_MAX);
     REFUSED(o.space = (polar_search_space)3);
     REFUSED(o.space = (polar_search_space)-1);
-    REFUSED(o.max_length = 0);
+    REFUSED(o.max_length = POLAR_OFF);
     REFUSED(o.max_length = INT_MAX);
     REFUSED(o.max_times = 1);
     REFUSED(o.max_times = INT_MAX);
-    REFUSED(o.max_in_flight = 0);
+    REFUSED(o.max_in_flight = POLAR_OFF);
     REFUSED(o.max_in_flight = INT_MAX);
-    REFUSED(o.length_penalty = -1);
+    REFUSED(o.length_penalty = -2);
     REFUSED(o.exploration = HUGE_VAL);
     REFUSED(o.epsilon = sqrt(-1.0));
     REFUSED(o.epsilon = 1.5);
@@ -545,7 +546,7 @@ static void count_free(void *user, void *p, size_t size) {
 TEST(memory) {
     counter c = {0, 0, 0, -1};
     polar_allocator a = {count_alloc, count_free, NULL};
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     polar_search *s;
     polar_error e;
     a.user = &c;

@@ -190,7 +190,7 @@ TEST(planted) {
 /* The paths of a search that keeps `window` proposals waiting, on a question that programs with layer 2 answer right or
  * wrong. All answers are one known token, so that results come in the order of the proposals. */
 static int expected_paths(const char *question, int with_layer_2, int window, char *text, size_t size) {
-    polar_search_options o = polar_search_defaults();
+    polar_search_options o = {0};
     polar_search *s = NULL;
     polar_program program;
     double rewards[64];

@@ -41,7 +41,7 @@ TEST(cached_is_recomputed) {
             const int types[] = {QUANT_Q4_K, QUANT_F32, QUANT_Q8_0, QUANT_Q6_K, QUANT_Q5_0, QUANT_F16};
             fixture f = fixture_model(fx_archs[a], types[round], (uint64_t)round);
             polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN);
-            polar_session_options o = polar_session_defaults();
+            polar_session_options o = {0};
             int32_t tokens[40];
             int path[8], n_path = random_path(path), n = 8 + fx_below(12);
             polar_session *s;
@@ -75,7 +75,7 @@ TEST(tensor_types) {
     for (int type = 0; type < QUANT_N; type++) {
         fixture f = fixture_model("llama", type, 3);
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-        polar_session *s = started(m, polar_session_defaults(), path, COUNT(path));
+        polar_session *s = started(m, (polar_session_options){0}, path, COUNT(path));
         CHECK(s && !polar_session_eval(s, tokens, COUNT(tokens), NULL));
         polar_session_free(s);
         polar_model_close(m);
@@ -98,7 +98,7 @@ TEST(own_runner) {
     const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7};
     fixture f = fixture_model("qwen2moe", QUANT_Q4_0, 1);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s = started(m, o, path, 4);
     evaluate(s, tokens, 7, all, 1, a);
     polar_session_free(s);
@@ -133,7 +133,7 @@ TEST(tap) {
     tap_log log = {0, {0}, -1, 0};
     fixture f = fixture_model("llama", QUANT_Q8_0, 1);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_session *s;
     polar_error e;
     o.tap = on_call;
@@ -184,7 +184,7 @@ TEST(session_bytes) {
     for (int i = 0; i < 8; i++) {
         counting c = {0, 0, 0, -1, 0};
         const polar_allocator a = {count_alloc, count_free, &c};
-        polar_session_options o = polar_session_defaults();
+        polar_session_options o = {0};
         polar_session *s;
         const int32_t tokens[] = {1, 2, 3};
         o.allocator = &a;
@@ -212,8 +212,8 @@ TEST(allocation_failures) {
     for (int at = 0; at < 100; at++) {
         counting c = {0, 0, 0, at, 0};
         const polar_allocator a = {count_alloc, count_free, &c};
-        polar_model_options mo = polar_model_defaults();
-        polar_ask_options ao = polar_ask_defaults();
+        polar_model_options mo = {0};
+        polar_ask_options ao = {0};
         polar_model *m = NULL;
         polar_error e;
         polar_status status;
@@ -242,7 +242,7 @@ TEST(errors) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_session *s = NULL;
     polar_error e;
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_program p = polar_program_identity(FX_LAYERS + 1);
     int32_t tokens[FX_CTX + 1] = {0};
     const int bad_layer[] = {0, FX_LAYERS}, many[] = {0, 1, 2, 3, 0};
@@ -304,10 +304,10 @@ TEST(status_without_error) {
     polar_session *s = NULL;
     polar_predictor *pred = NULL;
     polar_picker *picker = NULL;
-    polar_session_options o = polar_session_defaults(), wrong = o;
-    polar_model_options mo = polar_model_defaults();
-    polar_generate_options hot = polar_generate_defaults(), stops = hot, text = hot;
-    polar_ask_options ask = polar_ask_defaults();
+    polar_session_options o = {0}, wrong = o;
+    polar_model_options mo = {0};
+    polar_generate_options hot = {0}, stops = hot, text = hot;
+    polar_ask_options ask = {0};
     polar_program p = polar_program_identity(FX_LAYERS), other = polar_program_identity(FX_LAYERS + 1);
     polar_many *many = NULL;
     polar_pool *pool = NULL;
@@ -393,7 +393,7 @@ TEST(status_without_error) {
 static double oracle_case(const polar_model *m, const json *c, const json *want, polar_kv_mode mode, int n_batch,
                           int *greedy_ok) {
     static int path[64], ids[512], greedy[64];
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     const int n_path = oracle_ints(json_get(c, "path"), path, 64), n = oracle_ints(json_get(c, "tokens"), ids, 512);
     const int n_new = oracle_ints(json_get(want, "greedy"), greedy, 64);
     const float *logits;
@@ -474,8 +474,8 @@ TEST(save_and_load) {
         fixture f = fixture_model("qwen3", QUANT_Q4_0, 1), g = fixture_model("qwen3", QUANT_Q4_0, 2);
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN),
                     *another = fx_open(&g, POLAR_CPU_AUTO);
-        polar_session_options o = polar_session_defaults();
-        polar_generate_options two = polar_generate_defaults();
+        polar_session_options o = {0};
+        polar_generate_options two = {0};
         polar_session *s, *t;
         size_t size = 0, again = 0;
         uint8_t *state, *second;
@@ -543,7 +543,7 @@ TEST(sync_and_clone) {
     for (int mode = 0; mode < 2; mode++) {
         fixture f = fixture_model("llama", QUANT_Q8_0, 1);
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-        polar_session_options o = polar_session_defaults();
+        polar_session_options o = {0};
         polar_session *s, *fresh, *clone = NULL;
         int n_new;
         o.kv_mode = mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL;

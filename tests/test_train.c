@@ -65,15 +65,15 @@ static void oracle_tensors(oracle *o, FILE *bin, const char *what, const pred_sh
 
 static void oracle_run(oracle *o, FILE *bin, const polar_train_question *questions, int n_layer, int q_dim,
                        const float *params, int n_heads, int d_model) {
-    polar_train_options options = polar_train_defaults();
+    polar_train_options options = {0};
     polar_trainer *t;
     polar_error error;
     double x[64], losses[10], lrs[10], norms[10];
     int with_gradients;
     options.cpu = POLAR_CPU_PLAIN;
-    options.dropout = 0;
-    options.standardize = 0;
-    options.validation = 0;
+    options.dropout = POLAR_OFF;
+    options.no_standardize = 1;
+    options.validation = POLAR_OFF;
     options.warmup = 2;
     options.batch = 10;
     options.d_model = d_model;
@@ -226,7 +226,7 @@ static void synthetic_free(synthetic *s) {
 }
 
 static polar_train_options small_options(void) {
-    polar_train_options o = polar_train_defaults();
+    polar_train_options o = {0};
     o.d_model = 16;
     o.n_head = 2;
     o.n_block = 1;
@@ -251,7 +251,7 @@ TEST(differences) {
     pred_tensor list[PRED_MAX_TENSORS];
     float *grads;
     o.n_block = 2;
-    o.validation = 0;
+    o.validation = POLAR_OFF;
     o.n_threads = 1;
     CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
     grads = malloc(t->n_params * sizeof *grads);
@@ -313,7 +313,7 @@ TEST(menu_differences) {
     for (int pooling = 0; pooling < 4; pooling++) {
         const menu_shape shape = {Q_DIM, WIDTH, 2, MENU, pooling};
         const size_t n_params = menu_count(&shape);
-        polar_menu_options o = polar_menu_defaults();
+        polar_menu_options o = {0};
         menu_trainer t;
         menu_trace trace;
         menu_weights g;
@@ -408,9 +408,9 @@ TEST(paths_of_a_question) {
         n_valid += n;
         n_least += MIN(n, 2);
     }
-    o.validation = 0;
+    o.validation = POLAR_OFF;
     for (int all = 0; all < 2; all++) {
-        o.max_paths = all ? 0 : 2;
+        o.max_paths = all ? POLAR_OFF : 2;
         CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
         polar_trainer_get_progress(t, &progress);
         CHECK(progress.n_examples == (all ? n_valid : n_least) && n_least < n_valid);
@@ -568,8 +568,8 @@ TEST(learns) {
     polar_trainer_free(t);
     /* Going on from it starts where it ended. */
     o.start = p;
-    o.dropout = 0;
-    o.lr = 0;
+    o.dropout = POLAR_OFF;
+    o.lr = POLAR_OFF;
     o.n_epochs = 1;
     CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
     CHECK(!polar_trainer_run(t, 0, &error));
@@ -606,7 +606,7 @@ TEST(bad_data) {
         features[3] = NAN;
         CHECK(polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error) == POLAR_NUMERIC);
         features[3] = 1e38f;
-        o.standardize = 0;
+        o.no_standardize = 1;
         o.lr = 1;
         CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, &q, 1, &o, &error));
         CHECK(polar_trainer_run(t, 0, &error) == POLAR_NUMERIC || t->state.n_skipped == 0);
@@ -652,7 +652,7 @@ TEST(menu) {
     int *calls = calloc((size_t)s.n * 3 * 16, sizeof *calls), right = 0;
     polar_train_path *paths = calloc((size_t)s.n * 3, sizeof *paths);
     uint8_t *results = calloc((size_t)s.n, 3);
-    polar_menu_options o = polar_menu_defaults();
+    polar_menu_options o = {0};
     polar_menu_report r;
     polar_predictor *p, *other, *q;
     polar_error error;
@@ -676,7 +676,7 @@ TEST(menu) {
     for (int i = 200; i < s.n; i++) {
         double x[3];
         CHECK(!polar_predictor_menu(p, s.questions[i].features, s.questions[i].n_tokens, x, &error));
-        right += (polar_menu_pick(p, x, -1) == 2) == (s.questions[i].features[0] < 0);
+        right += (polar_menu_pick(p, x, 0) == 2) == (s.questions[i].features[0] < 0);
         CHECK(polar_menu_pick(p, x, 1000) == 1);
     }
     CHECK(right > 85);
@@ -696,9 +696,55 @@ TEST(menu) {
     free(results);
 }
 
+/* Options of 0, none at all, and those that polar.h says train the same predictors; POLAR_OFF is another number. */
+TEST(defaults) {
+    synthetic s = synthetic_create(16, 8);
+    polar_program menu[3];
+    int calls[16 * 3 * 16];
+    polar_train_path paths[16 * 3];
+    const polar_train_options none = {0};
+    const polar_menu_options nothing = {0};
+    polar_train_options said = {.d_model = 256, .n_head = 4, .n_block = 2, .dropout = 0.1, .n_epochs = 10,
+                                .batch = 128, .group = 8, .lr = 5e-4, .warmup = 10, .max_paths = 50,
+                                .identity_weight = 0.3, .validation = 0.1, .schedule = POLAR_SCHEDULE_COSINE};
+    polar_menu_options written = {.width = 64, .n_head = 4, .pooling = POLAR_POOL_SUM | POLAR_POOL_LAST, .policy = 1,
+                                  .dropout = 0.1, .n_epochs = 40, .batch = 32, .lr = 1e-3, .weight_decay = 0.01,
+                                  .validation = 0.2, .price = POLAR_MENU_PRICE};
+    const polar_train_options *ways[] = {&said, &none, NULL};
+    const polar_menu_options *menu_ways[] = {&written, &nothing, NULL};
+    uint64_t expected = 0;
+    polar_error e;
+    for (int i = 0; i < 4; i++) {
+        polar_trainer *t = NULL;
+        if (i == 3) said.dropout = POLAR_OFF;
+        CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, ways[i % 3], &e));
+        CHECK(t->options.n_epochs == 10 && t->options.max_paths == 50 && t->options.identity_weight == 0.3);
+        CHECK(!polar_trainer_run(t, 1, &e));
+        if (!i) expected = mem_hash(t->params, t->n_params * sizeof *t->params);
+        else CHECK((mem_hash(t->params, t->n_params * sizeof *t->params) == expected) == (i < 3));
+        polar_trainer_free(t);
+    }
+    menu[0] = polar_program_identity(N_LAYER);
+    polar_program_parse(&menu[1], N_LAYER, "2x0", NULL);
+    polar_program_parse(&menu[2], N_LAYER, "3-4x2", NULL);
+    menu_paths(&s, menu, calls, paths, 0);
+    for (int i = 0; i < 4; i++) {
+        polar_predictor *p = NULL;
+        uint64_t h;
+        if (i == 3) written.policy = POLAR_OFF;
+        CHECK(!polar_menu_train(&p, NULL, N_LAYER, Q_DIM, s.questions, s.n, menu, 3, menu_ways[i % 3], NULL, &e));
+        CHECK(p->info.price == POLAR_MENU_PRICE);
+        h = mem_hash(p->menu_params, menu_count(&p->menu.shape) * sizeof(float));
+        if (!i) expected = h;
+        else CHECK((h == expected) == (i < 3));
+        polar_predictor_close(p);
+    }
+    synthetic_free(&s);
+}
+
 /* A network whose logits are too sure is brought back. */
 TEST(calibration) {
-    const polar_menu_options o = polar_menu_defaults();
+    const polar_menu_options o = {0};
     menu_trainer t;
     uint8_t results[400];
     int order[400];

@@ -318,7 +318,7 @@ TEST(both_ways) {
     static const char *const by_predictor = "-p \"$OLDPWD/" DEMO "predictor.gguf\"";
     polar_model *m = NULL;
     polar_predictor *p = NULL;
-    polar_ask_options o = polar_ask_defaults();
+    polar_ask_options o = {0};
     polar_error e;
     char words[200];
     write_questions("questions");
@@ -345,7 +345,7 @@ TEST(both_ways) {
     o.method = POLAR_METHOD_CASCADE;
     snprintf(words, sizeof words, "%s --cascade", by_predictor);
     ask_both(m, &o, words, N_ASKED / 2);
-    o = polar_ask_defaults(); /* a prompt that the model does not know: the same answers, right or wrong */
+    memset(&o, 0, sizeof o); /* a prompt that the model does not know: the same answers, right or wrong */
     o.prompt.text = "Once {question}";
     o.prompt.chat = POLAR_CHAT_RAW;
     o.generate.max_tokens = 3;
@@ -395,7 +395,7 @@ static void check_method(const polar_model *m, polar_ask_options o, const char *
         if (polar_ask(m, asked[i], &o, NULL, &e)) CHECK_STR(e.message, "");
         CHECK(polar_program_path(&picked.candidate.program, expected, POLAR_MAX_CALLS) == length);
         CHECK(!memcmp(path, expected, (size_t)length * sizeof *path));
-        if (o.generate.max_tokens > 3) CHECK_STR(text, boxed);
+        if (o.generate.max_tokens != 3) CHECK_STR(text, boxed);
         else CHECK(picked.votes == 0 && picked.chosen == 0); /* all were cut */
     }
     CHECK(asked_of == N_ASKED);
@@ -407,7 +407,7 @@ TEST(one_rule) {
 #define EVALUATE "d=\"$OLDPWD/examples/demo\"; polar eval -m \"$d/demo-model.gguf\" -p \"$d/demo-predictor.gguf\" -k 7 "
     polar_model *m = NULL;
     polar_predictor *p = NULL;
-    polar_ask_options o = polar_ask_defaults();
+    polar_ask_options o = {0};
     polar_error e;
     FILE *f = open_there("questions.jsonl", "wb");
     write_questions("questions");

@@ -67,7 +67,7 @@ static int measure(polar_session *s, const bench_options *o, const int32_t *toke
 
 static int bench_model(const char *file, const bench_options *o, bench_result *r) {
     double start = cli_seconds(), prefill[MAX_REPEAT], decode[MAX_REPEAT];
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_model *model = NULL;
     polar_session *s = NULL;
     polar_model_info info;

@@ -69,7 +69,7 @@ static int make_data(train_data *d, int n_questions, int n_paths, int n_layer, i
 #define PATHS 50
 int bench_train(const bench_predict_options *o) {
     const int n_layer = 28, n_tokens = 60, q_dim = o->q_dim, warm = 4;
-    polar_train_options t = polar_train_defaults();
+    polar_train_options t = {0};
     polar_train_progress p;
     polar_trainer *trainer = NULL;
     train_data d = {NULL, NULL, NULL, NULL};
@@ -78,8 +78,9 @@ int bench_train(const bench_predict_options *o) {
     clock_t clock_start;
     int status = make_data(&d, EXAMPLES / PATHS, PATHS, n_layer, n_tokens, q_dim);
     t.n_threads = o->threads;
-    t.group = o->group;
-    t.validation = 0;
+    t.group = o->group ? o->group : POLAR_OFF;
+    t.d_model = 256, t.n_epochs = 10, t.batch = 128;
+    t.validation = POLAR_OFF;
     if (!status && (polar_trainer_create(&trainer, n_layer, q_dim, d.questions, EXAMPLES / PATHS, &t, &e) ||
                     polar_trainer_run(trainer, warm, &e)))
         status = cli_fail("%s", e.message);
@@ -120,8 +121,8 @@ int bench_train(const bench_predict_options *o) {
 static int make_predictor(const polar_model_info *info, int layer, uint64_t fingerprint, polar_predictor **out) {
     enum { MENU = 16, QUESTIONS = 4 };
     polar_program menu[MENU];
-    polar_train_options t = polar_train_defaults();
-    polar_menu_options m = polar_menu_defaults();
+    polar_train_options t = {0};
+    polar_menu_options m = {0};
     polar_trainer *trainer = NULL;
     polar_predictor *first = NULL;
     polar_predictor_info i;
@@ -130,7 +131,7 @@ static int make_predictor(const polar_model_info *info, int layer, uint64_t fing
     int status = make_data(&d, QUESTIONS, 1, info->n_layer, 8, info->n_embd);
     t.n_threads = m.n_threads = 1;
     t.n_epochs = m.n_epochs = 1;
-    t.validation = 0;
+    t.validation = POLAR_OFF;
     for (int k = 0; k < MENU; k++) {
         menu[k] = polar_program_identity(info->n_layer);
         if (!k || k + 3 >= info->n_layer) continue;
@@ -242,8 +243,8 @@ int bench_predict(const char *file, const bench_predict_options *o) {
     polar_predictor *predictor = NULL;
     polar_picker *picker = NULL;
     polar_features *features = NULL;
-    polar_features_options f = polar_features_defaults();
-    polar_pick_options pick = polar_pick_defaults();
+    polar_features_options f = {0};
+    polar_pick_options pick = {0};
     polar_model_info info;
     polar_error e;
     predict_times t = {0, 0, 0, 0};
@@ -256,7 +257,7 @@ int bench_predict(const char *file, const bench_predict_options *o) {
             tokens[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)info.n_vocab);
         status = make_predictor(&info, o->layer, polar_model_fingerprint(model), &predictor);
     }
-    f.layer = o->layer;
+    f.layer = o->layer ? o->layer : POLAR_OFF;
     f.session.n_ctx = pick.session.n_ctx = o->prompt + 1;
     f.session.n_threads = pick.session.n_threads = o->threads;
     if (!status &&

@@ -40,16 +40,16 @@ static double seconds(const search_bench *b) {
 }
 
 static polar_many *many_open(const search_bench *b, int share, int batch, int draft) {
-    polar_many_options o = polar_many_defaults();
+    polar_many_options o = {0};
     polar_many *many = NULL;
     polar_error e;
     o.n_threads = b->o->threads;
     o.kv_type = b->o->kv_type;
     o.cache_bytes = (size_t)b->o->cache_mb << 20;
     o.max_tokens = b->o->max_tokens;
-    o.share = share;
-    o.batch = batch;
-    o.draft = draft;
+    o.no_share = !share;
+    o.no_batch = !batch;
+    o.no_draft = !draft;
     if (polar_many_create(&many, b->model, &o, &e) || polar_many_prompt(many, b->prompt, b->n_prompt, &e)) {
         cli_fail("%s: %s", b->file, e.message);
         polar_many_free(many);
@@ -148,7 +148,7 @@ static int program_done(void *user, int id, const polar_many_result *result) {
 
 /* A whole search with these parts switched on. */
 static int run_search(search_bench *b, int share, int batch, int draft, int round, search_time *t) {
-    polar_search_options so = polar_search_defaults();
+    polar_search_options so = {0};
     bench_run run = {b, NULL, 0, 0, 0};
     polar_many *many = NULL;
     polar_error e;
@@ -206,7 +206,7 @@ static int run_alone(search_bench *b, int round, search_time *t) {
 
 /* Seconds that a prompt's position takes at a call when the identity is evaluated in a session, and an answer's. */
 static int run_session(search_bench *b, int round, search_time *prompt, search_time *answer) {
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_session *s = NULL;
     polar_error e;
     double start, middle;

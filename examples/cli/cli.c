@@ -182,12 +182,16 @@ static int read_double(const char *s, double *value) {
 /* Stores the value of an option; -1, or 2 after a message. */
 static int store(const cli_option *o, const char *value) {
     double number;
+    int whole;
     switch (o->type) {
     case CLI_FLAG:
         *(int *)o->value = 1;
         break;
     case CLI_INT:
-        if (!read_int(value, o->value)) return cli_usage("--%s: \"%s\" is not a whole number", o->name, value);
+    case CLI_INT_OFF:
+        if (!read_int(value, &whole) || (o->type == CLI_INT_OFF && whole < 0))
+            return cli_usage("--%s: \"%s\" is not a whole number%s", o->name, value, o->type == CLI_INT ? "" : " >= 0");
+        *(int *)o->value = o->type == CLI_INT_OFF && !whole ? POLAR_OFF : whole;
         break;
     case CLI_U64:
         if (!read_u64(value, o->value)) return cli_usage("--%s: \"%s\" is not a whole number >= 0", o->name, value);
@@ -197,6 +201,11 @@ static int store(const cli_option *o, const char *value) {
         if (!read_double(value, &number)) return cli_usage("--%s: \"%s\" is not a number", o->name, value);
         if (o->type == CLI_NUMBER) *(double *)o->value = number;
         else *(float *)o->value = (float)number;
+        break;
+    case CLI_NUMBER_OFF:
+        if (!read_double(value, &number) || number < 0)
+            return cli_usage("--%s: \"%s\" is not a number >= 0", o->name, value);
+        *(double *)o->value = number > 0 ? number : POLAR_OFF;
         break;
     case CLI_LIST: {
         cli_list *list = o->value;

@@ -54,12 +54,17 @@ typedef enum cli_type {
     CLI_U64,    /* uint64_t, decimal or 0x */
     CLI_NUMBER, /* double */
     CLI_FLOAT,  /* float */
+    /* int and double of the library's options, not negative: 0, which means the default there, becomes POLAR_OFF */
+    CLI_INT_OFF, CLI_NUMBER_OFF,
     CLI_TEXT,   /* const char *; where it begins with @, the rest names a file that is read */
     CLI_LIST,   /* cli_list: may be given several times */
     CLI_FILE,   /* const char *, a file that is read: no output may be the same one */
     /* const char *, a file that is written: it takes the place of nothing, or of a file of its own kind */
     CLI_SUPERVISION, CLI_EVALUATION, CLI_FIT, CLI_PAGE, CLI_MODEL, CLI_PREDICTOR, CLI_CHECKPOINT, CLI_FEATURES
 } cli_type;
+
+/* The number that such an option stands for. */
+#define CLI_VALUE(x) ((x) < 0 ? 0 : (x))
 
 typedef struct cli_list {
     const char *items[33]; /* the last one stays NULL */

@@ -2,6 +2,7 @@
  * number comes from running the model. Shows polar_many, polar_picker and the statistics of statistics.h. */
 #include "eval.h"
 
+#include <float.h>
 #include <math.h>
 
 typedef enum eval_kind {
@@ -398,7 +399,7 @@ static int is_timed(const eval *r, int index) {
 }
 
 static polar_generate_options generation(const eval *r) {
-    polar_generate_options g = polar_generate_defaults();
+    polar_generate_options g = {0};
     g.max_tokens = r->o->evaluate.tokens;
     g.stop = r->o->evaluate.stop.n ? r->o->evaluate.stop.items : NULL;
     return g;
@@ -419,14 +420,14 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
     const int k = m->kind == EVAL_CASCADE ? r->n_cascade : r->scores.k;
     polar_picker *picker = decoded ? r->decoder : r->picker;
     polar_candidate candidates[POLAR_MAX_MENU];
-    polar_answer_options o = polar_answer_defaults();
+    polar_answer_options o = {0};
     polar_picked picked;
     double cost[POLAR_MAX_MENU];
     int n, ranked[POLAR_MAX_MENU];
     const size_t length = strlen(q->text);
     o.method = m->kind == EVAL_CASCADE ? POLAR_METHOD_CASCADE
                : m->kind == EVAL_VOTE || m->kind == EVAL_DECODED_VOTE ? POLAR_METHOD_VOTE : POLAR_METHOD_FIRST;
-    o.threshold = r->threshold;
+    o.threshold = r->threshold < 0 ? r->threshold : r->threshold <= 0 ? -DBL_MIN : 0;
     o.generate = generation(r);
     o.judge = &q->judge;
     o.prefix = r->e.prompt.prefilled ? "\\boxed{" : NULL;
@@ -606,7 +607,7 @@ static void put_settings(FILE *f, const eval *r) {
     if (r->decoder) {
         const polar_decode_options *d = &o->decode;
         fprintf(f, ",\"decode\":{\"beams\":%d", d->n_beams > r->scores.k ? d->n_beams : r->scores.k);
-        json_put_number(f, "threshold", d->threshold);
+        json_put_number(f, "threshold", CLI_VALUE(d->threshold));
         json_put_number(f, "length_penalty", d->length_penalty);
         fputc('}', f);
     }
@@ -684,7 +685,7 @@ static uint64_t file_checksum(const char *path, int *failed) {
 }
 
 static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
-    polar_pick_options o = polar_pick_defaults();
+    polar_pick_options o = {0};
     polar_error e;
     o.head = head;
     o.decode = r->o->decode;
@@ -890,7 +891,7 @@ static int set_points(eval *r) {
 
 /* Block influence on the first prompts; no answer is used. */
 static int measure_influence(eval *r) {
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     int32_t *prompts[INFLUENCE_PROMPTS] = {NULL};
     int lengths[INFLUENCE_PROMPTS], n = 0, status = 0;
     polar_error e;
@@ -913,7 +914,7 @@ static int on_progress(void *user, double done) {
 }
 
 static int open_evaluator(eval *r) {
-    polar_many_options m = polar_many_defaults();
+    polar_many_options m = {0};
     int status;
     m.runner = &r->runner;
     m.progress = on_progress;
@@ -925,7 +926,7 @@ static int open_evaluator(eval *r) {
 }
 
 static int open_clock(eval *r) {
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_error e;
     if (!r->o->time) return 0;
     so.n_ctx = r->n_ctx;
@@ -1146,7 +1147,7 @@ static int check_options(const eval_options *o) {
 }
 
 int command_eval(cli *c) {
-    eval_options o = {.evaluate = EVALUATE_DEFAULTS, .decode = polar_decode_defaults()};
+    eval_options o = {.evaluate = EVALUATE_DEFAULTS, .decode = {.threshold = 0.5, .n_beams = 5}};
     shard part;
     eval *r;
     int status;
@@ -1162,8 +1163,8 @@ int command_eval(cli *c) {
         {"price", 0, CLI_LIST, &o.prices, "X",
          "of a pass through all layers; may be repeated (validation's, else the file's)"},
         {"top-k", 'k', CLI_INT, &o.k, "K", "programs of vote, cascade and oracle (5)"},
-        {"threshold", 0, CLI_NUMBER, &o.decode.threshold, "P", "decoding: probability that starts a segment (0.5)"},
-        {"beams", 0, CLI_INT, &o.decode.n_beams, "N", "decoding: beams, at least K (5)"},
+        {"threshold", 0, CLI_NUMBER_OFF, &o.decode.threshold, "P", "decoding: probability that starts a segment (0.5)"},
+        {"beams", 0, CLI_INT_OFF, &o.decode.n_beams, "N", "decoding: beams, at least K (5)"},
         {"length-penalty", 0, CLI_NUMBER, &o.decode.length_penalty, "X",
          "decoding: order by score - X * length (0)"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},

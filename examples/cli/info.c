@@ -132,7 +132,7 @@ typedef struct session_size {
 
 /* 0, or the exit status after a message. */
 static int measure(const info_options *o, const polar_model *model, session_size *size) {
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_model_info info;
     polar_program program;
     polar_error e;
@@ -288,7 +288,7 @@ static int print_info(const info_options *o, const polar_gguf *g, const polar_mo
 
 /* Opens as much of the file as can be used: the model, or else its vocabulary, or just the file. */
 static int show(const info_options *o) {
-    polar_model_options mo = polar_model_defaults();
+    polar_model_options mo = {0};
     polar_gguf *g;
     polar_model *model = NULL;
     polar_error e, ignored;

@@ -28,7 +28,7 @@ static int32_t *read_tokens(const char *text, int *n) {
 }
 
 static int create_session(const logits_options *o, const polar_model *model, int n_tokens, polar_session **s) {
-    polar_session_options so = polar_session_defaults();
+    polar_session_options so = {0};
     polar_model_info info;
     polar_program program;
     polar_error e;

@@ -26,7 +26,7 @@ int cli_ignore_unknown;
 
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model) {
     const char *names[POLAR_N_CPU + 1] = {NULL};
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model_info info;
     polar_error e;
     *model = NULL;

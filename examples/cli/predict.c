@@ -126,7 +126,7 @@ static int predict(predict_options *o, const polar_model *model, const char *que
                     polar_picker_pick(picker, question, strlen(question), tokens, n_tokens, c, max, &n, &e)))
         status = cli_fail("%s", e.message);
     if (!status && o->json) print_json(&g, picker, question, n_tokens, c, n);
-    else if (!status) print_text(picker, c, n, o->pick.price < 0 ? g.info.price : o->pick.price);
+    else if (!status) print_text(picker, c, n, o->pick.price > 0 ? o->pick.price : o->pick.price < 0 ? 0 : g.info.price);
     polar_picker_free(picker);
     free(tokens);
     guide_close(&g);
@@ -143,11 +143,11 @@ int command_predict(cli *c) {
         {"predictor", 'p', CLI_FILE, &o.predictor, "FILE", "its predictor"},
         {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "model of the features, for predictors that read an encoder's"},
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "auto, menu or programs (auto: the menu if there is one)"},
-        {"price", 0, CLI_NUMBER, &o.pick.price, "X", "menu: of one pass through all layers (the file's)"},
+        {"price", 0, CLI_NUMBER_OFF, &o.pick.price, "X", "menu: of one pass through all layers (the file's)"},
         {"top-k", 'k', CLI_INT, &o.max, "N", "print at most so many programs (5)"},
-        {"threshold", 0, CLI_NUMBER, &o.pick.decode.threshold, "P",
+        {"threshold", 0, CLI_NUMBER_OFF, &o.pick.decode.threshold, "P",
          "programs: probability that starts a segment (0.5)"},
-        {"beams", 0, CLI_INT, &o.pick.decode.n_beams, "N", "programs: beams (5)"},
+        {"beams", 0, CLI_INT_OFF, &o.pick.decode.n_beams, "N", "programs: beams (5)"},
         {"length-penalty", 0, CLI_NUMBER, &o.pick.decode.length_penalty, "X",
          "programs: order by score - X * length (0)"},
         CLI_ASK_PROMPT_OPTIONS(o.prompt),
@@ -158,7 +158,6 @@ int command_predict(cli *c) {
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
         {0}};
     memset(&o, 0, sizeof o);
-    o.pick = polar_pick_defaults();
     o.head = "auto", o.cpu = "auto";
     o.max = 5;
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;

@@ -46,10 +46,11 @@ static int read_options(const cli_lines *lines, const json *line, polar_decode_o
         int *value;
     } fields[] = {{"max_pack", &o->max_length}, {"beam_size", &o->n_beams}, {"top_k_ops", &o->n_ops}};
     const json *x = json_get(line, "threshold");
-    if (x && x->type == JSON_NUMBER) o->threshold = x->number;
+    if (x && x->type == JSON_NUMBER) o->threshold = x->number > 0 || x->number < 0 ? x->number : POLAR_OFF;
     for (int i = 0; i < 3; i++)
         if ((x = json_get(line, fields[i].name)) && !json_int(x, fields[i].value))
             return cli_fail("%s:%d: field \"%s\" must be a whole number", lines->name, lines->number, fields[i].name);
+        else if (x && !*fields[i].value) *fields[i].value = POLAR_OFF;
     return 0;
 }
 
@@ -123,7 +124,7 @@ static void print_line(const decode_line *d, const json *line) {
         json_put_floats(stdout, d->op_logits + 3 * i, 3);
     }
     printf("],\"threshold\":");
-    json_put_double(stdout, d->options.threshold);
+    json_put_double(stdout, CLI_VALUE(d->options.threshold));
     printf(",\"max_pack\":%d,\"beam_size\":%d,\"top_k_ops\":%d,", d->options.max_length, d->options.n_beams,
            d->options.n_ops);
     print_beams(d);
@@ -268,16 +269,16 @@ static int cascade(const char *file, const char *evaluation) {
 }
 
 int command_predictor(cli *c) {
-    polar_decode_options decode = polar_decode_defaults();
+    polar_decode_options decode = {.threshold = 0.5, .max_length = 4, .n_beams = 5, .n_ops = 2};
     polar_predictor_info info = {0};
     int jsonl = 0, n_head = 0, status;
     const char *encoder = "Qwen3-Embedding-0.6B", *what;
     const cli_option options[] = {
         {"jsonl", 0, CLI_FLAG, &jsonl, NULL, "decode: read and write lines of JSON"},
-        {"threshold", 0, CLI_NUMBER, &decode.threshold, "P", "decode: probability that starts a segment (0.5)"},
-        {"max-length", 0, CLI_INT, &decode.max_length, "N", "decode: layers of a segment (4)"},
-        {"beams", 0, CLI_INT, &decode.n_beams, "N", "decode: beams (5)"},
-        {"ops", 0, CLI_INT, &decode.n_ops, "N", "decode: operations tried per segment (2)"},
+        {"threshold", 0, CLI_NUMBER_OFF, &decode.threshold, "P", "decode: probability that starts a segment (0.5)"},
+        {"max-length", 0, CLI_INT_OFF, &decode.max_length, "N", "decode: layers of a segment (4)"},
+        {"beams", 0, CLI_INT_OFF, &decode.n_beams, "N", "decode: beams (5)"},
+        {"ops", 0, CLI_INT_OFF, &decode.n_ops, "N", "decode: operations tried per segment (2)"},
         {"heads", 0, CLI_INT, &n_head, "N", "import: attention heads (what the file says, or 4)"},
         {"encoder", 0, CLI_TEXT, &encoder, "NAME", "import: model of the features (Qwen3-Embedding-0.6B)"},
         {"max-tokens", 0, CLI_INT, &info.max_tokens, "N", "import: tokens of a question that are read (512)"},

@@ -1,6 +1,7 @@
 /* polar run: a question to a model under a program, or under what a predictor picks. Shows polar_ask. */
 #include "predict.h"
 
+#include <float.h>
 #include <math.h>
 
 static int on_call(void *user, const polar_tap_info *info) {
@@ -113,6 +114,11 @@ static int take_options(run_options *o) {
     if (o->vote && o->cascade) return cli_usage("--vote and --cascade: expected one of them");
     if ((o->vote || o->cascade) && g->sampling.temperature > 0)
         return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
+    if (!(g->sampling.top_p > 0)) return cli_usage("--top-p: expected a number above 0");
+    if (o->ask.threshold > 0 && o->ask.threshold < HUGE_VAL)
+        return cli_usage("--threshold %g: expected the logarithm of a probability, at most 0", o->ask.threshold);
+    if (o->ask.threshold > 0) o->ask.threshold = 0;                /* the predictor's */
+    else if (o->ask.threshold >= 0) o->ask.threshold = -DBL_MIN; /* which no answer reaches unless it is certain */
     g->stop = o->stop.n ? o->stop.items : NULL;
     o->ask.method = o->vote ? POLAR_METHOD_VOTE : o->cascade ? POLAR_METHOD_CASCADE : POLAR_METHOD_FIRST;
     o->ask.n_programs = g->sampling.top_k;
@@ -134,7 +140,7 @@ int command_run(cli *c) {
         {"cascade", 0, CLI_FLAG, &o.cascade, NULL, "with -p: the next program while an answer is not confident"},
         {"threshold", 0, CLI_NUMBER, &o.ask.threshold, "X", "of --cascade: mean log probability (the predictor's)"},
         {"head", 0, CLI_TEXT, &o.head, "WHICH", "with -p: auto, menu or programs (auto: the menu if there is one)"},
-        {"price", 0, CLI_NUMBER, &o.ask.price, "X", "with -p: of one pass through all layers (the predictor's)"},
+        {"price", 0, CLI_NUMBER_OFF, &o.ask.price, "X", "with -p: of one pass through all layers (the predictor's)"},
         {"encoder", 0, CLI_TEXT, &o.encoder, "FILE", "with -p: model of the features, for predictors that read one"},
         {"any-model", 0, CLI_FLAG, &o.ask.any_model, NULL,
          "with -p: also for a model that differs from that of the training"},
@@ -161,7 +167,8 @@ int command_run(cli *c) {
     int status;
     memset(&o, 0, sizeof o);
     o.cpu = o.head = "auto", o.kv = "per-call", o.kv_type = "f16";
-    o.ask = polar_ask_defaults();
+    o.ask.generate.max_tokens = 256, o.ask.generate.sampling.top_p = 1;
+    o.ask.threshold = HUGE_VAL; /* none is given */
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if ((status = take_options(&o))) return status;
     if ((status = question_word(c, o.file, &question))) return status;

@@ -54,14 +54,14 @@ static void put_settings(FILE *f, const run *r) {
     const polar_search_options *s = &o->search;
     fputc('{', f);
     evaluate_put(f, &o->evaluate, &r->e.prompt);
-    fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", s->simulations,
+    fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", CLI_VALUE(s->simulations),
             polar_search_space_name(s->space), s->max_length, s->max_times);
     json_put_number(f, "max_cost", s->max_cost);
-    json_put_number(f, "lambda", s->length_penalty);
-    json_put_number(f, "c", s->exploration);
-    json_put_number(f, "epsilon", s->epsilon);
-    json_put_number(f, "alpha", s->widening_alpha);
-    json_put_number(f, "beta", s->widening_beta);
+    json_put_number(f, "lambda", CLI_VALUE(s->length_penalty));
+    json_put_number(f, "c", CLI_VALUE(s->exploration));
+    json_put_number(f, "epsilon", CLI_VALUE(s->epsilon));
+    json_put_number(f, "alpha", CLI_VALUE(s->widening_alpha));
+    json_put_number(f, "beta", CLI_VALUE(s->widening_beta));
     fprintf(f, ",\"in_flight\":%d,\"trajectory\":%d,\"seed\":%llu}", o->in_flight, TRAJECTORY,
             (unsigned long long)s->seed);
 }
@@ -433,7 +433,7 @@ static int take_settings(run *r, const json *header) {
 
 /* Model, questions and prompt; with --menu the results of a search in place of the questions. */
 static int prepare(run *r, json_document **header) {
-    polar_many_options m = polar_many_defaults();
+    polar_many_options m = {0};
     const char *error = "";
     size_t at;
     int status, n_ctx;
@@ -493,7 +493,9 @@ static int run_search(run *r) {
 
 int command_search(cli *c) {
     search_options o = {.space = "both", .rule = "textbook", .evaluate = EVALUATE_DEFAULTS, .in_flight = 8,
-                        .search = polar_search_defaults()};
+                        .search = {.simulations = 200, .length_penalty = 5, .exploration = 1.41421356237309505,
+                                   .epsilon = 0.1, .widening_alpha = 2, .widening_beta = 0.5, .max_length = 4,
+                                   .max_times = 5}};
     polar_search_options *s = &o.search;
     run r = {.o = &o};
     static const char *const rules[] = {"textbook", "released", NULL};
@@ -505,16 +507,16 @@ int command_search(cli *c) {
          "supervision file; FILE.journal holds what is done until it is complete"},
         {"rule", 0, CLI_TEXT, &o.rule, "RULE", "textbook, or released: the search that the authors of PoLar released"},
         {"planted", 0, CLI_FILE, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
-        {"simulations", 0, CLI_INT, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
+        {"simulations", 0, CLI_INT_OFF, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
-        {"max-length", 0, CLI_INT, &s->max_length, "N", "layers of an edit (4)"},
-        {"max-times", 0, CLI_INT, &s->max_times, "N", "executions of a repeated edit (5)"},
+        {"max-length", 0, CLI_INT_OFF, &s->max_length, "N", "layers of an edit (4)"},
+        {"max-times", 0, CLI_INT_OFF, &s->max_times, "N", "executions of a repeated edit (5)"},
         {"max-cost", 0, CLI_NUMBER, &s->max_cost, "X", "longest program, in passes through all layers; 0: any (0)"},
-        {"lambda", 0, CLI_NUMBER, &s->length_penalty, "X", "length penalty (5)"},
-        {"c", 0, CLI_NUMBER, &s->exploration, "X", "exploration (sqrt 2)"},
-        {"epsilon", 0, CLI_NUMBER, &s->epsilon, "P", "probability of an edit that was not tried (0.1)"},
-        {"alpha", 0, CLI_NUMBER, &s->widening_alpha, "X", "a node has at most alpha visits^beta children (2)"},
-        {"beta", 0, CLI_NUMBER, &s->widening_beta, "X", "(0.5)"},
+        {"lambda", 0, CLI_NUMBER_OFF, &s->length_penalty, "X", "length penalty (5)"},
+        {"c", 0, CLI_NUMBER_OFF, &s->exploration, "X", "exploration (sqrt 2)"},
+        {"epsilon", 0, CLI_NUMBER_OFF, &s->epsilon, "P", "probability of an edit that was not tried (0.1)"},
+        {"alpha", 0, CLI_NUMBER_OFF, &s->widening_alpha, "X", "a node has at most alpha visits^beta children (2)"},
+        {"beta", 0, CLI_NUMBER_OFF, &s->widening_beta, "X", "(0.5)"},
         {"seed", 's', CLI_U64, &s->seed, "N", "every question gets its own from this and its text (0)"},
         {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run at a time; 1 is the textbook search (8)"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},

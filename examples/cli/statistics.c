@@ -161,7 +161,7 @@ static int statistics_on_call(void *user, const polar_tap_info *info) {
 polar_status statistics_influence(const polar_model *model, const int32_t *const *prompts, const int *lengths,
                                   int n_prompts, const polar_session_options *options, double *influence,
                                   polar_error *error) {
-    polar_session_options o = options ? *options : polar_session_defaults();
+    polar_session_options none = {0}, o = options ? *options : none;
     polar_session *session = NULL;
     polar_model_info info;
     polar_status status;

@@ -215,7 +215,7 @@ static int make_question(run *r, polar_features *features, int q) {
 }
 
 static int make_features(run *r) {
-    polar_features_options f = polar_features_defaults();
+    polar_features_options f = {0};
     polar_features *features = NULL;
     polar_error e;
     int status = cli_feature(r->o->feature, &f.feature);
@@ -223,8 +223,8 @@ static int make_features(run *r) {
     if ((f.feature == POLAR_FEATURE_ENCODER) != (r->o->encoder != NULL))
         return cli_usage("--encoder FILE goes with --features encoder");
     if (r->o->encoder && (status = cli_open_model(r->o->encoder, r->o->cpu, 0, &r->encoder))) return status;
-    f.layer = r->o->layer;
-    f.max_tokens = r->o->max_tokens;
+    f.layer = r->o->layer ? r->o->layer : POLAR_OFF;
+    f.max_tokens = r->o->max_tokens ? r->o->max_tokens : POLAR_OFF;
     f.encoder = r->encoder;
     f.session.n_threads = r->o->threads;
     f.session.n_ctx = r->n_prompt;
@@ -410,7 +410,7 @@ static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs)
     double probability[POLAR_MAX_MENU];
     int order[POLAR_MAX_MENU], path[POLAR_MAX_CALLS];
     if (polar_predictor_menu(r->predictor, r->data[i].features, r->data[i].n_tokens, probability, NULL)) return 0;
-    polar_menu_rank(r->predictor, probability, -1, order);
+    polar_menu_rank(r->predictor, probability, 0, order);
     for (int p = 0; p < k; p++) {
         const polar_program *program = polar_predictor_program(r->predictor, order[p]);
         const int n = polar_program_path(program, path, POLAR_MAX_CALLS), at = trials_find(t, path, n);
@@ -527,7 +527,7 @@ static void print_menu(const run *r) {
     }
     print_cascade(r);
     if (!m->n_complete) return;
-    printf("on %d held-out questions with all results known, price %g:\n", m->n_complete, r->o->price);
+    printf("on %d held-out questions with all results known, price %g:\n", m->n_complete, CLI_VALUE(r->o->price));
     printf("  identity      %5.1f %%  cost 1.000\n", 100 * m->identity);
     printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * m->fixed, m->fixed_cost);
     printf("  menu          %5.1f %%  cost %.3f\n", 100 * m->picked, m->picked_cost);
@@ -590,7 +590,7 @@ static int train(run *r) {
         (status = cli_prompt_room(&r->prompt, &r->questions, r->file, 0, r->o->skip_long, &r->n_prompt)))
         return status;
     r->n = r->questions.n;
-    r->n_held = (int)(r->o->menu.validation * r->n + 0.5);
+    r->n_held = (int)(CLI_VALUE(r->o->menu.validation) * r->n + 0.5);
     if ((status = read_paths(r)) || (status = make_features(r))) return status;
     order_questions(r);
     if ((r->paper && (status = train_paper(r))) ||
@@ -646,8 +646,8 @@ static int read_words(train_options *o, run *r) {
     o->train.schedule = (polar_schedule)schedule;
     o->train.identity = (polar_identity)identity;
     o->train.select = (polar_select)select;
-    o->menu.pooling = pooling; /* the words are in the order of the flags' sums */
-    if (!(o->menu.validation >= 0 && o->menu.validation < 1))
+    o->menu.pooling = pooling ? pooling : POLAR_OFF; /* the words are in the order of the flags' sums */
+    if (!(o->menu.validation < 1))
         return cli_usage("--menu-validation: expected 0 to below 1");
     if (o->menu_size < 2 || o->menu_size > POLAR_MAX_MENU)
         return cli_usage("--menu-size %d: expected 2..%d", o->menu_size, POLAR_MAX_MENU);
@@ -680,40 +680,40 @@ int command_train(cli *c) {
         CLI_THREADS_OPTION(o.threads),
         CLI_CPU_OPTION(o.cpu),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object, with the loss curve"},
-        {"epochs", 0, CLI_INT, &t->n_epochs, "N", "programs: epochs (10)"},
-        {"batch", 0, CLI_INT, &t->batch, "N", "programs: paths per step (128)"},
-        {"group", 0, CLI_INT, &t->group, "N", "programs: paths of a question that share a pass (8)"},
-        {"lr", 0, CLI_NUMBER, &t->lr, "X", "programs: learning rate (5e-4)"},
+        {"epochs", 0, CLI_INT_OFF, &t->n_epochs, "N", "programs: epochs (10)"},
+        {"batch", 0, CLI_INT_OFF, &t->batch, "N", "programs: paths per step (128)"},
+        {"group", 0, CLI_INT_OFF, &t->group, "N", "programs: paths of a question that share a pass (8)"},
+        {"lr", 0, CLI_NUMBER_OFF, &t->lr, "X", "programs: learning rate (5e-4)"},
         {"schedule", 0, CLI_TEXT, &o.schedule, "KIND", "programs: cosine, linear or constant (cosine)"},
-        {"warmup", 0, CLI_INT, &t->warmup, "N", "programs: steps of warm-up (10)"},
+        {"warmup", 0, CLI_INT_OFF, &t->warmup, "N", "programs: steps of warm-up (10)"},
         {"weight-decay", 0, CLI_NUMBER, &t->weight_decay, "X", "programs: (0)"},
         {"clip", 0, CLI_NUMBER, &t->clip, "X", "programs: bound of the gradient's norm (0: none)"},
-        {"width", 0, CLI_INT, &t->d_model, "N", "programs: width of the network (256)"},
-        {"blocks", 0, CLI_INT, &t->n_block, "N", "programs: encoder blocks (2)"},
-        {"attention-heads", 0, CLI_INT, &t->n_head, "N", "programs: attention heads (4)"},
-        {"dropout", 0, CLI_NUMBER, &t->dropout, "P", "programs: (0.1)"},
-        {"max-paths", 0, CLI_INT, &t->max_paths, "N", "programs: valid paths of a question, 0 all (50)"},
+        {"width", 0, CLI_INT_OFF, &t->d_model, "N", "programs: width of the network (256)"},
+        {"blocks", 0, CLI_INT_OFF, &t->n_block, "N", "programs: encoder blocks (2)"},
+        {"attention-heads", 0, CLI_INT_OFF, &t->n_head, "N", "programs: attention heads (4)"},
+        {"dropout", 0, CLI_NUMBER_OFF, &t->dropout, "P", "programs: (0.1)"},
+        {"max-paths", 0, CLI_INT_OFF, &t->max_paths, "N", "programs: valid paths of a question, 0 all (50)"},
         {"identity", 0, CLI_TEXT, &o.identity, "HOW",
          "programs: plain, reweight or drop where a shorter one is valid (plain)"},
-        {"identity-weight", 0, CLI_NUMBER, &t->identity_weight, "X", "programs: for reweight (0.3)"},
+        {"identity-weight", 0, CLI_NUMBER_OFF, &t->identity_weight, "X", "programs: for reweight (0.3)"},
         {"length-preference", 0, CLI_NUMBER, &t->length_preference, "X",
          "programs: weights exp(-X length) (0; published 0.05)"},
         {"anti-identity", 0, CLI_NUMBER, &t->anti_identity, "X",
          "programs: penalty of keeping all where that is wrong (0)"},
         {"per-question", 0, CLI_FLAG, &t->per_question, NULL, "programs: weights of a question add up to 1"},
-        {"validation", 0, CLI_NUMBER, &t->validation, "X", "programs: share of the questions held out (0.1)"},
+        {"validation", 0, CLI_NUMBER_OFF, &t->validation, "X", "programs: share of the questions held out (0.1)"},
         {"select", 0, CLI_TEXT, &o.select, "HOW", "programs: best epoch by loss, hit1 or hit5 (loss)"},
         {"menu-size", 0, CLI_INT, &o.menu_size, "N", "menu: at most so many programs (16)"},
-        {"price", 0, CLI_NUMBER, &o.price, "X", "menu: of one pass through all layers, in probability (0.05)"},
-        {"menu-epochs", 0, CLI_INT, &m->n_epochs, "N", "menu: epochs (40)"},
-        {"menu-width", 0, CLI_INT, &m->width, "N", "menu: width of the network (64)"},
-        {"menu-lr", 0, CLI_NUMBER, &m->lr, "X", "menu: learning rate (1e-3)"},
-        {"menu-dropout", 0, CLI_NUMBER, &m->dropout, "P", "menu: (0.1)"},
-        {"menu-weight-decay", 0, CLI_NUMBER, &m->weight_decay, "X", "menu: (0.01)"},
-        {"menu-validation", 0, CLI_NUMBER, &m->validation, "X", "menu: share of the questions held out (0.2)"},
+        {"price", 0, CLI_NUMBER_OFF, &o.price, "X", "menu: of one pass through all layers, in probability (0.05)"},
+        {"menu-epochs", 0, CLI_INT_OFF, &m->n_epochs, "N", "menu: epochs (40)"},
+        {"menu-width", 0, CLI_INT_OFF, &m->width, "N", "menu: width of the network (64)"},
+        {"menu-lr", 0, CLI_NUMBER_OFF, &m->lr, "X", "menu: learning rate (1e-3)"},
+        {"menu-dropout", 0, CLI_NUMBER_OFF, &m->dropout, "P", "menu: (0.1)"},
+        {"menu-weight-decay", 0, CLI_NUMBER_OFF, &m->weight_decay, "X", "menu: (0.01)"},
+        {"menu-validation", 0, CLI_NUMBER_OFF, &m->validation, "X", "menu: share of the questions held out (0.2)"},
         {"pooling", 0, CLI_TEXT, &o.pooling, "HOW",
          "menu: attention alone; also the sum, the last token, or all (all)"},
-        {"policy", 0, CLI_NUMBER, &m->policy, "X", "menu: weight in the loss of what a pick is worth (1)"},
+        {"policy", 0, CLI_NUMBER_OFF, &m->policy, "X", "menu: weight in the loss of what a pick is worth (1)"},
         {"cascade", 0, CLI_INT, &o.cascade, "N", "menu: programs of the cascade whose threshold is fitted (5)"},
         {0}};
     memset(&o, 0, sizeof o);
@@ -722,8 +722,7 @@ int command_train(cli *c) {
     o.schedule = "cosine", o.identity = "plain", o.select = "loss", o.pooling = "all";
     o.layer = 2, o.max_tokens = 512, o.menu_size = 16, o.cascade = 5;
     o.price = POLAR_MENU_PRICE;
-    o.train = polar_train_defaults();
-    o.menu = polar_menu_defaults();
+    o.train.n_epochs = 10, o.menu.validation = 0.2;
     if ((status = cli_read(c, options, 1, 1)) >= 0) return status;
     if (!o.out) return cli_usage("no place for the predictor: -o FILE");
     if ((status = read_words(&o, &r))) return status;

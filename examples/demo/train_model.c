@@ -49,7 +49,7 @@ static int tokenize(const lexicon *v, const char *s, int *out) {
 }
 
 static int open_text(lexicon *v, const char *path) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model_info info;
     polar_error e;
     size_t n;
@@ -579,7 +579,7 @@ static int check_export(trainer *t, const int *path, int n_path) {
     worker *w = &t->workers[0];
     polar_model *exported = NULL;
     polar_session *session = NULL;
-    polar_session_options o = polar_session_defaults();
+    polar_session_options o = {0};
     polar_error e;
     story s;
     static char shown[8192];

@@ -44,9 +44,9 @@ polar_status device_generate(const int32_t *prompt, int n_prompt, const char *pr
                              void *block, size_t block_bytes, device_memory *memory, polar_error *error) {
     arena a = arena_of(block, block_bytes);
     const polar_allocator allocator = {arena_alloc, arena_free, &a};
-    polar_model_options model_options = polar_model_defaults();
-    polar_session_options options = polar_session_defaults();
-    const polar_sampling greedy = polar_generate_defaults().sampling;
+    polar_model_options model_options = {0};
+    polar_session_options options = {0};
+    const polar_sampling greedy = {0};
     polar_model_info info;
     polar_model *model = NULL;
     polar_session *session = NULL;

@@ -38,8 +38,8 @@ static const polar_allocator limited = {limited_alloc, limited_free, NULL};
 
 static void run(const polar_model *m) {
     static const int32_t prompt[] = {1, 4, 5, 9, 3};
-    polar_session_options o = polar_session_defaults();
-    polar_generate_options g = polar_generate_defaults();
+    polar_session_options o = {0};
+    polar_generate_options g = {0};
     polar_session *s;
     polar_error e;
     const int path[] = {0, m->n_layer - 1, 0, 0};
@@ -59,7 +59,7 @@ static void run(const polar_model *m) {
 }
 
 static void open_and_run(const uint8_t *data, size_t size) {
-    polar_model_options o = polar_model_defaults();
+    polar_model_options o = {0};
     polar_model *m;
     polar_error e;
     o.allocator = &limited;

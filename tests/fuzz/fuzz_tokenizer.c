@@ -31,7 +31,7 @@ static void check_text(const polar_model *model, const char *text, size_t length
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    polar_model_options options = polar_model_defaults();
+    polar_model_options options = {0};
     size_t length = size < MAX_TEXT ? size : MAX_TEXT;
     const char *text = (const char *)data + size - length;
     char content[MAX_TEXT + 1];
