@@ -10593,7 +10593,7 @@ static void gen_put(gen_text *t, const char *bytes, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (t->out && t->length + i < t->capacity) t->out[t->length + i] = bytes[i];
     t->length += n;
-    if (n && !t->cancelled && t->o->on_text && t->o->on_text(t->o->user, bytes, n)) t->cancelled = 1;
+    if (n && !t->cancelled && t->o->on_text && t->o->on_text(t->o->on_text_user, bytes, n)) t->cancelled = 1;
 }
 
 /* Hands over the first n held bytes: characters as they are, what is none as U+FFFD. */
@@ -10722,6 +10722,7 @@ static polar_status gen_run(polar_session *s, const polar_generate_options *o, u
         }
         if (s->n_past < s->options.n_ctx) s->tokens[s->n_past] = s->rest.token;
         r->logprob += gen_logprob(m, logits, s->rest.token, s->draw);
+        if (o->tokens && r->n_generated < o->token_capacity) o->tokens[r->n_generated] = s->rest.token;
         r->n_generated++;
         bytes = tok_text(&m->vocab, s->rest.token, &length);
         gen_add(t, bytes, length);
@@ -11427,14 +11428,6 @@ static polar_status many_session(const polar_many *many, polar_path path, int n,
     return status ? status : polar_session_set_path(*s, path.calls, path.n, e);
 }
 
-/* The n tokens that a session has generated. The last one may not have been evaluated: then it is the likeliest one of
- * the present logits. */
-static void many_session_tokens(polar_session *s, int n_prompt, int n, int32_t *tokens) {
-    const int held = MIN(n, polar_session_position(s) - n_prompt);
-    memcpy(tokens, polar_session_tokens(s) + n_prompt, (size_t)held * sizeof *tokens);
-    if (held < n) tokens[held] = draw_greedy(polar_session_logits(s, 0), s->model->n_vocab);
-}
-
 /* The definition of a result: runs a path in a session of its own. A program whose logits are not finite has that as
  * its result; every other failure is one of the whole run. */
 static polar_status many_alone(polar_many *many, polar_path path, const polar_many_result **r, polar_error *e) {
@@ -11451,7 +11444,9 @@ static polar_status many_alone(polar_many *many, polar_path path, const polar_ma
     g.max_tokens = many->options.max_tokens;
     g.stop = many->options.stop;
     g.on_text = many_on_text;
-    g.user = &text;
+    g.on_text_user = &text;
+    g.tokens = tokens;
+    g.token_capacity = many->options.max_tokens;
     if (!status) status = many_session(many, path, g.max_tokens, &s, e);
     if (status) goto done;
     status = polar_session_generate(s, many->prompt, many->n_prompt, &g, NULL, 0, &result, &local);
@@ -11464,7 +11459,6 @@ static polar_status many_alone(polar_many *many, polar_path path, const polar_ma
         status = a ? POLAR_OK : POLAR_MEMORY;
     } else if (status) status = fail(e, status, "%s", local.message);
     else {
-        many_session_tokens(s, many->n_prompt, result.n_generated, tokens);
         a = many_answer_create(many, result.stop, tokens, result.n_generated, &text, result.logprob, e);
         status = a ? POLAR_OK : POLAR_MEMORY;
     }
@@ -11661,7 +11655,7 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     p->bytes.allocator = &many->allocator;
     p->generate.stop = many->options.stop;
     p->generate.on_text = many_on_text;
-    p->generate.user = &p->bytes;
+    p->generate.on_text_user = &p->bytes;
     p->text.o = &p->generate;
     p->text.out = NULL;
     p->reserved = p->memory_bytes + (size_t)many->n_prompt * 2 * (size_t)many->model->n_embd * sizeof(float) +
@@ -15323,7 +15317,7 @@ static polar_status pick_run(polar_picker *p, const polar_program *program, cons
     polar_status status = polar_session_set_program(s, program, e);
     if (status) return status;
     g.on_text = pick_on_text;
-    g.user = text;
+    g.on_text_user = text;
     status = polar_session_generate(s, prompt, n_prompt, &g, NULL, 0, r, e);
     if (text->failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer"); /* which ended it */
     return status;
@@ -15332,6 +15326,8 @@ static polar_status pick_run(polar_picker *p, const polar_program *program, cons
 /* What all methods but the first share: n answers so far. */
 typedef struct pick_answers {
     buf text;                          /* all of them, one behind the other, each with its prefix */
+    buf tokens;                        /* theirs, as many of each as the caller has room for */
+    int n_tokens[POLAR_MAX_MENU];      /* how many those are */
     size_t starts[POLAR_MAX_MENU + 1]; /* where each begins, and the last one ends */
     polar_result results[POLAR_MAX_MENU];
     polar_cascade_run runs[POLAR_MAX_MENU]; /* what the rule of cascades sees of them */
@@ -15350,6 +15346,9 @@ static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const
     status = pick_run(p, &c->program, prompt, n_prompt, &o->generate, &answers->text, r, e);
     if (status) return status;
     answers->starts[i + 1] = answers->text.length;
+    answers->n_tokens[i] = o->generate.tokens ? MAX(0, MIN(r->n_generated, o->generate.token_capacity)) : 0;
+    buf_put(&answers->tokens, o->generate.tokens, (size_t)answers->n_tokens[i] * sizeof *o->generate.tokens);
+    if (answers->tokens.failed) return fail(e, POLAR_MEMORY, "out of memory: the tokens of an answer");
     answers->runs[i].confidence = polar_result_confidence(r);
     answers->runs[i].correct = 0; /* nobody knows */
     answers->runs[i].cost = polar_program_cost(&c->program);
@@ -15407,13 +15406,16 @@ static void pick_deliver(const pick_answers *answers, const polar_answer_options
     /* in bytes, also where the caller's buffer is shorter */
     const size_t length = answers->starts[i + 1] - start;
     const char *text = answers->text.at ? answers->text.at + start : "";
+    const int32_t *tokens = (const int32_t *)(const void *)answers->tokens.at;
+    for (int k = 0; tokens && k < i; k++) tokens += answers->n_tokens[k];
+    if (tokens) memcpy(o->generate.tokens, tokens, (size_t)answers->n_tokens[i] * sizeof *tokens);
     *r = answers->results[i];
     r->length = length;
     if (o->text && o->capacity) {
         memcpy(o->text, text, MIN(length, o->capacity));
         if (length < o->capacity) o->text[length] = 0;
     }
-    if (length && o->generate.on_text) o->generate.on_text(o->generate.user, text, length);
+    if (length && o->generate.on_text) o->generate.on_text(o->generate.on_text_user, text, length);
 }
 
 /* One program answers straight into the caller's buffer; the answers of several are collected first. */
@@ -15441,13 +15443,14 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
         return status;
     }
     memset(&answers, 0, sizeof answers);
-    answers.text.allocator = &p->allocator;
+    answers.text.allocator = answers.tokens.allocator = &p->allocator;
     status = pick_several(p, candidates, n, prompt, n_prompt, o, &answers, &r, error);
     if (!status) pick_deliver(&answers, o, r.chosen, &r.result);
     r.candidate = candidates[r.chosen];
     r.n_run = answers.n;
     for (int i = 0; i < answers.n; i++) r.n_calls += answers.results[i].n_calls;
     buf_free(&answers.text);
+    buf_free(&answers.tokens);
     if (!status && picked) *picked = r;
     return status;
 }
@@ -15549,10 +15552,9 @@ static int ask_programs(const polar_ask_options *o) {
 /* The answer under the programs that the predictor picks: a picker is made, picks, and answers with the session that
  * made the features. */
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
-                                  const polar_session_options *session, const char *prefix, const int32_t *tokens,
-                                  int n, polar_picked *picked, polar_error *e) {
+                                  const polar_session_options *session, const polar_answer_options *answer,
+                                  const int32_t *tokens, int n, polar_picked *picked, polar_error *e) {
     polar_pick_options pick = {0};
-    polar_answer_options answer = {0};
     polar_candidate candidates[POLAR_MAX_MENU];
     polar_picker *p = NULL;
     const size_t length = strlen(question);
@@ -15563,30 +15565,24 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     pick.head = o->head;
     pick.price = o->price;
     pick.any_model = o->any_model;
-    answer.method = o->method;
-    answer.threshold = o->threshold;
-    answer.prefix = prefix;
-    answer.judge = o->judge;
-    answer.generate = o->generate;
-    answer.text = o->text;
-    answer.capacity = o->capacity;
     status = polar_picker_create(&p, m, o->predictor, &pick, e);
     if (!status)
         status = polar_picker_pick(p, question, length, tokens, n, candidates, ask_programs(o), &n_candidates, e);
-    if (!status) status = polar_picker_answer(p, tokens, n, candidates, n_candidates, &answer, picked, e);
+    if (!status) status = polar_picker_answer(p, tokens, n, candidates, n_candidates, answer, picked, e);
     polar_picker_free(p);
     return status;
 }
 
 /* The answer under a program that the caller named, or the identity. `picked` is filled in as a picker would: one
  * program ran, and its answer has one vote. */
-static polar_status ask_program(const polar_model *m, const polar_program *program, const polar_ask_options *o,
-                                const polar_session_options *session, const int32_t *tokens, int n,
-                                polar_picked *picked, polar_error *e) {
+static polar_status ask_program(const polar_model *m, const polar_program *program,
+                                const polar_session_options *session, const polar_answer_options *answer,
+                                const int32_t *tokens, int n, polar_picked *picked, polar_error *e) {
     polar_session *s = NULL;
     polar_status status = polar_session_create(&s, m, program, session, e);
     if (status) return status;
-    status = polar_session_generate(s, tokens, n, &o->generate, o->text, o->capacity, &picked->result, e);
+    status = polar_session_generate(s, tokens, n, &answer->generate, answer->text, answer->capacity,
+                                    &picked->result, e);
     picked->candidate.program = *program;
     picked->n_run = picked->votes = 1;
     picked->n_calls = picked->result.n_calls; /* of one program */
@@ -15596,12 +15592,13 @@ static polar_status ask_program(const polar_model *m, const polar_program *progr
 
 /* In order: the program, if one is named; the prompt; its tokens, counted first; a context that holds them and the
  * answer; the answer itself, by program or by predictor. */
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
-                       polar_result *result, polar_error *error) {
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, char *text,
+                       size_t capacity, polar_result *result, polar_error *error) {
     const polar_ask_options standard = {0}, *o = options ? options : &standard;
     polar_session_options session = o->session;
     int max_tokens = o->generate.max_tokens;
     polar_program program;
+    polar_answer_options answer = {0};
     polar_prompt prompt;
     polar_picked picked;
     int32_t *tokens = NULL;
@@ -15622,9 +15619,16 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     tokens = mem_alloc(&model->allocator, n * sizeof *tokens, error);
     if (!tokens) return POLAR_MEMORY;
     status = polar_prompt_tokenize(model, &prompt, question, tokens, n, &n, error);
+    answer.method = o->method;
+    answer.threshold = o->threshold;
+    answer.prefix = prompt_prefix(&prompt);
+    answer.judge = o->judge;
+    answer.generate = o->generate;
+    answer.text = text;
+    answer.capacity = capacity;
     if (!status && o->predictor && !o->program)
-        status = ask_predicted(model, question, o, &session, prompt_prefix(&prompt), tokens, (int)n, &picked, error);
-    else if (!status) status = ask_program(model, &program, o, &session, tokens, (int)n, &picked, error);
+        status = ask_predicted(model, question, o, &session, &answer, tokens, (int)n, &picked, error);
+    else if (!status) status = ask_program(model, &program, &session, &answer, tokens, (int)n, &picked, error);
     mem_free(&model->allocator, tokens, n * sizeof *tokens);
     if (!status && result) *result = picked.result;
     if (!status && o->picked) *o->picked = picked;

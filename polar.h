@@ -22,10 +22,10 @@
  *         polar_result result;
  *         if (argc < 3) return 2;
  *         options.generate.on_text = print;
- *         options.generate.user = stdout;
+ *         options.generate.on_text_user = stdout;
  *         options.program = argc > 3 ? argv[3] : NULL;
  *         if (polar_model_open(&model, argv[1], NULL, &error) ||
- *             polar_ask(model, argv[2], &options, &result, &error)) {
+ *             polar_ask(model, argv[2], &options, NULL, 0, &result, &error)) {
  *             fprintf(stderr, "minimal: %s\n", error.message);
  *             polar_model_close(model);
  *             return 1;
@@ -570,11 +570,13 @@ typedef struct polar_generate_options {
     int raw_bytes;                    /* 1: the text is the bytes of the tokens; 0: what is no UTF-8 is U+FFFD in it */
     /* Called with pieces of the text, whole UTF-8 characters only unless raw_bytes; not 0 cancels. NULL: not called. */
     int (*on_text)(void *user, const char *text, size_t length);
-    void *user;
+    void *on_text_user;
+    int32_t *tokens;                  /* NULL, or where the tokens go that are generated, as many as there is room */
+    int token_capacity;
 } polar_generate_options;
 
 typedef struct polar_result {
-    int n_prompt, n_generated; /* tokens */
+    int n_prompt, n_generated; /* tokens; those generated are in polar_generate_options.tokens, if that was given */
     int n_calls;               /* layer calls per token */
     polar_stop stop;
     double logprob;            /* sum of natural log probabilities of the generated tokens, before temperature */
@@ -1084,15 +1086,14 @@ typedef struct polar_ask_options {
     int n_programs;                /* 0: what a cascade was fitted for, else 5; at most POLAR_MAX_MENU */
     const polar_judge *judge;      /* of a vote */
     double threshold;              /* of a cascade, as in polar_answer_options */
-    char *text;                    /* where the answer goes, or NULL */
-    size_t capacity;
     polar_picked *picked;          /* NULL, or gets the program that was chosen and what it took */
 } polar_ask_options;
 
 /* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone
- * afterwards; what polar run does. result may be NULL. POLAR_CONTEXT if the question does not fit. */
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
-                       polar_result *result, polar_error *error);
+ * afterwards; what polar run does. Up to `capacity` bytes of the answer are written to `text` (may be NULL),
+ * NUL-terminated if there is room. result may be NULL. POLAR_CONTEXT if the question does not fit. */
+polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, char *text,
+                       size_t capacity, polar_result *result, polar_error *error);
 
 /* --- [train] training ------------------------------------------------------------------------------- */
 

@@ -18,10 +18,10 @@ int main(int argc, char **argv) {
     polar_result result;
     if (argc < 3) return 2;
     options.generate.on_text = print;
-    options.generate.user = stdout;
+    options.generate.on_text_user = stdout;
     options.program = argc > 3 ? argv[3] : NULL;
     if (polar_model_open(&model, argv[1], NULL, &error) ||
-        polar_ask(model, argv[2], &options, &result, &error)) {
+        polar_ask(model, argv[2], &options, NULL, 0, &result, &error)) {
         fprintf(stderr, "minimal: %s\n", error.message);
         polar_model_close(model);
         return 1;

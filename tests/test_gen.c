@@ -196,7 +196,7 @@ TEST(stream_and_stop) {
     g.ignore_end = 1;
     g.sampling.temperature = 2;
     g.on_text = on_piece;
-    g.user = &p;
+    g.on_text_user = &p;
     for (int seed = 0; seed < 8; seed++) {
         char stop[4] = {0};
         const char *stops[] = {"\x01never", stop, NULL};
@@ -244,7 +244,7 @@ TEST(end_context_cancel) {
     CHECK(r.stop == POLAR_STOP_END && r.n_generated == 0 && r.length == 0);
     g.n_stop_tokens = 0;
     p.cancel_after = 0;
-    g.on_text = on_piece, g.user = &p;
+    g.on_text = on_piece, g.on_text_user = &p;
     polar_session_truncate(s, 0, NULL);
     CHECK(polar_session_generate(s, prompt, 3, &g, NULL, 0, &r, &e) == POLAR_CANCELLED && e.message[0]);
     polar_session_free(s);
@@ -340,7 +340,7 @@ TEST(goes_on) {
         }
         cancel_now = INT_MAX;
         polar_session_truncate(s, 0, NULL);
-        g.on_text = cancel_text, g.user = &calls;
+        g.on_text = cancel_text, g.on_text_user = &calls;
         talk_on(s, g, round < 4 ? 30 : 60, 60, 3, &parts);
         CHECK(calls > 1);
         same_talk(&whole, &parts);
@@ -432,7 +432,7 @@ TEST(text_is_utf8) {
     static pieces p;
     static gen_text t;
     polar_generate_options g = {0};
-    g.on_text = on_utf8, g.user = &p;
+    g.on_text = on_utf8, g.on_text_user = &p;
     for (size_t cut = 0; cut <= n; cut++)
         for (size_t second = cut; second <= n; second++) {
             char out[64] = {0};

@@ -457,7 +457,7 @@ TEST(answer) {
     CHECK_STR(text, texts[0]);
     CHECK(r.result.logprob == each[0].logprob && r.result.length == strlen(texts[0]));
     o.generate.on_text = on_text;
-    o.generate.user = &streamed;
+    o.generate.on_text_user = &streamed;
     o.method = POLAR_METHOD_CASCADE;
     for (int i = 0; i < n; i++) {
         const int expected = polar_cascade(runs, n, runs[i].confidence, &n_run);
@@ -509,23 +509,33 @@ TEST(ask) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     polar_ask_options o = {0};
+    int32_t tokens[9] = {0};
+    char written[512];
+    size_t n;
     polar_result r;
     polar_error e;
     o.session.n_threads = 1;
     o.generate.max_tokens = 8;
     o.program = menu[1];
     o.predictor = p; /* with a program, only its prompt counts */
-    o.text = expected;
-    o.capacity = sizeof expected;
-    CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
+    CHECK(!polar_ask(m, "What is this?", &o, expected, sizeof expected, &r, &e) && r.n_calls == 5);
     o.program = NULL;
-    o.text = text;
-    CHECK(!polar_ask(m, "What is this?", &o, &r, &e) && r.n_calls == 5);
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_calls == 5);
     CHECK_STR(text, expected);
+    o.generate.tokens = tokens;
+    o.generate.token_capacity = COUNT(tokens);
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_generated == 8);
+    o.generate.raw_bytes = 1;
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_generated == 8);
+    CHECK(!polar_detokenize(m, tokens, 8, 0, written, sizeof written, &n, &e));
+    CHECK(n == r.length && !memcmp(text, written, n) && tokens[8] == 0); /* the tokens are those of the text */
     o.method = POLAR_METHOD_VOTE;
-    CHECK(!polar_ask(m, "What is this?", &o, &r, &e));
+    o.n_programs = 2;
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e));
+    CHECK(!polar_detokenize(m, tokens, (size_t)r.n_generated, 0, written, sizeof written, &n, &e));
+    CHECK(n == r.length && !memcmp(text, written, n)); /* also where the first of several programs has the answer */
     p->info.n_layer = 7;
-    CHECK(polar_ask(m, "What is this?", &o, &r, &e) == POLAR_MISMATCH);
+    CHECK(polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) == POLAR_MISMATCH);
     polar_predictor_close(p);
     polar_model_close(m);
     free(f.data);
@@ -621,7 +631,7 @@ static uint64_t hash_pick(const polar_model *m, const polar_predictor *p, const 
 
 static uint64_t hash_ask(const polar_model *m, const polar_ask_options *o) {
     polar_result r;
-    CHECK(!polar_ask(m, "Why?", o, &r, NULL));
+    CHECK(!polar_ask(m, "Why?", o, NULL, 0, &r, NULL));
     return f64_bits(r.logprob) ^ (uint64_t)r.n_generated;
 }
 

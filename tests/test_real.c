@@ -110,16 +110,14 @@ TEST(sensible_text) {
     polar_error e;
     if (!data) return;
     CHECK(!polar_model_open_memory(&m, data, n, NULL, &e));
-    o.text = answer;
-    o.capacity = sizeof answer;
     o.generate.max_tokens = 80;
-    CHECK(!polar_ask(m, "Once upon a time", &o, &r, &e));
+    CHECK(!polar_ask(m, "Once upon a time", &o, answer, sizeof answer, &r, &e));
     CHECK(strstr(answer, ", there was a little girl named Lily") == answer);
     CHECK(strstr(answer, " play") && strchr(answer, '.') && r.n_generated == 80 && r.length == strlen(answer));
     o.program = "2x0 1x2"; /* a skip before a repeat: items ascend */
-    CHECK(polar_ask(m, "Once upon a time", &o, &r, &e) == POLAR_FORMAT && e.message[0]);
+    CHECK(polar_ask(m, "Once upon a time", &o, answer, sizeof answer, &r, &e) == POLAR_FORMAT && e.message[0]);
     o.program = "1x2 3x0";
-    CHECK(!polar_ask(m, "Once upon a time", &o, &r, &e) && r.n_calls == 5 && r.length > 20);
+    CHECK(!polar_ask(m, "Once upon a time", &o, answer, sizeof answer, &r, &e) && r.n_calls == 5 && r.length > 20);
     polar_model_close(m);
     free(data);
 }

@@ -221,7 +221,7 @@ TEST(allocation_failures) {
         ao.generate.max_tokens = 2;
         ao.session.n_threads = 2;
         status = polar_model_open_memory(&m, f.data, f.size, &mo, &e);
-        if (!status) status = polar_ask(m, "the question", &ao, NULL, &e);
+        if (!status) status = polar_ask(m, "the question", &ao, NULL, 0, NULL, &e);
         polar_model_close(m);
         CHECK(c.live == 0);
         if (c.n <= at) {

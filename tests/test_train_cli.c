@@ -288,10 +288,8 @@ static void ask_both(const polar_model *m, const polar_ask_options *options, con
         polar_picked picked;
         polar_error e;
         o.judge = &judge;
-        o.text = text;
-        o.capacity = sizeof text;
         o.picked = &picked;
-        if (polar_ask(m, asked[i], &o, NULL, &e)) CHECK_STR(e.message, "");
+        if (polar_ask(m, asked[i], &o, text, sizeof text, NULL, &e)) CHECK_STR(e.message, "");
         polar_program_format(&picked.candidate.program, program, sizeof program);
         snprintf(expected, sizeof expected, "{\"text\":\"%s%s\"", *text == '\\' ? "\\" : "", text); /* "\boxed" */
         if (o.predictor && !o.program)
@@ -389,10 +387,8 @@ static void check_method(const polar_model *m, polar_ask_options o, const char *
         const polar_judge judge = answer_judge(asked[i], strlen(asked[i]));
         polar_picked picked;
         o.judge = &judge;
-        o.text = text;
-        o.capacity = sizeof text;
         o.picked = &picked;
-        if (polar_ask(m, asked[i], &o, NULL, &e)) CHECK_STR(e.message, "");
+        if (polar_ask(m, asked[i], &o, text, sizeof text, NULL, &e)) CHECK_STR(e.message, "");
         CHECK(polar_program_path(&picked.candidate.program, expected, POLAR_MAX_CALLS) == length);
         CHECK(!memcmp(path, expected, (size_t)length * sizeof *path));
         if (o.generate.max_tokens != 3) CHECK_STR(text, boxed);

@@ -70,10 +70,8 @@ static int ask(run_options *o, const polar_model *model, const char *question) {
     o->ask.picked = &picked;
     if (o->json) {
         if (!(text = malloc(capacity))) return cli_fail("out of memory");
-        o->ask.text = text;
-        o->ask.capacity = capacity;
     } else o->ask.generate.on_text = on_text;
-    failed = polar_ask(model, question, &o->ask, &r, &e) != POLAR_OK;
+    failed = polar_ask(model, question, &o->ask, text, text ? capacity : 0, &r, &e) != POLAR_OK;
     if (failed) cli_fail("%s", cli_interrupted() ? "interrupted" : e.message);
     else if (o->json) {
         if (r.length > capacity) r.length = capacity;
