@@ -8757,15 +8757,6 @@ int polar_model_tensor(const polar_model *m, int index, polar_tensor_info *info)
     return 1;
 }
 
-int64_t polar_model_metadata(const polar_model *m, const char *key, char *buffer, size_t size) {
-    const char *s;
-    size_t n;
-    text_buffer t = {buffer, size, 0};
-    if (!gguf_find(&m->file, key) || gguf_get_str(&m->file, key, &s, &n, 1, NULL)) return -1;
-    text_put(&t, s, n);
-    return (int64_t)n;
-}
-
 /* Eight bytes a step; the multiplication spreads them over the word. */
 #define CHECKSUM_START 0xcbf29ce484222325u
 static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
@@ -8849,10 +8840,6 @@ polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, s
     polar_status status = model_check_tokens(model, tokens, n, text, capacity, length, error);
     if (status != POLAR_OK) return status;
     return tok_decode(&model->vocab, tokens, n, flags, text, capacity, length, error);
-}
-
-int polar_token_is_control(const polar_model *model, int token) {
-    return tok_is_control(&model->vocab, token);
 }
 
 int polar_token_is_end(const polar_model *model, int token) {
@@ -12840,13 +12827,13 @@ int polar_search_simulations(const polar_search *s) {
 }
 
 /* The identity has its result from the start, but it is shown when its simulation has begun. */
-int polar_search_n_results(const polar_search *s) {
+static int mcts_n_results(const polar_search *s) {
     return s->n_started ? s->n_results : 0;
 }
 
 int polar_search_get(const polar_search *s, int id, polar_search_result *result) {
     const mcts_result *r;
-    if (id < 0 || id >= polar_search_n_results(s)) return 0;
+    if (id < 0 || id >= mcts_n_results(s)) return 0;
     r = &s->results[id];
     mcts_program(s, r->node, &result->program);
     result->parent = r->parent;
@@ -12995,13 +12982,13 @@ void polar_search_free(polar_search *s) {
  * model whether a segment starts there and what happens to it; beams make programs of that. The menu network says for
  * each program of a short list how probably it answers the question correctly. Either may be absent.
  *
- *     features (T, q_dim) --- pred_forward --- logits (D, 4) ------- polar_decode ----- programs, best first
+ *     features (T, q_dim) --- pred_forward --- logits (D, 4) ------- polar_program_beams ----- programs, best first
  *                         \-- menu_forward --- logits (n_menu) ----- polar_menu_rank -- programs, best first
  *
  * In shapes D is n_layer of the model, T the number of the question's tokens, d is d_model; arrays lie row by row.
  *
  * Start reading at pred_forward: the network step by step with its formulas; pred_block_forward above it is one of its
- * encoder blocks, pred_attention_forward the attention of both. Go on with polar_decode and menu_forward. The parts
+ * encoder blocks, pred_attention_forward the attention of both. Go on with polar_program_beams and menu_forward. The parts
  * around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
  * names, orders and places the parameters; pred_read and pred_write are the file. For each function of the forward
  * pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not trusted.
@@ -13822,7 +13809,7 @@ static void pred_log_softmax(const float *x, float *logp) {
 
 /* A segment starts at layer 0, where sigmoid(seg) reaches the threshold, and where the one before it has max_length
  * layers. Returns the number of segments; their `times` are still to be chosen. */
-static int pred_segments(const float *seg_logits, int n_layer, const polar_decode_options *o, polar_segment *segments) {
+static int pred_segments(const float *seg_logits, int n_layer, const polar_beam_options *o, polar_segment *segments) {
     int n = 0;
     for (int i = 0; i < n_layer; i++) {
         const int starts = i == 0 || (double)pred_sigmoid(seg_logits[i]) >= o->threshold;
@@ -13855,7 +13842,7 @@ typedef struct pred_beam {
 /* Extends each of n beams by the n_ops most probable operations of a segment, and keeps the n_beams best of the
  * results, best first. Insertion keeps equal scores in the order in which they come up. Returns the new number. */
 static int pred_extend(const pred_beam *from, int n, pred_beam *to, int segment, const float *logp,
-                       const polar_decode_options *o) {
+                       const polar_beam_options *o) {
     double value[PRED_N_OP];
     int ops[PRED_N_OP], n_to = 0;
     for (int k = 0; k < PRED_N_OP; k++) value[k] = (double)logp[k];
@@ -13877,7 +13864,7 @@ static int pred_extend(const pred_beam *from, int n, pred_beam *to, int segment,
 
 /* Refuses logits and options that cannot be decoded. */
 static polar_status pred_check_decode(const float *seg_logits, const float *op_logits, int n_layer,
-                                      const polar_decode_options *o, polar_error *e) {
+                                      const polar_beam_options *o, polar_error *e) {
     if (!seg_logits || !op_logits) return fail(e, POLAR_ARGUMENT, "no logits to decode");
     if (n_layer < 1 || n_layer > POLAR_MAX_LAYER)
         return fail(e, POLAR_ARGUMENT, "logits of %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
@@ -13907,17 +13894,18 @@ static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment
 
 /* Programs by descending score, the sum of log probabilities over the segments, less length_penalty |pi|; one empty
  * beam is extended segment by segment, from one array of beams into the other. */
-polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
-                          const polar_decode_options *options, polar_candidate *out, int *n_out, polar_error *error) {
-    const polar_decode_options none = {0};
-    polar_decode_options o = options ? *options : none;
+polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
+                                 const polar_beam_options *options, polar_candidate *out, int *n_out,
+                                 polar_error *error) {
+    const polar_beam_options none = {0};
+    polar_beam_options o = options ? *options : none;
     polar_segment segments[POLAR_MAX_LAYER];
     pred_beam beams[2][POLAR_MAX_BEAMS], *last;
     double value[POLAR_MAX_BEAMS] = {0};
     polar_status status;
     int order[POLAR_MAX_BEAMS], n_segments, n = 1;
     err_clear(error);
-    if (!out || !n_out) return fail(error, POLAR_ARGUMENT, "polar_decode: no place for the result");
+    if (!out || !n_out) return fail(error, POLAR_ARGUMENT, "polar_program_beams: no place for the result");
     o.threshold = option_number(o.threshold, 0.5);
     o.max_length = option_int(o.max_length, 4);
     o.n_beams = option_int(o.n_beams, PRED_BEAMS);
@@ -14403,12 +14391,11 @@ polar_status polar_predictor_logits(const polar_predictor *p, const float *featu
 }
 
 /* The forward pass and the decoding. */
-polar_status polar_predictor_propose(const polar_predictor *p, const float *features, int n_tokens,
-                                     const polar_decode_options *options, polar_candidate *out, int *n,
-                                     polar_error *error) {
+static polar_status pred_propose(const polar_predictor *p, const float *features, int n_tokens,
+                                 const polar_beam_options *options, polar_candidate *out, int *n, polar_error *error) {
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * PRED_N_OP];
     polar_status status = polar_predictor_logits(p, features, n_tokens, seg_logits, op_logits, error);
-    return status ? status : polar_decode(seg_logits, op_logits, p->info.n_layer, options, out, n, error);
+    return status ? status : polar_program_beams(seg_logits, op_logits, p->info.n_layer, options, out, n, error);
 }
 
 /* One forward pass of the menu network; probability[k] = sigmoid(logits[k]). */
@@ -14437,12 +14424,6 @@ int polar_menu_rank(const polar_predictor *p, const double *probability, double 
     for (int k = 0; k < n; k++) utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
     pred_sort(utility, n, order);
     return n;
-}
-
-/* The first of polar_menu_rank. */
-int polar_menu_pick(const polar_predictor *p, const double *probability, double price) {
-    int order[POLAR_MAX_MENU];
-    return polar_menu_rank(p, probability, price, order) ? order[0] : -1;
 }
 
 /* --- files ----------------------------------------------------------------------------
@@ -15128,11 +15109,12 @@ static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int 
 static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max,
                                   int *n, polar_error *e) {
     polar_candidate beams[POLAR_MAX_BEAMS];
-    polar_decode_options decode = p->options.decode;
+    polar_beam_options decode = p->options.beams;
     polar_status status;
     int n_beams = 0;
-    decode.n_beams = MAX(option_int(decode.n_beams, PRED_BEAMS), MIN(max, POLAR_MAX_BEAMS)); /* at least `max` where that is possible */
-    status = polar_predictor_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
+    /* at least `max` where that is possible */
+    decode.n_beams = MAX(option_int(decode.n_beams, PRED_BEAMS), MIN(max, POLAR_MAX_BEAMS));
+    status = pred_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
     *n = 0;
     for (int i = 0; i < n_beams && *n < max && !status; i++)
         if (polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
@@ -15167,7 +15149,7 @@ polar_status polar_picker_pick(polar_picker *p, const char *question, size_t len
  * takes the answer that most of them give. */
 
 /* (sum of ln p(token)) / tokens, so that long answers are not less confident by their length. */
-double polar_result_confidence(const polar_result *r) {
+static double pick_confidence(const polar_result *r) {
     return r->n_generated > 0 ? r->logprob / r->n_generated : POLAR_NO_CONFIDENCE;
 }
 
@@ -15295,12 +15277,6 @@ polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *j
  *
  * A picker's candidates become one answer by a method: the first program's, a vote over all, or a cascade. */
 
-/* The words that the command takes and prints. */
-const char *polar_method_name(polar_method method) {
-    static const char *const names[POLAR_N_METHOD] = {"first", "vote", "cascade"};
-    return (unsigned)method < (unsigned)POLAR_N_METHOD ? names[method] : NULL;
-}
-
 /* Collects the text of an answer in a buffer; a result other than 0 ends the generation. */
 static int pick_on_text(void *user, const char *text, size_t length) {
     buf *b = user;
@@ -15349,7 +15325,7 @@ static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const
     answers->n_tokens[i] = o->generate.tokens ? MAX(0, MIN(r->n_generated, o->generate.token_capacity)) : 0;
     buf_put(&answers->tokens, o->generate.tokens, (size_t)answers->n_tokens[i] * sizeof *o->generate.tokens);
     if (answers->tokens.failed) return fail(e, POLAR_MEMORY, "out of memory: the tokens of an answer");
-    answers->runs[i].confidence = polar_result_confidence(r);
+    answers->runs[i].confidence = pick_confidence(r);
     answers->runs[i].correct = 0; /* nobody knows */
     answers->runs[i].cost = polar_program_cost(&c->program);
     answers->n++;
@@ -15428,7 +15404,7 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
     polar_status status;
     err_clear(error);
     memset(&r, 0, sizeof r);
-    if (!candidates || n < 1 || n > POLAR_MAX_MENU || !polar_method_name(o->method))
+    if (!candidates || n < 1 || n > POLAR_MAX_MENU || (unsigned)o->method >= POLAR_N_METHOD)
         return fail(error, POLAR_ARGUMENT, "an answer by method %d over %d programs: 1..%d are possible",
                     (int)o->method, n, POLAR_MAX_MENU);
     if (o->method == POLAR_METHOD_FIRST) { /* the answer streams to on_text as it comes */
@@ -16266,8 +16242,8 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
         seg_logits[i] = logits[0];
         memcpy(op_logits + 3 * i, logits + 1, 3 * sizeof(float));
     }
-    /* proposals, first the most probable one */
-    if (polar_decode(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum; /* not finite: loss says so */
+    /* proposals, first the most probable one; none where the logits are not finite, which the loss says */
+    if (polar_program_beams(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum;
     for (int i = 0; i < n; i++) {
         const int valid = train_is_valid(&t->sources[question->source], &beams[i].program);
         sum.hit5 |= valid;

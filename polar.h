@@ -53,7 +53,7 @@
  * [gen]     polar_session_generate, polar_sample
  * [many]    polar_many_*: many programs on one prompt, the same bits for a fraction of the work
  * [search]  polar_search_*: proposes programs for a question whose answer is known
- * [pred]    polar_predictor_*, polar_menu_*, polar_decode: predictors, their files and networks
+ * [pred]    polar_predictor_*, polar_menu_*, polar_program_beams: predictors, their files and networks
  * [pick]    polar_picker_*, polar_features_*: programs for a question; polar_vote, polar_cascade; polar_ask
  * [train]   polar_trainer_*, polar_menu_train: predictors from what a search found
  *
@@ -354,10 +354,6 @@ typedef struct polar_tensor_info {
 } polar_tensor_info;
 int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
 
-/* The text of a string in the file's metadata, cut and NUL-terminated in `buffer`; returns its whole length, or
- * -1 if there is no such key or it is no string. */
-int64_t polar_model_metadata(const polar_model *model, const char *key, char *buffer, size_t size);
-
 /* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
  * whole file once per call. */
 uint64_t polar_model_checksum(const polar_model *model);
@@ -384,8 +380,6 @@ polar_status polar_tokenize(const polar_model *model, const char *text, size_t l
 polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
                               char *text, size_t capacity, size_t *length, polar_error *error);
 
-/* 1 if the token is a control token (BOS, end of turn, ...), 0 if not or out of range. */
-int polar_token_is_control(const polar_model *model, int token);
 /* 1 if the token ends a generation: EOS, end of turn, end of message, whether the file names its id or it is known by
  * its name ("<|im_end|>", "</s>", ...). */
 int polar_token_is_end(const polar_model *model, int token);
@@ -796,8 +790,7 @@ typedef struct polar_search_result {
     int reported;          /* 0: the reward is not known yet */
     double reward;
 } polar_search_result;
-int polar_search_n_results(const polar_search *search);
-/* 0 if there is no such id. */
+/* Returns 0 if there is no such id: they are counted from 0. */
 int polar_search_get(const polar_search *search, int id, polar_search_result *result);
 
 /* --- [pred] predictor ------------------------------------------------------------------------------- */
@@ -834,7 +827,7 @@ typedef struct polar_predictor_info {
     const char *model_name, *encoder_name; /* "" if unknown */
     const char *prompt, *system, *chat; /* template with {question}, system message and polar_chat_name that questions
                                            were asked with in training; "" if unknown, a system of NULL: none */
-    double price;               /* of the menu, see polar_menu_pick */
+    double price;               /* of the menu, see polar_menu_rank */
     double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
     int cascade_programs;       /* for how many programs it was fitted, with POLAR_MENU_PRICE; 0: it was not */
     const uint64_t *questions;  /* (n_questions) fingerprints of the questions it was trained and chosen on, ascending,
@@ -880,13 +873,13 @@ polar_status polar_predictor_logits(const polar_predictor *predictor, const floa
 /* How logits become programs: layers where the probability of a segment start reaches the threshold start one,
  * segments longer than max_length are cut; then a beam search over the operation of each segment, by the sum of
  * log probabilities at the segments' first layers. */
-typedef struct polar_decode_options {
+typedef struct polar_beam_options {
     double threshold;      /* 0.5 */
     int max_length;        /* 4 layers */
     int n_beams;           /* 5, at most POLAR_MAX_BEAMS; polar_picker_pick takes as many as it is asked for, if more */
     int n_ops;             /* 2: operations tried per segment, 1..3 */
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
-} polar_decode_options;
+} polar_beam_options;
 
 #define POLAR_MAX_BEAMS 32
 
@@ -899,24 +892,17 @@ typedef struct polar_candidate {
 /* Decodes the logits of one question: seg_logits (n_layer), op_logits (n_layer, 3) of skip, keep, repeat. `out`
  * has room for n_beams, *n gets the number, best first. Ties are decided as in [P]. NULL options are the
  * defaults. */
-polar_status polar_decode(const float *seg_logits, const float *op_logits, int n_layer,
-                          const polar_decode_options *options, polar_candidate *out, int *n, polar_error *error);
-
-/* polar_predictor_logits and polar_decode in one. */
-polar_status polar_predictor_propose(const polar_predictor *predictor, const float *features, int n_tokens,
-                                     const polar_decode_options *options, polar_candidate *out, int *n,
-                                     polar_error *error);
+polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
+                                 const polar_beam_options *options, polar_candidate *out, int *n, polar_error *error);
 
 /* Program of the menu, 0 <= index < n_menu; the first is the identity. NULL if there is none. */
 const polar_program *polar_predictor_program(const polar_predictor *predictor, int index);
 /* P(the program answers this question correctly) for each program of the menu. */
 polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
                                   double *probability, polar_error *error);
-/* The program with the largest probability - price * cost, where cost is its length over the layers; the first
- * of equal ones. price as in polar_pick_options. */
-int polar_menu_pick(const polar_predictor *predictor, const double *probability, double price);
-/* The indices of all of them in that order, the pick first; returns their number. `order` has room for
- * POLAR_MAX_MENU. */
+/* The indices of the programs by probability - price * cost, where cost is the length over the layers, the largest
+ * first, of equal ones the first of the menu; returns their number. `order` has room for POLAR_MAX_MENU. price as in
+ * polar_pick_options. */
 int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
@@ -971,7 +957,7 @@ typedef struct polar_pick_options {
     polar_session_options session; /* that answers; max_calls 0: what any program that may be picked needs */
     polar_pick_head head;          /* AUTO */
     double price;                  /* of the menu; that of the file */
-    polar_decode_options decode;
+    polar_beam_options beams;
     int any_model;                 /* 0, see polar_predictor_check */
 } polar_pick_options;
 
@@ -996,8 +982,6 @@ typedef enum polar_method {
     POLAR_METHOD_CASCADE, /* of the first program whose answer is confident, see polar_cascade */
     POLAR_N_METHOD
 } polar_method;
-/* "first", "vote", "cascade"; NULL for any other number. */
-const char *polar_method_name(polar_method method);
 
 typedef struct polar_answer_options {
     polar_method method;             /* FIRST */
@@ -1025,11 +1009,9 @@ polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, in
 /* What the methods are made of, for those who have the answers of all programs already. */
 
 #define POLAR_NO_CONFIDENCE (-1e9)
-/* Mean log probability of the tokens of an answer; POLAR_NO_CONFIDENCE if there are none. */
-double polar_result_confidence(const polar_result *result);
 
 typedef struct polar_cascade_run {
-    double confidence; /* polar_result_confidence */
+    double confidence; /* logprob over the number of tokens of the answer; POLAR_NO_CONFIDENCE without any */
     double cost;       /* of the program, 1 for the identity */
     int correct;       /* for fitting only */
 } polar_cascade_run;

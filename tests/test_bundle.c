@@ -58,10 +58,10 @@ static int golden(const char *what, uint64_t found, uint64_t expected) {
 
 TEST(template) {
     polar_model *m = bundle_open();
-    char text[64] = "";
+    polar_model_info info;
     if (!m) return;
-    CHECK(polar_model_metadata(m, "polar.prompt_template", text, sizeof text) > 0);
-    CHECK_STR(text, "{question}\n");
+    polar_model_get_info(m, &info);
+    CHECK_STR(info.prompt, "{question}\n");
     polar_model_close(m);
 }
 

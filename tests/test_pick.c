@@ -446,7 +446,7 @@ TEST(answer) {
     CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 8, &n, NULL) && n == 5);
     for (int i = 0; i < n; i++) {
         alone(m, &c[i].program, prompt, 6, texts[i], &each[i]);
-        runs[i].confidence = polar_result_confidence(&each[i]);
+        runs[i].confidence = pick_confidence(&each[i]);
         calls += each[i].n_calls;
     }
     o.generate.max_tokens = 6;
@@ -591,14 +591,14 @@ static uint64_t hash_search(const polar_search_options *o) {
     return h;
 }
 
-static uint64_t hash_decode(const polar_decode_options *o) {
+static uint64_t hash_decode(const polar_beam_options *o) {
     float seg[24], op[24 * 3];
     polar_candidate c[POLAR_MAX_BEAMS];
     uint64_t h = 0, state = 3;
     int n;
     for (int i = 0; i < 24; i++) seg[i] = rng_float(&state) - 0.6f;
     for (int i = 0; i < 72; i++) op[i] = rng_float(&state);
-    CHECK(!polar_decode(seg, op, 24, o, c, &n, NULL));
+    CHECK(!polar_program_beams(seg, op, 24, o, c, &n, NULL));
     for (int i = 0; i < n; i++) h = h * 31 + f64_bits(c[i].score) + (uint64_t)polar_program_length(&c[i].program);
     return h;
 }
@@ -647,11 +647,11 @@ TEST(defaults) {
     const polar_search_options search = {0}, search_said = {
         .simulations = 200, .length_penalty = 5, .exploration = sqrt(2), .epsilon = 0.1, .widening_alpha = 2,
         .widening_beta = 0.5, .max_length = 4, .max_times = 5, .space = POLAR_SEARCH_BOTH, .max_in_flight = 64};
-    const polar_decode_options decode = {0}, decode_said = {
+    const polar_beam_options decode = {0}, decode_said = {
         .threshold = 0.5, .max_length = 4, .n_beams = 5, .n_ops = 2};
     const polar_features_options features = {0}, features_said = {
         .feature = POLAR_FEATURE_HIDDEN, .layer = 2, .max_tokens = 512};
-    const polar_pick_options pick = {0}, pick_said = {.head = POLAR_PICK_AUTO, .price = 0.05, .decode = decode_said},
+    const polar_pick_options pick = {0}, pick_said = {.head = POLAR_PICK_AUTO, .price = 0.05, .beams = decode_said},
                              pick_free = {.price = POLAR_OFF};
     const polar_answer_options how = {0}, how_said = {.method = POLAR_METHOD_FIRST, .generate = go_said};
     const polar_ask_options ask = {0}, ask_said = {.generate = go_said};

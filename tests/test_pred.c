@@ -116,7 +116,7 @@ static void decode_case(oracle *o, const char *end) {
     double seg[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER * 3], order[POLAR_MAX_BEAMS];
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
     polar_candidate c[POLAR_MAX_BEAMS], ranked[POLAR_MAX_BEAMS];
-    polar_decode_options options = {0};
+    polar_beam_options options = {0};
     polar_error error;
     int n, n_layer;
     oracle_find(o, "seg_logits", end);
@@ -129,7 +129,7 @@ static void decode_case(oracle *o, const char *end) {
     options.max_length = (int)oracle_number(o, "max_pack");
     options.n_beams = (int)oracle_number(o, "beam_size");
     options.n_ops = (int)oracle_number(o, "top_k_ops");
-    CHECK(!polar_decode(seg_logits, op_logits, n_layer, &options, c, &n, &error));
+    CHECK(!polar_program_beams(seg_logits, op_logits, n_layer, &options, c, &n, &error));
     for (int b = 0; b < n; b++) {
         int path[POLAR_MAX_CALLS], length = polar_program_path(&c[b].program, path, POLAR_MAX_CALLS), same = 1;
         double expected[POLAR_MAX_CALLS], score;
@@ -145,7 +145,7 @@ static void decode_case(oracle *o, const char *end) {
     while (oracle_find(o, "len_penalty", end)) {
         oracle_numbers(o, &options.length_penalty, 1);
         o->at--;
-        CHECK(!polar_decode(seg_logits, op_logits, n_layer, &options, ranked, &n, &error));
+        CHECK(!polar_program_beams(seg_logits, op_logits, n_layer, &options, ranked, &n, &error));
         oracle_find(o, "order", end);
         CHECK(oracle_numbers(o, order, POLAR_MAX_BEAMS) == n);
         for (int b = 0; b < n; b++) CHECK(polar_program_equal(&ranked[b].program, &c[(int)order[b]].program));

@@ -48,7 +48,7 @@ static const char *program_text(const polar_search *s, int id) {
 
 static uint64_t trajectory_hash(const polar_search *s) {
     uint64_t h = 0;
-    for (int i = 0; i < polar_search_n_results(s); i++) {
+    for (int i = 0; i < mcts_n_results(s); i++) {
         polar_search_result r;
         const char *t = program_text(s, i);
         CHECK(polar_search_get(s, i, &r));
@@ -181,7 +181,7 @@ static void check_against_naive(int n_layer, const polar_search_options *o) {
     }
     if (!test_failures) {
         polar_program p;
-        CHECK(polar_search_next(s, &p) == POLAR_SEARCH_DONE && polar_search_n_results(s) == n_paths);
+        CHECK(polar_search_next(s, &p) == POLAR_SEARCH_DONE && mcts_n_results(s) == n_paths);
         CHECK(s->n_nodes == naive_n);
         for (int i = 0; i < naive_n; i++) CHECK(s->nodes[i].visits == naive_nodes[i].visits);
     }
@@ -335,11 +335,11 @@ TEST(replay) {
     o.seed = 42;
     s = searched(28, "What is 17 + 25?", &o, hashed_reward);
     for (int i = 0; i < COUNT(begin); i++) CHECK_STR(program_text(s, i), begin[i]);
-    CHECK(polar_search_n_results(s) == 201);
+    CHECK(mcts_n_results(s) == 201);
     CHECK(trajectory_hash(s) == 0x14bfd6b48cfd6b71u);
     if (test_failures) {
         for (int i = 0; i < 12; i++) printf("        \"%s\",\n", program_text(s, i));
-        printf("%d results, hash 0x%016llx\n", polar_search_n_results(s), (unsigned long long)trajectory_hash(s));
+        printf("%d results, hash 0x%016llx\n", mcts_n_results(s), (unsigned long long)trajectory_hash(s));
     }
     t = searched(28, "What is 17 + 26?", &o, hashed_reward); /* another question: other edits */
     CHECK(trajectory_hash(s) != trajectory_hash(t));
@@ -354,7 +354,7 @@ TEST(replay) {
 /* --- several in flight -------------------------------------------------------------------------------- */
 
 static int paths_differ(const polar_search *s) {
-    for (int i = 0; i < polar_search_n_results(s); i++)
+    for (int i = 0; i < mcts_n_results(s); i++)
         for (int k = 0; k < i; k++) {
             polar_search_result a, b;
             polar_search_get(s, i, &a);
@@ -392,7 +392,7 @@ static void in_flight(int n_layer, int width, uint64_t order) {
             ids[at] = ids[--n];
         }
     }
-    CHECK(n == 0 && polar_search_n_results(s) == total && paths_differ(s));
+    CHECK(n == 0 && mcts_n_results(s) == total && paths_differ(s));
     CHECK(polar_search_simulations(s) == 200 && s->nodes[0].visits == 201);
     for (int i = 1; i < s->n_nodes; i++) CHECK(s->nodes[i].visits >= 1 && s->nodes[i].reward <= s->nodes[i].visits);
     for (int e = s->nodes[0].first_edge; e >= 0; e = s->edges[e].next) root += s->edges[e].child > 0;
@@ -438,22 +438,22 @@ TEST(spaces) {
 TEST(small_spaces) {
     polar_search_options o = {0};
     polar_search *s = searched(1, "", &o, no_reward);
-    CHECK(polar_search_n_results(s) == 5); /* once, and 2 to 5 times; never skipped */
+    CHECK(mcts_n_results(s) == 5); /* once, and 2 to 5 times; never skipped */
     polar_search_free(s);
     o.space = POLAR_SEARCH_SKIP;
     o.simulations = 2000;
     o.length_penalty = POLAR_OFF;
     s = searched(4, "", &o, no_reward);
-    CHECK(polar_search_n_results(s) == 15 && paths_differ(s)); /* all subsets but one */
+    CHECK(mcts_n_results(s) == 15 && paths_differ(s)); /* all subsets but one */
     polar_search_free(s);
     o.max_length = 1;
     s = searched(1, "", &o, no_reward);
-    CHECK(polar_search_n_results(s) == 1); /* nothing can be skipped */
+    CHECK(mcts_n_results(s) == 1); /* nothing can be skipped */
     polar_search_free(s);
     memset(&o, 0, sizeof o);
     o.simulations = POLAR_OFF;
     s = searched(30, "", &o, no_reward);
-    CHECK(polar_search_n_results(s) == 1);
+    CHECK(mcts_n_results(s) == 1);
     polar_search_free(s);
 }
 
@@ -462,7 +462,7 @@ TEST(large) {
     polar_search *s;
     o.simulations = 1000, o.max_length = 256, o.length_penalty = POLAR_OFF;
     s = searched(256, "large", &o, hashed_reward);
-    CHECK(polar_search_n_results(s) > 900);
+    CHECK(mcts_n_results(s) > 900);
     for (int i = 0; i < s->n_nodes; i++) CHECK(s->nodes[i].n_calls >= 1 && s->nodes[i].n_calls <= POLAR_MAX_CALLS);
     polar_search_free(s);
 }
@@ -509,7 +509,7 @@ TEST(bad_reports) {
     polar_search_result r;
     polar_program p;
     polar_error e;
-    CHECK(polar_search_n_results(s) == 0 && !polar_search_get(s, 0, &r));
+    CHECK(mcts_n_results(s) == 0 && !polar_search_get(s, 0, &r));
     CHECK(polar_search_report(s, 0, 1, &e) == POLAR_ARGUMENT); /* not proposed yet */
     CHECK(polar_search_next(s, &p) == 0);
     CHECK(polar_search_report(s, 1, 1, &e) == POLAR_ARGUMENT);

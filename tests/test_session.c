@@ -370,11 +370,11 @@ TEST(status_without_error) {
     SAME(polar_session_eval, s, tokens, 3);
     SAME(polar_session_generate, s, tokens, 3, NULL, NULL, 0, NULL);
     ask.program = "9";
-    SAME(polar_ask, m, "hi", &ask, NULL);
-    SAME(polar_ask, NULL, "hi", NULL, NULL);
+    SAME(polar_ask, m, "hi", &ask, NULL, 0, NULL);
+    SAME(polar_ask, NULL, "hi", NULL, NULL, 0, NULL);
     ask.program = NULL;
     ask.session.n_ctx = 1;
-    SAME(polar_ask, m, "a longer question", &ask, NULL);
+    SAME(polar_ask, m, "a longer question", &ask, NULL, 0, NULL);
     CHECK(!polar_many_create(&many, m, NULL, NULL));
     SAME(polar_many_prompt, many, tokens, 0);
     SAME(polar_many_prompt, many, tokens, FX_CTX + 1);

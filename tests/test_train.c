@@ -558,8 +558,8 @@ TEST(learns) {
           info.n_params == t->n_params);
     for (int i = 0; i < 20; i++) {
         const polar_train_question *x = &s.questions[i];
-        CHECK(!polar_predictor_propose(p, x->features, x->n_tokens, NULL, a, &n, &error));
-        CHECK(!polar_predictor_propose(q, x->features, x->n_tokens, NULL, b, &m, &error));
+        CHECK(!pred_propose(p, x->features, x->n_tokens, NULL, a, &n, &error));
+        CHECK(!pred_propose(q, x->features, x->n_tokens, NULL, b, &m, &error));
         CHECK(n == m && a[0].score == b[0].score && polar_program_equal(&a[0].program, &b[0].program));
         valid += train_is_valid(x, &a[0].program);
     }
@@ -646,6 +646,12 @@ static double menu_loss_of(const polar_predictor *p, const synthetic *s, int fro
     return loss / (s->n - from) / 3;
 }
 
+/* The first of the ranking. */
+static int menu_pick(const polar_predictor *p, const double *probability, double price) {
+    int order[POLAR_MAX_MENU];
+    return polar_menu_rank(p, probability, price, order) ? order[0] : -1;
+}
+
 TEST(menu) {
     synthetic s = synthetic_create(300, 8), rest;
     polar_program menu[3];
@@ -676,8 +682,8 @@ TEST(menu) {
     for (int i = 200; i < s.n; i++) {
         double x[3];
         CHECK(!polar_predictor_menu(p, s.questions[i].features, s.questions[i].n_tokens, x, &error));
-        right += (polar_menu_pick(p, x, 0) == 2) == (s.questions[i].features[0] < 0);
-        CHECK(polar_menu_pick(p, x, 1000) == 1);
+        right += (menu_pick(p, x, 0) == 2) == (s.questions[i].features[0] < 0);
+        CHECK(menu_pick(p, x, 1000) == 1);
     }
     CHECK(right > 85);
     CHECK(!polar_predictor_save(p, "build/test_menu.gguf", &error));

@@ -27,7 +27,7 @@ typedef struct eval_options {
     cli_list programs, prices, skips;
     int k, time, show, json, any_model, merge, allow_overlap; /* k 0: 5, and for cascades what they were fitted for */
     uint64_t seed;
-    polar_decode_options decode;
+    polar_beam_options decode;
 } eval_options;
 
 typedef struct place {
@@ -605,7 +605,7 @@ static void put_settings(FILE *f, const eval *r) {
     evaluate_put(f, &o->evaluate, &r->e.prompt);
     fprintf(f, ",\"seed\":%llu,\"time\":%d}", (unsigned long long)o->seed, o->time);
     if (r->decoder) {
-        const polar_decode_options *d = &o->decode;
+        const polar_beam_options *d = &o->decode;
         fprintf(f, ",\"decode\":{\"beams\":%d", d->n_beams > r->scores.k ? d->n_beams : r->scores.k);
         json_put_number(f, "threshold", CLI_VALUE(d->threshold));
         json_put_number(f, "length_penalty", d->length_penalty);
@@ -688,7 +688,7 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     polar_pick_options o = {0};
     polar_error e;
     o.head = head;
-    o.decode = r->o->decode;
+    o.beams = r->o->decode;
     o.encoder = r->encoder;
     o.any_model = r->o->any_model;
     o.session.n_ctx = r->n_ctx;

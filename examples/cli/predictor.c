@@ -1,5 +1,5 @@
 /* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_save,
- * polar_predictor_set_info and polar_decode. */
+ * polar_predictor_set_info and polar_program_beams. */
 #include "import.h"
 #include "score.h"
 
@@ -8,7 +8,7 @@
 typedef struct decode_line {
     int n_layer;
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
-    polar_decode_options options;
+    polar_beam_options options;
     polar_candidate beams[POLAR_MAX_BEAMS];
     int n_beams;
 } decode_line;
@@ -40,7 +40,7 @@ static int read_logits(const cli_lines *lines, const json *line, decode_line *d)
 }
 
 /* Options of a line go before those of the command line. */
-static int read_options(const cli_lines *lines, const json *line, polar_decode_options *o) {
+static int read_options(const cli_lines *lines, const json *line, polar_beam_options *o) {
     const struct {
         const char *name;
         int *value;
@@ -132,7 +132,7 @@ static void print_line(const decode_line *d, const json *line) {
     printf("}\n");
 }
 
-static int decode_file(const char *file, const polar_decode_options *options) {
+static int decode_file(const char *file, const polar_beam_options *options) {
     static decode_line d; /* too large for small stacks */
     cli_lines lines;
     int status = 0;
@@ -144,7 +144,7 @@ static int decode_file(const char *file, const polar_decode_options *options) {
         d.options = *options;
         if (!doc) status = 1;
         else if (!(status = read_logits(&lines, line, &d)) && !(status = read_options(&lines, line, &d.options))) {
-            if (polar_decode(d.seg_logits, d.op_logits, d.n_layer, &d.options, d.beams, &d.n_beams, &error))
+            if (polar_program_beams(d.seg_logits, d.op_logits, d.n_layer, &d.options, d.beams, &d.n_beams, &error))
                 status = cli_fail("%s:%d: %s", lines.name, lines.number, error.message);
             else print_line(&d, line);
         }
@@ -269,7 +269,7 @@ static int cascade(const char *file, const char *evaluation) {
 }
 
 int command_predictor(cli *c) {
-    polar_decode_options decode = {.threshold = 0.5, .max_length = 4, .n_beams = 5, .n_ops = 2};
+    polar_beam_options decode = {.threshold = 0.5, .max_length = 4, .n_beams = 5, .n_ops = 2};
     polar_predictor_info info = {0};
     int jsonl = 0, n_head = 0, status;
     const char *encoder = "Qwen3-Embedding-0.6B", *what;
