@@ -226,7 +226,7 @@ static int is_primary(const scores *s, int method) {
 
 /* All others are one family: Holm's correction. */
 int scores_test(const scores *s, score_tests *t) {
-    double p[SCORE_METHODS + 3 * SCORE_POINTS];
+    double p[SCORE_METHODS + 3 * SCORE_POINTS], corrected[SCORE_METHODS + 3 * SCORE_POINTS];
     int n = 0, status = 0, has_menu = s->n > 0 && s->n_menu > 0;
     memset(t, 0, sizeof *t);
     t->task_field = field_of(s, 0, 3, 5); /* task, subject, domain */
@@ -238,11 +238,11 @@ int scores_test(const scores *s, score_tests *t) {
         if (i && !t->primary[i]) p[n++] = scores_figures(s, i, NULL).p;
     }
     for (int i = 0; i < t->n_nulls; i++) p[n++] = t->nulls[i].figures.p;
-    statistics_holm(p, n);
+    statistics_holm(p, n, corrected);
     t->n_family = n;
     n = 0;
     for (int i = 0; i < s->n_methods; i++)
-        t->p[i] = !i || t->primary[i] ? scores_figures(s, i, NULL).p : p[n++];
-    for (int i = 0; i < t->n_nulls; i++) t->nulls[i].p = p[n++];
+        t->p[i] = !i || t->primary[i] ? scores_figures(s, i, NULL).p : corrected[n++];
+    for (int i = 0; i < t->n_nulls; i++) t->nulls[i].p = corrected[n++];
     return status;
 }

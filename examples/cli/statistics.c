@@ -106,16 +106,16 @@ statistics_interval statistics_difference(const statistics_paired *x) {
     return i;
 }
 
-void statistics_holm(double *p, int n) {
-    double last = 0;
-    for (int i = 0; i < n; i++) { /* corrected values are kept as -1 - value until all are */
-        int least = -1;
-        for (int k = 0; k < n; k++)
-            if (p[k] >= 0 && (least < 0 || p[k] < p[least])) least = k;
-        last = MAX(last, MIN(statistics_product(n - i, p[least]), 1));
-        p[least] = -1 - last;
+void statistics_holm(const double *p, int n, double *corrected) {
+    for (int i = 0; i < n; i++) {
+        corrected[i] = p[i];
+        for (int j = 0; j < n; j++) {
+            int not_below = 0;
+            if (p[j] > p[i]) continue;
+            for (int k = 0; k < n; k++) not_below += p[k] >= p[j];
+            corrected[i] = MAX(corrected[i], MIN(statistics_product(not_below, p[j]), 1));
+        }
     }
-    for (int i = 0; i < n; i++) p[i] = -1 - p[i];
 }
 
 void statistics_permute(int *items, int n, uint64_t *state) {

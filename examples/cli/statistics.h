@@ -24,9 +24,9 @@ double statistics_mcnemar(int corrected, int broken);
 /* 95 % interval of the second's accuracy minus the first's, which is (corrected - broken) / n: Newcombe's method
  * 10 for paired proportions. -1..1 without questions. */
 statistics_interval statistics_difference(const statistics_paired *counts);
-/* Holm's correction of n p values, in place: of the i-th smallest, i = 0.., the largest (n - j) p_j with j <= i, at
- * most 1. Those below a level then are, together, wrong with at most that probability. */
-void statistics_holm(double *p, int n);
+/* Holm's correction of n p values: of all p_j <= p_i the largest p_j times the number of p_k >= p_j, at most 1. Those
+ * below a level then are, together, wrong with at most that probability. */
+void statistics_holm(const double *p, int n, double *corrected);
 /* A random order of n items, all equally likely (Fisher and Yates); the state is a seed and goes on. */
 void statistics_permute(int *items, int n, uint64_t *state);
 
