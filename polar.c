@@ -10392,7 +10392,7 @@ static polar_status state_check(const polar_session *s, const uint8_t *from, siz
 /* Nothing of the session changes before the whole state was found to be right. */
 polar_status polar_session_load(polar_session *s, const void *state, size_t size, polar_error *error) {
     const uint8_t *from = state;
-    state_counts n;
+    state_counts n = {0, 0, 0, 0};
     size_t at = STATE_HEAD;
     polar_status status;
     err_clear(error);

@@ -661,12 +661,34 @@ TEST(chat_example) {
     free(out);
 }
 
+/* README's reading path leads to where the functions are: [`name`](polar.c#L123). */
+TEST(reading_path) {
+    size_t size;
+    char *readme = file_text("README.md"), *source = test_read(fopen("polar.c", "rb"), &size), name[64];
+    int n = 0, number;
+    CHECK(source != NULL);
+    if (!source) return;
+    for (const char *at = readme; (at = strstr(at, "[`")) != NULL; at += 2) {
+        const char *line = source;
+        char call[72];
+        if (sscanf(at, "[`%63[a-z_0-9]`](polar.c#L%d)", name, &number) != 2) continue;
+        for (int i = 1; i < number && *line; i++) line += strcspn(line, "\n") + (strchr(line, '\n') != NULL);
+        snprintf(call, sizeof call, "%s(", name);
+        line = strstr(line, call) && strstr(line, call) < line + strcspn(line, "\n") && *line != ' ' ? line : NULL;
+        if (!line) printf("README: %s is not in line %d of polar.c; sh tests/anchors.sh mends that\n", name, number);
+        CHECK(line != NULL);
+        n++;
+    }
+    CHECK(n >= 8);
+    free(readme), free(source);
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(greedy), T(distribution), T(sample_arguments), T(sample_definition), T(sample_time),
     T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held),
     T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns),
-    T(fma_is_exact), T(halves), T(minimal_example), T(chat_example),
+    T(fma_is_exact), T(halves), T(minimal_example), T(chat_example), T(reading_path),
 };
 
 int main(int argc, char **argv) {
