@@ -2160,9 +2160,11 @@ static polar_status gguf_open_public(polar_gguf **out, const char *path, const v
     return status;
 }
 
+#ifndef POLAR_NO_STDIO
 polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator, polar_error *error) {
     return gguf_open_public(out, path, NULL, 0, allocator, error);
 }
+#endif
 
 polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size, const polar_allocator *allocator,
                                     polar_error *error) {
@@ -6318,28 +6320,11 @@ static int tok_is_end(const tok_vocab *v, int32_t id) {
     return id >= 0 && (id == v->eos || id == v->eot || id == v->eom);
 }
 
-static polar_status tok_refuse(size_t *n, polar_error *e) {
-    *n = 0;
-    return fail(e, POLAR_UNSUPPORTED, "this build has no tokenizers (POLAR_NO_TOKENIZER)");
-}
-
 static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
                                int32_t *tokens, size_t capacity, size_t *n, polar_error *e) {
     (void)v, (void)a, (void)text, (void)length, (void)flags, (void)tokens, (void)capacity;
-    return tok_refuse(n, e);
-}
-
-static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text,
-                               size_t capacity, size_t *length, polar_error *e) {
-    (void)v, (void)tokens, (void)n, (void)flags, (void)text, (void)capacity;
-    return tok_refuse(length, e);
-}
-
-static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
-                                    const polar_message *messages, int n_messages, int32_t *tokens, size_t capacity,
-                                    size_t *n, polar_error *e) {
-    (void)v, (void)a, (void)chat, (void)messages, (void)n_messages, (void)tokens, (void)capacity;
-    return tok_refuse(n, e);
+    *n = 0;
+    return fail(e, POLAR_UNSUPPORTED, "this build has no tokenizers (POLAR_NO_TOKENIZER)");
 }
 
 const char *polar_chat_name(polar_chat chat) {
@@ -8818,6 +8803,7 @@ uint64_t polar_model_fingerprint(const polar_model *m) {
 
 /* --- public token functions --- */
 
+#ifndef POLAR_NO_TOKENIZER
 /* What every function that takes tokens or text in checks first. */
 static polar_status model_check_tokens(const polar_model *m, const void *in, size_t n_in, const void *out,
                                        size_t capacity, const size_t *n, polar_error *e) {
@@ -8842,15 +8828,16 @@ polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, s
     return tok_decode(&model->vocab, tokens, n, flags, text, capacity, length, error);
 }
 
-int polar_token_is_end(const polar_model *model, int token) {
-    return tok_is_end(&model->vocab, token);
-}
-
 polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
                                  int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
     polar_status status = model_check_tokens(model, NULL, 0, tokens, capacity, n, error);
     if (status != POLAR_OK) return status;
     return tok_chat_encode(&model->vocab, &model->allocator, chat, messages, n_messages, tokens, capacity, n, error);
+}
+#endif /* POLAR_NO_TOKENIZER */
+
+int polar_token_is_end(const polar_model *model, int token) {
+    return tok_is_end(&model->vocab, token);
 }
 
 /* ======================================================================================
@@ -14706,7 +14693,7 @@ static void pred_write_data(polar_gguf_writer *w, const pred_tensor *list, int n
 
 /* Writes a predictor to a path, or with NULL into memory; the writer is the caller's to close, even on failure.
  * It takes the programs as one array of texts, so all of them are formatted at once. */
-static polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out, const char *path, polar_error *e) {
+static MAYBE_UNUSED polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out, const char *path, polar_error *e) {
     pred_tensor list[PRED_MAX_TENSORS], menu[MENU_TENSORS];
     const int n = p->net.shape.d_model ? pred_tensors(&p->net.shape, list) : 0;
     const int n_menu = p->menu.shape.n_menu ? menu_tensors(&p->menu.shape, menu) : 0;
@@ -14729,6 +14716,7 @@ static polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out
     return polar_gguf_writer_finish(*out, e);
 }
 
+#ifndef POLAR_NO_STDIO
 /* Through a file beside the path, as every writer of GGUF files. */
 polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error) {
     polar_gguf_writer *w = NULL;
@@ -14739,6 +14727,7 @@ polar_status polar_predictor_save(const polar_predictor *predictor, const char *
     polar_gguf_writer_close(w);
     return status;
 }
+#endif
 
 /* ======================================================================================
  * [pick] Using a predictor
@@ -14927,11 +14916,11 @@ static polar_status features_tokenize(polar_features *f, const char *text, size_
     const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0); /* for the text's own tokens */
     void *p = f->tokens;
     size_t n = 0;
-    polar_status status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
+    polar_status status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
     if (status) return status;
     if (!mem_grow(&f->allocator, &p, &f->n_tokens, n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
     f->tokens = p;
-    status = polar_tokenize(m, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e);
+    status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e);
     if (status) return status;
     n = MIN(n, room);
     if (end >= 0) f->tokens[n++] = end;
@@ -15470,6 +15459,7 @@ polar_status polar_prompt_find(const polar_model *model, const polar_predictor *
     return POLAR_OK;
 }
 
+#ifndef POLAR_NO_TOKENIZER
 /* Appends the template with the question in all its places, and a NUL. A template without a place is refused: every
  * question would get the same answer. */
 static polar_status prompt_fill(buf *out, const char *text, const char *question, polar_error *e) {
@@ -15610,6 +15600,7 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (!status && o->picked) *o->picked = picked;
     return status;
 }
+#endif /* POLAR_NO_TOKENIZER */
 
 /* ======================================================================================
  * [train] Training
@@ -17215,6 +17206,7 @@ static void train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
     assert(n == train_n_state_numbers(t));
 }
 
+#ifndef POLAR_NO_STDIO
 /* See polar.h. */
 polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error *error) {
     float *arrays[TRAIN_N_ARRAYS];
@@ -17244,10 +17236,11 @@ polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error 
     mem_free(&t->allocator, numbers, n_numbers * sizeof *numbers);
     return status;
 }
+#endif
 
 /* Restores a run from a checkpoint; numbers: memory for the state. Everything is checked before anything is taken, so
  * that a trainer whose load fails is as it was. */
-static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *numbers, polar_error *e) {
+static MAYBE_UNUSED polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *numbers, polar_error *e) {
     float *arrays[TRAIN_N_ARRAYS];
     const gguf_tensor *tensors[TRAIN_N_ARRAYS];
     const gguf_kv *kv = gguf_find(g, "polar.fingerprint"), *state;
@@ -17282,6 +17275,7 @@ static polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *n
     return POLAR_OK;
 }
 
+#ifndef POLAR_NO_STDIO
 /* See polar.h. */
 polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error *error) {
     gguf_file g;
@@ -17300,6 +17294,7 @@ polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error 
     gguf_close(&g);
     return status;
 }
+#endif
 
 /* What the paths of a question say about the path of n calls. */
 static polar_result_kind menu_result(const polar_train_question *q, const int *path, int n) {

@@ -81,14 +81,17 @@
  * Functions that can fail return a polar_status (POLAR_OK is 0) and fill the caller's polar_error, which may
  * be NULL. Messages name the file, tensor, key or line, what was found and what was expected.
  *
- * SWITCHES, defined when compiling polar.c
+ * SWITCHES, defined when compiling polar.c and where polar.h is included. What one leaves out is not declared either.
  * POLAR_NO_THREADS  no threads: everything runs in the caller's
  * POLAR_NO_SIMD     plain C only (same bits, slower)
  * POLAR_NO_MMAP     files are read into memory instead of mapped
  * POLAR_NO_STDIO    no files: models come from memory
- * POLAR_NO_SEARCH, POLAR_NO_TRAIN  leave these parts out
- * POLAR_NO_TOKENIZER  no text: tokens in, tokens out; what takes or gives text is refused or empty
+ * POLAR_NO_SEARCH   without [search] and [many]
+ * POLAR_NO_TRAIN    without [train]
+ * POLAR_NO_TOKENIZER  no text: tokens in, tokens out; what a session generates has no text
  * POLAR_NO_MALLOC   no heap: without an allocator in the options, everything is out of memory
+ * POLAR_SHARED_BUILD, when compiling polar.c, exports the functions from a shared library; POLAR_SHARED, where the
+ *                   header is included, imports them on Windows. POLAR_API may be defined as something else
  */
 #ifndef POLAR_H
 #define POLAR_H
@@ -105,8 +108,21 @@ extern "C" {
 #define POLAR_MAX_CALLS 1280  /* calls of a path: every layer five times */
 #define POLAR_OFF (-1)        /* the number 0 in options whose 0 stands for another default */
 
+/* Before each function: what a shared library says to export it. */
+#ifndef POLAR_API
+#if defined(_WIN32) && defined(POLAR_SHARED_BUILD)
+#define POLAR_API __declspec(dllexport)
+#elif defined(_WIN32) && defined(POLAR_SHARED)
+#define POLAR_API __declspec(dllimport)
+#elif defined(POLAR_SHARED_BUILD) && defined(__GNUC__)
+#define POLAR_API __attribute__((visibility("default")))
+#else
+#define POLAR_API
+#endif
+#endif
+
 /* The version the library was compiled as, POLAR_VERSION. */
-const char *polar_version(void);
+POLAR_API const char *polar_version(void);
 
 /* --- [err] status and error ------------------------------------------------------------------------- */
 
@@ -135,7 +151,7 @@ typedef struct polar_error {
 } polar_error;
 
 /* The text of a status, "unknown status" for any other number. */
-const char *polar_status_text(polar_status status);
+POLAR_API const char *polar_status_text(polar_status status);
 
 /* --- [mem] allocator -------------------------------------------------------------------------------- */
 
@@ -169,12 +185,13 @@ typedef struct polar_runner {
  * sessions may share a pool: one that finds it busy works alone. With POLAR_NO_THREADS the pool has one thread.
  * NULL allocator: malloc and free. */
 typedef struct polar_pool polar_pool;
-polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error);
-void polar_pool_free(polar_pool *pool);
+POLAR_API polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator,
+                                         polar_error *error);
+POLAR_API void polar_pool_free(polar_pool *pool);
 /* The runner of a pool, valid as long as the pool. */
-polar_runner polar_pool_runner(polar_pool *pool);
+POLAR_API polar_runner polar_pool_runner(polar_pool *pool);
 /* Number of cores this process may use, at least 1. */
-int polar_cpu_count(void);
+POLAR_API int polar_cpu_count(void);
 
 /* --- [kern] instruction sets ------------------------------------------------------------------------ */
 
@@ -183,22 +200,22 @@ typedef enum polar_cpu { POLAR_CPU_AUTO, POLAR_CPU_PLAIN, POLAR_CPU_AVX2, POLAR_
                          POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_N_CPU } polar_cpu;
 
 /* "auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm"; NULL for any other number. */
-const char *polar_cpu_name(polar_cpu cpu);
+POLAR_API const char *polar_cpu_name(polar_cpu cpu);
 /* 1 if this build and this CPU can run the variant, else 0. */
-int polar_cpu_available(polar_cpu cpu);
+POLAR_API int polar_cpu_available(polar_cpu cpu);
 
 /* --- [gguf] tensor types and files ------------------------------------------------------------------ */
 
 /* Name of a tensor type by its number in GGUF files, "Q4_K"; NULL for a number that is no type. All types are
  * known by name, also those that models here cannot run. */
-const char *polar_gguf_type_name(int type);
+POLAR_API const char *polar_gguf_type_name(int type);
 /* The number of a tensor type by its name, -1 if there is none. */
-int polar_gguf_type_find(const char *name);
+POLAR_API int polar_gguf_type_find(const char *name);
 /* Bytes of a row of n values; 0 if the type is unknown or n is no multiple of its block. */
-size_t polar_gguf_row_bytes(int type, int64_t n);
+POLAR_API size_t polar_gguf_row_bytes(int type, int64_t n);
 /* n numbers of whole blocks as floats, from bytes of any alignment. Returns 1, or 0 where n is no multiple of the block
  * or models here cannot have the type. */
-int polar_gguf_dequantize(int type, const void *data, int64_t n, float *out);
+POLAR_API int polar_gguf_dequantize(int type, const void *data, int64_t n, float *out);
 
 /* Types of metadata values, with the numbers that files use. */
 typedef enum polar_gguf_value_type {
@@ -210,12 +227,15 @@ typedef enum polar_gguf_value_type {
 /* Any GGUF file, opened to look into it; to run a model use polar_model_open. Immutable; what it hands out
  * belongs to it and is valid until it is closed. */
 typedef struct polar_gguf polar_gguf;
+#ifndef POLAR_NO_STDIO
 /* `path` is UTF-8; of a split model the first file. NULL allocator: malloc and free. */
-polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator, polar_error *error);
+POLAR_API polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator,
+                                       polar_error *error);
+#endif
 /* In place: the bytes are not copied and must outlive it. They need no alignment. */
-polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size, const polar_allocator *allocator,
-                                    polar_error *error);
-void polar_gguf_close(polar_gguf *gguf);
+POLAR_API polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size,
+                                              const polar_allocator *allocator, polar_error *error);
+POLAR_API void polar_gguf_close(polar_gguf *gguf);
 
 /* One metadata pair, 0 <= index. Returns 0 if there is none. */
 typedef struct polar_gguf_pair {
@@ -225,12 +245,12 @@ typedef struct polar_gguf_pair {
     int is_array;
     size_t count; /* elements; 1 if it is no array */
 } polar_gguf_pair;
-int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
+POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
-int polar_gguf_find(const polar_gguf *gguf, const char *key);
+POLAR_API int polar_gguf_find(const polar_gguf *gguf, const char *key);
 /* A value, or an element of an array (0 <= element < count), as text: NUL-terminated and cut at `size`. Returns its
  * whole length, 0 if there is none. An element of an array of strings costs a walk over those before it. */
-size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
+POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
 
 /* One tensor, 0 <= index. Returns 0 if there is none. */
 typedef struct polar_gguf_tensor {
@@ -242,47 +262,48 @@ typedef struct polar_gguf_tensor {
     const void *data; /* as in the file: little-endian, perhaps unaligned */
     size_t bytes;
 } polar_gguf_tensor;
-int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);
+POLAR_API int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);
 
 /* Writes a GGUF file (version 3, little-endian on every host): first the metadata and the names and shapes of
  * all tensors, then their data, in the same order. An error is remembered, makes what follows do nothing, and is
  * reported by polar_gguf_writer_finish. */
 typedef struct polar_gguf_writer polar_gguf_writer;
 /* The file is written beside `path` (UTF-8) as path.tmp. NULL path: into memory. */
-polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path, const polar_allocator *allocator,
-                                    polar_error *error);
+POLAR_API polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path,
+                                              const polar_allocator *allocator, polar_error *error);
 /* Takes over all metadata of another file but for general.alignment and split.*. Comes before anything else; `from`
  * is not needed afterwards. */
-void polar_gguf_writer_copy(polar_gguf_writer *writer, const polar_gguf *from);
+POLAR_API void polar_gguf_writer_copy(polar_gguf_writer *writer, const polar_gguf *from);
 /* Set a value; a key that is set again gets the new one in its place at the end. */
-void polar_gguf_writer_set_string(polar_gguf_writer *writer, const char *key, const char *text, size_t length);
-void polar_gguf_writer_set_u32(polar_gguf_writer *writer, const char *key, uint32_t value);
-void polar_gguf_writer_set_i32(polar_gguf_writer *writer, const char *key, int32_t value);
-void polar_gguf_writer_set_u64(polar_gguf_writer *writer, const char *key, uint64_t value);
-void polar_gguf_writer_set_f32(polar_gguf_writer *writer, const char *key, float value);
-void polar_gguf_writer_set_f64(polar_gguf_writer *writer, const char *key, double value);
-void polar_gguf_writer_set_bool(polar_gguf_writer *writer, const char *key, int value);
+POLAR_API void polar_gguf_writer_set_string(polar_gguf_writer *writer, const char *key, const char *text,
+                                            size_t length);
+POLAR_API void polar_gguf_writer_set_u32(polar_gguf_writer *writer, const char *key, uint32_t value);
+POLAR_API void polar_gguf_writer_set_i32(polar_gguf_writer *writer, const char *key, int32_t value);
+POLAR_API void polar_gguf_writer_set_u64(polar_gguf_writer *writer, const char *key, uint64_t value);
+POLAR_API void polar_gguf_writer_set_f32(polar_gguf_writer *writer, const char *key, float value);
+POLAR_API void polar_gguf_writer_set_f64(polar_gguf_writer *writer, const char *key, double value);
+POLAR_API void polar_gguf_writer_set_bool(polar_gguf_writer *writer, const char *key, int value);
 /* Arrays: `values` are C numbers of the type (uint8_t for bools). */
-void polar_gguf_writer_set_array(polar_gguf_writer *writer, const char *key, polar_gguf_value_type type,
-                                 const void *values, size_t count);
+POLAR_API void polar_gguf_writer_set_array(polar_gguf_writer *writer, const char *key, polar_gguf_value_type type,
+                                           const void *values, size_t count);
 /* NULL lengths: NUL-terminated strings. */
-void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, const char *const *strings,
-                                   const size_t *lengths, size_t count);
+POLAR_API void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, const char *const *strings,
+                                             const size_t *lengths, size_t count);
 /* Announces a tensor: its type by number, n_dims of 1..4, dims[0] the length of a row. */
-void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
-                                  const int64_t *dims);
+POLAR_API void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
+                                            const int64_t *dims);
 /* The next bytes of the tensors' data, in pieces of any size; padding comes by itself. The first call ends the
  * announcements. Returns the status of the first error so far, so that a long run can end early. */
-polar_status polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
+POLAR_API polar_status polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
 /* The same for F32 tensors, from floats as the host has them. */
-void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
+POLAR_API void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
 /* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`.
  * Fails with the first error of all calls since the writer was opened. */
-polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *error);
+POLAR_API polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *error);
 /* A finished file in memory: its bytes, valid until the writer is closed. NULL if there is none. */
-const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
+POLAR_API const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
 /* Frees the writer; an unfinished file is removed. */
-void polar_gguf_writer_close(polar_gguf_writer *writer);
+POLAR_API void polar_gguf_writer_close(polar_gguf_writer *writer);
 
 /* --- [model] ---------------------------------------------------------------------------------------- */
 
@@ -299,16 +320,18 @@ typedef struct polar_model_options {
     void *progress_user;
 } polar_model_options;
 
+#ifndef POLAR_NO_STDIO
 /* Opens a GGUF model. `path` is UTF-8 on every system; of a split model it is the first file
  * (NAME-00001-of-0000N.gguf), the others are found beside it. Weights stay in the mapped file. NULL options
  * are the defaults. On failure *out is NULL. */
-polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options,
-                              polar_error *error);
+POLAR_API polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options,
+                                        polar_error *error);
+#endif
 /* The same from memory, in place: the bytes are neither copied nor changed and must outlive the model. They
  * need no alignment. */
-polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size,
-                                     const polar_model_options *options, polar_error *error);
-void polar_model_close(polar_model *model);
+POLAR_API polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size,
+                                               const polar_model_options *options, polar_error *error);
+POLAR_API void polar_model_close(polar_model *model);
 
 /* How a conversation is written as tokens. */
 typedef enum polar_chat {
@@ -319,7 +342,7 @@ typedef enum polar_chat {
     POLAR_N_CHAT
 } polar_chat;
 /* "auto", "raw", "chatml", "llama3"; NULL for any other number. */
-const char *polar_chat_name(polar_chat chat);
+POLAR_API const char *polar_chat_name(polar_chat chat);
 
 /* What a model is. Strings are NUL-terminated and belong to the model. */
 typedef struct polar_model_info {
@@ -342,7 +365,7 @@ typedef struct polar_model_info {
     const char *notes;         /* what its user should know: lines about what in the file is not used or not known,
                                   each with a newline at its end; "" without any */
 } polar_model_info;
-void polar_model_get_info(const polar_model *model, polar_model_info *info);
+POLAR_API void polar_model_get_info(const polar_model *model, polar_model_info *info);
 
 /* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
 typedef struct polar_tensor_info {
@@ -352,43 +375,48 @@ typedef struct polar_tensor_info {
     int64_t dims[4];         /* dims[0] is the length of a row */
     int64_t bytes;
 } polar_tensor_info;
-int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
+POLAR_API int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
 
 /* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
  * whole file once per call. */
-uint64_t polar_model_checksum(const polar_model *model);
+POLAR_API uint64_t polar_model_checksum(const polar_model *model);
 /* The same in milliseconds: of the weights only 256 bytes of each tensor are read, of the metadata what names and
  * describes the file is left out. Tells models apart that were trained or quantized differently. */
-uint64_t polar_model_fingerprint(const polar_model *model);
+POLAR_API uint64_t polar_model_fingerprint(const polar_model *model);
 
 /* --- [tok] text and tokens -------------------------------------------------------------------------- */
 
 #define POLAR_TOKENIZE_SPECIAL 1 /* "<|eot_id|>" in the text is that token; without this flag it is plain text */
 #define POLAR_TOKENIZE_BOS 2     /* begin with BOS if the file asks for it, unless the text itself does */
 
+#ifndef POLAR_NO_TOKENIZER
 /* Text to tokens, without Unicode normalization, as llama.cpp does it. *n gets the number of tokens of the whole
  * text; at most `capacity` are written (call with 0 to measure). Any bytes are accepted: what is not UTF-8 is
  * kept byte by byte, or becomes the unknown token where the vocabulary has no bytes. Time n log n in the text,
  * below a second per megabyte. Of special tokens that overlap the one that begins first counts, then the
  * longest. */
-polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
-                            int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+POLAR_API polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
+                                      int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+#endif
 
 #define POLAR_DETOKENIZE_SPECIAL 1 /* control tokens are written out; without it they are left out */
+#ifndef POLAR_NO_TOKENIZER
 /* Tokens to text, the inverse of polar_tokenize. *length gets the bytes of the whole text; at most `capacity` are
  * written, no NUL is. */
-polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
-                              char *text, size_t capacity, size_t *length, polar_error *error);
+POLAR_API polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
+                                        char *text, size_t capacity, size_t *length, polar_error *error);
+#endif
 
 /* 1 if the token ends a generation: EOS, end of turn, end of message, whether the file names its id or it is known by
  * its name ("<|im_end|>", "</s>", ...). */
-int polar_token_is_end(const polar_model *model, int token);
+POLAR_API int polar_token_is_end(const polar_model *model, int token);
 
 typedef struct polar_message {
     const char *role;    /* "system", "user", "assistant" */
     const char *content; /* NUL-terminated; control tokens inside are plain text */
 } polar_message;
 
+#ifndef POLAR_NO_TOKENIZER
 /* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes the
  * contents one after the other, a system text with a blank line behind it. In the format of the file's template all is
  * written as the template does with thinking off: a system text of its own where the first message is no system message
@@ -397,8 +425,10 @@ typedef struct polar_message {
  * leaves out tools and the removal of thoughts from earlier turns. Where a template is unknown or cannot be followed,
  * polar_model_info.notes says so. Without a template qwen3 in ChatML gets the empty block that turns thinking off.
  * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
-polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
-                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
+                                           int n_messages, int32_t *tokens, size_t capacity, size_t *n,
+                                           polar_error *error);
+#endif
 
 /* --- [prog] programs -------------------------------------------------------------------------------- */
 
@@ -414,38 +444,38 @@ typedef struct polar_program {
 } polar_program;
 
 /* Every layer once: one segment. */
-polar_program polar_program_identity(int n_layer);
+POLAR_API polar_program polar_program_identity(int n_layer);
 /* POLAR_OK if the program is well-formed for n_layer layers and executes at least one call. */
-polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
+POLAR_API polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
 /* Text form: items "a-b", "a", "a-bxT", "axT" separated by spaces or commas, T executions, 0 = skipped, 1 if
  * left out. Layers that no item names are executed once; items ascend and do not overlap. "identity" or ""
  * is the identity. POLAR_FORMAT where the text breaks these rules or names a layer that there is not, POLAR_ARGUMENT
  * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
-polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
+POLAR_API polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
 /* Writes the text form that polar_program_parse reads back as it is, NUL-terminated and cut at `size`.
  * Returns its whole length. */
-size_t polar_program_format(const polar_program *program, char *text, size_t size);
+POLAR_API size_t polar_program_format(const polar_program *program, char *text, size_t size);
 /* Number of calls, and the cost: that number over n_layer. */
-int polar_program_length(const polar_program *program);
-double polar_program_cost(const polar_program *program);
+POLAR_API int polar_program_length(const polar_program *program);
+POLAR_API double polar_program_cost(const polar_program *program);
 /* The path: the layers in the order they are executed. Returns their number, at most POLAR_MAX_CALLS in a program
  * that validates; writes at most `capacity`. */
-int polar_program_path(const polar_program *program, int *path, int capacity);
+POLAR_API int polar_program_path(const polar_program *program, int *path, int capacity);
 /* The canonical parse of a path: fewest segments of at most max_length layers and max_times executions; then
  * fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if
  * the path has no such form (order changed, repeated more often, ...). The empty path parses, into a program
  * that skips all and is not valid. */
-polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
-                                     int max_length, int max_times, polar_error *error);
+POLAR_API polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
+                                               int max_length, int max_times, polar_error *error);
 /* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often. NUL-terminated, cut
  * at `size`; returns the number of layers. */
-size_t polar_program_strip(const polar_program *program, char *text, size_t size);
+POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t size);
 /* 1 if both execute the same path. */
-int polar_program_equal(const polar_program *a, const polar_program *b);
+POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b);
 /* What a predictor is trained to say, n_layer numbers each: seg_flip 1 where a segment starts (0 at layer 0);
  * op at the start of a segment 0 skip, 1 keep, 2 repeat (any number of times), elsewhere POLAR_OP_NONE. */
 #define POLAR_OP_NONE (-100)
-void polar_program_targets(const polar_program *program, int *seg_flip, int *op);
+POLAR_API void polar_program_targets(const polar_program *program, int *seg_flip, int *op);
 
 /* --- [session] -------------------------------------------------------------------------------------- */
 
@@ -488,53 +518,55 @@ typedef struct polar_session_options {
 
 /* Bytes that polar_session_create will take from the allocator with these options and a program (NULL: the
  * identity), threads included. 0 if the options are refused. */
-size_t polar_session_bytes(const polar_model *model, const polar_program *program,
-                           const polar_session_options *options);
+POLAR_API size_t polar_session_bytes(const polar_model *model, const polar_program *program,
+                                     const polar_session_options *options);
 /* Creates a session under a program (NULL: the identity). All memory is taken here, none later. */
-polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
-                                  const polar_session_options *options, polar_error *error);
-void polar_session_free(polar_session *session);
+POLAR_API polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
+                                            const polar_session_options *options, polar_error *error);
+POLAR_API void polar_session_free(polar_session *session);
 
 /* Change the program, or run layers in any order as a path: n_path layers, at most options.max_calls. The session
  * becomes empty; after a failure it is as before. */
-polar_status polar_session_set_program(polar_session *session, const polar_program *program, polar_error *error);
-polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
+POLAR_API polar_status polar_session_set_program(polar_session *session, const polar_program *program,
+                                                 polar_error *error);
+POLAR_API polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
 
 /* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the session is as
  * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the
  * weights of every call per n_batch tokens. */
-polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
+POLAR_API polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
 /* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
  * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
  * with these layers goes on from there, and gives the same bits as without the peek; under another program it begins
  * anew. A tap is not called again for what is taken over. Without effect on later evaluations in POLAR_KV_SHARED. */
-polar_status polar_session_peek(polar_session *session, const int32_t *tokens, int n, int n_layers, float *hidden,
-                                polar_error *error);
+POLAR_API polar_status polar_session_peek(polar_session *session, const int32_t *tokens, int n, int n_layers,
+                                          float *hidden, polar_error *error);
 /* Logits (n_vocab) of the last evaluated position (back = 0), the one before (1), ...; NULL if not kept. They
  * belong to the session and change with the next evaluation. */
-float *polar_session_logits(polar_session *session, int back);
+POLAR_API float *polar_session_logits(polar_session *session, int back);
 /* Number of tokens held, and the tokens. The last one of an answer counts before it is evaluated. */
-int polar_session_position(const polar_session *session);
-const int32_t *polar_session_tokens(const polar_session *session);
+POLAR_API int polar_session_position(const polar_session *session);
+POLAR_API const int32_t *polar_session_tokens(const polar_session *session);
 /* Drops all but the first n tokens; the logits are gone. */
-polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
-const polar_model *polar_session_model(const polar_session *session);
+POLAR_API polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
+POLAR_API const polar_model *polar_session_model(const polar_session *session);
 
 /* Makes the session hold exactly these n tokens: what it holds already in front of the first difference is kept, the
  * rest is run, at least the last token for its logits. So each turn of a conversation costs only its own tokens. *n_new
  * (may be NULL) gets the number of tokens that were run. The results are those of a session that gets all tokens at
  * once. */
-polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new, polar_error *error);
+POLAR_API polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new,
+                                          polar_error *error);
 /* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their
  * number, and with `state` (`capacity` bytes) not NULL they are written. A session that loads them, on any machine,
  * goes on to the same bits. */
-polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
-                                polar_error *error);
+POLAR_API polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
+                                          polar_error *error);
 /* Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT), another model, program,
  * kv_mode or kv_type (POLAR_MISMATCH), more tokens than there is room for (POLAR_CONTEXT). Any bytes may be tried. */
-polar_status polar_session_load(polar_session *session, const void *state, size_t size, polar_error *error);
+POLAR_API polar_status polar_session_load(polar_session *session, const void *state, size_t size, polar_error *error);
 /* A second session in the same state, with the same options and, without a runner, threads of its own. */
-polar_status polar_session_clone(polar_session **out, const polar_session *session, polar_error *error);
+POLAR_API polar_status polar_session_clone(polar_session **out, const polar_session *session, polar_error *error);
 
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
 
@@ -582,8 +614,8 @@ typedef struct polar_result {
 /* Draws a token from logits (n) and returns its id; -1 for a bad argument. `state` is the random state, seeded by the
  * caller with sampling->seed and advanced by each draw. `scratch` has `size` bytes, aligned for float: at least n times
  * POLAR_SAMPLE_BYTES. Greedy draws, those of a NULL sampling too, need neither state nor scratch. */
-int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
-                 size_t size);
+POLAR_API int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
+                           size_t size);
 
 /* Evaluates the prompt (n tokens; 0 if the session has logits already) and generates until a reason of polar_stop.
  * The session then holds prompt and answer; where there was no room left, without the answer's last token. That one is
@@ -592,9 +624,11 @@ int polar_sample(const polar_sampling *sampling, const float *logits, int n, uin
  * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there
  * is room. result may be NULL. POLAR_CANCELLED if on_text or a tap said so: the session, text and result are then as
  * after a limit at the last token drawn, and a call with n = 0 goes on. */
-polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
-                                    const polar_generate_options *options, char *text, size_t capacity,
-                                    polar_result *result, polar_error *error);
+POLAR_API polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
+                                              const polar_generate_options *options, char *text, size_t capacity,
+                                              polar_result *result, polar_error *error);
+
+#ifndef POLAR_NO_SEARCH
 
 /* --- [many] many programs on one prompt ------------------------------------------------------------- */
 
@@ -658,19 +692,19 @@ typedef struct polar_many_stats {
     size_t cache_bytes, peak_bytes;   /* memory held now; the most that was held at a time */
 } polar_many_stats;
 
-polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
-                               polar_error *error);
-void polar_many_free(polar_many *many);
+POLAR_API polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
+                                         polar_error *error);
+POLAR_API void polar_many_free(polar_many *many);
 /* Sets the prompt: at least one token, at most the model's context. All that belongs to the prompt before is dropped:
  * results, drafts, memory. */
-polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error);
+POLAR_API polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error);
 /* Tells an expected answer, such as the reference with the token that ends it; any number of them. Answers found for
  * this prompt are used in the same way without being told. A wrong draft costs little and changes no result. */
-polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error);
+POLAR_API polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error);
 /* Runs n_paths programs and fills `results`. Costs are shared with the paths of this call and of earlier ones since
  * the prompt. On failure no result is valid; what was computed until then stays of use. */
-polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths, polar_many_result *results,
-                            polar_error *error);
+POLAR_API polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths,
+                                      polar_many_result *results, polar_error *error);
 
 /* Gives the next path of a stream. 1: *path is set, and its calls stay valid until its result is reported. 0: there is
  * none now; the function is asked again after the next report. Negative: stop. */
@@ -699,14 +733,16 @@ typedef int (*polar_many_done)(void *user, int number, const polar_many_result *
  * that could still end before it. Example without drafts: paths 0, 1, 2 are given at the start, and their answers have
  * 5, 3 and 5 tokens. They end at 6, 4 and 6, and 1 is reported first. Path 3, given then, begins at 4; its answer has 4
  * tokens, of which the first 3 are those of result 1, so it ends at 4 + 1 + 4 - 3 = 6. The order is 1, 0, 2, 3. */
-polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
-                               polar_error *error);
+POLAR_API polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
+                                         polar_error *error);
 /* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. The
  * prompt is computed once for all continuations of a path. POLAR_CONTEXT if prompt and tokens are longer than the
  * model's context. */
-polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
-                              polar_error *error);
-void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
+POLAR_API polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n,
+                                        double *logprob, polar_error *error);
+POLAR_API void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
+
+#endif /* POLAR_NO_SEARCH */
 
 /* --- answers ---------------------------------------------------------------------------------------- */
 
@@ -723,6 +759,8 @@ typedef struct polar_judge {
     int (*same)(void *user, polar_span a, polar_span b);                    /* 1, 0, or -1 without memory */
     void *user;
 } polar_judge;
+
+#ifndef POLAR_NO_SEARCH
 
 /* --- [search] search for programs ------------------------------------------------------------------- */
 
@@ -746,7 +784,7 @@ typedef enum polar_search_space {
     POLAR_N_SEARCH_SPACE
 } polar_search_space;
 /* "both", "skip", "loop"; NULL for any other number. */
-const char *polar_search_space_name(polar_search_space space);
+POLAR_API const char *polar_search_space_name(polar_search_space space);
 
 typedef struct polar_search_options {
     const polar_allocator *allocator; /* NULL: malloc and free */
@@ -765,22 +803,22 @@ typedef struct polar_search_options {
 } polar_search_options;
 
 /* Bytes that polar_search_create will take from the allocator; 0 if the options are refused. */
-size_t polar_search_bytes(int n_layer, const polar_search_options *options);
+POLAR_API size_t polar_search_bytes(int n_layer, const polar_search_options *options);
 /* Begins a search. All memory is taken here, none later. NULL options are the defaults. */
-polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
-                                 const polar_search_options *options, polar_error *error);
-void polar_search_free(polar_search *search);
+POLAR_API polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
+                                           const polar_search_options *options, polar_error *error);
+POLAR_API void polar_search_free(polar_search *search);
 
 #define POLAR_SEARCH_WAIT (-1) /* nothing to propose before an outstanding reward is reported */
 #define POLAR_SEARCH_DONE (-2) /* all simulations are over */
 /* The next program to run, and its id; or one of the two numbers above. Ids count from 0, which is the
  * identity; no path is proposed twice. Taking several before reporting is allowed: each counts as a loss until
  * its reward comes. With one at a time this is the textbook algorithm. */
-int polar_search_next(polar_search *search, polar_program *program);
+POLAR_API int polar_search_next(polar_search *search, polar_program *program);
 /* The reward of a proposal, 0..1: 1 for a correct answer. Once for each id, in any order. */
-polar_status polar_search_report(polar_search *search, int id, double reward, polar_error *error);
+POLAR_API polar_status polar_search_report(polar_search *search, int id, double reward, polar_error *error);
 /* Simulations whose reward is known, the identity not counted. It ends at options.simulations. */
-int polar_search_simulations(const polar_search *search);
+POLAR_API int polar_search_simulations(const polar_search *search);
 
 /* Every distinct path tried, in the order of the trajectory. */
 typedef struct polar_search_result {
@@ -791,7 +829,9 @@ typedef struct polar_search_result {
     double reward;
 } polar_search_result;
 /* Returns 0 if there is no such id: they are counted from 0. */
-int polar_search_get(const polar_search *search, int id, polar_search_result *result);
+POLAR_API int polar_search_get(const polar_search *search, int id, polar_search_result *result);
+
+#endif /* POLAR_NO_SEARCH */
 
 /* --- [pred] predictor ------------------------------------------------------------------------------- */
 
@@ -809,10 +849,12 @@ typedef enum polar_feature {
     POLAR_N_FEATURE
 } polar_feature;
 /* "hidden", "embedding", "encoder"; NULL for any other number. */
-const char *polar_feature_name(polar_feature feature);
+POLAR_API const char *polar_feature_name(polar_feature feature);
 
 #define POLAR_MAX_MENU 64     /* programs */
 #define POLAR_MENU_PRICE 0.05 /* one pass through all layers is worth 5 points of probability */
+#define POLAR_POOL_SUM 1  /* the menu sees, besides attention, the sum over the tokens, which counts */
+#define POLAR_POOL_LAST 2 /* the last token */
 
 typedef struct polar_predictor_info {
     int n_layer, q_dim;         /* layers of the model, length of a feature vector */
@@ -851,24 +893,29 @@ typedef struct polar_predictor_info {
  *   menu.project.weight (w, q_dim), .bias (w);  menu.score.weight (menu.n_head, w)
  *   menu.hidden.weight (w, p), .bias (w), p = w (1 + number of flags) + 1;  menu.out.weight (m, w), .bias (m) */
 
+#ifndef POLAR_NO_STDIO
 /* Opens a predictor file (GGUF). NULL allocator: malloc and free. On failure *out is NULL. */
-polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
-                                  polar_error *error);
+POLAR_API polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
+                                            polar_error *error);
+#endif
 /* The same from memory; the bytes are copied. */
-polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
-                                         const polar_allocator *allocator, polar_error *error);
+POLAR_API polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
+                                                   const polar_allocator *allocator, polar_error *error);
+#ifndef POLAR_NO_STDIO
 /* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
-polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
-void polar_predictor_close(polar_predictor *predictor);
+POLAR_API polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
+#endif
+POLAR_API void polar_predictor_close(polar_predictor *predictor);
 /* Texts and lists of the info belong to the predictor. */
-void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
+POLAR_API void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
 /* Sets what the weights do not say: all but sizes, menu and n_params. Texts and lists are copied. */
-polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info, polar_error *error);
+POLAR_API polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info,
+                                                polar_error *error);
 
 /* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip,
  * keep, repeat. POLAR_UNSUPPORTED if the file has a menu only. */
-polar_status polar_predictor_logits(const polar_predictor *predictor, const float *features, int n_tokens,
-                                    float *seg_logits, float *op_logits, polar_error *error);
+POLAR_API polar_status polar_predictor_logits(const polar_predictor *predictor, const float *features, int n_tokens,
+                                              float *seg_logits, float *op_logits, polar_error *error);
 
 /* How logits become programs: layers where the probability of a segment start reaches the threshold start one,
  * segments longer than max_length are cut; then a beam search over the operation of each segment, by the sum of
@@ -892,18 +939,19 @@ typedef struct polar_candidate {
 /* Decodes the logits of one question: seg_logits (n_layer), op_logits (n_layer, 3) of skip, keep, repeat. `out`
  * has room for n_beams, *n gets the number, best first. Ties are decided as in [P]. NULL options are the
  * defaults. */
-polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
-                                 const polar_beam_options *options, polar_candidate *out, int *n, polar_error *error);
+POLAR_API polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
+                                           const polar_beam_options *options, polar_candidate *out, int *n,
+                                           polar_error *error);
 
 /* Program of the menu, 0 <= index < n_menu; the first is the identity. NULL if there is none. */
-const polar_program *polar_predictor_program(const polar_predictor *predictor, int index);
+POLAR_API const polar_program *polar_predictor_program(const polar_predictor *predictor, int index);
 /* P(the program answers this question correctly) for each program of the menu. */
-polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
-                                  double *probability, polar_error *error);
+POLAR_API polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
+                                            double *probability, polar_error *error);
 /* The indices of the programs by probability - price * cost, where cost is the length over the layers, the largest
  * first, of equal ones the first of the menu; returns their number. `order` has room for POLAR_MAX_MENU. price as in
  * polar_pick_options. */
-int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
+POLAR_API int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
 
@@ -919,22 +967,23 @@ typedef struct polar_features_options {
 } polar_features_options;
 
 /* Model and encoder must outlive it. */
-polar_status polar_features_create(polar_features **out, const polar_model *model,
-                                   const polar_features_options *options, polar_error *error);
-void polar_features_free(polar_features *features);
+POLAR_API polar_status polar_features_create(polar_features **out, const polar_model *model,
+                                             const polar_features_options *options, polar_error *error);
+POLAR_API void polar_features_free(polar_features *features);
 /* Numbers per token: the width n_embd of the model, or of the encoder. */
-int polar_features_width(const polar_features *features);
+POLAR_API int polar_features_width(const polar_features *features);
 /* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the prompt, the
  * tokens that the program will run on, so that the first layers are not run twice: with the template, whose last
  * tokens have seen the whole question; of a long prompt the last max_tokens count. ENCODER reads the question's text
  * alone: the first max_tokens, its end token among them. What is not read may be NULL. */
-polar_status polar_features_make(polar_features *features, const char *question, size_t length, const int32_t *prompt,
-                                 int n_prompt, const float **rows, int *n, polar_error *error);
+POLAR_API polar_status polar_features_make(polar_features *features, const char *question, size_t length,
+                                           const int32_t *prompt, int n_prompt, const float **rows, int *n,
+                                           polar_error *error);
 
 /* POLAR_OK if the predictor belongs to the model: layers, width, encoder (NULL if there is none), fingerprint. With
  * any_model the fingerprint is not compared: for the same model quantized in another way. */
-polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
-                                   const polar_model *encoder, int any_model, polar_error *error);
+POLAR_API polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
+                                             const polar_model *encoder, int any_model, polar_error *error);
 
 /* Picks programs for questions and answers under them:
  *
@@ -962,18 +1011,20 @@ typedef struct polar_pick_options {
 } polar_pick_options;
 
 /* POLAR_MISMATCH if the predictor is for another model. Model, predictor and encoder must outlive the picker. */
-polar_status polar_picker_create(polar_picker **out, const polar_model *model, const polar_predictor *predictor,
-                                 const polar_pick_options *options, polar_error *error);
-void polar_picker_free(polar_picker *picker);
+POLAR_API polar_status polar_picker_create(polar_picker **out, const polar_model *model,
+                                           const polar_predictor *predictor, const polar_pick_options *options,
+                                           polar_error *error);
+POLAR_API void polar_picker_free(polar_picker *picker);
 /* The best programs for a question, at most `max`, with the logarithms of their probabilities. The session has then
  * taken the prompt through the layers that the features come from; an evaluation of the prompt under a program that
  * begins with them goes on from there. */
-polar_status polar_picker_pick(polar_picker *picker, const char *question, size_t length, const int32_t *prompt,
-                               int n_prompt, polar_candidate *out, int max, int *n, polar_error *error);
+POLAR_API polar_status polar_picker_pick(polar_picker *picker, const char *question, size_t length,
+                                         const int32_t *prompt, int n_prompt, polar_candidate *out, int max, int *n,
+                                         polar_error *error);
 /* P(correct) of each program of the menu for the last question; NULL if no menu picks. */
-const double *polar_picker_menu(const polar_picker *picker);
+POLAR_API const double *polar_picker_menu(const polar_picker *picker);
 /* The session that makes the features and gives the answers; it belongs to the picker. */
-polar_session *polar_picker_session(polar_picker *picker);
+POLAR_API polar_session *polar_picker_session(polar_picker *picker);
 
 /* How programs become an answer. */
 typedef enum polar_method {
@@ -1002,9 +1053,10 @@ typedef struct polar_picked {
 } polar_picked;
 
 /* Answers under n candidates, the best first. */
-polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, int n_prompt,
-                                 const polar_candidate *candidates, int n, const polar_answer_options *options,
-                                 polar_picked *picked, polar_error *error);
+POLAR_API polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, int n_prompt,
+                                           const polar_candidate *candidates, int n,
+                                           const polar_answer_options *options, polar_picked *picked,
+                                           polar_error *error);
 
 /* What the methods are made of, for those who have the answers of all programs already. */
 
@@ -1017,11 +1069,12 @@ typedef struct polar_cascade_run {
 } polar_cascade_run;
 /* A cascade runs programs in their order until the confidence of an answer reaches the threshold, and takes that one;
  * if none does, the most confident one. Returns its index; *n_run gets the number of programs that had to run. */
-int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run);
+POLAR_API int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run);
 /* The threshold with the largest mean of correct - price * (cost of all that has run) over `runs` (n_questions, k),
  * which is *worth (may be NULL). For validation questions: it sees which answers are correct. */
-polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
-                               double *worth, const polar_allocator *allocator, polar_error *error);
+POLAR_API polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price,
+                                         double *threshold, double *worth, const polar_allocator *allocator,
+                                         polar_error *error);
 
 /* An answer, extracted; length 0 is no answer. */
 typedef struct polar_ballot {
@@ -1033,8 +1086,8 @@ typedef struct polar_ballot {
 /* The answer that most of at most POLAR_MAX_MENU ballots give, the judge says which are the same; of equal ones that
  * with more weight, then the first. *winner is the index of the first ballot for it, -1 if no answer votes, where
  * polar_picker_answer takes the first program's; *votes (may be NULL) their number. */
-polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
-                        polar_error *error);
+POLAR_API polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
+                                  polar_error *error);
 
 /* How a question is put to a model. */
 typedef struct polar_prompt {
@@ -1047,12 +1100,14 @@ typedef struct polar_prompt {
  * with, its chat format and system message included; the template of the model's file, raw; else the question alone.
  * A system message and chat format that `wanted` names come before those found; AUTO that is left becomes the file's
  * chat format. predictor and wanted may be NULL. Strings belong to whom they come from. */
-polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
-                               polar_prompt *prompt, polar_error *error);
+POLAR_API polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor,
+                                         const polar_prompt *wanted, polar_prompt *prompt, polar_error *error);
+#ifndef POLAR_NO_TOKENIZER
 /* The tokens of a question under a prompt; *n and capacity as in polar_tokenize. POLAR_FORMAT if its text has no place
  * for the question. */
-polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
-                                   int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
+                                             int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+#endif
 
 typedef struct polar_ask_options {
     polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
@@ -1071,11 +1126,15 @@ typedef struct polar_ask_options {
     polar_picked *picked;          /* NULL, or gets the program that was chosen and what it took */
 } polar_ask_options;
 
+#ifndef POLAR_NO_TOKENIZER
 /* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone
  * afterwards; what polar run does. Up to `capacity` bytes of the answer are written to `text` (may be NULL),
  * NUL-terminated if there is room. result may be NULL. POLAR_CONTEXT if the question does not fit. */
-polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options, char *text,
-                       size_t capacity, polar_result *result, polar_error *error);
+POLAR_API polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
+                                 char *text, size_t capacity, polar_result *result, polar_error *error);
+#endif
+
+#ifndef POLAR_NO_TRAIN
 
 /* --- [train] training ------------------------------------------------------------------------------- */
 
@@ -1156,24 +1215,26 @@ typedef struct polar_train_options {
 /* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path
  * that parses are left out. */
 typedef struct polar_trainer polar_trainer;
-polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, const polar_train_question *questions,
-                                  int n_questions, const polar_train_options *options, polar_error *error);
-void polar_trainer_free(polar_trainer *trainer);
+POLAR_API polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim,
+                                            const polar_train_question *questions, int n_questions,
+                                            const polar_train_options *options, polar_error *error);
+POLAR_API void polar_trainer_free(polar_trainer *trainer);
 /* n_steps steps, or all that are left (0). POLAR_CANCELLED if the progress function said so. */
-polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error);
+POLAR_API polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error);
 /* 1 when all epochs are done. */
-int polar_trainer_done(const polar_trainer *trainer);
+POLAR_API int polar_trainer_done(const polar_trainer *trainer);
 /* `curve` belongs to the trainer. */
-void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
+POLAR_API void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
 /* The weights of the best epoch so far, as a predictor of its own. */
-polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
+POLAR_API polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
+#ifndef POLAR_NO_STDIO
 /* Writes the state of the run, and reads it into a trainer made with the same options and data: the run goes on
  * to the same bits. POLAR_MISMATCH if they are others. A trainer whose load failed is as it was. */
-polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
-polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
-
-#define POLAR_POOL_SUM 1  /* the sum over the tokens, which counts */
-#define POLAR_POOL_LAST 2 /* the last token */
+POLAR_API polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
+#endif
+#ifndef POLAR_NO_STDIO
+POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
+#endif
 
 typedef struct polar_menu_options {
     const polar_allocator *allocator; /* NULL: malloc and free */
@@ -1207,10 +1268,12 @@ typedef struct polar_menu_report {
 /* Trains the menu on the results that the questions' paths hold, valid and invalid; menu[0] must be the
  * identity. *out gets a new predictor with this menu and, unless base is NULL, the network and the properties of
  * `base`. The probabilities are calibrated on the held-out questions. `report` may be NULL. */
-polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
-                              const polar_train_question *questions, int n_questions, const polar_program *menu,
-                              int n_menu, const polar_menu_options *options, polar_menu_report *report,
-                              polar_error *error);
+POLAR_API polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
+                                        const polar_train_question *questions, int n_questions,
+                                        const polar_program *menu, int n_menu, const polar_menu_options *options,
+                                        polar_menu_report *report, polar_error *error);
+
+#endif /* POLAR_NO_TRAIN */
 
 #ifdef __cplusplus
 }
