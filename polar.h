@@ -18,21 +18,22 @@
  *     int main(int argc, char **argv) {
  *         polar_error error;
  *         polar_model *model = NULL;
+ *         polar_predictor *predictor = NULL;
  *         polar_ask_options options = {0};
  *         polar_result result;
+ *         int failed;
  *         if (argc < 3) return 2;
+ *         failed = polar_model_open(&model, argv[1], NULL, &error) ||
+ *                  (argc > 3 && polar_predictor_open(&predictor, argv[3], NULL, &error));
+ *         options.predictor = predictor;
  *         options.generate.on_text = print;
  *         options.generate.on_text_user = stdout;
- *         options.program = argc > 3 ? argv[3] : NULL;
- *         if (polar_model_open(&model, argv[1], NULL, &error) ||
- *             polar_ask(model, argv[2], &options, NULL, 0, &result, &error)) {
- *             fprintf(stderr, "minimal: %s\n", error.message);
- *             polar_model_close(model);
- *             return 1;
- *         }
- *         printf("\n[%d tokens, %d layer calls each]\n", result.n_generated, result.n_calls);
+ *         failed = failed || polar_ask(model, argv[2], &options, NULL, 0, &result, &error);
+ *         if (failed) fprintf(stderr, "minimal: %s\n", error.message);
+ *         else printf("\n[%d tokens, %d layer calls each]\n", result.n_generated, result.n_calls);
+ *         polar_predictor_close(predictor);
  *         polar_model_close(model);
- *         return 0;
+ *         return failed;
  *     }
  *
  * THREE IDEAS
