@@ -71,8 +71,8 @@
  * Nothing here prints, exits, reads the environment or keeps global state.
  *
  * OPTIONS
- * `polar_xxx_options options = {0};` are the defaults, and so is NULL in place of the options. A number that is 0 stands
- * for the default that its comment names; the number 0 itself is POLAR_OFF where it means something else.
+ * `polar_xxx_options options = {0};` are the defaults, and so is NULL in place of the options. A number that is 0
+ * stands for the default that its comment names; the number 0 itself is POLAR_OFF where it means something else.
  *
  * EXACTNESS
  * Results are defined bit by bit and do not depend on the number of threads, the batch size, the chunking of
