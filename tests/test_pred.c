@@ -126,6 +126,7 @@ static void decode_case(oracle *o, const char *end) {
     for (int i = 0; i < n_layer; i++) seg_logits[i] = (float)seg[i];
     for (int i = 0; i < n_layer * 3; i++) op_logits[i] = (float)op[i];
     options.threshold = oracle_number(o, "threshold");
+    if (options.threshold <= 0) options.threshold = POLAR_OFF;
     options.max_length = (int)oracle_number(o, "max_pack");
     options.n_beams = (int)oracle_number(o, "beam_size");
     options.n_ops = (int)oracle_number(o, "top_k_ops");
