@@ -1414,7 +1414,8 @@ static const char *const ans_greek[] = {
 
 /* Appends to the cleaned text; what does not fit is cut, and the rest is no formula any more. */
 static void ans_put(ans_side *side, const char *s, size_t n) {
-    if (side->length + n > sizeof side->text - 1) n = sizeof side->text - 1 - side->length;
+    const size_t room = sizeof side->text - 1 - side->length;
+    if (n > room) n = room;
     memcpy(side->text + side->length, s, n);
     side->length += n;
     side->text[side->length] = 0;
