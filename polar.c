@@ -2540,9 +2540,9 @@ static void gguf_remove(const char *path, const polar_allocator *a) {
     mem_free(a, wide, bytes);
 }
 
-static int gguf_rename(const char *from, const char *to, const polar_allocator *a) {
+static int gguf_rename(const char *from, const char *to, const polar_allocator *a, polar_error *e) {
     size_t from_bytes, to_bytes;
-    wchar_t *f = gguf_wide(from, &from_bytes, a, NULL), *t = gguf_wide(to, &to_bytes, a, NULL);
+    wchar_t *f = gguf_wide(from, &from_bytes, a, e), *t = gguf_wide(to, &to_bytes, a, e);
     int done = f && t && MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING), cause = done ? 0 : gguf_windows_errno();
     mem_free(a, f, from_bytes);
     mem_free(a, t, to_bytes);
@@ -2555,8 +2555,9 @@ static void gguf_remove(const char *path, const polar_allocator *a) {
     remove(path);
 }
 
-static int gguf_rename(const char *from, const char *to, const polar_allocator *a) {
+static int gguf_rename(const char *from, const char *to, const polar_allocator *a, polar_error *e) {
     (void)a;
+    (void)e;
     return !rename(from, to);
 }
 #endif
@@ -2603,7 +2604,7 @@ static void gguf_finish_file(polar_gguf_writer *w) {
     }
     w->file = NULL;
     if (bad) fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(cause));
-    else if (w->temporary && !gguf_rename(w->temporary, w->path, &w->allocator))
+    else if (w->temporary && !gguf_rename(w->temporary, w->path, &w->allocator, &w->error))
         fail(&w->error, POLAR_IO, "%s: cannot give %s its name: %s", w->path, w->temporary, strerror(errno));
     else w->finished = 1;
 }

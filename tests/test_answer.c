@@ -635,6 +635,15 @@ TEST(memory) {
     CHECK(sizeof(ans_work) < 600000);
 }
 
+/* A percentage and its share agree to three digits: |p/100 - h| <= 0.001 of the larger. */
+TEST(percent_tolerance) {
+    CHECK(same("50\\%", "0.5", 0) && same("0.5", "50\\%", 0) && same("50", "0.5", 0));
+    CHECK(same("50.04\\%", "0.5", 0) && !same("50.06\\%", "0.5", 0));
+    CHECK(same("49.96\\%", "0.5", 0) && !same("49.94\\%", "0.5", 0));
+    CHECK(same("33.33\\%", "\\frac{1}{3}", 0) && !same("33.2\\%", "\\frac{1}{3}", 0));
+    CHECK(!same("100\\%", "1", 0) && !same("300", "3", 0) && !same("5\\%", "0.5", 0) && !same("5\\%", "500", 0));
+}
+
 TEST(judge) {
     const char *const question = "Find the roots.";
     const polar_judge ordered = answer_judge(NULL, 0), sets = answer_judge(question, strlen(question));
@@ -670,7 +679,7 @@ static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(naturals), T(functions), T(reader), T(extraction), T(references), T(equal), T(different), T(classes), T(sets),
     T(data_check), T(data_classes), T(data_extract), T(data_gsm8k), T(data_cot), T(data_golds), T(hostile), T(memory),
-    T(judge), T(fuzz),
+    T(percent_tolerance), T(judge), T(fuzz),
 };
 
 int main(int argc, char **argv) {
