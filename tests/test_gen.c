@@ -105,11 +105,12 @@ TEST(sample_definition) {
     }
 }
 
-/* Temperature alone costs some passes over the vocabulary, not a sort by comparisons. */
+/* Temperature alone costs some passes over the vocabulary, such as that of its softmax, and no sort by comparisons. */
 TEST(sample_time) {
     const int n = 150000;
     float *logits = malloc((size_t)n * sizeof *logits), *scratch = malloc((size_t)n * POLAR_SAMPLE_BYTES);
     polar_sampling o = {0.8f, 0, 1, 0, 0};
+    const size_t size = (size_t)n * sizeof *logits;
     uint64_t state = 1;
     double best[2] = {1e9, 1e9};
     for (int i = 0; i < n; i++) logits[i] = 20 * rng_float(&state);
@@ -117,13 +118,15 @@ TEST(sample_time) {
         const clock_t start = clock();
         double seconds;
         for (int k = 0; k < (i % 2 ? 1 : 10); k++)
-            CHECK(i % 2 ? polar_sample(&o, logits, n, &state, scratch, (size_t)n * POLAR_SAMPLE_BYTES) >= 0
-                        : draw_greedy(logits, n) >= 0);
+            if (i % 2) CHECK(polar_sample(&o, logits, n, &state, scratch, (size_t)n * POLAR_SAMPLE_BYTES) >= 0);
+            else
+                CHECK(draw_greedy(logits, n) >= 0 &&
+                      kern_find(POLAR_CPU_AUTO)->softmax(memcpy(scratch, logits, size), n) > 0);
         seconds = (double)(clock() - start) / CLOCKS_PER_SEC / (i % 2 ? 1 : 10);
         if (seconds < best[i % 2]) best[i % 2] = seconds;
     }
-    if (getenv("POLAR_TIMES")) printf("greedy %.3f ms, temperature %.3f ms\n", best[0] * 1e3, best[1] * 1e3);
-    CHECK(best[1] < 80 * best[0] + 0.0005);
+    if (getenv("POLAR_TIMES")) printf("softmax %.3f ms, temperature %.3f ms\n", best[0] * 1e3, best[1] * 1e3);
+    CHECK(test_quick() || best[1] < 50 * best[0] + 0.0005); /* a sanitizer makes every load a call */
     free(logits), free(scratch);
 }
 
