@@ -7381,7 +7381,8 @@ static size_t tpl_name(tpl *t, const char **name) {
 /* Takes a word if it is next. */
 static int tpl_word(tpl *t, const char *word) {
     const char *start = t->at, *name;
-    if (tpl_is(name, tpl_name(t, &name), word)) return 1;
+    const size_t length = tpl_name(t, &name);
+    if (tpl_is(name, length, word)) return 1;
     t->at = start;
     return 0;
 }

@@ -114,7 +114,7 @@ static int predict(predict_options *o, const polar_model *model, const char *que
     polar_model_info info;
     guide g;
     int32_t *tokens = NULL;
-    int n, n_tokens, status = guide_open(&g, o->predictor, o->encoder, o->cpu);
+    int n, n_tokens = 0, status = guide_open(&g, o->predictor, o->encoder, o->cpu);
     if (!status) status = find_tokens(o, model, &g, question, &tokens, &n_tokens);
     o->pick.encoder = g.encoder;
     polar_model_get_info(model, &info);

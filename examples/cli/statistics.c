@@ -202,9 +202,10 @@ polar_status statistics_skip(const double *influence, int n_layer, int n_calls, 
         return statistics_fail(error, POLAR_ARGUMENT, "skip: %d of %d layers: expected 1.. of 1..%d", n_calls, n_layer,
                     POLAR_MAX_LAYER);
     for (int k = n_layer; k > n_calls; k--) {
-        int least = -1;
-        for (int i = 0; i < n_layer; i++)
-            if (!skipped[i] && (least < 0 || influence[i] < influence[least])) least = i;
+        int least = 0;
+        while (skipped[least]) least++; /* n_calls >= 1 layers are left */
+        for (int i = least + 1; i < n_layer; i++)
+            if (!skipped[i] && influence[i] < influence[least]) least = i;
         skipped[least] = 1;
     }
     for (int i = 0; i < n_layer; i++)
