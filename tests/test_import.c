@@ -71,7 +71,7 @@ static void put_value(bytes *b, import_type type, float x) {
     if (type == IMPORT_F32) put_number(b, bits, 4);
     if (type == IMPORT_BF16) put_number(b, bits >> 16, 2);
     if (type == IMPORT_F64) put_number(b, wide_bits, 8);
-    if (type == IMPORT_F16) put_number(b, !x ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10)), 2);
+    if (type == IMPORT_F16) put_number(b, x == 0 ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10)), 2);
 }
 
 /* Names as in [R] or [P]. */

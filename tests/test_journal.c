@@ -22,7 +22,7 @@ static int is_there(const char *path) {
 TEST(journal) {
     cli_journal j, other;
     char seen[64] = "", *text;
-    int64_t at;
+    int64_t at = 0;
     remove(FILE_NAME);
     CHECK(!cli_journal_open(&j, FILE_NAME, HEADER, on_record, seen) && !*seen);
     CHECK(!cli_journal_add(&j, "[1]", 3, NULL) && !cli_journal_add(&j, "[22]", 4, &at));
@@ -43,7 +43,7 @@ TEST(journal) {
 TEST(temporary_journal) {
     cli_journal j;
     char *text;
-    int64_t at;
+    int64_t at = 0;
     CHECK(!cli_journal_open(&j, NULL, HEADER, on_record, NULL) && !cli_journal_add(&j, "[3]", 3, &at));
     CHECK((text = cli_journal_read(&j, at, 3)) && !strcmp(text, "[3]"));
     free(text);

@@ -606,9 +606,9 @@ static uint64_t hash_decode(const polar_beam_options *o) {
 static uint64_t hash_features(const polar_model *m, const polar_features_options *o) {
     const int32_t prompt[3] = {5, 6, 7};
     polar_features *x = NULL;
-    const float *rows;
+    const float *rows = NULL;
     uint64_t h;
-    int n;
+    int n = 0;
     CHECK(!polar_features_create(&x, m, o, NULL) && !polar_features_make(x, NULL, 0, prompt, 3, &rows, &n, NULL));
     CHECK(x->options.max_tokens == 512);
     h = hash_of(rows, (size_t)n * (size_t)polar_features_width(x) * sizeof *rows);
@@ -622,7 +622,7 @@ static uint64_t hash_pick(const polar_model *m, const polar_predictor *p, const 
     polar_picker *x = NULL;
     polar_candidate c[8];
     polar_picked r;
-    int n;
+    int n = 0;
     CHECK(!polar_picker_create(&x, m, p, o, NULL) && !polar_picker_pick(x, NULL, 0, prompt, 3, c, 8, &n, NULL));
     CHECK(!polar_picker_answer(x, prompt, 3, c, n, how, &r, NULL));
     polar_picker_free(x);

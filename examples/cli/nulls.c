@@ -169,7 +169,7 @@ static int deal_picks(dealer *d, score_null *x) {
     int as_right = 1;
     if (read_picks(d, x->pick)) return 1;
     memset(d->counts, 0, (size_t)s->n * (size_t)s->n_menu * sizeof *d->counts);
-    for (int i = 0; i < SCORE_DEALINGS; i++) as_right += deal(d, x->within, &random) >= picked;
+    for (int i = 0; i < SCORE_DEALINGS; i++) as_right += deal(d, (int)x->within, &random) >= picked;
     x->pick_p = as_right / (SCORE_DEALINGS + 1.0);
     null_figures(d, x);
     return 0;
