@@ -62,12 +62,6 @@ static uint64_t encode_f64_bits(double x) {
     return u;
 }
 
-static double encode_bits_f64(uint64_t u) {
-    double x;
-    memcpy(&x, &u, 8);
-    return x;
-}
-
 /* a b + c, rounded once. */
 static float encode_fma32(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || \
@@ -79,7 +73,7 @@ static float encode_fma32(float a, float b, float c) {
     if (err != 0 && err - err == 0) { /* inexact, and not infinite or NaN */
         uint64_t u = encode_f64_bits(s);
         if (!(u & 1)) u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
-        s = encode_bits_f64(u);
+        memcpy(&s, &u, sizeof s);
     }
     return (float)s;
 #endif
