@@ -6322,7 +6322,7 @@ static int tok_is_end(const tok_vocab *v, int32_t id) {
 }
 
 static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
-                               int32_t *tokens, size_t capacity, size_t *n, polar_error *e) {
+                               int32_t *tokens, int capacity, int *n, polar_error *e) {
     (void)v, (void)a, (void)text, (void)length, (void)flags, (void)tokens, (void)capacity;
     *n = 0;
     return fail(e, POLAR_UNSUPPORTED, "this build has no tokenizers (POLAR_NO_TOKENIZER)");
@@ -6980,8 +6980,8 @@ typedef struct tok_coder {
     const polar_allocator *a;
     polar_error *error;
     int32_t *tokens;
-    size_t capacity, n; /* n also counts what did not fit */
-    int32_t last;       /* token */
+    int capacity, n; /* n also counts what did not fit */
+    int32_t last;    /* token */
     tok_symbol *symbols;
     size_t symbols_capacity;
     uint64_t *heap; /* order << 32 | index of the left symbol: the least is next */
@@ -6991,7 +6991,7 @@ typedef struct tok_coder {
     polar_status status;
 } tok_coder;
 
-static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, int32_t *tokens, size_t capacity,
+static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, int32_t *tokens, int capacity,
                                  polar_error *e) {
     tok_coder c;
     memset(&c, 0, sizeof c);
@@ -7004,7 +7004,7 @@ static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, i
     return c;
 }
 
-static polar_status tok_coder_end(tok_coder *c, size_t *n) {
+static polar_status tok_coder_end(tok_coder *c, int *n) {
     mem_free(c->a, c->symbols, c->symbols_capacity * sizeof *c->symbols);
     mem_free(c->a, c->heap, c->heap_capacity * sizeof *c->heap);
     mem_free(c->a, c->padded.at, c->padded.capacity);
@@ -7014,6 +7014,10 @@ static polar_status tok_coder_end(tok_coder *c, size_t *n) {
 }
 
 static void tok_emit(tok_coder *c, int32_t id) {
+    if (c->n == INT_MAX) { /* not with one text, but with several messages */
+        c->status = fail(c->error, POLAR_ARGUMENT, "more than %d tokens", INT_MAX);
+        return;
+    }
     if (c->n < c->capacity) c->tokens[c->n] = id;
     c->n++;
     c->last = id;
@@ -7200,7 +7204,7 @@ static void tok_encode_text(tok_coder *c, const uint8_t *s, size_t n, int specia
 }
 
 static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, const char *text, size_t length, int flags,
-                               int32_t *tokens, size_t capacity, size_t *n, polar_error *e) {
+                               int32_t *tokens, int capacity, int *n, polar_error *e) {
     tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
     const uint8_t *s = (const uint8_t *)text;
     int special = flags & POLAR_TOKENIZE_SPECIAL;
@@ -7219,17 +7223,17 @@ static polar_status tok_encode(const tok_vocab *v, const polar_allocator *a, con
 /* --- decoding */
 
 /* The space that encoding put in front of a text, after special tokens too, is taken away again. */
-static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, size_t n, int flags, char *text,
+static polar_status tok_decode(const tok_vocab *v, const int32_t *tokens, int n, int flags, char *text,
                                size_t capacity, size_t *length, polar_error *e) {
     int front = v->add_space;
     size_t total = 0;
     *length = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         size_t bytes;
         const char *piece = tok_bytes(v, tokens[i], &bytes);
         int special = tok_is_control(v, tokens[i]);
         if (!tok_kind(v, tokens[i]))
-            return fail(e, POLAR_ARGUMENT, "token %zu of %zu is %d, expected 0 to %d", i, n, (int)tokens[i],
+            return fail(e, POLAR_ARGUMENT, "token %d of %d is %d, expected 0 to %d", i, n, (int)tokens[i],
                         v->n_tokens - 1);
         if (special && !(flags & POLAR_DETOKENIZE_SPECIAL)) continue;
         special |= tok_kind(v, tokens[i]) == TOK_USER;
@@ -8084,8 +8088,8 @@ static polar_status tok_check_messages(const polar_message *messages, int n, pol
 /* A conversation, ready for the assistant. Of the templates this leaves out tools and the removal of thoughts from
  * earlier turns. */
 static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
-                                    const polar_message *messages, int n_messages, int32_t *tokens, size_t capacity,
-                                    size_t *n, polar_error *e) {
+                                    const polar_message *messages, int n_messages, int32_t *tokens, int capacity,
+                                    int *n, polar_error *e) {
     tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
     const struct tok_chat_format *f;
     int own; /* the format is that of the template, and all it writes is known */
@@ -8806,34 +8810,42 @@ uint64_t polar_model_fingerprint(const polar_model *m) {
 /* --- public token functions --- */
 
 #ifndef POLAR_NO_TOKENIZER
-/* What every function that takes tokens or text in checks first. */
-static polar_status model_check_tokens(const polar_model *m, const void *in, size_t n_in, const void *out,
-                                       size_t capacity, const size_t *n, polar_error *e) {
+/* What every function that takes tokens or text in checks first: `in` and `out` may be NULL where there is nothing. */
+static polar_status model_check_tokens(const polar_model *m, const void *in, int has_in, const void *out,
+                                       int has_room, const void *n, polar_error *e) {
     err_clear(e);
-    if (!m || !n || (n_in && !in) || (capacity && !out))
+    if (!m || !n || (has_in && !in) || (has_room && !out))
         return fail(e, POLAR_ARGUMENT, "%s is NULL", !m ? "the model" : !n ? "the place for the number" :
-                                                     n_in && !in ? "the input" : "the output");
+                                                     has_in && !in ? "the input" : "the output");
     return POLAR_OK;
 }
 
+/* A number of tokens from the caller. */
+static polar_status model_check_count(int n, polar_error *e) {
+    return n < 0 ? fail(e, POLAR_ARGUMENT, "%d tokens, expected 0 or more", n) : POLAR_OK;
+}
+
 polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags, int32_t *tokens,
-                            size_t capacity, size_t *n, polar_error *error) {
-    polar_status status = model_check_tokens(model, text, length, tokens, capacity, n, error);
-    if (status != POLAR_OK) return status;
+                            int capacity, int *n, polar_error *error) {
+    polar_status status = model_check_tokens(model, text, length > 0, tokens, capacity > 0, n, error);
+    if (!status) status = model_check_count(capacity, error);
+    if (status) return status;
     return tok_encode(&model->vocab, &model->allocator, text, length, flags, tokens, capacity, n, error);
 }
 
-polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags, char *text,
+polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, int n, int flags, char *text,
                               size_t capacity, size_t *length, polar_error *error) {
-    polar_status status = model_check_tokens(model, tokens, n, text, capacity, length, error);
-    if (status != POLAR_OK) return status;
+    polar_status status = model_check_tokens(model, tokens, n > 0, text, capacity > 0, length, error);
+    if (!status) status = model_check_count(n, error);
+    if (status) return status;
     return tok_decode(&model->vocab, tokens, n, flags, text, capacity, length, error);
 }
 
 polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
-                                 int n_messages, int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
-    polar_status status = model_check_tokens(model, NULL, 0, tokens, capacity, n, error);
-    if (status != POLAR_OK) return status;
+                                 int n_messages, int32_t *tokens, int capacity, int *n, polar_error *error) {
+    polar_status status = model_check_tokens(model, NULL, 0, tokens, capacity > 0, n, error);
+    if (!status) status = model_check_count(capacity, error);
+    if (status) return status;
     return tok_chat_encode(&model->vocab, &model->allocator, chat, messages, n_messages, tokens, capacity, n, error);
 }
 #endif /* POLAR_NO_TOKENIZER */
@@ -14915,19 +14927,19 @@ static int32_t features_end_token(const polar_model *m) {
 static polar_status features_tokenize(polar_features *f, const char *text, size_t length, int *n_out, polar_error *e) {
     const polar_model *m = f->options.encoder;
     const int32_t end = features_end_token(m);
-    const size_t room = (size_t)f->encoder->options.n_ctx - (end >= 0); /* for the text's own tokens */
+    const int room = f->encoder->options.n_ctx - (end >= 0); /* for the text's own tokens */
     void *p = f->tokens;
-    size_t n = 0;
+    int n = 0;
     polar_status status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
     if (status) return status;
-    if (!mem_grow(&f->allocator, &p, &f->n_tokens, n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
+    if (!mem_grow(&f->allocator, &p, &f->n_tokens, (size_t)n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
     f->tokens = p;
     status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, f->tokens, n, &n, e);
     if (status) return status;
     n = MIN(n, room);
     if (end >= 0) f->tokens[n++] = end;
     if (!n) return fail(e, POLAR_ARGUMENT, "an empty question has no features");
-    *n_out = (int)n;
+    *n_out = n;
     return POLAR_OK;
 }
 
@@ -15368,7 +15380,8 @@ static polar_status pick_several(polar_picker *p, const polar_candidate *c, int 
 }
 
 /* Hands answer i to the caller, without its prefix: the result, the text as far as it fits, and on_text at once. */
-static void pick_deliver(const pick_answers *answers, const polar_answer_options *o, int i, polar_result *r) {
+static void pick_deliver(const pick_answers *answers, const polar_answer_options *o, int i, char *to, size_t capacity,
+                         polar_result *r) {
     const size_t prefix = o->prefix ? strlen(o->prefix) : 0, start = answers->starts[i] + prefix;
     /* in bytes, also where the caller's buffer is shorter */
     const size_t length = answers->starts[i + 1] - start;
@@ -15378,9 +15391,9 @@ static void pick_deliver(const pick_answers *answers, const polar_answer_options
     if (tokens) memcpy(o->generate.tokens, tokens, (size_t)answers->n_tokens[i] * sizeof *tokens);
     *r = answers->results[i];
     r->length = length;
-    if (o->text && o->capacity) {
-        memcpy(o->text, text, MIN(length, o->capacity));
-        if (length < o->capacity) o->text[length] = 0;
+    if (to && capacity) {
+        memcpy(to, text, MIN(length, capacity));
+        if (length < capacity) to[length] = 0;
     }
     if (length && o->generate.on_text) o->generate.on_text(o->generate.on_text_user, text, length);
 }
@@ -15388,7 +15401,7 @@ static void pick_deliver(const pick_answers *answers, const polar_answer_options
 /* One program answers straight into the caller's buffer; the answers of several are collected first. */
 polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_prompt,
                                  const polar_candidate *candidates, int n, const polar_answer_options *options,
-                                 polar_picked *picked, polar_error *error) {
+                                 char *text, size_t capacity, polar_picked *picked, polar_error *error) {
     const polar_answer_options standard = {0}, *o = options ? options : &standard;
     pick_answers answers;
     polar_picked r;
@@ -15401,8 +15414,8 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
     if (o->method == POLAR_METHOD_FIRST) { /* the answer streams to on_text as it comes */
         status = polar_session_set_program(p->features->session, &candidates->program, error);
         if (status) return status;
-        status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, o->text, o->capacity,
-                                        &r.result, error);
+        status = polar_session_generate(p->features->session, prompt, n_prompt, &o->generate, text, capacity, &r.result,
+                                        error);
         r.n_run = r.votes = 1;
         r.n_calls = r.result.n_calls;
         r.candidate = *candidates;
@@ -15412,7 +15425,7 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
     memset(&answers, 0, sizeof answers);
     answers.text.allocator = answers.tokens.allocator = &p->allocator;
     status = pick_several(p, candidates, n, prompt, n_prompt, o, &answers, &r, error);
-    if (!status) pick_deliver(&answers, o, r.chosen, &r.result);
+    if (!status) pick_deliver(&answers, o, r.chosen, text, capacity, &r.result);
     r.candidate = candidates[r.chosen];
     r.n_run = answers.n;
     for (int i = 0; i < answers.n; i++) r.n_calls += answers.results[i].n_calls;
@@ -15479,7 +15492,7 @@ static polar_status prompt_fill(buf *out, const char *text, const char *question
 
 /* The template filled in, then the chat format around it and the system message. */
 polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
-                                   int32_t *tokens, size_t capacity, size_t *n, polar_error *error) {
+                                   int32_t *tokens, int capacity, int *n, polar_error *error) {
     polar_message messages[2];
     polar_status status = POLAR_OK;
     buf text = {NULL, NULL, 0, 0, 0}; /* the template filled in, if there is one */
@@ -15521,7 +15534,8 @@ static int ask_programs(const polar_ask_options *o) {
  * made the features. */
 static polar_status ask_predicted(const polar_model *m, const char *question, const polar_ask_options *o,
                                   const polar_session_options *session, const polar_answer_options *answer,
-                                  const int32_t *tokens, int n, polar_picked *picked, polar_error *e) {
+                                  char *text, size_t capacity, const int32_t *tokens, int n, polar_picked *picked,
+                                  polar_error *e) {
     polar_pick_options pick = {0};
     polar_candidate candidates[POLAR_MAX_MENU];
     polar_picker *p = NULL;
@@ -15536,7 +15550,8 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     status = polar_picker_create(&p, m, o->predictor, &pick, e);
     if (!status)
         status = polar_picker_pick(p, question, length, tokens, n, candidates, ask_programs(o), &n_candidates, e);
-    if (!status) status = polar_picker_answer(p, tokens, n, candidates, n_candidates, answer, picked, e);
+    if (!status)
+        status = polar_picker_answer(p, tokens, n, candidates, n_candidates, answer, text, capacity, picked, e);
     polar_picker_free(p);
     return status;
 }
@@ -15545,12 +15560,12 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
  * program ran, and its answer has one vote. */
 static polar_status ask_program(const polar_model *m, const polar_program *program,
                                 const polar_session_options *session, const polar_answer_options *answer,
-                                const int32_t *tokens, int n, polar_picked *picked, polar_error *e) {
+                                char *text, size_t capacity, const int32_t *tokens, int n, polar_picked *picked,
+                                polar_error *e) {
     polar_session *s = NULL;
     polar_status status = polar_session_create(&s, m, program, session, e);
     if (status) return status;
-    status = polar_session_generate(s, tokens, n, &answer->generate, answer->text, answer->capacity,
-                                    &picked->result, e);
+    status = polar_session_generate(s, tokens, n, &answer->generate, text, capacity, &picked->result, e);
     picked->candidate.program = *program;
     picked->n_run = picked->votes = 1;
     picked->n_calls = picked->result.n_calls; /* of one program */
@@ -15570,7 +15585,7 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     polar_prompt prompt;
     polar_picked picked;
     int32_t *tokens = NULL;
-    size_t n = 0;
+    int n = 0;
     polar_status status;
     err_clear(error);
     memset(&picked, 0, sizeof picked);
@@ -15581,10 +15596,10 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (!status) status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error);
     if (status) return status;
     if (max_tokens <= 0) max_tokens = 256; /* as polar_session_generate takes it */
-    if (!session.n_ctx) session.n_ctx = (int)MIN(n + (size_t)max_tokens, (size_t)model->n_ctx_train);
-    if (n > (size_t)session.n_ctx) /* before anything large is allocated */
-        return fail(error, POLAR_CONTEXT, "the prompt has %zu tokens, the context %d", n, session.n_ctx);
-    tokens = mem_alloc(&model->allocator, n * sizeof *tokens, error);
+    if (!session.n_ctx) session.n_ctx = (int)MIN((int64_t)n + max_tokens, model->n_ctx_train);
+    if (n > session.n_ctx) /* before anything large is allocated */
+        return fail(error, POLAR_CONTEXT, "the prompt has %d tokens, the context %d", n, session.n_ctx);
+    tokens = mem_alloc(&model->allocator, (size_t)n * sizeof *tokens, error);
     if (!tokens) return POLAR_MEMORY;
     status = polar_prompt_tokenize(model, &prompt, question, tokens, n, &n, error);
     answer.method = o->method;
@@ -15592,12 +15607,11 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     answer.prefix = prompt_prefix(&prompt);
     answer.judge = o->judge;
     answer.generate = o->generate;
-    answer.text = text;
-    answer.capacity = capacity;
     if (!status && o->predictor && !o->program)
-        status = ask_predicted(model, question, o, &session, &answer, tokens, (int)n, &picked, error);
-    else if (!status) status = ask_program(model, &program, &session, &answer, tokens, (int)n, &picked, error);
-    mem_free(&model->allocator, tokens, n * sizeof *tokens);
+        status = ask_predicted(model, question, o, &session, &answer, text, capacity, tokens, n, &picked, error);
+    else if (!status)
+        status = ask_program(model, &program, &session, &answer, text, capacity, tokens, n, &picked, error);
+    mem_free(&model->allocator, tokens, (size_t)n * sizeof *tokens);
     if (!status && result) *result = picked.result;
     if (!status && o->picked) *o->picked = picked;
     return status;

@@ -392,19 +392,20 @@ POLAR_API uint64_t polar_model_fingerprint(const polar_model *model);
 
 #ifndef POLAR_NO_TOKENIZER
 /* Text to tokens, without Unicode normalization, as llama.cpp does it. *n gets the number of tokens of the whole
- * text; at most `capacity` are written (call with 0 to measure). Any bytes are accepted: what is not UTF-8 is
+ * text; at most `capacity` are written (call with 0 to measure). POLAR_ARGUMENT if text or tokens are
+ * more than an int counts. Any bytes are accepted: what is not UTF-8 is
  * kept byte by byte, or becomes the unknown token where the vocabulary has no bytes. Time n log n in the text,
  * below a second per megabyte. Of special tokens that overlap the one that begins first counts, then the
  * longest. */
 POLAR_API polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
-                                      int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+                                      int32_t *tokens, int capacity, int *n, polar_error *error);
 #endif
 
 #define POLAR_DETOKENIZE_SPECIAL 1 /* control tokens are written out; without it they are left out */
 #ifndef POLAR_NO_TOKENIZER
 /* Tokens to text, the inverse of polar_tokenize. *length gets the bytes of the whole text; at most `capacity` are
  * written, no NUL is. */
-POLAR_API polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, size_t n, int flags,
+POLAR_API polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, int n, int flags,
                                         char *text, size_t capacity, size_t *length, polar_error *error);
 #endif
 
@@ -427,7 +428,7 @@ typedef struct polar_message {
  * polar_model_info.notes says so. Without a template qwen3 in ChatML gets the empty block that turns thinking off.
  * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
 POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
-                                           int n_messages, int32_t *tokens, size_t capacity, size_t *n,
+                                           int n_messages, int32_t *tokens, int capacity, int *n,
                                            polar_error *error);
 #endif
 
@@ -990,7 +991,7 @@ POLAR_API polar_status polar_predictor_check(const polar_predictor *predictor, c
  *
  *     polar_picker_create(&picker, model, predictor, NULL, &error);
  *     polar_picker_pick(picker, question, strlen(question), prompt, n_prompt, candidates, 5, &n, &error);
- *     polar_picker_answer(picker, question, strlen(question), prompt, n_prompt, candidates, n, &how, &picked, &error);
+ *     polar_picker_answer(picker, prompt, n_prompt, candidates, n, &how, text, sizeof text, &picked, &error);
  *
  * Belongs to one thread at a time. */
 typedef struct polar_picker polar_picker;
@@ -1041,8 +1042,6 @@ typedef struct polar_answer_options {
     const char *prefix;              /* how the answer begins in the prompt ("\\boxed{"), or NULL: for votes */
     const polar_judge *judge;        /* of a vote */
     polar_generate_options generate; /* on_text gets the answer that was chosen, in one piece if several were run */
-    char *text;                      /* where the answer goes, or NULL */
-    size_t capacity;
 } polar_answer_options;
 
 typedef struct polar_picked {
@@ -1053,11 +1052,11 @@ typedef struct polar_picked {
     polar_candidate candidate; /* the program whose answer it is */
 } polar_picked;
 
-/* Answers under n candidates, the best first. */
+/* Answers under n candidates, the best first; text and capacity as in polar_session_generate. */
 POLAR_API polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, int n_prompt,
                                            const polar_candidate *candidates, int n,
-                                           const polar_answer_options *options, polar_picked *picked,
-                                           polar_error *error);
+                                           const polar_answer_options *options, char *text, size_t capacity,
+                                           polar_picked *picked, polar_error *error);
 
 /* What the methods are made of, for those who have the answers of all programs already. */
 
@@ -1107,7 +1106,7 @@ POLAR_API polar_status polar_prompt_find(const polar_model *model, const polar_p
 /* The tokens of a question under a prompt; *n and capacity as in polar_tokenize. POLAR_FORMAT if its text has no place
  * for the question. */
 POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
-                                             int32_t *tokens, size_t capacity, size_t *n, polar_error *error);
+                                             int32_t *tokens, int capacity, int *n, polar_error *error);
 #endif
 
 typedef struct polar_ask_options {

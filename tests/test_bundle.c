@@ -28,10 +28,10 @@ static int prompt_of(const polar_model *m, const char *question, int32_t *tokens
     char text[600];
     polar_message message = {"user", text};
     polar_error e;
-    size_t n = 0;
+    int n = 0;
     snprintf(text, sizeof text, "%s\n", question);
-    CHECK(!polar_chat_tokenize(m, POLAR_CHAT_RAW, &message, 1, tokens, (size_t)capacity, &n, &e));
-    return (int)n;
+    CHECK(!polar_chat_tokenize(m, POLAR_CHAT_RAW, &message, 1, tokens, capacity, &n, &e));
+    return n;
 }
 
 static uint64_t mix(uint64_t h, uint64_t v) {

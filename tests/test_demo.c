@@ -118,7 +118,7 @@ TEST(pieces) {
         story s;
         char whole[4096];
         int pieces[2048], tokens[2048], n = 0;
-        size_t count;
+        int count;
         story_make(&s, i % STORY_TASKS, 1 + i % 12, (story_kind)(i / 7 % STORY_KINDS), &state);
         n += tokenize(&v, s.head, pieces);
         for (int k = 0; k < s.n_steps; k++) n += tokenize(&v, s.step[k], pieces + n);
@@ -126,7 +126,7 @@ TEST(pieces) {
         n += tokenize(&v, "\n", pieces + n);
         strcpy(whole + story_text(&s, s.n_steps, whole, sizeof whole - 2), "\n");
         CHECK(polar_tokenize(v.vocabulary, whole, strlen(whole), 0, tokens, 2048, &count, NULL) == POLAR_OK);
-        CHECK((int)count == n);
+        CHECK(count == n);
         CHECK_BITS(pieces, tokens, (size_t)n);
     }
     polar_gguf_close(v.file);

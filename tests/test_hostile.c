@@ -41,7 +41,7 @@ static void use_model(const polar_model *m, const polar_allocator *a) {
     polar_status status;
     int path[4] = {0, 0, 0, 0};
     char text[64];
-    size_t n;
+    int n;
     o.allocator = a;
     o.n_ctx = MIN(12, m->n_ctx_train);
     o.n_threads = 1;
@@ -170,7 +170,8 @@ TEST(many_control_tokens) {
         polar_gguf_writer *w;
         polar_model *m;
         polar_error e;
-        size_t n, size;
+        size_t size;
+        int n;
         const void *data;
         for (int i = 0; i < N; i++) tokens[i] = names[i % 3], types[i] = 1;
         CHECK(!polar_gguf_writer_open(&w, NULL, NULL, &e));
@@ -414,7 +415,7 @@ static polar_status try_tokens(const polar_allocator *a, polar_error *e) {
     polar_model *m = NULL;
     polar_status status;
     int32_t tokens[32];
-    size_t n;
+    int n;
     o.allocator = a;
     o.vocab_only = 1;
     status = polar_model_open_memory(&m, model_file.data, model_file.size, &o, e);

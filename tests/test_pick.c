@@ -135,7 +135,7 @@ TEST(features) {
     polar_session *s;
     watch w = {1, 0, seen};
     int32_t prompt[20], text[32];
-    size_t n_text;
+    int n_text;
     int n;
     for (int i = 0; i < 20; i++) prompt[i] = fx_below(FX_VOCAB);
     s = watched(m, &w, 7, 0);
@@ -166,11 +166,11 @@ TEST(features) {
         o.kv_type = POLAR_KV_F32;
         o.tap = on_call;
         o.tap_user = &w;
-        CHECK(!polar_session_create(&s, encoder, NULL, &o, NULL) && !polar_session_eval(s, text, (int)n_text, NULL));
+        CHECK(!polar_session_create(&s, encoder, NULL, &o, NULL) && !polar_session_eval(s, text, n_text, NULL));
         polar_session_free(s);
     }
     x = features_of(m, POLAR_FEATURE_ENCODER, encoder, 512);
-    CHECK(!polar_features_make(x, "How many?", 9, NULL, 0, &rows, &n, NULL) && n == (int)n_text);
+    CHECK(!polar_features_make(x, "How many?", 9, NULL, 0, &rows, &n, NULL) && n == n_text);
     for (int i = 0; i < n; i++) {
         double sum = 0, worst = 0;
         for (int k = 0; k < 256; k++) sum += (double)seen[i * 256 + k] * (double)seen[i * 256 + k];
@@ -450,9 +450,7 @@ TEST(answer) {
         calls += each[i].n_calls;
     }
     o.generate.max_tokens = 6;
-    o.text = text;
-    o.capacity = sizeof text;
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.chosen == 0 && r.n_run == 1 &&
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) && r.chosen == 0 && r.n_run == 1 &&
           r.n_calls == 3);
     CHECK_STR(text, texts[0]);
     CHECK(r.result.logprob == each[0].logprob && r.result.length == strlen(texts[0]));
@@ -463,21 +461,22 @@ TEST(answer) {
         const int expected = polar_cascade(runs, n, runs[i].confidence, &n_run);
         streamed.length = 0;
         o.threshold = runs[i].confidence;
-        CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.chosen == expected &&
+        CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) && r.chosen == expected &&
               r.n_run == n_run);
         CHECK_STR(text, texts[expected]);
         CHECK(streamed.length == r.result.length && !memcmp(streamed.at, text, streamed.length));
     }
     o.threshold = -1e-300; /* nothing is that sure: all are run */
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n && r.n_calls == calls);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL));
+    CHECK(r.n_run == n && r.n_calls == calls);
     o.threshold = 1;
-    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_ARGUMENT);
+    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) == POLAR_ARGUMENT);
     o.threshold = 0; /* that of the file */
     p->info.cascade_programs = 0;
-    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) == POLAR_UNSUPPORTED);
+    CHECK(polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) == POLAR_UNSUPPORTED);
     o.method = POLAR_METHOD_VOTE;
     o.prefix = "\\boxed{"; /* so that whatever the model says is an answer */
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) && r.n_run == n);
     CHECK(r.votes == 0 && r.chosen == 0); /* all answers were cut */
     CHECK_STR(text, texts[0]);
     /* all end at their first byte, and a judge finds another answer in each: the heaviest wins */
@@ -487,12 +486,12 @@ TEST(answer) {
     }
     o.generate.stop = stops;
     o.judge = &judge;
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.n_run == n);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) && r.n_run == n);
     CHECK(heaviest > 0 && r.votes == 1 && r.chosen == heaviest && r.result.stop == POLAR_STOP_STRING);
     CHECK(polar_program_equal(&r.candidate.program, &c[r.chosen].program) && r.candidate.score == c[r.chosen].score);
     /* without a judge nobody votes: nothing was said, and what the prompt began is no answer */
     o.judge = NULL;
-    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, &r, NULL) && r.votes == 0 && r.chosen == 0);
+    CHECK(!polar_picker_answer(x, prompt, 6, c, n, &o, text, sizeof text, &r, NULL) && r.votes == 0 && r.chosen == 0);
     buf_free(&streamed);
     polar_picker_free(x);
     polar_predictor_close(p);
@@ -532,7 +531,7 @@ TEST(ask) {
     o.method = POLAR_METHOD_VOTE;
     o.n_programs = 2;
     CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e));
-    CHECK(!polar_detokenize(m, tokens, (size_t)r.n_generated, 0, written, sizeof written, &n, &e));
+    CHECK(!polar_detokenize(m, tokens, r.n_generated, 0, written, sizeof written, &n, &e));
     CHECK(n == r.length && !memcmp(text, written, n)); /* also where the first of several programs has the answer */
     p->info.n_layer = 7;
     CHECK(polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) == POLAR_MISMATCH);
@@ -624,7 +623,7 @@ static uint64_t hash_pick(const polar_model *m, const polar_predictor *p, const 
     polar_picked r;
     int n = 0;
     CHECK(!polar_picker_create(&x, m, p, o, NULL) && !polar_picker_pick(x, NULL, 0, prompt, 3, c, 8, &n, NULL));
-    CHECK(!polar_picker_answer(x, prompt, 3, c, n, how, &r, NULL));
+    CHECK(!polar_picker_answer(x, prompt, 3, c, n, how, NULL, 0, &r, NULL));
     polar_picker_free(x);
     return f64_bits(c[0].score) ^ (uint64_t)r.result.n_generated ^ f64_bits(r.result.logprob);
 }
@@ -697,11 +696,11 @@ TEST(defaults) {
 /* The tokens of a question under the prompt that is found. */
 static int found_tokens(const polar_model *m, const polar_predictor *p, const polar_prompt *wanted, int32_t *tokens) {
     polar_prompt prompt;
-    size_t n = 0;
+    int n = 0;
     polar_error e;
     CHECK(!polar_prompt_find(m, p, wanted, &prompt, &e) && prompt.chat != POLAR_CHAT_AUTO);
     CHECK(!polar_prompt_tokenize(m, &prompt, "Why?", tokens, 99, &n, &e));
-    return (int)n;
+    return n;
 }
 
 /* Whether they are those of a conversation written by hand. */
@@ -709,9 +708,9 @@ static int is_conversation(const polar_model *m, const int32_t *tokens, int n, p
                            const char *user) {
     const polar_message messages[2] = {{"system", system}, {"user", user}};
     int32_t expected[99];
-    size_t n_expected = 0;
+    int n_expected = 0;
     CHECK(!polar_chat_tokenize(m, chat, messages + !system, system ? 2 : 1, expected, 99, &n_expected, NULL));
-    return n_expected == (size_t)n && !memcmp(expected, tokens, n_expected * sizeof *tokens);
+    return n_expected == n && !memcmp(expected, tokens, (size_t)n * sizeof *tokens);
 }
 
 /* The caller's prompt, else the predictor's with all that belongs to it, else the model's, else the question. */
@@ -728,7 +727,8 @@ TEST(prompts) {
     const void *data;
     polar_error e;
     int32_t tokens[99];
-    size_t size, n_tokens;
+    size_t size;
+    int n_tokens;
     int n = found_tokens(m, NULL, NULL, tokens);
     CHECK(is_conversation(m, tokens, n, m->vocab.chat, NULL, "Why?"));
     m->prompt = template;
@@ -826,7 +826,7 @@ TEST(longest_program) {
     how.generate.max_tokens = 3;
     CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 5, &n, NULL));
     CHECK(polar_program_length(&c[0].program) == 2 * m->n_layer);
-    if (polar_picker_answer(x, prompt, 6, c, n, &how, &r, &e)) CHECK_STR(e.message, "");
+    if (polar_picker_answer(x, prompt, 6, c, n, &how, NULL, 0, &r, &e)) CHECK_STR(e.message, "");
     else CHECK(r.result.n_calls == 2 * m->n_layer);
     polar_picker_free(x);
     polar_predictor_close(p);
@@ -905,7 +905,7 @@ TEST(memory) {
         how.method = POLAR_METHOD_VOTE;
         status = polar_picker_create(&picker, m, p, &o, NULL);
         if (!status) status = polar_picker_pick(picker, NULL, 0, prompt, 4, c, 2, &n, NULL);
-        if (!status) status = polar_picker_answer(picker, prompt, 4, c, n, &how, &r, NULL);
+        if (!status) status = polar_picker_answer(picker, prompt, 4, c, n, &how, NULL, 0, &r, NULL);
         done = !status;
         CHECK(!status || status == POLAR_MEMORY);
         polar_picker_free(picker);

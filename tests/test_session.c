@@ -318,7 +318,8 @@ TEST(status_without_error) {
     int32_t tokens[FX_CTX + 1] = {0, 1, 2};
     int cancel = 0;
     double threshold;
-    size_t n;
+    size_t length;
+    int n;
     for (size_t cut = 0; cut < f.size; cut += 1 + f.size / 60) {
         SAME(polar_model_open_memory, &m2, f.data, cut, NULL);
         if (cut < f.size / 4) SAME(polar_gguf_open_memory, &g, f.data, cut, NULL);
@@ -334,7 +335,10 @@ TEST(status_without_error) {
     SAME(polar_chat_tokenize, m, POLAR_CHAT_CHATML, &hi, 1, tokens, 3, &n);
     SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &bad, 1, tokens, 3, &n);
     tokens[1] = -1;
-    SAME(polar_detokenize, m, tokens, 3, 0, NULL, 0, &n);
+    SAME(polar_detokenize, m, tokens, 3, 0, NULL, 0, &length);
+    SAME(polar_detokenize, m, tokens, -1, 0, NULL, 0, &length);
+    SAME(polar_tokenize, m, "hi", 2, 0, NULL, -1, &n);
+    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &hi, 1, NULL, -1, &n);
     SAME(polar_program_parse, &p, FX_LAYERS, "9");
     SAME(polar_program_parse, &p, FX_LAYERS, "0-3x0");
     SAME(polar_program_validate, &other, FX_LAYERS);

@@ -144,8 +144,8 @@ static size_t alphabet(uint8_t byte, char *out) {
 #define MAX_IDS 4000
 static int32_t ids[MAX_IDS];
 
-static size_t encode(const fixture *x, const char *s, size_t n, int flags) {
-    size_t count = 0;
+static int encode(const fixture *x, const char *s, size_t n, int flags) {
+    int count = 0;
     polar_error e = {0};
     CHECK(tok_encode(&x->v, &x->a, s, n, flags, ids, MAX_IDS, &count, &e) == POLAR_OK);
     CHECK_STR(e.message, "");
@@ -153,17 +153,18 @@ static size_t encode(const fixture *x, const char *s, size_t n, int flags) {
 }
 
 /* The ids of a text are those that are written in a list of numbers. */
-static void check_ids(const char *file, int line, const int32_t *found, size_t n, const char *expected) {
+static void check_ids(const char *file, int line, const int32_t *found, int n, const char *expected) {
     char text[16000] = "";
     size_t at = 0;
-    for (size_t i = 0; i < n && at + 16 < sizeof text; i++)
+    for (int i = 0; i < n && at + 16 < sizeof text; i++)
         at += (size_t)sprintf(text + at, i ? " %d" : "%d", (int)found[i]);
     test_str(file, line, text, expected);
 }
 #define CHECK_IDS(found, n, expected) check_ids(__FILE__, __LINE__, found, n, expected)
 
 static void check_round_trip(const fixture *x, const char *s, size_t n) {
-    size_t count = encode(x, s, n, 0), length = 0;
+    const int count = encode(x, s, n, 0);
+    size_t length = 0;
     char *text = malloc(n + 1);
     CHECK(tok_decode(&x->v, ids, count, 0, text, n, &length, NULL) == POLAR_OK);
     CHECK(length == n && !memcmp(text, s, n));
@@ -230,7 +231,8 @@ static void check_jsonl(const char *vocab, const char *path, int expected_rows) 
         return;
     }
     for (row = strtok(data, "\n"); row; row = strtok(NULL, "\n"), rows++) {
-        size_t n = unescape(strstr(row, "\"text\":\"") + 8, text), count;
+        const size_t n = unescape(strstr(row, "\"text\":\"") + 8, text);
+        int count;
         if (!json_list(row, "\"ids_no_nfc\":", expected)) CHECK(json_list(row, "\"ids\":", expected));
         count = encode(&x, text, n, POLAR_TOKENIZE_SPECIAL);
         CHECK_IDS(ids, count, expected);
@@ -269,7 +271,7 @@ static void check_ggml(const char *vocab, const char *name) {
     if (!(out = test_shared_text(path, &n_out)) || !fixture_shared(&x, vocab)) return;
     for (text = in, line = out; (next = strstr(text, separator)) != NULL; text = next + strlen(separator), rows++) {
         char *end = strchr(line, '\n');
-        size_t count = encode(&x, text, (size_t)(next - text), 0);
+        int count = encode(&x, text, (size_t)(next - text), 0);
         *end = 0;
         CHECK_IDS(ids, count, *line ? line + 1 : line);
         check_round_trip(&x, text, (size_t)(next - text));
@@ -523,7 +525,8 @@ static size_t naive(const toy *t, int ranked, const char *s, size_t n, size_t *l
 static void check_naive(const fixture *x, const toy *t, int ranked, uint64_t *state) {
     for (int run = 0; run < 60; run++) {
         char s[200];
-        size_t n = rng_next(state) % 60, lengths[200], expected, count, from = 0;
+        size_t n = rng_next(state) % 60, lengths[200], expected, from = 0;
+        int count;
         /* SentencePiece joins across the space that it puts in front */
         if (!ranked) s[0] = ' ', from = 1;
         for (size_t i = 0; i < n; i++) {
@@ -532,8 +535,8 @@ static void check_naive(const fixture *x, const toy *t, int ranked, uint64_t *st
         }
         expected = n ? naive(t, ranked, s, from + n, lengths) : 0;
         count = encode(x, s + from, n, 0);
-        CHECK(count == expected);
-        for (size_t i = 0; i < MIN(count, expected); i++) {
+        CHECK(count == (int)expected);
+        for (int i = 0; i < MIN(count, (int)expected); i++) {
             size_t length;
             tok_bytes(&x->v, ids[i], &length);
             CHECK(length == lengths[i]);
@@ -578,7 +581,8 @@ TEST(naive_sentencepiece) {
 static void check_random_text(const fixture *x, int any_bytes, uint64_t *state) {
     for (int run = 0; run < 200; run++) {
         uint8_t s[400];
-        size_t n = 0, count, measured;
+        size_t n = 0;
+        int count, measured;
         for (int k = (int)(rng_next(state) % 40); k > 0; k--) {
             uint32_t c = (uint32_t)(rng_next(state) % (rng_next(state) % 2 ? 0x110000 : 0x3100));
             if (any_bytes) s[n++] = (uint8_t)c;
@@ -627,7 +631,8 @@ TEST(specials) {
     blob b;
     fixture x;
     char text[100];
-    size_t n, length;
+    size_t length;
+    int n;
     toy_make(&t, &state, 0);
     b = toy_bpe(&t, "qwen2", "qwen2", names, 5, 1);
     blob_int(&b, "tokenizer.ggml.bos_token_id", (uint32_t)t.n + 1);
@@ -661,7 +666,7 @@ TEST(sentencepiece_specials) {
     toy t;
     blob b;
     fixture x;
-    size_t n;
+    int n;
     toy_make(&t, &state, 0);
     b = toy_sentencepiece(&t, &state, 0, users, 1);
     blob_bool(&b, "tokenizer.ggml.add_space_prefix", 0);
@@ -672,14 +677,14 @@ TEST(sentencepiece_specials) {
     n = encode(&x, "<s>a", 4, POLAR_TOKENIZE_SPECIAL | POLAR_TOKENIZE_BOS);
     CHECK(n == 2 && ids[0] == 1);
     n = encode(&x, "<s>a", 4, 0);
-    for (size_t i = 0; i < n; i++) CHECK(ids[i] != 1);
+    for (int i = 0; i < n; i++) CHECK(ids[i] != 1);
     fixture_free(&x);
 }
 
 /* --- chat formats */
 
-static size_t chat(const fixture *x, polar_chat format, const polar_message *messages, int n) {
-    size_t count = 0;
+static int chat(const fixture *x, polar_chat format, const polar_message *messages, int n) {
+    int count = 0;
     polar_error e = {0};
     CHECK(tok_chat_encode(&x->v, &x->a, format, messages, n, ids, MAX_IDS, &count, &e) == POLAR_OK);
     CHECK_STR(e.message, "");
@@ -689,7 +694,8 @@ static size_t chat(const fixture *x, polar_chat format, const polar_message *mes
 /* The conversation as text, control tokens written out. */
 static const char *chat_text(const fixture *x, polar_chat format, const polar_message *messages, int n) {
     static char text[4000];
-    size_t length, count = chat(x, format, messages, n);
+    const int count = chat(x, format, messages, n);
+    size_t length;
     CHECK(tok_decode(&x->v, ids, count, POLAR_DETOKENIZE_SPECIAL, text, sizeof text - 1, &length, NULL) == POLAR_OK);
     text[MIN(length, sizeof text - 1)] = 0;
     return text;
@@ -731,9 +737,9 @@ TEST(chatml) {
               "<|im_start|>user\n What is 2+2?\n<|im_end|><|im_end|>\n<|im_start|>assistant\n");
     /* the one in the question is text */
     {
-        size_t n = chat(&x, POLAR_CHAT_AUTO, &question, 1);
+        int n = chat(&x, POLAR_CHAT_AUTO, &question, 1);
         int controls = 0;
-        for (size_t i = 0; i < n; i++) controls += tok_is_control(&x.v, ids[i]);
+        for (int i = 0; i < n; i++) controls += tok_is_control(&x.v, ids[i]);
         CHECK(controls == 3);
     }
     CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk, 4),
@@ -938,7 +944,7 @@ TEST(chatml_think) {
     static const char template[] = LOOP("\\n") PROMPT("\\n") "{%- if enable_thinking is false %}"
                                    "{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}";
     fixture x;
-    size_t n;
+    int n;
     for (int i = 0; i < 2; i++) { /* without a template, too */
         if (!chat_fixture(&x, "qwen3", i ? NULL : template, 0)) return;
         n = chat(&x, POLAR_CHAT_CHATML, talk + 1, 1);
@@ -988,7 +994,7 @@ TEST(chat_errors) {
     toy t;
     blob b;
     fixture x;
-    size_t n;
+    int n;
     polar_error e = {0};
     toy_make(&t, &state, 0);
     b = toy_bpe(&t, "llama", "qwen2", NULL, 0, 0);
@@ -1000,6 +1006,16 @@ TEST(chat_errors) {
     CHECK(tok_chat_encode(&x.v, &x.a, POLAR_N_CHAT, talk, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
     CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, &incomplete, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
     CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, NULL, -1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
+    { /* more tokens than an int counts, which takes too long to be tried with texts */
+        tok_coder c = tok_coder_begin(&x.v, &x.a, NULL, 0, &e);
+        c.n = INT_MAX - 1;
+        tok_emit(&c, 'a');
+        CHECK(c.n == INT_MAX && !c.status);
+        e = (polar_error){0};
+        tok_emit(&c, 'a');
+        CHECK(tok_coder_end(&c, &n) == POLAR_ARGUMENT && n == 0 && e.status == POLAR_ARGUMENT);
+        CHECK_STR(e.message, "more than 2147483647 tokens");
+    }
     fixture_free(&x);
     CHECK_STR(polar_chat_name(POLAR_CHAT_CHATML), "chatml");
     CHECK(!polar_chat_name(POLAR_N_CHAT) && !polar_chat_name((polar_chat)-1));
@@ -1138,7 +1154,7 @@ TEST(odd_vocabulary) {
     blob b;
     fixture x;
     polar_error e = {0};
-    size_t n;
+    int n;
     blob_begin(&b, "llama", "gpt2", NULL);
     blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, COUNT(tokens));
     for (int i = 0; i < COUNT(tokens); i++) blob_text(&b, tokens[i], strlen(tokens[i]));
@@ -1283,7 +1299,7 @@ TEST(no_memory) {
     meter m = {-1, 0};
     polar_allocator a = {meter_alloc, meter_free, &m};
     int done = 0;
-    size_t n;
+    int n;
     if (!chat_fixture(&x, "qwen3", "<|im_start|>", 0)) return;
     for (int i = 0; !done; i++) {
         tok_vocab v;
@@ -1315,9 +1331,10 @@ static void encode_repeated(void *context, size_t n) {
     const size_t unit = strlen(r->unit), most = n + 1; /* SentencePiece adds a space */
     char *s = malloc(n), *back = malloc(n);
     int32_t *tokens = malloc(most * sizeof *tokens);
-    size_t n_tokens, length;
+    size_t length;
+    int n_tokens;
     for (size_t at = 0; at < n; at++) s[at] = r->unit[at % unit];
-    CHECK(tok_encode(&r->x->v, &r->x->a, s, n, POLAR_TOKENIZE_SPECIAL, tokens, most, &n_tokens, NULL) == POLAR_OK);
+    CHECK(tok_encode(&r->x->v, &r->x->a, s, n, POLAR_TOKENIZE_SPECIAL, tokens, (int)most, &n_tokens, NULL) == POLAR_OK);
     CHECK(tok_decode(&r->x->v, tokens, n_tokens, 0, back, n, &length, NULL) == POLAR_OK);
     CHECK(length == n && !memcmp(s, back, n));
     free(s);

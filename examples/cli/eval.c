@@ -231,11 +231,11 @@ static int rank(const eval *r, const eval_work *w, int point, int k, int *out) {
 static int count_encoder(eval *r, const cli_question *q) {
     const int most = r->about.max_tokens;
     polar_error e;
-    size_t n;
+    int n;
     if (!r->encoder) return 0;
     if (polar_tokenize(r->encoder, q->text, strlen(q->text), POLAR_TOKENIZE_BOS, NULL, 0, &n, &e))
         return cli_fail("%s", e.message);
-    r->work->encoder_calls = r->encoder_calls * (most && n + 1 > (size_t)most ? most : (double)n + 1);
+    r->work->encoder_calls = r->encoder_calls * (most && n >= most ? most : (double)n + 1);
     return 0;
 }
 
@@ -445,7 +445,7 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
         }
     }
     if (!n) return clock_program(r, &w->programs[0], e);
-    return polar_picker_answer(picker, w->prompt, w->n_prompt, candidates, n, &o, &picked, e);
+    return polar_picker_answer(picker, w->prompt, w->n_prompt, candidates, n, &o, NULL, 0, &picked, e);
 }
 
 /* All methods in turn, beginning with another one each time. */

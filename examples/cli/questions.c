@@ -675,16 +675,11 @@ void cli_prompt_put(FILE *f, const cli_prompt *p) {
 
 int cli_prompt_tokens(const polar_model *model, const polar_prompt *p, const char *question, int32_t **tokens, int *n) {
     polar_error e;
-    size_t length = 0;
-    int status = 0;
     *tokens = NULL;
-    if (polar_prompt_tokenize(model, p, question, NULL, 0, &length, &e)) status = cli_fail("%s", e.message);
-    else if (length > INT_MAX / 2) status = cli_fail("a question of %lu tokens is too long", (unsigned long)length);
-    else if (!(*tokens = malloc((length + 1) * sizeof **tokens))) status = cli_fail("out of memory");
-    else if (polar_prompt_tokenize(model, p, question, *tokens, length, &length, &e))
-        status = cli_fail("%s", e.message);
-    *n = (int)length;
-    return status;
+    *n = 0;
+    if (polar_prompt_tokenize(model, p, question, NULL, 0, n, &e)) return cli_fail("%s", e.message);
+    if (!(*tokens = malloc(((size_t)*n + 1) * sizeof **tokens))) return cli_fail("out of memory");
+    return polar_prompt_tokenize(model, p, question, *tokens, *n, n, &e) ? cli_fail("%s", e.message) : 0;
 }
 
 int cli_prompt_room(const cli_prompt *p, cli_questions *qs, const char *file, int n_answer, int skip_long,
@@ -731,14 +726,14 @@ int cli_prompt_draft(const cli_prompt *p, const char *answer, int32_t **tokens, 
     polar_model_info info;
     polar_error e;
     char text[1024];
-    size_t length = 0;
+    const int capacity = (int)sizeof text; /* a byte is a token at most */
     draft_text(p, answer, text, sizeof text);
     *n = 0;
     if (!(*tokens = malloc((sizeof text + 1) * sizeof **tokens))) return cli_fail("out of memory");
-    if (polar_tokenize(p->model, text, strlen(text), POLAR_TOKENIZE_SPECIAL, *tokens, sizeof text, &length, &e))
+    if (polar_tokenize(p->model, text, strlen(text), POLAR_TOKENIZE_SPECIAL, *tokens, capacity, n, &e))
         return cli_fail("%s", e.message);
     polar_model_get_info(p->model, &info);
-    *n = (int)(length < sizeof text ? length : sizeof text);
+    if (*n > capacity) *n = capacity;
     if (p->how.chat != POLAR_CHAT_RAW && info.token_eot >= 0) (*tokens)[(*n)++] = info.token_eot;
     else if (info.token_eos >= 0) (*tokens)[(*n)++] = info.token_eos;
     return 0;

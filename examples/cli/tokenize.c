@@ -1,6 +1,8 @@
 /* polar tokenize: text to tokens and back. Shows the [tok] functions of polar.h; needs no weights. */
 #include "cli.h"
 
+#include <limits.h>
+
 typedef struct tokenize_options {
     const char *model, *file;
     int decode, special, bos, jsonl, json;
@@ -11,25 +13,25 @@ typedef struct tokenize_options {
 static int print_tokens(const tokenize_options *o, const polar_model *model, const char *text, size_t length) {
     int flags = (o->special ? POLAR_TOKENIZE_SPECIAL : 0) | (o->bos ? POLAR_TOKENIZE_BOS : 0), status = 0;
     int32_t *tokens = NULL;
-    size_t n = 0;
+    int n = 0;
     polar_error e;
     if (polar_tokenize(model, text, length, flags, NULL, 0, &n, &e)) return cli_fail("%s%s", o->at, e.message);
-    if (!(tokens = malloc((n + 1) * sizeof *tokens))) return cli_fail("out of memory");
+    if (!(tokens = malloc(((size_t)n + 1) * sizeof *tokens))) return cli_fail("out of memory");
     if (polar_tokenize(model, text, length, flags, tokens, n, &n, &e))
         status = cli_fail("%s%s", o->at, e.message);
     else if (o->json || o->jsonl) {
         printf("{\"tokens\":");
-        json_put_ints(stdout, tokens, n);
+        json_put_ints(stdout, tokens, (size_t)n);
         printf("}\n");
     } else {
-        for (size_t i = 0; i < n; i++) printf(i ? ",%d" : "%d", (int)tokens[i]);
+        for (int i = 0; i < n; i++) printf(i ? ",%d" : "%d", (int)tokens[i]);
         printf("\n");
     }
     free(tokens);
     return status;
 }
 
-static int print_text(const tokenize_options *o, const polar_model *model, const int32_t *tokens, size_t n) {
+static int print_text(const tokenize_options *o, const polar_model *model, const int32_t *tokens, int n) {
     int flags = o->special ? POLAR_DETOKENIZE_SPECIAL : 0, status = 0;
     char *text;
     size_t length = 0;
@@ -53,7 +55,7 @@ static int print_text(const tokenize_options *o, const polar_model *model, const
 /* Reads "1,2,3", with commas or white space between, and prints the text. */
 static int decode_list(const tokenize_options *o, const polar_model *model, const char *list) {
     int32_t *tokens = malloc((strlen(list) + 1) * sizeof *tokens);
-    size_t n = 0;
+    int n = 0;
     int status = tokens ? 0 : cli_fail("out of memory");
     while (!status) {
         char *end;
@@ -63,6 +65,7 @@ static int decode_list(const tokenize_options *o, const polar_model *model, cons
         id = strtol(list, &end, 10);
         if (end == list || (*end && !strchr(", \t\r\n", *end)) || id < INT32_MIN || id > INT32_MAX)
             status = cli_fail("a token id is expected at \"%.20s\"", list);
+        else if (n == INT_MAX) status = cli_fail("there are more than %d token ids", INT_MAX);
         else tokens[n++] = (int32_t)id;
         list = end;
     }
@@ -81,7 +84,9 @@ static int convert_line(const tokenize_options *o, const polar_model *model, con
     if (!o->decode) return print_tokens(o, model, text->text, text->length);
     if (!(tokens = json_ints(json_get(line, "tokens"), &n)))
         return cli_fail("%s:%d: field \"tokens\" must be a list of token ids", lines->name, lines->number);
-    status = print_text(o, model, tokens, n);
+    if (n > INT_MAX)
+        status = cli_fail("%s:%d: there are more than %d token ids", lines->name, lines->number, INT_MAX);
+    else status = print_text(o, model, tokens, (int)n);
     free(tokens);
     return status;
 }

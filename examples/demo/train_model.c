@@ -43,16 +43,16 @@ typedef struct lexicon {
 
 /* Tokens of a piece of text, by polar's tokenizer. */
 static int tokenize(const lexicon *v, const char *s, int *out) {
-    size_t n = 0;
+    int n = 0;
     if (polar_tokenize(v->vocabulary, s, strlen(s), 0, out, MAX_PIECE, &n, NULL) || n > MAX_PIECE) n = 0;
-    return (int)n;
+    return n;
 }
 
 static int open_text(lexicon *v, const char *path) {
     polar_model_options o = {0};
     polar_model_info info;
     polar_error e;
-    size_t n;
+    int n;
     o.vocab_only = 1;
     if (polar_model_open(&v->vocabulary, path, &o, &e) || polar_gguf_open(&v->file, path, NULL, &e)) {
         fprintf(stderr, "train_model: %s\n", e.message);
@@ -583,8 +583,7 @@ static int check_export(trainer *t, const int *path, int n_path) {
     polar_error e;
     story s;
     static char shown[8192];
-    int tokens[MAX_TOKENS], bad = 0;
-    size_t n = 0;
+    int tokens[MAX_TOKENS], bad = 0, n = 0;
     uint64_t state = 11;
     o.max_calls = MAX_CALLS, o.kv_type = POLAR_KV_F32, o.n_threads = 1;
     if (polar_model_open(&exported, t->o->out, NULL, &e) || polar_session_create(&session, exported, NULL, &o, &e)) {
@@ -604,7 +603,7 @@ static int check_export(trainer *t, const int *path, int n_path) {
         strcpy(shown + story_text(&s, 5, shown, sizeof shown), "\n");
         polar_tokenize(exported, shown, strlen(shown), POLAR_TOKENIZE_BOS, tokens, MAX_TOKENS, &n, NULL);
         tokens[n++] = t->text.box;
-        if (polar_session_set_path(session, path, n_path, &e) || polar_session_eval(session, tokens, (int)n, &e)) bad++;
+        if (polar_session_set_path(session, path, n_path, &e) || polar_session_eval(session, tokens, n, &e)) bad++;
         else {
             int asked_mark = 0; /* the answer of the second question */
             while (w->p.b.marks[asked_mark].question < 1 || w->p.b.marks[asked_mark].weight < 1) asked_mark++;
@@ -707,20 +706,19 @@ static int read_question(FILE *f, char *question, size_t size, char *answer, int
 
 /* Adds a question and its answer, whole; 0 if there is no room. */
 static int add_whole(batch *b, const lexicon *v, const char *question, const char *answer, int task, int steps) {
-    int tokens[MAX_TOKENS], n_answer, n_brace;
-    size_t n = 0;
+    int tokens[MAX_TOKENS], n_answer, n_brace, n = 0;
     tokens[0] = v->bos;
     if (polar_tokenize(v->vocabulary, question, strlen(question), 0, tokens + 1, MAX_TOKENS - 32, &n, NULL)) return 0;
-    if (!batch_has_room(b, (int)n + 16, 8)) return 0;
+    if (!batch_has_room(b, n + 16, 8)) return 0;
 
-    const int from = b->n, at = from + (int)n++;
+    const int from = b->n, at = from + n++;
     tokens[n] = v->box;
     batch_mark(b, at, v->box, 1);
     n_answer = tokenize(v, answer, tokens + n + 1);
     n_brace = tokenize(v, "}", tokens + n + 1 + n_answer);
-    for (int i = 0; i < n_answer + n_brace; i++) batch_mark(b, at + 1 + i, tokens[(int)n + 1 + i], 1);
+    for (int i = 0; i < n_answer + n_brace; i++) batch_mark(b, at + 1 + i, tokens[n + 1 + i], 1);
     batch_mark(b, at + 1 + n_answer + n_brace, v->eos, 1);
-    batch_add(b, tokens, (int)n + 1 + n_answer + n_brace, from, 0, -1);
+    batch_add(b, tokens, n + 1 + n_answer + n_brace, from, 0, -1);
     batch_ask(b, task, steps);
     return 1;
 }

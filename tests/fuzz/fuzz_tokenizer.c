@@ -17,13 +17,14 @@ static void require_tok(int condition) {
 static void check_text(const polar_model *model, const char *text, size_t length, int flags) {
     int32_t tokens[4 * MAX_TEXT + 2]; /* a byte is a token at most; then the space and BOS */
     char back[64];
-    size_t n = 0, written = 0, bytes = 0;
+    size_t bytes = 0;
+    int n = 0, written = 0;
     polar_error e;
     if (polar_tokenize(model, text, length, flags, NULL, 0, &n, &e)) {
         require_tok(e.status != POLAR_OK && e.message[0]);
         return;
     }
-    require_tok(n <= sizeof tokens / sizeof *tokens);
+    require_tok(n >= 0 && (size_t)n <= sizeof tokens / sizeof *tokens);
     require_tok(!polar_tokenize(model, text, length, flags, tokens, n, &written, NULL) && written == n);
     for (int special = 0; special < 2; special++)
         require_tok(!polar_detokenize(model, tokens, n, special, back, sizeof back, &bytes, NULL));
@@ -37,7 +38,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char content[MAX_TEXT + 1];
     polar_message message = {"user", content};
     polar_model *model;
-    size_t n;
+    int n;
     memcpy(content, text, length);
     content[length] = 0;
     options.vocab_only = 1;
