@@ -145,6 +145,8 @@ static void prepare(void) {
     write_model("template.gguf", "{question}:", NULL);
     planted_eight = "(B)\xc4\xa0ice";
     write_model("letter.gguf", "{question}:", NULL);
+    planted_eight = "\\text{(B)}\xc4\xa0ice";
+    write_model("styled.gguf", "{question}:", NULL);
     planted_eight = "ice";
     write_model("option.gguf", "{question}:", NULL);
     planted_eight = "8";
@@ -420,6 +422,8 @@ TEST(choices) {
     char line[400];
     snprintf(line, sizeof line, "%sletter.gguf%s", ask, rest);
     RUN(line, 0, "\"initial_score\":0 \"initial_score\":1 "); /* it says (B) ice */
+    snprintf(line, sizeof line, "%sstyled.gguf%s", ask, rest);
+    RUN(line, 0, "\"initial_score\":0 \"initial_score\":1 ");
     snprintf(line, sizeof line, "%soption.gguf%s", ask, rest);
     RUN(line, 0, "\"initial_score\":1 \"initial_score\":0 "); /* it says ice */
 }

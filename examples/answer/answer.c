@@ -204,6 +204,7 @@ typedef struct ans_unit_row {
 
 #define UNIT_PREFIX 1
 #define UNIT_NAME 2
+#define UNIT_UNSAID 4
 
 static const ans_unit_row ans_units[] = {
     {"m", 1, 1, 0, 1, U_LENGTH}, {"meter", 1, 1, 0, 3, U_LENGTH}, {"metre", 1, 1, 0, 3, U_LENGTH},
@@ -235,7 +236,7 @@ static const ans_unit_row ans_units[] = {
     {"Omega", 1, 1, 0, 1, U_VOLT - U_CURRENT}, {"ohm", 1, 1, 0, 3, U_VOLT - U_CURRENT}, {"K", 1, 1, 0, 1, U_KELVIN},
     {"kelvin", 1, 1, 0, 2, U_KELVIN}, {"Hz", 1, 1, 0, 1, -U_TIME}, {"hertz", 1, 1, 0, 1, -U_TIME},
     {"mol", 1, 1, 0, 1, U_AMOUNT}, {"mole", 1, 1, 0, 2, U_AMOUNT}, {"celsius", 1, 1, 0, 0, U_CELSIUS},
-    {"fahrenheit", 1, 1, 0, 0, U_FAHRENHEIT},
+    {"fahrenheit", 1, 1, 0, 0, U_FAHRENHEIT}, {"unit", 1, 1, 0, 6, U_LENGTH},
 };
 
 static const struct {
@@ -906,6 +907,7 @@ typedef struct ans_work {
     uint64_t bound_name[8];
     double bound_value[8];
     int level; /* of ans_same */
+    int in_units; /* both values being compared have units */
     ans_side pred, gold;
     char scratch[ANS_TEXT * 4]; /* a text before it is rewritten */
     ans_node nodes[ANS_NODES];
@@ -1741,11 +1743,11 @@ static size_t ans_rewrite_phrase(ans_rewriter *x) {
 static size_t ans_rewrite_currency(ans_rewriter *x, size_t end) {
     static const char codes[] = "usd eur gbp inr rs jpy cny rmb aud cad chf nzd sgd hkd mxn php zar krw brl rub us";
     const polar_span word = ans_slice(x->s, x->at, end);
-    size_t next = end;
+    size_t next = end, digit;
     if (next < x->s.length && x->s.text[next] == '.') next++;
-    while (next < x->s.length && (x->s.text[next] == ' ' || x->s.text[next] == '~')) next++;
-    if (next >= x->s.length || !ans_is_digit(x->s.text[next])) return 0;
-    if (!ans_is_any(word, codes)) return 0;
+    while (next < x->s.length && strchr(" ~", x->s.text[next])) next++;
+    for (digit = next; digit < x->s.length && strchr(" ~}\\", x->s.text[digit]);) digit++; /* \text{Rs. }80 */
+    if (digit >= x->s.length || !ans_is_digit(x->s.text[digit]) || !ans_is_any(word, codes)) return 0;
     if (ans_is_any(word, "usd")) ans_put_text(x->side, "\\dollar ");
     return next;
 }
@@ -2467,7 +2469,7 @@ typedef enum ans_op {
     N_BASIS,  /* the unit vector id: i, j, k */
     N_OPAQUE, /* an unknown function of its children: f(x), a_{n+1}, limits, 12_{5} */
     N_CONGRUENCE, /* value, modulus */
-    N_QUANTITY,   /* a value with a unit, whose place in the list of units is id */
+    N_QUANTITY,   /* a value with a unit, num / den of the base units of the dimensions in `name`; then words */
     N_SUM,    /* variable in `name`, product if id is set: lower, upper, body */
     N_DEGREE,
     /* collections and what is no number */
@@ -3480,11 +3482,20 @@ static int ans_operand_end(ans_work *w) {
     return i;
 }
 
-/* A unit as it was read: base units times num / den. */
+/* A unit as it was read: base units times num / den; what is counted where it is none of the table: "red balls", and
+ * "items" behind "5 dollars per". */
 typedef struct ans_unit {
     natural num, den;
     int64_t dimension;
+    int unsaid; /* "square units": which length it is the square of is not said */
+    int n_words;
+    uint64_t words[8]; /* names of their stems */
 } ans_unit;
+
+static void ans_unit_clear(ans_work *w, ans_unit *unit) {
+    memset(unit, 0, sizeof *unit);
+    unit->num = unit->den = nat_from(w, 1);
+}
 
 /* Tokens of the letters that touch each other from `at` on, as one name. */
 static int ans_run(const ans_work *w, int at, int stop, polar_span *name) {
@@ -3534,18 +3545,18 @@ static void ans_add_unit(ans_work *w, ans_unit *unit, const ans_unit_row *row, i
     unit->num = nat_multiply(w, unit->num, power < 0 ? den : num);
     unit->den = nat_multiply(w, unit->den, power < 0 ? num : den);
     unit->dimension += power * row->dimension;
+    unit->unsaid |= row->flags & UNIT_UNSAID;
 }
 
 /* Reads the units from `at` on as far as they are known: "cm^2", "km/h", "square feet", "dollars per hour". Returns the
  * tokens taken, 0 for none. A letter alone is a unit after a space only, or in a text command. */
 static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
     int i = at, end = at, sign = 1, power = 1;
-    unit->num = unit->den = nat_from(w, 1);
-    unit->dimension = 0;
+    ans_unit_clear(w, unit);
     while (i < stop && ans_pay(w, 100)) {
         const ans_token *t = &w->tokens[i];
         const ans_unit_row *row;
-        polar_span name;
+        polar_span name, next;
         int n = ans_run(w, i, stop, &name), exponent, used, own;
         if (end > at && (ans_is_char(t, '/') || ans_is_any(name, "per"))) {
             sign = -1;
@@ -3562,6 +3573,7 @@ static int ans_read_unit(ans_work *w, int at, int stop, ans_unit *unit) {
         if (i && w->tokens[i - 1].kind == T_DEGREE && n == 1 && (t->id == 'C' || t->id == 'F'))
             name = t->id == 'C' ? ans_span("celsius", 7) : ans_span("fahrenheit", 10);
         if (!n || (row = ans_find_unit(name, &exponent)) == NULL) break;
+        if (ans_is_any(name, "in") && ans_run(w, i + n, stop, &next) && ans_is_any(next, "all total the a")) break;
         own = ans_unit_power(w, i + n, stop, &used);
         if (i == at && !t->upright && !t->spaced && t->kind == T_LETTER &&
             ((name.length == 1 && !(used && !ans_is_whole(t - 1))) ||
@@ -3594,7 +3606,7 @@ static int ans_word_tokens(const ans_work *w, int at, int stop) {
     n = ans_run(w, at, stop, &name);
     if (!n || t->kind == T_SYMBOL) return 0;
     if (name.length == 1 && (t->id == 'a') && t->spaced) return 1;
-    if (ans_is_any(name, "of in on at by to an is it he we are per for the was has had all can and but not she who"))
+    if (ans_is_any(name, "of in on at by to an as so if is it he we are per for the was has had all can and but not she who"))
         return n;
     return t->spaced && ans_is_three_letter_word(name) ? n : 0;
 }
@@ -3626,7 +3638,7 @@ static int ans_is_prose(ans_work *w, int at, int stop, int reasons) {
         words += n > 0;
         if (!ans_pay(w, 20)) return 0;
         if (n || opened) continue; /* in brackets there may be a calculation */
-        if (ans_run(w, i, stop, &name) && name.length < 3 && !ans_is_any(name, "a")) {
+        if ((n = ans_run(w, i, stop, &name)) != 0 && name.length < 3 && !ans_is_any(name, "a")) {
             int exponent;
             if (!ans_find_unit(name, &exponent) || name.length < 2) return 0;
         }
@@ -3652,15 +3664,49 @@ static int ans_is_plain_value(const ans_work *w, int at, int stop) {
     return 1;
 }
 
-/* Where the value of an operand ends; behind it there may be a unit, which goes to *unit (dimension 0: none), and
- * words. */
+/* The tokens of "per" or "/" at a place, else 0. */
+static int ans_per(const ans_work *w, int at, int stop) {
+    polar_span name;
+    const int n = at < stop ? ans_run(w, at, stop, &name) : 0;
+    return at < stop && ans_is_char(&w->tokens[at], '/') ? 1 : ans_is_any(name, "per") ? n : 0;
+}
+
+/* A word without its ending, so that singular and plural have one name: box, boxes; berry, berries. */
+static uint64_t ans_stem(polar_span s) {
+    uint64_t h = 1;
+    while (s.length > 1 && strchr("esES", s.text[s.length - 1])) s.length--;
+    for (size_t i = 0; i < s.length; i++) {
+        const char c = ans_lower(s.text[i]);
+        h = ans_mix(h, (uint64_t)(unsigned char)(c == 'y' ? 'i' : c));
+    }
+    return h;
+}
+
+/* Reads what is counted from words behind a value, also in brackets: "red balls" of "5 red balls in a box"; nothing of
+ * "5 in all". What a word of `ends` begins is a remark, and words of `fillers` name nothing. */
+static void ans_read_counted(ans_work *w, int at, int stop, ans_unit *unit) {
+    static const char ends[] = "of in on at by to an a as so if is it he we she they are for the was were has had have "
+                               "can will would and but not who that which from with because since when where after "
+                               "before as than then out away";
+    static const char fillers[] = "total altogether remaining remain remains left each every different unit units";
+    int n;
+    polar_span name;
+    if (at < stop && (ans_is_char(&w->tokens[at], '(') || ans_is_char(&w->tokens[at], '['))) at++;
+    for (; at < stop && unit->n_words < COUNT(unit->words); at += n) {
+        if ((n = ans_per(w, at, stop)) != 0) continue;
+        if ((n = ans_run(w, at, stop, &name)) == 0 || ans_is_any(name, ends)) break;
+        if (!ans_is_any(name, fillers)) unit->words[unit->n_words++] = ans_stem(name);
+    }
+}
+
+/* Where the value of an operand ends; behind it there may be a unit, which goes to *unit, and words. */
 static int ans_value_stop(ans_work *w, int stop, ans_unit *unit) {
     int depth = 0;
-    unit->dimension = 0;
+    ans_unit_clear(w, unit);
     for (int i = w->at + 1; i < stop; i++) {
         const ans_token *t = &w->tokens[i], *before = t - 1;
         const int plain = before->kind == T_NUMBER || before->kind == T_DEGREE || ans_is_char(before, '}');
-        int n = 0;
+        int n = 0, per, bracket;
         depth += ans_bracket(before);
         if (!ans_pay(w, 1)) break;
         if (depth || !ans_is_value_end(before)) continue;
@@ -3671,26 +3717,53 @@ static int ans_value_stop(ans_work *w, int stop, ans_unit *unit) {
             polar_span name; /* bare letters after \pi or a bracket: names of two letters only */
             if (w->inner || ans_run(w, i, stop, &name) < 2 || !ans_is_plain_value(w, w->at, i)) continue;
         }
-        if (t->kind != T_SYMBOL || *t->at == 'O') n = ans_read_unit(w, i, stop, unit);
-        if (n && i + n < stop && !ans_is_prose(w, i + n, stop, 0)) n = 0;
+        bracket = ans_is_char(t, '(') || ans_is_char(t, '[');
+        if (t->kind != T_SYMBOL || *t->at == 'O') n = ans_read_unit(w, i + bracket, stop, unit);
+        if (n && bracket) n = ans_bracket(&w->tokens[i + 1 + n]) < 0 ? n + 2 : 0;
+        per = n ? ans_per(w, i + n, stop) : 0;
+        if (n && i + n < stop && !ans_is_prose(w, i + n + per, stop, 0)) n = 0;
+        if (n && per) ans_read_counted(w, i + n + per, stop, unit);
         if (n) return i;
-        unit->dimension = 0;
-        if (ans_is_prose(w, i, stop, 0)) return i;
+        ans_unit_clear(w, unit);
+        if (ans_is_prose(w, i, stop, 0)) {
+            ans_read_counted(w, i, stop, unit);
+            return i;
+        }
     }
     return stop;
 }
 
-/* A value with its unit. */
+/* A value with its unit, whose words are children behind it. */
 static int ans_quantity(ans_work *w, int value, const ans_unit *unit) {
     int n;
-    if (!value || !unit->dimension) return value;
+    if (!unit->dimension && !unit->n_words) return value;
+    if (!value || (unit->unsaid && unit->dimension == U_LENGTH)) return value;
     if (unit->num.n <= 0 || unit->den.n <= 0) return ans_no(w);
     n = ans_node_new(w, N_QUANTITY);
     ans_append(w, n, value);
+    for (int i = 0; i < unit->n_words; i++) {
+        const int word = ans_node_new(w, N_SYMBOL);
+        w->nodes[word].name = unit->words[i];
+        ans_append(w, n, word);
+    }
+    w->nodes[n].id = unit->unsaid;
     w->nodes[n].num = unit->num;
     w->nodes[n].den = unit->den;
     w->nodes[n].name = (uint64_t)unit->dimension;
     return n;
+}
+
+/* Dollars, whose sign stands before the value, perhaps per what stands behind it. */
+static void ans_read_price(ans_work *w, int at, int stop, ans_unit *unit) {
+    const int per = ans_per(w, at, stop);
+    ans_unit other;
+    ans_unit_clear(w, unit);
+    if (per && ans_read_unit(w, at + per, stop, &other)) {
+        unit->num = other.den;
+        unit->den = other.num;
+        unit->dimension = -other.dimension;
+    } else if (per) ans_read_counted(w, at + per, stop, unit);
+    unit->dimension += U_MONEY;
 }
 
 /* "6 ft 2 in", "3 hours and 30 minutes": numbers with units of one kind, each smaller than the one before. Their sum in
@@ -3698,7 +3771,8 @@ static int ans_quantity(ans_work *w, int value, const ans_unit *unit) {
 static int ans_read_compound(ans_work *w) {
     const int start = w->at;
     int sum = 0, parts = 0, i = start;
-    ans_unit first = {{0, 0}, {0, 0}, 0}, unit;
+    ans_unit first, unit;
+    ans_unit_clear(w, &first);
     while (i + 1 < w->stop) {
         const ans_token *t = &w->tokens[i];
         int n, value, factor;
@@ -3781,10 +3855,7 @@ static int ans_read_operand(ans_work *w) {
     if (w->failed || w->at != stop) return ans_no(w);
     w->at = end;
     w->stop = outer;
-    if (money && !unit.dimension && stop == end) {
-        unit.num = unit.den = nat_from(w, 1);
-        unit.dimension = U_MONEY;
-    }
+    if (money && !unit.dimension) ans_read_price(w, stop, end, &unit);
     return ans_quantity(w, n, &unit);
 }
 
@@ -4158,10 +4229,10 @@ static int ans_same_percent(double p, double h, int sign) {
     return fabs(h - q) <= 1e-3 * MAX(h, q);
 }
 
-/* The same for two values with the flags of their nodes. */
-static int ans_same_share(double a, int a_flags, double b, int b_flags) {
+/* The same for two values with the flags of their nodes; 50 cm are not 0.5 cm. */
+static int ans_same_share(const ans_work *w, double a, int a_flags, double b, int b_flags) {
     int a_sign = a_flags & PERCENT, b_sign = b_flags & PERCENT;
-    if (a_sign && b_sign) return 0;
+    if ((a_sign && b_sign) || w->in_units) return 0;
     if (!a_sign && !b_sign && !(a_flags & b_flags & PLAIN)) return 0;
     return (!b_sign && ans_same_percent(a, b, a_sign)) || (!a_sign && ans_same_percent(b, a, b_sign));
 }
@@ -4178,7 +4249,7 @@ static int ans_same_rational(ans_work *w, int i, int k) {
     if (plain && ((a->flags | b->flags) & DECIMAL) && (m >= 0.1 || a->value == 0 || b->value == 0) &&
         fabs(a->value - b->value) <= 1e-8)
         return 1;
-    return ans_same_share(a->value, a->flags, b->value, b->flags);
+    return ans_same_share(w, a->value, a->flags, b->value, b->flags);
 }
 
 /* Two formulas: exact numbers exactly, constants by value, others by their values at the probes, of which
@@ -4194,7 +4265,7 @@ static int ans_same_value(ans_work *w, ans_part a, ans_part b) {
     for (w->probe = 0; w->probe < (symbols ? ANS_PROBES : 1); w->probe++) {
         cx p = ans_part_value(w, a), q = ans_part_value(w, b);
         int same = cx_equal(p, q);
-        if (!same) return !symbols && p.im == 0 && q.im == 0 && ans_same_share(p.re, x->flags, q.re, y->flags);
+        if (!same) return !symbols && p.im == 0 && q.im == 0 && ans_same_share(w, p.re, x->flags, q.re, y->flags);
         agreed += same > 0;
     }
     return w->budget > 0 && agreed >= (symbols ? 3 : 1);
@@ -4777,15 +4848,25 @@ static int ans_same_congruence(ans_work *w, int a, int b) {
     return ans_same(w, ans_whole(x), ans_whole(y));
 }
 
+/* 1 if each word of quantity a is one of b. */
+static int ans_has_words(const ans_work *w, int a, int b) {
+    for (int i = w->nodes[w->nodes[a].first].next, k; i; i = w->nodes[i].next) {
+        for (k = w->nodes[w->nodes[b].first].next; k && w->nodes[k].name != w->nodes[i].name;) k = w->nodes[k].next;
+        if (!k) return 0;
+    }
+    return 1;
+}
+
 /* Two values with units: of one kind, and equal in base units. */
 static int ans_same_quantity(ans_work *w, ans_part a, ans_part b) {
     const ans_node *x = &w->nodes[a.node], *y = &w->nodes[b.node];
     const natural p = nat_multiply(w, x->num, y->den), q = nat_multiply(w, y->num, x->den); /* a p = b q */
     int left, right;
     if (x->name != y->name || p.n <= 0 || q.n <= 0) return 0;
+    if (!ans_has_words(w, a.node, b.node) && !ans_has_words(w, b.node, a.node)) return 0;
     a.node = x->first;
     b.node = y->first;
-    if (!nat_compare(w, p, q)) return ans_same(w, a, b);
+    if (x->id || y->id || !nat_compare(w, p, q)) return ans_same(w, a, b);
     left = ans_rational(w, 0, p, nat_from(w, 1));
     right = ans_rational(w, 0, q, nat_from(w, 1));
     if (ans_is_exact(w, a.node) && ans_is_exact(w, b.node)) {
@@ -4813,9 +4894,14 @@ static int ans_same(ans_work *w, ans_part a, ans_part b) {
     w->level++;
     a = ans_only(w, a);
     b = ans_only(w, b);
-    if (w->nodes[a.node].op == N_QUANTITY && w->nodes[b.node].op == N_QUANTITY) same = ans_same_quantity(w, a, b);
-    else if (w->nodes[a.node].op == N_CONGRUENCE && w->nodes[b.node].op == N_CONGRUENCE)
+    if (w->nodes[a.node].op == N_QUANTITY && w->nodes[b.node].op == N_QUANTITY) {
+        const int outer = w->in_units;
+        w->in_units = 1;
+        same = ans_same_quantity(w, a, b);
+        w->in_units = outer;
+    } else if (w->nodes[a.node].op == N_CONGRUENCE && w->nodes[b.node].op == N_CONGRUENCE)
         same = ans_same_congruence(w, a.node, b.node);
+    else if (w->nodes[a.node].op == N_RELATION || w->nodes[b.node].op == N_RELATION) same = ans_compare(w, a, b);
     else same = ans_compare(w, ans_bare(w, a), ans_bare(w, b));
     w->level--;
     return same && w->budget > 0;
@@ -4954,16 +5040,18 @@ static int ans_same_tokens(const ans_side *a, const ans_side *b) {
 }
 
 /* The letter of a choice, A to E, in lower case, and how many tokens it takes; 0 for other answers. It stands in
- * brackets or before a mark, perhaps after "option", or alone: B, (B), \text{(B)}, B), B. 12, Option (B): twelve. */
-static char ans_choice(const ans_side *s, int *used) {
+ * brackets or before a mark, perhaps after "option", or alone: B, (B), \text{(B)}, B), B. 12, Option (B): twelve. If
+ * `lone`, the other side is a capital and nothing else, so that "(b) x" is no product, and F to J are choices too. */
+static char ans_choice(const ans_side *s, int lone, int *used) {
     const ans_token *t = s->tokens;
     int i = 0, bracket, n = s->n_tokens, named = 0;
     char letter;
     for (; i < n && t[i].kind == T_WORD && ans_is_any(ans_span(t[i].at, t[i].length), "option choice"); i++) named = 1;
     bracket = i < n && (ans_is_char(&t[i], '(') || ans_is_char(&t[i], '['));
     i += bracket;
-    if (i >= n || t[i].kind != T_LETTER || ans_lower((char)t[i].id) < 'a' || ans_lower((char)t[i].id) > 'e') return 0;
+    if (i >= n || t[i].kind != T_LETTER) return 0;
     letter = ans_lower((char)t[i].id);
+    if (!(letter >= 'a' && letter <= 'e') && !(lone && t[i].id >= 'F' && t[i].id <= 'J')) return 0;
     i++;
     if (bracket) {
         if (i >= n || !(ans_is_char(&t[i], ')') || ans_is_char(&t[i], ']'))) return 0;
@@ -4972,14 +5060,23 @@ static char ans_choice(const ans_side *s, int *used) {
     else if (i < n && !(t[i - 1].at[1] == '.' && t[i].spaced)) return 0;
     *used = i;
     if (i == n || named) return letter;
-    if (t[i - 1].kind != T_LETTER && !t[i].spaced && t[i].kind != T_WORD && t[i].kind != T_NUMBER) return 0;
-    if (letter == t[bracket].id && !t[bracket].upright && bracket) return 0; /* (a) x is a product */
+    if (t[i - 1].kind != T_LETTER && !t[i].spaced && t[i].kind != T_WORD && t[i].kind != T_NUMBER &&
+        !(lone && t[i].kind == T_LETTER && t[i + 1].kind == T_LETTER))
+        return 0;
+    if (letter == t[bracket].id && !t[bracket].upright && bracket && !lone) return 0; /* (a) x is a product */
     if (ans_is_char(&t[i], '-') && !(i + 1 < n && !t[i + 1].spaced)) return 0;
     return ans_is_char(&t[i], '^') || ans_is_char(&t[i], '_') || ans_is_char(&t[i], '+') || ans_is_char(&t[i], '*') ||
                    ans_is_char(&t[i], '/') || ans_is_char(&t[i], '!') || t[i].kind == T_RELATION ||
                    t[i].kind == T_SEPARATOR
                ? 0
                : letter;
+}
+
+/* The capital that a side is, in lower case and with or without brackets; else 0. */
+static char ans_capital(const ans_side *s) {
+    const ans_token *t = &s->tokens[s->n_tokens == 3];
+    if (s->n_tokens != 1 && !(s->n_tokens == 3 && ans_is_char(t - 1, '(') && ans_is_char(t + 1, ')'))) return 0;
+    return t->kind == T_LETTER && t->id >= 'A' && t->id <= 'J' ? ans_lower((char)t->id) : 0;
 }
 
 /* Takes the letter of a choice off its text. */
@@ -4992,7 +5089,8 @@ static void ans_drop_choice(ans_side *s, int used) {
 /* Letters decide if both have one; else the text behind the letter is compared. */
 static int ans_same_choice(ans_side *a, ans_side *b) {
     int m = 0, n = 0;
-    const char x = ans_choice(a, &m), y = ans_choice(b, &n);
+    const char p = ans_capital(a), q = ans_capital(b), x = ans_choice(a, q, &m), y = ans_choice(b, p, &n);
+    if ((x && q) || (y && p)) return (x && q ? x : p) == (y && p ? y : q);
     if (x && y) return x == y;
     if (x && m < a->n_tokens) ans_drop_choice(a, m);
     if (y && n < b->n_tokens) ans_drop_choice(b, n);
@@ -5064,7 +5162,7 @@ static int ans_same_sides(ans_work *w, polar_span pred, polar_span gold, int pla
     if (!w->pred.root) return 0;
     ans_read(w, &w->gold);
     if (!w->gold.root || w->budget <= 0) return 0;
-    w->level = 0;
+    w->level = w->in_units = 0;
     return flags & ANSWER_SETS ? ans_same_set(w, w->pred.root, w->gold.root)
                                      : ans_same(w, ans_whole(w->pred.root), ans_whole(w->gold.root));
 }

@@ -761,13 +761,16 @@ static int has_closed_box(const char *text) {
     return 0;
 }
 
-/* "(B) 30": the letter before an option's text decides, whatever the text says. The option, or -1 without a letter. */
-static int lettered_option(const cli_question *q, polar_span answer) {
-    char start[8] = "";
-    memcpy(start, answer.text, answer.length < sizeof start ? answer.length : sizeof start - 1);
-    for (int i = 0; i < q->n_options; i++)
-        if (label_length(start, i)) return i;
-    return -1;
+/* "(B) 30": the letter of an option decides, whatever text stands behind it; *option is -1 without a letter. */
+static int lettered_option(const cli_question *q, polar_span answer, int *option) {
+    int status = 0, same = 0;
+    *option = -1;
+    for (int i = 0; !status && *option < 0 && i < q->n_options; i++) {
+        const char letter[2] = {(char)('A' + i), 0};
+        status = is_equal(q, answer, letter, &same);
+        if (same) *option = i;
+    }
+    return status;
 }
 
 int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, polar_stop stop, int *right,
@@ -775,7 +778,7 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     const size_t n = strlen(response), box = strlen(BOX), before = p->prefilled ? box : 0;
     char *text = malloc(n + box + 1);
     polar_span found;
-    int counts, status = 0, letter;
+    int counts, status = 0, letter = -1;
     *right = 0;
     answer->text = response;
     answer->length = 0;
@@ -792,11 +795,9 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
         answer->length = end > from ? end - from : 0;
     }
     if (found.length && counts) {
-        letter = q->correct >= 0 ? lettered_option(q, found) : -1;
+        if (q->correct >= 0) status = lettered_option(q, found, &letter);
         if (letter >= 0) *right = letter == q->correct;
-        else status = is_equal(q, found, q->answer, right);
-        if (!status && !*right && letter < 0 && q->correct >= 0)
-            status = is_equal(q, found, q->options[q->correct], right);
+        else if (!status) status = is_equal(q, found, q->correct < 0 ? q->answer : q->options[q->correct], right);
     }
     free(text);
     return status;
