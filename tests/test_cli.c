@@ -1,5 +1,6 @@
 /* The command line: options, JSON, and the binary ./polar as a user meets it (POLAR_COMMAND names another). */
 #include "../examples/cli/cli.c"
+#include "../examples/cli/same_file.c"
 #include "../examples/cli/json.c"
 #include "test.h"
 #include "command.h"

@@ -1,4 +1,7 @@
 /* examples/cli/encode.c and quantize_file.c: writing blocks, against ggml, and whole files. */
+#ifdef __unix__
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <stdlib.h>
 
 /* Allocations of the code under test that fail from a number on. */
@@ -16,10 +19,12 @@ static int may_allocate(void) {
 #undef calloc
 #undef realloc
 #include "../examples/cli/encode.c"
+#include "../examples/cli/same_file.c"
 #include "test.h"
 #ifdef __unix__
 #include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #endif
 
 static uint64_t hash(const void *p, size_t n) { /* FNV-1a, with a last step */
@@ -325,7 +330,7 @@ TEST(file_content) {
     remove(out);
 }
 
-/* The same bytes with any threads, and when a file replaces itself. */
+/* The same bytes with any threads. */
 TEST(file_threads) {
     const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
     uint8_t *bytes[4];
@@ -335,8 +340,8 @@ TEST(file_threads) {
         quantize_options o = {0};
         polar_error e;
         o.n_threads = k + 1;
-        CHECK(quantize_file(in, k < 3 ? out : in, "Q5_K", &o, NULL, &e) == POLAR_OK);
-        bytes[k] = read_all(k < 3 ? out : in, &sizes[k]);
+        CHECK(quantize_file(in, out, "Q5_K", &o, NULL, &e) == POLAR_OK);
+        bytes[k] = read_all(out, &sizes[k]);
         CHECK(sizes[k] > 1000 && sizes[k] == sizes[0] && !memcmp(bytes[k], bytes[0], sizes[0]));
     }
     for (int k = 0; k < 4; k++) free(bytes[k]);
@@ -396,6 +401,35 @@ TEST(file_errors) {
     remove(in);
 }
 
+/* Whatever its name, a file that is read is not replaced; nor is another part of it. */
+TEST(file_itself) {
+    const char *in = "build/test_quant-0-00001-of-00002.gguf", *other = "build/test_quant-0-00002-of-00002.gguf";
+    const char *outs[5] = {in, "./build/test_quant-0-00001-of-00002.gguf", other, "build/test_quant-hard.gguf",
+                           "build/test_quant-soft.gguf"};
+    int n_outs = 3;
+    size_t n, m;
+    uint8_t *before, *after;
+    write_model(in, 0);
+    write_model(other, 0);
+#ifdef __unix__
+    n_outs = 5;
+    remove(outs[3]);
+    remove(outs[4]);
+    CHECK(!link(other, outs[3]) && !symlink("test_quant-0-00001-of-00002.gguf", outs[4]));
+#endif
+    before = read_all(in, &n);
+    for (int i = 0; i < n_outs; i++) {
+        polar_error e;
+        CHECK(quantize_file(in, outs[i], "Q8_0", NULL, NULL, &e) == POLAR_ARGUMENT);
+        CHECK(strstr(e.message, "are the same file") != NULL);
+        after = read_all(outs[i], &m);
+        CHECK(m == n && !memcmp(before, after, n));
+        free(after);
+    }
+    free(before);
+    for (int i = n_outs; i--;) remove(outs[i]);
+}
+
 /* Each allocation refused in turn: no file is left behind, and nothing else (which a sanitizer sees). */
 TEST(file_memory) {
     const char *in = temporary_file("in.gguf"), *out = temporary_file("out.gguf");
@@ -439,7 +473,7 @@ TEST(real_models) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(quality), T(golden), T(round_trip), T(special_rows), T(hostile_rows), T(bf16),
-    T(file_types), T(file_content), T(file_threads), T(file_errors), T(file_memory), T(real_models),
+    T(file_types), T(file_content), T(file_threads), T(file_errors), T(file_itself), T(file_memory), T(real_models),
 };
 
 int main(int argc, char **argv) {

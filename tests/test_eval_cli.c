@@ -11,6 +11,7 @@
 #error "these tests need training and search"
 #endif
 
+#define ASKED "-m m.gguf --reward choice --chat raw --prompt @prompt "
 #define EVAL "polar eval -m m.gguf -p p.gguf --reward choice --chat raw --prompt @prompt "
 #define SAME EVAL "test.jsonl -k 3 --validation fit.json --program 2-3x2 --skip 1"
 enum { N_QUESTIONS = 16, N_MENU = 4, D = FX_LAYERS };
@@ -542,7 +543,14 @@ TEST(known_questions) {
     CHECK(strstr(output, "polar eval: p.gguf: no record of its questions; overlap is not checked\n") != NULL);
     RUN("tr -d '\\n' <fit.json | sed 's/,\"questions\":\"[0-9a-f]*\"}/}/' >old.json; " EVAL
         "both.jsonl --validation old.json",
-        0, "p.gguf and old.json: no record of its questions");
+        0, "old.json: no record of its questions");
+    RUN("polar search " ASKED "validation.jsonl --simulations 4 -o found.json && polar search -m m.gguf found.json "
+        "--menu 3 -o menu.json; polar eval " ASKED "both.jsonl --menu menu.json",
+        1, "both.jsonl:1: this question and 1 more of 3 are among those that menu.json was chosen from");
+    RUN("polar eval " ASKED "both.jsonl --menu menu.json --allow-overlap", 0, "2 of 3 questions are among those that ");
+    RUN("polar eval " ASKED "test.jsonl --menu menu.json", 0, "oracle menu@");
+    CHECK(!strstr(output, "overlap"));
+    RUN("polar eval " ASKED "test.jsonl --menu menu.json -o ./menu.json", 2, "./menu.json and menu.json are the same file");
     RUN("mkdir -p twice; cat test.jsonl test.jsonl >twice/test.jsonl; " EVAL "twice/test.jsonl -k 3 --validation "
         "fit.json --program 2-3x2 --skip 1 -o d.json && cmp a.json d.json",
         0,
@@ -771,8 +779,8 @@ TEST(bad_input) {
     RUN(EVAL "--program 9 test.jsonl", 1, "polar eval: program: ");
     RUN(EVAL "--shard 3/2 test.jsonl -o x", 2, "--shard 3/2: expected 1/4");
     RUN(EVAL "--time 3 test.jsonl", 2, "--time measures answers that are generated");
-    RUN("polar eval -m m.gguf --menu a.json --reward choice --chat raw --prompt @prompt test.jsonl", 0,
-        "oracle menu@4");
+    RUN("polar eval " ASKED "--menu a.json test.jsonl", 0, "oracle menu@4");
+    CHECK(strstr(output, "a.json: no record of its questions; overlap is not checked\n") != NULL);
     RUN("polar eval -m m.gguf --menu test.jsonl test.jsonl", 1, "its header holds no menu");
 }
 

@@ -1,5 +1,6 @@
 /* Journals and files of the command on every system, without a shell: locks, resuming, removal; devices; causes. */
 #include "../examples/cli/cli.c"
+#include "../examples/cli/same_file.c"
 #include "../examples/cli/json.c"
 #include "../examples/cli/journal.c"
 #include "test.h"

@@ -3606,7 +3606,8 @@ static int ans_word_tokens(const ans_work *w, int at, int stop) {
     n = ans_run(w, at, stop, &name);
     if (!n || t->kind == T_SYMBOL) return 0;
     if (name.length == 1 && (t->id == 'a') && t->spaced) return 1;
-    if (ans_is_any(name, "of in on at by to an as so if is it he we are per for the was has had all can and but not she who"))
+    if (ans_is_any(name, "of in on at by to an as so if is it he we are per for the was has had all can and but not "
+                         "she who"))
         return n;
     return t->spaced && ans_is_three_letter_word(name) ? n : 0;
 }

@@ -58,8 +58,8 @@ typedef struct eval {
     double influence[POLAR_MAX_LAYER];
     int has_influence, has_fit, n_ctx, max_calls;
     score_fit fit;
-    uint64_t *validated; /* fingerprints of the validation questions, NULL if unknown */
-    int n_validated;
+    uint64_t *validated, *searched; /* fingerprints of the questions of --validation and --menu, NULL if unknown */
+    int n_validated, n_searched;
     double threshold; /* of the cascade, and its programs */
     int n_cascade;
     cli_text header;
@@ -733,7 +733,17 @@ static int open_predictor(eval *r) {
     return 0;
 }
 
-/* The menu that a search recorded. */
+/* Fingerprints of the questions of an evaluation or a search. */
+static int read_questions(const char *path, uint64_t **list, int *n) {
+    cli_questions qs;
+    int status = cli_questions_read(&qs, path, 0, 0);
+    if (status) return status;
+    status = cli_fingerprints(&qs, list, n);
+    cli_questions_free(&qs);
+    return status;
+}
+
+/* The menu that a search recorded, and its questions; an evaluation has one, too, but not by its own questions. */
 static int read_menu(eval *r, const char *path) {
     cli_objects o;
     const char *error = "";
@@ -751,18 +761,9 @@ static int read_menu(eval *r, const char *path) {
         if (v->type != JSON_STRING || polar_program_parse(&r->menu[r->n_menu++], r->info.n_layer, v->text, &e))
             status = cli_fail("%s: menu: %s", path, v->type == JSON_STRING ? e.message : "not a text");
     }
+    if (!status && !json_get_text(json_root(d), "kind")) status = read_questions(path, &r->searched, &r->n_searched);
     json_free(d);
     cli_objects_close(&o);
-    return status;
-}
-
-/* Fingerprints of the questions of an evaluation. */
-static int read_questions(eval *r, const char *path) {
-    cli_questions qs;
-    int status = cli_questions_read(&qs, path, 0, 0);
-    if (status) return status;
-    status = cli_fingerprints(&qs, &r->validated, &r->n_validated);
-    cli_questions_free(&qs);
     return status;
 }
 
@@ -800,15 +801,15 @@ static int check_overlap(const eval *r, const char *path, const char *use, const
 }
 
 static int check_questions(const eval *r) {
-    const char *predictor = r->predictor && !r->about.n_questions ? r->o->predictor : NULL,
-               *validation = r->o->validation && !r->n_validated ? r->o->validation : NULL;
+    const char *files[] = {r->predictor && !r->about.n_questions ? r->o->predictor : NULL,
+                           r->n_validated ? NULL : r->o->validation, r->n_searched ? NULL : r->o->menu};
     int status = 0;
-    if (predictor || validation)
-        cli_note("%s%s%s: no record of its questions; overlap is not checked",
-                 predictor ? predictor : "", predictor && validation ? " and " : "", validation ? validation : "");
+    for (int i = 0; i < 3; i++)
+        if (files[i]) cli_note("%s: no record of its questions; overlap is not checked", files[i]);
     if (r->predictor)
         status = check_overlap(r, r->o->predictor, "trained on", r->about.questions, r->about.n_questions);
-    return status ? status : check_overlap(r, r->o->validation, "made from", r->validated, r->n_validated);
+    if (!status) status = check_overlap(r, r->o->validation, "made from", r->validated, r->n_validated);
+    return status ? status : check_overlap(r, r->o->menu, "chosen from", r->searched, r->n_searched);
 }
 
 /* --validation: an evaluation of other questions, or what --fit wrote of one. */
@@ -830,7 +831,7 @@ static int read_validation(eval *r) {
             const char *file = json_get_text(questions, "file"), *sum = json_get_text(questions, "checksum");
             snprintf(r->fit.file, sizeof r->fit.file, "%s", file ? file : path);
             snprintf(r->fit.questions, sizeof r->fit.questions, "%s", sum ? sum : "");
-            status = read_questions(r, path);
+            status = read_questions(path, &r->validated, &r->n_validated);
         }
         scores_free(&s);
     } else {
@@ -1132,6 +1133,7 @@ static void close_eval(eval *r) {
     free(r->places);
     scores_free(&r->scores);
     free(r->validated);
+    free(r->searched);
     cli_questions_free(&r->questions);
     polar_model_close(r->model);
     polar_pool_free(r->pool);
@@ -1173,7 +1175,7 @@ int command_eval(cli *c) {
         {"time", 0, CLI_INT, &o.time, "N", "on N of the questions, time each method by itself"},
         {"show", 0, CLI_INT, &o.show, "N", "show the first N questions as they are answered"},
         {"allow-overlap", 0, CLI_FLAG, &o.allow_overlap, NULL,
-         "evaluate questions that the predictor was trained on or --validation was made from, too"},
+         "evaluate questions that predictor, --validation or --menu were made from, too"},
         {"merge", 0, CLI_FLAG, &o.merge, NULL, "join the outputs of shards: --merge A B ... -o ALL"},
         {"seed", 's', CLI_U64, &o.seed, "N", "of the random programs (0)"},
         {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "model of the predictor's features, where it needs one"},

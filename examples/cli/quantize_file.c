@@ -1,6 +1,7 @@
 /* GGUF models in another tensor type, as quantize_file.h says. */
 #include "quantize_file.h"
 #include "encode.h"
+#include "same_file.h"
 
 #include <limits.h>
 #include <math.h>
@@ -431,8 +432,6 @@ static polar_status quantize_convert_file(quantize_run *r, const char *in, const
     if ((status = polar_gguf_writer_open(&r->out, out, NULL, r->error)) != POLAR_OK) return status;
     if ((status = quantize_put_header(r)) != POLAR_OK) return status;
     if ((status = quantize_put_data(r)) != POLAR_OK) return status;
-    polar_gguf_close(r->in); /* before the new file takes its name, which may be the same */
-    r->in = NULL;
     return polar_gguf_writer_finish(r->out, r->error);
 }
 
@@ -442,6 +441,32 @@ static const char *quantize_base_name(const char *path) {
     for (; *path; path++)
         if (*path == '/' || *path == '\\') name = path + 1;
     return name;
+}
+
+/* The file that is read, if `out` is it: `in` or another part of a split model; else NULL. The name is put into `part`,
+ * which has room for it. */
+static const char *quantize_overwritten(const char *in, const char *out, char *part) {
+    const size_t n = strlen(in);
+    strcpy(part, in);
+    if (same_file(in, out)) return in;
+    if (n < 20 || strncmp(in + n - 20, "-00001-of-", 10)) return NULL;
+    for (int k = 2; k <= atoi(in + n - 10); k++) {
+        for (int i = 0, rest = k; i < 5; i++, rest /= 10) part[n - 15 - (size_t)i] = (char)('0' + rest % 10);
+        if (same_file(part, out)) return part;
+    }
+    return NULL;
+}
+
+/* Nothing that is read is replaced. */
+static polar_status quantize_check(const char *in, const char *out, polar_error *error) {
+    char *part = malloc(strlen(in) + 1);
+    const char *file = part ? quantize_overwritten(in, out, part) : NULL;
+    polar_status status = POLAR_OK;
+    if (!part) status = quantize_fail(error, POLAR_MEMORY, "out of memory");
+    else if (file)
+        status = quantize_fail(error, POLAR_ARGUMENT, "%s and %s are the same file: choose another output", out, file);
+    free(part);
+    return status;
 }
 
 polar_status quantize_file(const char *in, const char *out, const char *type, const quantize_options *options,
@@ -456,6 +481,7 @@ polar_status quantize_file(const char *in, const char *out, const char *type, co
     r.error = error;
     r.file = quantize_base_name(in);
     status = quantize_find_mix(type, &r.mix, error);
+    if (status == POLAR_OK) status = quantize_check(in, out, error);
     if (status == POLAR_OK && !r.options.runner)
         status = polar_pool_create(&pool, r.options.n_threads, NULL, error);
     if (status == POLAR_OK) {

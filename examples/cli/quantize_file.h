@@ -41,8 +41,8 @@ const char *quantize_type_name(int index);
 
 /* Rewrites the GGUF model `in` with its matrices in another type ("Q8_0", "Q4_K_M", ...; any case). Vectors,
  * norms and routers stay as they are; rows that a type does not fit get a near one; metadata is copied and
- * general.file_type set; parts of a split model become one file. `out` appears when it is complete, and may be
- * `in`. A tensor with a number that is not finite is refused. The same bytes come out on every machine, with any
+ * general.file_type set; parts of a split model become one file. `out` appears when it is complete; it must be no
+ * file that is read, by whatever name. A tensor with a number that is not finite is refused. The same bytes come out on every machine, with any
  * number of threads. report may be NULL. */
 polar_status quantize_file(const char *in, const char *out, const char *type, const quantize_options *options,
                             quantize_report *report, polar_error *error);

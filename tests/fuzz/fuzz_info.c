@@ -12,6 +12,7 @@ static FILE *quiet; /* where messages go; what the fuzzer says is still seen */
 #define stderr quiet
 
 #include "../../examples/cli/cli.c"
+#include "../../examples/cli/same_file.c"
 #include "../../examples/cli/json.c"
 #include "../../examples/cli/model.c"
 #include "../../examples/cli/info.c"
