@@ -516,9 +516,9 @@ static PRINTF_LIKE(2, 3) void buf_note(buf *b, const char *format, ...) {
 /* ======================================================================================
  * [num] Exact arithmetic
  *
- * What has to give the same bits everywhere and is not one IEEE operation: fused multiply-add, half floats,
- * exp, log, pow, sine and cosine, random numbers; little-endian numbers; decimal numbers in text, written
- * exactly and without the locale. Uses: [err].
+ * What has to give the same bits everywhere and is not one IEEE operation: fused multiply-add, half floats, exp, log,
+ * pow, sine and cosine, random numbers; little-endian numbers; decimal numbers in text, written without the locale.
+ * Start reading at fma32 and exp32, on which all others rest. Uses: [err].
  * ====================================================================================== */
 
 static uint32_t f32_bits(float x) {
@@ -730,186 +730,65 @@ static float rng_float(uint64_t *state) {
     return (float)(rng_next(state) >> 40) * 5.9604644775390625e-8f;
 }
 
-/* --- decimal numbers
- *
- * Writing gives the fewest digits that read back as the same number: exactly, by big integers. */
+/* --- decimal numbers, for texts about files --- */
 
-#define NUM_LIMBS 128 /* 4096 bits: the largest number here is below 10^1110 */
-
-/* A natural number: limb[0] is the lowest, limb[n-1] is not 0. */
-typedef struct num_big {
-    int n;
-    uint32_t limb[NUM_LIMBS];
-} num_big;
-
-/* b = b * factor + term. */
-static void big_mul(num_big *b, uint32_t factor, uint32_t term) {
-    uint64_t carry = term;
-    for (int i = 0; i < b->n; i++) {
-        carry += (uint64_t)b->limb[i] * factor;
-        b->limb[i] = (uint32_t)carry;
-        carry >>= 32;
+/* x 10^power, in steps of at most 10^22: so far powers of ten are exact. */
+static double num_scaled(double x, int power) {
+    while (power) {
+        const int step = MAX(-22, MIN(22, power));
+        double factor = 1;
+        for (int i = 0; i < MAX(step, -step); i++) factor *= 10;
+        x = step > 0 ? mul64(x, factor) : x / factor;
+        power -= step;
     }
-    assert(!carry || b->n < NUM_LIMBS);
-    if (carry) b->limb[b->n++] = (uint32_t)carry;
+    return x;
 }
 
-static void big_mul_pow10(num_big *b, int power) {
-    for (; power >= 9; power -= 9) big_mul(b, 1000000000, 0);
-    for (; power > 0; power--) big_mul(b, 10, 0);
-}
-
-static void big_shift(num_big *b, int bits) {
-    int limbs = bits / 32;
-    if (!b->n) return;
-    assert(b->n + limbs < NUM_LIMBS);
-    memmove(b->limb + limbs, b->limb, (size_t)b->n * sizeof *b->limb);
-    memset(b->limb, 0, (size_t)limbs * sizeof *b->limb);
-    b->n += limbs;
-    big_mul(b, (uint32_t)1 << bits % 32, 0);
-}
-
-static num_big big_from(uint64_t v, int shift) {
-    num_big b;
-    b.n = 0;
-    for (; v; v >>= 32) b.limb[b.n++] = (uint32_t)v;
-    big_shift(&b, shift);
-    return b;
-}
-
-static int big_compare(const num_big *a, const num_big *b) {
-    if (a->n != b->n) return a->n < b->n ? -1 : 1;
-    for (int i = a->n - 1; i >= 0; i--)
-        if (a->limb[i] != b->limb[i]) return a->limb[i] < b->limb[i] ? -1 : 1;
-    return 0;
-}
-
-/* Sign of a + b - c. */
-static int big_compare_sum(const num_big *a, const num_big *b, const num_big *c) {
-    num_big sum = a->n > b->n ? *a : *b;
-    const num_big *less = a->n > b->n ? b : a;
-    uint64_t carry = 0;
-    for (int i = 0; i < sum.n; i++) {
-        carry += (uint64_t)sum.limb[i] + (i < less->n ? less->limb[i] : 0);
-        sum.limb[i] = (uint32_t)carry;
-        carry >>= 32;
-    }
-    if (carry) sum.limb[sum.n++] = (uint32_t)carry;
-    return big_compare(&sum, c);
-}
-
-/* a -= b, for a >= b. */
-static void big_subtract(num_big *a, const num_big *b) {
-    int64_t borrow = 0;
-    for (int i = 0; i < a->n; i++) {
-        borrow += (int64_t)a->limb[i] - (i < b->n ? b->limb[i] : 0);
-        a->limb[i] = (uint32_t)borrow;
-        borrow = borrow < 0 ? -1 : 0;
-    }
-    while (a->n && !a->limb[a->n - 1]) a->n--;
-}
-
-static int bit_length(uint64_t v) {
-    int n = 0;
-    for (; v; v >>= 1) n++;
-    return n;
-}
-
-/* A floating-point format: stored bits of the mantissa, exponent bias. */
-typedef struct num_format {
-    int stored, bias;
-} num_format;
-static const num_format num_double = {52, 1023}, num_float = {23, 127};
-
-/* The shortest digits that only m 2^e is nearest to (Steele and White's free-format algorithm): value =
- * 0.digits * 10^*power. `narrow`: m is a power of two, so the number below is nearer than the one above.
- * r / s is the rest of the value, low / s and high / s the distances to the midpoints. */
-static int num_digits(uint64_t m, int e, int narrow, char *digits, int *power) {
-    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, n = 0, k;
-    int even = !(m & 1); /* then the midpoints themselves read back as this number */
-    num_big r = big_from(m, up + 1 + narrow), s = big_from(1, down + 1 + narrow);
-    num_big low = big_from(1, up), high = big_from(1, up + narrow);
-    /* floor(log10 2^p) for |p| < 1650; the loop corrects it upwards */
-    int64_t p = bit_length(m) - 1 + e;
-    k = (int)(p >= 0 ? p * 78913 >> 18 : -((-p * 78913 + (1 << 18) - 1) >> 18));
-    if (k > 0) big_mul_pow10(&s, k);
-    else {
-        big_mul_pow10(&r, -k);
-        big_mul_pow10(&low, -k);
-        big_mul_pow10(&high, -k);
-    }
-    for (; big_compare_sum(&r, &high, &s) > -even; k++) big_mul(&s, 10, 0);
-    *power = k;
-    for (;;) {
-        int digit = 0, under, over;
-        big_mul(&r, 10, 0);
-        big_mul(&low, 10, 0);
-        big_mul(&high, 10, 0);
-        for (; big_compare(&r, &s) >= 0; digit++) big_subtract(&r, &s);
-        under = big_compare(&r, &low) < even;
-        over = big_compare_sum(&r, &high, &s) > -even;
-        if (over && (!under || big_compare_sum(&r, &r, &s) > -(digit & 1))) digit++; /* ties to even */
-        digits[n++] = (char)('0' + digit);
-        if (under || over) return n;
-    }
-}
-
-/* 0.digits * 10^power: plain between 1e-4 and 1e16, else with an exponent. */
-static void text_put_decimal(text_buffer *t, const char *digits, int n, int power) {
-    int exponent = power - 1;
+/* m 10^power in decimal: plain between 1e-4 and 1e16, else with an exponent. */
+static void text_put_decimal(text_buffer *t, uint64_t m, int power) {
+    char digits[24];
+    text_buffer d = {digits, sizeof digits, 0};
+    int n, exponent;
+    text_put_u64(&d, m, 10);
+    n = (int)d.length;
+    exponent = n - 1 + power;
+    while (n > 1 && digits[n - 1] == '0') n--;
     if (exponent < -4 || exponent >= 16) {
         text_put(t, digits, 1);
         if (n > 1) text_put(t, ".", 1);
         text_put(t, digits + 1, (size_t)n - 1);
-        text_put(t, "e", 1);
-        text_put_i64(t, exponent);
-    } else if (power <= 0) {
-        text_put(t, "0.0000", (size_t)(2 - power));
+        text_format(t, "e%d", exponent);
+    } else if (exponent < 0) {
+        text_put(t, "0.0000", (size_t)(1 - exponent));
         text_put(t, digits, (size_t)n);
     } else {
-        for (int i = 0; i < MAX(n, power); i++) {
-            if (i == power) text_put(t, ".", 1);
+        for (int i = 0; i < MAX(n, exponent + 1); i++) {
+            if (i == exponent + 1) text_put(t, ".", 1);
             text_put(t, i < n ? digits + i : "0", 1);
         }
     }
 }
 
-/* A number given by its bits: sign, exponent, mantissa of the format. */
-static void text_put_bits(text_buffer *t, uint64_t bits, int negative, num_format f) {
-    uint64_t m = bits & (((uint64_t)1 << f.stored) - 1);
-    int exponent = (int)(bits >> f.stored), n, power;
-    char digits[20];
-    if (exponent == 2 * f.bias + 1) {
-        text_put(t, m ? "nan" : negative ? "-inf" : "inf", m || !negative ? 3 : 4);
+/* A float with the fewest digits that read back as the same; a double likewise, but with 15 digits at most. */
+static void text_put_number(text_buffer *t, double x, int is_float) {
+    const int negative = (int)(f64_bits(x) >> 63), most = is_float ? 9 : 15;
+    double size = negative ? -x : x, m = 0;
+    int exponent = 0, power = 0;
+    if (!(x - x == 0)) {
+        text_format(t, "%s", size > 0 ? negative ? "-inf" : "inf" : "nan");
         return;
     }
     if (negative) text_put(t, "-", 1);
-    if (!bits) {
-        text_put(t, "0", 1);
-        return;
+    while (size > 0 && num_scaled(size, -exponent) >= 10) exponent++;
+    while (size > 0 && num_scaled(size, -exponent) < 1) exponent--;
+    for (int digits = 1; digits <= most; digits++) {
+        double back;
+        power = exponent + 1 - digits;
+        m = (double)(uint64_t)(num_scaled(size, -power) + 0.5);
+        back = num_scaled(m, power);
+        if (f64_bits(is_float ? (double)(float)back : back) == f64_bits(size)) break;
     }
-    if (exponent)
-        n = num_digits(m | (uint64_t)1 << f.stored, exponent - f.bias - f.stored, !m && exponent > 1, digits, &power);
-    else n = num_digits(m, 1 - f.bias - f.stored, 0, digits, &power);
-    text_put_decimal(t, digits, n, power);
-}
-
-static void text_put_double(text_buffer *t, double x) {
-    uint64_t u = f64_bits(x);
-    text_put_bits(t, u << 1 >> 1, (int)(u >> 63), num_double);
-}
-
-static void text_put_float(text_buffer *t, float x) {
-    uint32_t u = f32_bits(x);
-    text_put_bits(t, u & 0x7fffffff, (int)(u >> 31), num_float);
-}
-
-/* For messages: writes a number to `at`, NUL-terminated, and returns it. */
-#define NUM_TEXT 32
-static const char *num_text(double x, char at[NUM_TEXT]) {
-    text_buffer t = {at, NUM_TEXT, 0};
-    text_put_double(&t, x);
-    return at;
+    text_put_decimal(t, (uint64_t)m, power);
 }
 
 /* ======================================================================================
@@ -1645,10 +1524,10 @@ static void gguf_put_text(text_buffer *t, const gguf_kv *kv, size_t element) {
         while (gguf_strings_next(&it, &s, &length) && element--) continue;
         text_put(t, s, length);
     } else if (kv->type == GGUF_BOOL) text_put(t, kv->at[element] ? "true" : "false", kv->at[element] ? 4 : 5);
-    else if (kv->type == GGUF_F32) text_put_float(t, rd_f32(kv->at + 4 * element));
+    else if (kv->type == GGUF_F32) text_put_number(t, (double)rd_f32(kv->at + 4 * element), 1);
     else if (kv->type == GGUF_U64) text_put_u64(t, rd_u64(kv->at + 8 * element), 10);
     else if (gguf_int_at(kv, element, &n)) text_put_i64(t, n);
-    else if (gguf_float_at(kv, element, &x)) text_put_double(t, x);
+    else if (gguf_float_at(kv, element, &x)) text_put_number(t, x, 0);
 }
 
 /* A value that counts for the whole model is a number, or an array of one for each layer, all equal. */
@@ -1671,7 +1550,7 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
     if (!gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
     if ((status = gguf_check_one(g, kv, "an integer", e))) return status;
     if (!gguf_int_at(kv, 0, &n) || n < min || n > max) {
-        char found[NUM_TEXT];
+        char found[24];
         text_buffer t = {found, sizeof found, 0};
         gguf_put_text(&t, kv, 0);
         return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %d to %d", g->name, key, found, min, max);
@@ -1689,9 +1568,14 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
     if ((status = gguf_check_one(g, kv, "a number", e))) return status;
     if (!gguf_float_at(kv, 0, &x)) return gguf_wrong_type(g, kv, "a number", e);
     if (!(x >= min && x <= max)) {
-        char found[NUM_TEXT], low[NUM_TEXT], high[NUM_TEXT];
-        return fail(e, POLAR_FORMAT, "%s: %s is %s, expected %s to %s", g->name, key, num_text(x, found),
-                    num_text(min, low), num_text(max, high));
+        char numbers[96];
+        text_buffer t = {numbers, sizeof numbers, 0};
+        gguf_put_text(&t, kv, 0);
+        text_put(&t, ", expected ", 11);
+        text_put_number(&t, min, 0);
+        text_put(&t, " to ", 4);
+        text_put_number(&t, max, 0);
+        return fail(e, POLAR_FORMAT, "%s: %s is %s", g->name, key, numbers);
     }
     *out = x;
     return POLAR_OK;
@@ -2197,6 +2081,11 @@ size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *tex
     text_put(&t, "", 0);
     if (index >= 0 && (size_t)index < g->file.n_kv) gguf_put_text(&t, &g->file.kv[index], element);
     return t.length;
+}
+
+int polar_gguf_number(const polar_gguf *g, int index, size_t element, double *number) {
+    const gguf_kv *kv = index >= 0 && (size_t)index < g->file.n_kv ? &g->file.kv[index] : NULL;
+    return kv && element < kv->count && gguf_float_at(kv, element, number);
 }
 
 int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out) {
@@ -6253,7 +6142,7 @@ typedef struct tok_vocab {
 static polar_status tok_read_id(const gguf_file *g, const char *key, int n_tokens, int *id, buf *notes,
                                 polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
-    char found[NUM_TEXT];
+    char found[24];
     text_buffer t = {found, sizeof found, 0};
     int64_t n = INT64_MAX;
     *id = -1;

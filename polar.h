@@ -249,9 +249,12 @@ typedef struct polar_gguf_pair {
 POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
 POLAR_API int polar_gguf_find(const polar_gguf *gguf, const char *key);
-/* A value, or an element of an array (0 <= element < count), as text: NUL-terminated and cut at `size`. Returns its
- * whole length, 0 if there is none. An element of an array of strings costs a walk over those before it. */
+/* A value, or an element of an array (0 <= element < count), as text: NUL-terminated and cut at `size`; an F64 with 15
+ * digits at most. Returns its whole length, 0 if there is none. An element of an array of strings costs a walk over
+ * those before it. */
 POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
+/* The same as a number. Returns 1, or 0 if there is none or it is a string or a bool. */
+POLAR_API int polar_gguf_number(const polar_gguf *gguf, int index, size_t element, double *number);
 
 /* One tensor, 0 <= index. Returns 0 if there is none. */
 typedef struct polar_gguf_tensor {

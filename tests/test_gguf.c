@@ -218,7 +218,7 @@ TEST(getters) {
     CHECK_STR(e.message, "memory: ints differs between layers, expected the same for all");
     err_clear(&e);
     WRONG(gguf_get_float(&g, "f32", &x, 1, 2.5, GGUF_REQUIRED, &e),
-          "memory: f32 is 0.10000000149011612, expected 1 to 2.5");
+          "memory: f32 is 0.1, expected 1 to 2.5");
     WRONG(gguf_get_bool(&g, "u32", &n, GGUF_REQUIRED, &e), "memory: u32 is 7, expected 0 or 1");
     WRONG(gguf_get_str(&g, "u32", &s, &length, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a string");
     WRONG(gguf_get_array(&g, "ints", GGUF_F32, &kv, GGUF_REQUIRED, &e),
@@ -620,6 +620,7 @@ TEST(copy) {
     polar_gguf_pair pair;
     polar_gguf_tensor t;
     char at[16];
+    double number;
     const void *copied;
     CHECK(polar_gguf_open_memory(&g, file, size, NULL, &e) == POLAR_OK);
     CHECK(polar_gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
@@ -647,6 +648,9 @@ TEST(copy) {
     }
     CHECK(polar_gguf_text(h, polar_gguf_find(h, "u32"), 0, at, 4) == 12);
     CHECK_STR(at, "now");
+    CHECK(polar_gguf_number(h, polar_gguf_find(h, "f64"), 0, &number) && f64_bits(number) == f64_bits(0.1));
+    CHECK(!polar_gguf_number(h, polar_gguf_find(h, "u32"), 0, &number) && !polar_gguf_number(h, 0, 99, &number) &&
+          !polar_gguf_number(h, -1, 0, &number));
     CHECK(polar_gguf_text(h, -1, 0, at, 4) == 0 && !*at);
     CHECK(!polar_gguf_get_pair(h, -1, &pair) && !polar_gguf_get_pair(h, 15, &pair) && !polar_gguf_get_tensor(h, 3, &t));
     CHECK(polar_gguf_get_tensor(h, 1, &t) && t.bytes == 68 && !memcmp(t.data, q8_blocks, 68));

