@@ -10540,6 +10540,14 @@ static void gen_add(gen_text *t, const char *bytes, size_t n) {
     }
 }
 
+/* An on_text of polar_generate_options that collects the text in the buf behind `user`. Without memory it ends the
+ * generation; the caller looks at buf.failed. */
+static MAYBE_UNUSED int gen_on_text(void *user, const char *text, size_t length) {
+    buf *b = user;
+    buf_put(b, text, length);
+    return b->failed;
+}
+
 /* Natural logarithm of the probability of a token. */
 static double gen_logprob(const polar_model *m, const float *logits, int token, float *scratch) {
     const float max = logits[draw_greedy(logits, m->n_vocab)];
@@ -10654,7 +10662,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
  * [many] Many programs on one prompt
  *
  * Greedy answers of many paths after the same prompt. Every answer has the bits that its path gives alone in a fresh
- * session: many_alone is the definition, and everything else in this section only saves work, in three ways that can
+ * session, by polar_session_generate: that is the definition, and this section only saves work, in three ways that can
  * be switched off one by one:
  * - share: paths form a trie, and a node is a prefix of paths. What the prompt's positions come to behind the calls of
  *   a node is the same for all paths with that prefix, so it is computed once and kept in blocks of memory, of which
@@ -11283,89 +11291,6 @@ static void many_count_plain(polar_many *many, int n_calls, int n_tokens, polar_
     many->stats.n_passes_plain += n_calls * (batches + steps);
 }
 
-/* Collects the text of an answer in the buf behind `user`; an on_text of polar_generate_options. */
-static int many_on_text(void *user, const char *text, size_t length) {
-    buf *b = user;
-    buf_put(b, text, length);
-    return b->failed;
-}
-
-/* --- alone: the definition --- */
-
-/* A fresh session under a path, with room for the prompt and n more tokens. */
-static polar_status many_session(const polar_many *many, polar_path path, int n, polar_session **s, polar_error *e) {
-    polar_session_options o = {0};
-    polar_status status;
-    o.allocator = &many->allocator;
-    o.runner = &many->runner;
-    o.kv_type = many->options.kv_type;
-    o.n_ctx = MIN(n, many->model->n_ctx_train - many->n_prompt) + many->n_prompt;
-    o.max_calls = MAX(path.n, many->model->n_layer);
-    status = polar_session_create(s, many->model, NULL, &o, e);
-    return status ? status : polar_session_set_path(*s, path.calls, path.n, e);
-}
-
-/* The definition of a result: runs a path in a session of its own. A program whose logits are not finite has that as
- * its result; every other failure is one of the whole run. */
-static polar_status many_alone(polar_many *many, polar_path path, const polar_many_result **r, polar_error *e) {
-    const size_t bytes = (size_t)many->options.max_tokens * sizeof(int32_t);
-    polar_generate_options g = {0};
-    polar_session *s = NULL;
-    polar_result result;
-    polar_error local;
-    many_answer *a = NULL;
-    buf text = {&many->allocator, NULL, 0, 0, 0};
-    int32_t *tokens = mem_alloc(&many->allocator, bytes, e);
-    polar_status status = tokens ? POLAR_OK : POLAR_MEMORY;
-    memset(&result, 0, sizeof result);
-    g.max_tokens = many->options.max_tokens;
-    g.stop = many->options.stop;
-    g.on_text = many_on_text;
-    g.on_text_user = &text;
-    g.tokens = tokens;
-    g.token_capacity = many->options.max_tokens;
-    if (!status) status = many_session(many, path, g.max_tokens, &s, e);
-    if (status) goto done;
-    status = polar_session_generate(s, many->prompt, many->n_prompt, &g, NULL, 0, &result, &local);
-    /* what it came to: on_text cannot report its own failure */
-    if (text.failed) status = fail(e, POLAR_MEMORY, "out of memory: the text of an answer");
-    else if (status == POLAR_NUMERIC) {
-        text.length = 0;
-        a = many_answer_create(many, POLAR_STOP_LIMIT, NULL, 0, &text, 0, e);
-        if (a) a->result.status = status;
-        status = a ? POLAR_OK : POLAR_MEMORY;
-    } else if (status) status = fail(e, status, "%s", local.message);
-    else {
-        a = many_answer_create(many, result.stop, tokens, result.n_generated, &text, result.logprob, e);
-        status = a ? POLAR_OK : POLAR_MEMORY;
-    }
-    if (a) {
-        *r = &a->result;
-        many_count_plain(many, path.n, a->result.n_tokens, a->result.stop);
-        many->stats.n_rows = many->stats.n_rows_plain;
-        many->stats.n_passes = many->stats.n_passes_plain;
-    }
-done:
-    buf_free(&text);
-    mem_free(&many->allocator, tokens, bytes);
-    polar_session_free(s);
-    return status;
-}
-
-/* Adds to *logprob sum over i of ln p(token i | prompt, tokens before it), in a session of its own. */
-static polar_status many_score_alone(polar_many *many, polar_path path, const int32_t *tokens, int n, double *logprob,
-                                     polar_error *e) {
-    polar_session *s = NULL;
-    polar_status status = many_session(many, path, n, &s, e);
-    if (!status) status = polar_session_eval(s, many->prompt, many->n_prompt, e);
-    for (int i = 0; i < n && !status; i++) {
-        *logprob += gen_logprob(many->model, polar_session_logits(s, 0), tokens[i], s->draw);
-        if (i + 1 < n) status = polar_session_eval(s, tokens + i, 1, e);
-    }
-    polar_session_free(s);
-    return status;
-}
-
 /* --- rows: what a program evaluates in a round --- */
 
 /* Adds a row to those of the present round. See many_row for what goes in. */
@@ -11531,7 +11456,7 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     /* text goes through the same stop strings and characters as that of a session, into `bytes` */
     p->bytes.allocator = &many->allocator;
     p->generate.stop = many->options.stop;
-    p->generate.on_text = many_on_text;
+    p->generate.on_text = gen_on_text;
     p->generate.on_text_user = &p->bytes;
     p->text.o = &p->generate;
     p->text.out = NULL;
@@ -12167,26 +12092,12 @@ static polar_status many_run_layer(polar_many *many, many_run *run, int *layer, 
     return POLAR_OK;
 }
 
-/* Whether nothing is to be saved: each path runs alone in a session. */
-static int many_is_plain(const polar_many *many) {
-    return many->options.no_share && many->options.no_batch && many->options.no_draft;
-}
-
-/* One step of a run: a program alone in a session, or new programs, then a pass through a layer, or, when all programs
- * in flight wait for logits, what these say. */
+/* One step of a run: new programs, then a pass through a layer, or, when all programs in flight wait for logits, what
+ * these say. */
 static polar_status many_run_step(polar_many *many, many_run *run, polar_error *e) {
     const int ended = run->n_ended;
-    polar_status status;
     int layer = -1;
-    if (many_is_plain(many)) {
-        const polar_many_result *result = NULL;
-        const int job = run->pending[--run->n_pending];
-        status = many_alone(many, run->jobs[job].path, &result, e);
-        if (status) return status;
-        many_run_set_result(many, run, job, result);
-        return many_run_report(many, run, e);
-    }
-    status = many_run_admit(many, run, e);
+    polar_status status = many_run_admit(many, run, e);
     if (!status && run->n_ended > ended) return many_run_report(many, run, e); /* paths that had run before */
     if (!status) status = many_run_layer(many, run, &layer, e);
     if (status) return status;
@@ -12203,8 +12114,7 @@ static polar_status many_run_step(polar_many *many, many_run *run, polar_error *
 static polar_status many_run_jobs(polar_many *many, many_run *run, polar_error *e) {
     const int most = MIN(many->options.max_tokens, many->model->n_ctx_train - many->n_prompt);
     polar_status status = many_run_ask(many, run, e);
-    if (!status && run->n_jobs && !many_is_plain(many))
-        status = many_workspace(many, run->forced ? run->n_forced : most, e);
+    if (!status && run->n_jobs) status = many_workspace(many, run->forced ? run->n_forced : most, e);
     while (!status && run->n_ended < run->n_jobs) {
         if (many->options.progress &&
             many->options.progress(many->options.progress_user, (double)run->n_ended / run->n_jobs))
@@ -12280,7 +12190,6 @@ polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *
         return fail(error, POLAR_CONTEXT, "%d tokens after a prompt of %d, the model was trained for %d", n,
                     many->n_prompt, many->model->n_ctx_train);
     *logprob = 0;
-    if (many_is_plain(many)) return many_score_alone(many, path, tokens, n, logprob, error);
     memset(&run, 0, sizeof run);
     run.next = many_list_next;
     run.user = &list;
@@ -15169,13 +15078,6 @@ polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *j
  *
  * A picker's candidates become one answer by a method: the first program's, a vote over all, or a cascade. */
 
-/* Collects the text of an answer in a buffer; a result other than 0 ends the generation. */
-static int pick_on_text(void *user, const char *text, size_t length) {
-    buf *b = user;
-    buf_put(b, text, length);
-    return b->failed;
-}
-
 /* Generates one program's answer, behind what `text` holds. The session goes on from the layers that its first calls
  * share with the features. */
 static polar_status pick_run(polar_picker *p, const polar_program *program, const int32_t *prompt, int n_prompt,
@@ -15184,7 +15086,7 @@ static polar_status pick_run(polar_picker *p, const polar_program *program, cons
     polar_generate_options g = *generate;
     polar_status status = polar_session_set_program(s, program, e);
     if (status) return status;
-    g.on_text = pick_on_text;
+    g.on_text = gen_on_text;
     g.on_text_user = text;
     status = polar_session_generate(s, prompt, n_prompt, &g, NULL, 0, r, e);
     if (text->failed) return fail(e, POLAR_MEMORY, "out of memory: the text of an answer"); /* which ended it */

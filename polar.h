@@ -669,8 +669,8 @@ typedef struct polar_many_options {
                                  needs more for itself gets it */
     int max_tokens;           /* 50: longest answer */
     const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; must outlive polar_many */
-    int no_share, no_batch, no_draft; /* 1: leaves this out. Results are the same; without all three each path runs
-                                         alone in a session */
+    int no_share, no_batch, no_draft; /* 1: leaves this out. Results are the same; without all three each path runs by
+                                         itself, as in a session */
     polar_progress progress;  /* NULL, or called as a run goes on; can cancel */
     void *progress_user;
 } polar_many_options;
