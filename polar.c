@@ -14552,9 +14552,8 @@ polar_status polar_predictor_save(const polar_predictor *predictor, const char *
  * Start reading at polar_ask, the everyday call, which is all of this for one question; ask_predicted above it has the
  * three steps with a predictor. polar_picker_answer runs one program, or several and takes a vote or a cascade: the
  * rules of both are polar_vote and polar_cascade, which also serve those who have all answers already. Static functions
- * have the prefix of the public ones that they are for. Promises: nothing here sees a reference answer but
- * polar_cascade_fit; the session that made the features goes on with the program that was picked, so that the layers
- * before the features run once. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
+ * have the prefix of the public ones that they are for. Promises: nothing here sees a reference answer; the session that
+ * made the features goes on with the program that was picked, so that the layers before the features run once. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
  * [many] [pred].
  * ====================================================================================== */
 
@@ -14964,60 +14963,6 @@ int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n
     }
     *n_run = MIN(i + 1, n);
     return best;
-}
-
-/* For qsort: numbers ascending. */
-static int cascade_compare(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Mean over the questions of (correct answer: 1, else 0) - price * (cost of all programs that had to run); runs is
- * (n_questions, k), the programs of a question in the order in which a cascade runs them. */
-static double cascade_worth(const polar_cascade_run *runs, int n_questions, int k, double threshold, double price) {
-    double sum = 0;
-    for (int q = 0; q < n_questions; q++, runs += k) { /* runs: those of question q */
-        int n_run;
-        const int chosen = polar_cascade(runs, k, threshold, &n_run);
-        sum += runs[chosen].correct;
-        for (int i = 0; i < n_run; i++) sum -= mul64(price, runs[i].cost);
-    }
-    return sum / n_questions;
-}
-
-#define CASCADE_TRIES 512 /* thresholds tried; each is a pass over all runs */
-
-/* Tries POLAR_NO_CONFIDENCE, which any answer reaches, and the confidences that occur, from low to high and evenly
- * thinned out to CASCADE_TRIES, since others give the result of one of these; the lowest of the best stays. */
-polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
-                               double *worth, const polar_allocator *allocator, polar_error *error) {
-    const polar_allocator a = mem_allocator(allocator);
-    double *values, best; /* (n) thresholds to try, ascending; the worth of the best so far */
-    size_t n;             /* runs of all questions */
-    err_clear(error);
-    if (!runs || !threshold || n_questions < 1 || k < 1 || !mul_size(&n, (size_t)n_questions, (size_t)k) ||
-        !(price - price == 0))
-        return fail(error, POLAR_ARGUMENT, "polar_cascade_fit: %d questions with %d programs each", n_questions, k);
-    if (n > SIZE_MAX / sizeof *values) return fail(error, POLAR_MEMORY, "out of memory: %zu results are too many", n);
-    values = mem_alloc(&a, n * sizeof *values, error);
-    if (!values) return POLAR_MEMORY;
-    for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
-    qsort(values, n, sizeof *values, cascade_compare); /* equal ones are equal numbers: any sort gives the same */
-    *threshold = POLAR_NO_CONFIDENCE; /* the first program always */
-    best = cascade_worth(runs, n_questions, k, *threshold, price);
-    for (size_t t = 0, last = 0; t < CASCADE_TRIES; t++) { /* the answers' own confidences, evenly thinned out */
-        const size_t i = n <= CASCADE_TRIES ? t : t * (n - 1) / (CASCADE_TRIES - 1);
-        double w;
-        if (i >= n || (t && values[i] <= values[last])) continue; /* tried already */
-        last = i;
-        w = cascade_worth(runs, n_questions, k, values[i], price);
-        if (!(w > best)) continue;
-        best = w;
-        *threshold = values[i];
-    }
-    if (worth) *worth = best;
-    mem_free(&a, values, n * sizeof *values);
-    return POLAR_OK;
 }
 
 /* Space as it surrounds an answer. */

@@ -1068,16 +1068,11 @@ POLAR_API polar_status polar_picker_answer(polar_picker *picker, const int32_t *
 typedef struct polar_cascade_run {
     double confidence; /* logprob over the number of tokens of the answer; POLAR_NO_CONFIDENCE without any */
     double cost;       /* of the program, 1 for the identity */
-    int correct;       /* for fitting only */
+    int correct;       /* not looked at here: for those who fit a threshold, as examples/cli/statistics.c does */
 } polar_cascade_run;
 /* A cascade runs programs in their order until the confidence of an answer reaches the threshold, and takes that one;
  * if none does, the most confident one. Returns its index; *n_run gets the number of programs that had to run. */
 POLAR_API int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run);
-/* The threshold with the largest mean of correct - price * (cost of all that has run) over `runs` (n_questions, k),
- * which is *worth (may be NULL). For validation questions: it sees which answers are correct. */
-POLAR_API polar_status polar_cascade_fit(const polar_cascade_run *runs, int n_questions, int k, double price,
-                                         double *threshold, double *worth, const polar_allocator *allocator,
-                                         polar_error *error);
 
 /* An answer, extracted; length 0 is no answer. */
 typedef struct polar_ballot {

@@ -198,9 +198,34 @@ TEST(shuffle) {
     CHECK(statistics_shuffle(&p, 5, &q, &e) != POLAR_OK);
 }
 
+TEST(cascade) {
+    polar_cascade_run runs[4000];
+    polar_error error;
+    double threshold, worth, best = -1e9;
+    /* a cheap program that is right where it is confident, and a dear one that is always right */
+    for (int i = 0; i < 2000; i++) {
+        const double u = (double)rng_float(&fx_random);
+        runs[2 * i].confidence = -u;
+        runs[2 * i].correct = u < 0.4;
+        runs[2 * i].cost = 0.5;
+        runs[2 * i + 1].confidence = -u - 0.001;
+        runs[2 * i + 1].correct = 1;
+        runs[2 * i + 1].cost = 1.5;
+    }
+    /* the dear one's confidence is below that of the cheap one: it is taken only where it reaches the threshold */
+    for (int i = 0; i < 2000; i++) runs[2 * i + 1].confidence = 0;
+    CHECK(!statistics_cascade(runs, 2000, 2, 0.1, &threshold, &worth, NULL));
+    CHECK(fabs(threshold + 0.4) < 0.02);
+    for (int i = 0; i < 4000; i++) best = fmax(best, cascade_worth(runs, 2000, 2, runs[i].confidence, 0.1));
+    CHECK(worth <= best && worth > best - 0.005);
+    CHECK(!statistics_cascade(runs, 2000, 2, 10, &threshold, NULL, NULL));
+    CHECK(threshold < -0.99); /* nothing is worth a second */
+    CHECK(statistics_cascade(runs, 0, 1, 0, &threshold, NULL, &error) == POLAR_ARGUMENT && *error.message);
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(accuracy), T(mcnemar), T(difference), T(influence), T(skip), T(shuffle),
+    T(accuracy), T(mcnemar), T(difference), T(influence), T(skip), T(shuffle), T(cascade),
 };
 
 int main(int argc, char **argv) {

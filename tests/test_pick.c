@@ -366,32 +366,12 @@ TEST(vote) {
 }
 
 TEST(cascade) {
-    polar_cascade_run runs[4000];
-    double threshold, worth, best = -1e9;
     int n_run;
     const polar_cascade_run three[] = {{-0.5, 0.5, 0}, {-0.1, 1, 0}, {-0.3, 2, 0}};
     CHECK(polar_cascade(three, 3, -0.5, &n_run) == 0 && n_run == 1);
     CHECK(polar_cascade(three, 3, -0.2, &n_run) == 1 && n_run == 2);
     CHECK(polar_cascade(three, 3, 0, &n_run) == 1 && n_run == 3); /* none: the most confident */
     CHECK(polar_cascade(three, 3, POLAR_NO_CONFIDENCE, &n_run) == 0 && n_run == 1);
-    /* a cheap program that is right where it is confident, and a dear one that is always right */
-    for (int i = 0; i < 2000; i++) {
-        const double u = (double)rng_float(&fx_random);
-        runs[2 * i].confidence = -u;
-        runs[2 * i].correct = u < 0.4;
-        runs[2 * i].cost = 0.5;
-        runs[2 * i + 1].confidence = -u - 0.001;
-        runs[2 * i + 1].correct = 1;
-        runs[2 * i + 1].cost = 1.5;
-    }
-    /* the dear one's confidence is below that of the cheap one: it is taken only where it reaches the threshold */
-    for (int i = 0; i < 2000; i++) runs[2 * i + 1].confidence = 0;
-    CHECK(!polar_cascade_fit(runs, 2000, 2, 0.1, &threshold, &worth, NULL, NULL));
-    CHECK(fabs(threshold + 0.4) < 0.02);
-    for (int i = 0; i < 4000; i++) best = fmax(best, cascade_worth(runs, 2000, 2, runs[i].confidence, 0.1));
-    CHECK(worth <= best && worth > best - 0.005);
-    CHECK(!polar_cascade_fit(runs, 2000, 2, 10, &threshold, NULL, NULL, NULL));
-    CHECK(threshold < -0.99); /* nothing is worth a second */
 }
 
 /* --- answering: on a real session, against programs run alone --- */

@@ -314,10 +314,8 @@ TEST(status_without_error) {
     const polar_message bad = {NULL, NULL}, hi = {"user", "hi"};
     const char *const no_stop[] = {"", NULL};
     const int path[] = {0, FX_LAYERS}, calls[] = {0, 2, 1};
-    const polar_cascade_run runs[1] = {{0}};
     int32_t tokens[FX_CTX + 1] = {0, 1, 2};
     int cancel = 0;
-    double threshold;
     size_t length;
     int n;
     for (size_t cut = 0; cut < f.size; cut += 1 + f.size / 60) {
@@ -383,8 +381,6 @@ TEST(status_without_error) {
     SAME(polar_many_prompt, many, tokens, 0);
     SAME(polar_many_prompt, many, tokens, FX_CTX + 1);
     SAME(polar_picker_create, &picker, m, NULL, NULL);
-    SAME(polar_cascade_fit, runs, 0, 1, 0, &threshold, NULL, NULL);
-    SAME(polar_cascade_fit, runs, 1, 1, 0, &threshold, NULL, &none);
     polar_many_free(many);
     polar_session_free(s);
     polar_model_close(m);

@@ -1,5 +1,6 @@
 /* Statistics over the records of an evaluation, for polar eval and polar report. */
 #include "score.h"
+#include "statistics.h"
 
 #include <assert.h>
 #include <limits.h>
@@ -525,7 +526,7 @@ int scores_fit_cascade(const scores *s, double price, score_fit *fit) {
             x->correct = r->right;
         }
     }
-    if (polar_cascade_fit(runs, s->n, k, POLAR_MENU_PRICE, &fit->threshold, NULL, NULL, &e))
+    if (statistics_cascade(runs, s->n, k, POLAR_MENU_PRICE, &fit->threshold, NULL, &e))
         status = cli_fail("%s", e.message);
     fit->cascade_programs = k;
     for (int i = 0; i < s->n && !status; i++) {

@@ -246,3 +246,53 @@ polar_status statistics_shuffle(const polar_program *program, uint64_t seed, pol
     *out = p;
     return POLAR_OK;
 }
+
+/* For qsort: numbers ascending. */
+static int compare_numbers(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Mean over the questions of (correct answer: 1, else 0) - price * (cost of all programs that had to run); runs is
+ * (n_questions, k), the programs of a question in the order in which a cascade runs them. */
+static double cascade_worth(const polar_cascade_run *runs, int n_questions, int k, double threshold, double price) {
+    double sum = 0;
+    for (int q = 0; q < n_questions; q++, runs += k) { /* runs: those of question q */
+        int n_run;
+        const int chosen = polar_cascade(runs, k, threshold, &n_run);
+        sum += runs[chosen].correct;
+        for (int i = 0; i < n_run; i++) sum -= statistics_product(price, runs[i].cost);
+    }
+    return sum / n_questions;
+}
+
+#define CASCADE_TRIES 512 /* thresholds tried; each is a pass over all runs */
+
+/* Tries POLAR_NO_CONFIDENCE, which any answer reaches, and the confidences that occur, from low to high and evenly
+ * thinned out to CASCADE_TRIES, since others give the result of one of these; the lowest of the best stays. */
+polar_status statistics_cascade(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
+                                double *worth, polar_error *error) {
+    const size_t n = n_questions > 0 && k > 0 ? (size_t)n_questions * (size_t)k : 0; /* runs of all questions */
+    double *values, best; /* (n) thresholds to try, ascending; the worth of the best so far */
+    if (!runs || !threshold || !n || !(price - price == 0))
+        return statistics_fail(error, POLAR_ARGUMENT, "%d questions with %d programs each", n_questions, k);
+    values = n <= (size_t)-1 / sizeof *values ? malloc(n * sizeof *values) : NULL;
+    if (!values) return statistics_fail(error, POLAR_MEMORY, "out of memory");
+    for (size_t i = 0; i < n; i++) values[i] = runs[i].confidence;
+    qsort(values, n, sizeof *values, compare_numbers); /* equal ones are equal numbers: any sort gives the same */
+    *threshold = POLAR_NO_CONFIDENCE; /* the first program always */
+    best = cascade_worth(runs, n_questions, k, *threshold, price);
+    for (size_t t = 0, last = 0; t < CASCADE_TRIES; t++) { /* the answers' own confidences, evenly thinned out */
+        const size_t i = n <= CASCADE_TRIES ? t : t * (n - 1) / (CASCADE_TRIES - 1);
+        double w;
+        if (i >= n || (t && values[i] <= values[last])) continue; /* tried already */
+        last = i;
+        w = cascade_worth(runs, n_questions, k, values[i], price);
+        if (!(w > best)) continue;
+        best = w;
+        *threshold = values[i];
+    }
+    if (worth) *worth = best;
+    free(values);
+    return POLAR_OK;
+}

@@ -30,6 +30,11 @@ void statistics_holm(const double *p, int n, double *corrected);
 /* A random order of n items, all equally likely (Fisher and Yates); the state is a seed and goes on. */
 void statistics_permute(int *items, int n, uint64_t *state);
 
+/* The threshold of polar_cascade with the largest mean of correct - price * (cost of all that has run) over `runs`
+ * (n_questions, k), which is *worth (may be NULL). For validation questions: it sees which answers are correct. */
+polar_status statistics_cascade(const polar_cascade_run *runs, int n_questions, int k, double price, double *threshold,
+                                double *worth, polar_error *error);
+
 /* Block influence (ShortGPT, arXiv 2403.03853): for each of the model's layers 1 - the mean cosine between the
  * hidden states before and after it, over all positions of the prompts, under the identity. The options' n_ctx is
  * ignored. Costs one prefill of each prompt. */

@@ -1,6 +1,7 @@
 /* polar train: a predictor from what a search found. Shows polar_features, polar_trainer and polar_menu_train. */
 #include "menu.h"
 #include "samples.h"
+#include "statistics.h"
 
 #include <limits.h>
 
@@ -437,7 +438,7 @@ static int fit_cascade(run *r) {
         r->n_cascade += cascade_question(r, i, k, runs + (size_t)r->n_cascade * (size_t)k);
     if (r->n_cascade >= CASCADE_QUESTIONS) {
         polar_predictor_get_info(r->predictor, &info);
-        if (polar_cascade_fit(runs, r->n_cascade, k, POLAR_MENU_PRICE, &r->threshold, &r->worth, NULL, &e))
+        if (statistics_cascade(runs, r->n_cascade, k, POLAR_MENU_PRICE, &r->threshold, &r->worth, &e))
             status = cli_fail("%s", e.message);
         info.cascade_threshold = r->threshold;
         info.cascade_programs = k;
