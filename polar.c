@@ -1593,6 +1593,14 @@ static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out,
     return POLAR_OK;
 }
 
+static polar_status gguf_get_u64(const gguf_file *g, const char *key, uint64_t *out, int required, polar_error *e) {
+    const gguf_kv *kv = gguf_find(g, key);
+    if (!kv) return gguf_absent(g, key, required, e);
+    if (kv->is_array || kv->type != GGUF_U64) return gguf_wrong_type(g, kv, "a u64", e);
+    *out = rd_u64(kv->at);
+    return POLAR_OK;
+}
+
 /* The string is the file's: any bytes, not NUL-terminated. */
 static polar_status gguf_get_str(const gguf_file *g, const char *key, const char **out, size_t *length, int required,
                                  polar_error *e) {
@@ -14079,6 +14087,7 @@ static polar_status pred_set_questions(polar_predictor *p, const uint64_t *list,
 /* Checks everything before anything changes. Sizes, n_menu and n_params follow from the networks and are not taken. */
 polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_info *info, polar_error *error) {
     pred_text texts[PRED_TEXTS];
+    polar_predictor_info kept;
     polar_status status;
     err_clear(error);
     if (!p || !info) return fail(error, POLAR_ARGUMENT, "polar_predictor_set_info: an argument is NULL");
@@ -14098,17 +14107,13 @@ polar_status polar_predictor_set_info(polar_predictor *p, const polar_predictor_
                         t->size - 1);
     status = pred_set_questions(p, info->questions, info->n_questions, error);
     if (status) return status;
-    p->info.feature = info->feature;
-    p->info.feature_layer = info->feature_layer;
-    p->info.max_tokens = info->max_tokens;
-    p->info.model_checksum = info->model_checksum;
-    p->info.model_fingerprint = info->model_fingerprint;
-    p->info.price = info->price;
-    p->info.cascade_threshold = info->cascade_threshold;
-    p->info.cascade_programs = info->cascade_programs;
     p->has_system = info->system != NULL;
     for (const pred_text *t = texts; t < texts + PRED_TEXTS; t++)
         pred_set_text(t, t->given, t->given ? strlen(t->given) : 0);
+    kept = p->info;
+    p->info = *info; /* texts and sizes in it are never read */
+    p->info.n_layer = kept.n_layer;
+    p->info.q_dim = kept.q_dim;
     return POLAR_OK;
 }
 
@@ -14250,47 +14255,81 @@ static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *lis
     return POLAR_OK;
 }
 
-/* The sizes in the metadata. A network whose keys are absent has d_model or n_menu 0; which of them may be absent is
+/* A number in the metadata: where a predictor has it, and what files may say. */
+typedef struct pred_number {
+    const char *key;
+    gguf_value_type type; /* U32, F64 or U64 */
+    void *value;          /* int, double or uint64_t */
+    double min, max;
+    int required; /* a file without it is refused */
+    int written;  /* to files */
+} pred_number;
+#define PRED_NUMBERS 16
+
+/* All numbers of a predictor, sizes before what depends on them. */
+static void pred_numbers(polar_predictor *p, pred_number *list) {
+    polar_predictor_info *i = &p->info;
+    pred_shape *s = &p->net.shape;
+    menu_shape *m = &p->menu.shape;
+    const int paths = s->d_model > 0, menu = m->width > 0, cascade = i->cascade_programs > 0;
+    const pred_number numbers[PRED_NUMBERS] = {
+        {"polar.n_layer", GGUF_U32, &i->n_layer, 1, POLAR_MAX_LAYER, 1, 1},
+        {"polar.q_dim", GGUF_U32, &i->q_dim, 1, PRED_MAX_WIDTH, 1, 1},
+        {"polar.feature_layer", GGUF_U32, &i->feature_layer, 0, i->n_layer, 0, 1},
+        {"polar.max_tokens", GGUF_U32, &i->max_tokens, 0, PRED_MAX_TOKENS, 0, 1},
+        {"polar.model_checksum", GGUF_U64, &i->model_checksum, 0, 0, 0, 1},
+        {"polar.model_fingerprint", GGUF_U64, &i->model_fingerprint, 0, 0, 0, 1},
+        {"polar.cascade.threshold", GGUF_F64, &i->cascade_threshold, -1e9, 0, 0, cascade},
+        {"polar.cascade.programs", GGUF_U32, &i->cascade_programs, 1, POLAR_MAX_MENU, 0, cascade},
+        {"polar.paths.d_model", GGUF_U32, &s->d_model, 1, PRED_MAX_WIDTH, 0, paths},
+        {"polar.paths.n_head", GGUF_U32, &s->n_head, 1, PRED_MAX_HEAD, paths, paths},
+        {"polar.paths.n_block", GGUF_U32, &s->n_block, 0, PRED_MAX_BLOCK, paths, paths},
+        {"polar.paths.n_ff", GGUF_U32, &s->n_ff, 1, PRED_MAX_WIDTH, paths, paths},
+        {"polar.menu.width", GGUF_U32, &m->width, 1, MENU_MAX_WIDTH, 0, menu},
+        {"polar.menu.n_head", GGUF_U32, &m->n_head, 1, PRED_MAX_HEAD, menu, menu},
+        {"polar.menu.pooling", GGUF_U32, &m->pooling, 0, POLAR_POOL_SUM | POLAR_POOL_LAST, 0, menu},
+        {"polar.menu.price", GGUF_F64, &i->price, 0, 1e6, 0, menu}};
+    memcpy(list, numbers, sizeof numbers);
+}
+
+/* Reads the numbers. What the file does not say keeps its default; a network whose keys are absent has d_model or
+ * width 0. */
+static polar_status pred_read_numbers(const gguf_file *g, polar_predictor *p, polar_error *e) {
+    pred_number list[PRED_NUMBERS];
+    polar_status status = POLAR_OK;
+    for (int k = 0; k < PRED_NUMBERS && !status; k++) {
+        const pred_number *x = &list[k];
+        pred_numbers(p, list); /* anew for each, since limits follow from those before it */
+        if (x->type == GGUF_U32) status = gguf_get_int(g, x->key, x->value, (int)x->min, (int)x->max, x->required, e);
+        else if (x->type == GGUF_F64) status = gguf_get_float(g, x->key, x->value, x->min, x->max, x->required, e);
+        else status = gguf_get_u64(g, x->key, x->value, x->required, e);
+    }
+    return status;
+}
+
+/* The sizes in the metadata and the other numbers, into the fields of *p that hold them. Which network may be absent is
  * for pred_create to say. Refuses files of another architecture and versions it does not know. */
-static polar_status pred_read_shapes(const gguf_file *g, int *n_layer, pred_shape *s, menu_shape *m, polar_error *e) {
+static polar_status pred_read_head(const gguf_file *g, polar_predictor *p, polar_error *e) {
     const char *name;
-    const gguf_kv *programs = NULL;
+    const gguf_kv *programs;
     size_t length;
-    int q_dim, version;
-    polar_status status;
-    memset(s, 0, sizeof *s);
-    memset(m, 0, sizeof *m);
-    status = gguf_get_str(g, "general.architecture", &name, &length, GGUF_REQUIRED, e);
+    int version;
+    polar_status status = gguf_get_str(g, "general.architecture", &name, &length, GGUF_REQUIRED, e);
     if (status) return status;
     if (length != strlen(PRED_ARCHITECTURE) || memcmp(name, PRED_ARCHITECTURE, length))
         return fail(e, POLAR_MISMATCH, "%s: a file of architecture %.*s, not a predictor (%s)", g->name,
                     (int)MIN(length, 60), name, PRED_ARCHITECTURE);
     status = gguf_get_int(g, "polar.version", &version, 1, 1, GGUF_REQUIRED, e);
-    if (!status) status = gguf_get_int(g, "polar.n_layer", n_layer, 1, POLAR_MAX_LAYER, GGUF_REQUIRED, e);
-    if (!status) status = gguf_get_int(g, "polar.q_dim", &q_dim, 1, PRED_MAX_WIDTH, GGUF_REQUIRED, e);
-    if (!status) status = gguf_get_int(g, "polar.paths.d_model", &s->d_model, 1, PRED_MAX_WIDTH, GGUF_OPTIONAL, e);
-    if (!status) status = gguf_get_int(g, "polar.menu.width", &m->width, 1, MENU_MAX_WIDTH, GGUF_OPTIONAL, e);
+    if (!status) status = pred_read_numbers(g, p, e);
+    if (!status) status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, p->menu.shape.width > 0, e);
     if (status) return status;
-    if (s->d_model) {
-        s->n_layer = *n_layer;
-        s->q_dim = q_dim;
-        status = gguf_get_int(g, "polar.paths.n_head", &s->n_head, 1, PRED_MAX_HEAD, GGUF_REQUIRED, e);
-        if (!status) status = gguf_get_int(g, "polar.paths.n_block", &s->n_block, 0, PRED_MAX_BLOCK, GGUF_REQUIRED, e);
-        if (!status) status = gguf_get_int(g, "polar.paths.n_ff", &s->n_ff, 1, PRED_MAX_WIDTH, GGUF_REQUIRED, e);
-        if (status) return status;
-    }
-    if (m->width) {
-        const int all_pooling = POLAR_POOL_SUM | POLAR_POOL_LAST;
-        m->q_dim = q_dim;
-        status = gguf_get_int(g, "polar.menu.n_head", &m->n_head, 1, PRED_MAX_HEAD, GGUF_REQUIRED, e);
-        if (!status) status = gguf_get_int(g, "polar.menu.pooling", &m->pooling, 0, all_pooling, GGUF_OPTIONAL, e);
-        if (!status) status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, GGUF_REQUIRED, e);
-        if (status) return status;
-        if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
-            return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name,
-                        (size_t)programs->count, POLAR_MAX_MENU);
-        m->n_menu = (int)programs->count;
-    }
+    p->net.shape.n_layer = p->info.n_layer;
+    p->net.shape.q_dim = p->menu.shape.q_dim = p->info.q_dim;
+    if (!p->menu.shape.width) return POLAR_OK;
+    if (programs->count < 1 || programs->count > POLAR_MAX_MENU)
+        return fail(e, POLAR_FORMAT, "%s: a menu of %zu programs: 1..%d are possible", g->name, programs->count,
+                    POLAR_MAX_MENU);
+    p->menu.shape.n_menu = (int)programs->count;
     return POLAR_OK;
 }
 
@@ -14312,12 +14351,6 @@ static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, p
         if (status) return status;
     }
     return POLAR_OK;
-}
-
-/* A value of 64 bits; 0 if the file does not say. */
-static uint64_t pred_read_u64(const gguf_file *g, const char *key) {
-    const gguf_kv *kv = gguf_find(g, key);
-    return kv && !kv->is_array && kv->type == GGUF_U64 ? rd_u64(kv->at) : 0;
 }
 
 /* The fingerprints of the questions that the predictor was trained and chosen on, if the file holds them, so that an
@@ -14356,29 +14389,16 @@ static polar_status pred_read_texts(const gguf_file *g, polar_predictor *p, pola
     return POLAR_OK;
 }
 
-/* Everything of the info that is not a size of a network. What the file does not say keeps its default. */
-static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar_error *e) {
-    polar_predictor_info *i = &p->info;
+/* What the features are, by name. */
+static polar_status pred_read_feature(const gguf_file *g, polar_predictor *p, polar_error *e) {
     const char *feature = NULL;
     size_t length = 0;
-    polar_status status = pred_read_texts(g, p, e);
-    if (!status)
-        status = gguf_get_float(g, "polar.cascade.threshold", &i->cascade_threshold, -1e9, 0, GGUF_OPTIONAL, e);
-    if (!status)
-        status = gguf_get_int(g, "polar.cascade.programs", &i->cascade_programs, 1, POLAR_MAX_MENU, GGUF_OPTIONAL, e);
-    if (!status) status = gguf_get_str(g, "polar.feature", &feature, &length, GGUF_OPTIONAL, e);
-    if (!status) status = gguf_get_int(g, "polar.feature_layer", &i->feature_layer, 0, i->n_layer, GGUF_OPTIONAL, e);
-    if (!status) status = gguf_get_int(g, "polar.max_tokens", &i->max_tokens, 0, PRED_MAX_TOKENS, GGUF_OPTIONAL, e);
-    if (!status) status = gguf_get_float(g, "polar.menu.price", &i->price, 0, 1e6, GGUF_OPTIONAL, e);
-    if (!status) status = pred_read_questions(g, p, e);
-    if (status) return status;
-    i->model_checksum = pred_read_u64(g, "polar.model_checksum");
-    i->model_fingerprint = pred_read_u64(g, "polar.model_fingerprint");
-    if (!feature) return POLAR_OK;
+    const polar_status status = gguf_get_str(g, "polar.feature", &feature, &length, GGUF_OPTIONAL, e);
+    if (status || !feature) return status;
     for (int k = 0; k < POLAR_N_FEATURE; k++) {
         const char *name = polar_feature_name((polar_feature)k);
         if (strlen(name) != length || memcmp(name, feature, length)) continue;
-        i->feature = (polar_feature)k;
+        p->info.feature = (polar_feature)k;
         return POLAR_OK;
     }
     return fail(e, POLAR_UNSUPPORTED, "%s: features of kind %.*s", g->name, (int)MIN(length, 60), feature);
@@ -14387,16 +14407,22 @@ static polar_status pred_read_info(const gguf_file *g, polar_predictor *p, polar
 /* A predictor of an open file, complete or not at all. */
 static polar_status pred_read(polar_predictor **out, const gguf_file *g, const polar_allocator *a, polar_error *e) {
     pred_tensor list[PRED_MAX_TENSORS];
-    pred_shape s;
-    menu_shape m;
-    polar_predictor *p = NULL;
-    int n_layer;
-    polar_status status = pred_read_shapes(g, &n_layer, &s, &m, e);
-    if (!status) status = pred_create(&p, n_layer, s.d_model ? &s : NULL, m.n_menu ? &m : NULL, a, e);
-    if (!status && s.d_model) status = pred_read_tensors(g, list, pred_tensors(&s, list), p->params, e);
-    if (!status && m.n_menu) status = pred_read_tensors(g, list, menu_tensors(&m, list), p->menu_params, e);
-    if (!status && m.n_menu) status = pred_read_programs(g, p, e);
-    if (!status) status = pred_read_info(g, p, e);
+    polar_predictor head, *p = NULL;
+    const pred_shape *s = &head.net.shape;
+    const menu_shape *m = &head.menu.shape;
+    polar_status status;
+    memset(&head, 0, sizeof head);
+    head.info.price = POLAR_MENU_PRICE;
+    head.info.feature = POLAR_FEATURE_EMBEDDING;
+    status = pred_read_head(g, &head, e);
+    if (!status) status = pred_create(&p, head.info.n_layer, s->d_model ? s : NULL, m->n_menu ? m : NULL, a, e);
+    if (!status) p->info = head.info;
+    if (!status && s->d_model) status = pred_read_tensors(g, list, pred_tensors(s, list), p->params, e);
+    if (!status && m->n_menu) status = pred_read_tensors(g, list, menu_tensors(m, list), p->menu_params, e);
+    if (!status && m->n_menu) status = pred_read_programs(g, p, e);
+    if (!status) status = pred_read_texts(g, p, e);
+    if (!status) status = pred_read_feature(g, p, e);
+    if (!status) status = pred_read_questions(g, p, e);
     if (!status) status = pred_ready(p, e);
     if (status) polar_predictor_close(p);
     else *out = p;
@@ -14459,41 +14485,23 @@ static void pred_write_text(polar_gguf_writer *w, const char *key, const char *s
     polar_gguf_writer_set_string(w, key, s, strlen(s));
 }
 
-/* All metadata but the programs of the menu: what pred_read_shapes and pred_read_info read. */
+/* All metadata but the programs of the menu. The lists are of what `p` holds, which stays as it is. */
 static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
-    const pred_shape *s = &p->net.shape;
+    polar_predictor *fields = (polar_predictor *)(uintptr_t)p;
+    pred_number numbers[PRED_NUMBERS];
+    pred_text texts[PRED_TEXTS];
+    pred_numbers(fields, numbers);
+    pred_texts(fields, NULL, texts);
     pred_write_text(w, "general.architecture", PRED_ARCHITECTURE);
     polar_gguf_writer_set_u32(w, "polar.version", 1);
-    polar_gguf_writer_set_u32(w, "polar.n_layer", (uint32_t)p->info.n_layer);
-    polar_gguf_writer_set_u32(w, "polar.q_dim", (uint32_t)p->info.q_dim);
     pred_write_text(w, "polar.feature", polar_feature_name(p->info.feature));
-    polar_gguf_writer_set_u32(w, "polar.feature_layer", (uint32_t)p->info.feature_layer);
-    polar_gguf_writer_set_u32(w, "polar.max_tokens", (uint32_t)p->info.max_tokens);
-    polar_gguf_writer_set_u64(w, "polar.model_checksum", p->info.model_checksum);
-    polar_gguf_writer_set_u64(w, "polar.model_fingerprint", p->info.model_fingerprint);
-    pred_write_text(w, "polar.model_name", p->model_name);
-    pred_write_text(w, "polar.encoder_name", p->encoder_name);
-    if (*p->prompt) pred_write_text(w, "polar.prompt", p->prompt);
-    if (p->has_system) pred_write_text(w, "polar.system", p->system);
-    if (*p->chat) pred_write_text(w, "polar.chat", p->chat);
+    for (int k = 0; k < PRED_NUMBERS; k++)
+        if (numbers[k].written) gguf_set(w, numbers[k].key, numbers[k].type, numbers[k].value);
+    for (int k = 0; k < PRED_TEXTS; k++)
+        if (*texts[k].kept || (p->has_system && texts[k].kept == p->system))
+            pred_write_text(w, texts[k].key, texts[k].kept);
     if (p->n_questions)
         polar_gguf_writer_set_array(w, "polar.questions", POLAR_GGUF_U64, p->questions, (size_t)p->n_questions);
-    if (p->info.cascade_programs) {
-        polar_gguf_writer_set_f64(w, "polar.cascade.threshold", p->info.cascade_threshold);
-        polar_gguf_writer_set_u32(w, "polar.cascade.programs", (uint32_t)p->info.cascade_programs);
-    }
-    if (s->d_model) {
-        polar_gguf_writer_set_u32(w, "polar.paths.d_model", (uint32_t)s->d_model);
-        polar_gguf_writer_set_u32(w, "polar.paths.n_head", (uint32_t)s->n_head);
-        polar_gguf_writer_set_u32(w, "polar.paths.n_block", (uint32_t)s->n_block);
-        polar_gguf_writer_set_u32(w, "polar.paths.n_ff", (uint32_t)s->n_ff);
-    }
-    if (p->menu.shape.n_menu) {
-        polar_gguf_writer_set_u32(w, "polar.menu.width", (uint32_t)p->menu.shape.width);
-        polar_gguf_writer_set_u32(w, "polar.menu.n_head", (uint32_t)p->menu.shape.n_head);
-        polar_gguf_writer_set_u32(w, "polar.menu.pooling", (uint32_t)p->menu.shape.pooling);
-        polar_gguf_writer_set_f64(w, "polar.menu.price", p->info.price);
-    }
 }
 
 /* Data of the tensors, one by one: the file pads each of them. */
