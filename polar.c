@@ -8806,9 +8806,9 @@ polar_status polar_program_validate(const polar_program *p, int n_layer, polar_e
         return fail(error, POLAR_ARGUMENT, "a program of %d segments over %d layers", p->n_segments, n_layer);
     for (int i = 0; i < p->n_segments; i++) {
         polar_segment s = p->segments[i];
-        if (s.start != at || s.length < 1 || s.length > n_layer - at || s.times < 0)
-            return fail(error, POLAR_ARGUMENT, "segment %d is %d layers from %d, %d times; expected is one from %d", i,
-                        s.length, s.start, s.times, at);
+        if (s.start != at || s.length < 1 || s.length > n_layer - at || s.times < 0 || (s.damped && s.times < 2))
+            return fail(error, POLAR_ARGUMENT, "segment %d is %d layers from %d, %d times%s; expected is one from %d", i,
+                        s.length, s.start, s.times, s.damped ? " damped, which begins at 2" : "", at);
         at += s.length;
     }
     if (at != n_layer) return fail(error, POLAR_ARGUMENT, "the segments cover %d of %d layers", at, n_layer);
@@ -8846,8 +8846,8 @@ static int prog_is_separator(char c) {
     return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* One item: a, a-b, axT or a-bxT. */
-static polar_status prog_item(prog_reader *r, int n_layer, int *first, int *last, int *times) {
+/* One item: a or a-b, then nothing, xT or ~K. */
+static polar_status prog_item(prog_reader *r, int n_layer, int *first, int *last, int *times, int *damped) {
     polar_status status = prog_number(r, n_layer - 1, "a layer is expected", first);
     if (status) return status;
     *last = *first;
@@ -8856,37 +8856,43 @@ static polar_status prog_item(prog_reader *r, int n_layer, int *first, int *last
         r->at++;
         if ((status = prog_number(r, n_layer - 1, "the last layer of a range is expected", last))) return status;
     }
-    if (*r->at == 'x') {
-        r->at++;
+    *damped = *r->at == '~';
+    if (*r->at == 'x' || *damped) {
+        const char *number = ++r->at;
         if ((status = prog_number(r, POLAR_MAX_CALLS, "a number of executions is expected", times))) return status;
+        if (*damped && !*times) {
+            r->at = number;
+            return prog_bad(r, "at least one damped pass is expected");
+        }
     }
     if (*r->at && !prog_is_separator(*r->at)) return prog_bad(r, "a space is expected");
     return POLAR_OK;
 }
 
-static void prog_append(polar_program *p, int start, int length, int times) {
-    polar_segment s = {(int16_t)start, (int16_t)length, (int16_t)times};
+/* One damped pass is the plain segment. */
+static void prog_append(polar_program *p, int start, int length, int times, int damped) {
+    polar_segment s = {(int16_t)start, (int16_t)length, (int16_t)times, (int16_t)(damped && times > 1)};
     p->segments[p->n_segments++] = s;
 }
 
 static polar_status prog_read(polar_program *p, prog_reader *r) {
-    int next = 0, first, last, times; /* next: the first layer that no segment covers yet */
+    int next = 0, first, last, times, damped; /* next: the first layer that no segment covers yet */
     for (;;) {
         const char *item;
         polar_status status;
         while (prog_is_separator(*r->at)) r->at++;
         if (!*r->at) break;
         item = r->at;
-        if ((status = prog_item(r, p->n_layer, &first, &last, &times))) return status;
+        if ((status = prog_item(r, p->n_layer, &first, &last, &times, &damped))) return status;
         r->at = item;
         if (last < first) return prog_bad(r, "the range goes backwards");
         if (first < next) return prog_bad(r, "layers must ascend and be named once");
         while (*r->at && !prog_is_separator(*r->at)) r->at++;
-        if (first > next) prog_append(p, next, first - next, 1);
-        prog_append(p, first, last - first + 1, times);
+        if (first > next) prog_append(p, next, first - next, 1, 0);
+        prog_append(p, first, last - first + 1, times, damped);
         next = last + 1;
     }
-    if (next < p->n_layer) prog_append(p, next, p->n_layer - next, 1);
+    if (next < p->n_layer) prog_append(p, next, p->n_layer - next, 1, 0);
     return prog_check_length(p, r->error);
 }
 
@@ -8913,7 +8919,7 @@ size_t polar_program_format(const polar_program *p, char *out, size_t size) {
         polar_segment s = p->segments[i];
         text_format(&t, i ? " %d" : "%d", s.start);
         if (s.length > 1) text_format(&t, "-%d", s.start + s.length - 1);
-        if (s.times != 1) text_format(&t, "x%d", s.times);
+        if (s.times != 1) text_format(&t, s.damped ? "~%d" : "x%d", s.times);
     }
     return t.length;
 }
@@ -8922,35 +8928,76 @@ size_t polar_program_strip(const polar_program *p, char *out, size_t size) {
     text_buffer t = {out, size, 0};
     text_put(&t, "", 0);
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
-        int times = MIN(MAX(p->segments[i].times, 0), 10);
-        for (int k = 0; k < MIN(p->segments[i].length, POLAR_MAX_LAYER); k++) text_put(&t, &".#23456789+"[times], 1);
+        const int cell = p->segments[i].damped ? 11 : MIN(MAX(p->segments[i].times, 0), 10);
+        for (int k = 0; k < MIN(p->segments[i].length, POLAR_MAX_LAYER); k++) text_put(&t, &".#23456789+~"[cell], 1);
     }
     return t.length;
 }
 
 /* --- path form ------------------------------------------------------------------------ */
 
+/* A call is the number of its layer, and in a damped segment the sum of that and of what happens around it: see
+ * call_damp. Calls are equal only if they do the same. */
+enum {
+    CALL_PASS = 1 << 8,    /* a damped pass begins with it */
+    CALL_ANCHOR = 1 << 9,  /* with CALL_PASSES: the first pass ends with it, */
+    CALL_END = 1 << 10,    /* or the last one */
+    CALL_PASSES = 1 << 12  /* times K: a pass of a segment of K damped passes ends with it */
+};
+
+static int call_of(polar_segment s, int execution, int offset) {
+    int call = s.start + offset;
+    if (!s.damped) return call;
+    if (!offset) call |= CALL_PASS;
+    if (offset + 1 < s.length) return call;
+    return call + s.times * CALL_PASSES + (execution == 0) * CALL_ANCHOR + (execution + 1 == s.times) * CALL_END;
+}
+
+/* Refuses calls of layers that there are not, and those of damped segments that are out of order. */
+static polar_status prog_check_calls(const int *calls, int n, int n_layer, polar_error *e) {
+    int inside = 0, anchored = 0; /* of a pass; from the end of a segment's first pass to that of the last */
+    for (int i = 0; i < n; i++) {
+        const int call = calls[i], passes = call / CALL_PASSES, begins = (call & CALL_PASS) != 0,
+                  anchor = (call & CALL_ANCHOR) != 0, end = (call & CALL_END) != 0;
+        int bad = (begins && inside) || (!begins && !inside && anchored) || call & 2 * CALL_END;
+        bad |= passes ? passes < 2 || passes > POLAR_MAX_CALLS || anchor == anchored : anchor || end;
+        if (call < 0 || call % CALL_PASS >= n_layer || (call >= CALL_PASS && !begins && !inside))
+            return fail(e, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i, call,
+                        n_layer - 1);
+        inside = !passes && (inside || begins);
+        if (passes) anchored = !end;
+        if (bad || (i + 1 == n && (inside || anchored)))
+            return fail(e, POLAR_MISMATCH, "call %d of the path, %d, is out of order in a damped segment", i, call);
+    }
+    return POLAR_OK;
+}
+
 /* Walks through the calls of a program. */
 typedef struct prog_cursor {
     int segment, execution, offset;
 } prog_cursor;
 
-/* The layer of the next call, or -1 at the end. */
+/* The next call, or -1 at the end. */
 static int prog_next(const polar_program *p, prog_cursor *c) {
     for (; c->segment < MIN(p->n_segments, POLAR_MAX_LAYER); c->segment++, c->execution = 0) {
         polar_segment s = p->segments[c->segment];
         if (s.length < 1 || c->execution >= s.times) continue;
-        if (c->offset < s.length) return s.start + c->offset++;
-        c->offset = 0;
-        if (++c->execution < s.times) return s.start + c->offset++;
+        if (c->offset == s.length) c->offset = 0, c->execution++;
+        if (c->execution < s.times) return call_of(s, c->execution, c->offset++);
     }
     return -1;
 }
 
-int polar_program_path(const polar_program *p, int *path, int capacity) {
+int polar_program_calls(const polar_program *p, int *calls, int capacity) {
     prog_cursor c = {0, 0, 0};
-    for (int i = 0, layer; i < capacity && (layer = prog_next(p, &c)) >= 0; i++) path[i] = layer;
+    for (int i = 0, call; i < capacity && (call = prog_next(p, &c)) >= 0; i++) calls[i] = call;
     return polar_program_length(p);
+}
+
+int polar_program_path(const polar_program *p, int *path, int capacity) {
+    for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++)
+        if (p->segments[i].damped) return 0;
+    return polar_program_calls(p, path, capacity);
 }
 
 int polar_program_equal(const polar_program *a, const polar_program *b) {
@@ -8970,7 +9017,7 @@ int polar_program_equal(const polar_program *a, const polar_program *b) {
 /* The best parse of the layers from i on. */
 typedef struct prog_rest {
     int n_segments, n_skips, n_repeats;
-    int length, times; /* of its first segment */
+    int length, times, damped; /* of its first segment */
     int exists;
 } prog_rest;
 
@@ -8981,11 +9028,17 @@ static int prog_run(const int *path, int n, int i) {
     return run;
 }
 
-/* How often `length` layers are executed, as one segment, in path[0..n); -1 if they are not. `run` is how
+/* How often `length` layers from i on are executed, as one segment, in path[0..n); -1 if they are not. `run` is how
  * far the path ascends from here, which decides all but one length: a repeat begins where it stops. */
-static int prog_match(const int *path, int n, int length, int run) {
+static int prog_match(const int *path, int n, int i, int length, int run, int damped) {
     if (n == 0) return 0;
-    if (n % length || run < length) return -1;
+    if (n % length || (run < length && !damped)) return -1;
+    if (damped) {
+        const polar_segment s = {(int16_t)i, (int16_t)length, (int16_t)(n / length), 1};
+        for (int k = 0; k < n; k++)
+            if (path[k] != call_of(s, k / length, k % length)) return -1;
+        return n / length;
+    }
     if (n == length) return 1;
     if (run > length) return -1;
     for (int k = length; k < n; k++)
@@ -9015,7 +9068,8 @@ static void prog_solve(const int *path, int n_layer, const int *position, int ma
             const int n = position[i + length] - position[i];
             prog_rest r = rest[i + length];
             if (!r.exists || n > length * max_times) continue;
-            if ((r.times = prog_match(path + position[i], n, length, run)) < 0) continue;
+            r.damped = n && path[position[i]] & CALL_PASS;
+            if ((r.times = prog_match(path + position[i], n, i, length, run, r.damped)) < 0) continue;
             r.length = length;
             r.n_segments++;
             r.n_skips += r.times == 0;
@@ -9045,19 +9099,15 @@ polar_status polar_program_from_path(polar_program *program, int n_layer, const 
         return fail(error, POLAR_ARGUMENT, "a path of %d calls: 0..%d are possible", n_path, POLAR_MAX_CALLS);
     if (max_length < 1 || max_times < 1)
         return fail(error, POLAR_ARGUMENT, "segments of at most %d layers and %d executions", max_length, max_times);
-    for (int k = 0; k < n_path; k++) {
-        if (path[k] < 0 || path[k] >= n_layer)
-            return fail(error, POLAR_MISMATCH, "the path has layer %d at index %d; layers are 0..%d", path[k], k,
-                        n_layer - 1);
-        position[path[k] + 1]++;
-    }
+    if ((status = prog_check_calls(path, n_path, n_layer, error))) return status;
+    for (int k = 0; k < n_path; k++) position[path[k] % CALL_PASS + 1]++;
     for (int i = 0; i < n_layer; i++) position[i + 1] += position[i];
     memset(rest, 0, sizeof rest);
     prog_solve(n_path ? path : position, n_layer, position, max_length, MIN(max_times, POLAR_MAX_CALLS), rest);
     if (!rest[0].exists) return prog_no_form(rest, position, n_layer, max_length, max_times, error);
     memset(program, 0, sizeof *program);
     program->n_layer = n_layer;
-    for (int i = 0; i < n_layer; i += rest[i].length) prog_append(program, i, rest[i].length, rest[i].times);
+    for (int i = 0; i < n_layer; i += rest[i].length) prog_append(program, i, rest[i].length, rest[i].times, rest[i].damped);
     return POLAR_OK;
 }
 
@@ -9066,7 +9116,7 @@ void polar_program_targets(const polar_program *p, int *seg_flip, int *op) {
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
         for (int k = 0; k < p->segments[i].length && at < POLAR_MAX_LAYER; k++, at++) {
             seg_flip[at] = k == 0 && at > 0;
-            op[at] = k == 0 ? MIN(MAX(p->segments[i].times, 0), 2) : POLAR_OP_NONE;
+            op[at] = k == 0 && !p->segments[i].damped ? MIN(MAX(p->segments[i].times, 0), 2) : POLAR_OP_NONE;
         }
     }
 }
@@ -9081,10 +9131,11 @@ void polar_program_targets(const polar_program *p, int *seg_flip, int *op) {
  *     y = x + a
  *     z = y + feed_forward(RMS norm of y)             W_down (silu(W_gate n) * W_up n), or a mixture of such
  *
- * for rows - positions of one sequence or of many - side by side. Each row says where its key and value go and which
+ * and a damped pass of several calls changes z once more: see call_damp. This is done for rows - positions of one
+ * sequence or of many - side by side. Each row says where its key and value go and which
  * spans of keys and values it attends to. Rows know nothing of each other, so a row's result does not depend on the
  * rows beside it, and nothing here depends on threads: tasks write disjoint places, and every sum has one order.
- * Uses: [mem] [num] [thread] [kern] [model].
+ * Uses: [mem] [num] [thread] [kern] [model] [prog].
  * ====================================================================================== */
 
 /* Keys and values of n positions, (n_head_kv, capacity, head_dim) each, floats or halves. */
@@ -9094,6 +9145,7 @@ typedef struct kv_span {
 } kv_span;
 
 typedef struct call_row {
+    int call;             /* see CALL_PASS; its layer is that of all rows beside it */
     const float *cs;      /* cos (n_rot / 2) and sin (n_rot / 2) of the row's position */
     uint8_t *k, *v;       /* the slot that gets its key and value, */
     int at, capacity;     /* at this index of so many */
@@ -9113,6 +9165,8 @@ typedef struct engine {
     int kv_f16, max_rows;
     size_t max_scores;      /* floats of scores per worker */
     float *hidden;          /* (max_rows, n_embd): in and out of a call */
+    float *entered;         /* (max_rows, n_embd): the same in front of the damped pass that the row is in */
+    float *anchor;          /* (max_rows, n_embd): what the first pass of its damped segment gave */
     float *normed;          /* (max_rows, n_embd): what the norms give */
     float *q, *k, *v;       /* (max_rows, n_head * head_dim), (max_rows, n_head_kv * head_dim) twice */
     float *attended;        /* (max_rows, n_head * head_dim): what attention gives */
@@ -9164,6 +9218,8 @@ static void engine_place(engine *e, layout *l) {
         workers > INT_MAX / 64)
         l->overflow = 1;
     e->hidden = layout_place(l, size_of(rows, d), sizeof(float));
+    e->entered = layout_place(l, size_of(rows, d), sizeof(float));
+    e->anchor = layout_place(l, size_of(rows, d), sizeof(float));
     e->normed = layout_place(l, size_of(rows, d), sizeof(float));
     e->q = layout_place(l, size_of(rows, dq), sizeof(float));
     e->k = layout_place(l, size_of(rows, dk), sizeof(float));
@@ -9654,6 +9710,25 @@ static void mixture(engine *e, const model_layer *y, int n_rows) {
     experts_combine(e, n_rows);
 }
 
+/* --- damped passes --- */
+
+/* Behind call `call` of a row. Pass k = 0 .. K-1 of a damped segment g takes x_k to g(x_k), and what goes on is
+ *     x_{k+1} = x_k + (g(x_k) - x_k) / K, and behind the last pass (g(x_0) + x_K) / 2,
+ * each number by itself, in this order of operations. */
+static void call_damp(const engine *e, int call, int r) {
+    const int d = e->model->n_embd;
+    const size_t at = (size_t)r * (size_t)d;
+    float *g = e->hidden + at, *x = e->entered + at, *anchor = e->anchor + at;
+    if (call < CALL_PASSES) return;
+    if (call & CALL_ANCHOR) memcpy(anchor, g, (size_t)d * sizeof *g);
+    e->model->kern->axpy(g, -1, x, d);
+    vec_divide(g, (float)(call / CALL_PASSES), d);
+    vec_add(g, x, d);
+    if (!(call & CALL_END)) return;
+    vec_add(g, anchor, d);
+    vec_divide(g, 2, d);
+}
+
 /* --- the call --- */
 
 /* Forms for the products with the normed rows before the feed-forward part. */
@@ -9672,6 +9747,11 @@ static void call_layer(engine *e, int index, const call_row *rows, int n_rows, i
     float *hidden = e->hidden + (size_t)from * (size_t)m->n_embd;                       /* of the n rows that go on */
     const float *q = e->q + (size_t)from * (size_t)m->n_head * (size_t)m->head_dim;
 
+    /* entered = hidden, where a damped pass begins */
+    for (int r = from; r < n_rows; r++)
+        if (rows[r].call & CALL_PASS)
+            memcpy(e->entered + (size_t)(r * m->n_embd), e->hidden + (size_t)(r * m->n_embd),
+                   (size_t)m->n_embd * sizeof *hidden);
     /* normed = RMS norm of hidden */
     call_norm(e, e->hidden, n_rows, y->attn_norm, form_of(&y->q) | form_of(&y->k) | form_of(&y->v));
     /* q = rope(W_q normed), k = rope(W_k normed), v = W_v normed; k and v are kept in the slot of this call */
@@ -9688,6 +9768,8 @@ static void call_layer(engine *e, int index, const call_row *rows, int n_rows, i
     else feed_forward(e, &y->gate, &y->up, &y->down, n, e->out);
     /* hidden += out */
     call_add_norm(e, hidden, n, NULL, 0);
+    /* hidden = entered + (hidden - entered) / K, where one of K damped passes ends */
+    for (int r = from; r < n_rows; r++) call_damp(e, rows[r].call, r);
 }
 
 /* The embedding of a token into row r of hidden. */
@@ -9743,7 +9825,7 @@ struct polar_session {
     int n_past;            /* tokens whose keys and values are in the slots */
     int n_prompt;          /* of them, those of the first evaluation: what shared mode calls the prompt */
     int n_kept;            /* positions, the last ones, whose logits are kept */
-    int *path;             /* (max_calls) layers */
+    int *path;             /* (max_calls) */
     int *first_call;       /* (max_calls) index of the first call of the same layer */
     int32_t *tokens;       /* (n_ctx) */
     uint8_t *kv;           /* (max_calls, 2, n_head_kv, n_ctx, head_dim) */
@@ -9851,7 +9933,7 @@ static polar_status session_path_of(const polar_model *m, const polar_program *p
     polar_status status;
     if (!program) program = &identity;
     if ((status = polar_program_validate(program, m->n_layer, e))) return status;
-    *n = polar_program_path(program, path, POLAR_MAX_CALLS);
+    *n = polar_program_calls(program, path, POLAR_MAX_CALLS);
     return POLAR_OK;
 }
 
@@ -9920,17 +10002,15 @@ static void session_empty(polar_session *s) {
 /* All is checked before anything changes. first_call[i] is the earliest call of the same layer, whose slot a prompt
  * sees in shared mode. */
 polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
+    polar_status status;
     err_clear(error);
     if (!path || n_path < 1 || n_path > s->options.max_calls)
         return fail(error, POLAR_ARGUMENT, "a path of %d calls, the session holds 1..%d (max_calls)", n_path,
                     s->options.max_calls);
-    for (int i = 0; i < n_path; i++)
-        if (path[i] < 0 || path[i] >= s->model->n_layer)
-            return fail(error, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i,
-                        path[i], s->model->n_layer - 1);
+    if ((status = prog_check_calls(path, n_path, s->model->n_layer, error))) return status;
     for (int i = 0; i < n_path; i++) {
         s->path[i] = path[i];
-        for (s->first_call[i] = 0; path[s->first_call[i]] != path[i];) s->first_call[i]++;
+        for (s->first_call[i] = 0; (path[s->first_call[i]] - path[i]) % CALL_PASS;) s->first_call[i]++;
     }
     s->n_path = n_path;
     session_empty(s);
@@ -9968,14 +10048,14 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
     }
     for (int c = s->first_call[call]; c < s->n_path; c++) {
         const int seen = c <= call ? at + 1 : at;
-        if (s->path[c] == s->path[call] && seen) spans[n++] = session_span(s, c, seen);
+        if ((s->path[c] - s->path[call]) % CALL_PASS == 0 && seen) spans[n++] = session_span(s, c, seen);
     }
     return n;
 }
 
 /* Shows the caller the hidden states of positions at .. at+n-1 behind a call of the path, -1: in front of the first. */
 static polar_status session_tap(polar_session *s, int call, int at, int n, polar_error *e) {
-    const polar_tap_info info = {call < 0 ? -1 : s->path[call], call, s->n_path, at, n, s->model->n_embd,
+    const polar_tap_info info = {call < 0 ? -1 : s->path[call] % CALL_PASS, call, s->n_path, at, n, s->model->n_embd,
                                  s->engine.hidden};
     if (s->options.tap && s->options.tap(s->options.tap_user, &info))
         return fail(e, POLAR_CANCELLED, "cancelled at layer %d, call %d of %d", info.layer, call, s->n_path);
@@ -10002,12 +10082,12 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
         kv_span *spans = s->spans;
         for (int r = 0; r < n; r++) {
             const int count = session_visible(s, c, at + r, spans);
-            const call_row row = {g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r,
+            const call_row row = {s->path[c], g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r,
                                   s->options.n_ctx, spans, count};
             s->rows[r] = row;
             spans += count;
         }
-        call_layer(g, s->path[c], s->rows, n, from);
+        call_layer(g, s->path[c] % CALL_PASS, s->rows, n, from);
         if ((status = session_tap(s, c, at, n, e))) return status;
     }
     return POLAR_OK;
@@ -10721,7 +10801,7 @@ typedef struct many_block {
     many_kind kind;
     int capacity;
     uint8_t *k, *v; /* (n_head_kv, capacity, head_dim) in KV and TAIL, else NULL */
-    float *hidden;  /* (capacity, n_embd) behind the node's call in HIDDEN and TAIL, else NULL */
+    float *hidden;  /* (capacity, node->width) behind the node's call in HIDDEN and TAIL, else NULL */
     void *memory;   /* what was allocated: this struct comes first, the arrays follow */
     size_t bytes;   /* of it */
 } many_block;
@@ -10734,10 +10814,12 @@ typedef struct many_answer {
     polar_many_result result;
 } many_answer;
 
-/* A prefix of paths. Its last call executes `layer`; the root is the empty prefix and executes nothing. */
+/* A prefix of paths. Its last call is `call`; the root is the empty prefix and executes nothing. */
 typedef struct many_node {
     struct many_node *parent, *child, *sibling; /* the first child; the next one with the same parent */
-    int layer;
+    int call;
+    int width;        /* floats of a hidden state behind it: n_embd, and inside of a damped segment 3 n_embd, since the
+                         rows of engine.entered and engine.anchor follow */
     int n_users;      /* running programs with this prefix: KV and TAIL stay as long as there are some */
     int n_pins;       /* programs that read or write its hidden states at present: HIDDEN stays */
     int n_kv;         /* positions of the prompt whose keys and values are in the KV block, 0..n_prompt */
@@ -10782,7 +10864,7 @@ typedef struct many_program {
     polar_path path;
     int job;           /* number of its job */
     many_node **nodes; /* (path.n): of the prefixes of the path */
-    int call;          /* the next call; path.n: the rows wait for logits */
+    int call;          /* index of the next call; path.n: the rows wait for logits */
     int prompt_from;   /* the first call that the prompt still has to go through; path.n when it is through */
     int has_last;      /* 1: row 0 of `hidden` is the prompt's last position behind the last call */
     int pinned;        /* the hidden states of nodes pinned - 1 and pinned stay in memory; -1: of none */
@@ -10797,7 +10879,8 @@ typedef struct many_program {
     int draft;             /* where in the draft tree the generated tokens lead; -1: nowhere */
     const int32_t *forced; /* (n_forced): tokens to score instead of generating; NULL: generate */
     int n_forced;
-    float *hidden; /* (own rows, n_embd): of the prompt's last position, and of rows without a cell */
+    int width;     /* the largest of its nodes */
+    float *hidden; /* (own rows, width): of the prompt's last position, and of rows without a cell */
     uint8_t *kv;   /* (path.n, 2, n_head_kv, n_slots, head_dim): of rows without a cell; NULL until there is one */
     size_t kv_bytes;
     size_t reserved; /* bytes it may come to need for itself, counted in many->reserved */
@@ -10814,9 +10897,10 @@ typedef struct many_program {
 
 /* A row on its way through a layer. */
 typedef struct many_item {
-    const float *from; /* (n_embd) its hidden state; NULL: the embedding of `token` */
+    const float *from; /* (width of the node before) its hidden state; NULL: the embedding of `token` */
     int32_t token;
-    float *to; /* (n_embd) where the new hidden state goes; NULL: only its key and value are needed */
+    float *to; /* (width) where the new hidden state goes; NULL: only its key and value are needed */
+    const many_node *node; /* of its call */
     call_row row;
 } many_item;
 
@@ -10931,7 +11015,7 @@ static many_block *many_block_place(const polar_many *many, many_block *b, layou
         b->v = layout_place(l, capacity, half);
     }
     if (b->kind != MANY_KV)
-        b->hidden = layout_place(l, capacity, size_of((size_t)many->model->n_embd, sizeof *b->hidden));
+        b->hidden = layout_place(l, capacity, size_of((size_t)b->node->width, sizeof *b->hidden));
     return block;
 }
 
@@ -10958,7 +11042,7 @@ static many_block *many_block_create(polar_many *many, many_node *node, many_kin
 /* Gives a node a TAIL block for `capacity` cells. What is computed moves over from the old one: keys and values head by
  * head, since the distance between heads is the capacity. */
 static polar_status many_cells_grow(polar_many *many, many_node *node, int capacity, polar_error *e) {
-    const size_t d = (size_t)many->model->n_embd, head = many_row_bytes(many) / 2 / (size_t)many->model->n_head_kv;
+    const size_t d = (size_t)node->width, head = many_row_bytes(many) / 2 / (size_t)many->model->n_head_kv;
     many_block *old = node->blocks[MANY_TAIL], *b = many_block_create(many, node, MANY_TAIL, capacity, e);
     if (!b) return POLAR_MEMORY;
     if (old) { /* node->cells is saved, since dropping a block forgets it */
@@ -11003,15 +11087,17 @@ static void many_trie_free(polar_many *many) {
 
 /* The node of parent's prefix and one more call, made if there is none. Without sharing it is always a new one, which
  * only its program knows. NULL without memory. */
-static many_node *many_node_next(polar_many *many, many_node *parent, int layer, polar_error *e) {
+static many_node *many_node_next(polar_many *many, many_node *parent, int call, polar_error *e) {
     many_node *node = many->options.no_share ? NULL : parent->child;
-    while (node && node->layer != layer) node = node->sibling;
+    while (node && node->call != call) node = node->sibling;
     if (node) return node;
     node = mem_alloc(&many->allocator, sizeof *node, e);
     if (!node) return NULL;
     memset(node, 0, sizeof *node);
     node->parent = parent;
-    node->layer = layer;
+    node->call = call;
+    node->width = many->model->n_embd;
+    if (!(call & CALL_END) && (call & CALL_PASS || parent->width > node->width)) node->width *= 3;
     if (!many->options.no_share) {
         node->sibling = parent->child;
         parent->child = node;
@@ -11255,11 +11341,7 @@ static polar_status many_path_check(const polar_many *many, polar_path path, pol
     if (!many->n_prompt) return fail(e, POLAR_ARGUMENT, "a path before polar_many_prompt");
     if (!path.calls || path.n < 1 || path.n > POLAR_MAX_CALLS)
         return fail(e, POLAR_ARGUMENT, "a path of %d calls, expected 1..%d", path.n, POLAR_MAX_CALLS);
-    for (int i = 0; i < path.n; i++)
-        if (path.calls[i] < 0 || path.calls[i] >= many->model->n_layer)
-            return fail(e, POLAR_MISMATCH, "call %d of a path is layer %d, the model has layers 0..%d", i,
-                        path.calls[i], many->model->n_layer - 1);
-    return POLAR_OK;
+    return prog_check_calls(path.calls, path.n, many->model->n_layer, e);
 }
 
 /* Keeps the result of a program: copies of its n tokens and of its text. NULL without memory. */
@@ -11397,8 +11479,8 @@ static void many_program_pin(many_program *p, int index) {
 }
 
 /* Bytes of the blocks that stay as long as a program with this prefix runs: KV, and TAIL with all cells. */
-static size_t many_node_reserve(const polar_many *many) {
-    const size_t hidden = (size_t)many->model->n_embd * sizeof(float);
+static size_t many_node_reserve(const polar_many *many, const many_node *node) {
+    const size_t hidden = (size_t)node->width * sizeof(float);
     return (size_t)many->n_prompt * many_row_bytes(many) +
            (many->options.no_draft ? 0 : MANY_CELLS * (many_row_bytes(many) + hidden));
 }
@@ -11408,13 +11490,13 @@ static size_t many_node_reserve(const polar_many *many) {
 static size_t many_program_reserve(const polar_many *many, const many_program *p) {
     size_t n = p->reserved;
     for (int i = 0; i < p->path.n; i++)
-        if (!p->nodes[i]->n_users) n += many_node_reserve(many);
+        if (!p->nodes[i]->n_users) n += many_node_reserve(many, p->nodes[i]);
     return n;
 }
 
 /* Measures or places a program of p's path and n_slots; the struct itself comes first. A round has at most the next
  * token, MANY_CHAIN own rows and MANY_CELLS others, or all tokens that are scored. */
-static void many_program_place(const polar_many *many, many_program *p, layout *l) {
+static void many_program_place(many_program *p, layout *l) {
     const size_t n = (size_t)p->path.n, own = (size_t)MAX(MANY_CHAIN, p->n_forced) + 1;
     layout_place(l, 1, sizeof *p);
     p->max_rows = MAX(MANY_CELLS + MANY_CHAIN, p->n_forced) + 1;
@@ -11422,7 +11504,7 @@ static void many_program_place(const polar_many *many, many_program *p, layout *
     p->rows = layout_place(l, (size_t)p->max_rows, sizeof *p->rows);
     p->cell_of = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->cell_of);
     p->tokens = layout_place(l, (size_t)p->n_slots + 1, sizeof *p->tokens);
-    p->hidden = layout_place(l, own, size_of((size_t)many->model->n_embd, sizeof *p->hidden));
+    p->hidden = layout_place(l, own, size_of((size_t)p->width, sizeof *p->hidden));
 }
 
 /* Frees a program that does not run, or not any more; p may be NULL. Its nodes belong to the trie, unless nothing is
@@ -11450,13 +11532,16 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     p->n_forced = n_forced;
     p->n_slots = MIN(forced ? n_forced : many->options.max_tokens, many->model->n_ctx_train - many->n_prompt);
     p->pinned = -1;
-    many_program_place(many, p, &l);
+    p->width = many->model->n_embd;
+    for (int i = 0; i < path.n; i++)
+        if (path.calls[i] >= CALL_PASS) p->width = 3 * many->model->n_embd;
+    many_program_place(p, &l);
     p->memory_bytes = layout_bytes(&l);
     if (p->memory_bytes) memory = many_alloc(many, p->memory_bytes, e);
     else fail(e, POLAR_MEMORY, "out of memory: a path of %d calls", path.n);
     if (!memory) return NULL;
     l = layout_begin(memory);
-    many_program_place(many, p, &l);
+    many_program_place(p, &l);
     p = (many_program *)(void *)l.base;
     *p = measured;
     p->memory = memory;
@@ -11468,7 +11553,7 @@ static many_program *many_program_create(polar_many *many, polar_path path, cons
     p->generate.on_text_user = &p->bytes;
     p->text.o = &p->generate;
     p->text.out = NULL;
-    p->reserved = p->memory_bytes + (size_t)many->n_prompt * 2 * (size_t)many->model->n_embd * sizeof(float) +
+    p->reserved = p->memory_bytes + (size_t)many->n_prompt * 2 * (size_t)p->width * sizeof(float) +
                   (size_t)p->n_slots * (size_t)path.n * many_row_bytes(many);
     for (int i = 0; node && i < path.n; i++) {
         node = many_node_next(many, node, path.calls[i], e);
@@ -11514,7 +11599,7 @@ static void many_program_end(polar_many *many, many_program *p) {
         many_node *node = p->nodes[i];
         if (node->blocks[MANY_KV]) many_block_use(many, node->blocks[MANY_KV]);
         if (node->blocks[MANY_TAIL]) many_block_use(many, node->blocks[MANY_TAIL]);
-        if (!--node->n_users) many->reserved -= many_node_reserve(many);
+        if (!--node->n_users) many->reserved -= many_node_reserve(many, node);
     }
     many->reserved -= p->reserved;
     many_program_free(many, p);
@@ -11610,9 +11695,10 @@ static kv_span many_span_at(const polar_many *many, const uint8_t *k, const uint
 /* Adds a row to the pass. Its position gives the angles of rope; its key and value go to `index` of `capacity` in k and
  * v; it attends to the spans from number `spans` up to the last, which are already there. The caller sets from, to and
  * token. */
-static many_item *many_item_add(polar_many *many, int position, uint8_t *k, uint8_t *v, int index, int capacity,
-                                int spans) {
-    const call_row row = {many->cs + (size_t)position * (size_t)many->model->n_rot,
+static many_item *many_item_add(polar_many *many, const many_node *node, int position, uint8_t *k, uint8_t *v,
+                                int index, int capacity, int spans) {
+    const call_row row = {node->call,
+                          many->cs + (size_t)position * (size_t)many->model->n_rot,
                           k,
                           v,
                           index,
@@ -11621,6 +11707,7 @@ static many_item *many_item_add(polar_many *many, int position, uint8_t *k, uint
                           many->n_spans - spans};
     many_item *x = &many->items[many->n_items++];
     x->row = row;
+    x->node = node;
     return x;
 }
 
@@ -11632,7 +11719,6 @@ static void many_collect_prompt(polar_many *many, many_program *p) {
     const many_block *kv = node->blocks[MANY_KV], *hidden = node->blocks[MANY_HIDDEN],
                      *before = p->call ? p->nodes[p->call - 1]->blocks[MANY_HIDDEN] : NULL;
     const int leaf = p->call + 1 == p->path.n, n = many->n_prompt;
-    const size_t d = (size_t)many->model->n_embd;
     node->pass = many->pass;
     for (int r = leaf ? MIN(node->n_kv, n - 1) : node->n_hidden; r < n; r++) {
         const kv_span span = {kv->k, kv->v, r + 1, n};
@@ -11640,12 +11726,12 @@ static void many_collect_prompt(polar_many *many, many_program *p) {
         many_item *item;
         if (many->n_items == many->engine.max_rows || many->n_spans == many->max_spans) return;
         many->spans[many->n_spans++] = span;
-        item = many_item_add(many, r, kv->k, kv->v, r, n, many->n_spans - 1);
+        item = many_item_add(many, node, r, kv->k, kv->v, r, n, many->n_spans - 1);
         item->token = many->prompt[r];
-        item->from = before ? before->hidden + (size_t)r * d : NULL;
+        item->from = before ? before->hidden + (size_t)r * (size_t)before->node->width : NULL;
         item->to = NULL;
         if (!leaf) {
-            item->to = hidden->hidden + (size_t)r * d;
+            item->to = hidden->hidden + (size_t)r * (size_t)node->width;
             node->n_hidden = r + 1;
         } else if (last) {
             item->to = p->hidden;
@@ -11682,7 +11768,7 @@ static void many_collect_spans(polar_many *many, many_program *p, int r) {
 static void many_collect_rows(polar_many *many, many_program *p) {
     many_node *node = p->nodes[p->call];
     many_block *tail = node->blocks[MANY_TAIL], *before = p->call ? p->nodes[p->call - 1]->blocks[MANY_TAIL] : NULL;
-    const size_t d = (size_t)many->model->n_embd, half = (size_t)p->n_slots * many_row_bytes(many) / 2;
+    const size_t half = (size_t)p->n_slots * many_row_bytes(many) / 2;
     uint8_t *own = p->kv ? p->kv + 2 * half * (size_t)p->call : NULL;
     if (node->n_kv < many->n_prompt) return;
     for (int r = 0; r < p->n_rows; r++) {
@@ -11694,13 +11780,13 @@ static void many_collect_rows(polar_many *many, many_program *p) {
         many_collect_spans(many, p, r);
         /* from the row's place behind the call before to its place behind this one */
         if (row->cell >= 0) {
-            item = many_item_add(many, position, tail->k, tail->v, row->cell, tail->capacity, spans);
-            item->from = before ? before->hidden + (size_t)row->cell * d : NULL;
-            item->to = tail->hidden + (size_t)row->cell * d;
+            item = many_item_add(many, node, position, tail->k, tail->v, row->cell, tail->capacity, spans);
+            item->from = before ? before->hidden + (size_t)row->cell * (size_t)before->node->width : NULL;
+            item->to = tail->hidden + (size_t)row->cell * (size_t)node->width;
             node->cells |= (uint64_t)1 << row->cell;
         } else {
-            item = many_item_add(many, position, own, own + half, row->depth - 1, p->n_slots, spans);
-            item->to = p->hidden + (size_t)row->hidden * d;
+            item = many_item_add(many, node, position, own, own + half, row->depth - 1, p->n_slots, spans);
+            item->to = p->hidden + (size_t)row->hidden * (size_t)p->width;
             item->from = p->call ? item->to : NULL;
             row->n_done = p->call + 1;
         }
@@ -11708,19 +11794,28 @@ static void many_collect_rows(polar_many *many, many_program *p) {
     }
 }
 
-/* Takes the collected rows through the layer: gathers their hidden states (n_items, n_embd), calls the layer, and puts
- * the new ones where they belong. The first `from` rows are those of which only key and value are needed, as call_layer
- * wants it. */
+/* Copies row r of the engine's hidden states, with what a damped segment keeps beside them, to or from `state`. */
+static void many_pass_copy(const engine *g, int r, int width, float *to, const float *from) {
+    const size_t d = (size_t)g->model->n_embd;
+    float *const parts[] = {g->hidden, g->entered, g->anchor};
+    for (size_t i = 0; i < (size_t)width / d; i++) {
+        float *row = parts[i] + (size_t)r * d;
+        if (to) memcpy(to + i * d, row, d * sizeof *row);
+        if (from) memcpy(row, from + i * d, d * sizeof *row);
+    }
+}
+
+/* Takes the collected rows through the layer: gathers their hidden states, calls the layer, and puts the new ones where
+ * they belong. The first `from` rows are those of which only key and value are needed, as call_layer wants it. */
 static void many_pass_run(polar_many *many, int layer) {
     engine *g = &many->engine;
-    const size_t d = (size_t)many->model->n_embd;
     int n = 0, from = 0;
     for (int i = 0; i < many->n_items; i++) from += !many->items[i].to;
     for (int whole = 0; whole < 2; whole++) /* first those without a place for the new hidden state */
         for (int i = 0; i < many->n_items; i++) {
             const many_item *item = &many->items[i];
             if ((item->to != NULL) != whole) continue;
-            if (item->from) memcpy(g->hidden + (size_t)n * d, item->from, d * sizeof(float));
+            if (item->from) many_pass_copy(g, n, item->node->parent->width, NULL, item->from);
             else engine_embed_row(g, item->token, n);
             many->rows[n++] = item->row;
         }
@@ -11728,7 +11823,7 @@ static void many_pass_run(polar_many *many, int layer) {
     call_layer(g, layer, many->rows, n, from);
     n = from;
     for (int i = 0; i < many->n_items; i++)
-        if (many->items[i].to) memcpy(many->items[i].to, g->hidden + (size_t)n++ * d, d * sizeof(float));
+        if (many->items[i].to) many_pass_copy(g, n++, many->items[i].node->width, many->items[i].to, NULL);
     many->stats.n_rows += many->n_items;
     many->stats.n_passes++;
 }
@@ -11742,13 +11837,14 @@ static void many_pass(polar_many *many, many_program **flight, int n, int layer)
     for (int leaves = 0; leaves < 2; leaves++)
         for (int i = 0; i < n; i++) {
             many_program *p = flight[i];
-            if (p->call == p->path.n || p->path.calls[p->call] != layer || (p->call + 1 == p->path.n) != leaves)
+            if (p->call == p->path.n || p->path.calls[p->call] % CALL_PASS != layer ||
+                (p->call + 1 == p->path.n) != leaves)
                 continue;
             if (p->nodes[p->call]->pass != many->pass && many_program_needs_prompt(many, p))
                 many_collect_prompt(many, p);
         }
     for (int i = 0; i < n; i++)
-        if (flight[i]->call < flight[i]->path.n && flight[i]->path.calls[flight[i]->call] == layer)
+        if (flight[i]->call < flight[i]->path.n && flight[i]->path.calls[flight[i]->call] % CALL_PASS == layer)
             many_collect_rows(many, flight[i]);
     many_pass_run(many, layer);
 }
@@ -11801,7 +11897,7 @@ static void many_outputs(polar_many *many, many_program **flight, int n) {
             const int wanted = r == p->row || (p->eager && many_row_is_behind(p, r, p->row));
             if (row->has_logits || !wanted) continue;
             memcpy(many->engine.hidden + (size_t)count * d,
-                   row->cell >= 0 ? tail->hidden + (size_t)row->cell * d : p->hidden + (size_t)row->hidden * d,
+                   row->cell >= 0 ? tail->hidden + (size_t)row->cell * d : p->hidden + (size_t)row->hidden * (size_t)p->width,
                    d * sizeof(float));
             many->outputs[count] = row;
             many->wanted[count] = p->forced ? p->forced[row->depth] : -1;
@@ -12095,7 +12191,8 @@ static polar_status many_run_layer(polar_many *many, many_run *run, int *layer, 
         many_program *p = run->flight[i];
         const polar_status status = many_program_advance(many, p, e);
         if (status) return status;
-        if (p->call < p->path.n && (*layer < 0 || p->path.calls[p->call] < *layer)) *layer = p->path.calls[p->call];
+        if (p->call < p->path.n && (*layer < 0 || p->path.calls[p->call] % CALL_PASS < *layer))
+            *layer = p->path.calls[p->call] % CALL_PASS;
     }
     return POLAR_OK;
 }
@@ -12374,12 +12471,12 @@ static void mcts_program(const polar_search *s, int node, polar_program *p) {
         if (last && last->times == 0 && e.times == 0 && end == i) {
             last->length = (int16_t)(last->length + e.length);
         } else {
-            if (end < i) prog_append(p, end, i - end, 1);
-            prog_append(p, i, e.length, e.times);
+            if (end < i) prog_append(p, end, i - end, 1, 0);
+            prog_append(p, i, e.length, e.times, 0);
         }
         end = i + e.length;
     }
-    if (end < s->n_layer) prog_append(p, end, s->n_layer - end, 1);
+    if (end < s->n_layer) prog_append(p, end, s->n_layer - end, 1, 0);
 }
 
 /* --- finding equal sets and paths ----------------------------------------------------- */
@@ -13621,9 +13718,8 @@ static int pred_segments(const float *seg_logits, int n_layer, const polar_beam_
     for (int i = 0; i < n_layer; i++) {
         const int starts = i == 0 || (double)pred_sigmoid(seg_logits[i]) >= o->threshold;
         if (starts || segments[n - 1].length == o->max_length) {
-            segments[n].start = (int16_t)i;
-            segments[n].length = 0;
-            segments[n++].times = 1;
+            const polar_segment s = {(int16_t)i, 0, 1, 0};
+            segments[n++] = s;
         }
         segments[n - 1].length++;
     }
@@ -15454,7 +15550,8 @@ static int train_labels(const polar_train_path *p, int n_layer, uint8_t *labels)
     int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER];
     polar_program program;
     if (p->length < 1) return 0;
-    if (polar_program_from_path(&program, n_layer, p->path, p->length, TRAIN_MAX_LENGTH, TRAIN_MAX_TIMES, NULL))
+    if (polar_program_from_path(&program, n_layer, p->path, p->length, TRAIN_MAX_LENGTH, TRAIN_MAX_TIMES, NULL) ||
+        !polar_program_path(&program, seg_flip, 0)) /* the network knows no damped segments */
         return 0;
     polar_program_targets(&program, seg_flip, op); /* seg_flip says again where op is not POLAR_OP_NONE */
     for (int i = 0; i < n_layer; i++) labels[i] = (uint8_t)(op[i] == POLAR_OP_NONE ? TRAIN_NO_SEGMENT : op[i]);
@@ -15957,7 +16054,7 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
 
 /* Whether running the program on the question is known to answer it. */
 static int train_is_valid(const polar_train_question *q, const polar_program *program) {
-    int path[POLAR_MAX_CALLS], n = polar_program_path(program, path, POLAR_MAX_CALLS);
+    int path[POLAR_MAX_CALLS], n = polar_program_calls(program, path, POLAR_MAX_CALLS);
     for (int i = 0; i < q->n_paths; i++)
         if (q->paths[i].result == POLAR_RESULT_VALID && q->paths[i].length == n &&
             !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
@@ -17069,7 +17166,7 @@ static void menu_results(const polar_train_question *questions, int n_questions,
                          uint8_t *results) {
     int path[POLAR_MAX_CALLS];
     for (int k = 0; k < n_menu; k++) {
-        const int n = MIN(polar_program_path(&menu[k], path, POLAR_MAX_CALLS), POLAR_MAX_CALLS);
+        const int n = MIN(polar_program_calls(&menu[k], path, POLAR_MAX_CALLS), POLAR_MAX_CALLS);
         for (int q = 0; q < n_questions; q++)
             results[(size_t)q * (size_t)n_menu + (size_t)k] = (uint8_t)menu_result(&questions[q], path, n);
     }

@@ -440,6 +440,8 @@ POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat 
 typedef struct polar_segment {
     int16_t start, length; /* layers start .. start + length - 1 */
     int16_t times;         /* executions of the whole segment: 0 skips it */
+    int16_t damped;        /* 1: they are K = times >= 2 damped passes of the segment g from its input x_0:
+                              x_{k+1} = x_k + (g(x_k) - x_k) / K; what leaves is (g(x_0) + x_K) / 2 */
 } polar_segment;
 
 /* Segments in order, without gaps, covering layers 0 .. n_layer-1. */
@@ -452,9 +454,9 @@ typedef struct polar_program {
 POLAR_API polar_program polar_program_identity(int n_layer);
 /* POLAR_OK if the program is well-formed for n_layer layers and executes at least one call. */
 POLAR_API polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
-/* Text form: items "a-b", "a", "a-bxT", "axT" separated by spaces or commas, T executions, 0 = skipped, 1 if
- * left out. Layers that no item names are executed once; items ascend and do not overlap. "identity" or ""
- * is the identity. POLAR_FORMAT where the text breaks these rules or names a layer that there is not, POLAR_ARGUMENT
+/* Text form: items "a-b" or "a" separated by spaces or commas, with "xT" for T executions, 0 = skipped, or "~K" for K
+ * damped passes; one execution if neither follows, or "~1". Layers that no item names are executed once; items ascend
+ * and do not overlap. "identity" or "" is the identity. POLAR_FORMAT where the text breaks these rules or names a layer that there is not, POLAR_ARGUMENT
  * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
 POLAR_API polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
 /* Writes the text form that polar_program_parse reads back as it is, NUL-terminated and cut at `size`.
@@ -464,21 +466,26 @@ POLAR_API size_t polar_program_format(const polar_program *program, char *text, 
 POLAR_API int polar_program_length(const polar_program *program);
 POLAR_API double polar_program_cost(const polar_program *program);
 /* The path: the layers in the order they are executed. Returns their number, at most POLAR_MAX_CALLS in a program
- * that validates; writes at most `capacity`. */
+ * that validates; writes at most `capacity`. A program with a damped segment has no path: 0. */
 POLAR_API int polar_program_path(const polar_program *program, int *path, int capacity);
-/* The canonical parse of a path: fewest segments of at most max_length layers and max_times executions; then
+#define POLAR_CALL_LAYER 255 /* call & POLAR_CALL_LAYER is the layer of a call */
+/* The calls, as sessions and polar_many take them in place of a path: the layers, to which damped segments add in higher
+ * bits what happens around a call. The same as the path where there is one. */
+POLAR_API int polar_program_calls(const polar_program *program, int *calls, int capacity);
+/* The canonical parse of a path, or of calls: fewest segments of at most max_length layers and max_times executions; then
  * fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if
  * the path has no such form (order changed, repeated more often, ...). The empty path parses, into a program
  * that skips all and is not valid. */
 POLAR_API polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
                                                int max_length, int max_times, polar_error *error);
-/* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often. NUL-terminated, cut
+/* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. NUL-terminated, cut
  * at `size`; returns the number of layers. */
 POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t size);
-/* 1 if both execute the same path. */
+/* 1 if both execute the same calls. */
 POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b);
 /* What a predictor is trained to say, n_layer numbers each: seg_flip 1 where a segment starts (0 at layer 0);
- * op at the start of a segment 0 skip, 1 keep, 2 repeat (any number of times), elsewhere POLAR_OP_NONE. */
+ * op at the start of a segment 0 skip, 1 keep, 2 repeat (any number of times), elsewhere, and for a damped segment,
+ * which a predictor does not know, POLAR_OP_NONE. */
 #define POLAR_OP_NONE (-100)
 POLAR_API void polar_program_targets(const polar_program *program, int *seg_flip, int *op);
 
@@ -530,7 +537,7 @@ POLAR_API polar_status polar_session_create(polar_session **out, const polar_mod
                                             const polar_session_options *options, polar_error *error);
 POLAR_API void polar_session_free(polar_session *session);
 
-/* Change the program, or run layers in any order as a path: n_path layers, at most options.max_calls. The session
+/* Change the program, or run layers in any order as a path, or calls: n_path, at most options.max_calls. The session
  * becomes empty; after a failure it is as before. */
 POLAR_API polar_status polar_session_set_program(polar_session *session, const polar_program *program,
                                                  polar_error *error);
@@ -653,7 +660,7 @@ POLAR_API polar_status polar_session_generate(polar_session *session, const int3
  * time. */
 typedef struct polar_many polar_many;
 
-/* A list of layers to execute, in any order: see polar_program_path. Borrowed for the call. */
+/* A list of layers to execute, in any order, or what polar_program_calls says. Borrowed for the call. */
 typedef struct polar_path {
     const int *calls;
     int n;

@@ -255,6 +255,22 @@ static MAYBE_UNUSED int fx_below(int n) {
     return (int)(rng_next(&fx_random) % (uint64_t)n);
 }
 
+/* The calls of a random program, at most 10: layers skipped, run once, several times, or in damped passes. */
+static MAYBE_UNUSED int fx_program(int *calls) {
+    polar_program p;
+    do {
+        memset(&p, 0, sizeof p);
+        p.n_layer = FX_LAYERS;
+        for (int at = 0, length; at < FX_LAYERS; at += length) {
+            polar_segment *s = &p.segments[p.n_segments++];
+            length = 1 + fx_below(MIN(3, FX_LAYERS - at));
+            s->start = (int16_t)at, s->length = (int16_t)length, s->times = (int16_t)fx_below(4);
+            s->damped = (int16_t)(s->times > 1 && fx_below(3));
+        }
+    } while (polar_program_length(&p) < 1 || polar_program_length(&p) > 10);
+    return polar_program_calls(&p, calls, 10);
+}
+
 /* A few KB. */
 static MAYBE_UNUSED fixture fixture_small(const char *arch, int type, uint64_t seed) {
     const fixture_shape shape = {2, 32, 8, 32, 16, 24, 1};

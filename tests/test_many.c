@@ -59,17 +59,21 @@ static void random_programs(programs *p, int n) {
     p->n = n;
     for (int i = 0; i < n; i++) {
         int *c = p->calls[i], length = 0, keep = 0;
+        p->paths[i].calls = c;
+        if (fx_below(3) == 0) { /* with damped segments */
+            p->paths[i].n = fx_program(c);
+            continue;
+        }
         if (i && fx_below(4)) {
             const polar_path *from = &p->paths[fx_below(i)];
             keep = 1 + fx_below(from->n);
             memcpy(c, from->calls, (size_t)keep * sizeof *c);
-            length = keep;
+            length = prog_check_calls(c, keep, FX_LAYERS, NULL) ? 0 : keep; /* it may end in a damped segment */
         }
         while (length < 9 && (length == 0 || fx_below(6))) {
             c[length] = fx_below(3) ? MIN(length, FX_LAYERS - 1) : fx_below(FX_LAYERS);
             length++;
         }
-        p->paths[i].calls = c;
         p->paths[i].n = length;
     }
 }

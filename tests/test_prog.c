@@ -29,6 +29,8 @@ TEST(text) {
         {6, "0-4x0", "0-4x0 5", ".....#"},
         {2, "0x12 1x0", "0x12 1x0", "+."},
         {1, "0x1", "0", "#"},
+        {6, "1-2~3 4~2", "0 1-2~3 3 4~2 5", "#~~#~#"},
+        {6, "2-3~1", "0-1 2-3 4-5", "######"},
         {256, "0-254x0 255x9", "0-254x0 255x9", NULL},
     };
     for (int i = 0; i < COUNT(cases); i++) {
@@ -51,6 +53,10 @@ TEST(text_errors) {
         {"0 2x", "program: a number of executions is expected, at the end of \"0 2x\""},
         {"0 2y3", "program: a space is expected, at \"y3\" in column 4"},
         {"-1", "program: a layer is expected, at \"-1\" in column 1"},
+        {"0 2~", "program: a number of executions is expected, at the end of \"0 2~\""},
+        {"0 2~0", "program: at least one damped pass is expected, at \"0\" in column 5"},
+        {"1~2x2", "program: a space is expected, at \"x2\" in column 4"},
+        {"0-5~1280", "the program has 7680 calls, more than 1280"},
         {"0x2x2", "program: a space is expected, at \"x2\" in column 4"},
         {"0x99999999999999999999", "program: a number in column 3 is larger than 1280"},
         {"0-5x0", "the program skips every layer"},
@@ -100,6 +106,9 @@ TEST(validate) {
     CHECK(polar_program_validate(&q, 8, &e) == POLAR_ARGUMENT);
     q = p, q.segments[0].times = 161;
     CHECK(polar_program_validate(&q, 8, &e) == POLAR_ARGUMENT);
+    q = p, q.segments[0].times = q.segments[0].damped = 1;
+    CHECK(polar_program_validate(&q, 8, &e) == POLAR_ARGUMENT);
+    CHECK_STR(e.message, "segment 0 is 8 layers from 0, 1 times damped, which begins at 2; expected is one from 0");
     q = p, q.n_segments = 1000;
     CHECK(polar_program_validate(&q, 8, &e) == POLAR_ARGUMENT);
     q = p, q.n_segments = -1;
@@ -127,6 +136,28 @@ TEST(path_and_cost) {
     CHECK(!polar_program_equal(&p, &q));
 }
 
+TEST(damped) {
+    static const int layers[] = {0, 1, 2, 1, 2, 1, 2, 3, 3, 4, 4, 5}; /* two damped segments, one repeated */
+    polar_program p = parsed(6, "1-2~3 3x2 4~2"), q = parsed(6, "1-2x3 3x2 4~2");
+    int calls[16], path[16], seg_flip[6], op[6];
+    memset(path, -1, sizeof path);
+    CHECK(polar_program_length(&p) == 12 && polar_program_calls(&p, calls, 16) == 12);
+    for (int i = 0; i < 12; i++) CHECK((calls[i] & POLAR_CALL_LAYER) == layers[i]);
+    CHECK(!prog_check_calls(calls, 12, 6, NULL));
+    CHECK(polar_program_path(&p, path, 16) == 0 && path[0] == -1); /* it has none, and nothing takes calls for one */
+    CHECK(!polar_program_equal(&p, &q)); /* the same layers in the same order, but not the same */
+    q = parsed(6, "0 1-2~3 3x2 4~2 5");
+    CHECK(polar_program_equal(&p, &q));
+    CHECK(!polar_program_from_path(&q, 6, calls, 12, 6, 6, NULL)); /* calls have the same canonical form as text */
+    CHECK_STR(formatted(&q), "0 1-2~3 3x2 4~2 5");
+    CHECK(polar_program_from_path(&q, 6, calls, 11, 6, 6, NULL) == POLAR_OK);
+    CHECK(polar_program_from_path(&q, 6, calls, 10, 6, 6, NULL) == POLAR_MISMATCH); /* half a damped segment */
+    polar_program_targets(&p, seg_flip, op);
+    CHECK(op[0] == 1 && op[1] == POLAR_OP_NONE && op[3] == 2 && op[4] == POLAR_OP_NONE && op[5] == 1);
+    p = parsed(6, "2-3~1"), q = polar_program_identity(6);
+    CHECK(polar_program_equal(&p, &q) && polar_program_path(&p, path, 16) == 6);
+}
+
 /* Random programs: segments up to max_length, 0..max_times executions, at least one call. */
 static polar_program random_program(uint64_t *rng, int max_layer, int max_length, int max_times) {
     polar_program p;
@@ -136,7 +167,7 @@ static polar_program random_program(uint64_t *rng, int max_layer, int max_length
         for (int at = 0; at < p.n_layer;) {
             int length = 1 + (int)(rng_next(rng) % (uint64_t)max_length);
             length = MIN(length, p.n_layer - at);
-            prog_append(&p, at, length, (int)(rng_next(rng) % (uint64_t)(max_times + 1)));
+            prog_append(&p, at, length, (int)(rng_next(rng) % (uint64_t)(max_times + 1)), 0);
             at += length;
         }
     } while (polar_program_length(&p) == 0 || polar_program_length(&p) > POLAR_MAX_CALLS);
@@ -190,7 +221,7 @@ static void brute_force(brute *b, int layer, int position) {
             int at = position, ok = 1;
             for (int k = 0; k < times * length; k++, at++) ok &= at < b->n && b->path[at] == layer + k % length;
             if (!ok) continue;
-            prog_append(&b->now, layer, length, times);
+            prog_append(&b->now, layer, length, times, 0);
             brute_force(b, layer + length, at);
             memset(&b->now.segments[--b->now.n_segments], 0, sizeof(polar_segment));
         }
@@ -220,7 +251,7 @@ TEST(path_errors) {
     polar_program p;
     polar_error e;
     CHECK(polar_program_from_path(&p, 4, outside, 3, 4, 2, &e) == POLAR_MISMATCH);
-    CHECK_STR(e.message, "the path has layer 9 at index 2; layers are 0..3");
+    CHECK_STR(e.message, "call 2 of the path is layer 9, the model has layers 0..3");
     CHECK(polar_program_from_path(&p, 4, order, 4, 4, 2, &e) == POLAR_MISMATCH);
     CHECK_STR(e.message, "the path has no segment form: layer 2, with calls from index 2 on, starts no segment of at "
                          "most 4 layers and 2 executions");
@@ -303,7 +334,7 @@ TEST(fuzz) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(text), T(text_errors), T(cut_text), T(validate), T(path_and_cost), T(random_programs),
+    T(text), T(text_errors), T(cut_text), T(validate), T(path_and_cost), T(damped), T(random_programs),
     T(canonical_by_brute_force), T(path_errors), T(parses), T(all_parses), T(fuzz),
 };
 

@@ -15,9 +15,10 @@ static polar_session *started(const polar_model *m, polar_session_options o, con
     return s;
 }
 
-/* 1..8 calls in any order, with repeats. */
+/* 1..8 calls in any order, with repeats; or up to 10 of a program that may have damped segments. */
 static int random_path(int *path) {
     const int n = 1 + fx_below(8);
+    if (fx_below(2)) return fx_program(path);
     for (int i = 0; i < n; i++) path[i] = fx_below(FX_LAYERS);
     return n;
 }
@@ -43,7 +44,7 @@ TEST(cached_is_recomputed) {
             polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN);
             polar_session_options o = {0};
             int32_t tokens[40];
-            int path[8], n_path = random_path(path), n = 8 + fx_below(12);
+            int path[10], n_path = random_path(path), n = 8 + fx_below(12);
             polar_session *s;
             for (int i = 0; i < n; i++) tokens[i] = fx_below(FX_VOCAB);
             o.kv_type = round % 2 ? POLAR_KV_F32 : POLAR_KV_F16;
@@ -253,6 +254,14 @@ TEST(errors) {
     CHECK(!polar_session_create(&s, m, NULL, &o, &e));
     CHECK(polar_session_set_path(s, bad_layer, 2, &e) == POLAR_MISMATCH);
     CHECK(polar_session_set_path(s, many, 5, &e) == POLAR_ARGUMENT);
+    /* damped passes that do not end, that overlap, that have no beginning, or of which the first or the last is missing */
+    for (int i = 0; i < 7; i++) {
+        const int first = 2 * CALL_PASSES + CALL_ANCHOR, last = 2 * CALL_PASSES + CALL_END;
+        const int lists[7][3] = {{0, 1 | CALL_PASS, 2}, {CALL_PASS, CALL_PASS | first, CALL_PASS | last},
+                                 {0, first, last}, {CALL_PASS | first, 1, CALL_PASS | last}, {0, 1, CALL_PASS | last},
+                                 {CALL_PASS | first, CALL_PASS | first, CALL_PASS | last}, {0, 1, CALL_PASS | first}};
+        CHECK(polar_session_set_path(s, lists[i], 3, &e) == POLAR_MISMATCH && strstr(e.message, "of the path"));
+    }
     CHECK(polar_session_eval(s, tokens, 9, &e) == POLAR_CONTEXT && polar_session_position(s) == 0);
     CHECK(polar_session_eval(s, tokens, 0, &e) == POLAR_ARGUMENT);
     tokens[2] = FX_VOCAB;
@@ -389,16 +398,30 @@ TEST(status_without_error) {
 
 /* --- against independent numbers --- */
 
+/* The calls of a program that is given as text. Their layers stand beside it. */
+static int oracle_calls(const json *program, int n_layer, int *calls) {
+    int32_t layers[64];
+    polar_program p;
+    int n;
+    CHECK(!polar_program_parse(&p, n_layer, json_get(program, "text")->text, NULL));
+    n = polar_program_calls(&p, calls, 64);
+    CHECK(oracle_ints(json_get(program, "calls"), layers, 64) == n);
+    for (int i = 0; i < n; i++) CHECK((calls[i] & POLAR_CALL_LAYER) == layers[i]);
+    return n;
+}
+
 /* Runs a case: relative error of the logits, and 1 if the greedy ids agree. */
 static double oracle_case(const polar_model *m, const json *c, const json *want, polar_kv_mode mode, int n_batch,
                           int *greedy_ok) {
     static int path[64], ids[512], greedy[64];
     polar_session_options o = {0};
-    const int n_path = oracle_ints(json_get(c, "path"), path, 64), n = oracle_ints(json_get(c, "tokens"), ids, 512);
+    const int n = oracle_ints(json_get(c, "tokens"), ids, 512);
     const int n_new = oracle_ints(json_get(want, "greedy"), greedy, 64);
     const float *logits;
     double low = 1e30, high = -1e30, error = 0;
+    int n_path = oracle_ints(json_get(c, "path"), path, 64);
     polar_session *s;
+    if (!n_path) n_path = oracle_calls(json_get(c, "mode"), m->n_layer, path);
     o.kv_mode = mode;
     o.kv_type = POLAR_KV_F32;
     o.n_ctx = n + n_new;
@@ -424,7 +447,8 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
 }
 
 TEST(oracle) {
-    static const char *const names[] = {"llama", "llama3", "qwen2", "qwen3", "qwen2moe"};
+    static const char *const names[] = {"llama", "llama3", "qwen2", "qwen3", "qwen2moe", "damped_llama",
+                                        "damped_qwen3"};
     for (int a = 0; a < COUNT(names); a++) {
         char path[96];
         size_t n, n_model;
@@ -436,7 +460,7 @@ TEST(oracle) {
         int i = 0;
         snprintf(path, sizeof path, "oracle/cases_%s.json", names[a]);
         if (!(text = test_shared_text(path, &n))) return;
-        snprintf(path, sizeof path, "oracle/model_%s.gguf", names[a]);
+        snprintf(path, sizeof path, "oracle/model_%s.gguf", names[a] + (a < 5 ? 0 : strlen("damped_")));
         if (!(data = test_shared_text(path, &n_model))) return;
         CHECK(!polar_model_open_memory(&m, data, n_model, NULL, NULL));
         CHECK((d = json_read(text, n, &problem, &at)) != NULL);
@@ -449,7 +473,7 @@ TEST(oracle) {
                                   &greedy_ok) < 1e-4);
                 CHECK(greedy_ok);
             }
-        CHECK(i > 20);
+        CHECK(i > (a < 5 ? 20 : 15));
         json_free(d);
         polar_model_close(m);
         free(text);

@@ -25,6 +25,7 @@ static void make_paths(polar_train_path *paths, int n, int n_layer, int *calls) 
             if (length > n_layer - at) length = n_layer - at;
             p.segments[p.n_segments].start = (int16_t)at;
             p.segments[p.n_segments].length = (int16_t)length;
+            p.segments[p.n_segments].damped = 0;
             p.segments[p.n_segments++].times = (int16_t)(r >> 16 & 7 ? 1 : 2 * (r >> 19 & 1));
             at += length;
         }

@@ -86,7 +86,7 @@ static int find_gold(search_bench *b) {
 static int take_program(search_bench *b, int id, const polar_program *program) {
     program_kept *p = &b->programs[id];
     int calls[POLAR_MAX_CALLS];
-    const int n = polar_program_path(program, calls, POLAR_MAX_CALLS);
+    const int n = polar_program_calls(program, calls, POLAR_MAX_CALLS);
     if (id < b->n_programs) {
         if (p->length == n && !memcmp(p->path, calls, (size_t)n * sizeof *calls)) return 0;
         return cli_fail("program %d is another one than before: this must not happen", id);

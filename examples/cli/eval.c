@@ -215,7 +215,7 @@ static int run_of(eval_work *w, const polar_program *p) {
     }
     w->programs[w->n_runs] = *p;
     w->paths[w->n_runs].calls = w->calls[w->n_runs];
-    w->paths[w->n_runs].n = polar_program_path(p, w->calls[w->n_runs], n);
+    w->paths[w->n_runs].n = polar_program_calls(p, w->calls[w->n_runs], n);
     memset(&w->attempts[w->n_runs], 0, sizeof *w->attempts);
     return w->n_runs++;
 }

@@ -313,7 +313,7 @@ int menu_add(menu *m, const char *text) {
     int path[POLAR_MAX_CALLS], n;
     if (polar_program_parse(&p, m->n_layer, text, &e) || polar_program_validate(&p, m->n_layer, &e))
         return cli_usage("--also \"%s\": %s", text, e.message);
-    n = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    n = polar_program_calls(&p, path, POLAR_MAX_CALLS);
     for (int i = 0; i < m->n; i++)
         if (m->entries[i].n == n && !memcmp(m->entries[i].path, path, (size_t)n * sizeof *path)) return 0;
     if (m->n == MENU_MAX) return cli_usage("--also \"%s\": a menu has at most %d programs", text, MENU_MAX);

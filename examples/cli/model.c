@@ -57,6 +57,13 @@ void cli_put_model(FILE *f, const polar_model *model) {
             (unsigned long long)polar_model_checksum(model));
 }
 
+void cli_put_path(FILE *f, const polar_program *program) {
+    int path[POLAR_MAX_CALLS];
+    const int n = polar_program_path(program, path, POLAR_MAX_CALLS);
+    if (n || !polar_program_length(program)) json_put_ints(f, path, (size_t)n);
+    else fprintf(f, "null");
+}
+
 /* Words in the order of the library's numbers. */
 
 int cli_chat(const char *text, polar_chat *chat) {

@@ -69,12 +69,11 @@ static void print_json(const guide *g, const polar_picker *picker, const char *q
                        const polar_candidate *c, int n) {
     const double *menu = polar_picker_menu(picker);
     char text[4096];
-    int path[POLAR_MAX_CALLS];
     printf("{\"question\":");
     json_put_text(stdout, question);
     printf(",\"n_tokens\":%d,\"head\":\"%s\",\"programs\":[", n_tokens, menu ? "menu" : "programs");
     for (int i = 0; i < n; i++) {
-        const int length = polar_program_path(&c[i].program, path, POLAR_MAX_CALLS);
+        const int length = polar_program_length(&c[i].program);
         polar_program_format(&c[i].program, text, sizeof text);
         printf("%s{\"program\":\"%s\",\"probability\":", i ? "," : "", text);
         json_put_double(stdout, exp(c[i].score));
@@ -82,7 +81,7 @@ static void print_json(const guide *g, const polar_picker *picker, const char *q
         json_put_double(stdout, polar_program_cost(&c[i].program));
         polar_program_strip(&c[i].program, text, sizeof text);
         printf(",\"length\":%d,\"strip\":\"%s\",\"path\":", length, text);
-        json_put_ints(stdout, path, (size_t)length);
+        cli_put_path(stdout, &c[i].program);
         printf("}");
     }
     printf("]");

@@ -11,15 +11,15 @@ typedef struct program_options {
 
 static void print_json(const polar_program *p) {
     char text[TEXT_SIZE];
-    int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER], path[POLAR_MAX_CALLS];
-    int n = polar_program_path(p, path, POLAR_MAX_CALLS);
+    int seg_flip[POLAR_MAX_LAYER], op[POLAR_MAX_LAYER];
     polar_program_format(p, text, sizeof text);
     polar_program_targets(p, seg_flip, op);
     printf("{\"ok\":true,\"segments\":[");
     for (int i = 0; i < p->n_segments; i++)
-        printf("%s[%d,%d,%d]", i ? "," : "", p->segments[i].start, p->segments[i].length, p->segments[i].times);
+        printf("%s[%d,%d,%d%s]", i ? "," : "", p->segments[i].start, p->segments[i].length, p->segments[i].times,
+               p->segments[i].damped ? ",\"damped\"" : "");
     printf("],\"text\":\"%s\",\"path\":", text);
-    json_put_ints(stdout, path, (size_t)n);
+    cli_put_path(stdout, p);
     printf(",\"seg_flip\":");
     json_put_ints(stdout, seg_flip, (size_t)p->n_layer);
     printf(",\"op\":");
@@ -31,10 +31,11 @@ static void print_text(const polar_program *p) {
     char text[TEXT_SIZE];
     int path[POLAR_MAX_CALLS], n = polar_program_path(p, path, POLAR_MAX_CALLS);
     polar_program_format(p, text, sizeof text);
-    printf("text   %s\npath   ", text);
+    printf("text   %s\npath   %s", text, n ? "" : "none, since it has a damped segment");
     for (int i = 0; i < n; i++) printf(i ? ",%d" : "%d", path[i]);
     polar_program_strip(p, text, sizeof text);
-    printf("\nstrip  %s\ncalls  %d of %d layers, cost %.3f\n", text, n, p->n_layer, polar_program_cost(p));
+    printf("\nstrip  %s\ncalls  %d of %d layers, cost %.3f\n", text, polar_program_length(p),
+           p->n_layer, polar_program_cost(p));
 }
 
 static int convert(const program_options *o, const char *text) {

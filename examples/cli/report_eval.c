@@ -523,9 +523,9 @@ static void put_answer(FILE *f, const scores *s, const json *run, int right) {
     const char *program = json_get_text(run, "program"), *answer = json_get_text(run, "answer");
     polar_program p;
     if (!program || polar_program_parse(&p, s->n_layer, program, NULL)) return;
-    n_path = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    n_path = polar_program_calls(&p, path, POLAR_MAX_CALLS);
     memset(times, 0, sizeof times);
-    for (int i = 0; i < n_path && i < POLAR_MAX_CALLS; i++) times[path[i]]++;
+    for (int i = 0; i < n_path && i < POLAR_MAX_CALLS; i++) times[path[i] & POLAR_CALL_LAYER]++;
     fprintf(f, "<br>");
     page_strip(f, times, s->n_layer);
     fprintf(f, " %d layers: <b class=\"%s\">", n_path, right ? "right" : "wrong");

@@ -339,9 +339,9 @@ int scores_layers(const scores *s, int program, int *times) {
     polar_program p;
     int path[POLAR_MAX_CALLS], n;
     if (polar_program_parse(&p, s->n_layer, s->programs.items[program], NULL)) return 0;
-    n = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    n = polar_program_calls(&p, path, POLAR_MAX_CALLS);
     for (int i = 0; i < s->n_layer; i++) times[i] = 0;
-    for (int i = 0; i < n && i < POLAR_MAX_CALLS; i++) times[path[i]]++;
+    for (int i = 0; i < n && i < POLAR_MAX_CALLS; i++) times[path[i] & POLAR_CALL_LAYER]++;
     return n > 0;
 }
 
@@ -353,7 +353,7 @@ static int goes_on(const scores *s, int program) {
     int path[POLAR_MAX_CALLS], n;
     if (!s->feature_calls) return 1;
     if (polar_program_parse(&p, s->n_layer, s->programs.items[program], NULL)) return 0;
-    n = polar_program_path(&p, path, POLAR_MAX_CALLS);
+    n = polar_program_calls(&p, path, POLAR_MAX_CALLS);
     if (n < s->feature_calls) return 0;
     for (int i = 0; i < s->feature_calls; i++)
         if (path[i] != i) return 0;

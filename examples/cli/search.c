@@ -248,7 +248,7 @@ static int propose(void *user, polar_path *path) {
     if ((r->trials.n && !f->n_done) || (id = polar_search_next(f->search, &program)) < 0) return 0;
     polar_search_get(f->search, id, &result);
     parent = result.parent < 0 ? NULL : &r->trials.items[result.parent];
-    if (!(t = trials_add(&r->trials, calls, polar_program_path(&program, calls, POLAR_MAX_CALLS),
+    if (!(t = trials_add(&r->trials, calls, polar_program_calls(&program, calls, POLAR_MAX_CALLS),
                          parent ? parent->path : NULL, parent ? parent->n : 0)))
         return -cli_fail("out of memory");
     t->simulation = result.simulation;

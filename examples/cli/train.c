@@ -414,7 +414,7 @@ static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs)
     polar_menu_rank(r->predictor, probability, 0, order);
     for (int p = 0; p < k; p++) {
         const polar_program *program = polar_predictor_program(r->predictor, order[p]);
-        const int n = polar_program_path(program, path, POLAR_MAX_CALLS), at = trials_find(t, path, n);
+        const int n = polar_program_calls(program, path, POLAR_MAX_CALLS), at = trials_find(t, path, n);
         if (at < 0 || !t->items[at].answer) return 0;
         runs[p].correct = t->items[at].reward > 0;
         runs[p].cost = polar_program_cost(program);

@@ -15,7 +15,7 @@ static void check_program(const polar_program *p) {
     static int path[POLAR_MAX_CALLS];
     char text[8192], strip[POLAR_MAX_LAYER + 1];
     polar_program q;
-    int n = polar_program_path(p, path, POLAR_MAX_CALLS);
+    int n = polar_program_calls(p, path, POLAR_MAX_CALLS);
     require(!polar_program_validate(p, p->n_layer, NULL));
     require(n >= 1 && n <= POLAR_MAX_CALLS && n == polar_program_length(p));
     require(polar_program_format(p, text, sizeof text) < sizeof text);
