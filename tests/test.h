@@ -3,7 +3,8 @@
  *     #include "inside.h"
  *     #include "test.h"
  *     TEST(sum) { CHECK(1 + 1 == 2); }
- *     TESTS(sum)
+ *     static const test_case tests[] = {{"sum", test_sum}};
+ *     int main(int argc, char **argv) { return test_main(tests, 1, argc, argv); }
  *
  * A test that leaves something out, since a file or a program is not here, says so with SKIP and counts as skipped.
  * Every program ends with one line `N passed, N failed, N skipped`; exit status 1 if a test failed. */
@@ -36,7 +37,12 @@ typedef struct test_case {
     void (*run)(void);
 } test_case;
 
+/* One that no table lists is an unused function: an error from here on, whatever the flags. */
+#ifdef __GNUC__
+#define TEST(name) _Pragma("GCC diagnostic error \"-Wunused-function\"") static void test_##name(void)
+#else
 #define TEST(name) static void test_##name(void)
+#endif
 
 /* A file of tests/vectors, or one of ../shared, which users do not have: a test that needs it is skipped. */
 static FILE *test_shared(const char *path) {

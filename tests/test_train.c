@@ -780,7 +780,7 @@ static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
     ROW(reference), ROW(reference_tensors), ROW(differences), ROW(menu_differences),
     ROW(paths_of_a_question), ROW(reproducible), ROW(resume),
-    ROW(order), ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration),
+    ROW(order), ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration), ROW(defaults),
 };
 
 int main(int argc, char **argv) {
