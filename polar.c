@@ -9804,6 +9804,7 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
  * ====================================================================================== */
 
 #define GEN_MAX_STOP 512 /* bytes of a stop string */
+#define DRAW_BYTES 16    /* scratch of draw_hot for each logit: two draw_item */
 
 /* What a generation leaves for the next one that goes on from it: a token that was drawn but not evaluated yet, and the
  * end of the text that may begin a stop string or a character, of which n_given bytes were handed over. */
@@ -9837,7 +9838,8 @@ struct polar_session {
     int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
     int n_ahead;           /* positions that a peek took through the first layers, less those overwritten since */
     int ahead_layers;      /* how many layers */
-    void *draw;            /* space of polar_sample */
+    void *draw;            /* space of draw_hot */
+    float *changed;        /* (n_vocab) logits as a draw sees them, where it does not see the model's own */
     gen_rest rest;         /* of a generation that may go on */
     void *block;
     size_t block_bytes;
@@ -9899,7 +9901,8 @@ static void session_place(polar_session *s, layout *l) {
     s->logits = layout_place(l, size_of((size_t)o->n_logits, (size_t)m->n_vocab), sizeof *s->logits);
     s->ahead = layout_place(l, size_of((size_t)o->max_peek, (size_t)m->n_embd), sizeof *s->ahead);
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
-    s->draw = layout_place(l, (size_t)m->n_vocab, POLAR_SAMPLE_BYTES);
+    s->draw = layout_place(l, (size_t)m->n_vocab, DRAW_BYTES);
+    s->changed = layout_place(l, (size_t)m->n_vocab, sizeof *s->changed);
     if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) ||
         !mul_size(&slot, slot, 2))
         l->overflow = 1;
@@ -10450,6 +10453,31 @@ static int draw_greedy(const float *logits, int n) {
     return best;
 }
 
+/* Is there a token to draw? No logit may be NaN or infinity; -infinity rules its token out. */
+static int draw_possible(const float *logits, int n) {
+    float max = -INFINITY;
+    int ok = 1;
+    for (int i = 0; i < n; i++) {
+        ok &= logits[i] < INFINITY;
+        max = MAX(max, logits[i]);
+    }
+    return ok && max > -INFINITY;
+}
+
+static int draw_penalizes(const polar_sampling *o) {
+    return o->repetition_penalty > 0 && (o->repetition_penalty < 1 || o->repetition_penalty > 1);
+}
+
+/* The repetition penalty. `out` (n_vocab) is a copy of the logits, and changes at each token that the window has: once,
+ * however often it is there, since what is written depends on the logits only. */
+static void draw_penalize(const polar_sampling *o, const float *logits, const int32_t *tokens, int n, float *out) {
+    const float penalty = o->repetition_penalty;
+    for (int i = o->repetition_window > 0 ? MAX(n - o->repetition_window, 0) : 0; i < n; i++) {
+        const float l = logits[tokens[i]];
+        out[tokens[i]] = l > 0 ? l / penalty : l * penalty;
+    }
+}
+
 /* A candidate: the bits of its probability, which order as the numbers do since none is negative. */
 typedef struct draw_item {
     uint32_t bits;
@@ -10500,7 +10528,7 @@ static void draw_heat(const kern *k, const float *logits, float max, float tempe
 }
 
 /* A draw with a temperature. The probabilities are behind the candidates, which are made of them: all but what min_p
- * drops, so that there is always the likeliest, whose probability is e^0 = 1. */
+ * drops and a logit of -infinity rules out. So there is always the likeliest, whose probability is e^0 = 1. */
 static int draw_hot(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
                     draw_item *x) {
     float *p = (float *)(void *)(x + n), sum, max, total = 0, u;
@@ -10510,7 +10538,7 @@ static int draw_hot(const kern *k, const polar_sampling *o, const float *logits,
     for (int i = 0; i < n; i++) {
         x[left].bits = f32_bits(p[i]);
         x[left].id = i;
-        left += !(p[i] < MIN(o->min_p, 1));
+        left += !(p[i] < MIN(o->min_p, 1)) && logits[i] > -INFINITY;
     }
     x = draw_sort(x, left);
     max = logits[x->id];
@@ -10527,18 +10555,22 @@ static int draw_hot(const kern *k, const polar_sampling *o, const float *logits,
     return x[MAX(left - 1, 0)].id;
 }
 
-static int draw(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
-                draw_item *scratch) {
-    return o->temperature > 0 ? draw_hot(k, o, logits, n, state, scratch) : draw_greedy(logits, n);
-}
-
-int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
-                 size_t size) {
-    const int hot = sampling && sampling->temperature > 0;
-    if (!logits || n < 1) return -1;
-    if (!hot) return draw_greedy(logits, n);
-    if (!state || !scratch || size / POLAR_SAMPLE_BYTES < (size_t)n) return -1;
-    return draw_hot(kern_find(POLAR_CPU_AUTO), sampling, logits, n, state, scratch);
+/* The scratch is that of draw_hot, and behind it the penalized logits. */
+int polar_sample(const polar_sampling *sampling, const float *logits, int n, const int32_t *tokens, int n_tokens,
+                 uint64_t *state, void *scratch, size_t size) {
+    const int hot = sampling && sampling->temperature > 0, penalty = sampling && draw_penalizes(sampling);
+    if (!logits || n < 1 || (hot && !state)) return -1;
+    if ((hot || penalty) && (!scratch || size / POLAR_SAMPLE_BYTES < (size_t)n)) return -1;
+    if (penalty) {
+        float *changed = (float *)(void *)((char *)scratch + (size_t)n * DRAW_BYTES);
+        for (int i = 0; i < n_tokens; i++)
+            if (!tokens || tokens[i] < 0 || tokens[i] >= n) return -1;
+        memcpy(changed, logits, (size_t)n * sizeof *changed);
+        draw_penalize(sampling, logits, tokens, n_tokens, changed);
+        logits = changed;
+    }
+    if (!draw_possible(logits, n)) return -1;
+    return hot ? draw_hot(kern_find(POLAR_CPU_AUTO), sampling, logits, n, state, scratch) : draw_greedy(logits, n);
 }
 
 /* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The
@@ -10666,6 +10698,29 @@ static polar_status gen_check(const polar_session *s, const polar_generate_optio
     if (!(o->sampling.temperature >= 0) || !(o->sampling.top_p >= 0) || !(o->sampling.min_p >= 0) ||
         !(o->sampling.min_p <= 1))
         return fail(e, POLAR_ARGUMENT, "sampling: expected temperature >= 0, top_p >= 0, 0 <= min_p <= 1");
+    if (!(o->sampling.repetition_penalty >= 0) || o->sampling.repetition_window < 0)
+        return fail(e, POLAR_ARGUMENT, "sampling: expected repetition_penalty >= 0, repetition_window >= 0");
+    return POLAR_OK;
+}
+
+/* Draws the next token. The logits that the penalty or the caller changes are a copy: those of the session stay. */
+static polar_status gen_draw(polar_session *s, const polar_generate_options *o, uint64_t *random, int *token,
+                             polar_error *e) {
+    const polar_model *m = s->model;
+    const float *logits = polar_session_logits(s, 0);
+    float *changed = s->changed;
+    if (draw_penalizes(&o->sampling) || o->on_logits) {
+        memcpy(changed, logits, (size_t)m->n_vocab * sizeof *changed);
+        if (draw_penalizes(&o->sampling)) draw_penalize(&o->sampling, logits, s->tokens, s->n_past, changed);
+        if (o->on_logits && o->on_logits(o->on_logits_user, changed, m->n_vocab, s->tokens, s->n_past))
+            return fail(e, POLAR_CANCELLED, "cancelled by on_logits at token %d", s->n_past);
+        if (!draw_possible(changed, m->n_vocab))
+            return fail(e, POLAR_NUMERIC, "no token can be drawn at position %d: after repetition_penalty and "
+                        "on_logits a logit is NaN or infinity, or all are -infinity", s->n_past);
+        logits = changed;
+    }
+    *token = o->sampling.temperature > 0 ? draw_hot(m->kern, &o->sampling, logits, m->n_vocab, random, s->draw)
+                                         : draw_greedy(logits, m->n_vocab);
     return POLAR_OK;
 }
 
@@ -10676,8 +10731,8 @@ static polar_status gen_run(polar_session *s, const polar_generate_options *o, u
     const int limit = o->max_tokens > 0 ? o->max_tokens : 256;
     for (;;) {
         const uint64_t before = *random;
-        const float *logits;
         size_t length;
+        int token = -1;
         const char *bytes;
         polar_status status;
         r->stop = POLAR_STOP_LIMIT;
@@ -10685,16 +10740,15 @@ static polar_status gen_run(polar_session *s, const polar_generate_options *o, u
         r->stop = POLAR_STOP_CONTEXT;
         if (s->rest.token >= 0 && s->n_past == s->options.n_ctx) return POLAR_OK;
         if ((status = session_catch_up(s, e))) return status;
-        logits = polar_session_logits(s, 0);
-        s->rest.token = draw(m->kern, &o->sampling, logits, m->n_vocab, random, s->draw);
-        if (gen_is_stop_token(m, o, s->rest.token)) { /* it is no part of the text: whoever goes on draws it again */
+        if ((status = gen_draw(s, o, random, &token, e))) return status;
+        if (gen_is_stop_token(m, o, token)) { /* it is no part of the text: whoever goes on draws it again */
             r->stop = POLAR_STOP_END;
             *random = before;
-            s->rest.token = -1;
             return POLAR_OK;
         }
+        s->rest.token = token;
         if (s->n_past < s->options.n_ctx) s->tokens[s->n_past] = s->rest.token;
-        r->logprob += gen_logprob(m, logits, s->rest.token, s->draw);
+        r->logprob += gen_logprob(m, polar_session_logits(s, 0), token, s->draw);
         if (o->tokens && r->n_generated < o->token_capacity) o->tokens[r->n_generated] = s->rest.token;
         r->n_generated++;
         bytes = tok_text(&m->vocab, s->rest.token, &length);
@@ -10734,6 +10788,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
     if (!status) gen_finish(&t, r.stop);
     if (!status && t.cancelled) status = fail(error, POLAR_CANCELLED, "cancelled after %d tokens", r.n_generated);
     if (t.stopped || (!status && r.stop != POLAR_STOP_LIMIT)) t.n_held = t.n_given = 0;
+    if (status) r.stop = POLAR_STOP_LIMIT; /* nothing else ended it */
     rest->goes_on = 1;
     rest->seed = o->sampling.seed;
     rest->random = random;

@@ -582,13 +582,17 @@ POLAR_API polar_status polar_session_clone(polar_session **out, const polar_sess
 
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
 
-/* top_k, top_p and min_p choose by probabilities before temperature; the draw among what is left has it. */
+/* How a token is drawn, in this order. The logit l of each token that was there already becomes l / repetition_penalty
+ * if it is positive, l * repetition_penalty if not (arXiv 1909.05858). top_k, top_p and min_p choose by probabilities
+ * before temperature; the draw among what is left has it. */
 typedef struct polar_sampling {
     float temperature; /* 0: greedy, the largest logit, lowest id on ties */
     int top_k;         /* keeps so many of the likeliest; 0: off */
     float top_p;       /* keeps the likeliest that add up to it; 0 and 1: off */
     float min_p;       /* drops what is less likely than min_p times the best; 0: off */
     uint64_t seed;     /* the same seed gives the same text, everywhere */
+    float repetition_penalty; /* above 1 against repetitions; 0 and 1: off */
+    int repetition_window;    /* how many of the last tokens, prompt and answer, it looks at; 0: all */
 } polar_sampling;
 
 typedef enum polar_stop {
@@ -609,6 +613,12 @@ typedef struct polar_generate_options {
     /* Called with pieces of the text, whole UTF-8 characters only unless raw_bytes; not 0 cancels. NULL: not called. */
     int (*on_text)(void *user, const char *text, size_t length);
     void *on_text_user;
+    /* NULL, or called before each draw with a copy of the logits (n_vocab), after the repetition penalty, and with the
+     * tokens held so far. It may change them: -INFINITY rules a token out; POLAR_NUMERIC where one is NaN or INFINITY,
+     * or none is left. Not 0 cancels. A token that ends the answer is drawn again by who goes on, and so is the call.
+     * Where the function depends on its arguments only, results are as reproducible as without it. */
+    int (*on_logits)(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens);
+    void *on_logits_user;
     int32_t *tokens;                  /* NULL, or where the tokens go that are generated, as many as there is room */
     int token_capacity;
 } polar_generate_options;
@@ -617,25 +627,27 @@ typedef struct polar_result {
     int n_prompt, n_generated; /* tokens; those generated are in polar_generate_options.tokens, if that was given */
     int n_calls;               /* layer calls per token */
     polar_stop stop;
-    double logprob;            /* sum of natural log probabilities of the generated tokens, before temperature */
+    double logprob;            /* sum of natural log probabilities of the generated tokens by the model's own logits */
     size_t length;             /* bytes of the whole text, also where it was cut */
 } polar_result;
 
-#define POLAR_SAMPLE_BYTES 16 /* scratch of polar_sample for each logit */
+#define POLAR_SAMPLE_BYTES 20 /* scratch of polar_sample for each logit */
 
-/* Draws a token from logits (n) and returns its id; -1 for a bad argument. `state` is the random state, seeded by the
- * caller with sampling->seed and advanced by each draw. `scratch` has `size` bytes, aligned for float: at least n times
- * POLAR_SAMPLE_BYTES. Greedy draws, those of a NULL sampling too, need neither state nor scratch. */
-POLAR_API int polar_sample(const polar_sampling *sampling, const float *logits, int n, uint64_t *state, void *scratch,
-                           size_t size);
+/* Draws a token from logits (n) and returns its id; -1 for a bad argument, a logit that is NaN or INFINITY, or none
+ * above -INFINITY. `tokens` (n_tokens) are those before, for the repetition penalty alone. `state` is the random state,
+ * seeded by the caller with sampling->seed and advanced by each draw. `scratch` has `size` bytes, aligned for float: at
+ * least n times POLAR_SAMPLE_BYTES. Greedy draws, those of a NULL sampling too, need no state, and without a penalty no
+ * scratch. */
+POLAR_API int polar_sample(const polar_sampling *sampling, const float *logits, int n, const int32_t *tokens,
+                           int n_tokens, uint64_t *state, void *scratch, size_t size);
 
 /* Evaluates the prompt (n tokens; 0 if the session has logits already) and generates until a reason of polar_stop.
  * The session then holds prompt and answer; where there was no room left, without the answer's last token. That one is
  * evaluated only when something follows, so the logits are those that it was drawn from. Another call with n = 0 and
  * the same seed goes on as one call would have, in tokens, text and stop strings; a character that is not finished at a
  * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there
- * is room. result may be NULL. POLAR_CANCELLED if on_text or a tap said so: the session, text and result are then as
- * after a limit at the last token drawn, and a call with n = 0 goes on. */
+ * is room. result may be NULL. POLAR_CANCELLED if on_text, on_logits or a tap said so: the session, text and result are
+ * then as after a limit at the last token drawn, and a call with n = 0 goes on. */
 POLAR_API polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                               const polar_generate_options *options, char *text, size_t capacity,
                                               polar_result *result, polar_error *error);

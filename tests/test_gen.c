@@ -13,30 +13,31 @@ TEST(greedy) {
     const float logits[] = {1, 5, 2, 5, -1};
     polar_sampling o = {0};
     uint64_t state = 1;
-    CHECK(polar_sample(&o, logits, 5, &state, NULL, 0) == 1); /* the lowest id on ties */
+    CHECK(polar_sample(&o, logits, 5, NULL, 0, &state, NULL, 0) == 1); /* the lowest id on ties */
 }
 
 /* Draws follow the softmax; filters leave out what they should. */
 TEST(distribution) {
     const float logits[] = {0, 2, 1, -1, -3};
-    float scratch[20];
+    float scratch[25];
     int counts[5];
     const struct {
         polar_sampling o;
         double expected[5];
     } cases[] = {
-        {{1, 0, 1, 0, 0},
+        {{1, 0, 1, 0, 0, 0, 0},
          {0.0854, 0.6308, 0.2321, 0.0314, 0.0043}}, /* probabilities of these logits, computed by hand */
-        {{1, 2, 1, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
-        {{1, 0, 0.7f, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
-        {{1, 0, 1, 0.1f, 0}, {0.0900, 0.6652, 0.2447, 0, 0}},
-        {{2, 2, 1, 0, 0}, {0, 0.6225, 0.3775, 0, 0}},
-        {{1, 1, 1, 0, 0}, {0, 1, 0, 0, 0}},
+        {{1, 2, 1, 0, 0, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
+        {{1, 0, 0.7f, 0, 0, 0, 0}, {0, 0.7311, 0.2689, 0, 0}},
+        {{1, 0, 1, 0.1f, 0, 0, 0}, {0.0900, 0.6652, 0.2447, 0, 0}},
+        {{2, 2, 1, 0, 0, 0, 0}, {0, 0.6225, 0.3775, 0, 0}},
+        {{1, 1, 1, 0, 0, 0, 0}, {0, 1, 0, 0, 0}},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         uint64_t state = 42;
         memset(counts, 0, sizeof counts);
-        for (int k = 0; k < 20000; k++) counts[polar_sample(&cases[i].o, logits, 5, &state, scratch, sizeof scratch)]++;
+        for (int k = 0; k < 20000; k++)
+            counts[polar_sample(&cases[i].o, logits, 5, NULL, 0, &state, scratch, sizeof scratch)]++;
         for (int t = 0; t < 5; t++) {
             CHECK(fabs(counts[t] / 20000.0 - cases[i].expected[t]) < 0.012);
             if (cases[i].expected[t] == 0) CHECK(counts[t] == 0);
@@ -46,17 +47,49 @@ TEST(distribution) {
 
 /* What is no draw is -1, never a greedy one. */
 TEST(sample_arguments) {
-    const float logits[] = {1, 5, 2, 5, -1};
-    float scratch[20];
+    const float logits[] = {1, 5, 3, 4, -1};
+    const int32_t bad[2] = {1, 5};
+    float scratch[25];
     polar_sampling o = {0};
     uint64_t state = 1;
-    CHECK(polar_sample(NULL, logits, 5, NULL, NULL, 0) == 1 && polar_sample(NULL, logits, 0, NULL, NULL, 0) == -1);
+    CHECK(polar_sample(NULL, logits, 5, NULL, 0, NULL, NULL, 0) == 1);
+    CHECK(polar_sample(NULL, logits, 0, NULL, 0, NULL, NULL, 0) == -1);
     o.temperature = 1;
-    CHECK(polar_sample(&o, logits, 5, &state, NULL, 80) == -1);
-    CHECK(polar_sample(&o, logits, 5, &state, scratch, 79) == -1);
-    CHECK(polar_sample(&o, logits, 5, NULL, scratch, 80) == -1);
-    CHECK(polar_sample(&o, NULL, 5, &state, scratch, 80) == -1 && state == 1);
-    CHECK(polar_sample(&o, logits, 5, &state, scratch, 80) >= 0);
+    CHECK(polar_sample(&o, logits, 5, NULL, 0, &state, NULL, 100) == -1);
+    CHECK(polar_sample(&o, logits, 5, NULL, 0, &state, scratch, 99) == -1);
+    CHECK(polar_sample(&o, logits, 5, NULL, 0, NULL, scratch, 100) == -1);
+    CHECK(polar_sample(&o, NULL, 5, NULL, 0, &state, scratch, 100) == -1 && state == 1);
+    CHECK(polar_sample(&o, logits, 5, NULL, 0, &state, scratch, 100) >= 0);
+    o.temperature = 0, o.repetition_penalty = 2;
+    CHECK(polar_sample(&o, logits, 5, bad, 1, NULL, scratch, 100) == 3);
+    CHECK(polar_sample(&o, logits, 5, bad, 2, NULL, scratch, 100) == -1);
+    CHECK(polar_sample(&o, logits, 5, NULL, 1, NULL, scratch, 100) == -1);
+    CHECK(polar_sample(&o, logits, 5, bad, 1, NULL, NULL, 100) == -1);
+    CHECK(polar_sample(&o, logits, 5, bad, 1, NULL, scratch, 99) == -1);
+    o.repetition_penalty = 0;
+    for (int i = 0; i < 3; i++) {
+        const float wrong[3] = {1, i ? -1 : INFINITY, i == 2 ? -1 : NAN}, none[2] = {-INFINITY, -INFINITY};
+        for (int hot = 0; hot < 2; hot++) {
+            o.temperature = (float)hot;
+            CHECK((polar_sample(&o, wrong, 3, NULL, 0, &state, scratch, 100) >= 0) == (i == 2));
+            CHECK(polar_sample(&o, none, 2, NULL, 0, &state, scratch, 100) == -1);
+        }
+    }
+}
+
+/* What a logit of -infinity rules out is never drawn, not even where the draw is so near to 1 that rounding brings it
+ * to the end of the list. */
+TEST(sample_ruled_out) {
+    float logits[40], scratch[200];
+    uint64_t seed = 4, last = 0, state = 0;
+    polar_sampling o = {0};
+    o.temperature = 0.7f;
+    while (rng_float(&state) < 0.9999999f) last = state;
+    for (int round = 0; round < 3000; round++) {
+        for (int i = 0; i < 40; i++) logits[i] = i % 10 < 3 && i < 30 ? 4 * rng_float(&seed) : -INFINITY;
+        state = round % 2 ? last : state;
+        CHECK(logits[polar_sample(&o, logits, 40, NULL, 0, &state, scratch, sizeof scratch)] > -INFINITY);
+    }
 }
 
 /* The definition: candidates sorted by probability, then by id; a prefix of them; weights with the temperature, summed
@@ -89,19 +122,20 @@ static int sample_slowly(const polar_sampling *o, const float *logits, int n, ui
 }
 
 TEST(sample_definition) {
-    static float logits[3000], scratch[4 * 3000];
+    static float logits[3000], scratch[5 * 3000];
     uint64_t seed = 8, state = 2, slow = 2;
     for (int round = 0; round < 400; round++) {
         const int n = 1 + (int)(rng_next(&seed) % COUNT(logits));
         const float range = round % 4 == 0 ? 1.0f : round % 4 == 1 ? 30.0f : round % 4 == 2 ? 300.0f : 1e-6f;
-        polar_sampling o = {0.1f + 3 * rng_float(&seed), 0, 1, 0, 0};
+        polar_sampling o = {0.1f + 3 * rng_float(&seed), 0, 1, 0, 0, 0, 0};
         for (int i = 0; i < n; i++) logits[i] = range * rng_float(&seed) - 3;
         for (int i = 0; i < n / 3; i++) logits[i] = logits[n - 1 - i]; /* ties */
         if (round % 5 == 1) o.top_k = 1 + (int)(rng_next(&seed) % 50);
         if (round % 5 == 2) o.top_p = 0.05f + 0.9f * rng_float(&seed);
         if (round % 5 == 3) o.min_p = rng_float(&seed);
         if (round % 7 == 3) o.temperature = 1;
-        CHECK(polar_sample(&o, logits, n, &state, scratch, sizeof scratch) == sample_slowly(&o, logits, n, &slow));
+        CHECK(polar_sample(&o, logits, n, NULL, 0, &state, scratch, sizeof scratch) ==
+              sample_slowly(&o, logits, n, &slow));
     }
 }
 
@@ -109,7 +143,7 @@ TEST(sample_definition) {
 TEST(sample_time) {
     const int n = 150000;
     float *logits = malloc((size_t)n * sizeof *logits), *scratch = malloc((size_t)n * POLAR_SAMPLE_BYTES);
-    polar_sampling o = {0.8f, 0, 1, 0, 0};
+    polar_sampling o = {0.8f, 0, 1, 0, 0, 0, 0};
     const size_t size = (size_t)n * sizeof *logits;
     uint64_t state = 1;
     double best[2] = {1e9, 1e9};
@@ -118,7 +152,8 @@ TEST(sample_time) {
         const clock_t start = clock();
         double seconds;
         for (int k = 0; k < (i % 2 ? 1 : 10); k++)
-            if (i % 2) CHECK(polar_sample(&o, logits, n, &state, scratch, (size_t)n * POLAR_SAMPLE_BYTES) >= 0);
+            if (i % 2)
+                CHECK(polar_sample(&o, logits, n, NULL, 0, &state, scratch, (size_t)n * POLAR_SAMPLE_BYTES) >= 0);
             else
                 CHECK(draw_greedy(logits, n) >= 0 &&
                       kern_find(POLAR_CPU_AUTO)->softmax(memcpy(scratch, logits, size), n) > 0);
@@ -250,6 +285,134 @@ TEST(end_context_cancel) {
     g.on_text = on_piece, g.on_text_user = &p;
     polar_session_truncate(s, 0, NULL);
     CHECK(polar_session_generate(s, prompt, 3, &g, NULL, 0, &r, &e) == POLAR_CANCELLED && e.message[0]);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* --- penalty and hook --- */
+
+/* One step after the other, by hand: the model's logits, the penalty as it is defined, the draw. */
+static void by_hand(const polar_model *m, const polar_generate_options *g, int n, int32_t *tokens, double *logprob) {
+    static float logits[FX_VOCAB], scratch[5 * FX_VOCAB];
+    const polar_sampling *o = &g->sampling;
+    polar_sampling rest = *o;
+    polar_session_options so = {0};
+    polar_session *s = NULL;
+    uint64_t state = o->seed;
+    rest.repetition_penalty = 0;
+    tokens[0] = 10, tokens[1] = 20, tokens[2] = 30;
+    *logprob = 0;
+    CHECK(!polar_session_create(&s, m, NULL, &so, NULL) && !polar_session_eval(s, tokens, 3, NULL));
+    for (int t = 3; t < 3 + n; t++) {
+        const int window = o->repetition_window ? o->repetition_window : t;
+        double sum = 0;
+        memcpy(logits, polar_session_logits(s, 0), sizeof logits);
+        for (int id = 0; id < FX_VOCAB && o->repetition_penalty > 0; id++) {
+            int seen = 0;
+            for (int i = t - 1; i >= 0 && i >= t - window; i--) seen |= tokens[i] == id;
+            if (seen) logits[id] = logits[id] > 0 ? logits[id] / o->repetition_penalty
+                                                  : logits[id] * o->repetition_penalty;
+        }
+        if (g->on_logits) CHECK(!g->on_logits(g->on_logits_user, logits, FX_VOCAB, tokens, t));
+        tokens[t] = polar_sample(&rest, logits, FX_VOCAB, NULL, 0, &state, scratch, sizeof scratch);
+        for (int id = 0; id < FX_VOCAB; id++)
+            sum += exp((double)(polar_session_logits(s, 0)[id] - polar_session_logits(s, 0)[tokens[t]]));
+        *logprob -= log(sum);
+        CHECK(!polar_session_eval(s, tokens + t, 1, NULL));
+    }
+    polar_session_free(s);
+}
+
+/* Forbids what leaves another remainder than the number of tokens. */
+static int every_third(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens) {
+    CHECK(n_tokens >= 3 && tokens[0] == 10 && tokens[2] == 30 && user == NULL);
+    for (int i = 0; i < n_vocab; i++)
+        if (i % 3 != n_tokens % 3) logits[i] = -INFINITY;
+        else logits[i] *= 0.5f;
+    return 0;
+}
+
+TEST(penalty_and_hook) {
+    int changed = 0;
+    for (int round = 0; round < 24; round++) {
+        fixture f;
+        polar_model *m = fixture_opened(round % 2 ? "qwen3" : "llama", 9, &f);
+        polar_generate_options g = {0};
+        polar_result r, plain;
+        int32_t tokens[3 + 20], found[20], unchanged[20];
+        double logprob;
+        g.ignore_end = 1;
+        g.max_tokens = g.token_capacity = 20;
+        g.sampling.temperature = round % 3 == 1 ? 1.5f : 0;
+        g.sampling.seed = (uint64_t)round;
+        g.tokens = unchanged;
+        generate(m, &g, NULL, 0, &plain);
+        g.sampling.repetition_penalty = round % 4 ? 0.9f + 0.3f * (float)(round % 4) : 0;
+        g.sampling.repetition_window = round % 5 == 4 ? 3 : round % 5 == 3 ? 1 : 0;
+        g.on_logits = round % 6 < 4 ? NULL : every_third;
+        g.tokens = found;
+        generate(m, &g, NULL, 0, &r);
+        by_hand(m, &g, 20, tokens, &logprob);
+        CHECK(r.n_generated == 20 && !memcmp(found, tokens + 3, sizeof found));
+        CHECK(fabs(r.logprob - logprob) < 1e-5 + 1e-5 * fabs(logprob)); /* by the model's own logits, whatever changed them */
+        changed += memcmp(found, unchanged, sizeof found) != 0;
+        if (g.on_logits)
+            for (int i = 0; i < 20; i++) CHECK(found[i] % 3 == (3 + i) % 3);
+        polar_model_close(m);
+        free(f.data);
+    }
+    CHECK(changed > 12);
+}
+
+/* What a hook does wrong is said, and where it cancels the answer goes on as if it had not. */
+static int hook_mode; /* 0: nothing; 1 NaN, 2 infinity, 3 none left; below 0: cancels at that call from now */
+
+static int misbehave(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens) {
+    (void)tokens, (void)n_tokens, ++*(int *)user;
+    if (hook_mode == 1) logits[5] = NAN;
+    if (hook_mode == 2) logits[n_vocab - 1] = INFINITY;
+    for (int i = 0; i < n_vocab && hook_mode == 3; i++) logits[i] = -INFINITY;
+    return hook_mode < 0 && ++hook_mode == 0;
+}
+
+TEST(hook_errors) {
+    const int32_t prompt[] = {10, 20, 30};
+    static float before[FX_VOCAB];
+    fixture f;
+    polar_model *m = fixture_opened("llama", 9, &f);
+    polar_generate_options g = {0};
+    polar_session *s = NULL;
+    polar_result r;
+    polar_error e;
+    int32_t whole[12], parts[12];
+    int calls = 0;
+    CHECK(!polar_session_create(&s, m, NULL, NULL, NULL));
+    g.ignore_end = 1, g.max_tokens = g.token_capacity = 12, g.tokens = whole;
+    g.sampling.temperature = 1;
+    CHECK(!polar_session_generate(s, prompt, 3, &g, NULL, 0, &r, NULL));
+    g.on_logits = misbehave, g.on_logits_user = &calls;
+    for (hook_mode = 1; hook_mode < 4; hook_mode++) {
+        CHECK(!polar_session_truncate(s, 0, NULL) && !polar_session_eval(s, prompt, 3, NULL));
+        memcpy(before, polar_session_logits(s, 0), sizeof before);
+        CHECK(polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) == POLAR_NUMERIC);
+        CHECK(strstr(e.message, "position 3") && r.n_generated == 0 && polar_session_position(s) == 3);
+        CHECK_BITS(before, polar_session_logits(s, 0), FX_VOCAB);
+    }
+    CHECK(calls == 3);
+    hook_mode = -5; /* the fifth call: four tokens are there */
+    g.tokens = parts;
+    CHECK(polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) == POLAR_CANCELLED && r.stop == POLAR_STOP_LIMIT);
+    CHECK(r.n_generated == 4 && polar_session_position(s) == 7);
+    g.tokens = parts + 4, g.max_tokens = 8;
+    CHECK(!polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) && r.n_generated == 8);
+    CHECK(!memcmp(whole, parts, sizeof whole) && calls == 3 + 5 + 8);
+    g.sampling.repetition_penalty = -1;
+    CHECK(polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) == POLAR_ARGUMENT);
+    g.sampling.repetition_penalty = NAN;
+    CHECK(polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) == POLAR_ARGUMENT);
+    g.sampling.repetition_penalty = 1, g.sampling.repetition_window = -1;
+    CHECK(polar_session_generate(s, NULL, 0, &g, NULL, 0, &r, &e) == POLAR_ARGUMENT);
     polar_session_free(s);
     polar_model_close(m);
     free(f.data);
@@ -694,8 +857,10 @@ TEST(reading_path) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(greedy), T(distribution), T(sample_arguments), T(sample_definition), T(sample_time),
-    T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(goes_on), T(last_token_is_held),
+    T(greedy), T(distribution), T(sample_arguments), T(sample_ruled_out),
+    T(sample_definition), T(sample_time),
+    T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(penalty_and_hook),
+    T(hook_errors), T(goes_on), T(last_token_is_held),
     T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns),
     T(fma_is_exact), T(halves), T(minimal_example), T(chat_example), T(reading_path),
 };

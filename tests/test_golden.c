@@ -79,7 +79,7 @@ static uint64_t run_model(const polar_model *m, int program, polar_kv_type kv_ty
         if (step < 2) CHECK(!polar_session_eval(s, step ? prompt + 7 : prompt, step ? COUNT(prompt) - 7 : 7, &e));
         else CHECK(!polar_session_eval(s, &token, 1, &e));
         h = mix_floats(h, polar_session_logits(s, 0), FX_VOCAB);
-        token = (int32_t)polar_sample(NULL, polar_session_logits(s, 0), FX_VOCAB, NULL, NULL, 0);
+        token = (int32_t)polar_sample(NULL, polar_session_logits(s, 0), FX_VOCAB, NULL, 0, NULL, NULL, 0);
     }
     polar_session_free(s);
     return mix(h, (uint64_t)token);
@@ -143,7 +143,7 @@ TEST(models) {
 /* --- sampling --- */
 
 TEST(sampling) {
-    static float logits[FX_VOCAB], scratch[4 * FX_VOCAB];
+    static float logits[FX_VOCAB], scratch[5 * FX_VOCAB];
     polar_sampling s = {0};
     uint64_t seed = 3, state = 5, h = 0;
     for (int round = 0; round < 200; round++) {
@@ -152,7 +152,7 @@ TEST(sampling) {
         s.top_k = round % 3 ? 40 : 0;
         s.top_p = round % 2 ? 0.9f : 1;
         s.min_p = round % 5 ? 0 : 0.02f;
-        h = mix(h, (uint64_t)polar_sample(&s, logits, FX_VOCAB, &state, scratch, sizeof scratch));
+        h = mix(h, (uint64_t)polar_sample(&s, logits, FX_VOCAB, NULL, 0, &state, scratch, sizeof scratch));
     }
     CHECK(golden("sampling", h, 0xadcf9e7407698809));
 }

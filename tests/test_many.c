@@ -30,7 +30,8 @@ static void alone(const polar_model *m, const int *path, int n_path, const int32
     x->n_tokens = polar_session_position(s) - n_prompt;
     memcpy(x->tokens, polar_session_tokens(s) + n_prompt, (size_t)x->n_tokens * sizeof *x->tokens);
     if (x->n_tokens < x->result.n_generated) /* the last one was not evaluated any more */
-        x->tokens[x->n_tokens++] = polar_sample(&g.sampling, polar_session_logits(s, 0), FX_VOCAB, NULL, NULL, 0);
+        x->tokens[x->n_tokens++] =
+            polar_sample(&g.sampling, polar_session_logits(s, 0), FX_VOCAB, NULL, 0, NULL, NULL, 0);
     CHECK(x->n_tokens == x->result.n_generated);
     polar_session_free(s);
 }

@@ -479,6 +479,13 @@ TEST(answer) {
     free(f.data);
 }
 
+/* Leaves only tokens that have not been there. */
+static int only_new(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens) {
+    (void)n_vocab, ++*(int *)user;
+    for (int i = 0; i < n_tokens; i++) logits[tokens[i]] = -INFINITY;
+    return 0;
+}
+
 /* The everyday call gives what its parts give. */
 TEST(ask) {
     static const char *const menu[] = {"identity", "0-1 2x2"};
@@ -488,7 +495,8 @@ TEST(ask) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     polar_ask_options o = {0};
-    int32_t tokens[9] = {0};
+    int32_t tokens[9] = {0}, before[9];
+    int n_calls = 0;
     char written[512];
     size_t n;
     polar_result r;
@@ -513,6 +521,25 @@ TEST(ask) {
     CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e));
     CHECK(!polar_detokenize(m, tokens, r.n_generated, 0, written, sizeof written, &n, &e));
     CHECK(n == r.length && !memcmp(text, written, n)); /* also where the first of several programs has the answer */
+    /* the hook sees every draw, of each program that votes too; the token that ends an answer is one more */
+    o.generate.on_logits = only_new;
+    o.generate.on_logits_user = &n_calls;
+    for (o.method = POLAR_METHOD_FIRST; o.method <= POLAR_METHOD_VOTE; o.method++) {
+        n_calls = 0;
+        CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_generated == 8);
+        for (int i = 0; i < 8; i++)
+            for (int k = 0; k < i; k++) CHECK(tokens[i] != tokens[k]);
+        CHECK(o.method ? n_calls > 8 && n_calls <= 16 : n_calls == 8);
+    }
+    o.generate.on_logits = NULL;
+    o.method = POLAR_METHOD_FIRST;
+    memcpy(before, tokens, sizeof before);
+    o.generate.sampling.repetition_penalty = 1e30f; /* what was there comes to 0, or far below it */
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_generated == 8);
+    CHECK(!memcmp(before, tokens, sizeof before));
+    o.generate.sampling.repetition_window = 1;
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_generated == 8);
+    for (int i = 1; i < 8; i++) CHECK(tokens[i] != tokens[i - 1]);
     p->info.n_layer = 7;
     CHECK(polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) == POLAR_MISMATCH);
     polar_predictor_close(p);

@@ -112,6 +112,13 @@ TEST(answers) {
     RUN(line, 0, "\"n_run\":1,");
     snprintf(line, sizeof line, "%s--cascade --threshold 0 '7 dogs, one more?'", ask);
     RUN(line, 0, "\"n_run\":3,");
+    RUN("ask() { polar run -m model.gguf --ignore-end -n 12 --json \"$@\" 'Q: 7 dogs?' | sed 's/,.seconds.*//'; }; "
+        "ask >a; ask --repetition-penalty 1 | cmp - a && ask --repetition-penalty 30 >b; ! cmp -s a b && "
+        "ask --repetition-penalty 30 --repetition-window 500 | cmp - b && "
+        "! ask --repetition-penalty 30 --repetition-window 1 | cmp -s - b && echo well",
+        0, "well");
+    RUN("polar run -m model.gguf --repetition-penalty 0 x", 2, "expected a number above 0");
+    RUN("polar run -m model.gguf --repetition-window -1 x", 2, "expected a number of tokens, or 0");
     RUN("polar run -m model.gguf -p r.gguf --cascade x", 1, "holds no threshold for cascades");
     RUN("polar run -m model.gguf --vote x", 2, "go with a predictor, -p FILE");
     RUN("polar run -m model.gguf -p p.gguf --vote --program 2x2 x", 2, "--program: one program");

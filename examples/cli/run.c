@@ -113,6 +113,8 @@ static int take_options(run_options *o) {
     if ((o->vote || o->cascade) && g->sampling.temperature > 0)
         return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
     if (!(g->sampling.top_p > 0)) return cli_usage("--top-p: expected a number above 0");
+    if (!(g->sampling.repetition_penalty > 0)) return cli_usage("--repetition-penalty: expected a number above 0");
+    if (g->sampling.repetition_window < 0) return cli_usage("--repetition-window: expected a number of tokens, or 0");
     if (o->ask.threshold > 0 && o->ask.threshold < HUGE_VAL)
         return cli_usage("--threshold %g: expected the logarithm of a probability, at most 0", o->ask.threshold);
     if (o->ask.threshold > 0) o->ask.threshold = 0;                /* the predictor's */
@@ -150,6 +152,10 @@ int command_run(cli *c) {
          "draw from the K likeliest (0: off); with --vote, --cascade: programs"},
         {"top-p", 0, CLI_FLOAT, &g->sampling.top_p, "P", "draw from the likeliest that sum to P (1: off)"},
         {"min-p", 0, CLI_FLOAT, &g->sampling.min_p, "P", "drop what is below P times the likeliest (0: off)"},
+        {"repetition-penalty", 0, CLI_FLOAT, &g->sampling.repetition_penalty, "X",
+         "divide the logits of tokens that were there by X, or multiply where they are negative (1: off)"},
+        {"repetition-window", 0, CLI_INT, &g->sampling.repetition_window, "N",
+         "look for them among the last N tokens (0: all)"},
         {"seed", 's', CLI_U64, &g->sampling.seed, "N", "the same seed gives the same text (0)"},
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end before this text; may be repeated"},
         {"ignore-end", 0, CLI_FLAG, &g->ignore_end, NULL, "go on after the model's end token"},
@@ -166,6 +172,7 @@ int command_run(cli *c) {
     memset(&o, 0, sizeof o);
     o.cpu = o.head = "auto", o.kv = "per-call", o.kv_type = "f16";
     o.ask.generate.max_tokens = 256, o.ask.generate.sampling.top_p = 1;
+    o.ask.generate.sampling.repetition_penalty = 1;
     o.ask.threshold = HUGE_VAL; /* none is given */
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if ((status = take_options(&o))) return status;

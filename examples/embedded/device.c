@@ -62,7 +62,7 @@ polar_status device_generate(const int32_t *prompt, int n_prompt, const char *pr
     if ((status = polar_session_create(&session, model, &layers, &options, error))) goto done;
     status = polar_session_eval(session, prompt, n_prompt, error);
     for (int i = 0; i < n && !status; i++) {
-        tokens[i] = polar_sample(&greedy, polar_session_logits(session, 0), info.n_vocab, NULL, NULL, 0);
+        tokens[i] = polar_sample(&greedy, polar_session_logits(session, 0), info.n_vocab, NULL, 0, NULL, NULL, 0);
         status = polar_session_eval(session, &tokens[i], 1, error);
     }
 done:
