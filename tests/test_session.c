@@ -481,6 +481,57 @@ TEST(oracle) {
     }
 }
 
+/* Writes a fixture for tests/vectors/make_logits.mjs, if POLAR_WRITE_MODELS names a folder. */
+static void write_fixture(const fixture *f, const char *name) {
+    const char *folder = getenv("POLAR_WRITE_MODELS");
+    char path[300];
+    FILE *file;
+    if (!folder) return;
+    snprintf(path, sizeof path, "%s/%s.gguf", folder, name);
+    CHECK((file = fopen(path, "wb")) && fwrite(f->data, 1, f->size, file) == f->size);
+    if (file) fclose(file);
+}
+
+/* Logits and greedy ids that tests/vectors/make_logits.mjs computed, of a fixture of each architecture with F32
+ * weights, and of the bundled model, where Q8_0 rounds the activations to 8 bits. */
+TEST(vectors) {
+    size_t n, at;
+    const char *problem;
+    char *text;
+    json_document *d;
+    int n_models = 0, n_cases = 0;
+    for (int a = 0; a < COUNT(fx_archs) && getenv("POLAR_WRITE_MODELS"); a++) {
+        fixture f = fixture_model(fx_archs[a], QUANT_F32, 12);
+        write_fixture(&f, fx_archs[a]);
+        free(f.data);
+    }
+    if (!(text = test_shared_text("tests/vectors/logits.json", &n))) return;
+    CHECK((d = json_read(text, n, &problem, &at)) != NULL);
+    for (const json *of = d ? json_root(d)->child : NULL; of; of = of->next, n_models++) {
+        const char *name = json_get(of, "model")->text;
+        const int demo = !strcmp(name, "demo");
+        fixture f = {NULL, 0, 0, 0, 0, 0};
+        polar_model *m = NULL;
+        if (demo) CHECK(!polar_model_open(&m, "examples/demo/demo-model.gguf", NULL, NULL));
+        else {
+            f = fixture_model(name, QUANT_F32, 12);
+            m = fx_open(&f, POLAR_CPU_AUTO);
+        }
+        for (const json *c = m ? json_get(of, "cases")->child : NULL; c; c = c->next, n_cases++) {
+            int greedy_ok;
+            const double error = oracle_case(m, c, json_get(c, "percall"), POLAR_KV_PER_CALL, n_cases % 2 ? 5 : 128,
+                                             &greedy_ok);
+            CHECK(error < (demo ? 0.01 : 1e-5));
+            CHECK(greedy_ok);
+        }
+        polar_model_close(m);
+        free(f.data);
+    }
+    CHECK(n_models == 5 && n_cases > 20);
+    json_free(d);
+    free(text);
+}
+
 /* --- the state of a session --- */
 
 /* Evaluates some more tokens and says whether both sessions have the same logits then. */
@@ -596,7 +647,7 @@ TEST(sync_and_clone) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(cached_is_recomputed), T(tensor_types),        T(own_runner), T(tap),
-    T(session_bytes),        T(allocation_failures), T(errors),     T(status_without_error), T(oracle),
+    T(session_bytes),        T(allocation_failures), T(errors),     T(status_without_error), T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
 };
 
