@@ -97,7 +97,7 @@ test:
 
 test-programs: polar $(TESTS:%=build/%)
 
-build/make_model: tests/make_model.c libpolar.a
+build/make_model: tests/make_model.c examples/cli/gguf_writer.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
 
 # Inference alone, for small devices: everything else switched off, and nothing needed from outside but memory and

@@ -2075,7 +2075,8 @@ int polar_gguf_get_pair(const polar_gguf *g, int index, polar_gguf_pair *pair) {
     const gguf_kv *kv;
     if (index < 0 || (size_t)index >= g->file.n_kv) return 0;
     kv = &g->file.kv[index];
-    *pair = (polar_gguf_pair){kv->key, kv->key_length, (polar_gguf_value_type)kv->type, kv->is_array, kv->count};
+    *pair = (polar_gguf_pair){kv->key, kv->key_length, (polar_gguf_value_type)kv->type, kv->is_array, kv->count, kv->at,
+                              kv->bytes};
     return 1;
 }
 
@@ -2105,44 +2106,38 @@ int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out
     return 1;
 }
 
-/* --- writing */
-
-/* A pair in the serialized metadata, to find and replace it. */
-typedef struct gguf_place {
-    size_t at, bytes;
-} gguf_place;
-
-/* A tensor that was announced. Its name lies in the writer's `names`. */
-typedef struct gguf_announced {
-    size_t name, name_length;
-    int type, n_dims;
-    int64_t dims[4];
-    uint64_t bytes;
-} gguf_announced;
-
-struct polar_gguf_writer {
-    polar_allocator allocator;
-    polar_error error; /* the first one */
-    buf pairs, names;
-    gguf_place *places;
-    size_t n_places, places_capacity;
-    gguf_announced *tensors;
-    size_t n_tensors, tensors_capacity;
-    int begun, finished; /* header written; everything written */
-    size_t current;      /* tensor that the next bytes belong to */
-    uint64_t written;    /* bytes it has */
-    buf out;             /* the file in memory, or the header of a file */
-    char *path, *temporary; /* temporary is NULL where the path is no regular file (a device, a pipe) */
-    size_t path_bytes, temporary_bytes;
 #ifndef POLAR_NO_STDIO
-    FILE *file; /* NULL: in memory */
-#endif
-};
+/* --- writing: what this library makes, predictors and states of a training ---
+ *
+ * Metadata and tensors of F32 are listed first; then gguf_out_save writes the file. examples/cli/gguf_writer.c writes
+ * files of any kind. */
 
-static int gguf_writer_ok(polar_gguf_writer *w) {
-    if (w->pairs.failed || w->names.failed || w->out.failed)
-        fail(&w->error, POLAR_MEMORY, "out of memory while writing GGUF");
-    return w->error.status == POLAR_OK;
+/* Numbers of a tensor, which stay where they are. */
+typedef struct gguf_out_tensor {
+    const float *values;
+    size_t n;
+} gguf_out_tensor;
+
+/* A file that is to be written. */
+typedef struct gguf_out {
+    buf pairs, directory; /* as they will stand in the file */
+    buf tensors;          /* gguf_out_tensor, in the order of the directory */
+    uint64_t n_pairs, n_tensors;
+    uint64_t offset; /* of the next tensor */
+} gguf_out;
+
+/* An empty file; the allocator is borrowed until gguf_out_free. */
+static gguf_out gguf_out_begin(const polar_allocator *a) {
+    gguf_out o;
+    memset(&o, 0, sizeof o);
+    o.pairs.allocator = o.directory.allocator = o.tensors.allocator = a;
+    return o;
+}
+
+static void gguf_out_free(gguf_out *o) {
+    buf_free(&o->pairs);
+    buf_free(&o->directory);
+    buf_free(&o->tensors);
 }
 
 static void buf_put_u32(buf *b, uint32_t v) {
@@ -2157,278 +2152,69 @@ static void buf_put_u64(buf *b, uint64_t v) {
     buf_put(b, bytes, 8);
 }
 
+/* A string as files have it. */
 static void buf_put_counted(buf *b, const char *s, size_t n) {
     buf_put_u64(b, n);
     buf_put(b, s, n);
 }
 
-static int gguf_name_ok(const char *name, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (name[i] < 32 || name[i] > 126) return 0;
-    return n >= 1 && n <= GGUF_MAX_NAME;
+/* Begins a pair; the caller puts its value into o->pairs. */
+static void gguf_out_key(gguf_out *o, const char *key, gguf_value_type type) {
+    buf_put_counted(&o->pairs, key, strlen(key));
+    buf_put_u32(&o->pairs, (uint32_t)type);
+    o->n_pairs++;
 }
 
-static void gguf_remove_pair(polar_gguf_writer *w, const char *key, size_t length) {
-    for (size_t i = 0; i < w->n_places; i++) {
-        gguf_place p = w->places[i];
-        const char *pair = w->pairs.at + p.at;
-        if (rd_u64((const uint8_t *)pair) != length || memcmp(pair + 8, key, length)) continue;
-        memmove(w->pairs.at + p.at, w->pairs.at + p.at + p.bytes, w->pairs.length - p.at - p.bytes);
-        w->pairs.length -= p.bytes;
-        w->n_places--;
-        for (; i < w->n_places; i++) {
-            w->places[i] = w->places[i + 1];
-            w->places[i].at -= p.bytes;
-        }
+static void gguf_out_text(gguf_out *o, const char *key, const char *s) {
+    gguf_out_key(o, key, GGUF_STRING);
+    buf_put_counted(&o->pairs, s, strlen(s));
+}
+
+/* A number of type U32 (an int at `value`), U64 or F64. */
+static void gguf_out_number(gguf_out *o, const char *key, gguf_value_type type, const void *value) {
+    uint32_t v32;
+    uint64_t v64;
+    gguf_out_key(o, key, type);
+    if (type == GGUF_U32) {
+        memcpy(&v32, value, sizeof v32);
+        buf_put_u32(&o->pairs, v32);
+    } else {
+        memcpy(&v64, value, sizeof v64);
+        buf_put_u64(&o->pairs, v64);
     }
 }
 
-/* Starts a pair at the end of the metadata: the caller puts its value and calls gguf_end_pair. */
-static int gguf_begin_pair(polar_gguf_writer *w, const char *key, gguf_value_type type) {
-    void *places = w->places;
-    size_t n = strlen(key);
-    if (!gguf_writer_ok(w)) return 0;
-    if (w->begun || !gguf_name_ok(key, n)) {
-        fail(&w->error, POLAR_ARGUMENT, w->begun ? "metadata %s comes after tensor data" : "\"%s\" is no metadata key",
-             key);
-        return 0;
-    }
-    gguf_remove_pair(w, key, n);
-    if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error)) return 0;
-    w->places = places;
-    w->places[w->n_places].at = w->pairs.length;
-    buf_put_counted(&w->pairs, key, n);
-    buf_put_u32(&w->pairs, (uint32_t)type);
-    return 1;
+/* Begins an array; the caller puts its elements into o->pairs. */
+static void gguf_out_array(gguf_out *o, const char *key, gguf_value_type type, size_t count) {
+    gguf_out_key(o, key, GGUF_ARRAY);
+    buf_put_u32(&o->pairs, (uint32_t)type);
+    buf_put_u64(&o->pairs, count);
 }
 
-static void gguf_end_pair(polar_gguf_writer *w) {
-    if (!gguf_writer_ok(w)) return;
-    w->places[w->n_places].bytes = w->pairs.length - w->places[w->n_places].at;
-    w->n_places++;
+static void gguf_out_u64s(gguf_out *o, const char *key, const uint64_t *values, size_t count) {
+    gguf_out_array(o, key, GGUF_U64, count);
+    for (size_t i = 0; i < count; i++) buf_put_u64(&o->pairs, values[i]);
 }
 
-/* Numbers from the host's order to the file's. */
-static void gguf_put_values(buf *b, gguf_value_type type, const void *values, size_t count) {
-    const size_t width = gguf_values[type].bytes;
-    const uint8_t *p = values;
-    for (size_t i = 0; i < count && !b->failed; i++, p += width) {
-        uint8_t bytes[8] = {0};
-        uint16_t v16;
-        uint32_t v32;
-        uint64_t v64;
-        if (width == 1) bytes[0] = *p;
-        else if (width == 2) wr_u16(bytes, (memcpy(&v16, p, 2), v16));
-        else if (width == 4) wr_u32(bytes, (memcpy(&v32, p, 4), v32));
-        else wr_u64(bytes, (memcpy(&v64, p, 8), v64));
-        buf_put(b, bytes, width);
-    }
+/* Bytes from n to the next multiple of the alignment. */
+static size_t gguf_padding(uint64_t n) {
+    return (size_t)((GGUF_ALIGNMENT - n % GGUF_ALIGNMENT) % GGUF_ALIGNMENT);
 }
 
-static void gguf_set(polar_gguf_writer *w, const char *key, gguf_value_type type, const void *value) {
-    if (!gguf_begin_pair(w, key, type)) return;
-    gguf_put_values(&w->pairs, type, value, 1);
-    gguf_end_pair(w);
+/* A tensor of F32 (rows, columns), or with 0 rows a vector. The values are read when the file is saved. */
+static void gguf_out_f32(gguf_out *o, const char *name, size_t rows, size_t columns, const float *values) {
+    const gguf_out_tensor t = {values, MAX(rows, 1) * columns};
+    buf_put_counted(&o->directory, name, strlen(name));
+    buf_put_u32(&o->directory, rows ? 2 : 1);
+    buf_put_u64(&o->directory, columns);
+    if (rows) buf_put_u64(&o->directory, rows);
+    buf_put_u32(&o->directory, 0); /* the number of F32 */
+    buf_put_u64(&o->directory, o->offset);
+    buf_put(&o->tensors, &t, sizeof t);
+    o->offset += 4 * t.n + gguf_padding(4 * t.n);
+    o->n_tensors++;
 }
 
-void polar_gguf_writer_set_u32(polar_gguf_writer *w, const char *key, uint32_t value) {
-    gguf_set(w, key, GGUF_U32, &value);
-}
-
-void polar_gguf_writer_set_i32(polar_gguf_writer *w, const char *key, int32_t value) {
-    gguf_set(w, key, GGUF_I32, &value);
-}
-
-void polar_gguf_writer_set_u64(polar_gguf_writer *w, const char *key, uint64_t value) {
-    gguf_set(w, key, GGUF_U64, &value);
-}
-
-void polar_gguf_writer_set_f32(polar_gguf_writer *w, const char *key, float value) {
-    gguf_set(w, key, GGUF_F32, &value);
-}
-
-void polar_gguf_writer_set_f64(polar_gguf_writer *w, const char *key, double value) {
-    gguf_set(w, key, GGUF_F64, &value);
-}
-
-void polar_gguf_writer_set_bool(polar_gguf_writer *w, const char *key, int value) {
-    uint8_t byte = value != 0;
-    gguf_set(w, key, GGUF_BOOL, &byte);
-}
-
-void polar_gguf_writer_set_string(polar_gguf_writer *w, const char *key, const char *text, size_t length) {
-    if (!gguf_begin_pair(w, key, GGUF_STRING)) return;
-    buf_put_counted(&w->pairs, text, length);
-    gguf_end_pair(w);
-}
-
-void polar_gguf_writer_set_array(polar_gguf_writer *w, const char *key, polar_gguf_value_type type, const void *values,
-                                 size_t count) {
-    if ((unsigned)type >= (unsigned)POLAR_GGUF_N_VALUE_TYPES || !gguf_values[type].bytes) {
-        fail(&w->error, POLAR_ARGUMENT, "array %s: %d is no type of numbers", key, (int)type);
-        return;
-    }
-    if (!gguf_begin_pair(w, key, GGUF_ARRAY)) return;
-    buf_put_u32(&w->pairs, (uint32_t)type);
-    buf_put_u64(&w->pairs, count);
-    gguf_put_values(&w->pairs, (gguf_value_type)type, values, count);
-    gguf_end_pair(w);
-}
-
-void polar_gguf_writer_set_strings(polar_gguf_writer *w, const char *key, const char *const *strings,
-                                   const size_t *lengths, size_t count) {
-    if (!gguf_begin_pair(w, key, GGUF_ARRAY)) return;
-    buf_put_u32(&w->pairs, GGUF_STRING);
-    buf_put_u64(&w->pairs, count);
-    for (size_t i = 0; i < count; i++)
-        buf_put_counted(&w->pairs, strings[i], lengths ? lengths[i] : strlen(strings[i]));
-    gguf_end_pair(w);
-}
-
-/* Keys about the file itself, which a copy has its own of. */
-static int gguf_key_is_local(const gguf_kv *kv) {
-    static const char alignment[] = "general.alignment";
-    return !gguf_compare(kv->key, kv->key_length, alignment, sizeof alignment - 1) ||
-           (kv->key_length > 6 && !memcmp(kv->key, "split.", 6));
-}
-
-void polar_gguf_writer_copy(polar_gguf_writer *w, const polar_gguf *from) {
-    if (w->n_places || w->begun) fail(&w->error, POLAR_ARGUMENT, "polar_gguf_writer_copy comes before anything else");
-    for (size_t i = 0; i < from->file.n_kv && gguf_writer_ok(w); i++) {
-        const gguf_kv *kv = &from->file.kv[i];
-        void *places = w->places;
-        if (gguf_key_is_local(kv)) continue;
-        if (!mem_grow(&w->allocator, &places, &w->places_capacity, w->n_places + 1, sizeof *w->places, &w->error))
-            return;
-        w->places = places;
-        w->places[w->n_places].at = w->pairs.length;
-        buf_put_counted(&w->pairs, kv->key, kv->key_length);
-        buf_put_u32(&w->pairs, (uint32_t)(kv->is_array ? GGUF_ARRAY : kv->type));
-        if (kv->is_array) {
-            buf_put_u32(&w->pairs, (uint32_t)kv->type);
-            buf_put_u64(&w->pairs, kv->count);
-        }
-        buf_put(&w->pairs, kv->at, kv->bytes);
-        gguf_end_pair(w);
-    }
-}
-
-void polar_gguf_writer_add_tensor(polar_gguf_writer *w, const char *name, int type, int n_dims, const int64_t *dims) {
-    gguf_announced t = {w->names.length, strlen(name), type, n_dims, {1, 1, 1, 1}, 0};
-    void *tensors = w->tensors;
-    int64_t values = 1;
-    if (!gguf_writer_ok(w)) return;
-    if (w->begun || !gguf_name_ok(name, t.name_length) || n_dims < 1 || n_dims > 4 || !gguf_type_name(type)) {
-        fail(&w->error, POLAR_ARGUMENT, "tensor \"%s\" with %d dimensions of type %d cannot be added", name, n_dims,
-             type);
-        return;
-    }
-    for (int i = 0; i < n_dims; i++) {
-        if (dims[i] < 1 || values > INT64_MAX / 512 / dims[i] || dims[0] % gguf_types[type].block) {
-            fail(&w->error, POLAR_ARGUMENT, "tensor %s of type %s cannot have dimension %d of %lld", name,
-                 gguf_type_name(type), i, (long long)dims[i]);
-            return;
-        }
-        t.dims[i] = dims[i];
-        values *= dims[i];
-    }
-    t.bytes = (uint64_t)(values / gguf_types[type].block) * gguf_types[type].bytes;
-    if (!mem_grow(&w->allocator, &tensors, &w->tensors_capacity, w->n_tensors + 1, sizeof *w->tensors, &w->error))
-        return;
-    w->tensors = tensors;
-    w->tensors[w->n_tensors++] = t;
-    buf_put(&w->names, name, t.name_length);
-}
-
-/* Names must differ: a file with two tensors of one name cannot be read. */
-static void gguf_check_names(polar_gguf_writer *w) {
-    gguf_entry *entries = mem_alloc(&w->allocator, w->n_tensors * sizeof *entries, &w->error);
-    const gguf_entry *twice;
-    if (!entries) return;
-    for (size_t i = 0; i < w->n_tensors; i++)
-        entries[i] = (gguf_entry){w->names.at + w->tensors[i].name, w->tensors[i].name_length, i};
-    if ((twice = gguf_sort(entries, w->n_tensors)))
-        fail(&w->error, POLAR_ARGUMENT, "the tensor %.*s was added twice", (int)MIN(twice->length, 100), twice->name);
-    mem_free(&w->allocator, entries, w->n_tensors * sizeof *entries);
-}
-
-static uint64_t gguf_padding(uint64_t n) {
-    return (GGUF_ALIGNMENT - n % GGUF_ALIGNMENT) % GGUF_ALIGNMENT;
-}
-
-static void gguf_emit(polar_gguf_writer *w, const void *bytes, size_t n) {
-#ifndef POLAR_NO_STDIO
-    if (w->file) {
-        if (n && w->error.status == POLAR_OK && fwrite(bytes, 1, n, w->file) != n)
-            fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(errno));
-        return;
-    }
-#endif
-    buf_put(&w->out, bytes, n);
-}
-
-/* Header, metadata and directory, once. */
-static void gguf_emit_header(polar_gguf_writer *w) {
-    static const char zeros[GGUF_ALIGNMENT] = {0};
-    uint64_t offset = 0;
-    buf head = {&w->allocator, NULL, 0, 0, 0};
-    if (w->begun || !gguf_writer_ok(w)) return;
-    w->begun = 1;
-    gguf_check_names(w);
-    buf_put(&head, "GGUF", 4);
-    buf_put_u32(&head, 3);
-    buf_put_u64(&head, w->n_tensors);
-    buf_put_u64(&head, w->n_places);
-    buf_put(&head, w->pairs.at, w->pairs.length);
-    for (size_t i = 0; i < w->n_tensors; i++) {
-        const gguf_announced *t = &w->tensors[i];
-        buf_put_counted(&head, w->names.at + t->name, t->name_length);
-        buf_put_u32(&head, (uint32_t)t->n_dims);
-        for (int k = 0; k < t->n_dims; k++) buf_put_u64(&head, (uint64_t)t->dims[k]);
-        buf_put_u32(&head, (uint32_t)t->type);
-        buf_put_u64(&head, offset);
-        offset += t->bytes + gguf_padding(t->bytes);
-    }
-    buf_put(&head, zeros, (size_t)gguf_padding(head.length));
-    w->out.failed |= head.failed;
-    if (gguf_writer_ok(w)) gguf_emit(w, head.at, head.length);
-    buf_free(&head);
-}
-
-polar_status polar_gguf_writer_write(polar_gguf_writer *w, const void *bytes, size_t n) {
-    static const char zeros[GGUF_ALIGNMENT] = {0};
-    const char *p = bytes;
-    gguf_emit_header(w);
-    while (n && gguf_writer_ok(w)) {
-        const gguf_announced *t = &w->tensors[w->current];
-        size_t part;
-        if (w->current == w->n_tensors) {
-            fail(&w->error, POLAR_ARGUMENT, "%zu bytes more were written than the tensors have", n);
-            break;
-        }
-        part = n < t->bytes - w->written ? n : (size_t)(t->bytes - w->written);
-        gguf_emit(w, p, part);
-        p += part;
-        n -= part;
-        w->written += part;
-        if (w->written < t->bytes) continue;
-        gguf_emit(w, zeros, (size_t)gguf_padding(t->bytes));
-        w->current++;
-        w->written = 0;
-    }
-    return w->error.status;
-}
-
-void polar_gguf_writer_write_f32(polar_gguf_writer *w, const float *values, size_t n) {
-    uint8_t bytes[4 * 256];
-    for (size_t i = 0; i < n;) {
-        size_t k = 0;
-        for (; k < sizeof bytes && i < n; k += 4) wr_u32(bytes + k, f32_bits(values[i++]));
-        polar_gguf_writer_write(w, bytes, k);
-    }
-}
-
-#ifndef POLAR_NO_STDIO
 #ifdef _WIN32
 static void gguf_remove(const char *path, const polar_allocator *a) {
     size_t bytes;
@@ -2476,102 +2262,59 @@ static int gguf_is_replaceable(const char *path) {
 #endif
 }
 
-static void gguf_open_output(polar_gguf_writer *w, const char *path) {
-    w->path_bytes = strlen(path) + 1;
-    w->temporary_bytes = w->path_bytes + 4;
-    if (!(w->path = mem_alloc(&w->allocator, w->path_bytes, &w->error))) return;
-    memcpy(w->path, path, w->path_bytes);
-    if (gguf_is_replaceable(path)) {
-        if (!(w->temporary = mem_alloc(&w->allocator, w->temporary_bytes, &w->error))) return;
-        memcpy(w->temporary, path, w->path_bytes);
-        memcpy(w->temporary + w->path_bytes - 1, ".tmp", 5);
+/* The whole file: header, metadata, directory, data. */
+static void gguf_out_write(const gguf_out *o, FILE *f) {
+    static const uint8_t zeros[GGUF_ALIGNMENT] = {0};
+    const gguf_out_tensor *tensors = (const gguf_out_tensor *)(const void *)o->tensors.at;
+    uint8_t header[GGUF_HEADER_BYTES], bytes[4 * 256];
+    memcpy(header, "GGUF", 4);
+    wr_u32(header + 4, 3);
+    wr_u64(header + 8, o->n_tensors);
+    wr_u64(header + 16, o->n_pairs);
+    fwrite(header, 1, sizeof header, f);
+    fwrite(o->pairs.at, 1, o->pairs.length, f);
+    if (o->n_tensors) fwrite(o->directory.at, 1, o->directory.length, f);
+    fwrite(zeros, 1, gguf_padding(sizeof header + o->pairs.length + o->directory.length), f);
+    for (uint64_t i = 0; i < o->n_tensors; i++) {
+        for (size_t at = 0, n; at < tensors[i].n; at += n) {
+            n = MIN(tensors[i].n - at, sizeof bytes / 4);
+            wr_f32s(bytes, tensors[i].values + at, (int)n);
+            fwrite(bytes, 4, n, f);
+        }
+        fwrite(zeros, 1, gguf_padding(4 * tensors[i].n), f);
     }
-    w->file = gguf_fopen(w->temporary ? w->temporary : path, "wb", &w->allocator, &w->error);
 }
 
-/* Closes the file, on the disk before it gets its name. */
-static void gguf_finish_file(polar_gguf_writer *w) {
-    int bad = fflush(w->file) != 0, cause = errno;
+/* Writes the file beside `path`, and gives it its name when it is on the disk. A device is written to directly. */
+static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_error *e) {
+    const polar_allocator *a = o->pairs.allocator;
+    const int beside = gguf_is_replaceable(path);
+    const size_t bytes = strlen(path) + 5;
+    polar_status status = POLAR_OK;
+    FILE *f = NULL;
+    char *name;
+    int bad;
+    if (o->pairs.failed || o->directory.failed || o->tensors.failed)
+        return fail(e, POLAR_MEMORY, "out of memory while writing GGUF");
+    if (!(name = mem_alloc(a, bytes, e))) return POLAR_MEMORY;
+    memcpy(name, path, bytes - 5);
+    memcpy(name + bytes - 5, beside ? ".tmp" : "", beside ? 5 : 1);
+    if ((f = gguf_fopen(name, "wb", a, e)) != NULL) {
+        gguf_out_write(o, f);
+        bad = fflush(f) != 0 || ferror(f);
 #ifdef POLAR_POSIX_FILES
-    if (w->temporary && !bad && (bad = fsync(fileno(w->file)) != 0)) cause = errno;
+        bad = bad || (beside && fsync(fileno(f)));
 #endif
-    if (fclose(w->file) && !bad) {
-        bad = 1;
-        cause = errno;
-    }
-    w->file = NULL;
-    if (bad) fail(&w->error, POLAR_IO, "%s: cannot write: %s", w->path, strerror(cause));
-    else if (w->temporary && !gguf_rename(w->temporary, w->path, &w->allocator, &w->error))
-        fail(&w->error, POLAR_IO, "%s: cannot give %s its name: %s", w->path, w->temporary, strerror(errno));
-    else w->finished = 1;
-}
-#endif /* POLAR_NO_STDIO */
-
-polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path, const polar_allocator *allocator,
-                                    polar_error *error) {
-    polar_allocator a = mem_allocator(allocator);
-    polar_gguf_writer *w;
-    polar_status status;
-    err_clear(error);
-    if (!out) return fail(error, POLAR_ARGUMENT, "polar_gguf_writer_open: out is NULL");
-    *out = NULL;
-    if (!(w = mem_alloc(&a, sizeof *w, error))) return POLAR_MEMORY;
-    memset(w, 0, sizeof *w);
-    w->allocator = a;
-    w->pairs.allocator = w->names.allocator = w->out.allocator = &w->allocator;
-#ifdef POLAR_NO_STDIO
-    if (path) fail(&w->error, POLAR_UNSUPPORTED, "%s: this build writes no files (POLAR_NO_STDIO)", path);
-#else
-    if (path) gguf_open_output(w, path);
-#endif
-    status = w->error.status;
-    if (status == POLAR_OK) *out = w;
-    else {
-        if (error) *error = w->error;
-        polar_gguf_writer_close(w);
-    }
+        if (bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
+        if (fclose(f) && !bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
+        if (!status && beside && !gguf_rename(name, path, a, e))
+            status = fail(e, POLAR_IO, "%s: cannot give %s its name: %s", path, name, strerror(errno));
+        if (status && beside) gguf_remove(name, a);
+    } else status = POLAR_IO;
+    mem_free(a, name, bytes);
     return status;
 }
-
-polar_status polar_gguf_writer_finish(polar_gguf_writer *w, polar_error *error) {
-    err_clear(error);
-    gguf_emit_header(w);
-    if (w->finished) fail(&w->error, POLAR_ARGUMENT, "polar_gguf_writer_finish was called twice");
-    if (gguf_writer_ok(w) && w->current < w->n_tensors) {
-        const gguf_announced *t = &w->tensors[w->current];
-        fail(&w->error, POLAR_ARGUMENT, "tensor %.*s got %llu of its %llu bytes", (int)MIN(t->name_length, 100),
-             w->names.at + t->name, (unsigned long long)w->written, (unsigned long long)t->bytes);
-    }
-#ifndef POLAR_NO_STDIO
-    if (gguf_writer_ok(w) && w->file) gguf_finish_file(w);
-#endif
-    if (gguf_writer_ok(w)) w->finished = 1;
-    if (error) *error = w->error;
-    return w->error.status;
-}
-
-const void *polar_gguf_writer_data(const polar_gguf_writer *w, size_t *size) {
-    *size = w->finished && !w->path ? w->out.length : 0;
-    return *size ? w->out.at : NULL;
-}
-
-void polar_gguf_writer_close(polar_gguf_writer *w) {
-    polar_allocator a;
-    if (!w) return;
-    a = w->allocator;
-#ifndef POLAR_NO_STDIO
-    if (w->file) fclose(w->file);
-    if (w->temporary && !w->finished) gguf_remove(w->temporary, &a);
-#endif
-    buf_free(&w->pairs);
-    buf_free(&w->names);
-    buf_free(&w->out);
-    mem_free(&a, w->places, w->places_capacity * sizeof *w->places);
-    mem_free(&a, w->tensors, w->tensors_capacity * sizeof *w->tensors);
-    mem_free(&a, w->path, w->path_bytes);
-    mem_free(&a, w->temporary, w->temporary_bytes);
-    mem_free(&a, w, sizeof *w);
-}
+#endif /* POLAR_NO_STDIO */
 
 /* ======================================================================================
  * [quant] Tensor types: blocks of quantized numbers
@@ -14612,90 +14355,54 @@ polar_status polar_predictor_open_memory(polar_predictor **out, const void *data
     return pred_open(out, NULL, data, size, allocator, error);
 }
 
-/* The directory of the tensors: names and shapes. The writer keeps its first error, which finishing returns. */
-static void pred_write_tensors(polar_gguf_writer *w, const pred_tensor *list, int n) {
-    for (int i = 0; i < n; i++) {
-        const int64_t dims[2] = {list[i].columns, list[i].rows};
-        polar_gguf_writer_add_tensor(w, list[i].name, PRED_F32, list[i].rows ? 2 : 1, dims);
-    }
+#ifndef POLAR_NO_STDIO
+/* The programs of the menu in their text form. */
+static void pred_write_programs(gguf_out *o, const polar_predictor *p) {
+    char program[16 * POLAR_MAX_LAYER]; /* at most 15 characters for each segment */
+    gguf_out_array(o, "polar.menu.programs", GGUF_STRING, (size_t)p->menu.shape.n_menu);
+    for (int i = 0; i < p->menu.shape.n_menu; i++)
+        buf_put_counted(&o->pairs, program, polar_program_format(&p->programs[i], program, sizeof program));
 }
 
-/* The programs of the menu, formatted into `texts` with `size` bytes for each. */
-static void pred_write_programs(polar_gguf_writer *w, const polar_predictor *p, char *texts, size_t size) {
-    const char *list[POLAR_MAX_MENU];
-    for (int i = 0; i < p->menu.shape.n_menu; i++) {
-        char *program = texts + (size_t)i * size;
-        polar_program_format(&p->programs[i], program, size);
-        list[i] = program;
-    }
-    polar_gguf_writer_set_strings(w, "polar.menu.programs", list, NULL, (size_t)p->menu.shape.n_menu);
-}
-
-/* A metadata value that ends in NUL. */
-static void pred_write_text(polar_gguf_writer *w, const char *key, const char *s) {
-    polar_gguf_writer_set_string(w, key, s, strlen(s));
-}
-
-/* All metadata but the programs of the menu. The lists are of what `p` holds, which stays as it is. */
-static void pred_write_info(polar_gguf_writer *w, const polar_predictor *p) {
+/* All metadata. The lists are of what `p` holds, which stays as it is. */
+static void pred_write_info(gguf_out *o, const polar_predictor *p) {
     polar_predictor *fields = (polar_predictor *)(uintptr_t)p;
+    const int version = 1;
     pred_number numbers[PRED_NUMBERS];
     pred_text texts[PRED_TEXTS];
     pred_numbers(fields, numbers);
     pred_texts(fields, NULL, texts);
-    pred_write_text(w, "general.architecture", PRED_ARCHITECTURE);
-    polar_gguf_writer_set_u32(w, "polar.version", 1);
-    pred_write_text(w, "polar.feature", polar_feature_name(p->info.feature));
+    gguf_out_text(o, "general.architecture", PRED_ARCHITECTURE);
+    gguf_out_number(o, "polar.version", GGUF_U32, &version);
+    gguf_out_text(o, "polar.feature", polar_feature_name(p->info.feature));
     for (int k = 0; k < PRED_NUMBERS; k++)
-        if (numbers[k].written) gguf_set(w, numbers[k].key, numbers[k].type, numbers[k].value);
+        if (numbers[k].written) gguf_out_number(o, numbers[k].key, numbers[k].type, numbers[k].value);
     for (int k = 0; k < PRED_TEXTS; k++)
         if (*texts[k].kept || (p->has_system && texts[k].kept == p->system))
-            pred_write_text(w, texts[k].key, texts[k].kept);
-    if (p->n_questions)
-        polar_gguf_writer_set_array(w, "polar.questions", POLAR_GGUF_U64, p->questions, (size_t)p->n_questions);
+            gguf_out_text(o, texts[k].key, texts[k].kept);
+    if (p->n_questions) gguf_out_u64s(o, "polar.questions", p->questions, (size_t)p->n_questions);
+    if (p->menu.shape.n_menu) pred_write_programs(o, p);
 }
 
-/* Data of the tensors, one by one: the file pads each of them. */
-static void pred_write_data(polar_gguf_writer *w, const pred_tensor *list, int n, const float *params) {
-    for (int i = 0; i < n; i++) polar_gguf_writer_write_f32(w, params + list[i].offset, list[i].count);
+/* The tensors of a network. */
+static void pred_write_tensors(gguf_out *o, const pred_tensor *list, int n, const float *params) {
+    for (int i = 0; i < n; i++)
+        gguf_out_f32(o, list[i].name, (size_t)list[i].rows, (size_t)list[i].columns, params + list[i].offset);
 }
 
-#define PRED_PROGRAM_BYTES 4096 /* of the text form: at most 15 for each of 256 segments */
-
-/* Writes a predictor to a path, or with NULL into memory; the writer is the caller's to close, even on failure.
- * It takes the programs as one array of texts, so all of them are formatted at once. */
-static MAYBE_UNUSED polar_status pred_write(const polar_predictor *p, polar_gguf_writer **out, const char *path, polar_error *e) {
-    pred_tensor list[PRED_MAX_TENSORS], menu[MENU_TENSORS];
-    const int n = p->net.shape.d_model ? pred_tensors(&p->net.shape, list) : 0;
-    const int n_menu = p->menu.shape.n_menu ? menu_tensors(&p->menu.shape, menu) : 0;
-    const size_t bytes = (size_t)p->menu.shape.n_menu * PRED_PROGRAM_BYTES;
-    char *texts = NULL;
-    polar_status status;
-    status = polar_gguf_writer_open(out, path, &p->allocator, e);
-    if (status) return status;
-    pred_write_info(*out, p);
-    if (n_menu) {
-        texts = mem_alloc(&p->allocator, bytes, e);
-        if (!texts) return POLAR_MEMORY;
-        pred_write_programs(*out, p, texts, PRED_PROGRAM_BYTES);
-        mem_free(&p->allocator, texts, bytes);
-    }
-    pred_write_tensors(*out, list, n); /* the directory of all tensors, then their data in the same order */
-    pred_write_tensors(*out, menu, n_menu);
-    pred_write_data(*out, list, n, p->params);
-    pred_write_data(*out, menu, n_menu, p->menu_params);
-    return polar_gguf_writer_finish(*out, e);
-}
-
-#ifndef POLAR_NO_STDIO
-/* Through a file beside the path, as every writer of GGUF files. */
-polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error) {
-    polar_gguf_writer *w = NULL;
+/* See polar.h. */
+polar_status polar_predictor_save(const polar_predictor *p, const char *path, polar_error *error) {
+    pred_tensor list[PRED_MAX_TENSORS];
+    gguf_out o;
     polar_status status;
     err_clear(error);
-    if (!predictor || !path) return fail(error, POLAR_ARGUMENT, "polar_predictor_save: an argument is NULL");
-    status = pred_write(predictor, &w, path, error);
-    polar_gguf_writer_close(w);
+    if (!p || !path) return fail(error, POLAR_ARGUMENT, "polar_predictor_save: an argument is NULL");
+    o = gguf_out_begin(&p->allocator);
+    pred_write_info(&o, p);
+    if (p->net.shape.d_model) pred_write_tensors(&o, list, pred_tensors(&p->net.shape, list), p->params);
+    if (p->menu.shape.n_menu) pred_write_tensors(&o, list, menu_tensors(&p->menu.shape, list), p->menu_params);
+    status = gguf_out_save(&o, path, error);
+    gguf_out_free(&o);
     return status;
 }
 #endif
@@ -17122,7 +16829,7 @@ static void train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
 /* See polar.h. */
 polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error *error) {
     float *arrays[TRAIN_N_ARRAYS];
-    polar_gguf_writer *w = NULL;
+    gguf_out o;
     uint64_t *numbers;
     size_t n_numbers;
     polar_status status;
@@ -17133,18 +16840,13 @@ polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error 
     if (!numbers) return POLAR_MEMORY;
     train_arrays(t, arrays);
     train_state_numbers(t, numbers, 0);
-    /* keys and tensors are announced before the first tensor's numbers; errors come out at finish */
-    status = polar_gguf_writer_open(&w, path, &t->allocator, error);
-    if (!status) {
-        const int64_t dims[1] = {(int64_t)t->n_params};
-        pred_write_text(w, "general.architecture", TRAIN_ARCHITECTURE);
-        polar_gguf_writer_set_u64(w, "polar.fingerprint", t->fingerprint);
-        polar_gguf_writer_set_array(w, "polar.state", POLAR_GGUF_U64, numbers, n_numbers);
-        for (int i = 0; i < TRAIN_N_ARRAYS; i++) polar_gguf_writer_add_tensor(w, train_array_names[i], 0, 1, dims);
-        for (int i = 0; i < TRAIN_N_ARRAYS; i++) polar_gguf_writer_write_f32(w, arrays[i], t->n_params);
-        status = polar_gguf_writer_finish(w, error);
-        polar_gguf_writer_close(w);
-    }
+    o = gguf_out_begin(&t->allocator);
+    gguf_out_text(&o, "general.architecture", TRAIN_ARCHITECTURE);
+    gguf_out_number(&o, "polar.fingerprint", GGUF_U64, &t->fingerprint);
+    gguf_out_u64s(&o, "polar.state", numbers, n_numbers);
+    for (int i = 0; i < TRAIN_N_ARRAYS; i++) gguf_out_f32(&o, train_array_names[i], 0, t->n_params, arrays[i]);
+    status = gguf_out_save(&o, path, error);
+    gguf_out_free(&o);
     mem_free(&t->allocator, numbers, n_numbers * sizeof *numbers);
     return status;
 }

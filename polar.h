@@ -46,7 +46,7 @@
  *
  * WHAT IS WHERE: the tags are banners here and in polar.c
  * [err] [mem] [thread] [kern] status and messages, allocator, threads, instruction sets
- * [gguf]    polar_gguf_*: looks into GGUF files and writes them
+ * [gguf]    polar_gguf_*: looks into GGUF files
  * [model]   polar_model_*: a GGUF file opened to run it
  * [tok]     polar_tokenize, polar_detokenize, polar_chat_tokenize
  * [prog]    polar_program_*: programs as text, path and cost
@@ -245,6 +245,8 @@ typedef struct polar_gguf_pair {
     polar_gguf_value_type type; /* of the value, or of the elements of an array */
     int is_array;
     size_t count; /* elements; 1 if it is no array */
+    const void *data; /* the value or the elements as in the file: little-endian, packed; a string is its u64 length */
+    size_t bytes;     /* and its bytes */
 } polar_gguf_pair;
 POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
@@ -267,47 +269,6 @@ typedef struct polar_gguf_tensor {
     size_t bytes;
 } polar_gguf_tensor;
 POLAR_API int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);
-
-/* Writes a GGUF file (version 3, little-endian on every host): first the metadata and the names and shapes of
- * all tensors, then their data, in the same order. An error is remembered, makes what follows do nothing, and is
- * reported by polar_gguf_writer_finish. */
-typedef struct polar_gguf_writer polar_gguf_writer;
-/* The file is written beside `path` (UTF-8) as path.tmp. NULL path: into memory. */
-POLAR_API polar_status polar_gguf_writer_open(polar_gguf_writer **out, const char *path,
-                                              const polar_allocator *allocator, polar_error *error);
-/* Takes over all metadata of another file but for general.alignment and split.*. Comes before anything else; `from`
- * is not needed afterwards. */
-POLAR_API void polar_gguf_writer_copy(polar_gguf_writer *writer, const polar_gguf *from);
-/* Set a value; a key that is set again gets the new one in its place at the end. */
-POLAR_API void polar_gguf_writer_set_string(polar_gguf_writer *writer, const char *key, const char *text,
-                                            size_t length);
-POLAR_API void polar_gguf_writer_set_u32(polar_gguf_writer *writer, const char *key, uint32_t value);
-POLAR_API void polar_gguf_writer_set_i32(polar_gguf_writer *writer, const char *key, int32_t value);
-POLAR_API void polar_gguf_writer_set_u64(polar_gguf_writer *writer, const char *key, uint64_t value);
-POLAR_API void polar_gguf_writer_set_f32(polar_gguf_writer *writer, const char *key, float value);
-POLAR_API void polar_gguf_writer_set_f64(polar_gguf_writer *writer, const char *key, double value);
-POLAR_API void polar_gguf_writer_set_bool(polar_gguf_writer *writer, const char *key, int value);
-/* Arrays: `values` are C numbers of the type (uint8_t for bools). */
-POLAR_API void polar_gguf_writer_set_array(polar_gguf_writer *writer, const char *key, polar_gguf_value_type type,
-                                           const void *values, size_t count);
-/* NULL lengths: NUL-terminated strings. */
-POLAR_API void polar_gguf_writer_set_strings(polar_gguf_writer *writer, const char *key, const char *const *strings,
-                                             const size_t *lengths, size_t count);
-/* Announces a tensor: its type by number, n_dims of 1..4, dims[0] the length of a row. */
-POLAR_API void polar_gguf_writer_add_tensor(polar_gguf_writer *writer, const char *name, int type, int n_dims,
-                                            const int64_t *dims);
-/* The next bytes of the tensors' data, in pieces of any size; padding comes by itself. The first call ends the
- * announcements. Returns the status of the first error so far, so that a long run can end early. */
-POLAR_API polar_status polar_gguf_writer_write(polar_gguf_writer *writer, const void *bytes, size_t n);
-/* The same for F32 tensors, from floats as the host has them. */
-POLAR_API void polar_gguf_writer_write_f32(polar_gguf_writer *writer, const float *values, size_t n);
-/* Ends the file and gives it its name, replacing one that was there. Until then nothing is to be seen at `path`.
- * Fails with the first error of all calls since the writer was opened. */
-POLAR_API polar_status polar_gguf_writer_finish(polar_gguf_writer *writer, polar_error *error);
-/* A finished file in memory: its bytes, valid until the writer is closed. NULL if there is none. */
-POLAR_API const void *polar_gguf_writer_data(const polar_gguf_writer *writer, size_t *size);
-/* Frees the writer; an unfinished file is removed. */
-POLAR_API void polar_gguf_writer_close(polar_gguf_writer *writer);
 
 /* --- [model] ---------------------------------------------------------------------------------------- */
 
@@ -901,7 +862,7 @@ typedef struct polar_predictor_info {
     int n_questions;
 } polar_predictor_info;
 
-/* A predictor file is a GGUF file, which other programs can write with polar_gguf_writer_*; "*" may be left out.
+/* A predictor file is a GGUF file, which other programs can write too, with examples/cli/gguf_writer.c in C; "*" may be left out.
  *   general.architecture "polar-predictor";  polar.version u32 1;  polar.n_layer, polar.q_dim u32
  *   polar.feature* "embedding", "hidden", "encoder";  polar.feature_layer*, polar.max_tokens* u32
  *   polar.model_checksum*, polar.model_fingerprint* u64;  polar.model_name*, polar.encoder_name*, polar.prompt*,

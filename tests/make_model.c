@@ -5,7 +5,7 @@
  *
  * A weight below 1 makes what each layer adds that much smaller, so that most programs answer alike.
  * The same arguments give the same bytes. It uses polar.h only, and 64 KB besides the vocabulary. */
-#include "polar.h"
+#include "examples/cli/gguf_writer.c"
 
 #include <math.h>
 #include <stdio.h>
@@ -64,7 +64,7 @@ typedef struct tensor {
 
 typedef struct maker {
     const preset *p;
-    polar_gguf_writer *w;
+    gguf_writer *w;
     uint64_t state;
     double weight;
     int type, mix; /* mix: Q4_K_M */
@@ -149,19 +149,19 @@ static int write_vocabulary(maker *m) {
         kinds[i] = i < p->ordinary ? 1 : 3; /* 3: control */
     }
     if (ok) {
-        polar_gguf_writer_set_string(m->w, "tokenizer.ggml.model", "gpt2", 4);
-        polar_gguf_writer_set_string(m->w, "tokenizer.ggml.pre", llama ? "llama-bpe" : "qwen2", llama ? 9 : 5);
-        polar_gguf_writer_set_strings(m->w, "tokenizer.ggml.tokens", strings, NULL, (size_t)n);
-        polar_gguf_writer_set_array(m->w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, (size_t)n);
+        gguf_writer_set_string(m->w, "tokenizer.ggml.model", "gpt2", 4);
+        gguf_writer_set_string(m->w, "tokenizer.ggml.pre", llama ? "llama-bpe" : "qwen2", llama ? 9 : 5);
+        gguf_writer_set_strings(m->w, "tokenizer.ggml.tokens", strings, NULL, (size_t)n);
+        gguf_writer_set_array(m->w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, (size_t)n);
         for (int i = 0; i < merges; i++) { /* "wor d" */
             char *s = text + (size_t)i * WORD;
             const size_t length = put_word(s, i / 26);
             s[length] = ' ', s[length + 1] = (char)('a' + i % 26), s[length + 2] = 0;
         }
-        polar_gguf_writer_set_strings(m->w, "tokenizer.ggml.merges", strings, NULL, (size_t)merges);
-        polar_gguf_writer_set_u32(m->w, "tokenizer.ggml.bos_token_id", (uint32_t)p->ordinary);
-        polar_gguf_writer_set_u32(m->w, "tokenizer.ggml.eos_token_id", (uint32_t)p->ordinary + (llama ? 4 : 2));
-        polar_gguf_writer_set_bool(m->w, "tokenizer.ggml.add_bos_token", llama);
+        gguf_writer_set_strings(m->w, "tokenizer.ggml.merges", strings, NULL, (size_t)merges);
+        gguf_writer_set_u32(m->w, "tokenizer.ggml.bos_token_id", (uint32_t)p->ordinary);
+        gguf_writer_set_u32(m->w, "tokenizer.ggml.eos_token_id", (uint32_t)p->ordinary + (llama ? 4 : 2));
+        gguf_writer_set_bool(m->w, "tokenizer.ggml.add_bos_token", llama);
     }
     free(text), free(strings), free(kinds);
     return ok;
@@ -174,7 +174,7 @@ static void write_template(maker *m) {
     static const char qwen[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
                                "{{ '' }}{% endfor %}<|im_start|>assistant\n{{ '' }}";
     const char *s = m->p->arch[0] == 'l' ? llama : qwen;
-    polar_gguf_writer_set_string(m->w, "tokenizer.chat_template", s, strlen(s));
+    gguf_writer_set_string(m->w, "tokenizer.chat_template", s, strlen(s));
 }
 
 /* --- hyperparameters --- */
@@ -186,16 +186,16 @@ static const char *key(char *buffer, const maker *m, const char *name) {
 
 static void set_int(maker *m, const char *name, int value) {
     char k[96];
-    polar_gguf_writer_set_u32(m->w, key(k, m, name), (uint32_t)value);
+    gguf_writer_set_u32(m->w, key(k, m, name), (uint32_t)value);
 }
 
 static void write_hyperparameters(maker *m) {
     const preset *p = m->p;
     char k[96];
-    polar_gguf_writer_set_string(m->w, "general.architecture", p->arch, strlen(p->arch));
-    polar_gguf_writer_set_string(m->w, "general.name", p->name, strlen(p->name));
-    polar_gguf_writer_set_u32(m->w, "general.file_type", (uint32_t)types[m->mix ? Q4_K_M : m->type].file_type);
-    polar_gguf_writer_set_u32(m->w, "general.quantization_version", 2);
+    gguf_writer_set_string(m->w, "general.architecture", p->arch, strlen(p->arch));
+    gguf_writer_set_string(m->w, "general.name", p->name, strlen(p->name));
+    gguf_writer_set_u32(m->w, "general.file_type", (uint32_t)types[m->mix ? Q4_K_M : m->type].file_type);
+    gguf_writer_set_u32(m->w, "general.quantization_version", 2);
     set_int(m, "vocab_size", p->vocab);
     set_int(m, "context_length", p->context);
     set_int(m, "embedding_length", p->width);
@@ -206,8 +206,8 @@ static void write_hyperparameters(maker *m) {
     set_int(m, "attention.key_length", p->head);
     set_int(m, "attention.value_length", p->head);
     set_int(m, "rope.dimension_count", p->head);
-    polar_gguf_writer_set_f32(m->w, key(k, m, "rope.freq_base"), p->base);
-    polar_gguf_writer_set_f32(m->w, key(k, m, "attention.layer_norm_rms_epsilon"), p->eps);
+    gguf_writer_set_f32(m->w, key(k, m, "rope.freq_base"), p->base);
+    gguf_writer_set_f32(m->w, key(k, m, "attention.layer_norm_rms_epsilon"), p->eps);
     if (!p->experts) return;
     set_int(m, "expert_count", p->experts);
     set_int(m, "expert_used_count", p->used);
@@ -227,7 +227,7 @@ static void add(maker *m, int layer, const char *name, tensor_kind kind, int typ
     t->type = type;
     t->n_dims = d2 ? 3 : d1 ? 2 : 1;
     t->dims[0] = d0, t->dims[1] = d1 ? d1 : 1, t->dims[2] = d2 ? d2 : 1;
-    polar_gguf_writer_add_tensor(m->w, t->name, polar_gguf_type_find(types[type].name), t->n_dims, t->dims);
+    gguf_writer_add_tensor(m->w, t->name, polar_gguf_type_find(types[type].name), t->n_dims, t->dims);
 }
 
 static void add_attention(maker *m, int i, int better) {
@@ -342,7 +342,7 @@ static void write_tensor(maker *m, const tensor *t) {
     size_t used = 0;
     for (int64_t i = 0; i < n; i += block) {
         if (used + (size_t)bytes > sizeof m->out) {
-            polar_gguf_writer_write(m->w, m->out, used);
+            gguf_writer_write(m->w, m->out, used);
             used = 0;
         }
         if (t->type == F32) {
@@ -354,7 +354,7 @@ static void write_tensor(maker *m, const tensor *t) {
         else put_block(m, m->out + used, t->type, deviation);
         used += (size_t)bytes;
     }
-    polar_gguf_writer_write(m->w, m->out, used);
+    gguf_writer_write(m->w, m->out, used);
 }
 
 static int usage(void) {
@@ -375,19 +375,19 @@ int main(int argc, char **argv) {
     if ((m.mix = m.type == Q4_K_M)) m.type = Q4_K;
     m.weight = argc > 5 ? atof(argv[5]) : 1;
     m.state = (argc > 4 ? strtoull(argv[4], NULL, 10) : 1) * 0x2545F4914F6CDD1Du;
-    if (polar_gguf_writer_open(&m.w, argv[3], NULL, &e)) return fail(e.message);
+    if (gguf_writer_open(&m.w, argv[3], NULL, &e)) return fail(e.message);
     write_hyperparameters(&m);
     if (!write_vocabulary(&m)) {
-        polar_gguf_writer_close(m.w);
+        gguf_writer_close(m.w);
         return fail("out of memory");
     }
     write_template(&m);
     add_tensors(&m);
     for (int i = 0; i < m.n; i++) write_tensor(&m, &m.tensors[i]);
-    if (polar_gguf_writer_finish(m.w, &e)) {
-        polar_gguf_writer_close(m.w);
+    if (gguf_writer_finish(m.w, &e)) {
+        gguf_writer_close(m.w);
         return fail(e.message);
     }
-    polar_gguf_writer_close(m.w);
+    gguf_writer_close(m.w);
     return 0;
 }

@@ -14,6 +14,7 @@ static int may_allocate(void) {
 #define malloc(n) (may_allocate() ? (malloc)(n) : NULL)
 #define calloc(n, size) (may_allocate() ? (calloc)(n, size) : NULL)
 #define realloc(p, n) (may_allocate() ? (realloc)(p, n) : NULL)
+#include "../examples/cli/gguf_writer.c"
 #include "../examples/cli/quantize_file.c"
 #undef malloc
 #undef calloc
@@ -211,15 +212,15 @@ enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 /* Writes the model; a number of the first tensor can be given. */
 static void write_model(const char *path, float first) {
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_error e;
-    CHECK(polar_gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
-    polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
-    polar_gguf_writer_set_u32(w, "llama.block_count", N_LAYER);
-    polar_gguf_writer_set_u32(w, "general.file_type", 1);
-    polar_gguf_writer_set_string(w, "some.text", "kept", 4);
+    CHECK(gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
+    gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    gguf_writer_set_u32(w, "llama.block_count", N_LAYER);
+    gguf_writer_set_u32(w, "general.file_type", 1);
+    gguf_writer_set_string(w, "some.text", "kept", 4);
     for (int i = 0; i < N_SHAPES; i++)
-        polar_gguf_writer_add_tensor(w, shapes[i].name, polar_gguf_type_find(shapes[i].type),
+        gguf_writer_add_tensor(w, shapes[i].name, polar_gguf_type_find(shapes[i].type),
                                      shapes[i].dims[2] > 1 ? 3 : shapes[i].dims[1] > 1 ? 2 : 1, shapes[i].dims);
     for (int i = 0; i < N_SHAPES; i++) {
         int type = row_of(polar_gguf_type_find(shapes[i].type));
@@ -229,12 +230,12 @@ static void write_model(const char *path, float first) {
         fill_normal(x, n, (uint64_t)i, 0.02f);
         if (!i) x[300] = first;
         encode(type, x, n, bytes);
-        polar_gguf_writer_write(w, bytes, row_bytes(type, (size_t)n));
+        gguf_writer_write(w, bytes, row_bytes(type, (size_t)n));
         free(x);
         free(bytes);
     }
-    CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
-    polar_gguf_writer_close(w);
+    CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
+    gguf_writer_close(w);
 }
 
 /* The type of a tensor in a file. */

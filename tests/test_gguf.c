@@ -1,5 +1,6 @@
 /* GGUF: real files, hostile files, writer and reader against each other. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 
 static const char *shared_path(const char *path) {
@@ -74,7 +75,7 @@ static polar_allocator counting(counter *c) {
 static const uint8_t q8_blocks[2 * 34] = {1, 2, 3, [33] = 4, [67] = 5};
 static const float floats[6] = {1, -2, 0.5f, 3e38f, 0, -0.0f};
 
-static void fill(polar_gguf_writer *w) {
+static void fill(gguf_writer *w) {
     static const char *const words[] = {"a", "", "bc\xC3\xA9"};
     static const int32_t ints[] = {-1, 2, INT32_MIN};
     static const float scores[] = {0.5f, -1};
@@ -82,44 +83,44 @@ static void fill(polar_gguf_writer *w) {
     static const uint8_t bools[] = {1, 0};
     static const double doubles[] = {0.1};
     static const int64_t row[] = {6}, two[] = {32, 2}, four[] = {1, 1, 1, 1};
-    polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
-    polar_gguf_writer_set_u32(w, "u32", 7);
-    polar_gguf_writer_set_u32(w, "twice", 1);
-    polar_gguf_writer_set_i32(w, "i32", -7);
-    polar_gguf_writer_set_u64(w, "u64", UINT64_MAX);
-    polar_gguf_writer_set_f32(w, "f32", 0.1f);
-    polar_gguf_writer_set_f64(w, "f64", 0.1);
-    polar_gguf_writer_set_bool(w, "bool", 5);
-    polar_gguf_writer_set_strings(w, "words", words, NULL, 3);
-    polar_gguf_writer_set_array(w, "ints", POLAR_GGUF_I32, ints, 3);
-    polar_gguf_writer_set_array(w, "scores", POLAR_GGUF_F32, scores, 2);
-    polar_gguf_writer_set_array(w, "shorts", POLAR_GGUF_U16, shorts, 2);
-    polar_gguf_writer_set_array(w, "bools", POLAR_GGUF_BOOL, bools, 2);
-    polar_gguf_writer_set_array(w, "doubles", POLAR_GGUF_F64, doubles, 1);
-    polar_gguf_writer_set_array(w, "none", POLAR_GGUF_U8, NULL, 0);
-    polar_gguf_writer_set_u32(w, "twice", 2);
-    polar_gguf_writer_add_tensor(w, "floats", 0, 1, row);
-    polar_gguf_writer_add_tensor(w, "blk.0.q8", polar_gguf_type_find("Q8_0"), 2, two);
-    polar_gguf_writer_add_tensor(w, "one", 0, 4, four);
-    polar_gguf_writer_write_f32(w, floats, 6);
-    for (int i = 0; i < COUNT(q8_blocks); i += 17) polar_gguf_writer_write(w, q8_blocks + i, 17);
-    polar_gguf_writer_write_f32(w, floats, 1);
+    gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    gguf_writer_set_u32(w, "u32", 7);
+    gguf_writer_set_u32(w, "twice", 1);
+    gguf_writer_set_i32(w, "i32", -7);
+    gguf_writer_set_u64(w, "u64", UINT64_MAX);
+    gguf_writer_set_f32(w, "f32", 0.1f);
+    gguf_writer_set_f64(w, "f64", 0.1);
+    gguf_writer_set_bool(w, "bool", 5);
+    gguf_writer_set_strings(w, "words", words, NULL, 3);
+    gguf_writer_set_array(w, "ints", POLAR_GGUF_I32, ints, 3);
+    gguf_writer_set_array(w, "scores", POLAR_GGUF_F32, scores, 2);
+    gguf_writer_set_array(w, "shorts", POLAR_GGUF_U16, shorts, 2);
+    gguf_writer_set_array(w, "bools", POLAR_GGUF_BOOL, bools, 2);
+    gguf_writer_set_array(w, "doubles", POLAR_GGUF_F64, doubles, 1);
+    gguf_writer_set_array(w, "none", POLAR_GGUF_U8, NULL, 0);
+    gguf_writer_set_u32(w, "twice", 2);
+    gguf_writer_add_tensor(w, "floats", 0, 1, row);
+    gguf_writer_add_tensor(w, "blk.0.q8", polar_gguf_type_find("Q8_0"), 2, two);
+    gguf_writer_add_tensor(w, "one", 0, 4, four);
+    gguf_writer_write_f32(w, floats, 6);
+    for (int i = 0; i < COUNT(q8_blocks); i += 17) gguf_writer_write(w, q8_blocks + i, 17);
+    gguf_writer_write_f32(w, floats, 1);
 }
 
 /* Its bytes, to be freed. */
 static uint8_t *small_file(size_t *size) {
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_error e = {0};
     uint8_t *copy = NULL;
     const void *data;
-    CHECK(polar_gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
+    CHECK(gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
     fill(w);
-    CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
+    CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
     CHECK_STR(e.message, "");
-    data = polar_gguf_writer_data(w, size);
+    data = gguf_writer_data(w, size);
     copy = malloc(*size);
     memcpy(copy, data, *size);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     return copy;
 }
 
@@ -412,20 +413,20 @@ static const char *temporary_file(const char *name) {
 }
 
 static void write_part(const char *path, int part, int count, const char *tensor, const char *other) {
-    polar_gguf_writer *w;
+    gguf_writer *w;
     static const int64_t dims[] = {6};
     polar_error e;
-    CHECK(polar_gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
-    polar_gguf_writer_set_u32(w, "split.no", (uint32_t)part);
-    polar_gguf_writer_set_u32(w, "split.count", (uint32_t)count);
-    polar_gguf_writer_set_u32(w, "split.tensors.count", 3);
-    if (!part) polar_gguf_writer_set_string(w, "general.name", "split", 5);
-    polar_gguf_writer_add_tensor(w, tensor, 0, 1, dims);
-    if (other) polar_gguf_writer_add_tensor(w, other, 0, 1, dims);
-    for (int i = 0; i <= !!other; i++) polar_gguf_writer_write_f32(w, floats, 6);
-    CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
+    CHECK(gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
+    gguf_writer_set_u32(w, "split.no", (uint32_t)part);
+    gguf_writer_set_u32(w, "split.count", (uint32_t)count);
+    gguf_writer_set_u32(w, "split.tensors.count", 3);
+    if (!part) gguf_writer_set_string(w, "general.name", "split", 5);
+    gguf_writer_add_tensor(w, tensor, 0, 1, dims);
+    if (other) gguf_writer_add_tensor(w, other, 0, 1, dims);
+    for (int i = 0; i <= !!other; i++) gguf_writer_write_f32(w, floats, 6);
+    CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
     CHECK_STR(e.message, "");
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
 }
 
 TEST(split_files) {
@@ -522,32 +523,32 @@ static int exists(const char *path) {
 
 TEST(writer_file) {
     const char *path = temporary_file("w.gguf"), *half = temporary_file("w.gguf.tmp");
-    polar_gguf_writer *w;
+    gguf_writer *w;
     gguf_file g;
     polar_error e = {0};
     remove(path);
     for (int i = 0; i < 2; i++) { /* the second replaces the first */
-        CHECK(polar_gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
+        CHECK(gguf_writer_open(&w, path, NULL, &e) == POLAR_OK);
         fill(w);
         CHECK(exists(half) && exists(path) == i);
-        CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
-        polar_gguf_writer_close(w);
+        CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
+        gguf_writer_close(w);
         CHECK(!exists(half) && exists(path));
         CHECK(gguf_open(&g, path, i, NULL, NULL, NULL, &e) == POLAR_OK);
         check_contents(&g);
         gguf_close(&g);
     }
-    CHECK(polar_gguf_writer_open(&w, path, NULL, &e) == POLAR_OK); /* given up: the old file stays */
+    CHECK(gguf_writer_open(&w, path, NULL, &e) == POLAR_OK); /* given up: the old file stays */
     fill(w);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     CHECK(!exists(half) && exists(path));
     remove(path);
-    CHECK(polar_gguf_writer_open(&w, "/no/such/directory/x.gguf", NULL, &e) == POLAR_IO && !w);
+    CHECK(gguf_writer_open(&w, "/no/such/directory/x.gguf", NULL, &e) == POLAR_IO && !w);
     CHECK(strstr(e.message, "/no/such/directory/x.gguf.tmp: ") != NULL);
-    if (exists("/dev/full") && polar_gguf_writer_open(&w, "/dev/full", NULL, &e) == POLAR_OK) {
+    if (exists("/dev/full") && gguf_writer_open(&w, "/dev/full", NULL, &e) == POLAR_OK) {
         fill(w);
-        CHECK(polar_gguf_writer_finish(w, &e) == POLAR_IO);
-        polar_gguf_writer_close(w);
+        CHECK(gguf_writer_finish(w, &e) == POLAR_IO);
+        gguf_writer_close(w);
     }
 }
 
@@ -567,26 +568,26 @@ TEST(writer_errors) {
                  {8, "tensor t of type F32 cannot have dimension 0 of 9223372036854775807"},
                  {9, "tensor \"t\" with 1 dimensions of type 4 cannot be added"}};
     for (int i = 0; i < COUNT(cases); i++) {
-        polar_gguf_writer *w;
+        gguf_writer *w;
         polar_error e;
         int what = cases[i].what;
         size_t size;
-        CHECK(polar_gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
-        if (what == 0) polar_gguf_writer_set_u32(w, "k\xC3\xA9", 1);
-        if (what == 1) polar_gguf_writer_add_tensor(w, "", 0, 1, fine);
-        if (what == 2) polar_gguf_writer_add_tensor(w, "t", 8, 2, dims);
-        if (what >= 3 && what <= 6) polar_gguf_writer_add_tensor(w, "t", 0, 1, fine);
-        if (what == 3) polar_gguf_writer_add_tensor(w, "t", 0, 1, fine);
-        if (what >= 4 && what <= 6) polar_gguf_writer_write(w, "12345", what == 4 ? 3 : what == 5 ? 5 : 4);
-        if (what == 6) polar_gguf_writer_set_u32(w, "k", 1);
-        if (what == 7) polar_gguf_writer_set_array(w, "k", POLAR_GGUF_STRING, NULL, 0);
-        if (what == 8) polar_gguf_writer_add_tensor(w, "t", 0, 2, large);
-        if (what == 9) polar_gguf_writer_add_tensor(w, "t", 4, 1, fine);
-        if (what != 4) polar_gguf_writer_set_u32(w, "later", 1); /* does not hide the first error */
-        CHECK(polar_gguf_writer_finish(w, &e) == POLAR_ARGUMENT);
+        CHECK(gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
+        if (what == 0) gguf_writer_set_u32(w, "k\xC3\xA9", 1);
+        if (what == 1) gguf_writer_add_tensor(w, "", 0, 1, fine);
+        if (what == 2) gguf_writer_add_tensor(w, "t", 8, 2, dims);
+        if (what >= 3 && what <= 6) gguf_writer_add_tensor(w, "t", 0, 1, fine);
+        if (what == 3) gguf_writer_add_tensor(w, "t", 0, 1, fine);
+        if (what >= 4 && what <= 6) gguf_writer_write(w, "12345", what == 4 ? 3 : what == 5 ? 5 : 4);
+        if (what == 6) gguf_writer_set_u32(w, "k", 1);
+        if (what == 7) gguf_writer_set_array(w, "k", POLAR_GGUF_STRING, NULL, 0);
+        if (what == 8) gguf_writer_add_tensor(w, "t", 0, 2, large);
+        if (what == 9) gguf_writer_add_tensor(w, "t", 4, 1, fine);
+        if (what != 4) gguf_writer_set_u32(w, "later", 1); /* does not hide the first error */
+        CHECK(gguf_writer_finish(w, &e) == POLAR_ARGUMENT);
         CHECK_STR(e.message, cases[i].message);
-        CHECK(!polar_gguf_writer_data(w, &size) && !size);
-        polar_gguf_writer_close(w);
+        CHECK(!gguf_writer_data(w, &size) && !size);
+        gguf_writer_close(w);
     }
 }
 
@@ -594,15 +595,15 @@ TEST(writer_memory) {
     for (int refuse_at = 1;; refuse_at++) {
         counter c;
         polar_allocator a = counting(&c);
-        polar_gguf_writer *w;
+        gguf_writer *w;
         polar_error e;
         polar_status status;
         c.refuse = refuse_at;
-        status = polar_gguf_writer_open(&w, NULL, &a, &e);
+        status = gguf_writer_open(&w, NULL, &a, &e);
         if (status == POLAR_OK) {
             fill(w);
-            status = polar_gguf_writer_finish(w, &e);
-            polar_gguf_writer_close(w);
+            status = gguf_writer_finish(w, &e);
+            gguf_writer_close(w);
         }
         CHECK(c.live == 0 && status == e.status);
         CHECK(status == (c.calls < refuse_at ? POLAR_OK : POLAR_MEMORY));
@@ -615,7 +616,7 @@ TEST(copy) {
     size_t size, copy_size;
     uint8_t *file = small_file(&size);
     polar_gguf *g, *h;
-    polar_gguf_writer *w;
+    gguf_writer *w;
     polar_error e;
     polar_gguf_pair pair;
     polar_gguf_tensor t;
@@ -623,17 +624,17 @@ TEST(copy) {
     double number;
     const void *copied;
     CHECK(polar_gguf_open_memory(&g, file, size, NULL, &e) == POLAR_OK);
-    CHECK(polar_gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
-    polar_gguf_writer_copy(w, g);
-    polar_gguf_writer_set_string(w, "u32", "now a string", 12);
+    CHECK(gguf_writer_open(&w, NULL, NULL, &e) == POLAR_OK);
+    gguf_writer_copy(w, g);
+    gguf_writer_set_string(w, "u32", "now a string", 12);
     for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) {
         char name[64] = "";
         memcpy(name, t.name, t.name_length);
-        polar_gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
+        gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
     }
-    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) polar_gguf_writer_write(w, t.data, t.bytes);
-    CHECK(polar_gguf_writer_finish(w, &e) == POLAR_OK);
-    copied = polar_gguf_writer_data(w, &copy_size);
+    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) gguf_writer_write(w, t.data, t.bytes);
+    CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
+    copied = gguf_writer_data(w, &copy_size);
     CHECK(polar_gguf_open_memory(&h, copied, copy_size, NULL, &e) == POLAR_OK);
     for (int i = 0; polar_gguf_get_pair(g, i, &pair); i++) {
         char key[64] = "", a[64], b[64];
@@ -656,7 +657,7 @@ TEST(copy) {
     CHECK(polar_gguf_get_tensor(h, 1, &t) && t.bytes == 68 && !memcmp(t.data, q8_blocks, 68));
     polar_gguf_close(g);
     polar_gguf_close(h);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     free(file);
 }
 

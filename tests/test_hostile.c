@@ -1,6 +1,7 @@
 /* Files that somebody damaged: a small model cut at every byte and with every bit flipped is refused with a message, or
  * runs; never more. And every allocation of every function that makes something fails in turn. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "fixture.h"
 
@@ -167,28 +168,28 @@ TEST(many_control_tokens) {
         counter c = {0, 0, 0, -1};
         const polar_allocator a = {count_alloc, count_free, &c};
         polar_model_options o = {0};
-        polar_gguf_writer *w;
+        gguf_writer *w;
         polar_model *m;
         polar_error e;
         size_t size;
         int n;
         const void *data;
         for (int i = 0; i < N; i++) tokens[i] = names[i % 3], types[i] = 1;
-        CHECK(!polar_gguf_writer_open(&w, NULL, NULL, &e));
-        polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
-        polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
-        polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "qwen2", 5);
-        polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, N);
-        polar_gguf_writer_set_strings(w, "tokenizer.ggml.merges", &merge, NULL, 1);
-        if (kinds) polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, N);
-        CHECK(!polar_gguf_writer_finish(w, &e));
-        data = polar_gguf_writer_data(w, &size);
+        CHECK(!gguf_writer_open(&w, NULL, NULL, &e));
+        gguf_writer_set_string(w, "general.architecture", "llama", 5);
+        gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
+        gguf_writer_set_string(w, "tokenizer.ggml.pre", "qwen2", 5);
+        gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, N);
+        gguf_writer_set_strings(w, "tokenizer.ggml.merges", &merge, NULL, 1);
+        if (kinds) gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, N);
+        CHECK(!gguf_writer_finish(w, &e));
+        data = gguf_writer_data(w, &size);
         o.vocab_only = 1;
         o.allocator = &a;
         CHECK(!polar_model_open_memory(&m, data, size, &o, &e));
         CHECK(!polar_tokenize(m, "<EOT><EOT>", 10, POLAR_TOKENIZE_SPECIAL, NULL, 0, &n, &e) && n == 2);
         polar_model_close(m);
-        polar_gguf_writer_close(w);
+        gguf_writer_close(w);
         CHECK(c.live == 0);
     }
 }
@@ -260,18 +261,18 @@ static polar_status try_gguf(const polar_allocator *a, polar_error *e) {
 }
 
 static polar_status try_writer(const polar_allocator *a, polar_error *e) {
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     const int64_t dims[] = {4};
     const float values[] = {1, 2, 3, 4};
-    polar_status status = polar_gguf_writer_open(&w, NULL, a, e);
+    polar_status status = gguf_writer_open(&w, NULL, a, e);
     CHECK(!status == (w != NULL));
     if (status) return status;
-    polar_gguf_writer_set_string(w, "key", "value", 5);
-    polar_gguf_writer_set_u32(w, "number", 3);
-    polar_gguf_writer_add_tensor(w, "tensor", 0, 1, dims);
-    polar_gguf_writer_write_f32(w, values, 4);
-    status = polar_gguf_writer_finish(w, e);
-    polar_gguf_writer_close(w);
+    gguf_writer_set_string(w, "key", "value", 5);
+    gguf_writer_set_u32(w, "number", 3);
+    gguf_writer_add_tensor(w, "tensor", 0, 1, dims);
+    gguf_writer_write_f32(w, values, 4);
+    status = gguf_writer_finish(w, e);
+    gguf_writer_close(w);
     return status;
 }
 

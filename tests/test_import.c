@@ -1,4 +1,7 @@
 /* examples/cli/import.c: files of weights as the two public programs write them, made here byte by byte. */
+#ifdef __unix__
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <stdlib.h>
 
 /* Allocations of the importer that fail from a number on. */
@@ -11,6 +14,7 @@ static int may_allocate(void) {
 #define malloc(n) (may_allocate() ? (malloc)(n) : NULL)
 #define calloc(n, size) (may_allocate() ? (calloc)(n, size) : NULL)
 #define realloc(p, n) (may_allocate() ? (realloc)(p, n) : NULL)
+#include "../examples/cli/gguf_writer.c"
 #include "../examples/cli/import.c"
 #include "../examples/cli/json.c"
 #undef malloc

@@ -2,6 +2,7 @@
  * the architecture, integers of any width. Logits are compared with the same forward pass in double precision, written
  * again here. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "command.h"
 
@@ -77,39 +78,39 @@ static const char *key(const char *rest) {
 }
 
 /* The file in memory, with what `more` adds or sets; free it by closing the writer. */
-static polar_gguf_writer *make_file(void (*more)(polar_gguf_writer *w), const void **data, size_t *size) {
-    polar_gguf_writer *w;
+static gguf_writer *make_file(void (*more)(gguf_writer *w), const void **data, size_t *size) {
+    gguf_writer *w;
     static char words[VOCAB][12];
     const char *tokens[VOCAB];
     float scores[VOCAB];
     polar_error e;
-    CHECK(!polar_gguf_writer_open(&w, NULL, NULL, &e));
+    CHECK(!gguf_writer_open(&w, NULL, NULL, &e));
     for (int i = 0; i < VOCAB; i++) {
         snprintf(words[i], sizeof words[i], "word%d", i);
         tokens[i] = !i ? "<unk>" : i == 1 ? "<s>" : i == 2 ? "</s>" : words[i];
         scores[i] = (float)-i;
     }
-    polar_gguf_writer_set_string(w, "general.architecture", arch_name, strlen(arch_name));
-    polar_gguf_writer_set_u32(w, key("block_count"), LAYERS);
-    polar_gguf_writer_set_u32(w, key("context_length"), CTX);
-    polar_gguf_writer_set_u32(w, key("embedding_length"), D);
-    polar_gguf_writer_set_u32(w, key("feed_forward_length"), FF);
-    polar_gguf_writer_set_u32(w, key("attention.head_count"), HEADS);
-    polar_gguf_writer_set_u32(w, key("attention.head_count_kv"), KV);
-    polar_gguf_writer_set_f32(w, key("attention.layer_norm_rms_epsilon"), 1e-5f);
-    polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "llama", 5);
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, VOCAB);
-    polar_gguf_writer_set_array(w, "tokenizer.ggml.scores", POLAR_GGUF_F32, scores, VOCAB);
+    gguf_writer_set_string(w, "general.architecture", arch_name, strlen(arch_name));
+    gguf_writer_set_u32(w, key("block_count"), LAYERS);
+    gguf_writer_set_u32(w, key("context_length"), CTX);
+    gguf_writer_set_u32(w, key("embedding_length"), D);
+    gguf_writer_set_u32(w, key("feed_forward_length"), FF);
+    gguf_writer_set_u32(w, key("attention.head_count"), HEADS);
+    gguf_writer_set_u32(w, key("attention.head_count_kv"), KV);
+    gguf_writer_set_f32(w, key("attention.layer_norm_rms_epsilon"), 1e-5f);
+    gguf_writer_set_string(w, "tokenizer.ggml.model", "llama", 5);
+    gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, VOCAB);
+    gguf_writer_set_array(w, "tokenizer.ggml.scores", POLAR_GGUF_F32, scores, VOCAB);
     if (more) more(w);
     for (int i = 0; i < n_tensors; i++) {
         const int64_t dims[2] = {tensors[i].n, tensors[i].rows};
-        polar_gguf_writer_add_tensor(w, tensors[i].name, 0, tensors[i].rows > 1 ? 2 : 1, dims);
+        gguf_writer_add_tensor(w, tensors[i].name, 0, tensors[i].rows > 1 ? 2 : 1, dims);
     }
     for (int i = 0; i < n_tensors; i++)
-        polar_gguf_writer_write_f32(w, tensors[i].x, (size_t)tensors[i].n * (size_t)tensors[i].rows);
-    CHECK(!polar_gguf_writer_finish(w, &e));
+        gguf_writer_write_f32(w, tensors[i].x, (size_t)tensors[i].n * (size_t)tensors[i].rows);
+    CHECK(!gguf_writer_finish(w, &e));
     CHECK_STR(e.message, "");
-    *data = polar_gguf_writer_data(w, size);
+    *data = gguf_writer_data(w, size);
     return w;
 }
 
@@ -192,9 +193,9 @@ static void ref_logits(double divide, double scale, double *logits) {
 }
 
 /* The logits of the file, by a session and by what runs many programs, against those. */
-static void check_logits(const char *arch, void (*more)(polar_gguf_writer *w), double divide, double scale) {
+static void check_logits(const char *arch, void (*more)(gguf_writer *w), double divide, double scale) {
     polar_session_options o = {0};
-    polar_gguf_writer *w;
+    gguf_writer *w;
     polar_model *m;
     polar_session *s = NULL;
     polar_error e;
@@ -218,7 +219,7 @@ static void check_logits(const char *arch, void (*more)(polar_gguf_writer *w), d
     if (worst >= 1e-4) printf("%s: logits differ by %g\n", arch, worst);
     polar_session_free(s);
     polar_model_close(m);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
 }
 
 TEST(biases) {
@@ -227,27 +228,27 @@ TEST(biases) {
     check_logits("qwen3", NULL, 1, 0.5);
 }
 
-static void set_scale_linear(polar_gguf_writer *w) {
-    polar_gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
+static void set_scale_linear(gguf_writer *w) {
+    gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
 }
 
-static void set_factor(polar_gguf_writer *w) {
-    polar_gguf_writer_set_u32(w, key("rope.scaling.factor"), 4);
+static void set_factor(gguf_writer *w) {
+    gguf_writer_set_u32(w, key("rope.scaling.factor"), 4);
 }
 
-static void set_linear(polar_gguf_writer *w) {
-    polar_gguf_writer_set_string(w, key("rope.scaling.type"), "linear", 6);
-    polar_gguf_writer_set_f32(w, key("rope.scaling.factor"), 4);
-    polar_gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
+static void set_linear(gguf_writer *w) {
+    gguf_writer_set_string(w, key("rope.scaling.type"), "linear", 6);
+    gguf_writer_set_f32(w, key("rope.scaling.factor"), 4);
+    gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
 }
 
-static void set_none(polar_gguf_writer *w) {
-    polar_gguf_writer_set_string(w, key("rope.scaling.type"), "none", 4);
-    polar_gguf_writer_set_f32(w, key("rope.scaling.factor"), 4);
+static void set_none(gguf_writer *w) {
+    gguf_writer_set_string(w, key("rope.scaling.type"), "none", 4);
+    gguf_writer_set_f32(w, key("rope.scaling.factor"), 4);
 }
 
-static void set_scale(polar_gguf_writer *w) {
-    polar_gguf_writer_set_f32(w, key("attention.scale"), 0.3125f);
+static void set_scale(gguf_writer *w) {
+    gguf_writer_set_f32(w, key("attention.scale"), 0.3125f);
 }
 
 TEST(scaling) {
@@ -261,10 +262,10 @@ TEST(scaling) {
 /* --- keys --- */
 
 /* Opens the model with what `more` sets: the message, or the notes. */
-static const char *opened(void (*more)(polar_gguf_writer *w), int ignore) {
+static const char *opened(void (*more)(gguf_writer *w), int ignore) {
     static char text[1000];
     polar_model_options o = {0};
-    polar_gguf_writer *w;
+    gguf_writer *w;
     polar_model *m;
     polar_model_info info;
     polar_error e;
@@ -279,67 +280,67 @@ static const char *opened(void (*more)(polar_gguf_writer *w), int ignore) {
         CHECK(info.n_layer == LAYERS && info.n_embd == D);
     }
     polar_model_close(m);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     return text;
 }
 
 /* Keys as converters write them, which change nothing. */
-static void set_real(polar_gguf_writer *w) {
+static void set_real(gguf_writer *w) {
     static const uint32_t layers[LAYERS] = {FF, FF};
-    polar_gguf_writer_set_u32(w, key("vocab_size"), VOCAB);
-    polar_gguf_writer_set_u32(w, key("rope.dimension_count"), HEAD);
-    polar_gguf_writer_set_f32(w, key("rope.freq_base"), 10000);
-    polar_gguf_writer_set_string(w, key("tensor_data_layout"), "Meta AI original pth", 20);
-    polar_gguf_writer_set_string(w, key("rope.scaling.type"), "yarn", 4);
-    polar_gguf_writer_set_f32(w, key("rope.scaling.factor"), 1);
-    polar_gguf_writer_set_u32(w, key("rope.scaling.original_context_length"), 8192);
-    polar_gguf_writer_set_bool(w, key("rope.scaling.finetuned"), 1);
-    polar_gguf_writer_set_u32(w, key("expert_count"), 0);
-    polar_gguf_writer_set_u32(w, key("expert_used_count"), 0);
-    polar_gguf_writer_set_u32(w, key("attention.sliding_window"), CTX);
-    polar_gguf_writer_set_f32(w, key("attn_logit_softcapping"), 0);
-    polar_gguf_writer_set_f32(w, key("attention.clamp_kqv"), 0);
-    polar_gguf_writer_set_f32(w, key("logit_scale"), 1);
-    polar_gguf_writer_set_bool(w, key("attention.causal"), 1);
-    polar_gguf_writer_set_bool(w, key("use_parallel_residual"), 0);
-    polar_gguf_writer_set_u32(w, key("pooling_type"), 3);
-    polar_gguf_writer_set_array(w, key("feed_forward_length"), POLAR_GGUF_U32, layers, LAYERS);
+    gguf_writer_set_u32(w, key("vocab_size"), VOCAB);
+    gguf_writer_set_u32(w, key("rope.dimension_count"), HEAD);
+    gguf_writer_set_f32(w, key("rope.freq_base"), 10000);
+    gguf_writer_set_string(w, key("tensor_data_layout"), "Meta AI original pth", 20);
+    gguf_writer_set_string(w, key("rope.scaling.type"), "yarn", 4);
+    gguf_writer_set_f32(w, key("rope.scaling.factor"), 1);
+    gguf_writer_set_u32(w, key("rope.scaling.original_context_length"), 8192);
+    gguf_writer_set_bool(w, key("rope.scaling.finetuned"), 1);
+    gguf_writer_set_u32(w, key("expert_count"), 0);
+    gguf_writer_set_u32(w, key("expert_used_count"), 0);
+    gguf_writer_set_u32(w, key("attention.sliding_window"), CTX);
+    gguf_writer_set_f32(w, key("attn_logit_softcapping"), 0);
+    gguf_writer_set_f32(w, key("attention.clamp_kqv"), 0);
+    gguf_writer_set_f32(w, key("logit_scale"), 1);
+    gguf_writer_set_bool(w, key("attention.causal"), 1);
+    gguf_writer_set_bool(w, key("use_parallel_residual"), 0);
+    gguf_writer_set_u32(w, key("pooling_type"), 3);
+    gguf_writer_set_array(w, key("feed_forward_length"), POLAR_GGUF_U32, layers, LAYERS);
 }
 
-static void set_softcap(polar_gguf_writer *w) {
-    polar_gguf_writer_set_f32(w, key("attn_logit_softcapping"), 50);
+static void set_softcap(gguf_writer *w) {
+    gguf_writer_set_f32(w, key("attn_logit_softcapping"), 50);
 }
 
-static void set_window(polar_gguf_writer *w) {
-    polar_gguf_writer_set_u64(w, key("attention.sliding_window"), 16);
+static void set_window(gguf_writer *w) {
+    gguf_writer_set_u64(w, key("attention.sliding_window"), 16);
 }
 
-static void set_parallel(polar_gguf_writer *w) {
-    polar_gguf_writer_set_bool(w, key("use_parallel_residual"), 1);
+static void set_parallel(gguf_writer *w) {
+    gguf_writer_set_bool(w, key("use_parallel_residual"), 1);
 }
 
-static void set_yarn(polar_gguf_writer *w) {
-    polar_gguf_writer_set_string(w, key("rope.scaling.type"), "yarn", 4);
-    polar_gguf_writer_set_f32(w, key("rope.scaling.factor"), 2);
+static void set_yarn(gguf_writer *w) {
+    gguf_writer_set_string(w, key("rope.scaling.type"), "yarn", 4);
+    gguf_writer_set_f32(w, key("rope.scaling.factor"), 2);
 }
 
-static void set_new(polar_gguf_writer *w) {
-    polar_gguf_writer_set_i32(w, key("attention.temperature_length"), 7);
+static void set_new(gguf_writer *w) {
+    gguf_writer_set_i32(w, key("attention.temperature_length"), 7);
 }
 
-static void set_layers(polar_gguf_writer *w) {
+static void set_layers(gguf_writer *w) {
     static const uint32_t layers[LAYERS] = {FF, FF + 1};
-    polar_gguf_writer_set_array(w, key("feed_forward_length"), POLAR_GGUF_U32, layers, LAYERS);
+    gguf_writer_set_array(w, key("feed_forward_length"), POLAR_GGUF_U32, layers, LAYERS);
 }
 
-static void set_two_factors(polar_gguf_writer *w) {
-    polar_gguf_writer_set_f32(w, key("rope.scaling.factor"), 2);
-    polar_gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
+static void set_two_factors(gguf_writer *w) {
+    gguf_writer_set_f32(w, key("rope.scaling.factor"), 2);
+    gguf_writer_set_f32(w, key("rope.scale_linear"), 4);
 }
 
-static void set_other(polar_gguf_writer *w) { /* of another architecture, and of nobody */
-    polar_gguf_writer_set_u32(w, "llamas.logit_scale", 3);
-    polar_gguf_writer_set_u32(w, "general.something", 3);
+static void set_other(gguf_writer *w) { /* of another architecture, and of nobody */
+    gguf_writer_set_u32(w, "llamas.logit_scale", 3);
+    gguf_writer_set_u32(w, "general.something", 3);
 }
 
 TEST(keys) {
@@ -386,7 +387,7 @@ TEST(tensors_of_others) {
 static polar_gguf_value_type int_type;
 
 /* Arrays of one stand for numbers, since the writer has no single numbers of all types. */
-static void set_ints(polar_gguf_writer *w) {
+static void set_ints(gguf_writer *w) {
     static const int bytes[POLAR_GGUF_N_VALUE_TYPES] = {1, 1, 2, 2, 4, 4, 0, 0, 0, 0, 8, 8, 0};
     uint8_t one[8] = {0}, kinds[8 * VOCAB] = {0};
     const int n = bytes[int_type];
@@ -396,8 +397,8 @@ static void set_ints(polar_gguf_writer *w) {
         kinds[i * n + at] = i == 2 ? TOK_CONTROL : TOK_NORMAL;
         one[at] = LAYERS;
     }
-    polar_gguf_writer_set_array(w, key("block_count"), int_type, one, 1);
-    polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", int_type, kinds, VOCAB);
+    gguf_writer_set_array(w, key("block_count"), int_type, one, 1);
+    gguf_writer_set_array(w, "tokenizer.ggml.token_type", int_type, kinds, VOCAB);
 }
 
 TEST(integers) {
@@ -448,7 +449,7 @@ TEST(found) {
 
 /* --- the end --- */
 
-static void set_ends(polar_gguf_writer *w) {
+static void set_ends(gguf_writer *w) {
     static const char *const names[] = {"<unk>", "<s>", "</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>",
                                         "<|end_of_text|>", "<|eom_id|>", "<eos>", "x"};
     const char *tokens[VOCAB];
@@ -457,13 +458,13 @@ static void set_ends(polar_gguf_writer *w) {
         tokens[i] = i < COUNT(names) ? names[i] : "y";
         kinds[i] = i == 2 || i == 3 ? TOK_CONTROL : TOK_NORMAL;
     }
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, VOCAB);
-    polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, VOCAB);
-    polar_gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", 3);
+    gguf_writer_set_strings(w, "tokenizer.ggml.tokens", tokens, NULL, VOCAB);
+    gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, VOCAB);
+    gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", 3);
 }
 
 TEST(ends) {
-    polar_gguf_writer *w;
+    gguf_writer *w;
     polar_model *m;
     const void *data;
     size_t size;
@@ -473,13 +474,13 @@ TEST(ends) {
     CHECK(!polar_model_open_memory(&m, data, size, NULL, NULL));
     for (int i = 0; i < VOCAB; i++) CHECK(polar_token_is_end(m, i) == (i >= 2 && i <= 7)); /* <eos> is plain text here */
     polar_model_close(m);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
 }
 
 /* --- the command --- */
 
 TEST(command) {
-    polar_gguf_writer *w;
+    gguf_writer *w;
     const void *data;
     size_t size;
     if (run("polar --version")) {
@@ -491,10 +492,10 @@ TEST(command) {
     make_tensors(arch_name);
     w = make_file(set_softcap, &data, &size);
     write_file("softcap.gguf", data, size);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     w = make_file(set_ends, &data, &size);
     write_file("ends.gguf", data, size);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     RUN("polar run -m softcap.gguf -n 1 a", 1, "softcap.gguf: the key llama.attn_logit_softcapping, which is 50, is not");
     RUN("polar run -m softcap.gguf -n 1 a --ignore-unknown", 0, "or not with this value: ignored");
     RUN("polar info softcap.gguf", 0, "no: softcap.gguf: the key llama.attn_logit_softcapping");

@@ -1,6 +1,7 @@
 /* [pick]: features against the hidden states that a tap sees, sessions that go on after a peek against fresh ones,
  * picks, predictors of other models, votes, cascades. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "fixture.h"
 
@@ -237,9 +238,6 @@ TEST(pick) {
     polar_pick_options o = {0};
     polar_candidate c[POLAR_MAX_BEAMS];
     polar_picker *x = picker_of(m, p, o);
-    polar_gguf_writer *w = NULL;
-    const void *data;
-    size_t size;
     int32_t prompt[6] = {1, 2, 3, 4, 5, 6};
     int n;
     CHECK(!polar_picker_pick(x, NULL, 0, prompt, 6, c, 8, &n, NULL) && n == 4);
@@ -259,10 +257,9 @@ TEST(pick) {
     for (int i = 0; i < n; i++) CHECK(polar_program_length(&c[i].program) > 0);
     polar_picker_free(x);
     /* all of it survives a file */
-    CHECK(!pred_write(p, &w, NULL, NULL));
-    data = polar_gguf_writer_data(w, &size);
-    CHECK(!polar_predictor_open_memory(&saved, data, size, NULL, NULL));
-    polar_gguf_writer_close(w);
+    CHECK(!polar_predictor_save(p, "build/test_pick.gguf", NULL));
+    CHECK(!polar_predictor_open(&saved, "build/test_pick.gguf", NULL, NULL));
+    remove("build/test_pick.gguf");
     polar_predictor_get_info(saved, &info);
     CHECK(info.cascade_threshold == -0.25 && info.cascade_programs == 3 &&
           info.model_fingerprint == polar_model_fingerprint(m));
@@ -730,11 +727,8 @@ TEST(prompts) {
     polar_predictor *p = predictor_of(m, menu, logits, 1), *saved = NULL;
     polar_predictor_info i;
     polar_prompt wanted = {"{question} {question}", NULL, POLAR_CHAT_AUTO}, prompt;
-    polar_gguf_writer *w = NULL;
-    const void *data;
     polar_error e;
     int32_t tokens[99];
-    size_t size;
     int n_tokens;
     int n = found_tokens(m, NULL, NULL, tokens);
     CHECK(is_conversation(m, tokens, n, m->vocab.chat, NULL, "Why?"));
@@ -745,10 +739,9 @@ TEST(prompts) {
     CHECK(!i.system);
     i.system = ""; /* said, and empty */
     i.chat = "raw";
-    CHECK(!polar_predictor_set_info(p, &i, &e) && !pred_write(p, &w, NULL, NULL));
-    data = polar_gguf_writer_data(w, &size);
-    CHECK(!polar_predictor_open_memory(&saved, data, size, NULL, NULL));
-    polar_gguf_writer_close(w);
+    CHECK(!polar_predictor_set_info(p, &i, &e) && !polar_predictor_save(p, "build/test_pick.gguf", &e));
+    CHECK(!polar_predictor_open(&saved, "build/test_pick.gguf", NULL, &e));
+    remove("build/test_pick.gguf");
     CHECK(!polar_prompt_find(m, saved, NULL, &prompt, &e) && prompt.system && !*prompt.system);
     polar_predictor_close(saved);
     i.system = "Be short.";
@@ -779,25 +772,25 @@ TEST(template_of_file) {
     for (int nul = 0; nul < 2; nul++) {
         fixture f = fixture_model("llama", QUANT_Q8_0, 9);
         polar_gguf *from = NULL;
-        polar_gguf_writer *w = NULL;
+        gguf_writer *w = NULL;
         polar_gguf_tensor t;
         polar_model *m = NULL;
         polar_model_info info;
         polar_error e;
         const void *data;
         size_t size;
-        CHECK(!polar_gguf_open_memory(&from, f.data, f.size, NULL, &e) && !polar_gguf_writer_open(&w, NULL, NULL, &e));
-        polar_gguf_writer_copy(w, from);
-        polar_gguf_writer_set_string(w, "polar.prompt_template", "{question}\0!", 12);
-        if (!nul) polar_gguf_writer_set_string(w, "polar.prompt_template", "{question}?", 11);
+        CHECK(!polar_gguf_open_memory(&from, f.data, f.size, NULL, &e) && !gguf_writer_open(&w, NULL, NULL, &e));
+        gguf_writer_copy(w, from);
+        gguf_writer_set_string(w, "polar.prompt_template", "{question}\0!", 12);
+        if (!nul) gguf_writer_set_string(w, "polar.prompt_template", "{question}?", 11);
         for (int i = 0; polar_gguf_get_tensor(from, i, &t); i++) {
             char name[80];
             snprintf(name, sizeof name, "%.*s", (int)t.name_length, t.name);
-            polar_gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
+            gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
         }
-        for (int i = 0; polar_gguf_get_tensor(from, i, &t); i++) polar_gguf_writer_write(w, t.data, t.bytes);
-        CHECK(!polar_gguf_writer_finish(w, &e));
-        data = polar_gguf_writer_data(w, &size);
+        for (int i = 0; polar_gguf_get_tensor(from, i, &t); i++) gguf_writer_write(w, t.data, t.bytes);
+        CHECK(!gguf_writer_finish(w, &e));
+        data = gguf_writer_data(w, &size);
         polar_model_open_memory(&m, data, size, NULL, &e);
         if (nul) CHECK(!m && e.status == POLAR_FORMAT && strstr(e.message, "polar.prompt_template holds a NUL byte"));
         else if (m) {
@@ -805,7 +798,7 @@ TEST(template_of_file) {
             CHECK_STR(info.prompt, "{question}?");
         } else CHECK_STR(e.message, "");
         polar_model_close(m);
-        polar_gguf_writer_close(w);
+        gguf_writer_close(w);
         polar_gguf_close(from);
         free(f.data);
     }

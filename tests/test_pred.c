@@ -212,6 +212,39 @@ TEST(memory) {
     remove("build/test_pred.gguf");
 }
 
+static int exists(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (f) fclose(f);
+    return f != NULL;
+}
+
+/* A file is there as a whole or not at all, and one that cannot be written leaves nothing behind. */
+TEST(save) {
+    const pred_shape shape = {3, 4, 8, 2, 1, 5};
+    const char *path = "build/test_pred_save.gguf", *beside = "build/test_pred_save.gguf.tmp";
+    polar_predictor *p = NULL, *q = NULL;
+    polar_error error = {POLAR_OK, ""};
+    CHECK(!pred_create(&p, 3, &shape, NULL, NULL, &error) && !pred_ready(p, &error));
+    for (int i = 0; i < 2; i++) { /* the second replaces the first */
+        polar_predictor_info info;
+        polar_predictor_get_info(p, &info);
+        info.model_name = i ? "second" : "first";
+        CHECK(!polar_predictor_set_info(p, &info, &error) && !polar_predictor_save(p, path, &error));
+        CHECK(exists(path) && !exists(beside) && !polar_predictor_open(&q, path, NULL, &error));
+        polar_predictor_get_info(q, &info);
+        CHECK_STR(info.model_name, i ? "second" : "first");
+        polar_predictor_close(q);
+    }
+    remove(path);
+    CHECK(polar_predictor_save(p, "/no/such/directory/x.gguf", &error) == POLAR_IO);
+    CHECK(strstr(error.message, "/no/such/directory/x.gguf.tmp: ") != NULL);
+    if (exists("/dev/full")) {
+        CHECK(polar_predictor_save(p, "/dev/full", &error) == POLAR_IO);
+        CHECK(strstr(error.message, "/dev/full: cannot write: ") != NULL);
+    }
+    polar_predictor_close(p);
+}
+
 /* Whatever x86 kernels run the model, the predictor's products are not the plain ones: those take a hundred times
  * as long. */
 TEST(instruction_sets) {
@@ -225,7 +258,7 @@ TEST(instruction_sets) {
 
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
-    ROW(logits), ROW(decoding), ROW(all_decoding), ROW(memory), ROW(instruction_sets),
+    ROW(logits), ROW(decoding), ROW(all_decoding), ROW(memory), ROW(save), ROW(instruction_sets),
 };
 
 int main(int argc, char **argv) {

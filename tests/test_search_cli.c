@@ -1,6 +1,7 @@
 /* polar search, merge and the journal, as a user meets them: ./polar (POLAR_COMMAND names another) on two small models,
  * one of which is made so that the programs that answer are known. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "command.h"
 
@@ -11,16 +12,16 @@
 enum { PLANTED_LAYERS = 4, PLANTED_WIDTH = 32, PLANTED_VOCAB = 259, SEVEN = 256, EIGHT, END };
 
 /* Values of a tensor are `rest` but for one; or random ones, with a seed. */
-static void small_tensor(polar_gguf_writer *w, uint64_t *seed, int rows, int row, int column, float value, float rest) {
+static void small_tensor(gguf_writer *w, uint64_t *seed, int rows, int row, int column, float value, float rest) {
     for (int i = 0; i < rows * PLANTED_WIDTH; i++) {
         float x = seed && rows > 1 ? 2 * rng_float(seed) - 1 : i == row * PLANTED_WIDTH + column ? value : rest;
-        polar_gguf_writer_write_f32(w, &x, 1);
+        gguf_writer_write_f32(w, &x, 1);
     }
 }
 
 static const char *planted_eight = "8"; /* what the second answer says */
 
-static void planted_vocab(polar_gguf_writer *w) {
+static void planted_vocab(gguf_writer *w) {
     static char texts[PLANTED_VOCAB][32];
     static const char *names[PLANTED_VOCAB];
     int32_t types[PLANTED_VOCAB];
@@ -36,12 +37,12 @@ static void planted_vocab(polar_gguf_writer *w) {
     strcpy(texts[SEVEN], "\xc4\xa0\\boxed{7}"); /* U+0120 is the space of this alphabet */
     snprintf(texts[EIGHT], sizeof texts[EIGHT], "\xc4\xa0\\boxed{%s}", planted_eight);
     strcpy(texts[END], "<|endoftext|>");
-    polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
-    polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", names, NULL, PLANTED_VOCAB);
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.merges", names, NULL, 0);
-    polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, PLANTED_VOCAB);
-    polar_gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", END);
+    gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
+    gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
+    gguf_writer_set_strings(w, "tokenizer.ggml.tokens", names, NULL, PLANTED_VOCAB);
+    gguf_writer_set_strings(w, "tokenizer.ggml.merges", names, NULL, 0);
+    gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, types, PLANTED_VOCAB);
+    gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", END);
 }
 
 static const struct {
@@ -50,21 +51,21 @@ static const struct {
 } planted_matrices[] = {{"attn_q", 32},   {"attn_k", 32}, {"attn_v", 32},  {"attn_output", 32},
                         {"ffn_gate", 32}, {"ffn_up", 32}, {"ffn_down", 32}};
 
-static void planted_announce(polar_gguf_writer *w) {
+static void planted_announce(gguf_writer *w) {
     const int64_t vocab[] = {PLANTED_WIDTH, PLANTED_VOCAB}, square[] = {PLANTED_WIDTH, 32}, vector[] = {PLANTED_WIDTH};
     char name[64];
-    polar_gguf_writer_add_tensor(w, "token_embd.weight", 0, 2, vocab);
-    polar_gguf_writer_add_tensor(w, "output.weight", 0, 2, vocab);
-    polar_gguf_writer_add_tensor(w, "output_norm.weight", 0, 1, vector);
+    gguf_writer_add_tensor(w, "token_embd.weight", 0, 2, vocab);
+    gguf_writer_add_tensor(w, "output.weight", 0, 2, vocab);
+    gguf_writer_add_tensor(w, "output_norm.weight", 0, 1, vector);
     for (int layer = 0; layer < PLANTED_LAYERS; layer++) {
         for (int i = 0; i < 7; i++) {
             snprintf(name, sizeof name, "blk.%d.%s.weight", layer, planted_matrices[i].name);
-            polar_gguf_writer_add_tensor(w, name, 0, 2, square);
+            gguf_writer_add_tensor(w, name, 0, 2, square);
         }
         snprintf(name, sizeof name, "blk.%d.attn_norm.weight", layer);
-        polar_gguf_writer_add_tensor(w, name, 0, 1, vector);
+        gguf_writer_add_tensor(w, name, 0, 1, vector);
         snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", layer);
-        polar_gguf_writer_add_tensor(w, name, 0, 1, vector);
+        gguf_writer_add_tensor(w, name, 0, 1, vector);
     }
 }
 
@@ -73,20 +74,20 @@ static void planted_announce(polar_gguf_writer *w) {
  * With a seed: random weights instead. */
 static void write_model(const char *name, const char *template, uint64_t *seed) {
     static float embedding[PLANTED_VOCAB * PLANTED_WIDTH], out[PLANTED_VOCAB * PLANTED_WIDTH];
-    polar_gguf_writer *w;
+    gguf_writer *w;
     char path[256];
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    CHECK(polar_gguf_writer_open(&w, path, NULL, NULL) == POLAR_OK);
+    CHECK(gguf_writer_open(&w, path, NULL, NULL) == POLAR_OK);
     if (!w) return;
-    polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
-    polar_gguf_writer_set_string(w, "general.name", "planted", 7);
-    if (template) polar_gguf_writer_set_string(w, "polar.prompt_template", template, strlen(template));
-    polar_gguf_writer_set_u32(w, "llama.block_count", PLANTED_LAYERS);
-    polar_gguf_writer_set_u32(w, "llama.context_length", 1024);
-    polar_gguf_writer_set_u32(w, "llama.embedding_length", PLANTED_WIDTH);
-    polar_gguf_writer_set_u32(w, "llama.feed_forward_length", 32);
-    polar_gguf_writer_set_u32(w, "llama.attention.head_count", 1);
-    polar_gguf_writer_set_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    gguf_writer_set_string(w, "general.name", "planted", 7);
+    if (template) gguf_writer_set_string(w, "polar.prompt_template", template, strlen(template));
+    gguf_writer_set_u32(w, "llama.block_count", PLANTED_LAYERS);
+    gguf_writer_set_u32(w, "llama.context_length", 1024);
+    gguf_writer_set_u32(w, "llama.embedding_length", PLANTED_WIDTH);
+    gguf_writer_set_u32(w, "llama.feed_forward_length", 32);
+    gguf_writer_set_u32(w, "llama.attention.head_count", 1);
+    gguf_writer_set_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     planted_vocab(w);
     planted_announce(w);
     memset(embedding, 0, sizeof embedding);
@@ -98,8 +99,8 @@ static void write_model(const char *name, const char *template, uint64_t *seed) 
         embedding[i] = 2 * rng_float(seed) - 1;
         out[i] = 2 * rng_float(seed) - 1;
     }
-    polar_gguf_writer_write_f32(w, embedding, PLANTED_VOCAB * PLANTED_WIDTH);
-    polar_gguf_writer_write_f32(w, out, PLANTED_VOCAB * PLANTED_WIDTH);
+    gguf_writer_write_f32(w, embedding, PLANTED_VOCAB * PLANTED_WIDTH);
+    gguf_writer_write_f32(w, out, PLANTED_VOCAB * PLANTED_WIDTH);
     small_tensor(w, seed, 1, 0, 0, 1, 1);
     for (int layer = 0; layer < PLANTED_LAYERS; layer++) {
         const float on = layer == 2 ? 10 : 0;
@@ -110,8 +111,8 @@ static void write_model(const char *name, const char *template, uint64_t *seed) 
         small_tensor(w, seed, 1, 0, 0, 1, 1);
         small_tensor(w, seed, 1, 0, 0, 1, 1);
     }
-    CHECK(polar_gguf_writer_finish(w, NULL) == POLAR_OK);
-    polar_gguf_writer_close(w);
+    CHECK(gguf_writer_finish(w, NULL) == POLAR_OK);
+    gguf_writer_close(w);
 }
 
 /* --- questions ----------------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* polar train, predict and run -p, as a user meets them: ./polar (POLAR_COMMAND names another) on a small model and on
  * results made by a rule: cats need the identity or less, dogs a loop. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "../examples/answer/answer.c"
 #include "../examples/cli/json.c"
 #include "../examples/demo/story.c"
@@ -171,22 +172,22 @@ TEST(fingerprints) {
 static void write_chat_model(const char *name, const char *template) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 3);
     polar_gguf *g = NULL;
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_gguf_tensor t;
     size_t size = 0;
     const void *bytes = NULL;
-    CHECK(!polar_gguf_open_memory(&g, f.data, f.size, NULL, NULL) && !polar_gguf_writer_open(&w, NULL, NULL, NULL));
-    polar_gguf_writer_copy(w, g);
-    polar_gguf_writer_set_string(w, "tokenizer.chat_template", template, strlen(template));
+    CHECK(!polar_gguf_open_memory(&g, f.data, f.size, NULL, NULL) && !gguf_writer_open(&w, NULL, NULL, NULL));
+    gguf_writer_copy(w, g);
+    gguf_writer_set_string(w, "tokenizer.chat_template", template, strlen(template));
     for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) {
         char text[64];
         snprintf(text, sizeof text, "%.*s", (int)t.name_length, t.name);
-        polar_gguf_writer_add_tensor(w, text, t.type, t.n_dims, t.dims);
+        gguf_writer_add_tensor(w, text, t.type, t.n_dims, t.dims);
     }
-    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) CHECK(!polar_gguf_writer_write(w, t.data, t.bytes));
-    CHECK(!polar_gguf_writer_finish(w, NULL) && (bytes = polar_gguf_writer_data(w, &size)) != NULL);
+    for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) CHECK(!gguf_writer_write(w, t.data, t.bytes));
+    CHECK(!gguf_writer_finish(w, NULL) && (bytes = gguf_writer_data(w, &size)) != NULL);
     write_file(name, bytes, size);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     polar_gguf_close(g);
     free(f.data);
 }

@@ -1,6 +1,7 @@
 /* Predictors of other programs, as import.h says: the tensors are gathered from safetensors or from the pickle in a
  * PyTorch file, a predictor file is written of them in memory, and the library opens it. */
 #include "import.h"
+#include "gguf_writer.h"
 #include "json.h"
 
 #include <limits.h>
@@ -856,53 +857,53 @@ static float import_number(import_type type, const uint8_t *p) {
     return import_half(type, (uint16_t)import_read(2, p));
 }
 
-static void import_put_text(polar_gguf_writer *w, const char *key, const char *text) {
-    polar_gguf_writer_set_string(w, key, text, strlen(text));
+static void import_put_text(gguf_writer *w, const char *key, const char *text) {
+    gguf_writer_set_string(w, key, text, strlen(text));
 }
 
 /* Writes the predictor file that polar.h describes; errors wait in the writer. */
-static void import_write(const import_set *s, const import_shape *shape, polar_gguf_writer *w) {
+static void import_write(const import_set *s, const import_shape *shape, gguf_writer *w) {
     char name[64];
     import_put_text(w, "general.architecture", "polar-predictor");
-    polar_gguf_writer_set_u32(w, "polar.version", 1);
-    polar_gguf_writer_set_u32(w, "polar.n_layer", (uint32_t)shape->n_layer);
-    polar_gguf_writer_set_u32(w, "polar.q_dim", (uint32_t)shape->q_dim);
+    gguf_writer_set_u32(w, "polar.version", 1);
+    gguf_writer_set_u32(w, "polar.n_layer", (uint32_t)shape->n_layer);
+    gguf_writer_set_u32(w, "polar.q_dim", (uint32_t)shape->q_dim);
     import_put_text(w, "polar.feature", polar_feature_name(POLAR_FEATURE_ENCODER));
-    polar_gguf_writer_set_u32(w, "polar.paths.d_model", (uint32_t)shape->d_model);
-    polar_gguf_writer_set_u32(w, "polar.paths.n_head", (uint32_t)shape->n_head);
-    polar_gguf_writer_set_u32(w, "polar.paths.n_block", (uint32_t)shape->n_block);
-    polar_gguf_writer_set_u32(w, "polar.paths.n_ff", (uint32_t)shape->n_ff);
+    gguf_writer_set_u32(w, "polar.paths.d_model", (uint32_t)shape->d_model);
+    gguf_writer_set_u32(w, "polar.paths.n_head", (uint32_t)shape->n_head);
+    gguf_writer_set_u32(w, "polar.paths.n_block", (uint32_t)shape->n_block);
+    gguf_writer_set_u32(w, "polar.paths.n_ff", (uint32_t)shape->n_ff);
     for (int i = 0; i < IMPORT_TENSORS; i++) {
         const import_tensor *t = &s->found[i];
         const int64_t dims[2] = {t->dims[1], t->dims[0]};
         import_tensor_row(i, name);
-        if (t->data) polar_gguf_writer_add_tensor(w, name, 0, t->n_dims, dims);
+        if (t->data) gguf_writer_add_tensor(w, name, 0, t->n_dims, dims);
     }
     for (int i = 0; i < IMPORT_TENSORS; i++) {
         const import_tensor *t = &s->found[i];
         for (size_t k = 0; k < t->count; k++) {
             const float x = import_number(t->type, t->data + k * import_type_bytes(t->type));
-            polar_gguf_writer_write_f32(w, &x, 1);
+            gguf_writer_write_f32(w, &x, 1);
         }
     }
 }
 
 static polar_status import_finish(import_set *s, polar_predictor **out, int n_head) {
     import_shape shape;
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_error error;
     polar_status status;
     const void *data;
     size_t size;
     if (import_find_shape(s, &shape, n_head) || import_check(s, &shape)) return s->status;
-    if ((status = polar_gguf_writer_open(&w, NULL, NULL, &error))) return import_fail(s, status, "%s", error.message);
+    if ((status = gguf_writer_open(&w, NULL, NULL, &error))) return import_fail(s, status, "%s", error.message);
     import_write(s, &shape, w);
-    if (!(status = polar_gguf_writer_finish(w, &error))) {
-        data = polar_gguf_writer_data(w, &size);
+    if (!(status = gguf_writer_finish(w, &error))) {
+        data = gguf_writer_data(w, &size);
         status = polar_predictor_open_memory(out, data, size, NULL, &error);
     }
     if (status) import_fail(s, status, "%s", error.message);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* GGUF models in another tensor type, as quantize_file.h says. */
 #include "quantize_file.h"
 #include "encode.h"
+#include "gguf_writer.h"
 #include "same_file.h"
 
 #include <limits.h>
@@ -203,7 +204,7 @@ typedef struct quantize_run {
     polar_runner runner;
     const char *file; /* the name of the one that is read, for messages */
     polar_gguf *in;
-    polar_gguf_writer *out;
+    gguf_writer *out;
     int n_tensors;
     quantize_plan *plans;
     char *name; /* of the tensor at hand, NUL-terminated */
@@ -308,9 +309,9 @@ static polar_status quantize_put_header(quantize_run *r) {
                               quantize_has_tensor(r->in, "output.weight")};
     polar_gguf_tensor t;
     polar_status status;
-    polar_gguf_writer_copy(r->out, r->in);
-    polar_gguf_writer_set_u32(r->out, "general.file_type", (uint32_t)r->mix->file_type);
-    polar_gguf_writer_set_u32(r->out, "general.quantization_version", 2); /* of ggml's layouts since 2023 */
+    gguf_writer_copy(r->out, r->in);
+    gguf_writer_set_u32(r->out, "general.file_type", (uint32_t)r->mix->file_type);
+    gguf_writer_set_u32(r->out, "general.quantization_version", 2); /* of ggml's layouts since 2023 */
     for (int i = 0; i < r->n_tensors; i++) {
         quantize_plan *p = &r->plans[i];
         if ((status = quantize_tensor(r, i, &t)) != POLAR_OK) return status;
@@ -323,7 +324,7 @@ static polar_status quantize_put_header(quantize_run *r) {
             p->to = encode_find(quantize_fitting(wanted, t.dims[0]));
             r->report.n_fallback += p->to->id != wanted;
         }
-        polar_gguf_writer_add_tensor(r->out, r->name, p->to ? p->to->id : t.type, t.n_dims, t.dims);
+        gguf_writer_add_tensor(r->out, r->name, p->to ? p->to->id : t.type, t.n_dims, t.dims);
         r->total += t.bytes;
     }
     return POLAR_OK;
@@ -358,8 +359,8 @@ static polar_status quantize_put_tensor(quantize_run *r, const polar_gguf_tensor
         if (!(sums->error - sums->error == 0))
             return quantize_fail(r->error, POLAR_NUMERIC, "%s: tensor %.100s has numbers that are not finite, or not "
                                  "in %s", r->file, r->name, p->to->name);
-        if (polar_gguf_writer_write(r->out, job->dst, quantize_bytes(p->to, job->n)))
-            return polar_gguf_writer_finish(r->out, r->error);
+        if (gguf_writer_write(r->out, job->dst, quantize_bytes(p->to, job->n)))
+            return gguf_writer_finish(r->out, r->error);
         status = quantize_advance(r, quantize_bytes(p->from, job->n));
         job->src += quantize_bytes(p->from, job->n);
         left -= job->n;
@@ -403,7 +404,7 @@ static polar_status quantize_put_data(quantize_run *r) {
         polar_gguf_tensor t;
         if ((status = quantize_tensor(r, i, &t)) != POLAR_OK) return status;
         if (p->from != p->to) status = quantize_put_tensor(r, &t, p, &sums);
-        else if (polar_gguf_writer_write(r->out, t.data, t.bytes)) return polar_gguf_writer_finish(r->out, r->error);
+        else if (gguf_writer_write(r->out, t.data, t.bytes)) return gguf_writer_finish(r->out, r->error);
         else status = quantize_advance(r, t.bytes);
         quantize_account(r, &t, p, sums);
     }
@@ -429,10 +430,10 @@ static polar_status quantize_convert_file(quantize_run *r, const char *in, const
     polar_status status = polar_gguf_open(&r->in, in, NULL, r->error);
     if (status != POLAR_OK) return status;
     if ((status = quantize_allocate(r)) != POLAR_OK) return status;
-    if ((status = polar_gguf_writer_open(&r->out, out, NULL, r->error)) != POLAR_OK) return status;
+    if ((status = gguf_writer_open(&r->out, out, NULL, r->error)) != POLAR_OK) return status;
     if ((status = quantize_put_header(r)) != POLAR_OK) return status;
     if ((status = quantize_put_data(r)) != POLAR_OK) return status;
-    return polar_gguf_writer_finish(r->out, r->error);
+    return gguf_writer_finish(r->out, r->error);
 }
 
 /* What stands behind the last slash. */
@@ -490,7 +491,7 @@ polar_status quantize_file(const char *in, const char *out, const char *type, co
     }
     if (status == POLAR_OK) quantize_finish_report(&r);
     if (report) *report = r.report;
-    polar_gguf_writer_close(r.out);
+    gguf_writer_close(r.out);
     polar_gguf_close(r.in);
     free(r.plans);
     free(r.name);

@@ -12,7 +12,7 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
-#include "polar.h"
+#include "examples/cli/gguf_writer.c"
 #include "story.h"
 #include "transformer.h"
 
@@ -404,11 +404,11 @@ static int checkpoint(trainer *t, const char *path, int write, int weights_only)
 
 /* --- export --------------------------------------------------------------------------------------------- */
 
-static void write_part(polar_gguf_writer *w, const model *m, const tensor *t, int from, int to) {
+static void write_part(gguf_writer *w, const model *m, const tensor *t, int from, int to) {
     float *column = make_floats((size_t)t->rows);
     for (int j = from; j < to; j++) {
         for (int i = 0; i < t->rows; i++) column[i] = m->param[t->at + (size_t)i * (size_t)t->cols + (size_t)j];
-        polar_gguf_writer_write_f32(w, column, (size_t)t->rows);
+        gguf_writer_write_f32(w, column, (size_t)t->rows);
     }
     free(column);
 }
@@ -429,53 +429,53 @@ static int layer_parts(const model *m, const layer *l, part *p) {
     return (int)(sizeof all / sizeof *all);
 }
 
-static void write_hyperparameters(polar_gguf_writer *w, const model *m) {
+static void write_hyperparameters(gguf_writer *w, const model *m) {
     static const char about[] =
         "A small transformer that answers generated questions about cups, swaps, lifts and clocks; "
         "trained with a random depth per batch, for programs of layers.";
-    polar_gguf_writer_set_string(w, "general.name", "polar demo", 10);
-    polar_gguf_writer_set_string(w, "general.description", about, strlen(about));
-    polar_gguf_writer_set_string(w, "general.license", "mit", 3);
-    polar_gguf_writer_set_u32(w, "general.file_type", 0);
-    polar_gguf_writer_set_u32(w, "llama.vocab_size", (uint32_t)m->n_vocab);
-    polar_gguf_writer_set_u32(w, "llama.context_length", 512);
-    polar_gguf_writer_set_u32(w, "llama.embedding_length", (uint32_t)m->width);
-    polar_gguf_writer_set_u32(w, "llama.block_count", (uint32_t)m->n_layer);
-    polar_gguf_writer_set_u32(w, "llama.feed_forward_length", (uint32_t)m->n_ff);
-    polar_gguf_writer_set_u32(w, "llama.attention.head_count", (uint32_t)m->n_head);
-    polar_gguf_writer_set_u32(w, "llama.attention.head_count_kv", (uint32_t)m->n_head);
-    polar_gguf_writer_set_u32(w, "llama.rope.dimension_count", (uint32_t)HEAD);
-    polar_gguf_writer_set_f32(w, "llama.rope.freq_base", ROPE_BASE);
-    polar_gguf_writer_set_f32(w, "llama.attention.layer_norm_rms_epsilon", NORM_EPS);
+    gguf_writer_set_string(w, "general.name", "polar demo", 10);
+    gguf_writer_set_string(w, "general.description", about, strlen(about));
+    gguf_writer_set_string(w, "general.license", "mit", 3);
+    gguf_writer_set_u32(w, "general.file_type", 0);
+    gguf_writer_set_u32(w, "llama.vocab_size", (uint32_t)m->n_vocab);
+    gguf_writer_set_u32(w, "llama.context_length", 512);
+    gguf_writer_set_u32(w, "llama.embedding_length", (uint32_t)m->width);
+    gguf_writer_set_u32(w, "llama.block_count", (uint32_t)m->n_layer);
+    gguf_writer_set_u32(w, "llama.feed_forward_length", (uint32_t)m->n_ff);
+    gguf_writer_set_u32(w, "llama.attention.head_count", (uint32_t)m->n_head);
+    gguf_writer_set_u32(w, "llama.attention.head_count_kv", (uint32_t)m->n_head);
+    gguf_writer_set_u32(w, "llama.rope.dimension_count", (uint32_t)HEAD);
+    gguf_writer_set_f32(w, "llama.rope.freq_base", ROPE_BASE);
+    gguf_writer_set_f32(w, "llama.attention.layer_norm_rms_epsilon", NORM_EPS);
 }
 
 static int export_model(const trainer *t, const char *path) {
     const model *m = &t->m;
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_error e;
     part parts[16];
     char name[64];
     int64_t shape[2] = {m->width, m->n_vocab};
-    if (polar_gguf_writer_open(&w, path, NULL, &e)) return fprintf(stderr, "train_model: %s\n", e.message), 0;
-    polar_gguf_writer_copy(w, t->text.file);
+    if (gguf_writer_open(&w, path, NULL, &e)) return fprintf(stderr, "train_model: %s\n", e.message), 0;
+    gguf_writer_copy(w, t->text.file);
     write_hyperparameters(w, m);
-    polar_gguf_writer_add_tensor(w, "token_embd.weight", 0, 2, shape);
-    polar_gguf_writer_add_tensor(w, "output_norm.weight", 0, 1, shape);
+    gguf_writer_add_tensor(w, "token_embd.weight", 0, 2, shape);
+    gguf_writer_add_tensor(w, "output_norm.weight", 0, 1, shape);
     for (int i = 0; i < m->n_layer; i++)
         for (int k = 0, n = layer_parts(m, &m->layers[i], parts); k < n; k++) {
             const int vector = parts[k].t->cols == 1;
             shape[0] = parts[k].t->rows, shape[1] = parts[k].to - parts[k].from;
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[k].name);
-            polar_gguf_writer_add_tensor(w, name, 0, vector ? 1 : 2, shape);
+            gguf_writer_add_tensor(w, name, 0, vector ? 1 : 2, shape);
         }
-    polar_gguf_writer_write_f32(w, m->param + m->embedding.at, (size_t)m->n_vocab * (size_t)m->width);
-    polar_gguf_writer_write_f32(w, m->param + m->norm.at, (size_t)m->width);
+    gguf_writer_write_f32(w, m->param + m->embedding.at, (size_t)m->n_vocab * (size_t)m->width);
+    gguf_writer_write_f32(w, m->param + m->norm.at, (size_t)m->width);
     for (int i = 0; i < m->n_layer; i++)
         for (int k = 0, n = layer_parts(m, &m->layers[i], parts); k < n; k++)
             write_part(w, m, parts[k].t, parts[k].from, parts[k].to);
-    const int ok = polar_gguf_writer_finish(w, &e) == POLAR_OK;
+    const int ok = gguf_writer_finish(w, &e) == POLAR_OK;
     if (!ok) fprintf(stderr, "train_model: %s\n", e.message);
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     return ok;
 }
 

@@ -5,7 +5,7 @@
  *
  * writes a GGUF file without tensors that holds the vocabulary: 256 bytes, merges of the words of 20000 stories until
  * every word that is no rarity is one token, and the tokens that begin, box and end. train_model takes it over. */
-#include "polar.h"
+#include "examples/cli/gguf_writer.c"
 #include "story.h"
 
 #include <ctype.h>
@@ -128,7 +128,7 @@ static void name_token(const vocabulary *v, int token, char *out) {
     else put_alphabet(out, (const unsigned char *)v->token[token], strlen(v->token[token]));
 }
 
-static void write_metadata(polar_gguf_writer *w, const vocabulary *v) {
+static void write_metadata(gguf_writer *w, const vocabulary *v) {
     static char names[MAX_TOKENS][4 * MAX_LENGTH], merges[MAX_TOKENS][4 * MAX_LENGTH];
     static const char *list[MAX_TOKENS], *merge_list[MAX_TOKENS];
     static const char *const specials[SPECIALS] = {STORY_BOX, "<|begin|>", "<|end|>"};
@@ -145,21 +145,21 @@ static void write_metadata(polar_gguf_writer *w, const vocabulary *v) {
         name_token(v, v->merge[i][1], merges[i] + strlen(merges[i]));
         merge_list[i] = merges[i];
     }
-    polar_gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
-    polar_gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.tokens", list, NULL, (size_t)n + SPECIALS);
-    polar_gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, (size_t)n + SPECIALS);
-    polar_gguf_writer_set_strings(w, "tokenizer.ggml.merges", merge_list, NULL, (size_t)v->n_merges);
-    polar_gguf_writer_set_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)n + 1);
-    polar_gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", (uint32_t)n + 2);
-    polar_gguf_writer_set_bool(w, "tokenizer.ggml.add_bos_token", 1);
-    polar_gguf_writer_set_string(w, "polar.prompt_template", STORY_PROMPT, strlen(STORY_PROMPT));
+    gguf_writer_set_string(w, "tokenizer.ggml.model", "gpt2", 4);
+    gguf_writer_set_string(w, "tokenizer.ggml.pre", "gpt-2", 5);
+    gguf_writer_set_strings(w, "tokenizer.ggml.tokens", list, NULL, (size_t)n + SPECIALS);
+    gguf_writer_set_array(w, "tokenizer.ggml.token_type", POLAR_GGUF_I32, kinds, (size_t)n + SPECIALS);
+    gguf_writer_set_strings(w, "tokenizer.ggml.merges", merge_list, NULL, (size_t)v->n_merges);
+    gguf_writer_set_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)n + 1);
+    gguf_writer_set_u32(w, "tokenizer.ggml.eos_token_id", (uint32_t)n + 2);
+    gguf_writer_set_bool(w, "tokenizer.ggml.add_bos_token", 1);
+    gguf_writer_set_string(w, "polar.prompt_template", STORY_PROMPT, strlen(STORY_PROMPT));
 }
 
 int main(int argc, char **argv) {
     static vocabulary v;
     const int wanted = argc > 2 ? atoi(argv[2]) : 640;
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     polar_error e;
     if (argc < 2 || wanted < 256 + SPECIALS || wanted > MAX_TOKENS) {
         fprintf(stderr, "usage: vocabulary OUT.gguf [N_TOKENS of %d..%d]\n", 256 + SPECIALS, MAX_TOKENS);
@@ -172,12 +172,12 @@ int main(int argc, char **argv) {
     for (int i = 0; i < v.n_words; i++) pieces += v.words[i].n > 1;
     fprintf(stderr, "vocabulary: %d tokens; of %d words %d have more than one\n", v.n_tokens + SPECIALS,
             v.n_words, pieces);
-    if (polar_gguf_writer_open(&w, argv[1], NULL, &e) == POLAR_OK) {
-        polar_gguf_writer_set_string(w, "general.architecture", "llama", 5);
+    if (gguf_writer_open(&w, argv[1], NULL, &e) == POLAR_OK) {
+        gguf_writer_set_string(w, "general.architecture", "llama", 5);
         write_metadata(w, &v);
-        polar_gguf_writer_finish(w, &e);
+        gguf_writer_finish(w, &e);
     }
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     if (e.status != POLAR_OK) fprintf(stderr, "vocabulary: %s\n", e.message);
     return e.status != POLAR_OK;
 }

@@ -2,7 +2,7 @@
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_gguf.c tests/fuzz/mutate_gguf.c polar.c \
  *       -lm -lpthread
  * Start it with small files, as tests/test_gguf.c makes them, and -max_len=2000000. */
-#include "polar.h"
+#include "examples/cli/gguf_writer.c"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,29 +33,29 @@ static void check_same(const polar_gguf *a, const polar_gguf *b) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     polar_gguf *g, *copy;
-    polar_gguf_writer *w;
+    gguf_writer *w;
     polar_gguf_tensor t;
     char name[65536];
     const void *bytes;
     size_t n = 0;
     if (polar_gguf_open_memory(&g, data, size, NULL, NULL)) return 0;
-    require(!polar_gguf_writer_open(&w, NULL, NULL, NULL));
-    polar_gguf_writer_copy(w, g);
+    require(!gguf_writer_open(&w, NULL, NULL, NULL));
+    gguf_writer_copy(w, g);
     for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) {
         memcpy(name, t.name, t.name_length);
         name[t.name_length] = 0;
-        polar_gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
+        gguf_writer_add_tensor(w, name, t.type, t.n_dims, t.dims);
         n += t.bytes;
     }
     if (n < 1000000) { /* tensors may share their bytes, so that a copy is larger */
-        for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) polar_gguf_writer_write(w, t.data, t.bytes);
-        require(!polar_gguf_writer_finish(w, NULL));
-        bytes = polar_gguf_writer_data(w, &n);
+        for (int i = 0; polar_gguf_get_tensor(g, i, &t); i++) gguf_writer_write(w, t.data, t.bytes);
+        require(!gguf_writer_finish(w, NULL));
+        bytes = gguf_writer_data(w, &n);
         require(!polar_gguf_open_memory(&copy, bytes, n, NULL, NULL));
         check_same(g, copy);
         polar_gguf_close(copy);
     }
-    polar_gguf_writer_close(w);
+    gguf_writer_close(w);
     polar_gguf_close(g);
     return 0;
 }

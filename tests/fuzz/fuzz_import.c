@@ -1,6 +1,7 @@
 /* Fuzzer of the import of weights (safetensors, PyTorch) and of predictor files. It uses the API only:
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_import.c polar.c -lm -lpthread
  * tests/test_import.c changes files at random in the same way. */
+#include "../../examples/cli/gguf_writer.c"
 #include "../../examples/cli/import.c"
 #include "../../examples/cli/json.c"
 
