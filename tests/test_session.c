@@ -276,126 +276,6 @@ TEST(errors) {
     free(f.data);
 }
 
-/* A call fails with the same status with an error and without one, and with the one that the error has. */
-#define SAME(f, ...)                                                                                      \
-    do {                                                                                                  \
-        polar_error e_;                                                                                   \
-        const polar_status with_ = f(__VA_ARGS__, &e_), without_ = f(__VA_ARGS__, NULL);                  \
-        if (with_ == POLAR_OK || with_ != without_ || with_ != e_.status || !*e_.message)                 \
-            printf("%s: %d, %d, %d: %s\n", #f, (int)with_, (int)without_, (int)e_.status, e_.message);    \
-        CHECK(with_ != POLAR_OK && with_ == without_ && with_ == e_.status && *e_.message);               \
-    } while (0)
-
-static void *no_memory(void *user, size_t size) {
-    (void)user, (void)size;
-    return NULL;
-}
-
-static void no_free(void *user, void *ptr, size_t size) {
-    (void)user, (void)ptr, (void)size;
-}
-
-static int stop_tap(void *user, const polar_tap_info *info) {
-    (void)info;
-    return *(int *)user;
-}
-
-static int stop_text(void *user, const char *text, size_t length) {
-    (void)user, (void)text, (void)length;
-    return 1;
-}
-
-TEST(status_without_error) {
-    fixture f = fixture_model("llama", QUANT_Q8_0, 1);
-    const polar_allocator none = {no_memory, no_free, NULL};
-    polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *m2 = NULL;
-    polar_gguf *g = NULL;
-    polar_session *s = NULL;
-    polar_predictor *pred = NULL;
-    polar_picker *picker = NULL;
-    polar_session_options o = {0}, wrong = o;
-    polar_model_options mo = {0};
-    polar_generate_options hot = {0}, stops = hot, text = hot;
-    polar_ask_options ask = {0};
-    polar_program p = polar_program_identity(FX_LAYERS), other = polar_program_identity(FX_LAYERS + 1);
-    polar_many *many = NULL;
-    polar_pool *pool = NULL;
-    const polar_message bad = {NULL, NULL}, hi = {"user", "hi"};
-    const char *const no_stop[] = {"", NULL};
-    const int path[] = {0, FX_LAYERS}, calls[] = {0, 2, 1};
-    int32_t tokens[FX_CTX + 1] = {0, 1, 2};
-    int cancel = 0;
-    size_t length;
-    int n;
-    for (size_t cut = 0; cut < f.size; cut += 1 + f.size / 60) {
-        SAME(polar_model_open_memory, &m2, f.data, cut, NULL);
-        if (cut < f.size / 4) SAME(polar_gguf_open_memory, &g, f.data, cut, NULL);
-        SAME(polar_predictor_open_memory, &pred, f.data, cut, NULL);
-    }
-    SAME(polar_model_open, &m2, "no/such/file", NULL);
-    SAME(polar_gguf_open, &g, "no/such/file", NULL);
-    SAME(polar_predictor_open, &pred, "no/such/file", NULL);
-    mo.allocator = &none;
-    SAME(polar_model_open_memory, &m2, f.data, f.size, &mo);
-    SAME(polar_gguf_open_memory, &g, f.data, f.size, &none);
-    SAME(polar_pool_create, &pool, 2, &none);
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_CHATML, &hi, 1, tokens, 3, &n);
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &bad, 1, tokens, 3, &n);
-    tokens[1] = -1;
-    SAME(polar_detokenize, m, tokens, 3, 0, NULL, 0, &length);
-    SAME(polar_detokenize, m, tokens, -1, 0, NULL, 0, &length);
-    SAME(polar_tokenize, m, "hi", 2, 0, NULL, -1, &n);
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &hi, 1, NULL, -1, &n);
-    SAME(polar_program_parse, &p, FX_LAYERS, "9");
-    SAME(polar_program_parse, &p, FX_LAYERS, "0-3x0");
-    SAME(polar_program_validate, &other, FX_LAYERS);
-    SAME(polar_program_from_path, &p, FX_LAYERS, calls, 3, 4, 2);
-    wrong.n_ctx = FX_CTX + 1;
-    SAME(polar_session_create, &s, m, NULL, &wrong);
-    SAME(polar_session_create, &s, m, &other, NULL);
-    o.allocator = &none;
-    SAME(polar_session_create, &s, m, NULL, &o);
-    o.allocator = NULL;
-    o.n_ctx = 8;
-    o.max_peek = 4;
-    o.tap = stop_tap, o.tap_user = &cancel;
-    CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
-    SAME(polar_session_set_program, s, &other);
-    p.segments[0].times = 0;
-    SAME(polar_session_set_program, s, &p);
-    SAME(polar_session_set_path, s, path, 2);
-    SAME(polar_session_eval, s, tokens, 3);
-    tokens[1] = 1;
-    SAME(polar_session_eval, s, tokens, 9);
-    SAME(polar_session_peek, s, tokens, 5, 1, NULL);
-    SAME(polar_session_truncate, s, 1);
-    SAME(polar_session_generate, s, NULL, 0, NULL, NULL, 0, NULL);
-    hot.sampling.min_p = 2;
-    SAME(polar_session_generate, s, tokens, 3, &hot, NULL, 0, NULL);
-    stops.stop = no_stop;
-    SAME(polar_session_generate, s, tokens, 3, &stops, NULL, 0, NULL);
-    text.on_text = stop_text, text.ignore_end = 1;
-    SAME(polar_session_generate, s, tokens, 3, &text, NULL, 0, NULL);
-    polar_session_truncate(s, 0, NULL);
-    cancel = 1;
-    SAME(polar_session_eval, s, tokens, 3);
-    SAME(polar_session_generate, s, tokens, 3, NULL, NULL, 0, NULL);
-    ask.program = "9";
-    SAME(polar_ask, m, "hi", &ask, NULL, 0, NULL);
-    SAME(polar_ask, NULL, "hi", NULL, NULL, 0, NULL);
-    ask.program = NULL;
-    ask.session.n_ctx = 1;
-    SAME(polar_ask, m, "a longer question", &ask, NULL, 0, NULL);
-    CHECK(!polar_many_create(&many, m, NULL, NULL));
-    SAME(polar_many_prompt, many, tokens, 0);
-    SAME(polar_many_prompt, many, tokens, FX_CTX + 1);
-    SAME(polar_picker_create, &picker, m, NULL, NULL);
-    polar_many_free(many);
-    polar_session_free(s);
-    polar_model_close(m);
-    free(f.data);
-}
-
 /* --- against independent numbers --- */
 
 /* The calls of a program that is given as text. Their layers stand beside it. */
@@ -647,7 +527,7 @@ TEST(sync_and_clone) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(cached_is_recomputed), T(tensor_types),        T(own_runner), T(tap),
-    T(session_bytes),        T(allocation_failures), T(errors),     T(status_without_error), T(oracle), T(vectors),
+    T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
 };
 
