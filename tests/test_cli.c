@@ -150,7 +150,6 @@ TEST(nearest) {
 
 /* --- the binary --------------------------------------------------------------------------------------- */
 
-/* Runs "polar ARGUMENTS" in a shell; compares exit status and output (stdout and stderr, or a part of it). */
 TEST(commands) {
     RUN("polar", 2, "usage: polar COMMAND");
     RUN("polar --help", 0, "polar COMMAND -h says more");
@@ -164,7 +163,8 @@ TEST(commands) {
     RUN("polar program --json=1", 2, "polar program: --json takes no value\n");
     RUN("polar program a b", 2, "\"b\" is one argument too many");
     if (cli_fopen("/dev/full", "w"))
-        RUN("polar program -l 4 >/dev/full", 1, "polar program: cannot write the output: No space left");
+        RUN("polar program -l 4 >/dev/full", 1, 
+            INTERRUPTS ? "polar program: cannot write the output: No space left" : "cannot write the output");
 }
 
 TEST(program) {
@@ -175,14 +175,14 @@ TEST(program) {
     RUN("polar program --layers 4 --path 0,2,1", 1, "polar program: the path has no segment form");
     RUN("polar program --layers 4 '0-9'", 1, "polar program: program: a number in column 3 is larger than 3\n");
     RUN("polar program", 2, "polar program: --layers must say how many layers");
-    RUN("printf '\\n{\"D\":4,\"path\":[0,1,1,3]}\\r\\n{\"D\":2,\"path\":[1,0]}' | polar program --jsonl -", 0,
+    RUN_ON("\n{\"D\":4,\"path\":[0,1,1,3]}\r\n{\"D\":2,\"path\":[1,0]}", "polar program --jsonl -", 0,
         "{\"ok\":true,\"segments\":[[0,1,1],[1,1,2],[2,1,0],[3,1,1]],\"text\":\"0 1x2 2x0 3\","
         "\"path\":[0,1,1,3],\"seg_flip\":[0,1,1,1],\"op\":[1,2,0,1]}\n{\"ok\":false,\"error\":\"");
-    RUN("printf '{\"D\":4,\"path\":[0]}\\n\\n{\"D\":4}\\n' | polar program --jsonl", 1,
+    RUN_ON("{\"D\":4,\"path\":[0]}\n\n{\"D\":4}\n", "polar program --jsonl", 1,
         "polar program: stdin:3: field \"path\" must be a list of layers\n");
-    RUN("echo '{\"D\":4' | polar program --jsonl", 1, "polar program: stdin:1: not JSON: ',' or '}' is expected");
+    RUN_ON("{\"D\":4\n", "polar program --jsonl", 1, "polar program: stdin:1: not JSON: ',' or '}' is expected");
     RUN("polar program --jsonl /nowhere", 1, "polar program: cannot open /nowhere: No such file");
-    RUN("polar program --jsonl /", 1, "polar program: cannot read /: Is a directory");
+    RUN("polar program --jsonl /", 1, " /: " DIRECTORY);
 }
 
 TEST(grade) {
@@ -193,49 +193,49 @@ TEST(grade) {
     RUN("polar grade -.5 '-\\frac{1}{2}'", 0, "equal\n");
     RUN("polar grade -h", 0, "    --                     what follows is no option\n");
     RUN("polar grade '7 km' '7000 m'", 0, "equal\n");
-    RUN("printf '%s\\n' '{\"pred\":null,\"gold\":\"1\"}' '{\"response\":null,\"gold\":\"1\"}' "
-        "'{\"pred\":\"1\",\"gold\":\"1\"}' | polar grade --jsonl",
-        0, "{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":true");
+    RUN_ON("{\"pred\":null,\"gold\":\"1\"}\n{\"response\":null,\"gold\":\"1\"}\n{\"pred\":\"1\",\"gold\":\"1\"}\n",
+        "polar grade --jsonl", 0,
+        "{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":false,\"extracted\":\"\"}\n{\"equal\":true");
     RUN("polar grade -e 'The answer is 12.' 12", 0, "equal\n");
     RUN("polar grade 1", 2, "polar grade: give an answer and a reference, or --jsonl\n");
-    RUN("printf '{\"response\":\"So \\\\\\\\boxed{x=7}\",\"gold\":7}\\n"
-        "{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}' | polar grade --jsonl",
-        0, "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
-    RUN("echo '{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}' | polar grade --jsonl", 0, "{\"equal\":true");
-    RUN("echo '{\"pred\":\"1\"}' | polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
-    RUN("echo '{\"gold\":\"1\"}' | polar grade --jsonl -", 1,
+    RUN_ON("{\"response\":\"So \\\\boxed{x=7}\",\"gold\":7}\n{\"pred\":\"1,2\",\"gold\":\"2,1\",\"sets\":true}",
+        "polar grade --jsonl", 0,
+        "{\"equal\":true,\"extracted\":\"x=7\"}\n{\"equal\":true,\"extracted\":\"1,2\"}\n");
+    RUN_ON("{\"response\":\"A: 18\",\"answer\":\"so #### 18\"}\n", "polar grade --jsonl", 0, "{\"equal\":true");
+    RUN_ON("{\"pred\":\"1\"}\n", "polar grade --jsonl", 1, "polar grade: stdin:1: no field \"gold\"\n");
+    RUN_ON("{\"gold\":\"1\"}\n", "polar grade --jsonl -", 1,
         "polar grade: stdin:1: no field \"pred\" or \"response\"\n");
 }
 
 TEST(info) {
     /* a header and general.name = "x\033": a file that is none of a model, and a string that a terminal obeys */
-    const char *const make =
-        "printf 'GGUF\\3\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\14\\0\\0\\0\\0\\0\\0\\0"
-        "general.name\\10\\0\\0\\0\\2\\0\\0\\0\\0\\0\\0\\0x\\033' >build/test_cli.gguf;";
-    char line[600];
-    FILE *f;
-    snprintf(line, sizeof line, "%s polar info build/test_cli.gguf --metadata", make);
-    RUN(line, 0, "name          x?\ntensors       none\nruns          no: test_cli.gguf: the key ");
-    RUN("polar info build/test_cli.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
-    RUN("polar info -m build/test_cli.gguf --json --tensors --metadata", 0,
-        "{\"file\":\"build/test_cli.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
-        "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"test_cli.gguf: the key ");
-    RUN("polar info --json --tensors --metadata build/test_cli.gguf; rm build/test_cli.gguf", 0,
+    static const char make[] = "GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\14\0\0\0\0\0\0\0"
+                               "general.name\10\0\0\0\2\0\0\0\0\0\0\0x\033";
+    size_t n;
+    char *model;
+    write_file("x.gguf", make, sizeof make - 1);
+    RUN("polar info x.gguf --metadata", 0, "name          x?\ntensors       none\nruns          no: x.gguf: the key ");
+    RUN("polar info x.gguf --metadata", 0, "\n\ngeneral.name = \"x\\u001b\"\n");
+    RUN("polar info -m ./x.gguf --json --tensors --metadata", 0,
+        "{\"file\":\"./x.gguf\",\"name\":\"x\\u001b\",\"n_params\":0,\"weight_bytes\":0,"
+        "\"n_tensors\":0,\"types\":{},\"runs\":false,\"reason\":\"x.gguf: the key ");
+    RUN("polar info --json --tensors --metadata x.gguf", 0,
         "\"metadata\":{\"general.name\":\"x\\u001b\"},\"tensors\":[]}\n");
     RUN("polar info", 2, "polar info: no file: polar info FILE\n");
     RUN("polar info /nowhere.gguf", 1, "polar info: /nowhere.gguf: No such file");
-    RUN("polar info /", 1, "polar info: /: Is a directory");
-    RUN("polar info /dev/null", 1, "polar info: null: has 0 bytes, a GGUF file at least 24\n");
-    if (!(f = test_shared("oracle/model_qwen2moe.gguf"))) return;
-    fclose(f);
-    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf", 0,
+    RUN("polar info /", 1, "polar info: /: " DIRECTORY);
+    RUN("polar info /dev/null", 1, ": has 0 bytes, a GGUF file at least 24\n");
+    if (!(model = test_shared_text("oracle/model_qwen2moe.gguf", &n))) return;
+    write_file("moe.gguf", model, n);
+    free(model);
+    RUN("polar info moe.gguf", 0,
         "parameters    513.3 k in 2.1 MB, 32.00 bits each\ntensors       105: 105 F32 (2.1 MB)\n"
         "layers        6 of width 64, feed-forward 128\nheads         4 of size 16, 4 for keys and values\n"
         "experts       8, 2 used per token\ncontext       256 tokens, rope base 1000000\n"
         "vocabulary    320 tokens, qwen2; bos ");
-    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --ctx 64 --program '0x2 3x0'", 0,
+    RUN("polar info moe.gguf --ctx 64 --program '0x2 3x0'", 0,
         "session       64 tokens, 6 layer calls: ");
-    RUN("polar info ${POLAR_SHARED:-../shared}/oracle/model_qwen2moe.gguf --program 9", 1,
+    RUN("polar info moe.gguf --program 9", 1,
         "polar info: program: ");
 }
 

@@ -2,18 +2,7 @@
  * says. The Makefile builds build/embedded/embedded and its model. */
 #include "inside.h"
 #include "test.h"
-
-static char out[4096];
-
-static void run_example(const char *arguments) {
-    char command[256];
-    FILE *f;
-    snprintf(command, sizeof command, "build/embedded/embedded %s > build/embedded/out.txt 2>&1", arguments);
-    CHECK(!system(command));
-    f = fopen("build/embedded/out.txt", "rb");
-    out[f ? fread(out, 1, sizeof out - 1, f) : 0] = 0;
-    if (f) fclose(f);
-}
+#include "command.h"
 
 /* The line that main.c prints, from the prompt that is there, by the whole library. */
 static void expected_line(const polar_model *m, const char *program, char *line, size_t size) {
@@ -38,13 +27,13 @@ TEST(same_tokens) {
     polar_error e;
     CHECK(!polar_model_open(&m, "build/embedded/model.gguf", NULL, &e));
     for (int i = 0; m && i < COUNT(programs); i++) {
-        char arguments[64], line[256], *memory;
+        char command[64], line[256], *memory;
         unsigned model = 0, all = 0;
-        snprintf(arguments, sizeof arguments, "\"%s\"", programs[i]);
-        run_example(arguments);
+        snprintf(command, sizeof command, "build/embedded/embedded" EXE " '%s'", programs[i]);
         expected_line(m, programs[i], line, sizeof line);
-        CHECK(!strncmp(out, line, strlen(line)));
-        memory = strstr(out, "memory: ");
+        RUN(command, 0, "memory: ");
+        CHECK(!strncmp(output, line, strlen(line)));
+        memory = strstr(output, "memory: ");
         CHECK(memory && sscanf(memory, "memory: %u bytes for the model, %u in all", &model, &all) == 2);
         CHECK(model < 10000 && all < 40000);
     }

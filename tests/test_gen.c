@@ -1,6 +1,7 @@
 /* Sampling, generation, and the library as a whole: threads, determinism, the bundled example. */
 #include "inside.h"
 #include "test.h"
+#include "command.h"
 #include "fixture.h"
 
 #ifndef POLAR_NO_THREADS
@@ -781,56 +782,42 @@ static char *file_text(const char *path) {
     return text;
 }
 
+#define MINIMAL "build/minimal" EXE " "
+#define DEMO_MODEL "../../examples/demo/demo-model.gguf"
+
 /* examples/minimal.c is what README and polar.h show, and it runs. The Makefile builds build/minimal. */
 TEST(minimal_example) {
     char *example = file_text("examples/minimal.c"), *readme = file_text("README.md"), *header = file_text("polar.h");
-    char *line = strstr(example, "#include \"polar.h\""), *out = NULL;
+    char *line = strstr(example, "#include \"polar.h\"");
     fixture f = fixture_model("llama", QUANT_Q8_0, 9);
-    FILE *model = fopen("build/minimal.gguf", "wb");
     CHECK(line && strstr(readme, line));
     for (; line && *line; line += strcspn(line, "\n") + 1) { /* in polar.h each line stands behind " *     " */
         char shown[256];
         snprintf(shown, sizeof shown, "\n *     %.*s\n", (int)strcspn(line, "\n"), line);
         if (*line != '\n') CHECK(strstr(header, shown));
     }
-    CHECK(model && fwrite(f.data, 1, f.size, model) == f.size && !fclose(model));
-#ifdef _WIN32
-    SKIP("the example is run by a POSIX shell");
-#else
-    CHECK(!system("build/minimal build/minimal.gguf \"a question\" > build/minimal.txt"));
-    out = file_text("build/minimal.txt");
-    CHECK(strstr(out, " tokens, 4 layer calls each]"));
+    write_file("model.gguf", f.data, f.size);
+    RUN(MINIMAL "model.gguf 'a question'", 0, " tokens, 4 layer calls each]");
     /* the bundled predictor picks a program of another length than the 12 layers */
-    CHECK(!system("build/minimal examples/demo/demo-model.gguf \"A pearl is under cup 5 of eight. Follow it. The pairs 5 "
-                  "and 2; 5 and 7; 6 and 4 swap.\" examples/demo/demo-predictor.gguf > build/minimal.txt"));
-    free(out);
-    out = file_text("build/minimal.txt");
-    CHECK(strstr(out, "\\boxed{2}\n[3 tokens, ") && !strstr(out, ", 12 layer calls each]"));
+    RUN(MINIMAL DEMO_MODEL " 'A pearl is under cup 5 of eight. Follow it. The pairs 5 and 2; 5 and 7; 6 and 4 swap.' "
+        "../../examples/demo/demo-predictor.gguf", 0, "\\boxed{2}\n[3 tokens, ");
+    CHECK(!strstr(output, ", 12 layer calls each]"));
     /* a question as the bundled model was trained to be asked, by the template in its file */
-    CHECK(!system("build/minimal examples/demo/demo-model.gguf \"Find the hour. At first the clock is at 9. First back "
-                  "2, then forward 3.\" > build/minimal.txt"));
-    free(out);
-    out = file_text("build/minimal.txt");
-    CHECK_STR(out, "\\boxed{10}\n[3 tokens, 12 layer calls each]\n");
-    CHECK(system("build/minimal no-such-file.gguf \"a question\" 2> build/minimal.txt") != 0);
-    free(out);
-    out = file_text("build/minimal.txt");
-    CHECK(strstr(out, "minimal: ") == out && strstr(out, "no-such-file.gguf"));
-#endif
-    free(example), free(readme), free(header), free(out), free(f.data);
+    RUN(MINIMAL DEMO_MODEL " 'Find the hour. At first the clock is at 9. First back 2, then forward 3.'", 0, "");
+    CHECK_STR(output, "\\boxed{10}\n[3 tokens, 12 layer calls each]\n");
+    RUN(MINIMAL "no-such-file.gguf 'a question'", 1, "no-such-file.gguf");
+    CHECK(!strncmp(output, "minimal: ", 9));
+    free(example), free(readme), free(header), free(f.data);
 }
 
 /* Each turn of examples/chat.c evaluates its own tokens only, and says what a session that begins anew would say. */
 TEST(chat_example) {
     int n_new[2] = {0, 0}, n_all[2] = {0, 0}, turns = 0;
-    char *out, *line;
-    CHECK(!system("printf 'Max gives a coin to Ben. Max sees Ann swap with Eve. Who has it now?\\nAnd then?\\n' | "
-                  "build/chat examples/demo/demo-model.gguf 2-5x2 >build/chat.txt"));
-    out = file_text("build/chat.txt");
-    for (line = out; turns < 2 && (line = strstr(line, "\n[")) != NULL; line++)
+    RUN_ON("Max gives a coin to Ben. Max sees Ann swap with Eve. Who has it now?\nAnd then?\n",
+           "build/chat" EXE " " DEMO_MODEL " 2-5x2", 0, "");
+    for (char *line = output; turns < 2 && (line = strstr(line, "\n[")) != NULL; line++)
         if (sscanf(line, "\n[%d of %d tokens were new]", &n_new[turns], &n_all[turns]) == 2) turns++;
     CHECK(turns == 2 && n_new[0] == n_all[0] && n_new[1] < 10 && n_all[1] > n_all[0]);
-    free(out);
 }
 
 /* README's reading path leads to where the functions are: [`name`](polar.c#L123). */

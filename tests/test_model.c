@@ -487,7 +487,6 @@ TEST(command) {
         SKIP("./polar is not built");
         return;
     }
-    if (!make_directory()) return;
     arch_name = "llama";
     make_tensors(arch_name);
     w = make_file(set_softcap, &data, &size);
@@ -501,8 +500,6 @@ TEST(command) {
     RUN("polar info softcap.gguf", 0, "no: softcap.gguf: the key llama.attn_logit_softcapping");
     RUN("polar info softcap.gguf --ignore-unknown", 0, "note          softcap.gguf: the key llama.attn_logit_softcapping");
     RUN("polar logits -m ends.gguf --tokens 3,4", 0, "");
-    remove_directory();
-    strcpy(directory, "");
 }
 
 static const test_case tests[] = {

@@ -4,8 +4,9 @@
 #include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "command.h"
-
-#include <sys/stat.h>
+#ifndef _WIN32
+#include <sys/resource.h>
+#endif
 
 /* --- a model whose programs are known ------------------------------------------------------------------ */
 
@@ -75,9 +76,7 @@ static void planted_announce(gguf_writer *w) {
 static void write_model(const char *name, const char *template, uint64_t *seed) {
     static float embedding[PLANTED_VOCAB * PLANTED_WIDTH], out[PLANTED_VOCAB * PLANTED_WIDTH];
     gguf_writer *w;
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    CHECK(gguf_writer_open(&w, path, NULL, NULL) == POLAR_OK);
+    CHECK(gguf_writer_open(&w, there(name), NULL, NULL) == POLAR_OK);
     if (!w) return;
     gguf_writer_set_string(w, "general.architecture", "llama", 5);
     gguf_writer_set_string(w, "general.name", "planted", 7);
@@ -139,7 +138,6 @@ static void write_questions(void) {
 
 static void prepare(void) {
     uint64_t seed = 5;
-    if (!make_directory()) exit(1);
     write_model("random.gguf", NULL, &seed);
     write_model("other.gguf", NULL, &seed);
     write_model("planted.gguf", NULL, NULL);
@@ -181,12 +179,13 @@ TEST(planted) {
     RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt 'Use \\boxed{}. {question}\\nA'", 0,
         "identity          0.0 %");
     RUN("polar search -m template.gguf planted.jsonl -o template.json --simulations 0 --json", 0, "\"identity\":1,");
-    RUN("head -c 400 template.json", 0, "\"prompt\":\"{question}:\",\"chat\":\"raw\"");
+    CHECK(count_in("template.json", "\"prompt\":\"{question}:\",\"chat\":\"raw\"") == 1);
     RUN("polar search -m template.gguf planted.jsonl -o - --simulations 0 --example", 0,
         "Answer: \\\\boxed{2}\\n### Problem Start");
-    RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 20 --space loop --json | tail -1", 0,
+    RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 20 --space loop --json", 0,
         "\"identity\":1,\"oracle_skip\":1,\"oracle_loop\":1,\"oracle_both\":1");
-    RUN("echo 'now {question}:' >p; polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt @p", 0,
+    write_text("p", "now {question}:\n");
+    RUN("polar search -m planted.gguf planted.jsonl -o - --simulations 0 --prompt @p", 0,
         "\"prompt\":\"now {question}:\"");
 }
 
@@ -242,9 +241,10 @@ TEST(trajectory) { /* as said by polar_search, for any number in flight, cache a
     for (int i = 0; i < 3; i++) {
         for (int way = 0; way < 2; way++) {
             snprintf(command, sizeof command,
-                     "rm -f window%d.json; polar search -m planted.gguf planted.jsonl -o window%d.json "
+                     "polar search -m planted.gguf planted.jsonl -o window%d.json "
                      "--simulations 60 --in-flight %d --cache-mb %d -t %d",
-                     way, way, windows[i], way ? 1 : 1024, 1 + way);
+                     way, windows[i], way ? 1 : 1024, 1 + way);
+            remove(there(way ? "window1.json" : "window0.json"));
             RUN(command, 0, "questions       3, ");
         }
         CHECK(same_files("window0.json", "window1.json"));
@@ -262,21 +262,25 @@ TEST(settings) { /* what must not matter, and what must */
     CHECK(same_files("t.json", "whole.json"));
     RUN(CHOICE "-o s.json --seed 1", 0, "");
     CHECK(!same_files("s.json", "whole.json"));
-    RUN(CHOICE "-o - --in-flight 1 2>/dev/null | tail -2 | head -1", 0, "{\"index\":6,");
+    RUN(CHOICE "-o - --in-flight 1 2>/dev/null", 0, "\n{\"index\":6,");
+    CHECK(!strstr(strstr(output, "\n{\"index\":6,") + 1, "\n{"));
     RUN("polar search -m random.gguf choice.jsonl -o - --prompt '{question}' --simulations 3 --tokens 4 --reward exact",
         0, "\"reward\":\"exact\"");
     RUN(CHOICE "-o whole.json", 0, "polar search: whole.json is complete already\n");
     RUN(CHOICE "-o whole.json --lambda 2", 1,
         "whole.json exists and belongs to another run: settings.lambda is 5 there and 2 here");
-    RUN("echo '[]' >mine.json; " CHOICE "-o mine.json", 1,
+    write_text("mine.json", "[]\n");
+    RUN(CHOICE "-o mine.json", 1,
         "mine.json exists and is other JSON, not results of a search: remove it or choose another output");
-    RUN("echo '{\"samples\":[]}' >mine.json; " CHOICE "-o mine.json", 1,
+    write_text("mine.json", "{\"samples\":[]}\n");
+    RUN(CHOICE "-o mine.json", 1,
         "mine.json exists and belongs to another run: it has no header");
-    RUN("ln choice.jsonl linked; " CHOICE "-o linked", 2, "polar search: linked and choice.jsonl are the same file");
+    CHECK(link_there("choice.jsonl", "linked"));
+    RUN(CHOICE "-o linked", 2, "polar search: linked and choice.jsonl are the same file");
     RUN("polar merge whole.json -o ./whole.json", 2, "polar merge: ./whole.json and whole.json are the same file");
-    RUN("cp whole.json w.json; polar merge whole.json -o random.gguf", 1,
-        "random.gguf exists and is a model, not results of a search");
-    RUN("cmp whole.json w.json", 0, "");
+    copy_file("whole.json", "w.json");
+    RUN("polar merge whole.json -o random.gguf", 1, "random.gguf exists and is a model, not results of a search");
+    CHECK(same_files("whole.json", "w.json"));
 }
 
 TEST(fields) { /* as public data sets have them */
@@ -317,10 +321,11 @@ TEST(fields) { /* as public data sets have them */
         {"{\"question\":\"v\",\"options\":[\"ox\",\"yak\"],\"answer\":\"yak\"}",
          "\"question\":\"v\\nAnswer Choices: (A) ox (B) yak\",\"gt_ans\":\"B\""},
     };
+#define ONE_TOKEN "polar search -m random.gguf - -o /dev/null --simulations 0 --tokens 1 --prompt '{question}' --json"
     enum { N = sizeof rows / sizeof *rows };
     static const char search[] =
         "polar search -m random.gguf %s -o - --prompt '{question}' --simulations 0 --tokens 1 2>/dev/null";
-    char lines[4000] = "", array[4000] = "[", command[200], first[sizeof output];
+    char lines[4100] = "", array[4000] = "[", command[200], first[sizeof output];
     for (int i = 0; i < N; i++) {
         strcat(strcat(lines, rows[i][0]), i % 2 ? "\r\n" : "\n\n");
         strcat(strcat(array, rows[i][0]), i + 1 < N ? ",\n" : "]\n");
@@ -337,38 +342,34 @@ TEST(fields) { /* as public data sets have them */
     snprintf(command, sizeof command, search, "fields.json");
     CHECK(run(command) == 0);
     CHECK_STR(output, first);
-    snprintf(command, sizeof command, "cat fields.jsonl | ");
-    snprintf(command + strlen(command), sizeof command - strlen(command), search, "-");
+    snprintf(command, sizeof command, search, "- <fields.jsonl");
     CHECK(run(command) == 0);
     CHECK_STR(output, first);
-    RUN("{ printf '{\"samples\":'; cat fields.json; printf '}'; } | polar search -m random.gguf - -o /dev/null "
-        "--simulations 0 "
-        "--tokens 1 --prompt '{question}' --json",
-        0, "\"n_questions\":13");
-    RUN("echo '{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}' | polar search -m "
-        "random.gguf - -o "
-        "/dev/null --simulations 0 --tokens 1 --prompt '{question}' --json",
-        0, "\"n_questions\":2");
+    snprintf(lines, sizeof lines, "{\"samples\":%s}", array);
+    RUN_ON(lines, ONE_TOKEN, 0, "\"n_questions\":13");
+    RUN_ON("{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}\n", ONE_TOKEN, 0,
+           "\"n_questions\":2");
 }
 
 TEST(bad_input) {
-    RUN("i=0; while [ $i -lt 700 ]; do i=$((i+1)); [ $i = 700 ] && echo '{\"question\":\"x\" \"answer\":1}' || "
-        "echo '{\"question\":\"x\",\"answer\":1}'; done >many.jsonl; polar search -m random.gguf many.jsonl -o x.json",
-        1, "polar search: many.jsonl:700: not JSON: ',' or '}' is expected");
-    RUN("echo '[1]' | polar search -m random.gguf - -o x.json", 1, "stdin:1: not a JSON object");
-    RUN("printf '[{\"question\":\"x\",\"answer\":1},\\n{\"question\":\"y\"}]' | polar search -m random.gguf - -o "
-        "x.json",
-        1, "stdin:2: no answer (looked for answer, gt_ans, ");
-    RUN("echo '{\"question\":\"\",\"answer\":1}' | polar search -m random.gguf - -o x.json", 1,
+    FILE *f = open_there("many.jsonl", "wb");
+    for (int i = 1; f && i <= 700; i++)
+        fprintf(f, "{\"question\":\"x\"%s\"answer\":1}\n", i < 700 ? "," : " ");
+    if (f) fclose(f);
+    RUN("polar search -m random.gguf many.jsonl -o x.json", 1,
+        "polar search: many.jsonl:700: not JSON: ',' or '}' is expected");
+    RUN_ON("[1]\n", "polar search -m random.gguf - -o x.json", 1, "stdin:1: not a JSON object");
+    RUN_ON("[{\"question\":\"x\",\"answer\":1},\n{\"question\":\"y\"}]", "polar search -m random.gguf - -o x.json", 1,
+        "stdin:2: no answer (looked for answer, gt_ans, ");
+    RUN_ON("{\"question\":\"\",\"answer\":1}\n", "polar search -m random.gguf - -o x.json", 1,
         "stdin:1: no question (looked for");
-    RUN("echo '[{\"question\":\"x\",\"answer\":1},' | polar search -m random.gguf - -o x.json", 1,
+    RUN_ON("[{\"question\":\"x\",\"answer\":1},\n", "polar search -m random.gguf - -o x.json", 1,
         "stdin:2: not JSON: the text ends");
-    RUN(": | polar search -m random.gguf - -o x.json", 1, "stdin: no questions");
-    RUN("printf '\\357\\273\\277{\"question\":\"x\",\"answer\":NaN}' | polar search -m random.gguf - -o x.json", 1,
+    RUN("polar search -m random.gguf - -o x.json", 1, "stdin: no questions");
+    RUN_ON("\xef\xbb\xbf{\"question\":\"x\",\"answer\":NaN}", "polar search -m random.gguf - -o x.json", 1,
         "stdin:1: no answer");
-    RUN("echo '{\"question\":\"x\",\"options\":[1,2,3,4,5,6,7,8,9,10,11],\"answer\":1}' | polar search -m "
-        "random.gguf - -o x.json",
-        1, "stdin:1: 11 options, at most 10 are possible");
+    RUN_ON("{\"question\":\"x\",\"options\":[1,2,3,4,5,6,7,8,9,10,11],\"answer\":1}\n",
+           "polar search -m random.gguf - -o x.json", 1, "stdin:1: 11 options, at most 10 are possible");
     RUN("polar search -m random.gguf choice.jsonl", 2, "no output: -o FILE names it");
     RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 3/2", 2, "--shard 3/2: expected 1/4");
     RUN("polar search -m random.gguf choice.jsonl -o x.json --shard 9/9", 1,
@@ -385,15 +386,13 @@ TEST(bad_input) {
     CHECK(!exists("x.json"));
 }
 
-#define LENGTHY "i=0; x=; while [ $i -lt 1000 ]; do i=$((i+1)); x=${x}x; done; "
-
 /* A question that the model (of 1024 tokens, here bytes) has no room for, found before the first one is searched. What
  * is left when it is left out is what there is without it, in all parts of a run. */
 TEST(long_questions) {
-    RUN(LENGTHY
-        "{ sed -n 1p planted.jsonl; echo '{\"question\":\"'$x'\",\"answer\":1}'; sed -n 2,3p planted.jsonl; } "
-        ">lengthy.jsonl; polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4",
-        1,
+    char line[1100];
+    sprintf(line, "{\"question\":\"%01000d\",\"answer\":1}", 0);
+    insert_line("planted.jsonl", "lengthy.jsonl", 2, line);
+    RUN("polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4", 1,
         "lengthy.jsonl:2: the prompt has 1001 tokens and the answer may have 50, the model was trained for 1024 "
         "together (1 of 4 questions are too long; --skip-long leaves them out)");
     CHECK(!exists("l.json") && !exists("l.json.journal"));
@@ -401,43 +400,56 @@ TEST(long_questions) {
         "questions       4,");
     RUN("polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4 --skip-long", 0,
         "polar search: lengthy.jsonl: 1 of 4 questions are too long for the model and left out\n");
-    RUN("polar search -m template.gguf planted.jsonl -o kept.json --simulations 4 && cmp l.json kept.json", 0, "");
-    RUN("for i in 1 2; do polar search -m template.gguf lengthy.jsonl -o l$i.json --simulations 4 --skip-long "
-        "--shard $i/2 || exit 9; done; polar merge l1.json l2.json -o m.json && cmp m.json kept.json", 0, "");
-    RUN("sed '2q;d' lengthy.jsonl | polar search -m template.gguf - -o x.json --skip-long", 1,
-        "(1 of 1 questions are too long)");
+    RUN("polar search -m template.gguf planted.jsonl -o kept.json --simulations 4", 0, "");
+    CHECK(same_files("l.json", "kept.json"));
+    RUN("polar search -m template.gguf lengthy.jsonl -o l1.json --simulations 4 --skip-long --shard 1/2", 0, "");
+    RUN("polar search -m template.gguf lengthy.jsonl -o l2.json --simulations 4 --skip-long --shard 2/2", 0, "");
+    RUN("polar merge l1.json l2.json -o m.json", 0, "");
+    CHECK(same_files("m.json", "kept.json"));
+    RUN_ON(line, "polar search -m template.gguf - -o x.json --skip-long", 1, "(1 of 1 questions are too long)");
     /* results of a search with such a question among them */
-    RUN("{ echo '['; sed -n 3p kept.json; sed -n 2p lengthy.jsonl; echo ,; sed -n '4,5p' kept.json; echo ']'; } "
-        ">found.json; { echo '['; sed -n 3,5p kept.json; echo ']'; } >short.json; for i in found short; do "
-        "polar search -m template.gguf $i.json --menu 3 --skip-long -o $i.menu || exit 9; done; "
-        "cmp found.menu short.menu",
-        0, "found.json: 1 of 4 questions are too long");
+    for (int way = 0; way < 2; way++) {
+        FILE *f = open_there(way ? "found.json" : "short.json", "wb");
+        CHECK(f != NULL);
+        if (!f) return;
+        fprintf(f, "[\n");
+        copy_lines(f, "kept.json", 3, 3);
+        if (way) fprintf(f, "%s,\n", line);
+        copy_lines(f, "kept.json", 4, 5);
+        fprintf(f, "]\n");
+        fclose(f);
+    }
+    RUN("polar search -m template.gguf short.json --menu 3 --skip-long -o short.menu", 0, "");
+    RUN("polar search -m template.gguf found.json --menu 3 --skip-long -o found.menu", 0,
+        "found.json: 1 of 4 questions are too long");
+    CHECK(same_files("found.menu", "short.menu"));
 }
 
 /* An option is right by its letter, or by its text where no letter stands before it. */
 TEST(choices) {
-    static const char ask[] = "for a in A B; do echo '{\"question\":\"c\",\"choices\":{\"text\":[\"ice\",\"fog\"],"
-                              "\"label\":[\"A\",\"B\"]},\"answerKey\":\"'$a'\"}' | polar search -m ";
-    static const char rest[] = " - -o - --simulations 0 2>/dev/null | grep -o '\"initial_score\":.'; done | "
-                               "tr '\\n' ' '";
-    char line[400];
-    snprintf(line, sizeof line, "%sletter.gguf%s", ask, rest);
-    RUN(line, 0, "\"initial_score\":0 \"initial_score\":1 "); /* it says (B) ice */
-    snprintf(line, sizeof line, "%sstyled.gguf%s", ask, rest);
-    RUN(line, 0, "\"initial_score\":0 \"initial_score\":1 ");
-    snprintf(line, sizeof line, "%soption.gguf%s", ask, rest);
-    RUN(line, 0, "\"initial_score\":1 \"initial_score\":0 "); /* it says ice */
+    char line[200];
+    static const char *const models[] = {"letter", "styled", "option"};
+    for (int i = 0; i < 6; i++) { /* the first two say (B) ice, option.gguf ice */
+        sprintf(line, "{\"question\":\"c\",\"choices\":{\"text\":[\"ice\",\"fog\"],\"label\":[\"A\",\"B\"]},"
+                      "\"answerKey\":\"%c\"}\n", "AB"[i % 2]);
+        write_text("choice", line);
+        sprintf(line, "polar search -m %s.gguf choice -o - --simulations 0", models[i / 2]);
+        RUN(line, 0, (i < 4) == i % 2 ? "\"initial_score\":1" : "\"initial_score\":0");
+    }
 }
 
 /* What the file says about its questions stays with them, and the page has tables by it. */
 TEST(groups) {
     size_t n = 0;
     char *page;
-    RUN("for i in 1 2 3 4; do echo '{\"query\":\"q'$i'\",\"gt_ans\":'$((i%2+7))',\"query_id\":\"d'$i'\","
-        "\"difficulty\":'$((i*5%8))',\"domain\":\"<'$((i%2))'>\"}'; done >dart.jsonl; "
-        "polar search -m template.gguf dart.jsonl -o dart.json --simulations 60 && polar report dart.json "
-        "-o dart.html && grep -c query_id dart.json",
-        0, "\n4\n");
+    FILE *f = open_there("dart.jsonl", "wb");
+    for (int i = 1; f && i <= 4; i++)
+        fprintf(f, "{\"query\":\"q%d\",\"gt_ans\":%d,\"query_id\":\"d%d\",\"difficulty\":%d,\"domain\":\"<%d>\"}\n", i,
+                i % 2 + 7, i, i * 5 % 8, i % 2);
+    if (f) fclose(f);
+    RUN("polar search -m template.gguf dart.jsonl -o dart.json --simulations 60", 0, "");
+    CHECK(count_in("dart.json", "\"query_id\":") == 4);
+    RUN("polar report dart.json -o dart.html", 0, "");
     page = read_back("dart.html", &n);
     CHECK(page && strstr(page, "by difficulty") &&
           strstr(page, "<td class=\"l\">2</td><td>1</td><td>0.0 %</td><td>100.0 %"));
@@ -448,86 +460,98 @@ TEST(groups) {
 
 /* Files of other kinds are named, as questions and as models. */
 TEST(other_kinds) {
+#define BYTES(text) text, sizeof text - 1
     static const struct {
-        const char *bytes; /* for printf */
+        const char *bytes;
+        size_t n;
         const char *name;
     } kinds[] = {
-        {"\\037\\213\\010\\000abc", "gzip data"},
-        {"PAR1abcd", "a Parquet file"},
-        {"\\377\\376{\\000\"\\000", "UTF-16 text"},
-        {"{\\000\"\\000q\\000", "UTF-16 text"},
-        {"\\000{\\000\"\\000q", "UTF-16 text"},
-        {"\\100\\000\\000\\000\\000\\000\\000\\000{\"w\":{}}", "a safetensors file"},
-        {"version https://git-lfs.github.com/spec/v1\\noid sha256:00\\nsize 3\\n", "a Git LFS pointer"},
-        {"\\n<!DOCTYPE html>\\n<html></html>", "HTML or XML"},
-        {"question,answer\\nWhat is 1+1?,2\\n", "a table of comma or tab separated values"},
-        {"\\357\\273\\277question\\tanswer\\n1\\t2\\n", "a table of comma or tab separated values"},
-        {"PK\\003\\004abc", "a ZIP archive"},
+        {BYTES("\037\213\010\000abc"), "gzip data"},
+        {BYTES("PAR1abcd"), "a Parquet file"},
+        {BYTES("\377\376{\000\"\000"), "UTF-16 text"},
+        {BYTES("{\000\"\000q\000"), "UTF-16 text"},
+        {BYTES("\000{\000\"\000q"), "UTF-16 text"},
+        {BYTES("\100\000\000\000\000\000\000\000{\"w\":{}}"), "a safetensors file"},
+        {BYTES("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"), "a Git LFS pointer"},
+        {BYTES("\n<!DOCTYPE html>\n<html></html>"), "HTML or XML"},
+        {BYTES("question,answer\nWhat is 1+1?,2\n"), "a table of comma or tab separated values"},
+        {BYTES("\357\273\277question\tanswer\n1\t2\n"), "a table of comma or tab separated values"},
+        {BYTES("PK\003\004abc"), "a ZIP archive"},
     };
-    char line[400];
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        snprintf(line, sizeof line, "printf '%s' >kind; polar search -m random.gguf kind -o x.json", kinds[i].bytes);
-        RUN(line, 1, "polar search: kind is ");
+    for (int i = 0; i < COUNT(kinds); i++) {
+        write_file("kind", kinds[i].bytes, kinds[i].n);
+        RUN("polar search -m random.gguf kind -o x.json", 1, "polar search: kind is ");
         CHECK(strstr(output, kinds[i].name) != NULL);
         RUN("polar search -m kind choice.jsonl -o x.json", 1, "; it is ");
         CHECK(strstr(output, kinds[i].name) != NULL);
     }
     RUN("polar search -m choice.jsonl choice.jsonl -o x.json", 1, "; it is JSON text");
     RUN("polar search -m random.gguf random.gguf -o x.json", 1, "random.gguf is a GGUF file; questions");
-    RUN("printf 'pred,gold\\n1,2\\n' | polar grade --jsonl", 1, "stdin is a table of comma");
+    RUN_ON("pred,gold\n1,2\n", "polar grade --jsonl", 1, "stdin is a table of comma");
     CHECK(!exists("x.json"));
 }
 
-/* Not through the function, which would be a shell of its own in the background. */
-#define SLOW "\"$POLAR\" search -m random.gguf long.jsonl --prompt '{question}' --reward choice -t 1 --simulations 100 "
+#define SLOW "polar search -m random.gguf long.jsonl --prompt '{question}' --reward choice -t 1 --simulations 100 "
 
-TEST(kill) { /* killed again and again, each time a little later, it ends with the same bytes */
+TEST(kill) { /* killed again and again, each time with a journal a little longer, it ends with the same bytes */
+    uint64_t seed = 3;
+    int n = 0;
     RUN(SLOW "-o slow.json", 0, "");
-    RUN("n=0; while [ ! -e killed.json ] && [ $n -lt 100 ]; do n=$((n+1)); " SLOW "-o killed.json & "
-        "sleep $((n / 10)).$((n * 37 % 90 + 10)); kill -9 $! && wait $!; done; echo done after $n",
-        0, "done after");
-    CHECK(same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
+    for (long size = 1; !exists("killed.json") && n < 100; n++) {
+        const intptr_t process = start(SLOW "-o killed.json");
+        while (size_there("killed.json.journal") < size && !exists("killed.json")) wait_a_little();
+        size = size_there("killed.json.journal") + 1 + (long)(rng_next(&seed) % 60000);
+        finish(process, SIGKILL);
+    }
+    CHECK(n > 3 && same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
 }
 
-/* The journal of a run that found no more room for its file. */
+/* The journal of a run, to be freed, and its file cut in the middle: a directory has the name of the output. */
 static char *make_journal(const char *name, size_t *n) {
-    char text[600];
-    snprintf(text, sizeof text, "trap '' XFSZ; ulimit -f 24; " CHOICE "-o %s.json", name);
-    CHECK(run(text) == 1);
-    snprintf(text, sizeof text, "%s.json.journal", name);
-    return read_back(text, n);
+    char command[400], journal[64];
+    char *text;
+    snprintf(command, sizeof command, CHOICE "-o %s", name);
+    snprintf(journal, sizeof journal, "%s.journal", name);
+    CHECK(!mkdir(there(name), 0777) && run(command) == 1 && !rmdir(there(name)));
+    text = read_back(journal, n);
+    CHECK(text != NULL);
+    if (text) write_file(journal, text, *n / 2);
+    return text;
 }
 
 TEST(torn) {
     size_t n = 0, lines = 0;
-    char *text = make_journal("torn", &n);
+    char *text = make_journal("torn.json", &n);
     uint64_t seed = 1;
     CHECK(text != NULL);
     if (!text) return;
     for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
     for (int i = 0; i < test_repeat(6); i++) { /* cut anywhere, in the header too */
         write_file("torn.json.journal", text, (size_t)(rng_next(&seed) % (n + 1)));
-        RUN("rm -f torn.json; " CHOICE "-o torn.json", 0, "questions       7");
+        remove(there("torn.json"));
+        RUN(CHOICE "-o torn.json", 0, "questions       7");
         CHECK(same_files("torn.json", "whole.json"));
     }
     text[n / 2] ^= 1; /* damage that is no torn end is not passed over */
     write_file("torn.json.journal", text, n);
     CHECK(lines > 2);
-    RUN("rm -f torn.json; " CHOICE "-o torn.json", 1, ": this line is damaged, and whole ones follow it");
-    RUN("rm -f torn.json; echo hello >torn.json.journal; " CHOICE "-o torn.json", 1, "torn.json.journal is no journal");
+    remove(there("torn.json"));
+    RUN(CHOICE "-o torn.json", 1, ": this line is damaged, and whole ones follow it");
+    write_text("torn.json.journal", "hello\n");
+    RUN(CHOICE "-o torn.json", 1, "torn.json.journal is no journal");
     free(text);
 }
 
 TEST(resume) { /* goes on only with what it began with */
     size_t n = 0;
-    char *text = make_journal("again", &n);
+    char *text = make_journal("again.json", &n);
     CHECK(text != NULL);
     if (!text) return;
     RUN("polar search -m other.gguf choice.jsonl --prompt '{question}' --reward choice --simulations 24 -o again.json",
         1, "again.json.journal belongs to another run: model.checksum is \"");
     RUN(CHOICE "-o again.json --seed 3", 1,
         "settings.seed is 0 there and 3 here; remove it or choose another output to begin anew");
-    RUN("sed -n 1p again.json.journal", 0, ",\"in_flight\":8,\"trajectory\":2,"); /* the rule of proposals */
+    CHECK(count_in("again.json.journal", ",\"in_flight\":8,\"trajectory\":2,") == 1); /* the rule of proposals */
     RUN(CHOICE "-o again.json --limit 6", 1, "questions.n is 7 there and 6 here");
     RUN(CHOICE "-o again.json --shard 1/2", 1, "shard is not set there and a list of 2 here");
     RUN(CHOICE "-o again.json -t 1", 0, "polar search: again.json.journal: going on after ");
@@ -536,45 +560,56 @@ TEST(resume) { /* goes on only with what it began with */
 }
 
 TEST(interrupt) {
-    RUN(SLOW "-o int.json & while [ ! -s int.json.journal ] && [ ! -e int.json ]; do sleep 0.01; done; kill -INT $!; "
-             "wait $!; "
-             "echo status $?",
-        0, "status");
-    if (strstr(output, "status 0")) {
-        SKIP("the run was over before it could be interrupted");
-        return;
-    }
-    CHECK(strstr(output, "polar search: interrupted after ") && strstr(output, "status 1") && !exists("int.json"));
+    const intptr_t process = start(SLOW "-o int.json 2>said");
+    int status;
+    while (size_there("int.json.journal") <= 0 && !exists("int.json")) wait_a_little();
+    status = finish(process, SIGINT);
+    if (!status) SKIP("the run was over before it could be interrupted");
+    else if (!INTERRUPTS) SKIP("programs are ended, not interrupted");
+    else CHECK(status == 1 && count_in("said", "polar search: interrupted after ") == 1 && !exists("int.json"));
     RUN(SLOW "-o int.json", 0, "oracle, both");
     CHECK(same_files("int.json", "slow.json"));
 }
 
 TEST(disk_full) {
-    struct stat s;
-    if (stat("/dev/full", &s)) {
+#ifdef _WIN32
+    SKIP("nothing is like a full disk");
+#else
+    struct rlimit all, little;
+    if (access("/dev/full", F_OK)) {
         SKIP("there is no /dev/full");
         return;
     }
     RUN(CHOICE "-o /dev/full", 1, "cannot write /dev/full: No space left on device");
-    RUN("ln -s /dev/full full.json.journal; " CHOICE "-o full.json", 1,
+    CHECK(!symlink("/dev/full", there("full.json.journal")));
+    RUN(CHOICE "-o full.json", 1,
         "cannot write full.json.journal: No space left on device; what was recorded before is kept");
     /* a bound on the size of files: the journal stays whole up to there, and the run goes on when there is room */
-    RUN("(trap '' XFSZ; ulimit -f 12; " CHOICE "-o small.json)", 1, "cannot write small.json.journal: File too large");
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(!getrlimit(RLIMIT_FSIZE, &all));
+    little = all;
+    little.rlim_cur = 6144;
+    CHECK(!setrlimit(RLIMIT_FSIZE, &little));
+    RUN(CHOICE "-o small.json", 1, "cannot write small.json.journal: File too large");
+    CHECK(!setrlimit(RLIMIT_FSIZE, &all));
     RUN(CHOICE "-o small.json", 0, "small.json.journal: going on after ");
     CHECK(!strstr(output, "is dropped") && same_files("small.json", "whole.json"));
+#endif
 }
 
 TEST(shards) {
-    RUN("for i in 1 2 3; do " CHOICE
-        "-o part$i.json --shard $i/3 || exit 1; done; polar merge part3.json part1.json part2.json -o merged.json",
-        0, "questions       7, ");
+    RUN(CHOICE "-o part2.json --shard 2/3", 0, "");
+    RUN(CHOICE "-o part1.json --shard 1/3", 0, "");
+    RUN(CHOICE "-o part3.json --shard 3/3", 0, "");
+    RUN("polar merge part3.json part1.json part2.json -o merged.json", 0, "questions       7, ");
     CHECK(same_files("merged.json", "whole.json"));
     RUN("polar merge part3.json part1.json -o x.json", 1,
         "polar merge: missing: part 2 of 3; --partial joins what there is");
     RUN("polar merge part3.json part1.json -o - --partial", 0, "\"missing_parts\":[2]}");
     RUN("polar merge part3.json part1.json part3.json -o x.json", 1, "part3.json and part3.json are both part 3 of 3");
     RUN("polar merge part3.json whole.json -o x.json", 1, "part3.json is one of 3 parts and whole.json one of 1");
-    RUN(CHOICE "-o other1.json --seed 1 --shard 1/3; polar merge other1.json part2.json part3.json -o x.json", 1,
+    RUN(CHOICE "-o other1.json --seed 1 --shard 1/3", 0, "");
+    RUN("polar merge other1.json part2.json part3.json -o x.json", 1,
         "no parts of one run: settings.seed is 1 there and 0 here");
     RUN("polar merge whole.json planted.jsonl -o x.json", 1, "has a header of polar search and planted.jsonl has none");
     RUN("polar merge planted.jsonl planted.jsonl -o x.json", 1,
@@ -582,15 +617,11 @@ TEST(shards) {
     CHECK(!exists("x.json"));
 }
 
-TEST(parallel) {
-    if (run("command -v parallel") != 0 || run("parallel --version") != 0 || !strstr(output, "GNU parallel")) {
-        SKIP("GNU parallel is not here");
-        return;
-    }
-    RUN("parallel --will-cite -j 2 \"$POLAR\" search -m random.gguf choice.jsonl --prompt \"'{question}'\" --reward "
-        "choice --simulations 24 -t 1 "
-        "-o spread{}.json --shard {}/2 ::: 1 2 && polar merge spread1.json spread2.json -o spread.json",
-        0, "questions       7, ");
+TEST(parallel) { /* parts that run at the same time */
+    const intptr_t first = start(CHOICE "-t 1 -o spread1.json --shard 1/2 2>said1");
+    const intptr_t second = start(CHOICE "-t 1 -o spread2.json --shard 2/2 2>said2");
+    CHECK(!finish(first, 0) && !finish(second, 0));
+    RUN("polar merge spread1.json spread2.json -o spread.json", 0, "questions       7, ");
     CHECK(same_files("spread.json", "whole.json"));
 }
 
@@ -608,19 +639,19 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     int before = count_paths("whole.json");
     RUN("polar search -m random.gguf whole.json --menu 12 -o menu.json", 0, "questions       7, ");
     CHECK(count_paths("menu.json") > before);
-    RUN("head -1 menu.json", 0, "\"menu\":[\"0-3\",\"");
+    CHECK(count_in("menu.json", "\"menu\":[\"0-3\",\"") == 1);
     RUN("polar search -m random.gguf menu.json --menu 12 -o menu2.json --json", 0, "\"n_questions\":7");
     CHECK(count_paths("menu2.json") >= count_paths("menu.json"));
-    RUN("for i in 1 2; do polar search -m random.gguf whole.json --menu 12 -o menu-$i.json --shard $i/2; done; "
-        "polar merge menu-1.json menu-2.json -o menu3.json",
-        0, "questions       7, ");
+    RUN("polar search -m random.gguf whole.json --menu 12 -o menu-1.json --shard 1/2", 0, "");
+    RUN("polar search -m random.gguf whole.json --menu 12 -o menu-2.json --shard 2/2", 0, "");
+    RUN("polar merge menu-1.json menu-2.json -o menu3.json", 0, "questions       7, ");
     CHECK(same_files("menu3.json", "menu.json"));
     RUN("polar search -m other.gguf whole.json --menu 12 -o x.json", 1, "whole.json was made with another model");
     RUN("polar search -m random.gguf - --menu 12 -o x.json <whole.json", 2, "--menu needs a file");
     RUN("polar search -m random.gguf whole.json --menu 3 --also 1x3 --also identity -o named.json --json", 0,
         "\"n_questions\":7");
-    RUN("head -1 named.json", 0, "\"0 1x3 2-3\"]");
-    RUN("grep -c '\\[0,1,1,1,2,3\\]' named.json", 0, "7\n"); /* run on every question */
+    CHECK(count_in("named.json", "\"0 1x3 2-3\"]") == 1);
+    CHECK(count_in("named.json", "\"path\":[0,1,1,1,2,3]") == 7); /* run on every question */
     RUN("polar search -m random.gguf whole.json --also 1x3 -o x.json", 2, "--also adds programs to a menu");
     RUN("polar search -m random.gguf whole.json --menu 3 --also 9x3 -o x.json", 2, "--also \"9x3\": ");
 }
@@ -644,8 +675,6 @@ static const test_case tests[] = {
 };
 
 int main(int argc, char **argv) {
-    int status;
     prepare();
-    status = test_main(tests, COUNT(tests), argc, argv);
-    return remove_directory() ? status : 1;
+    return test_main(tests, COUNT(tests), argc, argv);
 }

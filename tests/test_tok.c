@@ -3,6 +3,7 @@
 #include "inside.h"
 #include "fuzz/fuzz_tokenizer.c"
 #include "test.h"
+#include "command.h"
 #include "tok_vectors.h"
 
 /* --- files and vocabularies */
@@ -1220,19 +1221,14 @@ TEST(damaged_files) {
 
 /* --- the command */
 
-#define TOY_FILE "build/test_tok.gguf"
-
-/* Runs ./polar tokenize on the toy; its output, or that of stderr after a failure, which must be as expected. */
-static void check_command(const char *arguments, int status, const char *expected) {
-    const char *command = getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar";
-    char line[1000], got[1000];
-    FILE *f;
-    snprintf(line, sizeof line, "P='%s tokenize -m " TOY_FILE "'; { %s; } 2>&1; echo $?", command, arguments);
-    if (!(f = popen(line, "r"))) return;
-    got[fread(got, 1, sizeof got - 1, f)] = 0;
-    pclose(f);
-    snprintf(line, sizeof line, "%s\n%d\n", expected, status);
-    CHECK_STR(got, line);
+/* What polar tokenize prints on the toy: its output, or that of stderr after a failure, and a line's end. */
+static void check_command(const char *input, const char *arguments, int status, const char *expected) {
+    char line[1000];
+    write_text("input", input);
+    snprintf(line, sizeof line, "polar tokenize -m toy.gguf <input %s", arguments);
+    CHECK(run(line) == status);
+    snprintf(line, sizeof line, "%s\n", expected);
+    CHECK_STR(output, line);
 }
 
 TEST(command) {
@@ -1240,38 +1236,31 @@ TEST(command) {
     uint64_t state = 10;
     toy t;
     blob b;
-    FILE *f = fopen(getenv("POLAR_COMMAND") ? getenv("POLAR_COMMAND") : "./polar", "rb");
-#ifdef _WIN32
-    if (f) fclose(f);
-    SKIP("the commands are for a POSIX shell");
-    return;
-#endif
-    if (!f) {
+    if (run("polar --version")) {
         SKIP("./polar is not built");
         return;
     }
-    fclose(f);
     toy_make(&t, &state, 0);
     t.n = 256;
     b = toy_bpe(&t, "llama", "llama-bpe", specials, 2, 1);
     blob_int(&b, "tokenizer.ggml.bos_token_id", 257);
     wr_u64(b.at + 16, b.n_keys);
-    CHECK((f = fopen(TOY_FILE, "wb")) && fwrite(b.at, 1, b.n, f) == b.n && !fclose(f));
+    write_file("toy.gguf", b.at, b.n);
     free(b.at);
-    check_command("$P ab", 0, "97,98");
-    check_command("$P --bos --special 'a<think>'", 0, "257,97,256");
-    check_command("printf 'a\\0' | $P", 0, "97,0");
-    check_command("$P --json ''", 0, "{\"tokens\":[]}");
-    check_command("$P --decode 257,97,256,98", 0, "a<think>b");
-    check_command("$P --decode --special '257 97'", 0, "<|x|>a");
-    check_command("echo '{\"text\":\"\\u00e9\"}' | $P --jsonl", 0, "{\"tokens\":[195,169]}");
-    check_command("echo '{\"tokens\":[195,169]}' | $P --jsonl --decode -", 0, "{\"text\":\"\xc3\xa9\"}");
-    check_command("$P --decode 97,258", 1, "polar tokenize: token 1 of 2 is 258, expected 0 to 257");
-    check_command("$P --decode 97,a", 1, "polar tokenize: a token id is expected at \"a\"");
-    check_command("echo '{\"tokens\":[-1]}' | $P --jsonl --decode", 1,
+    check_command("", "ab", 0, "97,98");
+    check_command("", "--bos --special 'a<think>'", 0, "257,97,256");
+    write_file("zero", "a", 2);
+    check_command("", "<zero", 0, "97,0");
+    check_command("", "--json ''", 0, "{\"tokens\":[]}");
+    check_command("", "--decode 257,97,256,98", 0, "a<think>b");
+    check_command("", "--decode --special '257 97'", 0, "<|x|>a");
+    check_command("{\"text\":\"\\u00e9\"}\n", "--jsonl", 0, "{\"tokens\":[195,169]}");
+    check_command("{\"tokens\":[195,169]}\n", "--jsonl --decode -", 0, "{\"text\":\"\xc3\xa9\"}");
+    check_command("", "--decode 97,258", 1, "polar tokenize: token 1 of 2 is 258, expected 0 to 257");
+    check_command("", "--decode 97,a", 1, "polar tokenize: a token id is expected at \"a\"");
+    check_command("{\"tokens\":[-1]}\n", "--jsonl --decode", 1,
                   "polar tokenize: stdin:1: token 0 of 1 is -1, expected 0 to 257");
-    check_command("echo '{\"txt\":1}' | $P --jsonl", 1, "polar tokenize: stdin:1: field \"text\" must be a string");
-    remove(TOY_FILE);
+    check_command("{\"txt\":1}\n", "--jsonl", 1, "polar tokenize: stdin:1: field \"text\" must be a string");
 }
 
 /* --- memory and time */

@@ -55,11 +55,14 @@ TEST(train) {
     CHECK(strstr(output, "  menu          100.0 %  cost ") && strstr(output, "cascade         threshold -") &&
           strstr(output, " for 3 programs, fitted on 32 held-out questions: 100.0 %, cost "));
     /* no other bit with other threads */
-    RUN(TRAIN "-o q.gguf --price 0.2 --threads 3 && cmp p.gguf q.gguf", 0, "q.gguf\n");
-    RUN(TRAIN "-o q.gguf --price 0.2 --cache features && cmp p.gguf q.gguf", 0, "q.gguf\n");
+    RUN(TRAIN "-o q.gguf --price 0.2 --threads 3", 0, "q.gguf\n");
+    CHECK(same_files("p.gguf", "q.gguf"));
+    RUN(TRAIN "-o q.gguf --price 0.2 --cache features", 0, "q.gguf\n");
+    CHECK(same_files("p.gguf", "q.gguf"));
     RUN(TRAIN "-o q.gguf --price 0.2 --cache features --layer 1", 0,
         "features is of other questions, another model or other options");
-    RUN(TRAIN "-o q.gguf --seed 1; cmp p.gguf q.gguf", 1, "differ");
+    RUN(TRAIN "-o q.gguf --seed 1", 0, "q.gguf\n");
+    CHECK(!same_files("p.gguf", "q.gguf"));
     RUN(TRAIN "-o m.gguf --heads menu --features embedding --json", 0, "\"menu\":{\"n_questions\":128");
     CHECK(!strstr(output, "\"programs\":{") && strstr(output, "\"cascade_threshold\":-"));
     RUN(TRAIN "-o r.gguf --heads programs --json", 0, "\"curve\":[{\"epoch\":1,\"loss\":");
@@ -67,22 +70,21 @@ TEST(train) {
     RUN("polar predictor info p.gguf", 0, "hidden after layer 2, at most 512 tokens");
     CHECK(strstr(output, "prompt      \"Q: {question}\"") && strstr(output, "cascade     3 programs") &&
           strstr(output, "price 0.2"));
-    RUN("ls", 0, "");
-    CHECK(!strstr(output, "checkpoint"));
+    CHECK(!exists("p.gguf.checkpoint") && !exists("q.gguf.checkpoint"));
 }
 
-/* SIGTERM is what Ctrl-C is, but for shells that shield children from it. */
 TEST(resume) {
+    intptr_t process;
     RUN(TRAIN "--epochs 15 -o whole.gguf --heads programs", 0, "whole.gguf");
-    RUN("\"$POLAR\" train -m model.gguf found.json --prompt 'Q: {question}' --width 16 --epochs 15 "
-        "-o part.gguf --heads programs & "
-        "while [ ! -f part.gguf.checkpoint ]; do :; done; kill -TERM $!; wait $!",
-        1, "interrupted; the same command goes on from part.gguf.checkpoint");
+    process = start(TRAIN "--epochs 15 -o part.gguf --heads programs 2>said");
+    while (!exists("part.gguf.checkpoint")) {}
+    CHECK(finish(process, SIGTERM) == (INTERRUPTS ? 1 : -1) && !exists("part.gguf"));
+    if (!INTERRUPTS) SKIP("programs are ended, not interrupted");
+    else CHECK(count_in("said", "interrupted; the same command goes on from part.gguf.checkpoint") == 1);
     RUN(TRAIN "--epochs 15 -o part.gguf --heads programs --seed 3", 1,
         "it is the state of an earlier run: --restart begins anew");
-    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs && cmp whole.gguf part.gguf", 0,
-        "going on from part.gguf.checkpoint");
-    RUN("ls part.gguf.checkpoint", 2, "No such file");
+    RUN(TRAIN "--epochs 15 -o part.gguf --heads programs", 0, "going on from part.gguf.checkpoint");
+    CHECK(same_files("whole.gguf", "part.gguf") && !exists("part.gguf.checkpoint"));
 }
 
 TEST(predict) {
@@ -91,14 +93,22 @@ TEST(predict) {
     RUN("polar predict -m model.gguf -p p.gguf --json '7 cats, one more?'", 0,
         "\"head\":\"menu\",\"programs\":[{\"program\":\"0-1 2x0 3\"");
     CHECK(strstr(output, "\"strip\":\"##.#\",\"path\":[0,1,3]") && strstr(output, "\"menu\":[0."));
-    RUN("printf '7 cats, one more?\\n' | polar predict -m model.gguf -p p.gguf --head programs -k 3 -", 0,
+    RUN_ON("7 cats, one more?\n", "polar predict -m model.gguf -p p.gguf --head programs -k 3 -", 0,
         "proposed programs");
     RUN("polar predict -m model.gguf -p p.gguf --head none x", 2, "--head none: expected auto, menu or programs");
     RUN("polar predict -m model.gguf x", 2, "no predictor: -p FILE");
     RUN("polar predict -m model.gguf -p r.gguf --head menu x", 1, "this predictor has no menu");
 }
 
+/* What `polar run --json` prints, without the time it took. */
+static const char *untimed(const char *command) {
+    RUN(command, 0, ",\"seconds\"");
+    if (strstr(output, ",\"seconds\"")) *strstr(output, ",\"seconds\"") = 0;
+    return output;
+}
+
 TEST(answers) {
+#define LONG "polar run -m model.gguf --ignore-end -n 12 --json 'Q: 7 dogs?' "
     static const char ask[] = "polar run -m model.gguf -p p.gguf -n 5 --json ";
     char line[512], expected[sizeof output], *end;
     RUN("polar run -m model.gguf --chat raw --program '2-3x2' -n 5 --json 'Q: 7 dogs, one more?'", 0, "\"text\":");
@@ -113,39 +123,41 @@ TEST(answers) {
     RUN(line, 0, "\"n_run\":1,");
     snprintf(line, sizeof line, "%s--cascade --threshold 0 '7 dogs, one more?'", ask);
     RUN(line, 0, "\"n_run\":3,");
-    RUN("ask() { polar run -m model.gguf --ignore-end -n 12 --json \"$@\" 'Q: 7 dogs?' | sed 's/,.seconds.*//'; }; "
-        "ask >a; ask --repetition-penalty 1 | cmp - a && ask --repetition-penalty 30 >b; ! cmp -s a b && "
-        "ask --repetition-penalty 30 --repetition-window 500 | cmp - b && "
-        "! ask --repetition-penalty 30 --repetition-window 1 | cmp -s - b && echo well",
-        0, "well");
+    strcpy(expected, untimed(LONG));
+    CHECK_STR(untimed(LONG "--repetition-penalty 1"), expected);
+    CHECK(strcmp(untimed(LONG "--repetition-penalty 30"), expected));
+    strcpy(expected, output);
+    CHECK_STR(untimed(LONG "--repetition-penalty 30 --repetition-window 500"), expected);
+    CHECK(strcmp(untimed(LONG "--repetition-penalty 30 --repetition-window 1"), expected));
     RUN("polar run -m model.gguf --repetition-penalty 0 x", 2, "expected a number above 0");
     RUN("polar run -m model.gguf --repetition-window -1 x", 2, "expected a number of tokens, or 0");
     RUN("polar run -m model.gguf -p r.gguf --cascade x", 1, "holds no threshold for cascades");
     RUN("polar run -m model.gguf --vote x", 2, "go with a predictor, -p FILE");
     RUN("polar run -m model.gguf -p p.gguf --vote --program 2x2 x", 2, "--program: one program");
     RUN("polar run -m model.gguf -p p.gguf --vote --temperature 1 x", 2, "greedy");
-    RUN("polar run -m model.gguf -p p.gguf --stats -n 3 '7 dogs, one more?' 2>&1 >/dev/null", 0,
+    RUN("polar run -m model.gguf -p p.gguf --stats -n 3 '7 dogs, one more?' >/dev/null", 0,
         "program ##22, cost 1.500, P 0.");
 }
 
 /* A question that the model has no room for: found before features are made; left out, the others decide all. */
 TEST(long_questions) {
-    static const char train[] = "polar train -m model.gguf lengthy.json --prompt 'Q: {question}' --width 16 --epochs 3 "
-                                "--menu-epochs 12 --price 0.2 -o l.gguf ";
-    char line[1000];
-    snprintf(line, sizeof line,
-             "i=0; x=; while [ $i -lt 300 ]; do i=$((i+1)); x=${x}x; done; { sed -n 1,7p found.json; "
-             "echo '{\"question\":\"'$x'\",\"final_valid_transitions\":[[0,1,3]]},'; sed -n '8,$p' found.json; } "
-             ">lengthy.json; %s", train);
-    RUN(line, 1, "polar train: lengthy.json:8: the prompt has 303 tokens and the answer may have 0, the model was ");
+#define LENGTHY "polar train -m model.gguf lengthy.json --prompt 'Q: {question}' --width 16 --epochs 3 " \
+        "--menu-epochs 12 --price 0.2 -o l.gguf "
+    char line[400];
+    sprintf(line, "{\"question\":\"%0300d\",\"final_valid_transitions\":[[0,1,3]]},", 0);
+    insert_line("found.json", "lengthy.json", 8, line);
+    RUN(LENGTHY, 1, "polar train: lengthy.json:8: the prompt has 303 tokens and the answer may have 0, the model was ");
     CHECK(!exists("l.gguf"));
-    snprintf(line, sizeof line, "%s --skip-long && cmp l.gguf p.gguf", train);
-    RUN(line, 0, "polar train: lengthy.json: 1 of 161 questions are too long for the model and left out\n");
+    RUN(LENGTHY "--skip-long", 0,
+        "polar train: lengthy.json: 1 of 161 questions are too long for the model and left out\n");
+    CHECK(same_files("l.gguf", "p.gguf"));
 }
 
 /* No output takes the place of a file that is read, or of a file of another kind. */
 TEST(outputs) {
-    RUN("cp model.gguf m.kept; cp found.json f.kept; echo hello >n.gguf.checkpoint", 0, "");
+    copy_file("model.gguf", "m.kept");
+    copy_file("found.json", "f.kept");
+    write_text("n.gguf.checkpoint", "hello");
     RUN(TRAIN "-o model.gguf", 2, "polar train: model.gguf and model.gguf are the same file");
     RUN(TRAIN "-o ./found.json", 2, "polar train: ./found.json and found.json are the same file");
     RUN(TRAIN "-o x.gguf --cache found.json", 2, "found.json and found.json are the same file");
@@ -154,15 +166,16 @@ TEST(outputs) {
     RUN(TRAIN "-o x.gguf --checkpoint p.gguf --restart", 1, "p.gguf exists and is a predictor, not the state of a tr");
     RUN(TRAIN "-o n.gguf --restart", 1, "n.gguf.checkpoint exists and is another file, not the state of a training");
     RUN(TRAIN "-o features", 1, "features exists and is a file of features, not a predictor");
-    RUN("cmp model.gguf m.kept && cmp found.json f.kept && cat n.gguf.checkpoint", 0, "hello\n");
+    CHECK(same_files("model.gguf", "m.kept") && same_files("found.json", "f.kept"));
+    CHECK(count_in("n.gguf.checkpoint", "hello") == 1);
 }
 
 /* The predictor knows which questions it was trained on. */
 TEST(fingerprints) {
     RUN("polar predictor info p.gguf", 0, "questions   trained on 160, whose fingerprints are known\n");
-    RUN("{ echo '{\"question\":\"0 fish?\",\"answer\":1}'; echo '{\"question\":\" 0  cats?\",\"answer\":1}'; } "
-        ">asked.jsonl; polar eval -m model.gguf -p p.gguf asked.jsonl -n 2",
-        1, "polar eval: asked.jsonl:2: this question and 0 more of 2 are among those that p.gguf was trained on: ");
+    write_text("asked.jsonl", "{\"question\":\"0 fish?\",\"answer\":1}\n{\"question\":\" 0  cats?\",\"answer\":1}\n");
+    RUN("polar eval -m model.gguf -p p.gguf asked.jsonl -n 2", 1,
+        "polar eval: asked.jsonl:2: this question and 0 more of 2 are among those that p.gguf was trained on: ");
     RUN("polar eval -m model.gguf -p p.gguf asked.jsonl -n 2 --allow-overlap", 0, "2 questions; layers");
     RUN("polar eval -m model.gguf -p p.gguf asked.jsonl -n 2 --limit 1", 0, "1 questions; layers");
     CHECK(!strstr(output, "no record"));
@@ -194,28 +207,30 @@ static void write_chat_model(const char *name, const char *template) {
 
 /* What a prompt is made of: an unknown template is said, raw messages have a blank line between them. */
 TEST(chat) {
+    static char expected[sizeof output];
     static const char said[] = "chat.gguf: the chat template is none that polar knows (chatml, llama3): messages";
     write_chat_model("chat.gguf", "{% for m in messages %}<|User|>{{ m.content }}{% endfor %}<think>\n");
     RUN("polar run -m chat.gguf -n 1 Hi", 0, said);
     RUN("polar info chat.gguf", 0, said);
     RUN("polar run -m chat.gguf -n 1 --chat chatml Hi", 1, "the vocabulary has no token <|im_start|>");
-    RUN("polar run -m model.gguf -n 2 --json --system 'Be brief.' Hi >a; "
-        "polar run -m model.gguf -n 2 --json 'Be brief.\n\nHi' >b; sed 's/,.seconds.*//' a >c; "
-        "sed 's/,.seconds.*//' b | cmp - c && cat c",
-        0, "\"n_prompt\":");
+    strcpy(expected, untimed("polar run -m model.gguf -n 2 --json --system 'Be brief.' Hi"));
+    CHECK_STR(untimed("polar run -m model.gguf -n 2 --json 'Be brief.\n\nHi'"), expected);
 }
 
 /* A byte order mark is no part of a text, and what is handed over is UTF-8. */
 TEST(text_in_and_out) {
     char line[200], *text;
     size_t n = 0;
-    RUN("printf '\\357\\273\\277one\\n' >bom.txt; printf 'one\\n' >plain.txt; "
-        "polar tokenize -m model.gguf -f bom.txt >a; polar tokenize -m model.gguf -f plain.txt | cmp - a && "
-        "polar tokenize -m model.gguf - <bom.txt | cmp - a",
-        0, "");
-    RUN("polar run -m model.gguf -n 4 --stats -f bom.txt 2>&1 >/dev/null | sed 's/ tokens.*//' >a; "
-        "polar run -m model.gguf -n 4 --stats -f plain.txt 2>&1 >/dev/null | sed 's/ tokens.*//' | cmp - a && cat a",
-        0, " + ");
+    write_text("bom.txt", "\xef\xbb\xbfone\n");
+    write_text("plain.txt", "one\n");
+    RUN("polar tokenize -m model.gguf -f plain.txt >a", 0, "");
+    RUN("polar tokenize -m model.gguf -f bom.txt >b", 0, "");
+    RUN("polar tokenize -m model.gguf - <bom.txt >c", 0, "");
+    CHECK(same_files("a", "b") && same_files("a", "c"));
+    RUN("polar run -m model.gguf -n 4 --stats -f plain.txt >/dev/null", 0, " + ");
+    sprintf(line, "%.100s", output);
+    line[strcspn(line, "t")] = 0; /* numbers of tokens, then of seconds */
+    RUN("polar run -m model.gguf -n 4 --stats -f bom.txt >/dev/null", 0, line);
     for (int seed = 0; seed < 5; seed++) {
         sprintf(line, "polar run -m model.gguf -n 40 --ignore-end --temperature 3 --seed %d x >out.txt", seed);
         RUN(line, 0, "");
@@ -235,22 +250,25 @@ TEST(bad_input) {
     RUN("polar predict -m model.gguf -p p.gguf --encoder other.gguf x", 2, "come from the model itself");
     RUN("polar train -m model.gguf found.json", 2, "no place for the predictor: -o FILE");
     RUN("polar train -m model.gguf found.json -o x.gguf --heads none", 2, "--heads none: expected both, programs or ");
-    RUN("echo '{\"samples\":[]}' >e.json; polar train -m model.gguf e.json -o x.gguf", 1, "e.json: no questions");
-    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
+    write_text("e.json", "{\"samples\":[]}\n");
+    RUN("polar train -m model.gguf e.json -o x.gguf", 1, "e.json: no questions");
+    write_text("e.json", "[{\"question\":\"a\",\"final_valid_transitions\":[[0,1,9]]}]\n");
+    RUN("polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
         1, "e.json:1: path 1 executes layer 9, model.gguf has layers 0..3: it was found for another model");
-    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[],\"final_invalid_transitions\":[[0,1]]}]' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'", 1, "e.json: ");
+    write_text("e.json",
+               "[{\"question\":\"a\",\"final_valid_transitions\":[],\"final_invalid_transitions\":[[0,1]]}]\n");
+    RUN("polar train -m model.gguf e.json -o x.gguf --prompt '{question}'", 1, "e.json: ");
     CHECK(strstr(output, "valid path"));
-    RUN("echo '[{\"question\":\"a\",\"final_valid_transitions\":[[0,\"x\"]]}]' >e.json; "
-        "polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
+    write_text("e.json", "[{\"question\":\"a\",\"final_valid_transitions\":[[0,\"x\"]]}]\n");
+    RUN("polar train -m model.gguf e.json -o x.gguf --prompt '{question}'",
         1, "e.json:1: a path is no list of layers");
-    RUN("printf '{\"polar\":{\"model\":{\"n_layer\":28,\"checksum\":\"00\"}},\"samples\":[{\"question\":\"a\"}]}' "
-        ">e.json; polar train -m model.gguf e.json -o x.gguf",
-        1, "e.json was made with another model (28 layers, checksum 00)");
+    write_text("e.json",
+               "{\"polar\":{\"model\":{\"n_layer\":28,\"checksum\":\"00\"}},\"samples\":[{\"question\":\"a\"}]}");
+    RUN("polar train -m model.gguf e.json -o x.gguf", 1,
+        "e.json was made with another model (28 layers, checksum 00)");
     RUN(TRAIN "-o x.gguf --features encoder", 2, "--encoder FILE goes with");
     RUN(TRAIN "-o /nowhere/x.gguf", 1, "/nowhere/x.gguf");
-    RUN("ls x.gguf", 2, "No such file");
+    CHECK(!exists("x.gguf"));
 }
 
 TEST(encoder) {
@@ -261,7 +279,8 @@ TEST(encoder) {
 
 /* --- the library and the command on the bundled model --- */
 
-#define DEMO "examples/demo/demo-"
+#define FILES "examples/demo/demo-"
+#define DEMO "../../" FILES
 #define N_ASKED 24
 
 static char asked[N_ASKED][1024], gold[N_ASKED][STORY_ANSWER];
@@ -284,12 +303,8 @@ static void write_questions(const char *name) {
 /* Asks all questions through polar_ask and through `polar run` with the words given: the same texts, the same programs,
  * the same number of them; at least `least` are right. */
 static void ask_both(const polar_model *m, const polar_ask_options *options, const char *words, int least) {
-    char line[512], text[256], expected[2048], program[1024], box[32];
-    const char *at = output;
+    char line[2048], text[256], expected[2048], program[1024], box[32];
     int right = 0;
-    snprintf(line, sizeof line, "while read -r q; do polar run -m \"$OLDPWD/" DEMO "model.gguf\" %s --json \"$q\"; "
-             "done <questions", words);
-    RUN(line, 0, "");
     for (int i = 0; i < N_ASKED; i++) {
         polar_ask_options o = *options;
         const polar_judge judge = answer_judge(asked[i], strlen(asked[i]));
@@ -297,39 +312,40 @@ static void ask_both(const polar_model *m, const polar_ask_options *options, con
         polar_error e;
         o.judge = &judge;
         o.picked = &picked;
+        snprintf(line, sizeof line, "polar run -m " DEMO "model.gguf %s --json '%s'", words, asked[i]);
+        RUN(line, 0, "");
         if (polar_ask(m, asked[i], &o, text, sizeof text, NULL, &e)) CHECK_STR(e.message, "");
         polar_program_format(&picked.candidate.program, program, sizeof program);
         snprintf(expected, sizeof expected, "{\"text\":\"%s%s\"", *text == '\\' ? "\\" : "", text); /* "\boxed" */
         if (o.predictor && !o.program)
             snprintf(expected + strlen(expected), 1200, ",\"program\":\"%s\"", program);
-        if (strncmp(at, expected, strlen(expected))) {
-            printf("%s, question %d: %.200s\nbut polar_ask: %s\n", words, i, at, expected);
+        if (strncmp(output, expected, strlen(expected))) {
+            printf("%s, question %d: %.200s\nbut polar_ask: %s\n", words, i, output, expected);
             CHECK(0);
         }
         snprintf(expected, sizeof expected, "\"n_run\":%d,\"n_calls_all\":%d,\"votes\":%d,", picked.n_run,
                  picked.n_calls, picked.votes);
         snprintf(line, sizeof line, "\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,", picked.result.n_prompt,
                  picked.result.n_generated, picked.result.n_calls);
-        CHECK(strstr(at, line) && strstr(at, line) < strchr(at, '\n'));
-        if (o.predictor && !o.program) CHECK(strstr(at, expected) && strstr(at, expected) < strchr(at, '\n'));
+        CHECK(strstr(output, line) != NULL);
+        if (o.predictor && !o.program) CHECK(strstr(output, expected) != NULL);
         snprintf(box, sizeof box, "\\boxed{%s}", gold[i]);
         right += !strcmp(text, box);
-        at += strcspn(at, "\n") + (strchr(at, '\n') != NULL);
     }
     if (right < least) printf("%s: %d of %d right\n", words, right, N_ASKED);
-    CHECK(right >= least && !*at);
+    CHECK(right >= least);
 }
 
 TEST(both_ways) {
-    static const char *const by_predictor = "-p \"$OLDPWD/" DEMO "predictor.gguf\"";
+    static const char *const by_predictor = "-p " DEMO "predictor.gguf";
     polar_model *m = NULL;
     polar_predictor *p = NULL;
     polar_ask_options o = {0};
     polar_error e;
     char words[200];
     write_questions("questions");
-    if (polar_model_open(&m, DEMO "model.gguf", NULL, &e) ||
-        polar_predictor_open(&p, DEMO "predictor.gguf", NULL, &e)) {
+    if (polar_model_open(&m, FILES "model.gguf", NULL, &e) ||
+        polar_predictor_open(&p, FILES "predictor.gguf", NULL, &e)) {
         CHECK_STR(e.message, "");
         return;
     }
@@ -408,7 +424,7 @@ static void check_method(const polar_model *m, polar_ask_options o, const char *
 }
 
 TEST(one_rule) {
-#define EVALUATE "d=\"$OLDPWD/examples/demo\"; polar eval -m \"$d/demo-model.gguf\" -p \"$d/demo-predictor.gguf\" -k 7 "
+#define EVALUATE "polar eval -m " DEMO "model.gguf -p " DEMO "predictor.gguf -k 7 "
     polar_model *m = NULL;
     polar_predictor *p = NULL;
     polar_ask_options o = {0};
@@ -419,8 +435,8 @@ TEST(one_rule) {
     for (int i = 0; f && i < N_ASKED; i++)
         fprintf(f, "{\"question\":\"%s\",\"answer\":\"%s\"}\n", asked[i], gold[i]);
     if (f) fclose(f);
-    if (polar_model_open(&m, DEMO "model.gguf", NULL, &e) ||
-        polar_predictor_open(&p, DEMO "predictor.gguf", NULL, &e)) {
+    if (polar_model_open(&m, FILES "model.gguf", NULL, &e) ||
+        polar_predictor_open(&p, FILES "predictor.gguf", NULL, &e)) {
         CHECK_STR(e.message, "");
         return;
     }
@@ -445,8 +461,9 @@ TEST(one_rule) {
 /* The bundled predictor holds a threshold that some answers reach and some do not; fitted anew to the evaluation of the
  * test before, in a copy. */
 TEST(cascade_threshold) {
-    RUN("polar predictor info \"$OLDPWD/" DEMO "predictor.gguf\"", 0, "cascade     5 programs, threshold -0.");
-    RUN("cp \"$OLDPWD/" DEMO "predictor.gguf\" copy.gguf; polar predictor cascade copy.gguf rule.json", 0,
+    RUN("polar predictor info " DEMO "predictor.gguf", 0, "cascade     5 programs, threshold -0.");
+    copy_file(DEMO "predictor.gguf", "copy.gguf");
+    RUN("polar predictor cascade copy.gguf rule.json", 0,
         "24 questions: the first program ");
     RUN("polar predictor info copy.gguf", 0, "cascade     7 programs, threshold -");
     RUN("polar predictor cascade p.gguf rule.json", 1, "rule.json: the menu is not that of p.gguf");
@@ -460,11 +477,8 @@ int main(int argc, char **argv) {
     T(chat), T(text_in_and_out), T(bad_input),
         T(encoder), T(both_ways), T(one_rule), T(cascade_threshold),
     };
-    int status;
-    if (!make_directory()) return 1;
     write_model("model.gguf", 3);
     write_model("other.gguf", 4);
     write_found("found.json", 160);
-    status = test_main(tests, COUNT(tests), argc, argv);
-    return remove_directory() ? status : 1;
+    return test_main(tests, COUNT(tests), argc, argv);
 }
