@@ -15814,14 +15814,13 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
     return sum;
 }
 
-/* Whether running the program on the question is known to answer it. */
-static int train_is_valid(const polar_train_question *q, const polar_program *program) {
-    int path[POLAR_MAX_CALLS], n = polar_program_calls(program, path, POLAR_MAX_CALLS);
-    for (int i = 0; i < q->n_paths; i++)
-        if (q->paths[i].result == POLAR_RESULT_VALID && q->paths[i].length == n &&
-            !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
-            return 1;
-    return 0;
+/* What the paths of a question say about the path of n calls; right, if one of several equal ones was right. */
+static polar_result_kind train_result(const polar_train_question *q, const int *path, int n) {
+    polar_result_kind result = POLAR_RESULT_UNKNOWN;
+    for (int i = 0; i < q->n_paths && result != POLAR_RESULT_VALID; i++)
+        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
+            result = q->paths[i].result;
+    return result;
 }
 
 /* The losses of a held-out question over all its examples, weighted by u exp(beta (D - length)), and whether the
@@ -15831,6 +15830,7 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
     const polar_program identity = polar_program_identity(n_layer);
     polar_candidate beams[TRAIN_PROPOSALS];
+    int path[POLAR_MAX_CALLS];
     train_probs p;
     train_sum sum;
     int n = 0;
@@ -15855,7 +15855,8 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
     /* proposals, first the most probable one; none where the logits are not finite, which the loss says */
     if (polar_program_beams(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum;
     for (int i = 0; i < n; i++) {
-        const int valid = train_is_valid(&t->sources[question->source], &beams[i].program);
+        const int n_calls = polar_program_calls(&beams[i].program, path, POLAR_MAX_CALLS);
+        const int valid = train_result(&t->sources[question->source], path, n_calls) == POLAR_RESULT_VALID;
         sum.hit5 |= valid;
         if (i == 0) sum.hit1 = valid;
     }
@@ -16594,25 +16595,10 @@ static void train_cut_pieces(polar_trainer *t) {
 /* A hash of options, weights, features and labels: a checkpoint belongs to runs with the same one. */
 static uint64_t train_fingerprint(const polar_trainer *t) {
     const polar_train_options *o = &t->options;
-    const double numbers[] = {o->n_epochs,
-                              o->batch,
-                              o->group,
-                              o->lr,
-                              o->schedule,
-                              o->warmup,
-                              o->weight_decay,
-                              o->clip,
-                              o->dropout,
-                              o->length_preference,
-                              o->anti_identity,
-                              o->select,
-                              t->n_questions,
-                              t->n_validation,
-                              t->n_examples,
-                              t->net.shape.n_layer,
-                              t->net.shape.d_model,
-                              t->net.shape.n_head,
-                              t->net.shape.n_block};
+    const pred_shape *s = &t->net.shape;
+    const double numbers[] = {o->n_epochs, o->batch, o->group, o->lr, o->schedule, o->warmup, o->weight_decay, o->clip,
+                              o->dropout, o->length_preference, o->anti_identity, o->select, t->n_questions,
+                              t->n_validation, t->n_examples, s->n_layer, s->d_model, s->n_head, s->n_block};
     uint64_t h = o->seed;
     for (int i = 0; i < COUNT(numbers); i++) h = pred_key(h, f64_bits(numbers[i]));
     for (int i = 0; i < t->n_examples; i++) h = pred_key(h, f32_bits(t->examples[i].weight));
@@ -16910,14 +16896,6 @@ polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error 
 }
 #endif
 
-/* What the paths of a question say about the path of n calls. */
-static polar_result_kind menu_result(const polar_train_question *q, const int *path, int n) {
-    for (int i = 0; i < q->n_paths; i++)
-        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
-            return q->paths[i].result;
-    return POLAR_RESULT_UNKNOWN;
-}
-
 /* What is known of every program on every question: results (n_questions, n_menu), each a polar_result_kind. */
 static void menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
                          uint8_t *results) {
@@ -16925,7 +16903,7 @@ static void menu_results(const polar_train_question *questions, int n_questions,
     for (int k = 0; k < n_menu; k++) {
         const int n = MIN(polar_program_calls(&menu[k], path, POLAR_MAX_CALLS), POLAR_MAX_CALLS);
         for (int q = 0; q < n_questions; q++)
-            results[(size_t)q * (size_t)n_menu + (size_t)k] = (uint8_t)menu_result(&questions[q], path, n);
+            results[(size_t)q * (size_t)n_menu + (size_t)k] = (uint8_t)train_result(&questions[q], path, n);
     }
 }
 
@@ -17030,9 +17008,6 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
         }
 }
 
-/* A second loss: what a random pick by softmax((probability - price * cost) / MENU_HEAT) is worth on the question,
- * among the programs whose result is known; worth is correct - price * cost. Its gradient is added. */
-#define MENU_HEAT 0.05
 #define MENU_HEAT 0.05 /* how random the picks of the policy loss are */
 
 /* The policy loss of one question: how much its result is worth if a program k is picked at random, among the n_known
@@ -17355,51 +17330,7 @@ static polar_status menu_run(menu_trainer *t, polar_menu_report *r, polar_error 
     return POLAR_OK;
 }
 
-/* Reports what picks are worth on the held-out questions of which every result is known: the pick of each question is
- * the program with the largest p - price cost, `fixed` is the one program that is best for all of them together. */
-static void menu_judge(const menu_trainer *t, double scale, const double *shift, polar_menu_report *r) {
-    const int n_menu = t->net.shape.n_menu;
-    const double price = t->options->price;
-    double n_right[POLAR_MAX_MENU] = {0}, best;
-    for (int i = t->n_train; i < t->n_all; i++) {
-        int pick = 0, any = 0, known = 1;
-        for (int k = 0; k < n_menu; k++) known = known && menu_result_of(t, i, k) != POLAR_RESULT_UNKNOWN;
-        if (!known) continue;
-        /* the pick of this question, and which programs are right */
-        best = -1e9;
-        for (int k = 0; k < n_menu; k++) {
-            const double worth = menu_calibrated(t, i, k, scale, shift) - mul64(price, t->costs[k]);
-            const int right = menu_result_of(t, i, k) == POLAR_RESULT_VALID;
-            if (worth > best) {
-                best = worth;
-                pick = k;
-            }
-            n_right[k] += right;
-            any |= right;
-        }
-        r->n_complete++;
-        r->oracle += any;
-        r->identity += menu_result_of(t, i, 0) == POLAR_RESULT_VALID;
-        r->picked += menu_result_of(t, i, pick) == POLAR_RESULT_VALID;
-        r->picked_cost += t->costs[pick];
-    }
-    if (!r->n_complete) return;
-    /* the one program that is worth most over all of them */
-    best = -1e9;
-    for (int k = 0; k < n_menu; k++) {
-        const double accuracy = n_right[k] / r->n_complete, worth = accuracy - mul64(price, t->costs[k]);
-        if (!(worth > best)) continue;
-        best = worth;
-        r->fixed = accuracy;
-        r->fixed_cost = t->costs[k];
-    }
-    r->oracle /= r->n_complete;
-    r->identity /= r->n_complete;
-    r->picked /= r->n_complete;
-    r->picked_cost /= r->n_complete;
-}
-
-/* Calibrates, judges, and writes the network to a predictor: the shift and scale of the features go into its first
+/* Calibrates, and writes the network to a predictor: the shift and scale of the features go into its first
  * layer, the calibration into its last one, so that the predictor takes features as they are. */
 static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *p) {
     const menu_shape *s = &t->net.shape;
@@ -17411,7 +17342,6 @@ static void menu_export(menu_trainer *t, polar_menu_report *r, polar_predictor *
         menu_evaluate(t, t->n_train, t->n_all - t->n_train); /* logits of the best epoch */
         menu_calibrate(t, &r->scale, shift);
         r->calibrated_loss = menu_calibrated_loss(t, r->scale, shift);
-        menu_judge(t, r->scale, shift, r);
     }
     /* the first layer takes features as they are, the last gives scale * logit + shift */
     memcpy(p->menu_params, t->params, t->n_params * sizeof *t->params);

@@ -1237,10 +1237,6 @@ typedef struct polar_menu_report {
     int best_epoch;
     double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
     double scale;                 /* of the logits, from the calibration */
-    int n_complete;               /* held-out questions of which the results of all programs are known; on them: */
-    double identity, oracle;      /* share that the identity answers; that some program answers */
-    double fixed, fixed_cost;     /* that the one program of most worth answers, and its cost */
-    double picked, picked_cost;   /* that the picks answer at the price, and their mean cost */
 } polar_menu_report;
 
 /* Trains the menu on the results that the questions' paths hold, valid and invalid; menu[0] must be the

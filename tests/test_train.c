@@ -522,6 +522,7 @@ TEST(learns) {
     polar_train_progress progress;
     polar_predictor *p, *q;
     polar_predictor_info info;
+    int calls[POLAR_MAX_CALLS];
     polar_candidate a[5], b[5];
     polar_trainer *t;
     polar_error error;
@@ -561,7 +562,7 @@ TEST(learns) {
         CHECK(!pred_propose(p, x->features, x->n_tokens, NULL, a, &n, &error));
         CHECK(!pred_propose(q, x->features, x->n_tokens, NULL, b, &m, &error));
         CHECK(n == m && a[0].score == b[0].score && polar_program_equal(&a[0].program, &b[0].program));
-        valid += train_is_valid(x, &a[0].program);
+        valid += train_result(x, calls, polar_program_calls(&a[0].program, calls, POLAR_MAX_CALLS)) == POLAR_RESULT_VALID;
     }
     CHECK(valid >= 15);
     polar_predictor_close(q);

@@ -16,6 +16,13 @@ typedef struct train_options {
     polar_menu_options menu;
 } train_options;
 
+/* What picks are worth on the n held-out questions of which every result is known: the shares that are right, and mean
+ * costs. `fixed` is the one program that is best for all of them together, `oracle` knows which programs are right. */
+typedef struct menu_worth {
+    int n;
+    double identity, oracle, fixed, fixed_cost, picked, picked_cost;
+} menu_worth;
+
 typedef struct run {
     train_options *o;
     const char *file;
@@ -35,6 +42,7 @@ typedef struct run {
     polar_train_progress progress;
     polar_train_epoch *curve;
     polar_menu_report report;
+    menu_worth worth_of;
     polar_program programs[POLAR_MAX_MENU];
     int n_programs, n_held;
     double threshold, worth, cascade_picked, cascade_cost; /* of the cascade, on the held-out questions */
@@ -381,6 +389,59 @@ static int on_epoch(void *user, double done) {
     return cli_interrupted();
 }
 
+/* Which programs of the menu answer a question; 0 if that is not known of all of them. */
+static int menu_is_known(const run *r, const polar_train_question *q, int *right) {
+    int calls[POLAR_MAX_CALLS];
+    for (int k = 0; k < r->n_programs; k++) {
+        const int n = polar_program_calls(&r->programs[k], calls, POLAR_MAX_CALLS);
+        polar_result_kind result = POLAR_RESULT_UNKNOWN;
+        for (int i = 0; i < q->n_paths && result == POLAR_RESULT_UNKNOWN; i++)
+            if (q->paths[i].length == n && !memcmp(q->paths[i].path, calls, (size_t)n * sizeof *calls))
+                result = q->paths[i].result;
+        if (result == POLAR_RESULT_UNKNOWN) return 0;
+        right[k] = result == POLAR_RESULT_VALID;
+    }
+    return 1;
+}
+
+/* What the predictor's picks are worth on the questions that it was not trained on. */
+static void judge_menu(run *r) {
+    menu_worth *w = &r->worth_of;
+    polar_predictor_info info;
+    double n_right[POLAR_MAX_MENU] = {0}, best = -1e9;
+    polar_predictor_get_info(r->predictor, &info);
+    for (int i = r->n - r->n_held; i < r->n; i++) {
+        const polar_train_question *q = &r->data[i];
+        double probability[POLAR_MAX_MENU];
+        int right[POLAR_MAX_MENU], order[POLAR_MAX_MENU], any = 0;
+        if (!menu_is_known(r, q, right) ||
+            polar_predictor_menu(r->predictor, q->features, q->n_tokens, probability, NULL))
+            continue;
+        polar_menu_rank(r->predictor, probability, 0, order);
+        for (int k = 0; k < r->n_programs; k++) {
+            n_right[k] += right[k];
+            any |= right[k];
+        }
+        w->n++;
+        w->oracle += any;
+        w->identity += right[0];
+        w->picked += right[*order];
+        w->picked_cost += polar_program_cost(&r->programs[*order]);
+    }
+    if (!w->n) return;
+    for (int k = 0; k < r->n_programs; k++) { /* the one program of most worth */
+        const double accuracy = n_right[k] / w->n, cost = polar_program_cost(&r->programs[k]);
+        if (!(accuracy - info.price * cost > best)) continue;
+        best = accuracy - info.price * cost;
+        w->fixed = accuracy;
+        w->fixed_cost = cost;
+    }
+    w->oracle /= w->n;
+    w->identity /= w->n;
+    w->picked /= w->n;
+    w->picked_cost /= w->n;
+}
+
 static int train_menu(run *r) {
     polar_menu_options *o = &r->o->menu;
     polar_predictor *both = NULL;
@@ -402,6 +463,7 @@ static int train_menu(run *r) {
     if (failed) return cli_fail("%s: %s", r->file, e.message);
     polar_predictor_close(r->predictor);
     r->predictor = both;
+    judge_menu(r);
     return 0;
 }
 
@@ -519,6 +581,7 @@ static void print_cascade(const run *r) {
 
 static void print_menu(const run *r) {
     const polar_menu_report *m = &r->report;
+    const menu_worth *w = &r->worth_of;
     char text[4096];
     printf("menu            %d questions, %d held out; log loss %.4f, calibrated %.4f; epoch %d\n", m->n_questions,
            m->n_validation, m->loss, m->calibrated_loss, m->best_epoch + 1);
@@ -527,16 +590,17 @@ static void print_menu(const run *r) {
         printf("  %2d  cost %.3f  %s\n", k, polar_program_cost(&r->programs[k]), text);
     }
     print_cascade(r);
-    if (!m->n_complete) return;
-    printf("on %d held-out questions with all results known, price %g:\n", m->n_complete, CLI_VALUE(r->o->price));
-    printf("  identity      %5.1f %%  cost 1.000\n", 100 * m->identity);
-    printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * m->fixed, m->fixed_cost);
-    printf("  menu          %5.1f %%  cost %.3f\n", 100 * m->picked, m->picked_cost);
-    printf("  oracle        %5.1f %%  knows the answers\n", 100 * m->oracle);
+    if (!w->n) return;
+    printf("on %d held-out questions with all results known, price %g:\n", w->n, CLI_VALUE(r->o->price));
+    printf("  identity      %5.1f %%  cost 1.000\n", 100 * w->identity);
+    printf("  best fixed    %5.1f %%  cost %.3f\n", 100 * w->fixed, w->fixed_cost);
+    printf("  menu          %5.1f %%  cost %.3f\n", 100 * w->picked, w->picked_cost);
+    printf("  oracle        %5.1f %%  knows the answers\n", 100 * w->oracle);
 }
 
 static void print_json(const run *r) {
     const polar_menu_report *m = &r->report;
+    const menu_worth *w = &r->worth_of;
     printf("{\"out\":");
     json_put_text(stdout, r->o->out);
     if (r->paper) {
@@ -558,15 +622,15 @@ static void print_json(const run *r) {
     }
     if (r->menu_too) {
         printf(",\"menu\":{\"n_questions\":%d,\"n_validation\":%d,\"n_complete\":%d,\"n_programs\":%d", m->n_questions,
-               m->n_validation, m->n_complete, r->n_programs);
+               m->n_validation, w->n, r->n_programs);
         json_put_number(stdout, "loss", m->loss);
         json_put_number(stdout, "calibrated_loss", m->calibrated_loss);
-        json_put_number(stdout, "identity", m->identity);
-        json_put_number(stdout, "fixed", m->fixed);
-        json_put_number(stdout, "fixed_cost", m->fixed_cost);
-        json_put_number(stdout, "picked", m->picked);
-        json_put_number(stdout, "picked_cost", m->picked_cost);
-        json_put_number(stdout, "oracle", m->oracle);
+        json_put_number(stdout, "identity", w->identity);
+        json_put_number(stdout, "fixed", w->fixed);
+        json_put_number(stdout, "fixed_cost", w->fixed_cost);
+        json_put_number(stdout, "picked", w->picked);
+        json_put_number(stdout, "picked_cost", w->picked_cost);
+        json_put_number(stdout, "oracle", w->oracle);
         if (r->n_cascade >= CASCADE_QUESTIONS) {
             json_put_number(stdout, "cascade", r->cascade_picked);
             json_put_number(stdout, "cascade_cost", r->cascade_cost);
