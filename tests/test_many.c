@@ -438,7 +438,7 @@ TEST(score) {
         random_programs(&p, 4);
         CHECK(!polar_many_create(&y, m, &o, &e));
         CHECK(!polar_many_prompt(y, prompt, 20, &e));
-        for (int k = 0; k < 12; k++) {
+        for (int k = 0; k < (test_quick() ? 7 : 12); k++) {
             const polar_path path = p.paths[fx_below(4)];
             const int n = 1 + fx_below(30);
             double found, sum;
@@ -532,6 +532,7 @@ TEST(errors) {
     programs p;
     const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
     expected x[5];
+    const int step = test_quick() ? 7 : 1;
     int failed = 0;
     polar_many_options o = {0};
     random_programs(&p, 5);
@@ -539,7 +540,7 @@ TEST(errors) {
     o.n_threads = 1;
     o.cache_bytes = 300000;
     for (int i = 0; i < 5; i++) alone(m, p.paths[i].calls, p.paths[i].n, prompt, 5, &o, &x[i]);
-    for (int at = 0, stream = 0; stream < 2 && !test_failures; at = failed ? at + 1 : 0, stream += !failed) {
+    for (int at = 0, stream = 0; stream < 2 && !test_failures; at = failed ? at + step : 0, stream += !failed) {
         counting c = {0, at / 2, 0, 0, 0};
         const polar_allocator a = {count_alloc, count_free, &c};
         int left = at / 2;
