@@ -2721,7 +2721,7 @@ static float sum8(const float *s) {
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
-static float wide_max_abs(const float *x, int n) {
+static float max_abs(const float *x, int n) {
     uint32_t m = 0; /* as integers, so that NaN is larger than everything */
     for (int i = 0; i < n; i++) m = MAX(m, f32_bits(x[i]) & 0x7fffffff);
     return bits_f32(m);
@@ -2729,7 +2729,7 @@ static float wide_max_abs(const float *x, int n) {
 
 static void quantize_c(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
     for (int b = 0; b < n; b += block, x += block, q8 += block, q16 += block, d++) {
-        float m = wide_max_abs(x, block), inverse = m > 0 ? 127.0f / m : 0;
+        float m = max_abs(x, block), inverse = m > 0 ? 127.0f / m : 0;
         *d = m / 127.0f;
         if (!(m < INFINITY) || !(inverse < INFINITY)) { /* not finite, or too small to invert */
             *d = m < INFINITY ? 0 : NAN;
@@ -2791,31 +2791,34 @@ static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
     }
 }
 
-/* Types that the instruction sets below read by code of their own: f(type, numbers of a block) for each. Any other type
- * goes through multiply_c, slow but right. What runs for them, with 1 to 3 tokens and with more (AVX-512 and VNNI:
- * with 1, and with more):
- *
- *     set       numbers of a block             few tokens                         many tokens
- *     avx2      words8_avx2, small_avx2,       rows8_TYPE_avx2: 8 rows as they    panel_blocks_avx2: panels of 16 rows,
- *               unpack_avx2                    are in the file                    maddubs (Q8_0, IQ4: madd)
- *     avx512    wide_TYPE_avx512               the same, straight into the sums;  wide_multiply_avx512: panels of 16
- *                                              Q8_0: rows8_32_avx2                rows, dpbusd
- *     neon      numbers_neon, scales_neon      rows4_32_neon, rows4_256_neon:     panel_tile_neon: panels of 8 rows,
- *                                              4 rows as they are, smull          smull, smlal
- *     dotprod   the same                       the same with sdot                 the same with sdot
- *     i8mm      the same                       the same with sdot                 the same with smmla */
+/* Types that the instruction sets below read by code of their own, and what else they know of them: f(type, numbers
+ * of a block, numbers of a sub-block with one scale, bits, offset). The offset makes numbers non-negative:
+ * w = q + offset is in 0 .. 2^bits - 1, q being the number without its scale. Any other type goes through multiply_c,
+ * slow but right. */
 #define KERN_TYPES(f) \
-    f(QUANT_Q8_0, 32) f(QUANT_Q4_0, 32) f(QUANT_Q4_1, 32) f(QUANT_Q5_0, 32) f(QUANT_Q5_1, 32) f(QUANT_IQ4_NL, 32) \
-    f(QUANT_Q2_K, 256) f(QUANT_Q3_K, 256) f(QUANT_Q4_K, 256) f(QUANT_Q5_K, 256) f(QUANT_Q6_K, 256) f(QUANT_IQ4_XS, 256)
+    f(QUANT_Q8_0,   32,  32, 8, 128) \
+    f(QUANT_Q4_0,   32,  32, 4, 8)   \
+    f(QUANT_Q4_1,   32,  32, 4, 0)   \
+    f(QUANT_Q5_0,   32,  32, 5, 16)  \
+    f(QUANT_Q5_1,   32,  32, 5, 0)   \
+    f(QUANT_IQ4_NL, 32,  32, 8, 128) \
+    f(QUANT_Q2_K,   256, 16, 2, 0)   \
+    f(QUANT_Q3_K,   256, 16, 3, 4)   \
+    f(QUANT_Q4_K,   256, 32, 4, 0)   \
+    f(QUANT_Q5_K,   256, 32, 5, 0)   \
+    f(QUANT_Q6_K,   256, 16, 6, 32)  \
+    f(QUANT_IQ4_XS, 256, 32, 8, 128)
+
+typedef struct kern_type { int sub, bits, offset; } kern_type;
+
+static MAYBE_UNUSED const kern_type kern_types[QUANT_N] = {
+#define TYPE(type, block, sub, bits, offset) [type] = {sub, bits, offset},
+    KERN_TYPES(TYPE)
+#undef TYPE
+};
 
 static MAYBE_UNUSED int kern_knows(int type) {
-    switch (type) {
-#define TYPE(type, block) case type:
-        KERN_TYPES(TYPE)
-#undef TYPE
-        return 1;
-    default: return 0;
-    }
+    return kern_types[type].bits > 0;
 }
 
 static void rms_norm_c(float *out, const float *x, const float *w, int n, float eps) {
@@ -2869,6 +2872,113 @@ static void axpy_c(float *out, float a, const float *x, int n) {
 static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_norm_c, swiglu_c, rope_c, scores_c,
                                 softmax_c, accumulate_c, NULL, NULL, to_f16_c, axpy_c};
 
+/* --- Quantized weights times tokens ---
+ *
+ * One scheme for all instruction sets. Rows of weights are laid side by side in a panel, which stays in the first cache
+ * while all tokens go over it:
+ *
+ *     fill   reads blocks of a type into the panel: numbers, factors, and scales and minima of sub-blocks
+ *     dot    multiplies the panel with a tile of tokens: integer sums, exact in whatever order, and at the end of
+ *            each block the chain of the definition, a lane for each row:
+ *                acc = fma(d da, sum_j scale_j sum_i q_i a_i, acc); with minima acc = fma(m da, sum_j min_j s_j, acc)
+ *
+ * Few tokens are not worth a panel: they are multiplied with the rows as these are read. All types of KERN_TYPES go the
+ * same way; what differs between the instruction sets:
+ *
+ *     set       reads a type by    few tokens                          a tile of the panel
+ *     avx2      read_TYPE_avx2     1-3: rows8_multiply_avx2, maddubs   panel_tile_avx2: 16 rows, 4 tokens, maddubs
+ *     avx512    the same           1-2: the same, dpbusd               panel_tile_avx512: 16 rows, 8 tokens, dpbusd
+ *     neon      numbers_neon,      1-3: rows4_32_neon, rows4_256_neon, panel_tile_neon: 8 rows, 4 tokens,
+ *               scales_neon             smull, smlal                        smull, smlal
+ *     dotprod   the same           1-3: the same, sdot                 the same, sdot
+ *     i8mm      the same           1-3: the same, sdot                 the same, smmla */
+#if defined(POLAR_X86) || defined(POLAR_ARM)
+#define PANEL_NUMBERS (16 << 10) /* of all rows of a panel together */
+#define PANEL_TOKENS  8
+
+typedef struct panel {
+    uint8_t *q;      /* numbers, 4, 8 or 16 of a row side by side and then those of the next row, or 2 of 16 bits */
+    float *d, *m;    /* (blocks, rows); m of types with minima */
+    int32_t *scales; /* types with blocks of 256: (sub-blocks, rows) or as a set wants them */
+    int16_t *mins;   /* and their minima, or what undoes the offset */
+} panel;
+
+/* The tokens of a tile, from the first block of the panel on, and where their products with its rows are summed up. */
+typedef struct panel_tile {
+    const int8_t *q[PANEL_TOKENS];
+    const int16_t *q16[PANEL_TOKENS], *sums[PANEL_TOKENS];
+    const float *d[PANEL_TOKENS];
+    float *y[PANEL_TOKENS];
+    int n_tokens; /* 4 or PANEL_TOKENS */
+} panel_tile;
+
+typedef struct panel_set {
+    int set;          /* for `fill` */
+    int rows, tokens; /* of a panel, of a tile */
+    /* `count` blocks of each row, from w[row] on. As many bytes from `ahead` on come next, NULL: none. */
+    void (*fill)(int set, const panel *to, int type, const uint8_t *const *w, int count, const uint8_t *ahead);
+    void (*dot)(const panel *f, int type, int count, const panel_tile *t);
+} panel_set;
+
+/* Parts of a worker's scratch memory. */
+enum {
+    PANEL_D = 2 * PANEL_NUMBERS,
+    PANEL_M = PANEL_D + PANEL_NUMBERS / 32 * 4,
+    PANEL_SCALES = PANEL_M + PANEL_NUMBERS / 32 * 4,
+    PANEL_MINS = PANEL_SCALES + PANEL_NUMBERS / 16 * 2 * 4,
+    PANEL_BYTES = PANEL_MINS + PANEL_NUMBERS / 16 * 2
+};
+typedef char scratch_holds_panel[PANEL_BYTES <= KERN_SCRATCH ? 1 : -1] MAYBE_UNUSED;
+
+/* Tokens k .. k + n_tokens - 1, the last one repeated past the end, and rows [r, r + rows) from block `from` on. Sums
+ * of a whole panel are in y itself; where it has fewer rows or tokens, in `spare`. */
+static void panel_tile_at(panel_tile *t, const panel_set *set, const product *p, int k, int r, int rows, int from,
+                          float spare[PANEL_TOKENS][KERN_ROWS]) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    const size_t block = (size_t)quant_types[p->type].block;
+    for (int i = 0; i < t->n_tokens; i++) {
+        const int token = MIN(k + i, p->n_tokens - 1);
+        const size_t first = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * block;
+        float *y = p->y + (size_t)token * (size_t)p->ldy + r;
+        t->q[i] = a->q8 + first, t->q16[i] = a->q16 + first, t->sums[i] = a->sums + first / 16;
+        t->d[i] = a->d + first / block;
+        t->y[i] = rows == set->rows && token == k + i ? y : spare[i];
+        if (!from) memset(t->y[i], 0, (size_t)set->rows * sizeof *y);
+        else if (t->y[i] == spare[i]) memcpy(spare[i], y, (size_t)rows * sizeof *y);
+    }
+}
+
+/* Rows [row, row + n_rows) of a product, a panel at a time. */
+static void panel_multiply(const panel_set *set, const product *p, int row, int n_rows, void *scratch) {
+    const quant_type *type = &quant_types[p->type];
+    const int n_blocks = p->a->n / type->block, chunk = PANEL_NUMBERS / set->rows / type->block;
+    char *memory = scratch;
+    const panel f = {scratch, (float *)(void *)(memory + PANEL_D), (float *)(void *)(memory + PANEL_M),
+                     (int32_t *)(void *)(memory + PANEL_SCALES), (int16_t *)(void *)(memory + PANEL_MINS)};
+    float spare[PANEL_TOKENS][KERN_ROWS];
+    for (int r = row; r < row + n_rows; r += set->rows)
+        for (int b = 0; b < n_blocks; b += chunk) {
+            const int rows = MIN(set->rows, row + n_rows - r), count = MIN(chunk, n_blocks - b);
+            const size_t first = (size_t)b * (size_t)type->bytes;
+            const uint8_t *w[KERN_ROWS], *ahead = NULL;
+            for (int i = 0; i < set->rows; i++) /* rows past the end repeat the last */
+                w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes + first;
+            if (r + 2 * set->rows <= row + n_rows)
+                ahead = p->w + (size_t)(r + set->rows) * p->row_bytes + (size_t)set->rows * first;
+            set->fill(set->set, &f, p->type, w, count, ahead);
+            for (int k = 0; k < p->n_tokens; k += set->tokens) {
+                panel_tile t;
+                t.n_tokens = p->n_tokens - k > 4 ? set->tokens : 4;
+                panel_tile_at(&t, set, p, k, r, rows, b, spare);
+                set->dot(&f, p->type, count, &t);
+                for (int i = 0; i < t.n_tokens && k + i < p->n_tokens; i++)
+                    if (t.y[i] == spare[i])
+                        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + r, spare[i], (size_t)rows * sizeof(float));
+            }
+        }
+}
+#endif
+
 /* --- x86 with AVX2, FMA and F16C --- */
 #ifdef POLAR_X86
 #define AVX2 TARGET("avx2,fma,f16c")
@@ -2878,10 +2988,6 @@ static ALWAYS_INLINE AVX2 __m256 load8_avx2(int type, const uint8_t *w) {
     if (type == QUANT_F16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)w));
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)w)), 16));
-}
-
-static ALWAYS_INLINE AVX2 float f16_avx2(const uint8_t *p) {
-    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(rd_u16(p))));
 }
 
 /* The first n < 8 numbers, zeros after them. */
@@ -2904,14 +3010,7 @@ static AVX2 float sum8_avx2(__m256 v) {
     return sum8(s);
 }
 
-/* Lane i is the sum of the eight integers of v[i]. */
-static AVX2 __m256i isum8x8_avx2(const __m256i v[8]) {
-    __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
-}
-
-static AVX2 __m256i loadi_avx2(const void *p) {
+static ALWAYS_INLINE AVX2 __m256i loadi_avx2(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
@@ -3040,734 +3139,518 @@ static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
     else multiply_float_type_avx2(QUANT_BF16, p, row, n_rows);
 }
 
-/* --- AVX2, one token: eight weight rows at a time, read where they are --- */
+/* --- x86, quantized weights ---
+ *
+ * Words of four numbers w = q + offset >= 0 of a row, a row in each lane, times four numbers of a token. maddubs (AVX2)
+ * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-512 with VNNI) adds all
+ * four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i - offset sum_i a_i.
+ *
+ * A type has one reader, read_TYPE_avx2. It loads a block of eight rows, transposes its words, so that each is in the
+ * lane of its row, cuts the numbers out of them and passes these on: put_avx2 takes words of four numbers, put_scales
+ * and put_mins four sub-blocks at a time, end_avx2 the factors. Where they go depends on `set`, which is a constant
+ * wherever these functions are inlined: into a panel or, for one token, into the sums at once. */
+enum { X86_PANEL, X86_AVX2, X86_AVX512 };
 
-/* Fetches part b of the bytes from `ahead` on, unless that is NULL, to the second cache: several rows at a time are
- * more than what processors follow by themselves, so the rows that come next are fetched in one line. */
-static ALWAYS_INLINE void fetch_x86(const uint8_t *ahead, int b, int bytes) {
-    if (ahead)
-        for (int i = 0; i < bytes; i += 64)
-            _mm_prefetch((const char *)(ahead + (size_t)b * (size_t)bytes + i), _MM_HINT_T1);
+/* Eight rows while they are read. Functions that take one are inlined, so its sums are registers. */
+typedef struct rows8 {
+    const uint8_t *w[8];     /* the first block of each row */
+    const uint8_t *ahead;    /* what comes next and is fetched meanwhile, NULL: nothing */
+    panel to;                /* X86_PANEL: the places of these rows and of the block at hand; else only its scales */
+    int pairs;               /* X86_PANEL: numbers of 8 bits become 16 bits with their sign and scale, for AVX2 */
+    const int8_t *q;         /* the token's block at hand, its sums and its scale */
+    const int16_t *sums;
+    const float *da;
+    __m256i s[2];            /* of a sub-block, without its scale; two, as each waits for the one before it */
+    __m256i sum, min_sum;    /* of the block: sum_j scale_j sum_i w_i a_i, sum_j min_j sum_i a_i */
+    __m256 acc;              /* the chain of the definition */
+} rows8;
+
+/* Fetches as much of what comes next as a block of eight rows has. Eight rows at a time are more than what processors
+ * follow by themselves, so the rows that come next are fetched as one stretch of memory, to the second cache. */
+static ALWAYS_INLINE void fetch_x86(rows8 *x, int bytes) {
+    if (!x->ahead) return;
+    for (int i = 0; i < 8 * bytes; i += 64) _mm_prefetch((const char *)(x->ahead + i), _MM_HINT_T1);
+    x->ahead += 8 * bytes;
 }
 
-/* The halves at p, p + stride, ... of eight rows, as floats. */
-static AVX2 __m256 load_f16x8_avx2(const uint8_t *const w[8], size_t at) {
-    return _mm256_cvtph_ps(_mm_set_epi16((short)rd_u16(w[7] + at), (short)rd_u16(w[6] + at), (short)rd_u16(w[5] + at),
-                                         (short)rd_u16(w[4] + at), (short)rd_u16(w[3] + at), (short)rd_u16(w[2] + at),
-                                         (short)rd_u16(w[1] + at), (short)rd_u16(w[0] + at)));
+/* Four bytes in every lane: numbers of a token, or two of its sums. */
+static ALWAYS_INLINE AVX2 __m256i four_avx2(const void *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
 }
 
-/* sum over 32 of w * a in eight lanes, |w| <= 128, |a| <= 127: exact, since 2 * 128 * 127 fits 16 bits. */
-static AVX2 __m256i dot32_avx2(__m256i w, __m256i a) {
-    __m256i p = _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w));
-    return _mm256_madd_epi16(p, _mm256_set1_epi16(1));
-}
-
-static AVX2 __m256i nibbles32_avx2(const uint8_t *p) { /* low nibbles of 16 bytes, then the high ones */
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(b), _mm_srli_epi16(b, 4), 1);
-    return _mm256_and_si256(v, _mm256_set1_epi8(15));
-}
-
-/* 32 bits to 32 bytes of 16 where the bit is 1, else 0. */
-static AVX2 __m256i bits32_avx2(uint32_t bits) {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3,
-                                            3, 3, 3, 3, 3, 3, 3);
-    const __m256i mask = _mm256_set1_epi64x((long long)0x8040201008040201u);
-    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), mask);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(v, mask), _mm256_set1_epi8(16));
-}
-
-/* The 32 numbers of nibbles in IQ4. */
-static ALWAYS_INLINE AVX2 __m256i iq4_avx2(const uint8_t *p) {
-    const __m256i values = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-    return _mm256_shuffle_epi8(values, nibbles32_avx2(p));
-}
-
-/* Q8_0 and IQ4_NL, whose numbers have signs. `type` is a constant at every call, so each type gets a loop of its own.
- */
-static ALWAYS_INLINE AVX2 __m256 rows8_32_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
-                                               const float *d, const uint8_t *ahead) {
-    const size_t bytes = type == QUANT_Q8_0 ? 34 : 18;
-    __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 32; b++) {
-        const size_t at = (size_t)b * bytes;
-        __m256i a = loadi_avx2(q + 32 * b), s[8];
-        __m256 da = _mm256_set1_ps(d[b]);
-        fetch_x86(ahead, b, 8 * (int)bytes);
-        for (int r = 0; r < 8; r++)
-            s[r] = dot32_avx2(type == QUANT_Q8_0 ? loadi_avx2(w[r] + at + 2) : iq4_avx2(w[r] + at + 2), a);
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(isum8x8_avx2(s)), acc);
-    }
-    return acc;
-}
-
-/* The other types have small numbers w >= 0: those of 8 rows, a row in each lane, four to a lane, times four of the
- * token, summed in pairs of 16 bits: up to 8 such sums of 4-bit numbers fit, 4 of 5 bits, 2 of 6. */
-
-/* The four words at `at` of 8 rows: word i of row r becomes lane r of out[i]. */
-static ALWAYS_INLINE AVX2 void words8_avx2(const uint8_t *const w[8], size_t at, __m256i out[4]) {
+/* out[i], lane r: word i of the four at `first` of row r. */
+static ALWAYS_INLINE AVX2 void words8_avx2(const rows8 *x, size_t first, __m256i out[4]) {
     __m256i a[4], b0, b1, b2, b3; /* a[i]: rows i and i + 4 */
-    UNROLL for (int i = 0; i < 4; i++) a[i] =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(w[i] + at))),
-                                _mm_loadu_si128((const __m128i *)(const void *)(w[i + 4] + at)), 1);
+    UNROLL for (int i = 0; i < 4; i++) {
+        const uint8_t *low = x->w[i] + first, *high = x->w[i + 4] + first;
+        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)low)),
+                                       _mm_loadu_si128((const __m128i *)(const void *)high), 1);
+    }
     b0 = _mm256_unpacklo_epi32(a[0], a[1]), b1 = _mm256_unpackhi_epi32(a[0], a[1]);
     b2 = _mm256_unpacklo_epi32(a[2], a[3]), b3 = _mm256_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm256_unpacklo_epi64(b0, b2), out[1] = _mm256_unpackhi_epi64(b0, b2);
     out[2] = _mm256_unpacklo_epi64(b1, b3), out[3] = _mm256_unpackhi_epi64(b1, b3);
 }
 
-static ALWAYS_INLINE AVX2 __m256i word8_avx2(int v) {
-    return _mm256_set1_epi32(v);
-}
-
-/* Words shifted right by n bits, n < 0 left, and the bits of `mask` in every byte. */
-static ALWAYS_INLINE AVX2 __m256i field_avx2(__m256i v, int n, int mask) {
-    v = n >= 0 ? _mm256_srl_epi32(v, _mm_cvtsi32_si128(n)) : _mm256_sll_epi32(v, _mm_cvtsi32_si128(-n));
-    return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
-}
-
-/* Products of w with the four numbers at q, in pairs. */
-static ALWAYS_INLINE AVX2 __m256i pairs_avx2(__m256i w, const int8_t *q) {
-    int32_t v;
-    memcpy(&v, q, 4);
-    return _mm256_maddubs_epi16(w, _mm256_set1_epi32(v));
-}
-
-static ALWAYS_INLINE AVX2 __m256 rows8_simple_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
-                                                   const int16_t *sums, const float *d, const uint8_t *ahead) {
-    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
-    const size_t qs = (mins ? 4u : 2u) + (five ? 4u : 0u), bytes = qs + 16;
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 32; b++, q += 32) {
-        const size_t at = (size_t)b * bytes;
-        const __m256 da = _mm256_set1_ps(d[b]);
-        const int sum = sums[2 * b] + sums[2 * b + 1];
-        __m256i v[4], s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, high = s[0], total;
-        fetch_x86(ahead, b, 8 * (int)bytes);
-        words8_avx2(w, at + qs, v);
-        if (five) {
-            const size_t h = at + qs - 4;
-            high = _mm256_setr_epi32((int)rd_u32(w[0] + h), (int)rd_u32(w[1] + h), (int)rd_u32(w[2] + h),
-                                     (int)rd_u32(w[3] + h), (int)rd_u32(w[4] + h), (int)rd_u32(w[5] + h),
-                                     (int)rd_u32(w[6] + h), (int)rd_u32(w[7] + h));
-        }
-        UNROLL for (int i = 0; i < 4; i++) UNROLL for (int k = 0; k < 2; k++) {
-            __m256i x = field_avx2(v[i], 4 * k, 15);
-            if (five) { /* bit j of four to bit 4 of byte j: t (1 + 2^7 + 2^14 + 2^21) has it in bit 8 j */
-                __m256i t = _mm256_srl_epi32(high, _mm_cvtsi32_si128(16 * k + 4 * i));
-                t = _mm256_mullo_epi32(_mm256_and_si256(t, word8_avx2(15)), word8_avx2(0x204081));
-                x = _mm256_or_si256(x, _mm256_slli_epi32(_mm256_and_si256(t, _mm256_set1_epi8(1)), 4));
-            }
-            s[k] = _mm256_add_epi16(s[k], pairs_avx2(x, q + 16 * k + 4 * i));
-        }
-        if (five) total = _mm256_add_epi32(_mm256_madd_epi16(s[0], one), _mm256_madd_epi16(s[1], one));
-        else total = _mm256_madd_epi16(_mm256_add_epi16(s[0], s[1]), one);
-        if (!mins) total = _mm256_sub_epi32(total, word8_avx2(sum * (five ? 16 : 8)));
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at), da), _mm256_cvtepi32_ps(total), acc);
-        if (mins) acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 2), da), _mm256_set1_ps((float)sum), acc);
-    }
-    return acc;
-}
-
-/* The 6-bit scales and minima of Q4_K and Q5_K: 8 bytes each. */
-static AVX2 void scales_k4_avx2(const uint8_t *s, uint64_t *scales, uint64_t *mins) {
-    uint32_t a = rd_u32(s), b = rd_u32(s + 4), c = rd_u32(s + 8);
-    *scales = (a & 0x3f3f3f3f) | (uint64_t)((c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)) << 32;
-    *mins = (b & 0x3f3f3f3f) | (uint64_t)((c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)) << 32;
-}
-
-/* Bytes i and k of each lane as 16-bit numbers. */
-static ALWAYS_INLINE AVX2 __m256i two_bytes_avx2(__m256i v, int i, int k) {
-    const int index = i << 8 | k << 24 | 0x00800080; /* to the high bytes: the shift gives them their signs */
-    return _mm256_srai_epi16(
-        _mm256_shuffle_epi8(
-            v, _mm256_add_epi32(_mm256_set1_epi32(index), _mm256_setr_epi32(0, 0x04000400, 0x08000800, 0x0c000c00, 0,
-                                                                            0x04000400, 0x08000800, 0x0c000c00))),
-        8);
+/* Lane r: the word at `first` of row r. Blends, since words8_avx2 keeps the unit for shuffles busy. */
+static ALWAYS_INLINE AVX2 __m256i word8_avx2(const rows8 *x, size_t first) {
+    __m256i v = four_avx2(x->w[0] + first);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[1] + first), 0x02);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[2] + first), 0x04);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[3] + first), 0x08);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[4] + first), 0x10);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[5] + first), 0x20);
+    v = _mm256_blend_epi32(v, four_avx2(x->w[6] + first), 0x40);
+    return _mm256_blend_epi32(v, four_avx2(x->w[7] + first), 0x80);
 }
 
 /* The low or the high halves of words, as floats. */
-static ALWAYS_INLINE AVX2 __m256 half8_avx2(__m256i v, int high) {
-    v = high ? _mm256_srli_epi32(v, 16) : _mm256_and_si256(v, word8_avx2(0xffff));
+static ALWAYS_INLINE AVX2 __m256 halves8_avx2(__m256i v, int high) {
+    v = high ? _mm256_srli_epi32(v, 16) : _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
     v = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x88);
     return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
 }
 
-static ALWAYS_INLINE AVX2 __m256i two_sums_avx2(const int16_t *sums) {
-    int32_t v;
-    memcpy(&v, sums, 4);
-    return _mm256_set1_epi32(v);
+static ALWAYS_INLINE AVX2 __m256 minus_avx2(__m256 v) {
+    return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
 }
 
-static ALWAYS_INLINE AVX2 __m256 rows8_q45_k_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q,
-                                                  const int16_t *sums, const float *d, const uint8_t *ahead) {
-    const size_t bytes = type == QUANT_Q4_K ? 144 : 176;
-    __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
-        const size_t at = (size_t)b * bytes, qs = at + (type == QUANT_Q4_K ? 16 : 48);
-        const __m256i s16 = loadi_avx2(sums);
-        const __m256 da = _mm256_set1_ps(d[b]);
-        int16_t s32[8]; /* of sub-blocks */
-        __m256i head[4], v[8], high[8], scales[2], mins[2], sum = _mm256_setzero_si256(), msum = sum;
-        _mm_storeu_si128((__m128i *)(void *)s32,
-                         _mm_hadd_epi16(_mm256_castsi256_si128(s16), _mm256_extracti128_si256(s16, 1)));
-        fetch_x86(ahead, b, 8 * (int)bytes);
-        words8_avx2(w, at, head); /* d and dmin, and the 12 bytes of scales */
-        scales[0] = field_avx2(head[1], 0, 63);
-        scales[1] = _mm256_or_si256(field_avx2(head[3], 0, 15), field_avx2(head[1], 2, 48));
-        mins[0] = field_avx2(head[2], 0, 63);
-        mins[1] = _mm256_or_si256(field_avx2(head[3], 4, 15), field_avx2(head[2], 2, 48));
-        UNROLL for (int j = 0; j < 8; j += 2) msum = _mm256_add_epi32(
-            msum, _mm256_madd_epi16(two_bytes_avx2(mins[j / 4], j % 4, j % 4 + 1), two_sums_avx2(s32 + j)));
-        if (type == QUANT_Q5_K) words8_avx2(w, at + 16, high), words8_avx2(w, at + 32, high + 4);
-        for (int j = 0; j < 8; j += 2) {
-            words8_avx2(w, qs + 16 * (size_t)j, v);
-            words8_avx2(w, qs + 16 * (size_t)j + 16, v + 4);
-            UNROLL for (int k = 0; k < 2; k++) {
-                const __m256i scale = two_bytes_avx2(scales[j / 4], (j + k) % 4, (j + k) % 4);
-                __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-                UNROLL for (int i = 0; i < 8; i++) {
-                    __m256i x = field_avx2(v[i], 4 * k, 15);
-                    if (type == QUANT_Q5_K) x = _mm256_or_si256(x, field_avx2(high[i], j + k - 4, 16));
-                    s[i / 4] = _mm256_add_epi16(s[i / 4], pairs_avx2(x, q + 32 * (j + k) + 4 * i));
-                }
-                if (type == QUANT_Q4_K) s[0] = _mm256_add_epi16(s[0], s[1]);
-                else sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s[1], scale));
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s[0], scale));
-            }
-        }
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(half8_avx2(head[0], 0), da), _mm256_cvtepi32_ps(sum), acc);
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_xor_ps(half8_avx2(head[0], 1), _mm256_set1_ps(-0.0f)), da),
-                              _mm256_cvtepi32_ps(msum), acc);
-    }
-    return acc;
-}
-
-static AVX2 __m256 rows8_q6_k_avx2(const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
-                                   const float *d, const uint8_t *ahead) {
-    __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
-        const size_t at = (size_t)b * 210;
-        const __m256 da = _mm256_set1_ps(d[b]);
-        __m256i scales[4], sum = _mm256_setzero_si256();
-        fetch_x86(ahead, b, 8 * 210);
-        words8_avx2(w, at + 192, scales);
-        UNROLL for (int j = 0; j < 16; j += 2) /* numbers are 0..63 here: each is too large by 32 */
-            sum = _mm256_sub_epi32(
-                sum, _mm256_madd_epi16(two_bytes_avx2(scales[j / 4], j % 4, j % 4 + 1), two_sums_avx2(sums + j)));
-        sum = _mm256_slli_epi32(sum, 5);
-        for (int h = 0; h < 4; h++) { /* 16 numbers of each of four sub-blocks */
-            const size_t from = at + (size_t)(h / 2 * 64 + h % 2 * 16);
-            __m256i l0[4], l1[4], high[4];
-            words8_avx2(w, from, l0);
-            words8_avx2(w, from + 32, l1);
-            words8_avx2(w, at + 128 + 16 * (size_t)h, high);
-            UNROLL for (int k = 0; k < 4; k++) {
-                const int j = h / 2 * 8 + h % 2 + 2 * k;
-                const __m256i scale = two_bytes_avx2(scales[j / 4], j % 4, j % 4);
-                UNROLL for (int i = 0; i < 4; i += 2) {
-                    const __m256i *low = k % 2 ? l1 + i : l0 + i;
-                    const __m256i x =
-                        _mm256_or_si256(field_avx2(low[0], k / 2 * 4, 15), field_avx2(high[i], 2 * k - 4, 48));
-                    const __m256i y =
-                        _mm256_or_si256(field_avx2(low[1], k / 2 * 4, 15), field_avx2(high[i + 1], 2 * k - 4, 48));
-                    const __m256i s =
-                        _mm256_add_epi16(pairs_avx2(x, q + 16 * j + 4 * i), pairs_avx2(y, q + 16 * j + 4 * i + 4));
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s, scale));
-                }
-            }
-        }
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(load_f16x8_avx2(w, at + 208), da), _mm256_cvtepi32_ps(sum), acc);
-    }
-    return acc;
-}
-
-/* --- AVX2: blocks to numbers of 8 or 16 bits. The types' unpack functions again: calling those would mix plain SSE
- * code with AVX, which costs more than the work itself. --- */
-
-/* A block of a type with small numbers, which are made so by an offset that none is negative. */
-typedef struct small_block {
-    uint8_t q[256];
-    int16_t scales[32]; /* of each sub-block, twice; K types only, as mins */
-    int16_t mins[16];   /* of 16 numbers each; of a type without minima, what undoes the offset */
-    float d, m;
-} small_block;
-
-/* Words of four such numbers whose products with a token's, summed in pairs, stay within 16 bits; 0: another type. */
-static ALWAYS_INLINE int small_group(int type) {
-    switch (type) {
-    case QUANT_Q4_0:
-    case QUANT_Q4_1:
-    case QUANT_Q4_K: return 8;
-    case QUANT_Q5_0:
-    case QUANT_Q5_1:
-    case QUANT_Q5_K:
-    case QUANT_Q2_K: /* whose sub-blocks end there */
-    case QUANT_Q3_K: return 4;
-    case QUANT_Q6_K: return 2;
-    default: return 0;
-    }
-}
-
-/* Numbers of a sub-block of a K type. */
-static ALWAYS_INLINE int small_sub(int type) {
-    return type == QUANT_Q4_K || type == QUANT_Q5_K ? 32 : 16;
-}
-
-static AVX2 void store_avx2(void *p, __m256i v) {
+static ALWAYS_INLINE AVX2 void store_avx2(void *p, __m256i v) {
     _mm256_storeu_si256((__m256i *)p, v);
 }
 
-static AVX2 void small_q45_k_avx2(int type, const uint8_t *x, small_block *o) {
-    const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
-    const uint8_t *nib = x + (type == QUANT_Q4_K ? 16 : 48);
-    const __m256i high = type == QUANT_Q5_K ? loadi_avx2(x + 16) : _mm256_setzero_si256();
-    uint64_t scales, mins;
-    __m128i sc, mn;
-    scales_k4_avx2(x + 4, &scales, &mins);
-    sc = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scales));
-    mn = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)mins));
-    o->d = f16_avx2(x);
-    o->m = -f16_avx2(x + 2);
-    store_avx2(o->scales, _mm256_setr_m128i(_mm_unpacklo_epi16(sc, sc), _mm_unpackhi_epi16(sc, sc)));
-    store_avx2(o->mins, _mm256_setr_m128i(_mm_unpacklo_epi16(mn, mn), _mm_unpackhi_epi16(mn, mn)));
-    for (int j = 0; j < 4; j++) {
-        __m256i v = loadi_avx2(nib + 32 * j), lo = _mm256_and_si256(v, low),
-                hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-        if (type == QUANT_Q5_K) {
-            lo = _mm256_or_si256(lo, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j), one), 4));
-            hi = _mm256_or_si256(hi, _mm256_slli_epi16(_mm256_and_si256(_mm256_srli_epi16(high, 2 * j + 1), one), 4));
+static ALWAYS_INLINE AVX2 __m256i bytes_avx2(int byte) {
+    return _mm256_set1_epi8((char)byte);
+}
+
+/* The bits of `mask` in every byte of words shifted right by n bits, n < 0: left. */
+static ALWAYS_INLINE AVX2 __m256i field_avx2(__m256i v, int n, int mask) {
+    v = n > 0 ? _mm256_srli_epi32(v, n) : n < 0 ? _mm256_slli_epi32(v, -n) : v;
+    return _mm256_and_si256(v, bytes_avx2(mask));
+}
+
+/* The values of IQ4, made non-negative by 128, of nibbles. */
+static ALWAYS_INLINE AVX2 __m256i iq4_avx2(__m256i nibbles) {
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)quant_iq4));
+    return _mm256_xor_si256(_mm256_shuffle_epi8(values, nibbles), bytes_avx2(128));
+}
+
+/* Byte k of each lane, or bytes i and k, with their signs, as one number of 32 bits or two of 16. They move to the
+ * highest bits, from where a shift spreads the sign. */
+static ALWAYS_INLINE AVX2 __m256i byte_avx2(__m256i v, int k) {
+    return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * k), 24);
+}
+
+static ALWAYS_INLINE AVX2 __m256i two_bytes_avx2(__m256i v, int i, int k) {
+    const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04000400, 0x08000800, 0x0c000c00));
+    const __m256i from = _mm256_add_epi32(_mm256_set1_epi32(i << 8 | k << 24 | 0x00800080), lanes); /* 0x80: zero */
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(v, from), 8);
+}
+
+typedef struct four_bytes { int8_t a[4]; } four_bytes;
+
+/* s + sum_j w_j a_j in each lane, j = 0..3. Assembler, since that can stand, unlike intrinsics, in functions that are
+ * inlined into functions of different instruction sets. */
+static ALWAYS_INLINE AVX2 __m256i dpbusd_avx2(__m256i s, __m256i w, const int8_t *a) {
+#if defined(POLAR_X86_512) && defined(_MSC_VER)
+    return _mm256_dpbusd_epi32(s, w, four_avx2(a));
+#elif defined(POLAR_X86_512)
+    __asm__("vpdpbusd %2%{1to8%}, %1, %0" : "+x"(s) : "x"(w), "m"(*(const four_bytes *)(const void *)a));
+#endif
+    return s;
+}
+
+/* How many words the sums of pairs have room for in 16 bits: 2 * 127 * 15 * 8, 2 * 127 * 31 * 4 and 2 * 127 * 63 * 2
+ * are less than 2^15. No more than a sub-block has, as its scale follows. */
+static ALWAYS_INLINE int x86_group(int type) {
+    const int bits = kern_types[type].bits, room = bits <= 4 ? 8 : bits == 5 ? 4 : 2;
+    return MIN(room, kern_types[type].sub / 4);
+}
+
+/* Takes w, numbers 4 i .. 4 i + 3 of sub-block j:
+ *     AVX2      s = s + w a, and each x86_group words  sum = sum + scale_j s
+ *     AVX-512   the same at the end of the sub-block */
+static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int i, __m256i w) {
+    const kern_type k = kern_types[type];
+    const int word = k.sub / 4 * j + i, scaled = quant_types[type].block == 256, chains = k.sub / 16;
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i s, scale = one;
+    if (set == X86_PANEL && !(k.bits == 8 && x->pairs)) {
+        store_avx2(x->to.q + 4 * KERN_ROWS * word, w);
+        return;
+    }
+    if (scaled && (set != X86_PANEL || k.bits == 8)) scale = loadi_avx2(x->to.scales + KERN_ROWS * j);
+    if (set == X86_PANEL) {
+        w = _mm256_xor_si256(w, bytes_avx2(128)); /* q again */
+        UNROLL for (int h = 0; h < 2; h++) {
+            const __m256i pair = two_bytes_avx2(w, 2 * h, 2 * h + 1);
+            store_avx2(x->to.q + 4 * KERN_ROWS * (2 * word + h), scaled ? _mm256_mullo_epi16(pair, scale) : pair);
         }
-        store_avx2(o->q + 64 * j, lo);
-        store_avx2(o->q + 64 * j + 32, hi);
+        return;
+    }
+    if (set == X86_AVX512) {
+        x->s[i % chains] = dpbusd_avx2(x->s[i % chains], w, x->q + 4 * word);
+        if (4 * (i + 1) < k.sub) return;
+        s = chains == 1 ? x->s[0] : _mm256_add_epi32(x->s[0], x->s[1]);
+        if (scaled) s = _mm256_mullo_epi32(s, scale);
+    } else if (k.bits < 8) {
+        x->s[0] = _mm256_add_epi16(x->s[0], _mm256_maddubs_epi16(w, four_avx2(x->q + 4 * word)));
+        if ((i + 1) % x86_group(type)) return;
+        s = _mm256_madd_epi16(x->s[0], scale);
+    } else { /* |q| times a with the sign of q: 2 * 128 * 127 fits 16 bits, which 2 * 255 * 127 does not */
+        const __m256i q = _mm256_xor_si256(w, bytes_avx2(128));
+        s = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(four_avx2(x->q + 4 * word), q));
+        x->s[0] = _mm256_add_epi32(x->s[0], _mm256_madd_epi16(s, one));
+        if (4 * (i + 1) < k.sub) return;
+        s = scaled ? _mm256_mullo_epi32(x->s[0], _mm256_srai_epi32(scale, 16)) : x->s[0];
+    }
+    x->sum = _mm256_add_epi32(x->sum, s);
+    x->s[0] = x->s[1] = _mm256_setzero_si256();
+}
+
+/* Takes minima of numbers 32 i .. 32 i + 15 and 32 i + 16 .. 32 i + 31 of a block of 256, in pairs. */
+static ALWAYS_INLINE AVX2 void put_min_avx2(int set, rows8 *x, int i, __m256i min) {
+    if (set == X86_PANEL) store_avx2(x->to.mins + 2 * KERN_ROWS * i, min);
+    else x->min_sum = _mm256_add_epi32(x->min_sum, _mm256_madd_epi16(min, four_avx2(x->sums + 2 * i)));
+}
+
+/* The offset whose share is in the sums. Sums of pairs with their sign have none. */
+static ALWAYS_INLINE AVX2 int offset_x86(int set, int type, const rows8 *x) {
+    const int with_sign = kern_types[type].bits == 8 && (set == X86_AVX2 || (set == X86_PANEL && x->pairs));
+    return with_sign ? 0 : kern_types[type].offset;
+}
+
+/* Takes the scales of sub-blocks j .. j + 3, in bytes. To undo the offset they are minima, too: -offset scale in a
+ * panel; otherwise end_avx2 multiplies. */
+static ALWAYS_INLINE AVX2 void put_scales_avx2(int set, int type, rows8 *x, int j, __m256i v) {
+    const int offset = offset_x86(set, type, x), sub = kern_types[type].sub;
+    UNROLL for (int k = 0; k < 4; k++) {
+        __m256i scale = two_bytes_avx2(v, k, k);
+        store_avx2(x->to.scales + KERN_ROWS * (j + k), set == X86_AVX512 ? byte_avx2(v, k) : scale);
+        if (!offset || (sub == 16 && k % 2 == 0)) continue;
+        if (sub == 16) scale = two_bytes_avx2(v, k - 1, k);
+        if (set == X86_PANEL) scale = _mm256_mullo_epi16(scale, _mm256_set1_epi16((short)-offset));
+        put_min_avx2(set, x, (j + k) * sub / 32, scale);
     }
 }
 
-/* 16 scales, and minima that take away the offset. */
-static AVX2 void small_scales_avx2(small_block *o, __m256i scales, int offset) {
-    const __m256i lo = _mm256_unpacklo_epi16(scales, scales), hi = _mm256_unpackhi_epi16(scales, scales);
-    store_avx2(o->scales, _mm256_permute2x128_si256(lo, hi, 0x20));
-    store_avx2(o->scales + 16, _mm256_permute2x128_si256(lo, hi, 0x31));
-    store_avx2(o->mins, _mm256_mullo_epi16(scales, _mm256_set1_epi16((short)-offset)));
+/* Takes the minima of sub-blocks j .. j + 3, in bytes. */
+static ALWAYS_INLINE AVX2 void put_mins_avx2(int set, int type, rows8 *x, int j, __m256i v) {
+    const int sub = kern_types[type].sub;
+    UNROLL for (int k = 0; k < 4; k += 32 / sub)
+        put_min_avx2(set, x, (j + k) * sub / 32, two_bytes_avx2(v, k, k + 32 / sub - 1));
 }
 
-static AVX2 void small_q6_k_avx2(const uint8_t *x, small_block *o) {
-    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30);
-    o->d = f16_avx2(x + 208);
-    small_scales_avx2(o, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + 192))), 32);
-    for (int j = 0; j < 2; j++) {
-        const __m256i l0 = loadi_avx2(x + 64 * j), l1 = loadi_avx2(x + 64 * j + 32), h = loadi_avx2(x + 128 + 32 * j);
-        uint8_t *q = o->q + 128 * j;
-        store_avx2(q, _mm256_or_si256(_mm256_and_si256(l0, low), _mm256_and_si256(_mm256_slli_epi16(h, 4), two)));
-        store_avx2(q + 32, _mm256_or_si256(_mm256_and_si256(l1, low), _mm256_and_si256(_mm256_slli_epi16(h, 2), two)));
-        store_avx2(q + 64, _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), low), _mm256_and_si256(h, two)));
-        store_avx2(q + 96, _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), low),
-                                           _mm256_and_si256(_mm256_srli_epi16(h, 2), two)));
+/* acc = fma(d da, sum, acc), a lane for each row. */
+static ALWAYS_INLINE AVX2 __m256 chain_avx2(__m256 acc, __m256 d, float da, __m256i sum) {
+    return _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(da)), _mm256_cvtepi32_ps(sum), acc);
+}
+
+/* The end of a block, with its factors, m only of types with minima; what comes next is the block after it. */
+static ALWAYS_INLINE AVX2 void end_avx2(int set, int type, rows8 *x, __m256 d, __m256 m) {
+    const int block = quant_types[type].block, mins = quant_types[type].has_mins, offset = offset_x86(set, type, x);
+    if (set == X86_PANEL) {
+        _mm256_storeu_ps(x->to.d, d);
+        if (mins) _mm256_storeu_ps(x->to.m, m);
+        x->to.q += KERN_ROWS * block * (kern_types[type].bits == 8 && x->pairs ? 2 : 1);
+        x->to.d += KERN_ROWS, x->to.m += KERN_ROWS;
+        if (block == 256) x->to.scales += KERN_ROWS * 256 / kern_types[type].sub, x->to.mins += KERN_ROWS * 256 / 16;
+        return;
+    }
+    if (block == 32 && (mins || offset)) x->min_sum = _mm256_madd_epi16(four_avx2(x->sums), _mm256_set1_epi16(1));
+    if (offset) x->sum = _mm256_sub_epi32(x->sum, _mm256_mullo_epi32(x->min_sum, _mm256_set1_epi32(offset)));
+    x->acc = chain_avx2(x->acc, d, *x->da, x->sum);
+    if (mins) x->acc = chain_avx2(x->acc, m, *x->da, x->min_sum);
+    x->sum = x->min_sum = _mm256_setzero_si256();
+    x->q += block, x->sums += block / 16, x->da++;
+}
+
+/* The readers: the block whose bytes begin at `first` of each row. Layouts are those of quant_unpack_TYPE.
+ *
+ * This one: types with blocks of 32, which begin with d, then m where there are minima, then the fifth bits. */
+static ALWAYS_INLINE AVX2 void read_simple_avx2(int set, int type, rows8 *x, size_t first) {
+    const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    const int five = kern_types[type].bits == 5, n = type == QUANT_Q8_0 ? 8 : 4; /* words */
+    const size_t qs = first + (size_t)(quant_types[type].bytes - 4 * n);
+    const __m256i head = word8_avx2(x, first), fifth = five ? word8_avx2(x, qs - 4) : head;
+    __m256i v[8];
+    for (int i = 0; i < n; i += 4) words8_avx2(x, qs + (size_t)(4 * i), v + i);
+    UNROLL for (int i = 0; i < 8; i++) {
+        __m256i w = n == 8 ? _mm256_xor_si256(v[i], bytes_avx2(128)) : field_avx2(v[i % 4], i / 4 * 4, 15);
+        if (type == QUANT_IQ4_NL) w = iq4_avx2(w);
+        if (five) { /* byte i / 2 of `fifth` to all bytes; bit 4 (i % 2) + j of it decides about byte j */
+            const __m256i bit = _mm256_set1_epi32(i % 2 ? (int)0x80402010 : 0x08040201);
+            const __m256i byte = _mm256_shuffle_epi8(fifth, _mm256_add_epi32(lanes, bytes_avx2(i / 2)));
+            const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(byte, bit), bit);
+            w = _mm256_or_si256(w, _mm256_and_si256(is_set, bytes_avx2(16)));
+        }
+        put_avx2(set, type, x, 0, i, w);
+    }
+    end_avx2(set, type, x, halves8_avx2(head, 0), halves8_avx2(head, 1));
+}
+
+/* Q4_K and Q5_K */
+static ALWAYS_INLINE AVX2 void read_q45_k_avx2(int set, int type, rows8 *x, size_t first) {
+    const size_t qs = first + (type == QUANT_Q4_K ? 16 : 48);
+    __m256i head[4], v[8], high[8];
+    words8_avx2(x, first, head); /* d and dmin, and the 12 bytes of scales */
+    put_scales_avx2(set, type, x, 0, field_avx2(head[1], 0, 63));
+    put_scales_avx2(set, type, x, 4, _mm256_or_si256(field_avx2(head[3], 0, 15), field_avx2(head[1], 2, 48)));
+    put_mins_avx2(set, type, x, 0, field_avx2(head[2], 0, 63));
+    put_mins_avx2(set, type, x, 4, _mm256_or_si256(field_avx2(head[3], 4, 15), field_avx2(head[2], 2, 48)));
+    if (type == QUANT_Q5_K) words8_avx2(x, first + 16, high), words8_avx2(x, first + 32, high + 4);
+    UNROLL for (int j = 0; j < 8; j += 2) {
+        words8_avx2(x, qs + 16 * (size_t)j, v);
+        words8_avx2(x, qs + 16 * (size_t)j + 16, v + 4);
+        UNROLL for (int k = 0; k < 2; k++) UNROLL for (int i = 0; i < 8; i++) {
+            __m256i w = field_avx2(v[i], 4 * k, 15);
+            if (type == QUANT_Q5_K) w = _mm256_or_si256(w, field_avx2(high[i], j + k - 4, 16));
+            put_avx2(set, type, x, j + k, i, w);
+        }
+    }
+    end_avx2(set, type, x, halves8_avx2(head[0], 0), minus_avx2(halves8_avx2(head[0], 1)));
+}
+
+static ALWAYS_INLINE AVX2 void read_q6_k_avx2(int set, int type, rows8 *x, size_t first) {
+    __m256i v[4];
+    words8_avx2(x, first + 192, v);
+    UNROLL for (int i = 0; i < 4; i++) put_scales_avx2(set, type, x, 4 * i, v[i]);
+    for (int h = 0; h < 4; h++) { /* 16 numbers of each of the four sub-blocks 8 (h / 2) + h % 2 + 2 k */
+        const size_t ql = first + (size_t)(h / 2 * 64 + h % 2 * 16);
+        __m256i low[2][4], high[4];
+        words8_avx2(x, ql, low[0]);
+        words8_avx2(x, ql + 32, low[1]);
+        words8_avx2(x, first + 128 + 16 * (size_t)h, high);
+        UNROLL for (int k = 0; k < 4; k++) UNROLL for (int i = 0; i < 4; i++)
+            put_avx2(set, type, x, h / 2 * 8 + h % 2 + 2 * k, i,
+                     _mm256_or_si256(field_avx2(low[k % 2][i], k / 2 * 4, 15), field_avx2(high[i], 2 * k - 4, 48)));
+    }
+    end_avx2(set, type, x, halves8_avx2(word8_avx2(x, first + 206), 1), _mm256_setzero_ps());
+}
+
+/* The two bits of Q2_K and, with the third one from `high`, of Q3_K: of four sub-blocks, 16 numbers each. */
+static ALWAYS_INLINE AVX2 void read_bits2_avx2(int set, int type, rows8 *x, size_t qs, const __m256i *high) {
+    for (int h = 0; h < 2; h++) UNROLL for (int g = 0; g < 2; g++) {
+        __m256i v[4];
+        words8_avx2(x, qs + (size_t)(32 * h + 16 * g), v);
+        UNROLL for (int k = 0; k < 4; k++) UNROLL for (int i = 0; i < 4; i++) {
+            __m256i w = field_avx2(v[i], 2 * k, 3);
+            if (type == QUANT_Q3_K) { /* bit 4 h + k of a byte */
+                const __m256i third = _mm256_srl_epi32(high[4 * g + i], _mm_cvtsi32_si128(4 * h));
+                w = _mm256_or_si256(w, field_avx2(third, k - 2, 4));
+            }
+            put_avx2(set, type, x, 8 * h + 2 * k + g, i, w);
+        }
     }
 }
 
-/* 32 bytes of 2-bit numbers: those at bits 2j. */
-static ALWAYS_INLINE AVX2 __m256i bits2_avx2(__m256i v, int j) {
-    return _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(2 * j)), _mm256_set1_epi8(3));
-}
-
-static AVX2 void small_q2_k_avx2(const uint8_t *x, small_block *o) {
-    const __m128i s = _mm_loadu_si128((const __m128i *)(const void *)x), low = _mm_set1_epi8(15);
-    o->d = f16_avx2(x + 80);
-    o->m = -f16_avx2(x + 82);
-    small_scales_avx2(o, _mm256_cvtepu8_epi16(_mm_and_si128(s, low)), 0);
-    store_avx2(o->mins, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
-    for (int i = 0; i < 8; i++) store_avx2(o->q + 32 * i, bits2_avx2(loadi_avx2(x + 16 + 32 * (i / 4)), i % 4));
-}
-
-static AVX2 void small_q3_k_avx2(const uint8_t *x, small_block *o) {
-    const uint32_t a = rd_u32(x + 96), b = rd_u32(x + 100), c = rd_u32(x + 104);
-    const __m256i high = loadi_avx2(x), four = _mm256_set1_epi8(4);
-    const __m128i s = _mm_setr_epi32((int)((a & 0x0f0f0f0f) | (c << 4 & 0x30303030)),
-                                     (int)((b & 0x0f0f0f0f) | (c << 2 & 0x30303030)),
-                                     (int)((a >> 4 & 0x0f0f0f0f) | (c & 0x30303030)),
-                                     (int)((b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030)));
-    o->d = f16_avx2(x + 108);
-    small_scales_avx2(o, _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32)), 4);
-    for (int i = 0; i < 8; i++) {
-        const __m256i bit = _mm256_set1_epi8((char)(1 << i));
-        const __m256i more = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit), four);
-        store_avx2(o->q + 32 * i, _mm256_or_si256(bits2_avx2(loadi_avx2(x + 32 + 32 * (i / 4)), i % 4), more));
+static ALWAYS_INLINE AVX2 void read_q2_k_avx2(int set, int type, rows8 *x, size_t first) {
+    const __m256i d = word8_avx2(x, first + 80);
+    __m256i v[4];
+    words8_avx2(x, first, v);
+    UNROLL for (int i = 0; i < 4; i++) {
+        put_scales_avx2(set, type, x, 4 * i, field_avx2(v[i], 0, 15));
+        put_mins_avx2(set, type, x, 4 * i, field_avx2(v[i], 4, 15));
     }
+    read_bits2_avx2(set, type, x, first + 16, NULL);
+    end_avx2(set, type, x, halves8_avx2(d, 0), minus_avx2(halves8_avx2(d, 1)));
 }
 
-static ALWAYS_INLINE AVX2 void small_32_avx2(int type, const uint8_t *x, small_block *o) {
-    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
-    const uint8_t *rest = x + (mins ? 4 : 2);
-    const __m256i q = nibbles32_avx2(rest + (five ? 4 : 0));
-    o->d = f16_avx2(x);
-    o->m = mins ? f16_avx2(x + 2) : 0;
-    store_avx2(o->q, five ? _mm256_or_si256(q, bits32_avx2(rd_u32(rest))) : q);
+static ALWAYS_INLINE AVX2 void read_q3_k_avx2(int set, int type, rows8 *x, size_t first) {
+    __m256i v[4], s[3], high[8];
+    words8_avx2(x, first, high);
+    words8_avx2(x, first + 16, high + 4);
+    words8_avx2(x, first + 94, v); /* the 12 bytes, and two on each side: four more would leave the last block */
+    UNROLL for (int i = 0; i < 3; i++)
+        s[i] = _mm256_or_si256(_mm256_srli_epi32(v[i], 16), _mm256_slli_epi32(v[i + 1], 16));
+    UNROLL for (int i = 0; i < 4; i++) {
+        const __m256i scale = _mm256_or_si256(field_avx2(s[i % 2], i / 2 * 4, 15), field_avx2(s[2], 2 * i - 4, 48));
+        put_scales_avx2(set, type, x, 4 * i, _mm256_sub_epi8(scale, bytes_avx2(32)));
+    }
+    read_bits2_avx2(set, type, x, first + 32, high);
+    end_avx2(set, type, x, halves8_avx2(v[3], 1), _mm256_setzero_ps());
 }
 
-static AVX2 void small_avx2(int type, const uint8_t *x, small_block *o) {
+static ALWAYS_INLINE AVX2 void read_iq4_xs_avx2(int set, int type, rows8 *x, size_t first) {
+    const __m256i head = word8_avx2(x, first), low = word8_avx2(x, first + 4);
+    for (int j = 0; j < 8; j += 4) { /* scales j .. j + 3: a byte each of their low four bits, and of the high two */
+        __m256i scales = _mm256_setzero_si256();
+        UNROLL for (int k = 0; k < 4; k++) {
+            const __m256i l = _mm256_srl_epi32(low, _mm_cvtsi32_si128(4 * (j + k)));
+            const __m256i h = _mm256_srl_epi32(head, _mm_cvtsi32_si128(16 + 2 * (j + k)));
+            const __m256i scale = _mm256_or_si256(_mm256_and_si256(l, _mm256_set1_epi32(15)),
+                                                  _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(3)), 4));
+            scales = _mm256_or_si256(scales, _mm256_slli_epi32(scale, 8 * k));
+        }
+        put_scales_avx2(set, type, x, j, _mm256_sub_epi8(scales, bytes_avx2(32)));
+    }
+    for (int j = 0; j < 8; j++) {
+        __m256i v[4];
+        words8_avx2(x, first + 8 + 16 * (size_t)j, v);
+        UNROLL for (int i = 0; i < 8; i++) put_avx2(set, type, x, j, i, iq4_avx2(field_avx2(v[i % 4], i / 4 * 4, 15)));
+    }
+    end_avx2(set, type, x, halves8_avx2(head, 0), _mm256_setzero_ps());
+}
+
+/* Reads `count` blocks of eight rows. */
+static ALWAYS_INLINE AVX2 void read_avx2(int set, int type, rows8 *x, int count) {
+#define READER(type, name) \
+    case type: \
+        for (int b = 0; b < count; b++) { \
+            fetch_x86(x, quant_types[type].bytes); \
+            read_##name##_avx2(set, type, x, (size_t)b * (size_t)quant_types[type].bytes); \
+        } \
+        break;
     switch (type) {
-    case QUANT_Q4_0: small_32_avx2(QUANT_Q4_0, x, o); break;
-    case QUANT_Q4_1: small_32_avx2(QUANT_Q4_1, x, o); break;
-    case QUANT_Q5_0: small_32_avx2(QUANT_Q5_0, x, o); break;
-    case QUANT_Q5_1: small_32_avx2(QUANT_Q5_1, x, o); break;
-    case QUANT_Q2_K: small_q2_k_avx2(x, o); break;
-    case QUANT_Q3_K: small_q3_k_avx2(x, o); break;
-    case QUANT_Q4_K: small_q45_k_avx2(QUANT_Q4_K, x, o); break;
-    case QUANT_Q5_K: small_q45_k_avx2(QUANT_Q5_K, x, o); break;
-    default: small_q6_k_avx2(x, o);
+        READER(QUANT_Q8_0, simple) READER(QUANT_Q4_0, simple) READER(QUANT_Q4_1, simple) READER(QUANT_Q5_0, simple)
+        READER(QUANT_Q5_1, simple) READER(QUANT_IQ4_NL, simple) READER(QUANT_Q2_K, q2_k) READER(QUANT_Q3_K, q3_k)
+        READER(QUANT_Q4_K, q45_k) READER(QUANT_Q5_K, q45_k) READER(QUANT_Q6_K, q6_k) READER(QUANT_IQ4_XS, iq4_xs)
+    }
+#undef READER
+}
+
+/* A panel of 16 rows: numbers (n / 4, 16, 4) or, in 16 bits with their sign, (n / 2, 16, 2); scales twice each, in the
+ * low and the high half of 32 bits; minima (n / 32, 16, 2), each of 16 numbers. */
+static AVX2 void panel_fill_x86(int set, const panel *to, int type, const uint8_t *const *w, int count,
+                                const uint8_t *ahead) {
+    rows8 x;
+    for (int half = 0; half < 2; half++) {
+        const panel places = {to->q + 32 * half, to->d + 8 * half, to->m + 8 * half, to->scales + 8 * half,
+                              to->mins + 16 * half};
+        x.to = places;
+        x.pairs = set == X86_AVX2;
+        x.ahead = ahead ? ahead + half * 8 * count * quant_types[type].bytes : NULL;
+        memcpy(x.w, w + 8 * half, sizeof x.w);
+        read_avx2(X86_PANEL, type, &x, count);
     }
 }
 
-/* The other types, whose numbers take 8 bits with their sign: Q8_0, IQ4_NL and IQ4_XS, scales multiplied in. */
-static AVX2 void widen32_avx2(__m256i bytes, int16_t *out, int scale) {
-    const __m256i s = _mm256_set1_epi16((short)scale);
-    store_avx2(out, _mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)), s));
-    store_avx2(out + 16, _mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1)), s));
-}
-
-static AVX2 void unpack_avx2(int type, const uint8_t *x, quant_block *o) {
-    o->d = f16_avx2(x);
-    if (type == QUANT_Q8_0) widen32_avx2(loadi_avx2(x + 2), o->q, 1);
-    else if (type == QUANT_IQ4_NL) widen32_avx2(iq4_avx2(x + 2), o->q, 1);
-    else {
-        const uint32_t high = rd_u16(x + 2);
-        for (int i = 0; i < 8; i++) {
-            const int scale = (x[4 + i / 2] >> 4 * (i & 1) & 15) | (int)(high >> 2 * i & 3) << 4;
-            widen32_avx2(iq4_avx2(x + 8 + 16 * i), o->q + 32 * i, scale - 32);
-        }
-    }
-}
-
-static ALWAYS_INLINE AVX2 float fma_avx2(float a, float b, float c) {
-    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
-}
-
-/* The sum of the eight integers of v. */
-static AVX2 int isum8_avx2(__m256i v) {
-    __m128i u = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    u = _mm_add_epi32(u, _mm_shuffle_epi32(u, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(u, _mm_shuffle_epi32(u, 0xb1)));
-}
-
-/* Q2_K and Q3_K have no loop of their own: unpacked one row after the other. */
-static AVX2 __m256 rows8_q23_k_avx2(int type, const uint8_t *const w[8], int n, const int8_t *q, const int16_t *sums,
-                                    const float *d) {
-    const quant_type *t = &quant_types[type];
-    float out[8];
-    small_block u;
-    for (int r = 0; r < 8; r++) {
-        float acc = 0;
-        for (int b = 0; b < n / 256; b++) {
-            __m256i sum = _mm256_setzero_si256(), msum;
-            small_avx2(type, w[r] + (size_t)b * (size_t)t->bytes, &u);
-            for (int i = 0; i < 8; i++) {
-                const __m256i scales = _mm256_setr_m128i(_mm_set1_epi16(u.scales[4 * i]),
-                                                         _mm_set1_epi16(u.scales[4 * i + 2]));
-                const __m256i a = loadi_avx2(q + 256 * b + 32 * i);
-                sum = _mm256_add_epi32(sum,
-                                       _mm256_madd_epi16(_mm256_maddubs_epi16(loadi_avx2(u.q + 32 * i), a), scales));
-            }
-            msum = _mm256_madd_epi16(loadi_avx2(u.mins), loadi_avx2(sums + 16 * b));
-            if (!t->has_mins) sum = _mm256_add_epi32(sum, msum);
-            acc = fma_avx2(u.d * d[b], (float)isum8_avx2(sum), acc);
-            if (t->has_mins) acc = fma_avx2(u.m * d[b], (float)isum8_avx2(msum), acc);
-        }
-        out[r] = acc;
-    }
-    return _mm256_loadu_ps(out);
-}
-
-/* IQ4_XS likewise. */
-static AVX2 __m256 rows8_iq4_xs_avx2(const uint8_t *const w[8], int n, const int16_t *q, const float *d) {
-    float out[8];
-    quant_block u;
-    for (int r = 0; r < 8; r++) {
-        float acc = 0;
-        for (int b = 0; b < n / 256; b++) {
-            __m256i sum = _mm256_setzero_si256();
-            unpack_avx2(QUANT_IQ4_XS, w[r] + (size_t)b * 136, &u);
-            for (int i = 0; i < 256; i += 16)
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(loadi_avx2(u.q + i), loadi_avx2(q + 256 * b + i)));
-            acc = fma_avx2(u.d * d[b], (float)isum8_avx2(sum), acc);
-        }
-        out[r] = acc;
-    }
-    return _mm256_loadu_ps(out);
-}
-
-static AVX2 __m256 rows8_avx2(const product *p, const act_blocks *a, const uint8_t *const w[8], size_t token,
-                              const uint8_t *ahead) {
-    const int n = p->a->n;
-    const size_t from = token * (size_t)n;
-    const int8_t *q = a->q8 + from;
-    const int16_t *sums = a->sums + from / 16;
-    const float *d = a->d + from / (size_t)quant_types[p->type].block;
-    switch (p->type) {
-    case QUANT_Q8_0: return rows8_32_avx2(QUANT_Q8_0, w, n, q, d, ahead);
-    case QUANT_IQ4_NL: return rows8_32_avx2(QUANT_IQ4_NL, w, n, q, d, ahead);
-    case QUANT_Q4_0: return rows8_simple_avx2(QUANT_Q4_0, w, n, q, sums, d, ahead);
-    case QUANT_Q4_1: return rows8_simple_avx2(QUANT_Q4_1, w, n, q, sums, d, ahead);
-    case QUANT_Q5_0: return rows8_simple_avx2(QUANT_Q5_0, w, n, q, sums, d, ahead);
-    case QUANT_Q5_1: return rows8_simple_avx2(QUANT_Q5_1, w, n, q, sums, d, ahead);
-    case QUANT_Q4_K: return rows8_q45_k_avx2(QUANT_Q4_K, w, n, q, sums, d, ahead);
-    case QUANT_Q5_K: return rows8_q45_k_avx2(QUANT_Q5_K, w, n, q, sums, d, ahead);
-    case QUANT_Q6_K: return rows8_q6_k_avx2(w, n, q, sums, d, ahead);
-    case QUANT_IQ4_XS: return rows8_iq4_xs_avx2(w, n, a->q16 + from, d);
-    default: return rows8_q23_k_avx2(p->type, w, n, q, sums, d);
-    }
-}
-
-static AVX2 void multiply_rows_avx2(const product *p, const act_blocks *a, int row, int n_rows) {
-    fetch_x86(p->w + (size_t)row * p->row_bytes, 0, (int)p->row_bytes * MIN(8, n_rows));
+/* Rows [row, row + n_rows) times the few tokens of a product, one token after the other. */
+static ALWAYS_INLINE AVX2 void rows8_multiply_avx2(int set, const product *p, int row, int n_rows) {
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    const quant_type *type = &quant_types[p->type];
+    int32_t scales[16 * KERN_ROWS];
     for (int r = row; r < row + n_rows; r += 8) {
-        const uint8_t *w[8];
-        float out[8];
-        int rows = MIN(8, row + n_rows - r);
-        for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        const int rows = MIN(8, row + n_rows - r);
         for (int k = 0; k < p->n_tokens; k++) {
-            const uint8_t *ahead = k == 0 && r + 16 <= row + n_rows ? w[7] + p->row_bytes : NULL;
-            _mm256_storeu_ps(out, rows8_avx2(p, a, w, (size_t)(p->index ? p->index[k] : k), ahead));
-            memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
+            const size_t token = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+            float y[8];
+            rows8 x;
+            for (int i = 0; i < 8; i++) x.w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+            x.ahead = k == 0 && r + 16 <= row + n_rows ? x.w[7] + p->row_bytes : NULL;
+            x.to.scales = scales;
+            x.q = a->q8 + token, x.sums = a->sums + token / 16, x.da = a->d + token / (size_t)type->block;
+            x.s[0] = x.s[1] = x.sum = x.min_sum = _mm256_setzero_si256();
+            x.acc = _mm256_setzero_ps();
+            read_avx2(set, p->type, &x, p->a->n / type->block);
+            _mm256_storeu_ps(y, x.acc);
+            memcpy(p->y + (size_t)k * (size_t)p->ldy + r, y, (size_t)rows * sizeof *y);
         }
     }
-}
-
-/* --- AVX2, many tokens: 16 rows are unpacked once into a panel, and every token goes over it. --- */
-
-#define PANEL_CHUNK 1024 /* numbers of a row in a panel, so that it stays in the first cache */
-
-typedef struct panel {
-    uint8_t *q8;     /* small numbers: (numbers / 4, 16, 4) */
-    int16_t *q16;    /* others: (numbers / 2, 16, 2); madd gives the sum of a pair in the lane of its row */
-    float *d, *m;    /* (blocks, 16) */
-    int16_t *scales; /* small numbers of K types: (sub-blocks, 16, 2), each scale twice */
-    int16_t *mins;   /* and their minima: (numbers / 32, 16, 2) */
-    void *unpacked;  /* 8 blocks */
-} panel;
-
-typedef char scratch_holds_blocks[PANEL_CHUNK * KERN_ROWS * 2 + PANEL_CHUNK / 32 * KERN_ROWS * 8 +
-                                          PANEL_CHUNK / 32 * KERN_ROWS * 12 + 8 * (int)sizeof(quant_block) <=
-                                          KERN_SCRATCH ? 1 : -1];
-
-/* Eight rows of words to words of eight rows: an 8 x 8 transposition of 32-bit words, `stride` bytes apart. */
-static AVX2 void transpose8_avx2(const uint8_t *in, size_t in_stride, uint8_t *out, size_t stride) {
-    __m256i a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        const __m256i x = loadi_avx2(in + (size_t)i * in_stride), y = loadi_avx2(in + (size_t)(i + 1) * in_stride);
-        a[i] = _mm256_unpacklo_epi32(x, y);
-        a[i + 1] = _mm256_unpackhi_epi32(x, y);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + 2 + j]);
-            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + 2 + j]);
-        }
-    for (size_t i = 0; i < 4; i++) {
-        store_avx2(out + i * stride, _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
-        store_avx2(out + (i + 4) * stride, _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
-    }
-}
-
-/* n words of eight rows, from one array each, to a panel's words, of which rows `half` .. half + 7 are these. */
-static AVX2 void panel_put_avx2(const void *in, size_t in_stride, void *out, int half, int n) {
-    for (size_t i = 0; i < (size_t)n; i += 8)
-        transpose8_avx2((const uint8_t *)in + 4 * i, in_stride, (uint8_t *)out + 64 * i + 4 * half, 64);
-}
-
-/* Unpacks blocks [from, from + count) of 16 rows. */
-static AVX2 void panel_fill_avx2(panel *f, const product *p, const uint8_t *const w[KERN_ROWS], int from, int count,
-                                 const uint8_t *ahead) {
-    const quant_type *t = &quant_types[p->type];
-    const int small = small_group(p->type) > 0, n = t->block, sub = small_sub(p->type);
-    small_block *u = f->unpacked;
-    quant_block *v = f->unpacked;
-    for (int b = 0; b < count; b++)
-        for (int half = 0; half < KERN_ROWS; half += 8) {
-            for (int r = 0; r < 8; r++) {
-                const uint8_t *x = w[half + r] + (size_t)(from + b) * (size_t)t->bytes;
-                const int at = b * KERN_ROWS + half + r;
-                fetch_x86(ahead, at, t->bytes);
-                if (small) small_avx2(p->type, x, &u[r]);
-                else unpack_avx2(p->type, x, &v[r]);
-                f->d[at] = small ? u[r].d : v[r].d;
-                f->m[at] = t->has_mins ? u[r].m : 0;
-            }
-            if (!small) panel_put_avx2(v->q, sizeof *v, f->q16 + b * n * KERN_ROWS, half, n / 2);
-            else {
-                panel_put_avx2(u->q, sizeof *u, f->q8 + b * n * KERN_ROWS, half, n / 4);
-                if (n == 32) continue;
-                panel_put_avx2(u->scales, sizeof *u, f->scales + b * n / sub * 32, half, n / sub);
-                panel_put_avx2(u->mins, sizeof *u, f->mins + b * n, half, 8);
-            }
-        }
 }
 
 /* Says that eight sums are needed at the end of a loop's round: gcc puts one of them into memory otherwise. */
 #ifdef __GNUC__
-#define IN_REGISTERS(a, b, c, d, e, f, g, h) \
-    __asm__("" : "+x"(a), "+x"(b), "+x"(c), "+x"(d), "+x"(e), "+x"(f), "+x"(g), "+x"(h))
+#define IN_REGISTERS(s) \
+    __asm__("" : "+x"(s[0]), "+x"(s[1]), "+x"(s[2]), "+x"(s[3]), "+x"(s[4]), "+x"(s[5]), "+x"(s[6]), "+x"(s[7]))
 #else
-#define IN_REGISTERS(a, b, c, d, e, f, g, h) ((void)0)
+#define IN_REGISTERS(s) ((void)0)
 #endif
 
-/* Words of the panel (n_words of 16 rows, pairs of numbers) times four tokens, added to sums of 16 rows each. */
-static ALWAYS_INLINE AVX2 void panel_dot4_avx2(const int16_t *w, int n_words, const int16_t *const a[4], __m256i s[8]) {
-    __m256i s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7];
-    for (int i = 0; i < n_words; i++, w += 2 * KERN_ROWS) {
+/* out[2 k + h] += sum_i w_i a_i for token k and rows 8 h .. 8 h + 7: n words of 16 rows, pairs of 16 bits. */
+static ALWAYS_INLINE AVX2 void pairs_dot_avx2(const void *words, int n, const int16_t *const a[4], __m256i out[8]) {
+    const int16_t *w = words;
+    __m256i s[8];
+    UNROLL for (int k = 0; k < 8; k++) s[k] = out[k];
+    for (int i = 0; i < n; i++, w += 2 * KERN_ROWS) {
         const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + KERN_ROWS);
-        __m256i x = two_sums_avx2(a[0] + 2 * i);
-        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(w0, x)), s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(w1, x));
-        x = two_sums_avx2(a[1] + 2 * i);
-        s2 = _mm256_add_epi32(s2, _mm256_madd_epi16(w0, x)), s3 = _mm256_add_epi32(s3, _mm256_madd_epi16(w1, x));
-        x = two_sums_avx2(a[2] + 2 * i);
-        s4 = _mm256_add_epi32(s4, _mm256_madd_epi16(w0, x)), s5 = _mm256_add_epi32(s5, _mm256_madd_epi16(w1, x));
-        x = two_sums_avx2(a[3] + 2 * i);
-        s6 = _mm256_add_epi32(s6, _mm256_madd_epi16(w0, x)), s7 = _mm256_add_epi32(s7, _mm256_madd_epi16(w1, x));
-        IN_REGISTERS(s0, s1, s2, s3, s4, s5, s6, s7);
+        UNROLL for (int k = 0; k < 4; k++) {
+            const __m256i x = four_avx2(a[k] + 2 * i);
+            s[2 * k] = _mm256_add_epi32(s[2 * k], _mm256_madd_epi16(w0, x));
+            s[2 * k + 1] = _mm256_add_epi32(s[2 * k + 1], _mm256_madd_epi16(w1, x));
+        }
+        IN_REGISTERS(s);
     }
-    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7;
+    UNROLL for (int k = 0; k < 8; k++) out[k] = s[k];
 }
 
-/* The same for small numbers, `group` words of four, times the scale: sums of 16 bits hold so many. */
-static ALWAYS_INLINE AVX2 void panel_small4_avx2(const uint8_t *w, int group, const int8_t *const a[4], int at,
-                                                 __m256i scale0, __m256i scale1, __m256i s[8]) {
-    __m256i t0 = _mm256_setzero_si256(), t1 = t0, t2 = t0, t3 = t0, t4 = t0, t5 = t0, t6 = t0, t7 = t0;
-    for (int i = 0; i < group; i++, w += 4 * KERN_ROWS, at += 4) {
-        const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + 2 * KERN_ROWS);
-        t0 = _mm256_add_epi16(t0, pairs_avx2(w0, a[0] + at)), t1 = _mm256_add_epi16(t1, pairs_avx2(w1, a[0] + at));
-        t2 = _mm256_add_epi16(t2, pairs_avx2(w0, a[1] + at)), t3 = _mm256_add_epi16(t3, pairs_avx2(w1, a[1] + at));
-        t4 = _mm256_add_epi16(t4, pairs_avx2(w0, a[2] + at)), t5 = _mm256_add_epi16(t5, pairs_avx2(w1, a[2] + at));
-        t6 = _mm256_add_epi16(t6, pairs_avx2(w0, a[3] + at)), t7 = _mm256_add_epi16(t7, pairs_avx2(w1, a[3] + at));
-        IN_REGISTERS(t0, t1, t2, t3, t4, t5, t6, t7);
-    }
-#define ADD(k, t, scale) s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(t, scale))
-    ADD(0, t0, scale0), ADD(1, t1, scale1), ADD(2, t2, scale0), ADD(3, t3, scale1);
-    ADD(4, t4, scale0), ADD(5, t5, scale1), ADD(6, t6, scale0), ADD(7, t7, scale1);
-#undef ADD
-}
-
-/* acc[k][half] = fma(scale of 16 rows * da_k, sums, acc) */
-static ALWAYS_INLINE AVX2 void panel_add_avx2(__m256 acc[8], const __m256i s[8], const float *scale,
-                                              const float *const d[4], int b) {
-    const __m256 d0 = _mm256_loadu_ps(scale), d1 = _mm256_loadu_ps(scale + 8);
-    UNROLL for (int k = 0; k < 4; k++) {
-        const __m256 da = _mm256_set1_ps(d[k][b]);
-        acc[2 * k] = _mm256_fmadd_ps(_mm256_mul_ps(d0, da), _mm256_cvtepi32_ps(s[2 * k]), acc[2 * k]);
-        acc[2 * k + 1] = _mm256_fmadd_ps(_mm256_mul_ps(d1, da), _mm256_cvtepi32_ps(s[2 * k + 1]), acc[2 * k + 1]);
-    }
-}
-
-/* A panel times four tokens. */
-typedef struct panel_tile {
-    const int8_t *q8[4];
-    const int16_t *q16[4], *sums[4];
-    const float *d[4];
-    float y[4][KERN_ROWS];
-} panel_tile;
-
-/* Integer sums of block b: with its numbers and, for types with minima, with those. */
-static ALWAYS_INLINE AVX2 void panel_sums_avx2(int type, const panel *f, const panel_tile *t, int b, __m256i s[8],
-                                               __m256i m[8]) {
-    const int n = quant_types[type].block, group = small_group(type), mins = quant_types[type].has_mins,
-              sub = small_sub(type);
+/* The same for the words of a sub-block, of numbers of less than 8 bits and from number `from` of the tokens on, times
+ * scales unless those are NULL. */
+static ALWAYS_INLINE AVX2 void sub_dot_avx2(int type, const uint8_t *w, const int8_t *const a[4], int from,
+                                            const int32_t *scales, __m256i out[8]) {
     const __m256i one = _mm256_set1_epi16(1);
-    UNROLL for (int k = 0; k < 8; k++) s[k] = m[k] = _mm256_setzero_si256();
-    if (!group) {
-        const int16_t *const a[4] = {t->q16[0] + n * b, t->q16[1] + n * b, t->q16[2] + n * b, t->q16[3] + n * b};
-        panel_dot4_avx2(f->q16 + n * b * KERN_ROWS, n / 2, a, s);
-    } else if (n == 32) {
-        UNROLL for (int k = 0; k < 8; k++) {
-            const int sum = t->sums[k / 2][2 * b] + t->sums[k / 2][2 * b + 1];
-            if (mins) m[k] = word8_avx2(sum);
-            else s[k] = word8_avx2(sum * (type == QUANT_Q4_0 ? -8 : -16));
+    const __m256i scale[2] = {scales ? loadi_avx2(scales) : one, scales ? loadi_avx2(scales + 8) : one};
+    for (int j = 0; j < kern_types[type].sub / 4; j += x86_group(type)) {
+        __m256i s[8];
+        UNROLL for (int k = 0; k < 8; k++) s[k] = _mm256_setzero_si256();
+        for (int i = 0; i < x86_group(type); i++, w += 4 * KERN_ROWS, from += 4) {
+            const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + 2 * KERN_ROWS);
+            UNROLL for (int k = 0; k < 4; k++) {
+                const __m256i x = four_avx2(a[k] + from);
+                s[2 * k] = _mm256_add_epi16(s[2 * k], _mm256_maddubs_epi16(w0, x));
+                s[2 * k + 1] = _mm256_add_epi16(s[2 * k + 1], _mm256_maddubs_epi16(w1, x));
+            }
+            IN_REGISTERS(s);
         }
-        for (int i = 0; i < 8; i += group)
-            panel_small4_avx2(f->q8 + 64 * (8 * b + i), group, t->q8, 32 * b + 4 * i, one, one, s);
-    } else {
-        const int16_t *const a[4] = {t->sums[0] + 16 * b, t->sums[1] + 16 * b, t->sums[2] + 16 * b,
-                                     t->sums[3] + 16 * b};
-        for (int i = 0; i < 64; i += group) {
-            const int16_t *scale = f->scales + (256 * b + 4 * i) / sub * 32;
-            panel_small4_avx2(f->q8 + 64 * (64 * b + i), group, t->q8, 256 * b + 4 * i, loadi_avx2(scale),
-                              loadi_avx2(scale + 16), s);
-        }
-        panel_dot4_avx2(f->mins + 256 * b, 8, a, mins ? m : s);
+        UNROLL for (int k = 0; k < 8; k++) out[k] = _mm256_add_epi32(out[k], _mm256_madd_epi16(s[k], scale[k % 2]));
     }
 }
 
-/* `type` is a constant wherever this is called. */
-static ALWAYS_INLINE AVX2 void panel_blocks_avx2(int type, const panel *f, int count, panel_tile *t) {
+/* A panel times four tokens: acc[2 k + h] has rows 8 h .. 8 h + 7 of token k. */
+static ALWAYS_INLINE AVX2 void panel_tile_avx2(int type, const panel *f, int count, const panel_tile *t) {
+    const int block = quant_types[type].block, sub = kern_types[type].sub, mins = quant_types[type].has_mins;
+    const __m256i factor = _mm256_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
     __m256 acc[8];
-    UNROLL for (int k = 0; k < 8; k++) acc[k] = _mm256_loadu_ps(&t->y[k / 2][k % 2 * 8]);
+    UNROLL for (int k = 0; k < 8; k++) acc[k] = _mm256_loadu_ps(t->y[k / 2] + k % 2 * 8);
     for (int b = 0; b < count; b++) {
-        __m256i s[8], m[8];
-        panel_sums_avx2(type, f, t, b, s, m);
-        panel_add_avx2(acc, s, f->d + b * KERN_ROWS, t->d, b);
-        if (quant_types[type].has_mins) panel_add_avx2(acc, m, f->m + b * KERN_ROWS, t->d, b);
-    }
-    UNROLL for (int k = 0; k < 8; k++) _mm256_storeu_ps(&t->y[k / 2][k % 2 * 8], acc[k]);
-}
-
-/* Blocks [from, from + count) of the panel times tokens k .. k+3 (the last one repeated past the end). */
-static AVX2 void panel_multiply4_avx2(const panel *f, const product *p, const act_blocks *a, int k, int row, int rows,
-                                      int from, int count) {
-    const int block = quant_types[p->type].block;
-    panel_tile t;
-    for (int i = 0; i < 4; i++) {
-        const int token = MIN(k + i, p->n_tokens - 1);
-        const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)block;
-        t.q8[i] = a->q8 + at;
-        t.q16[i] = a->q16 + at;
-        t.sums[i] = a->sums + at / 16;
-        t.d[i] = a->d + at / (size_t)block;
-        memset(t.y[i], 0, sizeof t.y[i]);
-        if (from) memcpy(t.y[i], p->y + (size_t)token * (size_t)p->ldy + row, (size_t)rows * sizeof(float));
-    }
-    switch (p->type) {
-#define TYPE(type) case type: panel_blocks_avx2(type, f, count, &t); break;
-    TYPE(QUANT_Q4_0) TYPE(QUANT_Q4_1) TYPE(QUANT_Q5_0) TYPE(QUANT_Q5_1) TYPE(QUANT_Q8_0) TYPE(QUANT_IQ4_NL)
-    TYPE(QUANT_Q2_K) TYPE(QUANT_Q3_K) TYPE(QUANT_Q4_K) TYPE(QUANT_Q5_K) TYPE(QUANT_Q6_K)
-#undef TYPE
-    default: panel_blocks_avx2(QUANT_IQ4_XS, f, count, &t);
-    }
-    for (int i = 0; i < 4 && k + i < p->n_tokens; i++)
-        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, t.y[i], (size_t)rows * sizeof(float));
-}
-
-static AVX2 void multiply_panel_avx2(const product *p, const act_blocks *a, int row, int n_rows, void *scratch) {
-    const quant_type *t = &quant_types[p->type];
-    const int n_blocks = p->a->n / t->block, chunk = PANEL_CHUNK / t->block;
-    panel f;
-    f.q16 = scratch;
-    f.q8 = scratch;
-    f.d = (float *)(void *)(f.q16 + KERN_ROWS * PANEL_CHUNK);
-    f.m = f.d + PANEL_CHUNK / 32 * KERN_ROWS;
-    f.scales = (int16_t *)(void *)(f.m + PANEL_CHUNK / 32 * KERN_ROWS);
-    f.mins = f.scales + PANEL_CHUNK / 16 * 2 * KERN_ROWS;
-    f.unpacked = f.mins + PANEL_CHUNK / 32 * 2 * KERN_ROWS;
-    for (int r = row; r < row + n_rows; r += KERN_ROWS) {
-        const uint8_t *w[KERN_ROWS], *ahead = NULL;
-        const int rows = MIN(KERN_ROWS, row + n_rows - r);
-        for (int i = 0; i < KERN_ROWS; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
-        if (r + 2 * KERN_ROWS <= row + n_rows) ahead = w[KERN_ROWS - 1] + p->row_bytes;
-        for (int b = 0; b < n_blocks; b += chunk) {
-            const int count = MIN(chunk, n_blocks - b);
-            panel_fill_avx2(&f, p, w, b, count, ahead ? ahead + (size_t)(KERN_ROWS * b) * (size_t)t->bytes : NULL);
-            for (int k = 0; k < p->n_tokens; k += 4) panel_multiply4_avx2(&f, p, a, k, r, rows, b, count);
+        __m256i s[8], m[8]; /* sums with numbers and with minima; without minima, s has what undoes the offset */
+        UNROLL for (int k = 0; k < 8; k++) s[k] = m[k] = _mm256_setzero_si256();
+        if (kern_types[type].bits == 8) {
+            const int16_t *const a[4] = {t->q16[0] + block * b, t->q16[1] + block * b, t->q16[2] + block * b,
+                                         t->q16[3] + block * b};
+            pairs_dot_avx2(f->q + 2 * KERN_ROWS * block * b, block / 2, a, s);
+        } else if (block == 32) {
+            UNROLL for (int k = 0; k < 8; k++) m[k] = _mm256_madd_epi16(four_avx2(t->sums[k / 2] + 2 * b), factor);
+            UNROLL for (int k = 0; k < 8; k++) if (!mins) s[k] = m[k];
+            sub_dot_avx2(type, f->q + KERN_ROWS * 32 * b, t->q, 32 * b, NULL, s);
+        } else {
+            const int16_t *const a[4] = {t->sums[0] + 16 * b, t->sums[1] + 16 * b, t->sums[2] + 16 * b,
+                                         t->sums[3] + 16 * b};
+            for (int i = 256 * b; i < 256 * (b + 1); i += sub)
+                sub_dot_avx2(type, f->q + KERN_ROWS * i, t->q, i, f->scales + KERN_ROWS * (i / sub), s);
+            pairs_dot_avx2(f->mins + KERN_ROWS * 16 * b, 8, a, mins ? m : s);
+        }
+        UNROLL for (int k = 0; k < 8; k++) {
+            const float da = t->d[k / 2][b];
+            acc[k] = chain_avx2(acc[k], _mm256_loadu_ps(f->d + KERN_ROWS * b + k % 2 * 8), da, s[k]);
+            if (mins) acc[k] = chain_avx2(acc[k], _mm256_loadu_ps(f->m + KERN_ROWS * b + k % 2 * 8), da, m[k]);
         }
     }
+    UNROLL for (int k = 0; k < 8; k++) _mm256_storeu_ps(t->y[k / 2] + k % 2 * 8, acc[k]);
 }
+
+static AVX2 void panel_dot_avx2(const panel *f, int type, int count, const panel_tile *t) {
+    switch (type) {
+#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(type, f, count, t); break;
+        KERN_TYPES(TYPE)
+#undef TYPE
+    }
+}
+
+/* Floats, and types that are not in KERN_TYPES. */
+static void multiply_other_x86(const product *p, int row, int n_rows, void *scratch) {
+    if (quant_types[p->type].unpack) multiply_c(p, row, n_rows, scratch);
+    else multiply_float_avx2(p, row, n_rows);
+}
+
+static const panel_set panel_avx2 = {X86_AVX2, KERN_ROWS, 4, panel_fill_x86, panel_dot_avx2};
 
 static AVX2 void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
-    const act_blocks *a = act_blocks_of(p->a, p->type);
-    if (!quant_types[p->type].unpack) multiply_float_avx2(p, row, n_rows);
-    else if (!kern_knows(p->type)) multiply_c(p, row, n_rows, scratch);
-    else if (p->n_tokens < 4) multiply_rows_avx2(p, a, row, n_rows);
-    else multiply_panel_avx2(p, a, row, n_rows, scratch);
+    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
+    else if (p->n_tokens < 4) rows8_multiply_avx2(X86_AVX2, p, row, n_rows);
+    else panel_multiply(&panel_avx2, p, row, n_rows, scratch);
 }
 
 /* exp32 in eight lanes. */
@@ -4017,599 +3900,83 @@ static int cpu_has_avx2(void) {
     return r[1] >> 5 & 1;
 }
 
-/* --- x86 with AVX-512 and its integer dot products (VNNI). AVX2 does all but the products with quantized weights. ---
- *
- * Those go through a panel: 16 rows, a lane for each, as unsigned numbers w = q + offset, four to a lane. One
- * instruction adds four products w a to every lane, so there is nothing to reduce:
- *     sum q a = -offset (sum a) + sum w a
- * where the first term is the same for all rows: sums start with it. K types do that for each sub-block, and
- * sum up scale times result. Filling a panel costs little more than reading the weights, so it is worth it for
- * one token already. */
+/* --- x86 with AVX-512 and its integer dot products (VNNI). AVX2 does all but quantized products. --- */
 #ifdef POLAR_X86_512
-#define AVX512      TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
-#define WIDE_CHUNK  1024 /* numbers of a row in a panel, so that it stays in the first cache */
-#define WIDE_TOKENS 8
-#define WIDE_ONE    131072 /* longest row that goes the way for one token */
+#define AVX512 TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
-typedef struct wide_panel {
-    uint8_t *q;      /* (numbers / 4, 16, 4) */
-    float *d, *m;    /* (blocks, 16) */
-    int32_t *scales; /* (sub-blocks, 16), K types */
-    uint8_t *mins;   /* (sub-blocks / 4, 16, 4), K types */
-} wide_panel;
-
-/* What sums with a token need: where the sum of each sub-block starts, and for the minima of K types the sums of the
- * token's numbers as 128 high + low. */
-typedef struct wide_sums {
-    int32_t *start;
-    int8_t *high, *low;
-} wide_sums;
-
-/* 16 rows of weights on their way: into a panel or, with one token, into its products at once. Functions that take one
- * are inlined, so the sums are registers. */
-typedef struct wide_rows {
-    const uint8_t *w; /* row 0 */
-    size_t stride;
-    int one; /* which of the two */
-    wide_panel panel;
-    const uint8_t *ahead; /* the rows that come next, fetched meanwhile */
-    const int8_t *q;      /* the token */
-    const float *da;
-    wide_sums sums;
-    __m512i s[4], sum, high, low; /* of sub-blocks at hand, of the block, and with its minima */
-    __m512 acc;
-} wide_rows;
-
-typedef char scratch_holds_panel[WIDE_CHUNK * (16 + 64 / 16 + 16 / 16 + 128 / 32) <= KERN_SCRATCH ? 1 : -1];
-typedef char scratch_holds_sums[WIDE_CHUNK * 25 + WIDE_ONE / 16 * 6 <= KERN_SCRATCH ? 1 : -1];
-
-static ALWAYS_INLINE AVX512 __m128i load128_avx512(const uint8_t *p) {
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
-/* The four words at `at` of 16 rows: word i of row r becomes lane r of out[i]. */
-static ALWAYS_INLINE AVX512 void rows16_avx512(wide_rows *x, size_t at, __m512i out[4]) {
-    __m512i a[4], b[4]; /* a[i]: rows i, i + 4, i + 8, i + 12 */
-    UNROLL for (int i = 0; i < 4; i++) {
-        const uint8_t *w = x->w + at + (size_t)i * x->stride;
-        const __m256i lo =
-            _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1);
-        w += 8 * x->stride;
-        a[i] = _mm512_inserti64x4(
-            _mm512_castsi256_si512(lo),
-            _mm256_inserti128_si256(_mm256_castsi128_si256(load128_avx512(w)), load128_avx512(w + 4 * x->stride), 1),
-            1);
-        _mm_prefetch((const char *)(x->ahead + 64 * i), _MM_HINT_T1); /* more at once would be dropped */
-    }
-    x->ahead += 16 * 16;
-    b[0] = _mm512_unpacklo_epi32(a[0], a[1]), b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
-    b[2] = _mm512_unpacklo_epi32(a[2], a[3]), b[3] = _mm512_unpackhi_epi32(a[2], a[3]);
-    out[0] = _mm512_unpacklo_epi64(b[0], b[2]), out[1] = _mm512_unpackhi_epi64(b[0], b[2]);
-    out[2] = _mm512_unpacklo_epi64(b[1], b[3]), out[3] = _mm512_unpackhi_epi64(b[1], b[3]);
-}
-
-/* One word at `at` of 16 rows. */
-static ALWAYS_INLINE AVX512 __m512i words16_avx512(const wide_rows *x, size_t at) {
-#define W(r) (int)rd_u32(x->w + at + (size_t)(r)*x->stride)
-    return _mm512_setr_epi32(W(0), W(1), W(2), W(3), W(4), W(5), W(6), W(7), W(8), W(9), W(10), W(11), W(12), W(13),
-                             W(14), W(15));
-#undef W
-}
-
-/* Halves in the low or the high 16 bits of words. */
-static ALWAYS_INLINE AVX512 __m512 low_half_avx512(__m512i v) {
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
-}
-
-static ALWAYS_INLINE AVX512 __m512 high_half_avx512(__m512i v) {
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
-}
-
-static ALWAYS_INLINE AVX512 __m512 minus_avx512(__m512 v) {
-    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MIN)));
-}
-
-static ALWAYS_INLINE AVX512 __m512i bytes_avx512(int byte) {
-    return _mm512_set1_epi8((char)byte);
-}
-
-/* The bits of `mask` in every byte, of words shifted right by n bits: a shift or, where bits of bytes move up, a
- * rotation, which is the same under the mask. */
-static ALWAYS_INLINE AVX512 __m512i field_avx512(__m512i v, int n, int mask) {
-    return _mm512_and_si512(n ? _mm512_rorv_epi32(v, _mm512_set1_epi32(n & 31)) : v, bytes_avx512(mask));
-}
-
-/* quant_iq4 + 128 of nibbles. */
-static ALWAYS_INLINE AVX512 __m512i iq4_avx512(__m512i nibbles) {
-    const __m512i values =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153,
-                                             (char)166, (char)181, (char)197, (char)217, (char)241));
-    return _mm512_shuffle_epi8(values, nibbles);
-}
-
-/* Four numbers of a token in all lanes. */
-static ALWAYS_INLINE AVX512 __m512i four_avx512(const int8_t *q) {
+static ALWAYS_INLINE AVX512 __m512i four_avx512(const void *p) {
     int32_t v;
-    memcpy(&v, q, 4);
+    memcpy(&v, p, 4);
     return _mm512_set1_epi32(v);
 }
 
-/* acc = fma(scale of 16 rows * scale of the token, sum, acc) */
-static ALWAYS_INLINE AVX512 __m512 wide_add_avx512(__m512 acc, __m512 d, float da, __m512i sum) {
-    return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(da)), _mm512_cvtepi32_ps(sum), acc);
-}
-
-/* Sub-block j begins, as number k of those at hand; its sum starts at 0 for types without an offset. */
-static ALWAYS_INLINE AVX512 void wide_begin_avx512(wide_rows *x, int k, int j, int zero) {
-    if (x->one) x->s[k] = _mm512_set1_epi32(zero ? 0 : x->sums.start[j]);
-}
-
-/* Its numbers 4 i .. 4 i + 3, counted from the first block. */
-static ALWAYS_INLINE AVX512 void wide_put_avx512(wide_rows *x, int k, int i, __m512i v) {
-    if (x->one) x->s[k] = _mm512_dpbusd_epi32(x->s[k], v, four_avx512(x->q + 4 * i));
-    else _mm512_storeu_si512(x->panel.q + 64 * i, v);
-}
-
-/* Its end. */
-static ALWAYS_INLINE AVX512 void wide_add_sub_avx512(wide_rows *x, int k, int j) {
-    if (x->one)
-        x->sum = _mm512_add_epi32(x->sum, _mm512_mullo_epi32(x->s[k], _mm512_loadu_si512(x->panel.scales + 16 * j)));
-}
-
-/* Scales of sub-blocks j .. j + 3, in bytes. */
-static ALWAYS_INLINE AVX512 void wide_scales_avx512(wide_rows *x, int j, __m512i v) {
-    UNROLL for (int i = 0; i < 4; i++) _mm512_storeu_si512(
-        x->panel.scales + 16 * (j + i), _mm512_srai_epi32(_mm512_slli_epi32(v, (unsigned)(24 - 8 * i)), 24));
-}
-
-/* Their minima. */
-static ALWAYS_INLINE AVX512 void wide_mins_avx512(wide_rows *x, int j, __m512i v) {
-    if (!x->one) {
-        _mm512_storeu_si512(x->panel.mins + 16 * j, v);
-        return;
-    }
-    x->high = _mm512_dpbusd_epi32(x->high, v, four_avx512(x->sums.high + j));
-    x->low = _mm512_dpbusd_epi32(x->low, v, four_avx512(x->sums.low + j));
-}
-
-/* The end of block b: its factors, m only of types with minima. */
-static ALWAYS_INLINE AVX512 void wide_end_avx512(wide_rows *x, int mins, int b, __m512 d, __m512 m) {
-    if (!x->one) {
-        _mm512_storeu_ps(x->panel.d + 16 * b, d);
-        if (mins) _mm512_storeu_ps(x->panel.m + 16 * b, m);
-        return;
-    }
-    x->acc = wide_add_avx512(x->acc, d, x->da[b], x->sum);
-    if (mins) x->acc = wide_add_avx512(x->acc, m, x->da[b], _mm512_add_epi32(x->low, _mm512_slli_epi32(x->high, 7)));
-    x->sum = x->high = x->low = _mm512_setzero_si512();
-}
-
-/* Word i of the bytes that start in the middle of word 0. */
-static ALWAYS_INLINE AVX512 __m512i middle_avx512(const __m512i *v, int i) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_rol_epi32(v[i], 16), _mm512_rol_epi32(v[i + 1], 16));
-}
-
-/* Block b of a simple type, as words: from the first one, or from the middle of it if `odd`. */
-static ALWAYS_INLINE AVX512 void wide_block_32_avx512(wide_rows *x, int type, int b, const __m512i *v, int odd) {
-    const int five = type == QUANT_Q5_0 || type == QUANT_Q5_1, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1;
-    const int middle = odd ^ !mins; /* what follows the factors starts in the middle of a word */
-    const int n_words = type == QUANT_Q8_0 ? 8 : 4;
-    const __m512i head = v[0], *rest = odd || mins ? v + 1 : v;
-    __m512i high = head;
-    if (five) high = middle ? middle_avx512(rest, 0) : rest[0], rest++;
-    wide_begin_avx512(x, 0, b, mins);
-    UNROLL for (int i = 0; i < n_words; i++) {
-        const __m512i w = middle ? middle_avx512(rest, i) : rest[i];
-        if (type == QUANT_Q8_0) {
-            wide_put_avx512(x, 0, 8 * b + i, _mm512_xor_si512(w, bytes_avx512(128)));
-            continue;
-        }
-        UNROLL for (int k = 0; k < 2; k++) {
-            __m512i n = field_avx512(w, 4 * k, 15);
-            if (type == QUANT_IQ4_NL) n = iq4_avx512(n);
-            if (five) { /* bit j of four to bit 4 of byte j: t (1 + 2^7 + 2^14 + 2^21) has it in bit 8 j */
-                const __m512i t =
-                    _mm512_and_si512(_mm512_srli_epi32(high, (unsigned)(16 * k + 4 * i)), _mm512_set1_epi32(15));
-                const __m512i bits =
-                    _mm512_and_si512(_mm512_mullo_epi32(t, _mm512_set1_epi32(0x204081)), bytes_avx512(1));
-                n = _mm512_or_si512(n, _mm512_slli_epi32(bits, 4));
-            }
-            wide_put_avx512(x, 0, 8 * b + 4 * k + i, n);
-        }
-    }
-    x->sum = x->s[0];
-    if (mins && x->one) x->low = _mm512_set1_epi32(x->sums.high[b] * 128 + x->sums.low[b]);
-    wide_end_avx512(x, mins, b, odd ? high_half_avx512(head) : low_half_avx512(head), high_half_avx512(head));
-}
-
-/* Eight blocks of a simple type are whole words, 16 bytes at a time; so are, one by one, the words of blocks that are
- * left. */
-static ALWAYS_INLINE AVX512 void wide_type_32_avx512(wide_rows *x, int type, int bytes, int count) {
-    __m512i v[68];
-    int b = 0;
-    for (; b + 8 <= count; b += 8) {
-        for (int c = 0; c < bytes / 2; c++) rows16_avx512(x, (size_t)(b * bytes + 16 * c), v + 4 * c);
-        for (int i = 0; i < 8; i += 2) {
-            wide_block_32_avx512(x, type, b + i, v + i * bytes / 4, 0);
-            wide_block_32_avx512(x, type, b + i + 1, v + (i + 1) * bytes / 4, bytes % 4 != 0);
-        }
-    }
-    for (; b < count; b++) {
-        for (int i = 0; i < bytes / 4; i++) v[i] = words16_avx512(x, (size_t)(b * bytes + 4 * i));
-        if (bytes % 4) v[bytes / 4] = _mm512_srli_epi32(words16_avx512(x, (size_t)((b + 1) * bytes - 4)), 16);
-        wide_block_32_avx512(x, type, b, v, 0);
-    }
-}
-
-static ALWAYS_INLINE AVX512 void wide_q45_k_avx512(wide_rows *x, int type, int b) {
-    size_t at = (size_t)b * (type == QUANT_Q4_K ? 144 : 176);
-    __m512i head[4], v[8], high[8];
-    rows16_avx512(x, at, head); /* d and dmin, and the 12 bytes of scales */
-    wide_scales_avx512(x, 8 * b, field_avx512(head[1], 0, 63));
-    wide_scales_avx512(x, 8 * b + 4, _mm512_or_si512(field_avx512(head[3], 0, 15), field_avx512(head[1], 2, 48)));
-    wide_mins_avx512(x, 8 * b, field_avx512(head[2], 0, 63));
-    wide_mins_avx512(x, 8 * b + 4, _mm512_or_si512(field_avx512(head[3], 4, 15), field_avx512(head[2], 2, 48)));
-    if (type == QUANT_Q5_K) {
-        rows16_avx512(x, at + 16, high);
-        rows16_avx512(x, at + 32, high + 4);
-    }
-    at += type == QUANT_Q5_K ? 48 : 16;
-    for (int j = 0; j < 8; j += 2) {
-        rows16_avx512(x, at + 16 * (size_t)j, v);
-        rows16_avx512(x, at + 16 * (size_t)j + 16, v + 4);
-        UNROLL for (int k = 0; k < 2; k++) {
-            wide_begin_avx512(x, k, 8 * b + j + k, 1);
-            UNROLL for (int i = 0; i < 8; i++) {
-                __m512i n = field_avx512(v[i], 4 * k, 15);
-                if (type == QUANT_Q5_K) {
-                    const __m512i bit = _mm512_set1_epi32((j + k - 4) & 31);
-                    n = _mm512_or_si512(n, _mm512_and_si512(_mm512_rorv_epi32(high[i], bit), bytes_avx512(16)));
-                }
-                wide_put_avx512(x, k, 64 * b + 8 * (j + k) + i, n);
-            }
-            wide_add_sub_avx512(x, k, 8 * b + j + k);
-        }
-    }
-    wide_end_avx512(x, 1, b, low_half_avx512(head[0]), minus_avx512(high_half_avx512(head[0])));
-}
-
-static ALWAYS_INLINE AVX512 void wide_q6_k_avx512(wide_rows *x, int b) {
-    const size_t at = (size_t)b * 210;
-    __m512i v[4];
-    rows16_avx512(x, at + 192, v);
-    UNROLL for (int i = 0; i < 4; i++) wide_scales_avx512(x, 16 * b + 4 * i, v[i]);
-    for (int h = 0; h < 4; h++) { /* 16 numbers of each of four sub-blocks */
-        const size_t from = at + (size_t)(h / 2 * 64 + h % 2 * 16);
-        const int j = 16 * b + h / 2 * 8 + h % 2;
-        __m512i l0[4], l1[4], high[4];
-        rows16_avx512(x, from, l0);
-        rows16_avx512(x, from + 32, l1);
-        rows16_avx512(x, at + 128 + 16 * (size_t)h, high);
-        UNROLL for (int k = 0; k < 4; k++) {
-            wide_begin_avx512(x, k, j + 2 * k, 0);
-            UNROLL for (int i = 0; i < 4; i++) {
-                const __m512i low = field_avx512(k % 2 ? l1[i] : l0[i], k / 2 * 4, 15);
-                wide_put_avx512(x, k, 4 * (j + 2 * k) + i, _mm512_or_si512(low, field_avx512(high[i], 2 * k - 4, 48)));
-            }
-            wide_add_sub_avx512(x, k, j + 2 * k);
-        }
-    }
-    rows16_avx512(x, at + 194, v); /* the last two bytes are d */
-    wide_end_avx512(x, 0, b, high_half_avx512(v[3]), _mm512_setzero_ps());
-}
-
-/* The numbers of Q2_K and, with the third bit from `high`, of Q3_K. */
-static ALWAYS_INLINE AVX512 void wide_q23_k_avx512(wide_rows *x, int type, size_t qs, int b, const __m512i *high) {
-    for (int h = 0; h < 4; h++) {
-        const int j = 16 * b + h / 2 * 8 + h % 2;
-        __m512i v[4];
-        rows16_avx512(x, qs + 16 * (size_t)h, v);
-        UNROLL for (int k = 0; k < 4; k++) {
-            wide_begin_avx512(x, k, j + 2 * k, type == QUANT_Q2_K);
-            UNROLL for (int i = 0; i < 4; i++) {
-                __m512i n = field_avx512(v[i], 2 * k, 3);
-                if (type == QUANT_Q3_K) {
-                    const __m512i bit = _mm512_set1_epi32((h / 2 * 4 + k - 2) & 31);
-                    n = _mm512_or_si512(n,
-                                        _mm512_and_si512(_mm512_rorv_epi32(high[h % 2 * 4 + i], bit), bytes_avx512(4)));
-                }
-                wide_put_avx512(x, k, 4 * (j + 2 * k) + i, n);
-            }
-            wide_add_sub_avx512(x, k, j + 2 * k);
-        }
-    }
-}
-
-static ALWAYS_INLINE AVX512 void wide_q2_k_avx512(wide_rows *x, int b) {
-    const size_t at = (size_t)b * 84;
-    const __m512i d = words16_avx512(x, at + 80);
-    __m512i v[4];
-    rows16_avx512(x, at, v);
-    UNROLL for (int i = 0; i < 4; i++) {
-        wide_scales_avx512(x, 16 * b + 4 * i, field_avx512(v[i], 0, 15));
-        wide_mins_avx512(x, 16 * b + 4 * i, field_avx512(v[i], 4, 15));
-    }
-    wide_q23_k_avx512(x, QUANT_Q2_K, at + 16, b, NULL);
-    wide_end_avx512(x, 1, b, low_half_avx512(d), minus_avx512(high_half_avx512(d)));
-}
-
-static ALWAYS_INLINE AVX512 void wide_q3_k_avx512(wide_rows *x, int b) {
-    const size_t at = (size_t)b * 110;
-    __m512i v[4], high[8], s;
-    rows16_avx512(x, at, high);
-    rows16_avx512(x, at + 16, high + 4);
-    rows16_avx512(x, at + 94, v); /* two bytes too early, so as to end with d */
-    UNROLL for (int i = 0; i < 4; i++) {
-        s = _mm512_or_si512(field_avx512(middle_avx512(v, i % 2), i / 2 * 4, 15),
-                            field_avx512(middle_avx512(v, 2), 2 * i - 4, 48));
-        wide_scales_avx512(x, 16 * b + 4 * i, _mm512_sub_epi8(s, bytes_avx512(32)));
-    }
-    wide_q23_k_avx512(x, QUANT_Q3_K, at + 32, b, high);
-    wide_end_avx512(x, 0, b, high_half_avx512(v[3]), _mm512_setzero_ps());
-}
-
-static ALWAYS_INLINE AVX512 void wide_iq4_xs_avx512(wide_rows *x, int b) {
-    const size_t at = (size_t)b * 136;
-    const __m512i fifteen = _mm512_set1_epi32(15), head = words16_avx512(x, at), low = words16_avx512(x, at + 4);
-    for (int j = 0; j < 8; j++) {
-        __m512i v[4], s;
-        s = _mm512_and_si512(_mm512_srlv_epi32(head, _mm512_set1_epi32(12 + 2 * j)), _mm512_set1_epi32(48));
-        s = _mm512_or_si512(_mm512_and_si512(_mm512_srlv_epi32(low, _mm512_set1_epi32(4 * j)), fifteen), s);
-        _mm512_storeu_si512(x->panel.scales + 16 * (8 * b + j), _mm512_sub_epi32(s, _mm512_set1_epi32(32)));
-        rows16_avx512(x, at + 8 + 16 * (size_t)j, v);
-        wide_begin_avx512(x, 0, 8 * b + j, 0);
-        UNROLL for (int i = 0; i < 8; i++)
-            wide_put_avx512(x, 0, 64 * b + 8 * j + i, iq4_avx512(field_avx512(v[i % 4], i / 4 * 4, 15)));
-        wide_add_sub_avx512(x, 0, 8 * b + j);
-    }
-    wide_end_avx512(x, 0, b, low_half_avx512(head), _mm512_setzero_ps());
-}
-
-/* Reads `count` blocks of 16 rows. */
-static ALWAYS_INLINE AVX512 void wide_read_avx512(wide_rows *x, int type, int count) {
-#define BLOCKS(name) for (int b = 0; b < count; b++) name;
-    switch (type) {
-    case QUANT_Q8_0: wide_type_32_avx512(x, QUANT_Q8_0, 34, count); break;
-    case QUANT_Q4_0: wide_type_32_avx512(x, QUANT_Q4_0, 18, count); break;
-    case QUANT_Q4_1: wide_type_32_avx512(x, QUANT_Q4_1, 20, count); break;
-    case QUANT_Q5_0: wide_type_32_avx512(x, QUANT_Q5_0, 22, count); break;
-    case QUANT_Q5_1: wide_type_32_avx512(x, QUANT_Q5_1, 24, count); break;
-    case QUANT_IQ4_NL: wide_type_32_avx512(x, QUANT_IQ4_NL, 18, count); break;
-    case QUANT_Q2_K: BLOCKS(wide_q2_k_avx512(x, b)) break;
-    case QUANT_Q3_K: BLOCKS(wide_q3_k_avx512(x, b)) break;
-    case QUANT_Q4_K: BLOCKS(wide_q45_k_avx512(x, QUANT_Q4_K, b)) break;
-    case QUANT_Q5_K: BLOCKS(wide_q45_k_avx512(x, QUANT_Q5_K, b)) break;
-    case QUANT_Q6_K: BLOCKS(wide_q6_k_avx512(x, b)) break;
-    default: BLOCKS(wide_iq4_xs_avx512(x, b))
-    }
-#undef BLOCKS
-}
-
-/* A panel times up to 8 tokens. */
-typedef struct wide_tile {
-    const wide_panel *panel;
-    int n_blocks, n_tokens, mins;
-    int plain, offset; /* plain: no minima, and sub-blocks of 32, whose start is made of two sums */
-    const int16_t *sums[WIDE_TOKENS];
-    const int8_t *q[WIDE_TOKENS];
-    const float *d[WIDE_TOKENS];
-    float y[WIDE_TOKENS][16];
-    int32_t start[WIDE_TOKENS][WIDE_CHUNK / 16]; /* see wide_sums */
-    int8_t high[WIDE_TOKENS][WIDE_CHUNK / 16], low[WIDE_TOKENS][WIDE_CHUNK / 16];
-} wide_tile;
-
-/* 1 if sub-blocks have 16 numbers, 0 for 32. */
-static int wide_small_subs(int type) {
-    return type == QUANT_Q2_K || type == QUANT_Q3_K || type == QUANT_Q6_K;
-}
-
-/* What is added to the numbers of a type so that none is negative. */
-static const uint8_t wide_offsets[QUANT_N] = {0, 0, 0, 128, 8, 0, 16, 0, 128, 0, 4, 0, 0, 32, 128};
-
-/* What follows from 16 sums of sub-blocks; `there`: which of them exist. */
-static ALWAYS_INLINE AVX512 void wide_put_sums_avx512(wide_sums out, int k, __mmask16 there, __m512i v, int offset,
-                                                      int mins) {
-    const __m512i start = offset ? _mm512_mullo_epi32(v, _mm512_set1_epi32(-offset)) : _mm512_setzero_si512();
-    _mm512_mask_storeu_epi32(out.start + k, there, start);
-    if (!mins) return;
-    _mm_mask_storeu_epi8(out.high + k, there, _mm512_cvtepi32_epi8(_mm512_srai_epi32(v, 7)));
-    _mm_mask_storeu_epi8(out.low + k, there, _mm512_cvtepi32_epi8(_mm512_and_si512(v, _mm512_set1_epi32(127))));
-}
-
-/* Fills `out` from the sums of q over 16 numbers each, of which there are n. */
-static ALWAYS_INLINE AVX512 void wide_sums_of_avx512(wide_sums out, int small, int offset, int mins,
-                                                     const int16_t *sums, int n) {
-    int i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const __m512i s = _mm512_loadu_si512(sums + i);
-        if (small) {
-            wide_put_sums_avx512(out, i, 0xffff, _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)), offset, mins);
-            wide_put_sums_avx512(out, i + 16, 0xffff, _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)), offset,
-                                 mins);
-        } else wide_put_sums_avx512(out, i / 2, 0xffff, _mm512_madd_epi16(s, _mm512_set1_epi16(1)), offset, mins);
-    }
-    if (i < n) {
-        const __m512i s = _mm512_maskz_loadu_epi16((1u << (n - i)) - 1, sums + i);
-        const int at = small ? i : i / 2, left = small ? n - i : (n - i) / 2;
-        const __m512i v =
-            small ? _mm512_cvtepi16_epi32(_mm512_castsi512_si256(s)) : _mm512_madd_epi16(s, _mm512_set1_epi16(1));
-        wide_put_sums_avx512(out, at, (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffff), v, offset, mins);
-        if (left > 16)
-            wide_put_sums_avx512(out, at + 16, (__mmask16)((1u << (left - 16)) - 1),
-                                 _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1)), offset, mins);
-    }
-}
-
-static AVX512 void wide_sum_up_avx512(wide_sums out, int type, const int16_t *sums, int n) {
-    const int offset = wide_offsets[type];
-    if (wide_small_subs(type)) wide_sums_of_avx512(out, 1, offset, quant_types[type].has_mins, sums, n);
-    else if (quant_types[type].has_mins) wide_sums_of_avx512(out, 0, 0, 1, sums, n); /* whose offset is 0 */
-    else wide_sums_of_avx512(out, 0, offset, 0, sums, n);
-}
-
-/* All but the tile are constants wherever this is called. */
-static ALWAYS_INLINE AVX512 void wide_multiply_avx512(int tokens, int block, int sub, wide_tile *t) {
-    const wide_panel *f = t->panel;
-    const int8_t *q[WIDE_TOKENS];
-    __m512 acc[WIDE_TOKENS];
-    __m512i s[WIDE_TOKENS], sum[WIDE_TOKENS];
+/* A panel times 4 or 8 tokens, as panel_tile_avx2 does it, 16 rows in a register. */
+static ALWAYS_INLINE AVX512 void panel_tile_avx512(int tokens, int type, const panel *f, int count,
+                                                   const panel_tile *t) {
+    const int block = quant_types[type].block, sub = kern_types[type].sub, mins = quant_types[type].has_mins;
+    const __m512i factor = _mm512_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
+    const int8_t *q[PANEL_TOKENS];
+    __m512 acc[PANEL_TOKENS];
     UNROLL for (int k = 0; k < tokens; k++) acc[k] = _mm512_loadu_ps(t->y[k]), q[k] = t->q[k];
-    for (int b = 0; b < t->n_blocks; b++) {
-        UNROLL for (int k = 0; k < tokens; k++) sum[k] = _mm512_setzero_si512();
-        for (int j = b * block / sub; j < (b + 1) * block / sub; j++) {
-            UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_set1_epi32(
-                t->plain ? (t->sums[k][2 * j] + t->sums[k][2 * j + 1]) * -t->offset : t->start[k][j]);
-            for (int i = j * sub; i < (j + 1) * sub; i += 4) {
-                const __m512i v = _mm512_loadu_si512(f->q + 16 * i);
-                UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_dpbusd_epi32(s[k], v, four_avx512(q[k] + i));
-            }
-            UNROLL for (int k = 0; k < tokens; k++) sum[k] =
-                block == 32
-                    ? s[k]
-                    : _mm512_add_epi32(sum[k], _mm512_mullo_epi32(s[k], _mm512_loadu_si512(f->scales + 16 * j)));
+    for (int b = 0; b < count; b++) {
+        __m512i s[PANEL_TOKENS], m[PANEL_TOKENS];
+        UNROLL for (int k = 0; k < tokens; k++) s[k] = m[k] = _mm512_setzero_si512();
+        if (block == 32) {
+            UNROLL for (int k = 0; k < tokens; k++) m[k] = _mm512_madd_epi16(four_avx512(t->sums[k] + 2 * b), factor);
+            UNROLL for (int k = 0; k < tokens; k++) if (!mins) s[k] = m[k];
         }
-        UNROLL for (int k = 0; k < tokens; k++) acc[k] =
-            wide_add_avx512(acc[k], _mm512_loadu_ps(f->d + 16 * b), t->d[k][b], sum[k]);
-        if (!t->mins) continue;
-        UNROLL for (int k = 0; k < tokens; k++)
-            s[k] = _mm512_setzero_si512(),
-            sum[k] = _mm512_set1_epi32(block == 32 ? t->high[k][b] * 128 + t->low[k][b] : 0);
-        for (int j = b * block / sub; block == 256 && j < (b + 1) * block / sub; j += 4) {
-            const __m512i v = _mm512_loadu_si512(f->mins + 16 * j);
+        for (int i = block * b; i < block * (b + 1); i += sub) {
+            __m512i u[PANEL_TOKENS];
+            UNROLL for (int k = 0; k < tokens; k++) u[k] = block == 32 ? s[k] : _mm512_setzero_si512();
+            for (int j = i; j < i + sub; j += 4) {
+                const __m512i w = _mm512_loadu_si512(f->q + KERN_ROWS * j);
+                UNROLL for (int k = 0; k < tokens; k++) u[k] = _mm512_dpbusd_epi32(u[k], w, four_avx512(q[k] + j));
+            }
+            if (block == 32) {
+                UNROLL for (int k = 0; k < tokens; k++) s[k] = u[k];
+            } else {
+                const __m512i scale = _mm512_srai_epi32(_mm512_loadu_si512(f->scales + KERN_ROWS * (i / sub)), 16);
+                UNROLL for (int k = 0; k < tokens; k++) s[k] = _mm512_add_epi32(s[k], _mm512_mullo_epi32(u[k], scale));
+            }
+        }
+        for (int j = 0; block == 256 && (mins || kern_types[type].offset) && j < 8; j++) {
+            const __m512i w = _mm512_loadu_si512(f->mins + KERN_ROWS * (16 * b + 2 * j));
             UNROLL for (int k = 0; k < tokens; k++) {
-                s[k] = _mm512_dpbusd_epi32(s[k], v, four_avx512(t->high[k] + j));
-                sum[k] = _mm512_dpbusd_epi32(sum[k], v, four_avx512(t->low[k] + j));
+                const __m512i x = four_avx512(t->sums[k] + 16 * b + 2 * j);
+                if (mins) m[k] = _mm512_dpwssd_epi32(m[k], w, x);
+                else s[k] = _mm512_dpwssd_epi32(s[k], w, x);
             }
         }
-        UNROLL for (int k = 0; k < tokens; k++) acc[k] = wide_add_avx512(
-            acc[k], _mm512_loadu_ps(f->m + 16 * b), t->d[k][b], _mm512_add_epi32(sum[k], _mm512_slli_epi32(s[k], 7)));
+        UNROLL for (int k = 0; k < tokens; k++) {
+            const __m512 da = _mm512_set1_ps(t->d[k][b]);
+            const __m512 d = _mm512_mul_ps(_mm512_loadu_ps(f->d + KERN_ROWS * b), da);
+            acc[k] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(s[k]), acc[k]);
+            if (!mins) continue;
+            const __m512 factor_m = _mm512_mul_ps(_mm512_loadu_ps(f->m + KERN_ROWS * b), da);
+            acc[k] = _mm512_fmadd_ps(factor_m, _mm512_cvtepi32_ps(m[k]), acc[k]);
+        }
     }
     UNROLL for (int k = 0; k < tokens; k++) _mm512_storeu_ps(t->y[k], acc[k]);
 }
 
-static ALWAYS_INLINE AVX512 void wide_shape_avx512(int block, int sub, wide_tile *t) {
-    switch (t->n_tokens) {
-    case 2: wide_multiply_avx512(2, block, sub, t); break;
-    case 4: wide_multiply_avx512(4, block, sub, t); break;
-    default: wide_multiply_avx512(8, block, sub, t);
+static AVX512 void panel_dot_avx512(const panel *f, int type, int count, const panel_tile *t) {
+    switch (type) {
+#define TYPE(type, block, sub, bits, offset) \
+    case type: \
+        if (t->n_tokens == 4) panel_tile_avx512(4, type, f, count, t); \
+        else panel_tile_avx512(8, type, f, count, t); \
+        break;
+        KERN_TYPES(TYPE)
+#undef TYPE
     }
 }
 
-/* Blocks [from, from + count) of a panel times tokens k .. k + n - 1, of which those past the end repeat the last. */
-static AVX512 void wide_tokens_avx512(const wide_panel *f, const product *p, const act_blocks *a, int k, int n, int row,
-                                      int from, int count) {
-    const quant_type *type = &quant_types[p->type];
-    wide_tile t;
-    t.panel = f;
-    t.n_blocks = count;
-    t.n_tokens = n;
-    t.mins = type->has_mins;
-    t.plain = !type->has_mins && !wide_small_subs(p->type);
-    t.offset = wide_offsets[p->type];
-    for (int i = 0; i < n; i++) {
-        const int token = MIN(k + i, p->n_tokens - 1);
-        const size_t at =
-            (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * (size_t)type->block;
-        t.q[i] = a->q8 + at;
-        t.d[i] = a->d + at / (size_t)type->block;
-        const wide_sums sums = {t.start[i], t.high[i], t.low[i]};
-        t.sums[i] = a->sums + at / 16;
-        if (!t.plain) wide_sum_up_avx512(sums, p->type, a->sums + at / 16, count * type->block / 16);
-        if (!from) memset(t.y[i], 0, sizeof t.y[i]);
-        else memcpy(t.y[i], p->y + (size_t)token * (size_t)p->ldy + row, sizeof t.y[i]);
-    }
-    if (type->block == 32) wide_shape_avx512(32, 32, &t);
-    else if (wide_small_subs(p->type)) wide_shape_avx512(256, 16, &t);
-    else wide_shape_avx512(256, 32, &t);
-    for (int i = 0; i < n && k + i < p->n_tokens; i++)
-        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + row, t.y[i], sizeof t.y[i]);
-}
-
-static AVX512 void wide_fill_avx512(wide_rows *x, int type, int count) {
-    x->one = 0;
-    wide_read_avx512(x, type, count);
-}
-
-/* 16 rows times one token: `count` blocks of them. */
-static AVX512 void wide_one_avx512(const wide_rows *rows, int type, int count, float *y, int first) {
-    wide_rows x = *rows;
-    x.one = 1;
-    x.acc = first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
-    x.sum = x.high = x.low = _mm512_setzero_si512();
-    wide_read_avx512(&x, type, count);
-    _mm512_storeu_ps(y, x.acc);
-}
-
-/* To block b of row r and of the 15 after it. The next 16, if `more` follow, are fetched meanwhile in one line, as
- * memory likes it: as large a part of them as the blocks are of these. */
-static ALWAYS_INLINE AVX512 void wide_at_avx512(wide_rows *x, const product *p, int r, int b, int more) {
-    const size_t bytes = (size_t)b * (size_t)quant_types[p->type].bytes;
-    x->w = p->w + (size_t)r * p->row_bytes + bytes;
-    x->ahead = more ? p->w + (size_t)(r + 16) * p->row_bytes + 16 * bytes : x->w;
-}
-
-/* Rows [row, row + n_rows), a multiple of 16, times one token. */
-static AVX512 void wide_rows_one_avx512(const product *p, const act_blocks *a, int row, int n_rows, wide_rows x) {
-    const quant_type *type = &quant_types[p->type];
-    const int n = p->a->n, n_blocks = n / type->block, chunk = WIDE_CHUNK / type->block,
-              sub = wide_small_subs(p->type) ? 16 : 32;
-    const size_t token = (size_t)(p->index ? p->index[0] : 0) * (size_t)n;
-    const wide_sums sums = x.sums;
-    wide_sum_up_avx512(sums, p->type, a->sums + token / 16, n / 16);
-    for (int r = row; r < row + n_rows; r += 16)
-        for (int b = 0; b < n_blocks; b += chunk) {
-            const int count = MIN(chunk, n_blocks - b), j = b * type->block / sub;
-            wide_at_avx512(&x, p, r, b, r + 32 <= row + n_rows);
-            x.q = a->q8 + token + b * type->block;
-            x.da = a->d + token / (size_t)type->block + b;
-            x.sums.start = sums.start + j;
-            x.sums.high = sums.high + j;
-            x.sums.low = sums.low + j;
-            wide_one_avx512(&x, p->type, count, p->y + r, b == 0);
-        }
-}
-
-/* The same, times any number of tokens. */
-static AVX512 void wide_rows_many_avx512(const product *p, const act_blocks *a, int row, int n_rows, wide_rows x) {
-    const quant_type *type = &quant_types[p->type];
-    const int n_blocks = p->a->n / type->block, chunk = WIDE_CHUNK / type->block;
-    for (int r = row; r < row + n_rows; r += 16)
-        for (int b = 0; b < n_blocks; b += chunk) {
-            const int count = MIN(chunk, n_blocks - b);
-            wide_at_avx512(&x, p, r, b, r + 32 <= row + n_rows);
-            wide_fill_avx512(&x, p->type, count);
-            for (int k = 0, n; k < p->n_tokens; k += n) {
-                const int left = p->n_tokens - k;
-                n = left > 4 ? 8 : left > 2 ? 4 : 2;
-                wide_tokens_avx512(&x.panel, p, a, k, n, r, b, count);
-            }
-        }
-}
+static const panel_set panel_avx512 = {X86_AVX512, KERN_ROWS, 8, panel_fill_x86, panel_dot_avx512};
 
 static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *scratch) {
-    const act_blocks *a = act_blocks_of(p->a, p->type);
-    const int whole = n_rows / 16 * 16;
-    wide_rows x;
-    if (!kern_knows(p->type)) {
-        multiply_avx2(p, row, n_rows, scratch);
-        return;
-    }
-    x.stride = p->row_bytes;
-    x.panel.q = scratch;
-    x.panel.d = (float *)(void *)(x.panel.q + WIDE_CHUNK * 16);
-    x.panel.m = x.panel.d + WIDE_CHUNK / 32 * 16;
-    x.panel.scales = (int32_t *)(void *)(x.panel.m + WIDE_CHUNK / 32 * 16);
-    x.panel.mins = (uint8_t *)(x.panel.scales + WIDE_CHUNK / 16 * 16);
-    x.sums.start = (int32_t *)(void *)(x.panel.mins + WIDE_CHUNK / 16 * 16);
-    x.sums.high = (int8_t *)(x.sums.start + WIDE_ONE / 16);
-    x.sums.low = x.sums.high + WIDE_ONE / 16;
-    if (p->n_tokens == 1 && p->type == QUANT_Q8_0) {
-        multiply_rows_avx2(p, a, row, n_rows); /* nothing to unpack: memory is the limit */
-        return;
-    }
-    if (p->n_tokens == 1 && p->a->n <= WIDE_ONE) wide_rows_one_avx512(p, a, row, whole, x);
-    else wide_rows_many_avx512(p, a, row, whole, x);
-    if (whole < n_rows) multiply_rows_avx2(p, a, row + whole, n_rows - whole);
+    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
+    else if (p->n_tokens < 3) rows8_multiply_avx2(X86_AVX512, p, row, n_rows);
+    else panel_multiply(&panel_avx512, p, row, n_rows, scratch);
 }
 
 static const kern kern_avx512 = {POLAR_CPU_AVX512, quantize_avx2, multiply_avx512, rms_norm_avx2,
@@ -4739,7 +4106,7 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
  *
  * numbers_neon reads 16 numbers of a block, scales_neon the factors of its sub-blocks: all that is known here about how
  * a type lays out its bits. Four tokens and more go over a panel, 8 rows side by side, w[i][r] the number i of row r as
- * a signed byte; panel_dot_neon, the only part that differs between the instruction sets, sums over a sub-block:
+ * a signed byte; sub_dot_neon, the only part that differs between the instruction sets, sums over a sub-block:
  *     s[r][k] = sum_i w[i][r] a[k][i]    for rows r = 0..7 and tokens k = 0..3
  *     sum[r][k] += scale[r] s[r][k]      exact integers; then, at the end of a block, the chain of the definition
  * One to three tokens go over the rows as they are in the file, four at a time (rows4_neon).
@@ -4864,19 +4231,9 @@ static ALWAYS_INLINE int8x16_t numbers_neon(int type, const uint8_t *x, int i) {
     return vreinterpretq_s8_u8(v);
 }
 
-/* What numbers_neon has too much. */
+/* What numbers_neon has too much: the offset of those of less than 8 bits. */
 static ALWAYS_INLINE int offset_neon(int type) {
-    return type == QUANT_Q4_0 ? 8 : type == QUANT_Q5_0 ? 16 : type == QUANT_Q3_K ? 4 : type == QUANT_Q6_K ? 32 : 0;
-}
-
-/* Whether the numbers are so small that four products with a token's fit 16 bits. */
-static ALWAYS_INLINE int small_neon(int type) {
-    return type != QUANT_Q8_0 && type != QUANT_IQ4_NL && type != QUANT_IQ4_XS;
-}
-
-/* Numbers of a sub-block of a K type. */
-static ALWAYS_INLINE int sub_neon(int type) {
-    return type == QUANT_Q2_K || type == QUANT_Q3_K || type == QUANT_Q6_K ? 16 : 32;
+    return kern_types[type].bits < 8 ? kern_types[type].offset : 0;
 }
 
 /* Scales and minima of the sub-blocks of a K type: 16, or 8 in the first half. */
@@ -5016,7 +4373,7 @@ static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const ui
         }
         const int8x16_t v[2] = {v0, v1};
         o->x[r] = x;
-        o->run[r] = dot32_neon(set, small_neon(type), o->run[r], v, a);
+        o->run[r] = dot32_neon(set, kern_types[type].bits < 8, o->run[r], v, a);
     }
     now = isum4x4_neon(o->run), s = vsubq_s32(now, o->before), o->before = now;
     if (offset_neon(type)) s = vmlsq_n_s32(s, vdupq_n_s32(offset_neon(type)), sums[l]);
@@ -5047,7 +4404,7 @@ static ALWAYS_INLINE float32x4_t rows4_256_neon(int set, int type, const uint8_t
                                                 const int16_t *sums, const float *d) {
     const size_t bytes = (size_t)quant_types[type].bytes;
     const int mins = type == QUANT_Q2_K || type == QUANT_Q4_K || type == QUANT_Q5_K, offset = offset_neon(type);
-    const int sub = sub_neon(type), small = small_neon(type);
+    const int sub = kern_types[type].sub, small = kern_types[type].bits < 8;
     float32x4_t acc = vdupq_n_f32(0);
     int32x4_t run[4], before = vdupq_n_s32(0);
     UNROLL for (int r = 0; r < 4; r++) run[r] = before;
@@ -5106,7 +4463,7 @@ static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row,
             float32x4_t y = vdupq_n_f32(0);
             float out[4];
             switch (p->type) {
-#define TYPE(type, block) \
+#define TYPE(type, block, sub, bits, offset) \
     case type: y = rows4_##block##_neon(set, type, w, n, q, sums, d); break;
                 KERN_TYPES(TYPE)
 #undef TYPE
@@ -5119,28 +4476,15 @@ static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row,
 
 /* --- Arm, many tokens: panels of 8 rows --- */
 
-#define PANEL_ROWS  8
-#define PANEL_CHUNK 2048 /* numbers of a row in a panel, so that it stays in the first cache */
-
-typedef struct panel {
-    int8_t *q;       /* (numbers / word, 8 rows, word), without offset */
-    float *d, *m;    /* (blocks, 8) */
-    int32_t *scales; /* K types: (sub-blocks, 8); with smmla (sub-blocks, 4, 4), a scale for each lane of its sums */
-    int16_t *mins;   /* and their minima: (sub-blocks, 8) */
-    int8_t *rows;    /* (8, PANEL_CHUNK), before they are put side by side */
-} panel;
-
-typedef char scratch_holds_panel[PANEL_CHUNK * PANEL_ROWS * (1 + 1) + PANEL_CHUNK / 32 * PANEL_ROWS * 8 +
-                                         PANEL_CHUNK / 16 * PANEL_ROWS * 10 <= KERN_SCRATCH ? 1 : -1];
-
 #define S64(v) vreinterpretq_s64_s32(v)
 #define S8(v)  vreinterpretq_s8_s64(v)
 
-/* n numbers of 8 rows to a panel's words. `set` is no constant here: all instruction sets share the code. */
+/* n numbers of 8 rows, PANEL_NUMBERS / 8 bytes apart, to a panel's words. `set` is no constant here: all instruction
+ * sets share the code. */
 static void panel_put_neon(int set, const int8_t *rows, int n, int8_t *out) {
     for (int i = 0; i < n; i += 16, out += 128) {
         int32x4_t t[8];
-        UNROLL for (int r = 0; r < 8; r++) t[r] = vreinterpretq_s32_s8(vld1q_s8(rows + PANEL_CHUNK * r + i));
+        UNROLL for (int r = 0; r < 8; r++) t[r] = vreinterpretq_s32_s8(vld1q_s8(rows + PANEL_NUMBERS / 8 * r + i));
         if (set == ARM_NEON) {
             UNROLL for (int r = 0; r < 8; r++) vst1q_s8(out + 16 * r, vreinterpretq_s8_s32(t[r]));
         } else if (set == ARM_I8MM) {
@@ -5165,15 +4509,16 @@ static ALWAYS_INLINE float half_neon(const uint8_t *x) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16((const uint16_t *)(const void *)x))), 0);
 }
 
-/* `count` blocks at x, of row r: their numbers to f->rows, their factors to their places in the panel. */
-static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, const panel *f, int r, const uint8_t *x,
+/* `count` blocks at x, of row r: their numbers to the second half of the panel's, one after the other, their factors to
+ * their places. Scales are (sub-blocks, 8), as minima are; with smmla (sub-blocks, 4, 4), one for each lane of sums. */
+static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, const panel *to, int r, const uint8_t *x,
                                                int count) {
     const size_t bytes = (size_t)quant_types[type].bytes;
-    const int mins = quant_types[type].has_mins, n = 256 / sub_neon(type);
-    int8_t *rows = f->rows + PANEL_CHUNK * r;
-    float *d = f->d + r, *m = f->m + r;
-    int32_t *scales = f->scales + (set == ARM_I8MM ? 2 * r : r);
-    int16_t *minima = f->mins + r;
+    const int mins = quant_types[type].has_mins, n = 256 / kern_types[type].sub;
+    int8_t *rows = (int8_t *)to->q + PANEL_NUMBERS + PANEL_NUMBERS / 8 * r;
+    float *d = to->d + r, *m = to->m + r;
+    int32_t *scales = to->scales + (set == ARM_I8MM ? 2 * r : r);
+    int16_t *minima = to->mins + r;
     for (int b = 0; b < count; b++, x += bytes, rows += block, d += 8, m += 8) {
         UNROLL for (int i = 0; i < block / 16; i++)
             vst1q_s8(rows + 16 * i, vsubq_s8(numbers_neon(type, x, i), vdupq_n_s8((int8_t)offset_neon(type))));
@@ -5194,18 +4539,24 @@ static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, con
     }
 }
 
-static void panel_fill_neon(int set, int type, const panel *f, int r, const uint8_t *x, int count) {
-    switch (type) {
-#define TYPE(type, block) \
-    case type: panel_fill_type_neon(set, type, block, f, r, x, count); break;
-        KERN_TYPES(TYPE)
+static void panel_fill_neon(int set, const panel *to, int type, const uint8_t *const *w, int count,
+                            const uint8_t *ahead) {
+    (void)ahead; /* eight rows are few enough for processors to follow */
+    for (int r = 0; r < 8; r++) {
+        const uint8_t *x = w[r];
+        switch (type) {
+#define TYPE(type, block, sub, bits, offset) \
+        case type: panel_fill_type_neon(set, type, block, to, r, x, count); break;
+            KERN_TYPES(TYPE)
 #undef TYPE
+        }
     }
+    panel_put_neon(set, (int8_t *)to->q + PANEL_NUMBERS, count * quant_types[type].block, (int8_t *)to->q);
 }
 
 /* s[2 k + h] lane l: the products of n numbers of row 4 h + l with token k. With smmla s[4 p + h] instead: rows 2 h and
  * 2 h + 1 times tokens 2 p and 2 p + 1, in the order of a matrix. `next` is the panel; it and a go past these. */
-static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t **next, const int8_t *a[4], int n,
+static ALWAYS_INLINE void sub_dot_neon(int set, int small, const int8_t **next, const int8_t *a[4], int n,
                                          int32x4_t s[8]) {
     const int8_t *w = *next;
     if (set == ARM_NEON) {
@@ -5252,18 +4603,10 @@ static ALWAYS_INLINE void panel_dot_neon(int set, int small, const int8_t **next
     *next += 8 * n;
 }
 
-/* Four tokens, and where their products with 8 rows go. */
-typedef struct panel_tile {
-    const int8_t *q[4];
-    const int16_t *sums[4];
-    const float *d[4];
-    float *y[4];
-} panel_tile;
-
-/* All but the panel, its blocks and the tile are constants wherever this is called. */
+/* A panel times four tokens; `set` to `small` are constants wherever this is called. */
 static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small, int mins, const panel *f, int count,
-                                          panel_tile *t) {
-    const int8_t *q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = f->q;
+                                          const panel_tile *t) {
+    const int8_t *q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = (const int8_t *)f->q;
     const float *const da[4] = {t->d[0], t->d[1], t->d[2], t->d[3]};
     const int n_scales = set == ARM_I8MM ? 4 : 2;
     float32x4_t acc[8];
@@ -5271,12 +4614,12 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
     for (int b = 0; b < count; b++) {
         const float32x4_t d[2] = {vld1q_f32(f->d + 8 * b), vld1q_f32(f->d + 8 * b + 4)};
         int32x4_t s[8], sum[8];
-        if (block == 32) panel_dot_neon(set, small, &w, q, 32, sum);
+        if (block == 32) sub_dot_neon(set, small, &w, q, 32, sum);
         else {
             const int32_t *scales = f->scales + b * (256 / sub) * n_scales * 4;
             UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
             for (int j = 0; j < 256 / sub; j++, scales += 4 * n_scales) {
-                panel_dot_neon(set, small, &w, q, sub, s);
+                sub_dot_neon(set, small, &w, q, sub, s);
                 UNROLL for (int k = 0; k < 8; k++)
                     sum[k] = vmlaq_s32(sum[k], s[k], vld1q_s32(scales + 4 * (k % n_scales)));
             }
@@ -5324,61 +4667,32 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
     UNROLL for (int k = 0; k < 8; k++) vst1q_f32(t->y[k / 2] + k % 2 * 4, acc[k]);
 }
 
-static ALWAYS_INLINE void panel_shape_neon(int set, int type, const panel *f, int count, panel_tile *t) {
-    switch (type) {
-    case QUANT_Q8_0:
-    case QUANT_IQ4_NL: panel_tile_neon(set, 32, 32, 0, 0, f, count, t); break;
-    case QUANT_Q4_0:
-    case QUANT_Q5_0: panel_tile_neon(set, 32, 32, 1, 0, f, count, t); break;
-    case QUANT_Q4_1:
-    case QUANT_Q5_1: panel_tile_neon(set, 32, 32, 1, 1, f, count, t); break;
-    case QUANT_Q4_K:
-    case QUANT_Q5_K: panel_tile_neon(set, 256, 32, 1, 1, f, count, t); break;
-    case QUANT_IQ4_XS: panel_tile_neon(set, 256, 32, 0, 0, f, count, t); break;
-    case QUANT_Q2_K: panel_tile_neon(set, 256, 16, 1, 1, f, count, t); break;
-    case QUANT_Q3_K:
-    case QUANT_Q6_K: panel_tile_neon(set, 256, 16, 1, 0, f, count, t); break;
-    }
+static ALWAYS_INLINE void panel_shape_neon(int set, const panel *f, int type, int count, const panel_tile *t) {
+    const int small = kern_types[type].bits < 8, mins = quant_types[type].has_mins;
+    if (quant_types[type].block == 32) {
+        if (small) panel_tile_neon(set, 32, 32, 1, mins, f, count, t);
+        else panel_tile_neon(set, 32, 32, 0, mins, f, count, t);
+    } else if (kern_types[type].sub == 32) {
+        if (small) panel_tile_neon(set, 256, 32, 1, mins, f, count, t);
+        else panel_tile_neon(set, 256, 32, 0, mins, f, count, t);
+    } else panel_tile_neon(set, 256, 16, 1, mins, f, count, t);
 }
 
-static ALWAYS_INLINE void multiply_panel_neon(int set, const product *p, int row, int n_rows, void *scratch) {
-    const act_blocks *a = act_blocks_of(p->a, p->type);
-    const quant_type *t = &quant_types[p->type];
-    const int n_blocks = p->a->n / t->block, chunk = PANEL_CHUNK / t->block;
-    panel f;
-    f.q = scratch;
-    f.rows = f.q + PANEL_CHUNK * PANEL_ROWS;
-    f.d = (float *)(void *)(f.rows + PANEL_CHUNK * PANEL_ROWS);
-    f.m = f.d + PANEL_CHUNK / 32 * PANEL_ROWS;
-    f.scales = (int32_t *)(void *)(f.m + PANEL_CHUNK / 32 * PANEL_ROWS);
-    f.mins = (int16_t *)(f.scales + PANEL_CHUNK / 16 * 2 * PANEL_ROWS);
-    for (int r = row; r < row + n_rows; r += PANEL_ROWS)
-        for (int b = 0; b < n_blocks; b += chunk) {
-            const int rows = MIN(PANEL_ROWS, row + n_rows - r), count = MIN(chunk, n_blocks - b);
-            const uint8_t *w = p->w + (size_t)b * (size_t)t->bytes;
-            for (int i = 0; i < PANEL_ROWS; i++) /* rows past the end repeat the last */
-                panel_fill_neon(set, p->type, &f, i, w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes, count);
-            panel_put_neon(set, f.rows, count * t->block, f.q);
-            for (int k = 0; k < p->n_tokens; k += 4) {
-                panel_tile tile;
-                float y[4][PANEL_ROWS]; /* where fewer rows or tokens are left */
-                for (int i = 0; i < 4; i++) {
-                    const int token = MIN(k + i, p->n_tokens - 1);
-                    const size_t at = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n +
-                                      (size_t)b * (size_t)t->block;
-                    float *out = p->y + (size_t)token * (size_t)p->ldy + r;
-                    tile.q[i] = a->q8 + at, tile.sums[i] = a->sums + at / 16, tile.d[i] = a->d + at / (size_t)t->block;
-                    tile.y[i] = rows == PANEL_ROWS && token == k + i ? out : y[i];
-                    if (!b) memset(tile.y[i], 0, sizeof y[i]);
-                    else if (tile.y[i] == y[i]) memcpy(y[i], out, (size_t)rows * sizeof *out);
-                }
-                panel_shape_neon(set, p->type, &f, count, &tile);
-                for (int i = 0; i < 4 && k + i < p->n_tokens; i++)
-                    if (tile.y[i] == y[i])
-                        memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + r, y[i], (size_t)rows * sizeof *y[i]);
-            }
-        }
+static void panel_dot_neon(const panel *f, int type, int count, const panel_tile *t) {
+    panel_shape_neon(ARM_NEON, f, type, count, t);
 }
+
+static DOTPROD void panel_dot_dotprod(const panel *f, int type, int count, const panel_tile *t) {
+    panel_shape_neon(ARM_DOTPROD, f, type, count, t);
+}
+
+static I8MM void panel_dot_i8mm(const panel *f, int type, int count, const panel_tile *t) {
+    panel_shape_neon(ARM_I8MM, f, type, count, t);
+}
+
+static const panel_set panel_neon = {ARM_NEON, 8, 4, panel_fill_neon, panel_dot_neon};
+static const panel_set panel_dotprod = {ARM_DOTPROD, 8, 4, panel_fill_neon, panel_dot_dotprod};
+static const panel_set panel_i8mm = {ARM_I8MM, 8, 4, panel_fill_neon, panel_dot_i8mm};
 
 /* Floats, and types that the tables above do not know. */
 static void multiply_other_neon(const product *p, int row, int n_rows, void *scratch) {
@@ -5393,18 +4707,18 @@ static void multiply_other_neon(const product *p, int row, int n_rows, void *scr
 static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
     if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
     else if (p->n_tokens < 4) multiply_rows_neon(ARM_NEON, p, row, n_rows);
-    else multiply_panel_neon(ARM_NEON, p, row, n_rows, scratch);
+    else panel_multiply(&panel_neon, p, row, n_rows, scratch);
 }
 
 static DOTPROD void multiply_dotprod(const product *p, int row, int n_rows, void *scratch) {
     if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
     else if (p->n_tokens < 4) multiply_rows_neon(ARM_DOTPROD, p, row, n_rows);
-    else multiply_panel_neon(ARM_DOTPROD, p, row, n_rows, scratch);
+    else panel_multiply(&panel_dotprod, p, row, n_rows, scratch);
 }
 
-static I8MM void multiply_i8mm(const product *p, int row, int n_rows, void *scratch) {
+static void multiply_i8mm(const product *p, int row, int n_rows, void *scratch) {
     if (!kern_knows(p->type) || p->n_tokens < 4) multiply_dotprod(p, row, n_rows, scratch);
-    else multiply_panel_neon(ARM_I8MM, p, row, n_rows, scratch);
+    else panel_multiply(&panel_i8mm, p, row, n_rows, scratch);
 }
 
 /* exp32 in four lanes. */
