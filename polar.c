@@ -8220,10 +8220,11 @@ typedef struct engine {
     const polar_model *model;
     polar_runner runner;
     int kv_f16, max_rows;
+    int max_hidden;         /* rows of hidden, entered, anchor and cs: max_rows, or more of which a call takes a part */
     size_t max_scores;      /* floats of scores per worker */
-    float *hidden;          /* (max_rows, n_embd): in and out of a call */
-    float *entered;         /* (max_rows, n_embd): the same in front of the damped pass that the row is in */
-    float *anchor;          /* (max_rows, n_embd): what the first pass of its damped segment gave */
+    float *hidden;          /* (max_hidden, n_embd): in and out of a call */
+    float *entered;         /* (max_hidden, n_embd): the same in front of the damped pass that the row is in */
+    float *anchor;          /* (max_hidden, n_embd): what the first pass of its damped segment gave */
     float *normed;          /* (max_rows, n_embd): what the norms give */
     float *q, *k, *v;       /* (max_rows, n_head * head_dim), (max_rows, n_head_kv * head_dim) twice */
     float *attended;        /* (max_rows, n_head * head_dim): what attention gives */
@@ -8240,7 +8241,7 @@ typedef struct engine {
     int *entry_identity;    /* 0, 1, 2, ... */
     int *expert_first;      /* (n_expert + 1): first entry of each expert */
     product *products;
-    float *cs;              /* (max_rows, n_rot) */
+    float *cs;              /* (max_hidden, n_rot) */
     float *scores;          /* (workers, 4 if the kernels take four queries at a time, max_scores) */
     uint8_t *scratch;       /* (workers, KERN_SCRATCH) */
 } engine;
@@ -8268,15 +8269,15 @@ static void blocks_place(act_blocks *b, layout *l, size_t rows, size_t n, int bl
  * heads, entries and tiles as ints. */
 static void engine_place(engine *e, layout *l) {
     const polar_model *m = e->model;
-    const size_t rows = (size_t)e->max_rows, d = (size_t)m->n_embd, dq = (size_t)(m->n_head * m->head_dim),
+    const size_t rows = (size_t)e->max_rows, held = (size_t)e->max_hidden, d = (size_t)m->n_embd, dq = (size_t)(m->n_head * m->head_dim),
                  dk = (size_t)(m->n_head_kv * m->head_dim), ff = engine_max_ff(m),
                  used = (size_t)m->n_expert_used, workers = (size_t)e->runner.n_threads;
     if (size_of(rows, MAX(MAX(d, dq), MAX(ff, size_of(used, d)))) > INT_MAX || e->max_scores > INT_MAX ||
-        workers > INT_MAX / 64)
+        workers > INT_MAX / 64 || size_of(held, d) > INT_MAX)
         l->overflow = 1;
-    e->hidden = layout_place(l, size_of(rows, d), sizeof(float));
-    e->entered = layout_place(l, size_of(rows, d), sizeof(float));
-    e->anchor = layout_place(l, size_of(rows, d), sizeof(float));
+    e->hidden = layout_place(l, size_of(held, d), sizeof(float));
+    e->entered = layout_place(l, size_of(held, d), sizeof(float));
+    e->anchor = layout_place(l, size_of(held, d), sizeof(float));
     e->normed = layout_place(l, size_of(rows, d), sizeof(float));
     e->q = layout_place(l, size_of(rows, dq), sizeof(float));
     e->k = layout_place(l, size_of(rows, dk), sizeof(float));
@@ -8299,7 +8300,7 @@ static void engine_place(engine *e, layout *l) {
     e->entry_identity = layout_place(l, size_of(rows, used), sizeof(int));
     e->expert_first = layout_place(l, (size_t)m->n_expert + 1, sizeof(int));
     e->products = layout_place(l, (size_t)engine_max_products(m), sizeof *e->products);
-    e->cs = layout_place(l, size_of(rows, (size_t)m->n_rot), sizeof(float));
+    e->cs = layout_place(l, size_of(held, (size_t)m->n_rot), sizeof(float));
     e->scores = layout_place(l, size_of(size_of(workers, m->kern->scores4 ? 4 : 1), e->max_scores), sizeof(float));
     e->scratch = layout_place(l, workers, KERN_SCRATCH);
 }
@@ -8873,23 +8874,34 @@ typedef struct gen_rest {
     char held[GEN_MAX_STOP + 4];
 } gen_rest;
 
+/* The program of the tokens from position `from` on, up to the next stretch. */
+typedef struct session_stretch {
+    int from, n_path;
+    int *path;    /* (max_calls) */
+    int same;     /* the first stretch with this path */
+    int slot;     /* what it left for the call at hand, see session_slots */
+} session_stretch;
+
 struct polar_session {
     polar_allocator allocator;
     const polar_model *model;
     polar_session_options options; /* with defaults filled in */
     engine engine;
     polar_pool *pool;      /* own threads, unless a runner was given */
-    int n_path;            /* calls of the path */
+    session_stretch *stretches; /* (max_programs) n_stretches, in the order of tokens; the last is the present one */
+    int n_stretches;
+    int n_path;            /* calls of its path */
     int n_past;            /* tokens whose keys and values are in the slots */
     int n_prompt;          /* of them, those of the first evaluation: what shared mode calls the prompt */
     int n_kept;            /* positions, the last ones, whose logits are kept */
-    int *path;             /* (max_calls) */
+    int *path;             /* (n_path): stretches[n_stretches - 1].path */
     int *first_call;       /* (max_calls) index of the first call of the same layer */
     int32_t *tokens;       /* (n_ctx) */
-    uint8_t *kv;           /* (max_calls, 2, n_head_kv, n_ctx, head_dim) */
+    uint8_t *kv;           /* (n_slots, 2, n_head_kv, n_ctx, head_dim) */
+    int n_slots;           /* one per call: max_calls; or one per layer */
     size_t slot_bytes;     /* of the keys, or of the values, of one call */
     call_row *rows;        /* (n_batch) */
-    kv_span *spans;        /* (max(n_batch, max_calls)) */
+    kv_span *spans;        /* (max(n_batch * max_programs, max_calls)) */
     float *logits;         /* (n_logits, n_vocab) */
     float *ahead;          /* (max_peek, n_embd) hidden states of the first n_ahead positions after layers */
     int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
@@ -8913,6 +8925,7 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
     if (!o->n_batch) o->n_batch = 128;
     if (!o->n_logits) o->n_logits = 1;
     if (!o->max_calls) o->max_calls = n_path;
+    if (!o->max_programs) o->max_programs = 2;
     if (o->n_threads <= 0) o->n_threads = polar_cpu_count();
     if (o->n_ctx < 1 || o->n_ctx > m->n_ctx_train) {
         fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
@@ -8926,10 +8939,10 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
              o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
         return 0;
     }
-    if ((unsigned)o->kv_mode > POLAR_KV_SHARED || (unsigned)o->kv_type > POLAR_KV_F32 ||
-        (o->runner && (!o->runner->run || o->runner->n_threads < 1))) {
-        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d or a runner without function or threads: no such thing",
-             (int)o->kv_mode, (int)o->kv_type);
+    if ((unsigned)o->kv_mode >= POLAR_N_KV_MODE || (unsigned)o->kv_type > POLAR_KV_F32 || o->max_programs < 1 ||
+        o->max_programs > o->n_ctx + 1 || (o->runner && (!o->runner->run || o->runner->n_threads < 1))) {
+        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d, max_programs %d or a runner without function or threads: no "
+             "such thing", (int)o->kv_mode, (int)o->kv_type, o->max_programs);
         return 0;
     }
     o->n_batch = MIN(o->n_batch, o->n_ctx);
@@ -8943,18 +8956,23 @@ static int session_options(const polar_model *m, int n_path, polar_session_optio
 static void session_place(polar_session *s, layout *l) {
     const polar_session_options *o = &s->options;
     const polar_model *m = s->model;
-    const size_t calls = (size_t)o->max_calls, n_ctx = (size_t)o->n_ctx;
+    const size_t calls = (size_t)o->max_calls, n_ctx = (size_t)o->n_ctx, programs = (size_t)o->max_programs;
     size_t slot = 0;
+    int *paths;
     s->engine.model = m;
     s->engine.kv_f16 = o->kv_type == POLAR_KV_F16;
     s->engine.max_rows = o->n_batch;
+    s->engine.max_hidden = o->kv_mode == POLAR_KV_LAST ? o->n_ctx : o->n_batch;
+    s->n_slots = o->kv_mode == POLAR_KV_LAST ? m->n_layer : o->max_calls;
     s->engine.max_scores = size_of(n_ctx, o->kv_mode == POLAR_KV_SHARED ? calls : 1);
     engine_place(&s->engine, l);
-    s->path = layout_place(l, calls, sizeof *s->path);
+    s->stretches = layout_place(l, programs, sizeof *s->stretches);
+    paths = layout_place(l, size_of(programs, calls), sizeof *paths);
+    for (size_t i = 0; l->base && i < programs; i++) s->stretches[i].path = paths + i * calls;
     s->first_call = layout_place(l, calls, sizeof *s->first_call);
     s->tokens = layout_place(l, n_ctx, sizeof *s->tokens);
     s->rows = layout_place(l, (size_t)o->n_batch, sizeof *s->rows);
-    s->spans = layout_place(l, (size_t)MAX(o->n_batch, o->max_calls), sizeof *s->spans);
+    s->spans = layout_place(l, MAX(size_of((size_t)o->n_batch, programs), calls), sizeof *s->spans);
     s->logits = layout_place(l, size_of((size_t)o->n_logits, (size_t)m->n_vocab), sizeof *s->logits);
     s->ahead = layout_place(l, size_of((size_t)o->max_peek, (size_t)m->n_embd), sizeof *s->ahead);
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
@@ -8964,7 +8982,7 @@ static void session_place(polar_session *s, layout *l) {
         !mul_size(&slot, slot, 2))
         l->overflow = 1;
     s->slot_bytes = slot / 2;
-    s->kv = layout_place(l, calls, slot);
+    s->kv = layout_place(l, (size_t)s->n_slots, slot);
 }
 
 /* A session that is only measured so far: its options are complete and block_bytes is known, but no pointer points
@@ -9053,26 +9071,42 @@ failed:
     return local.status;
 }
 
+/* Makes a path the present one, as stretch number `index`, the last one, from position `from` on. first_call[i] is the
+ * earliest call of the same layer, whose slot a prompt sees in shared mode. */
+static void session_put_path(polar_session *s, int index, int from, const int *path, int n_path) {
+    session_stretch *now = &s->stretches[index];
+    memmove(now->path, path, (size_t)n_path * sizeof *path);
+    now->from = from;
+    now->n_path = s->n_path = n_path;
+    s->path = now->path;
+    for (int i = 0; i < n_path; i++)
+        for (s->first_call[i] = 0; (s->path[s->first_call[i]] - s->path[i]) % CALL_PASS;) s->first_call[i]++;
+    for (now->same = 0; s->stretches[now->same].n_path != n_path ||
+                        memcmp(s->stretches[now->same].path, s->path, (size_t)n_path * sizeof *path);) now->same++;
+    s->n_stretches = index + 1;
+}
+
 /* No tokens, no logits, and no generation that could go on. */
 static void session_empty(polar_session *s) {
+    session_put_path(s, 0, 0, s->path, s->n_path);
     s->n_past = s->n_prompt = s->n_kept = s->rest.goes_on = 0;
     s->rest.token = -1;
 }
 
-/* All is checked before anything changes. first_call[i] is the earliest call of the same layer, whose slot a prompt
- * sees in shared mode. */
-polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
-    polar_status status;
-    err_clear(error);
+/* Refuses paths that the session cannot run. */
+static polar_status session_check_path(const polar_session *s, const int *path, int n_path, polar_error *error) {
     if (!path || n_path < 1 || n_path > s->options.max_calls)
         return fail(error, POLAR_ARGUMENT, "a path of %d calls, the session holds 1..%d (max_calls)", n_path,
                     s->options.max_calls);
-    if ((status = prog_check_calls(path, n_path, s->model->n_layer, error))) return status;
-    for (int i = 0; i < n_path; i++) {
-        s->path[i] = path[i];
-        for (s->first_call[i] = 0; (path[s->first_call[i]] - path[i]) % CALL_PASS;) s->first_call[i]++;
-    }
-    s->n_path = n_path;
+    return prog_check_calls(path, n_path, s->model->n_layer, error);
+}
+
+/* All is checked before anything changes. */
+polar_status polar_session_set_path(polar_session *s, const int *path, int n_path, polar_error *error) {
+    polar_status status;
+    err_clear(error);
+    if ((status = session_check_path(s, path, n_path, error))) return status;
+    session_put_path(s, 0, 0, path, n_path);
     session_empty(s);
     return POLAR_OK;
 }
@@ -9085,32 +9119,99 @@ polar_status polar_session_set_program(polar_session *s, const polar_program *pr
     return polar_session_set_path(s, path, n, error);
 }
 
-/* Span of the first n positions of a call's slot: the keys come first in it, then the values, each
+/* The last call of a layer in a stretch, -1 if it skips the layer. */
+static int session_last_call(const session_stretch *t, int layer) {
+    int c = t->n_path - 1;
+    while (c >= 0 && t->path[c] % CALL_PASS != layer) c--;
+    return c;
+}
+
+/* A stretch without tokens is replaced, and one that would go on under the program before it is joined with that. */
+polar_status polar_session_change_program(polar_session *s, const polar_program *program, polar_error *error) {
+    int path[POLAR_MAX_CALLS], n = 0, last = s->n_stretches - 1;
+    polar_status status;
+    err_clear(error);
+    if ((status = session_path_of(s->model, program, path, &n, error)) ||
+        (status = session_check_path(s, path, n, error))) return status;
+    if (s->options.kv_mode == POLAR_KV_SHARED && s->n_past)
+        return fail(error, POLAR_UNSUPPORTED, "with shared keys and values a session has one program");
+    if (s->stretches[last].from == s->n_past) last--;
+    for (int k = 0; k <= last; k++)
+        for (int i = 0; i < n; i++)
+            if (session_last_call(&s->stretches[k], path[i] % CALL_PASS) < 0)
+                return fail(error, POLAR_MISMATCH, "the program runs layer %d, which the tokens from position %d on "
+                            "skipped", path[i] % CALL_PASS, s->stretches[k].from);
+    if (last >= 0 && s->stretches[last].n_path == n && !memcmp(s->stretches[last].path, path, (size_t)n * sizeof *path))
+        last--;
+    if (last + 1 == s->options.max_programs)
+        return fail(error, POLAR_CONTEXT, "tokens under %d programs are held, as many as max_programs", last + 1);
+    session_put_path(s, last + 1, last + 1 < s->n_stretches ? s->stretches[last + 1].from : s->n_past, path, n);
+    if (s->n_past) s->n_ahead = 0;
+    return POLAR_OK;
+}
+
+/* Span of n positions of a slot from position `from` on: the keys come first in it, then the values, each
  * (n_head_kv, n_ctx, head_dim). */
-static kv_span session_span(const polar_session *s, int call, int n) {
-    const kv_span span = {s->kv + 2 * (size_t)call * s->slot_bytes, s->kv + (2 * (size_t)call + 1) * s->slot_bytes, n,
-                          s->options.n_ctx};
+static kv_span session_span(const polar_session *s, int slot, int from, int n) {
+    const size_t skip = (size_t)from * (size_t)s->model->head_dim * (s->engine.kv_f16 ? 2 : 4);
+    const kv_span span = {s->kv + 2 * (size_t)slot * s->slot_bytes + skip,
+                          s->kv + (2 * (size_t)slot + 1) * s->slot_bytes + skip, n, s->options.n_ctx};
     return span;
 }
 
-/* What position `at` attends to in a call; written to spans. Shared mode reproduces the code released with [P]: a
- * prompt of more than one token sees only the layer's first call; afterwards a token sees what all calls of the
- * layer left for earlier positions, and for its own position the calls up to this one. */
+/* Finds the slots that call c of the present program reads: its own for tokens of the same program, and for those of
+ * another that of their last call of the layer. Returns its own, which it writes; one per layer in POLAR_KV_LAST. */
+static int session_slots(polar_session *s, int c) {
+    const session_stretch *now = &s->stretches[s->n_stretches - 1];
+    const int layer = s->path[c] % CALL_PASS, one = s->options.kv_mode == POLAR_KV_LAST, own = one ? layer : c;
+    for (int k = 0; k < s->n_stretches; k++) {
+        session_stretch *t = &s->stretches[k];
+        t->slot = one || t->same == now->same ? own : session_last_call(t, layer);
+    }
+    return own;
+}
+
+/* What position `at` attends to in a call; written to spans. Slots side by side are one span. Shared mode reproduces
+ * the code released with [P]: a prompt of more than one token sees only the layer's first call; afterwards a token sees
+ * what all calls of the layer left for earlier positions, and for its own position the calls up to this one. */
 static int session_visible(const polar_session *s, int call, int at, kv_span *spans) {
     int n = 0;
-    if (s->options.kv_mode == POLAR_KV_PER_CALL) {
-        spans[0] = session_span(s, call, at + 1);
-        return 1;
+    if (s->options.kv_mode != POLAR_KV_SHARED) {
+        for (int k = 0; k < s->n_stretches; k++) {
+            const session_stretch *t = &s->stretches[k];
+            const int end = k + 1 < s->n_stretches ? t[1].from : at + 1;
+            if (k && t->slot == t[-1].slot) spans[n - 1].n += end - t->from;
+            else spans[n++] = session_span(s, t->slot, t->from, end - t->from);
+        }
+        return n;
     }
     if (s->n_prompt > 1 && at < s->n_prompt) {
-        spans[0] = session_span(s, s->first_call[call], at + 1);
+        spans[0] = session_span(s, s->first_call[call], 0, at + 1);
         return 1;
     }
     for (int c = s->first_call[call]; c < s->n_path; c++) {
         const int seen = c <= call ? at + 1 : at;
-        if ((s->path[c] - s->path[call]) % CALL_PASS == 0 && seen) spans[n++] = session_span(s, c, seen);
+        if ((s->path[c] - s->path[call]) % CALL_PASS == 0 && seen) spans[n++] = session_span(s, c, 0, seen);
     }
     return n;
+}
+
+/* Rows from .. from+n-1 of the pass at position `at`, of which the last `keep` are needed afterwards, through call c,
+ * which writes to a slot. */
+static void session_call(polar_session *s, int c, int slot, int at, int from, int n, int keep) {
+    engine g = s->engine; /* but for the rows that it begins with */
+    uint8_t *keys = s->kv + 2 * (size_t)slot * s->slot_bytes;
+    const size_t first = (size_t)from * (size_t)s->model->n_embd;
+    kv_span *spans = s->spans;
+    for (int r = 0; r < n; r++) {
+        const int count = session_visible(s, c, at + from + r, spans);
+        const call_row row = {s->path[c], g.cs + (size_t)(from + r) * (size_t)s->model->n_rot, keys,
+                              keys + s->slot_bytes, at + from + r, s->options.n_ctx, spans, count};
+        s->rows[r] = row;
+        spans += count;
+    }
+    g.hidden += first, g.entered += first, g.anchor += first;
+    call_layer(&g, s->path[c] % CALL_PASS, s->rows, n, n - keep);
 }
 
 /* Shows the caller the hidden states of positions at .. at+n-1 behind a call of the path, -1: in front of the first. */
@@ -9137,17 +9238,11 @@ static polar_status session_pass(polar_session *s, int at, int n, int keep, pola
     if (!first && (status = session_tap(s, -1, at, n, e))) return status;
     /* each call of the path: rows write into the slot of the call, and see what session_visible says */
     for (int c = first; c < s->n_path; c++) {
-        uint8_t *slot = s->kv + 2 * (size_t)c * s->slot_bytes;
-        const int from = c + 1 == s->n_path && !s->options.tap ? n - keep : 0;
-        kv_span *spans = s->spans;
-        for (int r = 0; r < n; r++) {
-            const int count = session_visible(s, c, at + r, spans);
-            const call_row row = {s->path[c], g->cs + (size_t)r * (size_t)n_rot, slot, slot + s->slot_bytes, at + r,
-                                  s->options.n_ctx, spans, count};
-            s->rows[r] = row;
-            spans += count;
+        const int slot = session_slots(s, c), needed = c + 1 == s->n_path && !s->options.tap ? keep : n;
+        for (int from = 0, step; from < n; from += step) {
+            step = MIN(n - from, s->options.n_batch);
+            session_call(s, c, slot, at, from, step, MIN(step, MAX(0, needed - (n - from - step))));
         }
-        call_layer(g, s->path[c] % CALL_PASS, s->rows, n, from);
         if ((status = session_tap(s, c, at, n, e))) return status;
     }
     return POLAR_OK;
@@ -9161,10 +9256,12 @@ static int session_finite(const float *x, int n) {
 }
 
 /* How many of `left` positions from `at` on can go through the path side by side. Shared mode has calls look at what
- * later calls left for earlier positions: after the prompt, one token a pass. */
+ * later calls left for earlier positions: after the prompt, one token a pass. With one slot per layer, calls of a layer
+ * that follow each other overwrite it: all positions are through a call before the next one. */
 static int session_step(const polar_session *s, int at, int left) {
     const int prompt_left = s->n_prompt - at;
     if (at < s->n_ahead) left = MIN(left, s->n_ahead - at);
+    if (s->options.kv_mode == POLAR_KV_LAST) return left;
     if (s->options.kv_mode == POLAR_KV_PER_CALL) return MIN(left, s->options.n_batch);
     return s->n_prompt > 1 && prompt_left > 0 ? MIN(MIN(left, prompt_left), s->options.n_batch) : 1;
 }
@@ -9305,12 +9402,20 @@ const int32_t *polar_session_tokens(const polar_session *s) {
     return s->tokens;
 }
 
-/* Slots need no change: what lies behind n_past is overwritten before it is read. */
+/* Slots need no change: what lies behind n_past is overwritten before it is read. Stretches of which no token is left
+ * make place for the present one. */
 polar_status polar_session_truncate(polar_session *s, int n, polar_error *error) {
     err_clear(error);
     if (n < 0 || n > polar_session_position(s))
         return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, polar_session_position(s));
-    if (n <= s->n_past) s->n_past = n, s->rest.token = -1;
+    if (n <= s->n_past) {
+        int last = s->n_stretches - 1;
+        const int from = MIN(s->stretches[last].from, n);
+        while (last > 0 && s->stretches[last - 1].from >= n) last--;
+        session_put_path(s, last, from, s->path, s->n_path);
+        s->n_past = n;
+        s->rest.token = -1;
+    }
     s->n_kept = s->rest.goes_on = 0;
     return POLAR_OK;
 }
@@ -9327,18 +9432,27 @@ const polar_model *polar_session_model(const polar_session *s) {
  *     u32 a token that was drawn but not run yet, plus 1, or 0
  *     u64 fingerprint of the model
  *     u32 path (n_path), u32 tokens (n_past), f32 logits (n_kept, n_vocab)
- *     for each call keys, then values: (n_head_kv, n_past, head_dim) halves or floats
+ *     for each call, or in POLAR_KV_LAST each layer that is in the path, ascending, keys, then values:
+ *         (n_head_kv, n_past, head_dim) halves or floats
  *     u64 checksum of all bytes before it
  */
 
 #define STATE_HEAD 48
 #define STATE_VERSION 1
 
+/* Whether the present program writes to a slot. */
+static int state_has_slot(const polar_session *s, int slot) {
+    if (s->options.kv_mode != POLAR_KV_LAST) return slot < s->n_path;
+    return session_last_call(&s->stretches[s->n_stretches - 1], slot) >= 0;
+}
+
 /* Bytes of a state that the session can hold: no product overflows, since an array of the session is larger. */
 static size_t state_size(const polar_session *s, int n_past, int n_kept) {
     const size_t position = 2 * s->slot_bytes / (size_t)s->options.n_ctx; /* a key and a value of all heads */
+    size_t slots = 0;
+    for (int i = 0; i < s->n_slots; i++) slots += (size_t)state_has_slot(s, i);
     return STATE_HEAD + 4 * ((size_t)s->n_path + (size_t)n_past) +
-           4 * (size_t)n_kept * (size_t)s->model->n_vocab + (size_t)s->n_path * (size_t)n_past * position + 8;
+           4 * (size_t)n_kept * (size_t)s->model->n_vocab + slots * (size_t)n_past * position + 8;
 }
 
 /* What a saved state counts. */
@@ -9356,15 +9470,17 @@ static void state_head(const polar_session *s, const state_counts *n, uint8_t *h
     wr_u64(head + 40, polar_model_fingerprint(s->model));
 }
 
-/* Copies keys and values of the first n positions of all calls from the slots (bytes NULL in `from`) or into them.
+/* Copies keys and values of the first n positions from the slots in use (bytes NULL in `from`) or into them.
  * Returns the number of bytes. */
 static size_t state_kv(const polar_session *s, int n, uint8_t *to, const uint8_t *from) {
     const size_t heads = (size_t)s->model->n_head_kv, head = s->slot_bytes / heads,
                  used = head / (size_t)s->options.n_ctx * (size_t)n;
     size_t at = 0;
-    for (size_t h = 0; h < 2 * (size_t)s->n_path * heads; h++, at += used) {
+    for (size_t h = 0; h < 2 * (size_t)s->n_slots * heads; h++) {
+        if (!state_has_slot(s, (int)(h / (2 * heads)))) continue;
         if (to) memcpy(to + at, s->kv + h * head, used);
         if (from) memcpy(s->kv + h * head, from + at, used);
+        at += used;
     }
     return at;
 }
@@ -9377,6 +9493,8 @@ polar_status polar_session_save(const polar_session *s, void *state, size_t capa
     size_t at = STATE_HEAD;
     err_clear(error);
     if (!s || !size) return fail(error, POLAR_ARGUMENT, "polar_session_save: session or size is NULL");
+    if (s->n_stretches > 1)
+        return fail(error, POLAR_UNSUPPORTED, "the state of a session whose tokens ran under several programs");
     *size = state_size(s, s->n_past, s->n_kept);
     if (!state) return POLAR_OK;
     if (capacity < *size)
@@ -9463,14 +9581,18 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     if (o.runner) o.runner = &from->engine.runner;
     o.max_calls = MAX(o.max_calls, from->model->n_layer); /* it begins under the identity */
     if ((status = polar_session_create(&s, from->model, NULL, &o, error))) return status;
-    polar_session_set_path(s, from->path, from->n_path, NULL);
+    for (int k = 0; k < from->n_stretches; k++) {
+        const session_stretch *t = &from->stretches[k];
+        const int slots = o.kv_mode == POLAR_KV_LAST ? from->n_slots : t->n_path;
+        session_put_path(s, k, t->from, t->path, t->n_path);
+        memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)slots);
+    }
     s->n_past = from->n_past;
     s->n_prompt = from->n_prompt;
     s->n_kept = from->n_kept;
     s->rest = from->rest;
     memcpy(s->tokens, from->tokens, (size_t)polar_session_position(from) * sizeof *s->tokens);
     memcpy(s->logits, from->logits, (size_t)s->n_kept * (size_t)s->model->n_vocab * sizeof *s->logits);
-    memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)s->n_path);
     *out = s;
     return POLAR_OK;
 }
@@ -10373,7 +10495,7 @@ static void many_place(polar_many *many, layout *l) {
     many->engine.model = many->model;
     many->engine.runner = many->runner;
     many->engine.kv_f16 = many->options.kv_type == POLAR_KV_F16;
-    many->engine.max_rows = (int)rows;
+    many->engine.max_rows = many->engine.max_hidden = (int)rows;
     many->engine.max_scores = (size_t)many->n_positions;
     engine_place(&many->engine, l);
     many->max_spans = 4 * (int)rows + many->n_positions + 1;

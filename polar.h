@@ -456,8 +456,11 @@ typedef struct polar_session polar_session;
 
 typedef enum polar_kv_mode {
     POLAR_KV_PER_CALL, /* every call attends to its own keys and values: equals recomputation */
-    POLAR_KV_SHARED    /* calls of one layer see each other's entries, as the released code of [P] does: only to
-                          compare with it */
+    POLAR_KV_SHARED,   /* calls of one layer see each other's entries, as the released code of [P] does: only to
+                          compare with it. Damped passes are calls like others */
+    POLAR_KV_LAST,     /* one slot per layer: tokens of one evaluation see each other call by call, and of tokens that
+                          were evaluated before, every call of a layer sees what its last call left */
+    POLAR_N_KV_MODE
 } polar_kv_mode;
 
 typedef enum polar_kv_type { POLAR_KV_F16, POLAR_KV_F32 } polar_kv_type;
@@ -480,6 +483,7 @@ typedef struct polar_session_options {
     int n_batch;          /* tokens that go through a layer together in prefill; 0: 128. Does not change results */
     int n_logits;         /* positions whose logits an evaluation can keep; 0: 1 */
     int max_calls;        /* longest path that set_program may bring later; 0: the length of the first */
+    int max_programs;     /* programs that polar_session_change_program can let follow each other; 0: 2 */
     int max_peek;         /* tokens that polar_session_peek takes, n_ctx at most. 0 */
     polar_kv_mode kv_mode; /* PER_CALL */
     polar_kv_type kv_type; /* F16: how keys and values are kept; part of what results depend on */
@@ -503,6 +507,12 @@ POLAR_API void polar_session_free(polar_session *session);
 POLAR_API polar_status polar_session_set_program(polar_session *session, const polar_program *program,
                                                  polar_error *error);
 POLAR_API polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
+/* Changes the program between tokens: those held stay, the next one runs under the new program. Its call of a layer
+ * attends to call j of tokens under the same program as call j, and to what the *last* call of the layer left for tokens
+ * under another one. POLAR_MISMATCH if a token that is held skipped a layer that the program runs, POLAR_CONTEXT if
+ * tokens under max_programs others are held, POLAR_UNSUPPORTED in POLAR_KV_SHARED; the session is as before then. */
+POLAR_API polar_status polar_session_change_program(polar_session *session, const polar_program *program,
+                                                    polar_error *error);
 
 /* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the session is as
  * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the
@@ -527,7 +537,7 @@ POLAR_API const polar_model *polar_session_model(const polar_session *session);
 /* Makes the session hold exactly these n tokens: what it holds already in front of the first difference is kept, the
  * rest is run, at least the last token for its logits. So each turn of a conversation costs only its own tokens. *n_new
  * (may be NULL) gets the number of tokens that were run. The results are those of a session that gets all tokens at
- * once. */
+ * once; after a change of the program, and in POLAR_KV_LAST, what is kept stays as it was run. */
 POLAR_API polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new,
                                           polar_error *error);
 /* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their

@@ -8,11 +8,23 @@
 static polar_session *started(const polar_model *m, polar_session_options o, const int *path, int n) {
     polar_session *s = NULL;
     polar_error e;
-    o.max_calls = MAX(n, m->n_layer);
+    o.max_calls = MAX(MAX(n, o.max_calls), m->n_layer);
     polar_session_create(&s, m, NULL, &o, &e);
     CHECK_STR(e.message, "");
     if (s) CHECK(!polar_session_set_path(s, path, n, &e));
     return s;
+}
+
+static polar_program parsed_program(const char *text) {
+    polar_program p;
+    CHECK(!polar_program_parse(&p, FX_LAYERS, text, NULL));
+    return p;
+}
+
+static int prog_skips(const polar_program *p) {
+    for (int i = 0; i < p->n_segments; i++)
+        if (!p->segments[i].times) return 1;
+    return 0;
 }
 
 /* 1..8 calls in any order, with repeats; or up to 10 of a program that may have damped segments. */
@@ -67,6 +79,138 @@ TEST(cached_is_recomputed) {
             polar_model_close(plain);
             free(f.data);
         }
+}
+
+/* A session whose tokens run under one of three programs each, as `turns` says: one that goes on, one that gets all
+ * pieces again in other chunks with other threads and plain C, one that was cut and went on, and a clone. */
+TEST(changed_programs) {
+    static float logits[2][FX_VOCAB];
+    for (int round = 0; round < (test_quick() ? 4 : 40); round++) {
+        fixture f = fixture_model(fx_archs[round % COUNT(fx_archs)], QUANT_Q8_0, (uint64_t)round);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN);
+        polar_session_options o = {0};
+        polar_program p[3];
+        polar_session *s[2] = {NULL, NULL}, *clone = NULL;
+        int32_t tokens[30];
+        int turns[8], steps[8], at = 0, cut = fx_below(7);
+        for (int i = 0; i < 30; i++) tokens[i] = fx_below(FX_VOCAB);
+        for (int i = 0; i < 3; i++)
+            do { /* none that skips a layer, and some that are the same */
+                int calls[10], n = fx_program(calls);
+                CHECK(!polar_program_from_path(&p[i], FX_LAYERS, calls, n, FX_LAYERS, 9, NULL));
+            } while (polar_program_length(&p[i]) > 10 || prog_skips(&p[i]));
+        o.max_calls = 10, o.max_programs = 8;
+        o.kv_mode = round % 2 ? POLAR_KV_PER_CALL : POLAR_KV_LAST;
+        for (int k = 0; k < 2; k++) {
+            CHECK(!polar_session_create(&s[k], k ? plain : m, &p[0], &o, NULL));
+            o.n_batch = 2, o.n_threads = 2;
+        }
+        for (int i = 0; i < 8; i++) turns[i] = i ? fx_below(3) : 0, steps[i] = 1 + fx_below(3);
+        for (int k = 0; k < 2; k++)
+            for (int i = at = 0; i < 8; at += steps[i++]) {
+                CHECK(!polar_session_change_program(s[k], &p[turns[i]], NULL));
+                /* some more tokens that are dropped again, perhaps behind another change */
+                if (k && i == cut) {
+                    CHECK(!polar_session_eval(s[k], tokens + 20, 3, NULL));
+                    CHECK(!polar_session_change_program(s[k], &p[(turns[i] + 1) % 3], NULL));
+                    CHECK(!polar_session_eval(s[k], tokens + 23, 1 + i % 2, NULL));
+                    CHECK(!polar_session_truncate(s[k], at, NULL));
+                    CHECK(!polar_session_change_program(s[k], &p[turns[i]], NULL));
+                }
+                if (k && i == cut) {
+                    CHECK(!polar_session_clone(&clone, s[k], NULL));
+                    polar_session_free(s[k]);
+                    s[k] = clone;
+                }
+                if (k && o.kv_mode == POLAR_KV_PER_CALL) /* chunks are one thing, evaluations another */
+                    for (int j = 0; j < steps[i]; j++) CHECK(!polar_session_eval(s[k], tokens + at + j, 1, NULL));
+                else CHECK(!polar_session_eval(s[k], tokens + at, steps[i], NULL));
+                memcpy(logits[k], polar_session_logits(s[k], 0), sizeof logits[k]);
+            }
+        CHECK_BITS(logits[0], logits[1], FX_VOCAB);
+        for (int k = 0; k < 2; k++) polar_session_free(s[k]);
+        polar_model_close(m);
+        polar_model_close(plain);
+        free(f.data);
+    }
+}
+
+/* One slot per layer gives what slots per call give when the tokens before an evaluation count as those of another
+ * program; a prompt is that of slots per call. And it takes less memory. */
+TEST(last_calls) {
+    static float logits[2][FX_VOCAB];
+    for (int round = 0; round < (test_quick() ? 4 : 20); round++) {
+        fixture f = fixture_model(fx_archs[round % COUNT(fx_archs)], QUANT_Q8_0, (uint64_t)round);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+        polar_session_options o = {0};
+        polar_session *s[2];
+        int32_t tokens[24];
+        int path[10], n_path = random_path(path);
+        for (int i = 0; i < 24; i++) tokens[i] = fx_below(FX_VOCAB);
+        o.max_programs = 12;
+        o.n_batch = 1 + fx_below(20);
+        s[0] = started(m, o, path, n_path);
+        o.kv_mode = POLAR_KV_LAST, o.n_batch = 1 + fx_below(8);
+        s[1] = started(m, o, path, n_path);
+        for (int i = 0, at = 0, step; i < 8; i++, at += step) {
+            step = i ? 1 + fx_below(2) : 8;
+            for (int k = 0; k < 2; k++) {
+                if (!k && i) { /* a change to a program that is another one by name only */
+                    session_put_path(s[0], i, at, path, n_path);
+                    s[0]->stretches[i].same = i;
+                }
+                CHECK(!polar_session_eval(s[k], tokens + at, step, NULL));
+                memcpy(logits[k], polar_session_logits(s[k], 0), sizeof logits[k]);
+            }
+            CHECK_BITS(logits[0], logits[1], FX_VOCAB);
+        }
+        if (round == 1) { /* loses nothing on the way through a file */
+            static uint8_t state[1 << 20];
+            size_t size;
+            CHECK(!polar_session_save(s[1], state, sizeof state, &size, NULL));
+            CHECK(!polar_session_load(s[1], state, size, NULL));
+            CHECK(polar_session_save(s[0], state, sizeof state, &size, NULL) == POLAR_UNSUPPORTED);
+        }
+        polar_session_free(s[0]);
+        polar_session_free(s[1]);
+        if (round == 0) {
+            const polar_program loops = parsed_program("0-3x4");
+            size_t bytes;
+            o.n_ctx = FX_CTX, o.n_batch = 1;
+            bytes = polar_session_bytes(m, &loops, &o);
+            o.kv_mode = POLAR_KV_PER_CALL;
+            CHECK(bytes && bytes < polar_session_bytes(m, &loops, &o));
+        }
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
+TEST(refused_changes) {
+    fixture f = fixture_model("llama", QUANT_Q8_0, 1);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    const polar_program skips = parsed_program("1x0"), all = parsed_program(""), loops = parsed_program("2x2");
+    polar_session_options o = {0};
+    polar_session *s = NULL;
+    polar_error e;
+    const int32_t tokens[] = {1, 2, 3};
+    o.max_calls = 5;
+    CHECK(!polar_session_create(&s, m, &skips, &o, NULL));
+    CHECK(!polar_session_change_program(s, &all, NULL) && !polar_session_change_program(s, &skips, NULL));
+    CHECK(!polar_session_eval(s, tokens, 3, NULL));
+    CHECK(polar_session_change_program(s, &all, &e) == POLAR_MISMATCH);
+    CHECK_STR(e.message, "the program runs layer 1, which the tokens from position 0 on skipped");
+    CHECK(!polar_session_truncate(s, 0, NULL) && !polar_session_change_program(s, &all, NULL));
+    CHECK(!polar_session_eval(s, tokens, 1, NULL) && !polar_session_change_program(s, &loops, NULL));
+    CHECK(!polar_session_eval(s, tokens, 1, NULL) && polar_session_change_program(s, &all, &e) == POLAR_CONTEXT);
+    CHECK_STR(e.message, "tokens under 2 programs are held, as many as max_programs");
+    polar_session_free(s);
+    o.kv_mode = POLAR_KV_SHARED;
+    CHECK(!polar_session_create(&s, m, &loops, &o, NULL) && !polar_session_eval(s, tokens, 1, NULL));
+    CHECK(polar_session_change_program(s, &all, &e) == POLAR_UNSUPPORTED);
+    polar_session_free(s);
+    polar_model_close(m);
+    free(f.data);
 }
 
 /* All tensor types run, and agree with the same weights as floats within what quantized activations lose. */
@@ -278,13 +422,17 @@ TEST(errors) {
 
 /* --- against independent numbers --- */
 
+static polar_program oracle_program(const json *program, int n_layer) {
+    polar_program p;
+    CHECK(!polar_program_parse(&p, n_layer, json_get(program, "text")->text, NULL));
+    return p;
+}
+
 /* The calls of a program that is given as text. Their layers stand beside it. */
 static int oracle_calls(const json *program, int n_layer, int *calls) {
     int32_t layers[64];
-    polar_program p;
-    int n;
-    CHECK(!polar_program_parse(&p, n_layer, json_get(program, "text")->text, NULL));
-    n = polar_program_calls(&p, calls, 64);
+    polar_program p = oracle_program(program, n_layer);
+    const int n = polar_program_calls(&p, calls, 64);
     CHECK(oracle_ints(json_get(program, "calls"), layers, 64) == n);
     for (int i = 0; i < n; i++) CHECK((calls[i] & POLAR_CALL_LAYER) == layers[i]);
     return n;
@@ -301,12 +449,14 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
     double low = 1e30, high = -1e30, error = 0;
     int n_path = oracle_ints(json_get(c, "path"), path, 64);
     polar_session *s;
-    if (!n_path) n_path = oracle_calls(json_get(c, "mode"), m->n_layer, path);
+    const json *program = json_get(c, "mode"), *later = json_get(program, "later");
+    if (!n_path) n_path = oracle_calls(later ? json_get(program, "prompt") : program, m->n_layer, path);
     o.kv_mode = mode;
     o.kv_type = POLAR_KV_F32;
     o.n_ctx = n + n_new;
     o.n_threads = 1;
     o.n_batch = n_batch;
+    o.max_calls = 18;
     s = started(m, o, path, n_path);
     CHECK(!polar_session_eval(s, ids, n, NULL));
     logits = polar_session_logits(s, 0);
@@ -315,6 +465,10 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
         high = MAX(high, x->number);
         error = MAX(error, fabs(x->number - (double)*logits));
         logits++;
+    }
+    if (later) {
+        const polar_program next = oracle_program(later, m->n_layer);
+        CHECK(!polar_session_change_program(s, &next, NULL));
     }
     *greedy_ok = n_new > 0;
     for (int i = 0; i < n_new; i++) {
@@ -328,7 +482,7 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
 
 TEST(oracle) {
     static const char *const names[] = {"llama", "llama3", "qwen2", "qwen3", "qwen2moe", "damped_llama",
-                                        "damped_qwen3"};
+                                        "damped_qwen3", "switch_llama", "switch_qwen3"};
     for (int a = 0; a < COUNT(names); a++) {
         char path[96];
         size_t n, n_model;
@@ -345,12 +499,14 @@ TEST(oracle) {
         CHECK(!polar_model_open_memory(&m, data, n_model, NULL, NULL));
         CHECK((d = json_read(text, n, &problem, &at)) != NULL);
         for (const json *c = d ? json_get(json_root(d), "cases")->child : NULL; c; c = c->next, i++)
-            for (int mode = 0; mode < 2; mode++) {
-                const json *want = json_get(c, mode ? "shared" : "percall");
+            for (int mode = 0; mode < POLAR_N_KV_MODE; mode++) {
+                const json *want = json_get(c, mode == POLAR_KV_SHARED ? "shared" : "percall");
+                const json *later = json_get(json_get(json_get(c, "mode"), "later"), "text");
                 int greedy_ok;
                 if (!want || (test_quick() && i % 9)) continue;
-                CHECK(oracle_case(m, c, want, mode ? POLAR_KV_SHARED : POLAR_KV_PER_CALL, i % 2 ? 5 : 128,
-                                  &greedy_ok) < 1e-4);
+                /* the last calls of a prompt are what another program sees, and if it repeats nothing, of all tokens */
+                if (mode == POLAR_KV_LAST && (!later || strpbrk(later->text, "x~"))) continue;
+                CHECK(oracle_case(m, c, want, (polar_kv_mode)mode, i % 2 ? 5 : 128, &greedy_ok) < 1e-4);
                 CHECK(greedy_ok);
             }
         CHECK(i > (a < 5 ? 20 : 15));
@@ -526,7 +682,8 @@ TEST(sync_and_clone) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(cached_is_recomputed), T(tensor_types),        T(own_runner), T(tap),
+    T(cached_is_recomputed), T(changed_programs), T(last_calls), T(refused_changes),
+    T(tensor_types),        T(own_runner), T(tap),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
 };

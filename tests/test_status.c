@@ -156,6 +156,7 @@ static void sessions(const polar_model *m) {
     SAME(polar_session_set_program, s, &other);
     p.segments[0].times = 0;
     SAME(polar_session_set_program, s, &p);
+    SAME(polar_session_change_program, s, &p);
     SAME(polar_session_set_path, s, path, 2);
     SAME(polar_session_eval, s, tokens, 3);
     SAME(polar_session_sync, s, tokens, 3, &n);
