@@ -1,6 +1,7 @@
 /* A status does not depend on whether the error is asked for: each function of polar.h with a polar_error fails here,
  * with one and without. */
 #include "inside.h"
+#include "../examples/cli/gguf_writer.c"
 #include "test.h"
 #include "fixture.h"
 
@@ -61,7 +62,7 @@ static void files(const fixture *f) {
     polar_model *m = NULL;
     polar_gguf *g = NULL;
     polar_predictor *p = NULL;
-    polar_gguf_writer *w = NULL;
+    gguf_writer *w = NULL;
     const int64_t dims[] = {3};
     int done = 0;
     for (size_t cut = 0; cut < f->size; cut += 1 + f->size / 60) {
@@ -72,7 +73,7 @@ static void files(const fixture *f) {
     SAME(polar_model_open, &m, "no/such/file", NULL);
     SAME(polar_gguf_open, &g, "no/such/file", NULL);
     SAME(polar_predictor_open, &p, "no/such/file", NULL);
-    SAME(polar_gguf_writer_open, &w, "no/such/folder/x", NULL);
+    SAME(gguf_writer_open, &w, "no/such/folder/x", NULL);
     for (int n = 0; !done; n++) { /* each block refused in turn */
         blocks_left = n;
         done = !polar_model_open_memory(&m, f->data, f->size, &mo, NULL);
@@ -83,12 +84,12 @@ static void files(const fixture *f) {
     polar_model_close(m);
     blocks = 0;
     SAME(polar_gguf_open_memory, &g, f->data, f->size, &limited);
-    SAME(polar_gguf_writer_open, &w, NULL, &limited);
+    SAME(gguf_writer_open, &w, NULL, &limited);
     blocks = -1;
-    CHECK(!polar_gguf_writer_open(&w, NULL, NULL, NULL));
-    polar_gguf_writer_add_tensor(w, "t", 0, 1, dims);
-    SAME(polar_gguf_writer_finish, w); /* its numbers are missing */
-    polar_gguf_writer_close(w);
+    CHECK(!gguf_writer_open(&w, NULL, NULL, NULL));
+    gguf_writer_add_tensor(w, "t", 0, 1, dims);
+    SAME(gguf_writer_finish, w); /* its numbers are missing */
+    gguf_writer_close(w);
 }
 
 static void texts(const polar_model *m) {
