@@ -285,28 +285,29 @@ static PRINTF_LIKE(2, 3) void text_format(text_buffer *t, const char *format, ..
     va_end(args);
 }
 
-/* Bytes of the UTF-8 character at s, 0 if it is none: cut short, too long, a surrogate, past U+10FFFF. */
-static int utf8_length(const char *s, size_t n) {
-    const uint8_t *p = (const uint8_t *)s;
-    int length = !n ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
-    if ((size_t)length > n) return 0;
-    for (int i = 1; i < length; i++)
-        if (p[i] >> 6 != 2) return 0;
-    if (length >= 3) {
-        unsigned second = p[1];
-        if ((p[0] == 0xE0 && second < 0xA0) || (p[0] == 0xED && second > 0x9F)) return 0;
-        if ((p[0] == 0xF0 && second < 0x90) || (p[0] == 0xF4 && second > 0x8F)) return 0;
-    }
-    return length;
+/* Bytes of the UTF-8 character that starts with `lead`; 0 if none does. */
+static size_t uni_length(uint8_t lead) {
+    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+}
+
+/* Are the n bytes, not more than their lead asks for, the start of a well-formed character? After E0, ED, F0
+ * and F4 the second byte has a narrower range: no overlong forms, no surrogates, nothing above 10FFFF. */
+static int uni_well_formed(const uint8_t *s, size_t n) {
+    if (n > 1 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+                  (s[0] == 0xf4 && s[1] > 0x8f)))
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    return 1;
 }
 
 /* Files may hold anything in their names; a message stays one printable line of UTF-8. */
 static void text_clean(char *s) {
     size_t n = strlen(s);
-    for (size_t i = 0; i < n;) {
-        int length = utf8_length(s + i, n - i);
+    for (size_t i = 0, length; i < n; i += MAX(length, 1)) {
+        length = uni_length((uint8_t)s[i]);
+        if (length > n - i || !uni_well_formed((const uint8_t *)s + i, length)) length = 0;
         if (!length || (uint8_t)s[i] < 32 || s[i] == 127) s[i] = '?';
-        i += (size_t)MAX(length, 1);
     }
 }
 
@@ -4938,22 +4939,6 @@ int polar_cpu_available(polar_cpu cpu) {
  * Any bytes are accepted: what is not well-formed UTF-8 is read as single bytes of class other. Uses: nothing.
  * ====================================================================================== */
 
-/* Bytes of the character that starts with `lead`; 0 if none does. */
-static size_t uni_length(uint8_t lead) {
-    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
-}
-
-/* Are the n bytes, not more than their lead asks for, the start of a well-formed character? After E0, ED, F0
- * and F4 the second byte has a narrower range: no overlong forms, no surrogates, nothing above 10FFFF. */
-static int uni_well_formed(const uint8_t *s, size_t n) {
-    if (n > 1 && ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-                  (s[0] == 0xf4 && s[1] > 0x8f)))
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    return 1;
-}
-
 /* Length of the longest prefix that does not end inside a character. Bytes that can not become one by what
  * follows count as complete. */
 static size_t uni_complete_prefix(const uint8_t *s, size_t n) {
@@ -5177,10 +5162,7 @@ typedef struct tok_vocab {
     polar_chat chat;                 /* what the template asks for */
     int followed;                    /* what the template writes is known: */
     int writes_bos, trims;           /* BOS in front; contents without white space at their ends */
-    struct tok_part {
-        const char *text;
-        size_t length;
-    } system, before, after, opening; /* where no system message is given; around one; what the assistant begins with */
+    polar_span system, before, after, opening; /* where no system message is given; around one; what the assistant begins with */
     char *written[2];                /* what they are in, of n_written bytes */
     size_t n_written[2];
     void *block;                     /* all that follows */
@@ -5247,10 +5229,6 @@ static void tok_free(tok_vocab *v, const polar_allocator *a) {
     (void)v, (void)a;
 }
 
-static int tok_count(const tok_vocab *v) {
-    return v->n_tokens;
-}
-
 static const char *tok_name(const tok_vocab *v) {
     (void)v;
     return "none";
@@ -5288,10 +5266,6 @@ const char *polar_chat_name(polar_chat chat) {
 }
 
 #else
-
-static int tok_count(const tok_vocab *v) {
-    return v->n_tokens;
-}
 
 /* The bytes of a token; nothing for a number that is no token. */
 static const char *tok_bytes(const tok_vocab *v, int32_t id, size_t *length) {
@@ -5922,12 +5896,6 @@ typedef struct tok_symbol {
     uint32_t previous, next; /* TOK_NONE: none */
 } tok_symbol;
 
-/* A growing text. */
-typedef struct tok_buffer {
-    uint8_t *at;
-    size_t length, capacity;
-} tok_buffer;
-
 /* One encoding: where the tokens go, and scratch that lives until its end. */
 typedef struct tok_coder {
     const tok_vocab *v;
@@ -5940,8 +5908,8 @@ typedef struct tok_coder {
     size_t symbols_capacity;
     uint64_t *heap; /* order << 32 | index of the left symbol: the least is next */
     size_t heap_capacity, n_heap;
-    tok_buffer padded;  /* SentencePiece: the text with a space in front */
-    tok_buffer pending; /* chat: text that goes on */
+    buf padded;  /* SentencePiece: the text with a space in front */
+    buf pending; /* chat: text that goes on */
     polar_status status;
 } tok_coder;
 
@@ -5955,14 +5923,15 @@ static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, i
     c.tokens = tokens;
     c.capacity = tokens ? capacity : 0;
     c.last = -1;
+    c.padded.allocator = c.pending.allocator = a;
     return c;
 }
 
 static polar_status tok_coder_end(tok_coder *c, int *n) {
     mem_free(c->a, c->symbols, c->symbols_capacity * sizeof *c->symbols);
     mem_free(c->a, c->heap, c->heap_capacity * sizeof *c->heap);
-    mem_free(c->a, c->padded.at, c->padded.capacity);
-    mem_free(c->a, c->pending.at, c->pending.capacity);
+    buf_free(&c->padded);
+    buf_free(&c->pending);
     *n = c->status == POLAR_OK ? c->n : 0;
     return c->status;
 }
@@ -5977,18 +5946,12 @@ static void tok_emit(tok_coder *c, int32_t id) {
     c->last = id;
 }
 
-static void tok_put(tok_coder *c, tok_buffer *t, const void *s, size_t n) {
-    void *at = t->at;
-    size_t need;
-    if (c->status != POLAR_OK || !n) return;
-    if (!add_size(&need, t->length, n) || need > INT_MAX)
+/* Whether text that was put together is complete and no longer than one that is encoded may be. */
+static int tok_is_complete(tok_coder *c, const buf *text) {
+    if (c->status == POLAR_OK && text->failed) c->status = fail(c->error, POLAR_MEMORY, "out of memory: a text");
+    if (c->status == POLAR_OK && text->length > INT_MAX)
         c->status = fail(c->error, POLAR_ARGUMENT, "the text is too long, expected at most %d bytes", INT_MAX);
-    else if (!mem_grow(c->a, &at, &t->capacity, need, 1, c->error)) c->status = POLAR_MEMORY;
-    else {
-        t->at = at;
-        memcpy(t->at + t->length, s, n);
-        t->length = need;
-    }
+    return c->status == POLAR_OK;
 }
 
 /* Moves heap[i] down to where neither child is less. */
@@ -6129,12 +6092,12 @@ static void tok_encode_plain(tok_coder *c, const uint8_t *s, size_t n) {
     }
     if (v->add_space) {
         c->padded.length = 0;
-        tok_put(c, &c->padded, " ", 1);
-        tok_put(c, &c->padded, s, n);
-        s = c->padded.at;
+        buf_put(&c->padded, " ", 1);
+        buf_put(&c->padded, s, n);
+        s = (const uint8_t *)c->padded.at;
         n = c->padded.length;
     }
-    if (c->status == POLAR_OK) tok_encode_piece(c, s, n);
+    if (tok_is_complete(c, &c->padded)) tok_encode_piece(c, s, n);
 }
 
 /* Encodes text. Special tokens in it, the longest that begins first, are looked for if `special` is set; those
@@ -6232,46 +6195,63 @@ static const char *tok_search(const char *s, size_t n, const char *what) {
  * Templates are programs in the language Jinja. What they write for two short conversations is compared with a known
  * format: what stands before, around and behind the messages - a system text of the model's own, date lines, a thought
  * that is opened - is taken over exactly, and a template that writes something else is an unknown one. Only as much of
- * the language is followed as templates of models in wide use need; the rest is refused by name. */
+ * the language is followed as templates of models in wide use need; the rest is refused by name.
+ *
+ * Start reading at tpl_block, which runs the text and the tags {% %}, {{ }} and {# #} one after the other;
+ * tpl_expression reads a value, from the operators that bind weakest (tpl_logic) down to names and literals
+ * (tpl_primary). After a failure nothing more is read, and every function returns at once. */
 
 enum { TPL_UNDEFINED, TPL_NONE, TPL_BOOL, TPL_INT, TPL_TEXT, TPL_LIST, TPL_MESSAGE, TPL_LOOP, TPL_SPACE };
 
-/* A value. BOOL and INT: number. LIST: messages number .. to-1, from behind where n is 1. MESSAGE: its number. LOOP:
+/* A value. BOOL and INT: number. LIST: messages number .. to-1, from behind if `reversed`. MESSAGE: its number. LOOP:
  * the turn and the number of turns. SPACE: an object with members, known by its number. */
 typedef struct tpl_value {
-    int kind, number, to;
-    const char *text;
-    size_t n;
+    int kind, number, to, reversed;
+    polar_span text;
 } tpl_value;
 
 typedef struct tpl_variable {
-    const char *name;
-    size_t n;
+    polar_span name;
     int space; /* of which it is a member; 0: none */
     tpl_value value;
 } tpl_variable;
 
-enum { TPL_BYTES = 1 << 16, TPL_VARIABLES = 64, TPL_DEPTH = 32, TPL_STEPS = 20000 };
+enum { TPL_BYTES = 1 << 16, TPL_VARIABLES = 64, TPL_DEPTH = 32, TPL_STEPS = 20000, TPL_ARGUMENTS = 4 };
 
+/* A run of a template. */
 typedef struct tpl {
     const char *begin, *at, *end;
     const polar_message *messages;
-    int n_messages;
     tpl_variable variables[TPL_VARIABLES];
     int n_variables, scope, n_spaces; /* scope: the first variable of the body of a loop */
     int depth, steps, trim;           /* trim: what the last tag does to white space: 1 a new line, 2 all of it */
-    const char *failed;               /* what is not followed, or NULL */
-    size_t n_failed;
+    polar_span failed;                /* what is not followed; text NULL: nothing */
     char *out, *strings;              /* (TPL_BYTES) each: the text so far, and the texts of values */
     size_t n_out, n_strings;
 } tpl;
 
-static void tpl_fail(tpl *t, const char *what, size_t n) {
-    if (!t->failed) t->failed = what, t->n_failed = MIN(n, 40);
+static polar_span span_of(const char *s) {
+    const polar_span span = {s, strlen(s)};
+    return span;
 }
 
-static int tpl_is(const char *s, size_t n, const char *word) {
-    return n == strlen(word) && !memcmp(s, word, n);
+static int span_is(polar_span s, const char *word) {
+    return s.length == strlen(word) && !memcmp(s.text, word, s.length);
+}
+
+static int span_equal(polar_span a, polar_span b) {
+    return a.length == b.length && (!a.length || !memcmp(a.text, b.text, a.length));
+}
+
+/* What stands at the place of the failure, or a description of it. The first one counts. */
+static void tpl_fail(tpl *t, polar_span what) {
+    if (t->failed.text) return;
+    t->failed = what;
+    t->failed.length = MIN(what.length, 40);
+}
+
+static void tpl_bad(tpl *t, const char *what) {
+    tpl_fail(t, span_of(what));
 }
 
 static tpl_value tpl_of(int kind, int number) {
@@ -6281,10 +6261,9 @@ static tpl_value tpl_of(int kind, int number) {
     return v;
 }
 
-static tpl_value tpl_text(const char *s, size_t n) {
+static tpl_value tpl_text(polar_span s) {
     tpl_value v = tpl_of(TPL_TEXT, 0);
     v.text = s;
-    v.n = n;
     return v;
 }
 
@@ -6292,7 +6271,7 @@ static tpl_value tpl_text(const char *s, size_t n) {
 static char *tpl_room(tpl *t, size_t n) {
     char *at = t->strings + t->n_strings;
     if (n > TPL_BYTES - t->n_strings) {
-        tpl_fail(t, "a long text", 11);
+        tpl_bad(t, "a long text");
         return NULL;
     }
     t->n_strings += n;
@@ -6300,330 +6279,345 @@ static char *tpl_room(tpl *t, size_t n) {
 }
 
 static int tpl_true(tpl_value v) {
-    return v.kind == TPL_TEXT ? v.n > 0 : v.kind == TPL_LIST ? v.to > v.number
+    return v.kind == TPL_TEXT ? v.text.length > 0 : v.kind == TPL_LIST ? v.to > v.number
          : v.kind <= TPL_NONE ? 0 : v.kind <= TPL_INT ? v.number != 0 : 1;
 }
 
 static int tpl_equal(tpl_value a, tpl_value b) {
-    if (a.kind == TPL_TEXT || b.kind == TPL_TEXT)
-        return a.kind == b.kind && a.n == b.n && (!a.n || !memcmp(a.text, b.text, a.n));
-    return a.kind == b.kind && a.number == b.number && a.to == b.to;
+    return a.kind == b.kind && a.number == b.number && a.to == b.to && span_equal(a.text, b.text);
+}
+
+/* --- words and symbols */
+
+static int tpl_left(const tpl *t) {
+    return (int)(t->end - t->at);
+}
+
+static int tpl_is_digit(const tpl *t) {
+    return tpl_left(t) && *t->at >= '0' && *t->at <= '9';
 }
 
 static void tpl_space(tpl *t) {
-    while (t->at < t->end && strchr(" \t\r\n", *t->at) && *t->at) t->at++;
+    while (tpl_left(t) && strchr(" \t\r\n", *t->at) && *t->at) t->at++;
 }
 
 /* Takes a symbol if it is next. */
 static int tpl_take(tpl *t, const char *symbol) {
     const size_t n = strlen(symbol);
     tpl_space(t);
-    if ((size_t)(t->end - t->at) < n || memcmp(t->at, symbol, n)) return 0;
+    if ((size_t)tpl_left(t) < n || memcmp(t->at, symbol, n)) return 0;
     t->at += n;
     return 1;
 }
 
-static void tpl_need(tpl *t, const char *symbol) {
-    if (!tpl_take(t, symbol)) tpl_fail(t, t->at, (size_t)(t->end - t->at));
+/* All that is left of the template, for messages. */
+static polar_span tpl_rest(const tpl *t) {
+    const polar_span rest = {t->at, (size_t)tpl_left(t)};
+    return rest;
 }
 
-static size_t tpl_name(tpl *t, const char **name) {
+static void tpl_need(tpl *t, const char *symbol) {
+    if (!tpl_take(t, symbol)) tpl_fail(t, tpl_rest(t));
+}
+
+/* The name that is next; of length 0 if none is. */
+static polar_span tpl_name(tpl *t) {
+    polar_span name;
     tpl_space(t);
-    *name = t->at;
-    while (t->at < t->end && ((*t->at >= 'a' && *t->at <= 'z') || (*t->at >= 'A' && *t->at <= 'Z') || *t->at == '_' ||
-                              (t->at > *name && *t->at >= '0' && *t->at <= '9')))
-        t->at++;
-    return (size_t)(t->at - *name);
+    for (name = tpl_rest(t); tpl_left(t); t->at++)
+        if (!((*t->at >= 'a' && *t->at <= 'z') || (*t->at >= 'A' && *t->at <= 'Z') || *t->at == '_' ||
+              (t->at > name.text && tpl_is_digit(t))))
+            break;
+    name.length = (size_t)(t->at - name.text);
+    return name;
 }
 
 /* Takes a word if it is next. */
 static int tpl_word(tpl *t, const char *word) {
-    const char *start = t->at, *name;
-    const size_t length = tpl_name(t, &name);
-    if (tpl_is(name, length, word)) return 1;
+    const char *start = t->at;
+    if (span_is(tpl_name(t), word)) return 1;
     t->at = start;
     return 0;
 }
 
-static tpl_variable *tpl_find(tpl *t, const char *name, size_t n, int space, int from) {
-    for (int i = t->n_variables; i-- > from;) {
-        tpl_variable *x = &t->variables[i];
-        if (x->space == space && x->n == n && !memcmp(x->name, name, n)) return x;
-    }
+/* --- variables */
+
+static tpl_variable *tpl_find(tpl *t, polar_span name, int space, int from) {
+    for (int i = t->n_variables; i-- > from;)
+        if (t->variables[i].space == space && span_equal(t->variables[i].name, name)) return &t->variables[i];
     return NULL;
 }
 
 /* A name that is set in the body of a loop is one of its own; members of an object belong to it. */
-static void tpl_set(tpl *t, const char *name, size_t n, int space, tpl_value v) {
-    tpl_variable *x = tpl_find(t, name, n, space, space ? 0 : t->scope);
-    if (!x && t->n_variables == TPL_VARIABLES) {
-        tpl_fail(t, "many variables", 14);
-        return;
-    }
-    if (!x) x = &t->variables[t->n_variables++];
-    x->name = name, x->n = n, x->space = space, x->value = v;
+static void tpl_set(tpl *t, polar_span name, int space, tpl_value v) {
+    tpl_variable *x = tpl_find(t, name, space, space ? 0 : t->scope);
+    if (!x && t->n_variables == TPL_VARIABLES) tpl_bad(t, "many variables");
+    else if (!x) x = &t->variables[t->n_variables++];
+    if (x) *x = (tpl_variable){name, space, v};
 }
+
+/* --- values */
 
 static tpl_value tpl_expression(tpl *t);
 
 static tpl_value tpl_literal(tpl *t) {
     const char quote = *t->at++;
-    char *to = tpl_room(t, 0), *start = to;
-    for (; t->at < t->end && *t->at != quote; t->at++) {
+    char *to = tpl_room(t, 0);
+    polar_span text = {to, 0};
+    for (; tpl_left(t) && *t->at != quote; t->at++) {
         char c = *t->at;
-        if (c == '\\' && t->at + 1 < t->end) {
+        if (c == '\\' && tpl_left(t) > 1) {
             static const char from[] = "ntr\\'\"", into[] = "\n\t\r\\'\"";
             const char *escape = strchr(from, t->at[1]);
-            if (t->at[1] == 'u' || t->at[1] == 'x') tpl_fail(t, t->at, 2);
+            if (t->at[1] == 'u' || t->at[1] == 'x') tpl_fail(t, (polar_span){t->at, 2});
             if (t->at[1] && escape) c = into[escape - from], t->at++;
         }
         if (!tpl_room(t, 1)) return tpl_of(TPL_UNDEFINED, 0);
-        *to++ = c;
+        to[text.length++] = c;
     }
-    if (t->at < t->end) t->at++;
-    else tpl_fail(t, "a string without end", 20);
-    return tpl_text(start, (size_t)(to - start));
+    if (tpl_left(t)) t->at++;
+    else tpl_bad(t, "a string without end");
+    return tpl_text(text);
 }
 
 static tpl_value tpl_message_at(tpl_value list, int64_t i) {
     if (list.kind != TPL_LIST) return tpl_of(TPL_UNDEFINED, 0);
     if (i < 0) i += list.to - list.number;
     if (i < 0 || i >= list.to - list.number) return tpl_of(TPL_UNDEFINED, 0);
-    return tpl_of(TPL_MESSAGE, list.n ? list.to - 1 - (int)i : list.number + (int)i);
+    return tpl_of(TPL_MESSAGE, list.reversed ? list.to - 1 - (int)i : list.number + (int)i);
 }
 
-static tpl_value tpl_member(tpl *t, tpl_value v, const char *name, size_t n) {
-    if (v.kind == TPL_MESSAGE && tpl_is(name, n, "role"))
-        return tpl_text(t->messages[v.number].role, strlen(t->messages[v.number].role));
-    if (v.kind == TPL_MESSAGE && tpl_is(name, n, "content"))
-        return tpl_text(t->messages[v.number].content, strlen(t->messages[v.number].content));
-    if (v.kind == TPL_LOOP) {
-        if (tpl_is(name, n, "index0")) return tpl_of(TPL_INT, v.number);
-        if (tpl_is(name, n, "index")) return tpl_of(TPL_INT, v.number + 1);
-        if (tpl_is(name, n, "length")) return tpl_of(TPL_INT, v.to);
-        if (tpl_is(name, n, "first")) return tpl_of(TPL_BOOL, v.number == 0);
-        if (tpl_is(name, n, "last")) return tpl_of(TPL_BOOL, v.number + 1 == v.to);
-    }
+static tpl_value tpl_member(tpl *t, tpl_value v, polar_span name) {
+    static const char *const names[] = {"index0", "index", "length", "first", "last"};
+    const int values[] = {v.number, v.number + 1, v.to, v.number == 0, v.number + 1 == v.to};
+    if (v.kind == TPL_MESSAGE && span_is(name, "role")) return tpl_text(span_of(t->messages[v.number].role));
+    if (v.kind == TPL_MESSAGE && span_is(name, "content")) return tpl_text(span_of(t->messages[v.number].content));
+    for (int i = 0; v.kind == TPL_LOOP && i < COUNT(names); i++)
+        if (span_is(name, names[i])) return tpl_of(i < 3 ? TPL_INT : TPL_BOOL, values[i]);
     if (v.kind == TPL_SPACE) {
-        const tpl_variable *x = tpl_find(t, name, n, v.number, 0);
+        const tpl_variable *x = tpl_find(t, name, v.number, 0);
         if (x) return x->value;
     }
-    if (v.kind == TPL_LOOP) tpl_fail(t, name, n);
+    if (v.kind == TPL_LOOP) tpl_fail(t, name);
     return tpl_of(TPL_UNDEFINED, 0);
 }
 
 /* Takes characters of a set off the ends. */
-static tpl_value tpl_strip(tpl_value v, const char *set, size_t n, int left, int right) {
-    while (left && v.n && memchr(set, *v.text, n)) v.text++, v.n--;
-    while (right && v.n && memchr(set, v.text[v.n - 1], n)) v.n--;
+static tpl_value tpl_strip(tpl_value v, polar_span set, int left, int right) {
+    polar_span *s = &v.text;
+    for (; left && s->length && memchr(set.text, *s->text, set.length); s->length--) s->text++;
+    while (right && s->length && memchr(set.text, s->text[s->length - 1], set.length)) s->length--;
     return v;
 }
 
 #define TPL_WHITE " \t\r\n\f\v"
 
 /* A function of a text, or the filter of that name. Only what leaves a text, a length or a yes. */
-static tpl_value tpl_function(tpl *t, tpl_value v, const char *name, size_t n, const tpl_value *args, int n_args) {
-    const tpl_value set = n_args ? args[0] : tpl_text(TPL_WHITE, sizeof TPL_WHITE - 1);
-    const int is_text = v.kind == TPL_TEXT && set.kind == TPL_TEXT;
-    if (is_text && (tpl_is(name, n, "strip") || tpl_is(name, n, "trim"))) return tpl_strip(v, set.text, set.n, 1, 1);
-    if (is_text && tpl_is(name, n, "lstrip")) return tpl_strip(v, set.text, set.n, 1, 0);
-    if (is_text && tpl_is(name, n, "rstrip")) return tpl_strip(v, set.text, set.n, 0, 1);
-    if (is_text && n_args && tpl_is(name, n, "startswith"))
-        return tpl_of(TPL_BOOL, v.n >= set.n && !memcmp(v.text, set.text, set.n));
-    if (is_text && n_args && tpl_is(name, n, "endswith"))
-        return tpl_of(TPL_BOOL, v.n >= set.n && !memcmp(v.text + v.n - set.n, set.text, set.n));
-    if (v.kind == TPL_MESSAGE && n_args && set.kind == TPL_TEXT && tpl_is(name, n, "get")) {
-        const tpl_value member = tpl_member(t, v, set.text, set.n);
+static tpl_value tpl_function(tpl *t, tpl_value v, polar_span name, const tpl_value *args, int n_args) {
+    const tpl_value first = n_args ? args[0] : tpl_text(span_of(TPL_WHITE));
+    const polar_span set = first.text, text = v.text;
+    const int is_text = v.kind == TPL_TEXT && first.kind == TPL_TEXT, fits = text.length >= set.length;
+    if (is_text && (span_is(name, "strip") || span_is(name, "trim"))) return tpl_strip(v, set, 1, 1);
+    if (is_text && span_is(name, "lstrip")) return tpl_strip(v, set, 1, 0);
+    if (is_text && span_is(name, "rstrip")) return tpl_strip(v, set, 0, 1);
+    if (is_text && n_args && span_is(name, "startswith"))
+        return tpl_of(TPL_BOOL, fits && !memcmp(text.text, set.text, set.length));
+    if (is_text && n_args && span_is(name, "endswith"))
+        return tpl_of(TPL_BOOL, fits && !memcmp(text.text + text.length - set.length, set.text, set.length));
+    if (v.kind == TPL_MESSAGE && n_args && first.kind == TPL_TEXT && span_is(name, "get")) {
+        const tpl_value member = tpl_member(t, v, set);
         return member.kind == TPL_UNDEFINED ? n_args > 1 ? args[1] : tpl_of(TPL_NONE, 0) : member;
     }
-    if (tpl_is(name, n, "length") || tpl_is(name, n, "count")) {
+    if (span_is(name, "length") || span_is(name, "count")) {
         if (v.kind == TPL_LIST) return tpl_of(TPL_INT, v.to - v.number);
-        if (v.kind == TPL_TEXT) return tpl_of(TPL_INT, (int)MIN(v.n, INT_MAX));
+        if (v.kind == TPL_TEXT) return tpl_of(TPL_INT, (int)MIN(text.length, INT_MAX));
     }
-    if (n_args && (tpl_is(name, n, "default") || tpl_is(name, n, "d")))
+    if (n_args && (span_is(name, "default") || span_is(name, "d")))
         return v.kind == TPL_UNDEFINED || (n_args > 1 && tpl_true(args[1]) && !tpl_true(v)) ? args[0] : v;
-    if (tpl_is(name, n, "first")) return tpl_message_at(v, 0);
-    if (tpl_is(name, n, "last")) return tpl_message_at(v, -1);
-    if (tpl_is(name, n, "list") || tpl_is(name, n, "safe") || tpl_is(name, n, "string")) return v;
-    tpl_fail(t, name, n);
+    if (span_is(name, "first")) return tpl_message_at(v, 0);
+    if (span_is(name, "last")) return tpl_message_at(v, -1);
+    if (!span_is(name, "list") && !span_is(name, "safe") && !span_is(name, "string")) tpl_fail(t, name);
     return v;
 }
 
-/* What stands in parentheses; members of an object may be named. */
+/* What stands in parentheses, at most `most` values; members of an object may be named. Returns their number. */
 static int tpl_arguments(tpl *t, tpl_value *args, int most, int space) {
     int n = 0;
-    while (!t->failed && !tpl_take(t, ")")) {
-        const char *start = t->at, *name;
-        const size_t length = tpl_name(t, &name);
+    while (!t->failed.text && !tpl_take(t, ")")) {
+        const char *start = t->at;
+        const polar_span name = tpl_name(t);
+        const int named = name.length && tpl_take(t, "=") && !tpl_take(t, "=");
         tpl_value v;
-        const int named = length && tpl_take(t, "=") && !tpl_take(t, "=");
         if (!named) t->at = start;
         v = tpl_expression(t);
-        if (named && space) tpl_set(t, name, length, space, v);
+        if (named && space) tpl_set(t, name, space, v);
         else if (n < most) args[n++] = v;
-        else tpl_fail(t, "many arguments", 14);
-        if (!tpl_take(t, ",")) {
-            tpl_need(t, ")");
-            break;
-        }
+        else tpl_bad(t, "many arguments");
+        if (tpl_take(t, ",")) continue;
+        tpl_need(t, ")");
+        break;
     }
     return n;
 }
 
-static tpl_value tpl_named(tpl *t, const char *name, size_t n) {
-    const tpl_variable *x = tpl_find(t, name, n, 0, 0);
-    tpl_value args[4], v;
-    if (tpl_is(name, n, "true") || tpl_is(name, n, "True")) return tpl_of(TPL_BOOL, 1);
-    if (tpl_is(name, n, "false") || tpl_is(name, n, "False")) return tpl_of(TPL_BOOL, 0);
-    if (tpl_is(name, n, "none") || tpl_is(name, n, "None")) return tpl_of(TPL_NONE, 0);
+static tpl_value tpl_named(tpl *t, polar_span name) {
+    const tpl_variable *x = tpl_find(t, name, 0, 0);
+    tpl_value v;
+    if (span_is(name, "true") || span_is(name, "True")) return tpl_of(TPL_BOOL, 1);
+    if (span_is(name, "false") || span_is(name, "False")) return tpl_of(TPL_BOOL, 0);
+    if (span_is(name, "none") || span_is(name, "None")) return tpl_of(TPL_NONE, 0);
     if (x) return x->value;
     if (!tpl_take(t, "(")) return tpl_of(TPL_UNDEFINED, 0);
-    if (tpl_is(name, n, "namespace")) {
-        v = tpl_of(TPL_SPACE, ++t->n_spaces);
-        tpl_arguments(t, args, 0, t->n_spaces);
-        return v;
-    }
-    tpl_fail(t, name, n);
-    return tpl_of(TPL_UNDEFINED, 0);
+    if (!span_is(name, "namespace")) tpl_fail(t, name);
+    v = tpl_of(TPL_SPACE, ++t->n_spaces);
+    tpl_arguments(t, NULL, 0, v.number);
+    return v;
 }
 
 /* messages[1:], messages[::-1], messages[0], message['role'] */
 static tpl_value tpl_index(tpl *t, tpl_value v) {
-    tpl_value from = tpl_of(TPL_NONE, 0), to = from, step = from;
+    tpl_value from = tpl_of(TPL_NONE, 0), to = from, step = tpl_of(TPL_INT, 1);
     if (!tpl_take(t, ":")) {
         from = tpl_expression(t);
         if (tpl_take(t, "]"))
-            return from.kind == TPL_TEXT ? tpl_member(t, v, from.text, from.n)
+            return from.kind == TPL_TEXT ? tpl_member(t, v, from.text)
                  : from.kind == TPL_INT ? tpl_message_at(v, from.number) : tpl_of(TPL_UNDEFINED, 0);
         tpl_need(t, ":");
     }
     tpl_space(t);
-    if (t->at < t->end && *t->at != ']' && *t->at != ':') to = tpl_expression(t);
+    if (tpl_left(t) && *t->at != ']' && *t->at != ':') to = tpl_expression(t);
     if (tpl_take(t, ":")) step = tpl_expression(t);
     tpl_need(t, "]");
-    if (v.kind != TPL_LIST || v.n || (step.kind == TPL_INT && step.number != -1 && step.number != 1) ||
-        (step.kind == TPL_INT && step.number == -1 && (from.kind != TPL_NONE || to.kind != TPL_NONE)))
-        tpl_fail(t, "a slice", 7);
-    if (t->failed) return v;
+    v.reversed |= step.kind == TPL_INT && step.number == -1;
+    if (v.kind != TPL_LIST || (v.reversed && (from.kind != TPL_NONE || to.kind != TPL_NONE)) ||
+        (step.kind == TPL_INT && step.number != -1 && step.number != 1))
+        tpl_bad(t, "a slice");
+    if (t->failed.text) return v;
     if (to.kind == TPL_INT) v.to = MAX(v.number, MIN(v.to, (to.number < 0 ? v.to : v.number) + to.number));
     if (from.kind == TPL_INT)
         v.number = MIN(v.to, MAX(v.number, (from.number < 0 ? v.to : v.number) + from.number));
-    v.n = step.kind == TPL_INT && step.number == -1;
     return v;
 }
 
-static tpl_value tpl_primary(tpl *t) {
-    tpl_value v = tpl_of(TPL_UNDEFINED, 0), args[4];
-    const char *name;
-    size_t n;
+/* A literal, a name or a value in parentheses. */
+static tpl_value tpl_atom(tpl *t) {
+    tpl_value v = tpl_of(TPL_UNDEFINED, 0);
+    polar_span name;
     tpl_space(t);
-    if (t->at == t->end) tpl_fail(t, "an expression without end", 25);
+    if (!tpl_left(t)) tpl_bad(t, "an expression without end");
     else if (*t->at == '\'' || *t->at == '"') v = tpl_literal(t);
-    else if (*t->at >= '0' && *t->at <= '9') {
-        for (v = tpl_of(TPL_INT, 0); t->at < t->end && *t->at >= '0' && *t->at <= '9' && v.number < 100000; t->at++)
+    else if (tpl_is_digit(t))
+        for (v = tpl_of(TPL_INT, 0); tpl_is_digit(t) && v.number < 100000; t->at++)
             v.number = v.number * 10 + (*t->at - '0');
-    } else if (tpl_take(t, "-")) {
-        if (t->at < t->end && *t->at >= '0' && *t->at <= '9') v = tpl_primary(t);
-        else tpl_fail(t, "-", 1);
-        v.number = -v.number;
-        return v;
-    } else if (tpl_take(t, "(")) {
+    else if (tpl_take(t, "(")) {
         v = tpl_expression(t);
         tpl_need(t, ")");
-    } else if ((n = tpl_name(t, &name)) != 0) v = tpl_named(t, name, n);
-    else tpl_fail(t, t->at, (size_t)(t->end - t->at));
-    while (!t->failed) {
-        if (tpl_take(t, "[")) v = tpl_index(t, v);
-        else if (tpl_take(t, ".")) {
-            n = tpl_name(t, &name);
-            v = tpl_take(t, "(") ? tpl_function(t, v, name, n, args, tpl_arguments(t, args, COUNT(args), 0))
-                                 : tpl_member(t, v, name, n);
-        } else if (tpl_take(t, "|")) {
-            n = tpl_name(t, &name);
-            v = tpl_function(t, v, name, n, args,
-                             tpl_take(t, "(") ? tpl_arguments(t, args, COUNT(args), 0) : 0);
-        } else break;
-    }
+    } else if ((name = tpl_name(t)).length) v = tpl_named(t, name);
+    else tpl_fail(t, tpl_rest(t));
     return v;
 }
 
-static tpl_value tpl_add(tpl *t, tpl_value a, tpl_value b, int joins) {
-    const tpl_value none = tpl_of(TPL_UNDEFINED, 0);
+/* An atom, or a negative number, with what follows it: [index], .member, .function(), | filter. */
+static tpl_value tpl_primary(tpl *t) {
+    const int negative = tpl_take(t, "-");
+    tpl_value v, args[TPL_ARGUMENTS];
+    if (negative && !tpl_is_digit(t)) tpl_bad(t, "-");
+    v = tpl_atom(t);
+    while (!t->failed.text) {
+        if (tpl_take(t, "[")) v = tpl_index(t, v);
+        else if (tpl_take(t, ".")) {
+            const polar_span name = tpl_name(t);
+            v = tpl_take(t, "(") ? tpl_function(t, v, name, args, tpl_arguments(t, args, COUNT(args), 0))
+                                 : tpl_member(t, v, name);
+        } else if (tpl_take(t, "|")) {
+            const polar_span name = tpl_name(t);
+            v = tpl_function(t, v, name, args, tpl_take(t, "(") ? tpl_arguments(t, args, COUNT(args), 0) : 0);
+        } else break;
+    }
+    if (negative) v.number = -v.number;
+    return v;
+}
+
+/* --- operators */
+
+/* Numbers are added, subtracted and divided with a remainder; + and ~ also join texts. */
+static tpl_value tpl_arithmetic(tpl *t, char sign, tpl_value a, tpl_value b) {
+    polar_span joined = {NULL, a.text.length + b.text.length};
     char *at;
-    if (a.kind == TPL_INT && b.kind == TPL_INT && !joins) return tpl_of(TPL_INT, a.number + b.number);
-    if (a.kind == TPL_UNDEFINED) a = tpl_text("", 0);
-    if (b.kind == TPL_UNDEFINED) b = tpl_text("", 0);
-    if (a.kind != TPL_TEXT || b.kind != TPL_TEXT) tpl_fail(t, "a sum", 5);
-    if (t->failed || !(at = tpl_room(t, a.n + b.n))) return none;
-    memcpy(at, a.text, a.n);
-    memcpy(at + a.n, b.text, b.n);
-    return tpl_text(at, a.n + b.n);
+    if (a.kind == TPL_INT && b.kind == TPL_INT && (sign == '+' || sign == '-' || (sign == '%' && b.number > 0)))
+        return tpl_of(TPL_INT, sign == '+' ? a.number + b.number : sign == '-' ? a.number - b.number
+                                                                               : a.number % b.number);
+    if ((sign != '+' && sign != '~') || (a.kind != TPL_TEXT && a.kind != TPL_UNDEFINED) ||
+        (b.kind != TPL_TEXT && b.kind != TPL_UNDEFINED))
+        tpl_bad(t, sign == '-' ? "a difference" : sign == '%' ? "a remainder" : "a sum");
+    if (t->failed.text || !(at = tpl_room(t, joined.length))) return tpl_of(TPL_UNDEFINED, 0);
+    if (a.text.length) memcpy(at, a.text.text, a.text.length);
+    if (b.text.length) memcpy(at + a.text.length, b.text.text, b.text.length);
+    joined.text = at;
+    return tpl_text(joined);
+}
+
+/* The sign of a sum, unless it belongs to the end of a tag: -}}, +%}, %}. 0: there is none. */
+static char tpl_sign(tpl *t) {
+    tpl_space(t);
+    if (!tpl_left(t) || !*t->at || !strchr("+-~%", *t->at)) return 0;
+    if (*t->at != '~' && tpl_left(t) > 1 && (t->at[1] == '}' || (*t->at != '%' && t->at[1] == '%'))) return 0;
+    return *t->at++;
 }
 
 static tpl_value tpl_sum(tpl *t) {
     tpl_value v = tpl_primary(t);
-    while (!t->failed) {
-        tpl_space(t);
-        if (t->at + 1 < t->end && (*t->at == '-' || *t->at == '+') && (t->at[1] == '}' || t->at[1] == '%')) break;
-        if (tpl_take(t, "+")) v = tpl_add(t, v, tpl_primary(t), 0);
-        else if (tpl_take(t, "~")) v = tpl_add(t, v, tpl_primary(t), 1);
-        else if (tpl_take(t, "-")) {
-            tpl_value b = tpl_primary(t);
-            if (v.kind != TPL_INT || b.kind != TPL_INT) tpl_fail(t, "a difference", 12);
-            v.number -= b.number;
-        } else if (t->at + 1 < t->end && *t->at == '%' && t->at[1] != '}') {
-            tpl_value b;
-            t->at++;
-            b = tpl_primary(t);
-            if (v.kind != TPL_INT || b.kind != TPL_INT || b.number < 1) tpl_fail(t, "a remainder", 11);
-            else v.number %= b.number;
-        } else break;
+    char sign;
+    while (!t->failed.text && (sign = tpl_sign(t)) != 0) {
+        const tpl_value b = tpl_primary(t);
+        v = tpl_arithmetic(t, sign, v, b);
     }
     return v;
 }
 
 static int tpl_contains(tpl *t, tpl_value what, tpl_value in) {
-    if (what.kind != TPL_TEXT) tpl_fail(t, "in", 2);
-    else if (in.kind == TPL_MESSAGE) return tpl_member(t, in, what.text, what.n).kind != TPL_UNDEFINED;
-    else if (in.kind == TPL_TEXT) {
-        for (size_t i = 0; i + what.n <= in.n; i++)
-            if (!memcmp(in.text + i, what.text, what.n)) return 1;
-    } else if (in.kind != TPL_UNDEFINED) tpl_fail(t, "in", 2);
+    if (what.kind == TPL_TEXT && in.kind == TPL_MESSAGE) return tpl_member(t, in, what.text).kind != TPL_UNDEFINED;
+    if (what.kind != TPL_TEXT || (in.kind != TPL_TEXT && in.kind != TPL_UNDEFINED)) tpl_bad(t, "in");
+    for (size_t i = 0; !t->failed.text && i + what.text.length <= in.text.length; i++)
+        if (!memcmp(in.text.text + i, what.text.text, what.text.length)) return in.kind == TPL_TEXT;
     return 0;
 }
 
 static int tpl_test(tpl *t, tpl_value v) {
-    const char *name;
-    const size_t n = tpl_name(t, &name);
-    if (tpl_is(name, n, "defined")) return v.kind != TPL_UNDEFINED;
-    if (tpl_is(name, n, "undefined")) return v.kind == TPL_UNDEFINED;
-    if (tpl_is(name, n, "none")) return v.kind == TPL_NONE;
-    if (tpl_is(name, n, "string")) return v.kind == TPL_TEXT;
-    if (tpl_is(name, n, "mapping")) return v.kind == TPL_MESSAGE;
-    if (tpl_is(name, n, "sequence") || tpl_is(name, n, "iterable")) return v.kind == TPL_TEXT || v.kind == TPL_LIST;
-    if (tpl_is(name, n, "true") || tpl_is(name, n, "false"))
-        return v.kind == TPL_BOOL && v.number == tpl_is(name, n, "true");
-    tpl_fail(t, name, n);
+    const polar_span name = tpl_name(t);
+    if (span_is(name, "defined")) return v.kind != TPL_UNDEFINED;
+    if (span_is(name, "undefined")) return v.kind == TPL_UNDEFINED;
+    if (span_is(name, "none")) return v.kind == TPL_NONE;
+    if (span_is(name, "string")) return v.kind == TPL_TEXT;
+    if (span_is(name, "mapping")) return v.kind == TPL_MESSAGE;
+    if (span_is(name, "sequence") || span_is(name, "iterable")) return v.kind == TPL_TEXT || v.kind == TPL_LIST;
+    if (span_is(name, "true")) return v.kind == TPL_BOOL && v.number;
+    if (span_is(name, "false")) return v.kind == TPL_BOOL && !v.number;
+    tpl_fail(t, name);
     return 0;
 }
 
 static tpl_value tpl_compare(tpl *t) {
-    tpl_value v = tpl_sum(t), b;
-    while (!t->failed) {
-        int yes, not_in;
-        if (tpl_take(t, "==")) yes = tpl_equal(v, tpl_sum(t));
-        else if (tpl_take(t, "!=")) yes = !tpl_equal(v, tpl_sum(t));
-        else if (tpl_word(t, "is")) yes = tpl_word(t, "not") ? !tpl_test(t, v) : tpl_test(t, v);
-        else if ((not_in = tpl_word(t, "not")) || tpl_word(t, "in")) {
-            if (not_in && !tpl_word(t, "in")) tpl_fail(t, "not", 3);
-            yes = tpl_contains(t, v, tpl_sum(t)) != not_in;
+    static const char *const signs[] = {"==", "!=", "<=", ">=", "<", ">"};
+    tpl_value v = tpl_sum(t);
+    while (!t->failed.text) {
+        int yes, op = 0, no;
+        while (op < COUNT(signs) && !tpl_take(t, signs[op])) op++;
+        if (op < COUNT(signs)) {
+            const tpl_value b = tpl_sum(t);
+            if (op > 1 && (v.kind != TPL_INT || b.kind != TPL_INT)) tpl_bad(t, "a comparison");
+            yes = op < 2 ? tpl_equal(v, b) == (op == 0) : op == 2 ? v.number <= b.number
+                : op == 3 ? v.number >= b.number : op == 4 ? v.number < b.number : v.number > b.number;
+        } else if (tpl_word(t, "is")) {
+            no = tpl_word(t, "not");
+            yes = tpl_test(t, v) != no;
         } else {
-            const int less = tpl_take(t, "<"), more = !less && tpl_take(t, ">");
-            const int same = (less || more) && tpl_take(t, "=");
-            if (!less && !more) return v;
-            b = tpl_sum(t);
-            if (v.kind != TPL_INT || b.kind != TPL_INT) tpl_fail(t, "a comparison", 12);
-            yes = (same && v.number == b.number) || (less ? v.number < b.number : v.number > b.number);
+            no = tpl_word(t, "not");
+            if (!tpl_word(t, "in")) {
+                if (no) tpl_bad(t, "not");
+                break;
+            }
+            yes = tpl_contains(t, v, tpl_sum(t)) != no;
         }
         v = tpl_of(TPL_BOOL, yes);
     }
@@ -6631,40 +6625,31 @@ static tpl_value tpl_compare(tpl *t) {
 }
 
 static tpl_value tpl_not(tpl *t) {
+    int n = 0;
     tpl_value v;
-    if (!tpl_word(t, "not")) return tpl_compare(t);
-    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
-    v = t->failed ? tpl_of(TPL_UNDEFINED, 0) : tpl_of(TPL_BOOL, !tpl_true(tpl_not(t)));
-    t->depth--;
-    return v;
+    while (!t->failed.text && tpl_word(t, "not")) n++;
+    v = tpl_compare(t);
+    return n ? tpl_of(TPL_BOOL, tpl_true(v) != n % 2) : v;
 }
 
-static tpl_value tpl_and(tpl *t) {
-    tpl_value v = tpl_not(t);
-    while (!t->failed && tpl_word(t, "and")) {
-        const tpl_value b = tpl_not(t);
-        v = tpl_true(v) ? b : v;
+/* a or b or c, each of them a and b and c. All parts are read, since none has an effect. */
+static tpl_value tpl_logic(tpl *t, int is_or) {
+    tpl_value v = is_or ? tpl_logic(t, 0) : tpl_not(t);
+    while (!t->failed.text && tpl_word(t, is_or ? "or" : "and")) {
+        const tpl_value b = is_or ? tpl_logic(t, 0) : tpl_not(t);
+        if (tpl_true(v) != is_or) v = b;
     }
     return v;
 }
 
-static tpl_value tpl_or(tpl *t) {
-    tpl_value v = tpl_and(t);
-    while (!t->failed && tpl_word(t, "or")) {
-        const tpl_value b = tpl_and(t);
-        v = tpl_true(v) ? v : b;
-    }
-    return v;
-}
-
-/* A value, or one of two: 'a' if condition else 'b'. All parts are read; none has an effect. */
+/* A value, or one of two: 'a' if condition else 'b'. */
 static tpl_value tpl_expression(tpl *t) {
     tpl_value v = tpl_of(TPL_UNDEFINED, 0);
-    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
-    if (++t->steps > TPL_STEPS) tpl_fail(t, "a long run", 10);
-    if (!t->failed) v = tpl_or(t);
-    if (!t->failed && tpl_word(t, "if")) {
-        const int yes = tpl_true(tpl_or(t));
+    if (++t->depth > TPL_DEPTH) tpl_bad(t, "deep nesting");
+    if (++t->steps > TPL_STEPS) tpl_bad(t, "a long run");
+    if (!t->failed.text) v = tpl_logic(t, 1);
+    if (!t->failed.text && tpl_word(t, "if")) {
+        const int yes = tpl_true(tpl_logic(t, 1));
         const tpl_value other = tpl_word(t, "else") ? tpl_expression(t) : tpl_of(TPL_UNDEFINED, 0);
         if (!yes) v = other;
     }
@@ -6672,26 +6657,28 @@ static tpl_value tpl_expression(tpl *t) {
     return v;
 }
 
-static void tpl_write(tpl *t, const char *s, size_t n) {
-    if (n > TPL_BYTES - t->n_out) tpl_fail(t, "a long text", 11);
-    else if (n) memcpy(t->out + t->n_out, s, n), t->n_out += n;
+/* --- text and tags */
+
+static void tpl_write(tpl *t, polar_span s) {
+    if (s.length > TPL_BYTES - t->n_out) tpl_bad(t, "a long text");
+    else if (s.length) memcpy(t->out + t->n_out, s.text, s.length), t->n_out += s.length;
 }
 
-/* The end of a tag, past "%}" or "}}"; quotes hide it. */
+/* The end of a tag, past "%}", "}}" or "#}"; quotes hide it, but not in a comment. */
 static void tpl_close(tpl *t, char sign) {
     char quote = 0;
-    for (; t->at + 1 < t->end; t->at++) {
+    for (; tpl_left(t) > 1; t->at++) {
         if (quote) {
             if (*t->at == '\\') t->at++;
             else if (*t->at == quote) quote = 0;
-        } else if (*t->at == '\'' || *t->at == '"') quote = *t->at;
+        } else if (sign != '#' && (*t->at == '\'' || *t->at == '"')) quote = *t->at;
         else if (*t->at == sign && t->at[1] == '}') {
-            t->trim = t->at[-1] == '-' ? 2 : sign == '%';
+            t->trim = t->at[-1] == '-' ? 2 : sign != '}';
             t->at += 2;
             return;
         }
     }
-    tpl_fail(t, "a tag without end", 17);
+    if (sign != '#') tpl_bad(t, "a tag without end");
     t->at = t->end;
 }
 
@@ -6705,7 +6692,7 @@ static char tpl_outside(tpl *t, int active) {
     if (stop < t->end) sign = stop[1], t->at += 2;
     if (t->trim == 2) while (from < stop && strchr(TPL_WHITE, *from)) from++;
     else if (t->trim == 1 && from < stop && *from == '\n') from++;
-    if (sign && t->at < t->end && *t->at == '-') {
+    if (sign && tpl_left(t) && *t->at == '-') {
         t->at++;
         while (stop > from && strchr(TPL_WHITE, stop[-1])) stop--;
     } else if (sign == '%' || sign == '#') {
@@ -6713,11 +6700,12 @@ static char tpl_outside(tpl *t, int active) {
         if (line == t->begin || line[-1] == '\n') stop = line;
     } else if (!sign && stop > from && stop[-1] == '\n') stop--;
     t->trim = 0;
-    if (active) tpl_write(t, from, (size_t)(stop - from));
+    if (active) tpl_write(t, (polar_span){from, (size_t)(stop - from)});
     return sign;
 }
 
-enum { TPL_END, TPL_ELIF, TPL_ELSE, TPL_ENDIF, TPL_ENDFOR, TPL_OTHER_END };
+/* Tags that end or divide a block. */
+enum { TPL_END, TPL_ELIF, TPL_ELSE, TPL_ENDIF, TPL_ENDFOR, TPL_ENDMACRO, TPL_N_ENDS };
 
 static int tpl_block(tpl *t, int active);
 
@@ -6727,124 +6715,120 @@ static void tpl_if(tpl *t, int active) {
         tpl_close(t, '%');
         found = tpl_block(t, active && yes && !done);
         done |= yes;
-        yes = 0;
-        if (found == TPL_ELIF) yes = active && !done && tpl_true(tpl_expression(t));
-        else if (found == TPL_ELSE) yes = 1;
-    } while (!t->failed && (found == TPL_ELIF || found == TPL_ELSE));
-    if (found != TPL_ENDIF) tpl_fail(t, "if", 2);
+        yes = found == TPL_ELSE || (found == TPL_ELIF && active && !done && tpl_true(tpl_expression(t)));
+    } while (!t->failed.text && (found == TPL_ELIF || found == TPL_ELSE));
+    if (found != TPL_ENDIF) tpl_bad(t, "if");
     tpl_close(t, '%');
 }
 
 static void tpl_for(tpl *t, int active) {
-    const char *name = "", *body;
     const int variables = t->n_variables, scope = t->scope;
-    size_t n = 0;
-    tpl_value list = tpl_of(TPL_UNDEFINED, 0);
-    int count, found = TPL_END, trim;
+    const char *body;
+    polar_span name = {"", 0};
+    tpl_value list = tpl_of(TPL_UNDEFINED, 0), loop = tpl_of(TPL_LOOP, 0);
+    int found = TPL_END, trim;
     if (active) {
-        n = tpl_name(t, &name);
-        if (!tpl_word(t, "in")) tpl_fail(t, "for", 3);
-        list = tpl_or(t);
-        if (list.kind == TPL_TEXT || tpl_word(t, "if")) tpl_fail(t, "for", 3);
+        name = tpl_name(t);
+        if (!tpl_word(t, "in")) tpl_bad(t, "for");
+        list = tpl_logic(t, 1);
+        if (list.kind == TPL_TEXT || tpl_word(t, "if")) tpl_bad(t, "for");
     }
     tpl_close(t, '%');
     body = t->at;
     trim = t->trim;
-    count = list.kind == TPL_LIST ? list.to - list.number : 0;
-    for (int i = 0; (i < count || !i) && !t->failed; i++) {
+    loop.to = list.kind == TPL_LIST ? list.to - list.number : 0;
+    do { /* once without running it, if there is nothing to run it for */
         t->at = body;
         t->trim = trim;
         t->scope = t->n_variables;
-        if (count) {
-            tpl_value loop = tpl_of(TPL_LOOP, i);
-            loop.to = count;
-            tpl_set(t, "loop", 4, 0, loop);
-            tpl_set(t, name, n, 0, tpl_message_at(list, i));
+        if (loop.to) {
+            tpl_set(t, span_of("loop"), 0, loop);
+            tpl_set(t, name, 0, tpl_message_at(list, loop.number));
         }
-        found = tpl_block(t, count > 0);
+        found = tpl_block(t, loop.to > 0);
         t->n_variables = variables;
         t->scope = scope;
-    }
-    if (found != TPL_ENDFOR) tpl_fail(t, "for", 3);
+    } while (++loop.number < loop.to && !t->failed.text);
+    if (found != TPL_ENDFOR) tpl_bad(t, "for");
     tpl_close(t, '%');
 }
 
+/* {% set name = value %} or {% set object.member = value %} */
 static void tpl_assign(tpl *t) {
-    const char *name, *member = NULL;
-    const size_t n = tpl_name(t, &name);
-    size_t n_member = 0;
-    if (tpl_take(t, ".")) n_member = tpl_name(t, &member);
+    const polar_span name = tpl_name(t);
+    const int is_member = tpl_take(t, ".");
+    const polar_span member = is_member ? tpl_name(t) : name;
+    const tpl_variable *object = is_member ? tpl_find(t, name, 0, 0) : NULL;
+    int space = 0;
     tpl_need(t, "=");
-    if (t->failed) return;
-    if (!member) tpl_set(t, name, n, 0, tpl_expression(t));
-    else {
-        const tpl_variable *x = tpl_find(t, name, n, 0, 0);
-        if (!x || x->value.kind != TPL_SPACE) tpl_fail(t, name, n);
-        else tpl_set(t, member, n_member, x->value.number, tpl_expression(t));
+    if (is_member && object && object->value.kind == TPL_SPACE) space = object->value.number;
+    else if (is_member) tpl_fail(t, name);
+    if (!t->failed.text) tpl_set(t, member, space, tpl_expression(t));
+}
+
+/* A tag {% name ... %}; returns which end it is, TPL_END for none. */
+static int tpl_tag(tpl *t, int active) {
+    static const char *const ends[TPL_N_ENDS] = {"", "elif", "else", "endif", "endfor", "endmacro"};
+    const polar_span name = tpl_name(t);
+    if (!name.length) tpl_bad(t, "a tag without name");
+    else if (span_is(name, "if")) tpl_if(t, active);
+    else if (span_is(name, "for")) tpl_for(t, active);
+    else if (span_is(name, "set")) {
+        if (active) tpl_assign(t);
+        tpl_close(t, '%');
+    } else if (span_is(name, "generation") || span_is(name, "endgeneration")) tpl_close(t, '%');
+    else if (span_is(name, "macro")) { /* passed over; a call of it fails */
+        tpl_close(t, '%');
+        if (tpl_block(t, 0) != TPL_ENDMACRO) tpl_fail(t, name);
+        tpl_close(t, '%');
+    } else {
+        for (int end = TPL_ELIF; end < TPL_N_ENDS; end++)
+            if (span_is(name, ends[end])) return end;
+        tpl_fail(t, name);
     }
+    return TPL_END;
 }
 
 /* Runs, or passes over, all up to a tag that ends or divides the block around it, and stands behind its name. */
 static int tpl_block(tpl *t, int active) {
     int end = TPL_END;
-    if (++t->depth > TPL_DEPTH) tpl_fail(t, "deep nesting", 12);
-    while (!t->failed && end == TPL_END) {
-        const char sign = tpl_outside(t, active), *name;
-        size_t n;
-        if (++t->steps > TPL_STEPS) tpl_fail(t, "a long run", 10);
-        if (!sign) break;
-        if (sign == '#') {
-            while (t->at + 1 < t->end && !(*t->at == '#' && t->at[1] == '}')) t->at++;
-            t->trim = t->at[-1] == '-' ? 2 : 1;
-            t->at = MIN(t->at + 2, t->end);
-        } else if (sign == '{') {
-            if (active) {
-                const tpl_value v = tpl_expression(t);
-                if (v.kind == TPL_TEXT) tpl_write(t, v.text, v.n);
-                else if (v.kind != TPL_UNDEFINED) tpl_fail(t, "a value that is no text", 23);
-            }
-            tpl_close(t, '}');
-        } else if (!(n = tpl_name(t, &name))) tpl_fail(t, "a tag without name", 18);
-        else if (tpl_is(name, n, "if")) tpl_if(t, active);
-        else if (tpl_is(name, n, "for")) tpl_for(t, active);
-        else if (tpl_is(name, n, "set")) {
-            if (active) tpl_assign(t);
-            tpl_close(t, '%');
-        } else if (tpl_is(name, n, "generation") || tpl_is(name, n, "endgeneration")) tpl_close(t, '%');
-        else if (tpl_is(name, n, "macro")) {
-            tpl_close(t, '%');
-            if (tpl_block(t, 0) != TPL_OTHER_END) tpl_fail(t, name, n);
-            tpl_close(t, '%');
-        } else if (tpl_is(name, n, "elif")) end = TPL_ELIF;
-        else if (tpl_is(name, n, "else")) end = TPL_ELSE;
-        else if (tpl_is(name, n, "endif")) end = TPL_ENDIF;
-        else if (tpl_is(name, n, "endfor")) end = TPL_ENDFOR;
-        else if (tpl_is(name, n, "endmacro")) end = TPL_OTHER_END;
-        else tpl_fail(t, name, n);
+    char sign = ' ';
+    if (++t->depth > TPL_DEPTH) tpl_bad(t, "deep nesting");
+    while (!t->failed.text && end == TPL_END && (sign = tpl_outside(t, active)) != 0) {
+        if (++t->steps > TPL_STEPS) tpl_bad(t, "a long run");
+        if (sign == '%') end = tpl_tag(t, active);
+        else if (sign == '{' && active) {
+            const tpl_value v = tpl_expression(t);
+            if (v.kind == TPL_TEXT) tpl_write(t, v.text);
+            else if (v.kind != TPL_UNDEFINED) tpl_bad(t, "a value that is no text");
+        }
+        if (sign != '%') tpl_close(t, sign == '{' ? '}' : '#');
     }
     t->depth--;
-    return t->failed ? TPL_END : end;
+    return t->failed.text ? TPL_END : end;
 }
 
 /* What a template writes for a conversation, ready for the assistant, thinking off. 0 if it could not be followed. */
-static int tpl_run(tpl *t, const char *s, size_t n, const polar_message *messages, int n_messages, const char *bos,
-                   size_t n_bos) {
+static int tpl_run(tpl *t, polar_span template, const polar_message *messages, int n_messages, polar_span bos) {
     tpl_value list = tpl_of(TPL_LIST, 0);
-    t->begin = t->at = s;
-    t->end = s + n;
+    char *out = t->out, *strings = t->strings;
+    memset(t, 0, sizeof *t);
+    t->out = out;
+    t->strings = strings;
+    t->begin = t->at = template.text;
+    t->end = template.text + template.length;
     t->messages = messages;
-    t->n_messages = list.to = n_messages;
-    t->n_variables = t->scope = t->n_spaces = t->depth = t->steps = t->trim = 0;
-    t->n_out = t->n_strings = 0;
-    t->failed = NULL;
-    tpl_set(t, "messages", 8, 0, list);
-    tpl_set(t, "bos_token", 9, 0, tpl_text(bos, n_bos));
-    tpl_set(t, "add_generation_prompt", 21, 0, tpl_of(TPL_BOOL, 1));
-    tpl_set(t, "enable_thinking", 15, 0, tpl_of(TPL_BOOL, 0));
-    if (n > TPL_BYTES) tpl_fail(t, "a long template", 15);
-    if (tpl_block(t, 1) != TPL_END || t->at < t->end) tpl_fail(t, "an end without beginning", 24);
-    return !t->failed;
+    list.to = n_messages;
+    tpl_set(t, span_of("messages"), 0, list);
+    tpl_set(t, span_of("bos_token"), 0, tpl_text(bos));
+    tpl_set(t, span_of("add_generation_prompt"), 0, tpl_of(TPL_BOOL, 1));
+    tpl_set(t, span_of("enable_thinking"), 0, tpl_of(TPL_BOOL, 0));
+    if (template.length > TPL_BYTES) tpl_bad(t, "a long template");
+    if (tpl_block(t, 1) != TPL_END || t->at < t->end) tpl_bad(t, "an end without beginning");
+    return !t->failed.text;
 }
+
+/* --- what a template writes, taken apart */
 
 /* A message as the format writes it; `content` NULL: what introduces the assistant's. */
 static void tok_expect(text_buffer *e, const struct tok_chat_format *f, const char *role, const char *content) {
@@ -6853,99 +6837,104 @@ static void tok_expect(text_buffer *e, const struct tok_chat_format *f, const ch
         if (parts[i]) text_put(e, parts[i], strlen(parts[i]));
 }
 
-/* Keeps what a template wrote; NULL without memory. BOS in front is taken off. */
-static const char *tok_keep_written(tok_vocab *v, int i, const tpl *t, const polar_allocator *a, size_t *n,
-                                    polar_error *e) {
-    size_t bos = 0;
-    const char *s = v->bos >= 0 ? tok_bytes(v, v->bos, &bos) : NULL;
+/* Keeps what a template wrote, in *written without a BOS in front. POLAR_MEMORY if there is none. */
+static polar_status tok_keep_written(tok_vocab *v, int i, const tpl *t, polar_span bos, const polar_allocator *a,
+                                     polar_span *written, polar_error *e) {
     mem_free(a, v->written[i], v->n_written[i]);
     v->n_written[i] = t->n_out + 1;
-    if (!(v->written[i] = mem_alloc(a, v->n_written[i], e))) return NULL;
+    if (!(v->written[i] = mem_alloc(a, v->n_written[i], e))) return POLAR_MEMORY;
     memcpy(v->written[i], t->out, t->n_out);
-    v->written[i][*n = t->n_out] = 0;
-    if (!bos || t->n_out < bos || memcmp(t->out, s, bos)) return v->written[i];
-    v->writes_bos = 1;
-    *n -= bos;
-    return v->written[i] + bos;
+    v->written[i][t->n_out] = 0;
+    written->text = v->written[i];
+    written->length = t->n_out;
+    if (bos.length && t->n_out >= bos.length && !memcmp(t->out, bos.text, bos.length)) {
+        v->writes_bos = 1;
+        written->text += bos.length;
+        written->length -= bos.length;
+    }
+    return POLAR_OK;
 }
 
 /* The content of s, which is a system message in the format, or nothing at all; 0 if it is neither. */
-static int tok_system_part(const struct tok_chat_format *f, const char *s, size_t n, struct tok_part *part) {
+static int tok_system_part(const struct tok_chat_format *f, polar_span s, polar_span *part) {
     char expected[160];
     text_buffer head = {expected, sizeof expected, 0};
-    size_t tail;
-    part->text = s;
-    part->length = 0;
-    if (!n) return 1;
+    const size_t end = strlen(f->end), tail = end + strlen(f->tail);
+    *part = (polar_span){s.text, 0};
+    if (!s.length) return 1;
     tok_expect(&head, f, "system", NULL);
-    tail = strlen(f->end) + strlen(f->tail);
-    if (n < head.length + tail || memcmp(s, expected, head.length) || memcmp(s + n - tail, f->end, strlen(f->end)) ||
-        memcmp(s + n - strlen(f->tail), f->tail, strlen(f->tail)))
+    if (s.length < head.length + tail || memcmp(s.text, expected, head.length) ||
+        memcmp(s.text + s.length - tail, f->end, end) ||
+        memcmp(s.text + s.length - tail + end, f->tail, strlen(f->tail)))
         return 0;
     part->text += head.length;
-    part->length = n - head.length - tail;
+    part->length = s.length - head.length - tail;
     return !tok_search(part->text, part->length, f->open);
 }
 
+/* Finds the expected turns in what a template wrote: in front of them is a system message, or nothing, behind them the
+ * opening of the assistant's turn. 0 if it is not so. */
+static int tok_match_turns(const struct tok_chat_format *f, polar_span written, const text_buffer *turns,
+                           polar_span *system, polar_span *opening) {
+    const char *at = tok_search(written.text, written.length, turns->at);
+    if (!at || !tok_system_part(f, (polar_span){written.text, (size_t)(at - written.text)}, system)) return 0;
+    opening->text = at + turns->length;
+    opening->length = written.length - (size_t)(opening->text - written.text);
+    return 1;
+}
+
 /* One question: is it in the format, and what stands in front and behind? */
-static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n, int trim) {
+static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, polar_span written, int trim) {
     char expected[320];
     text_buffer e = {expected, sizeof expected, 0};
-    const char *at;
     tok_expect(&e, f, "user", trim ? "qx1" : " qx1 ");
     tok_expect(&e, f, "assistant", NULL);
-    if (!(at = tok_search(s, n, expected)) || !tok_system_part(f, s, (size_t)(at - s), &v->system)) return 0;
-    v->opening.text = at + e.length;
-    v->opening.length = n - (size_t)(at + e.length - s);
     v->trims = trim;
-    return !tok_search(v->opening.text, v->opening.length, f->open);
+    return tok_match_turns(f, written, &e, &v->system, &v->opening) &&
+           !tok_search(v->opening.text, v->opening.length, f->open);
 }
 
 /* A conversation with a system message, which other text may stand around. */
-static int tok_match_conversation(tok_vocab *v, const struct tok_chat_format *f, const char *s, size_t n) {
+static int tok_match_conversation(tok_vocab *v, const struct tok_chat_format *f, polar_span written) {
     char expected[640];
     text_buffer e = {expected, sizeof expected, 0};
-    const char *at, *content = v->trims ? "qx2" : " qx2 ";
-    struct tok_part system;
+    const char *content = v->trims ? "qx2" : " qx2 ", *at;
+    polar_span system, opening;
     tok_expect(&e, f, "user", v->trims ? "qx1" : " qx1 ");
     tok_expect(&e, f, "assistant", "qx3");
     tok_expect(&e, f, "user", "qx4");
     tok_expect(&e, f, "assistant", NULL);
-    if (!(at = tok_search(s, n, expected)) || !tok_system_part(f, s, (size_t)(at - s), &system) ||
-        v->opening.length != n - (size_t)(at + e.length - s) ||
-        (v->opening.length && memcmp(at + e.length, v->opening.text, v->opening.length)) ||
-        !(at = tok_search(system.text, system.length, content)))
-        return 0;
-    v->before.text = system.text;
-    v->before.length = (size_t)(at - system.text);
+    if (!tok_match_turns(f, written, &e, &system, &opening) || !span_equal(opening, v->opening)) return 0;
+    if (!(at = tok_search(system.text, system.length, content))) return 0;
+    v->before = (polar_span){system.text, (size_t)(at - system.text)};
     v->after.text = at + strlen(content);
     v->after.length = system.length - v->before.length - strlen(content);
     return 1;
 }
 
-/* Runs the template (s, n) for two conversations. A note says what is not as the template has it. */
-static polar_status tok_follow(tok_vocab *v, const tok_source *src, tpl *t, const char *s, size_t n,
+/* Runs the template for two conversations. A note says what is not as the template has it. */
+static polar_status tok_follow(tok_vocab *v, const tok_source *src, tpl *t, polar_span template,
                                const polar_allocator *a) {
     static const polar_message talk[] = {{"system", " qx2 "}, {"user", " qx1 "}, {"assistant", "qx3"}, {"user", "qx4"}};
     const struct tok_chat_format *f = &tok_chats[v->chat];
-    size_t n_bos = 0, n_written;
-    const char *bos = v->bos >= 0 ? tok_bytes(v, v->bos, &n_bos) : "", *written;
-    if (!tpl_run(t, s, n, talk + 1, 1, bos, n_bos)) {
+    polar_span written, bos = {"", 0};
+    polar_status status;
+    if (v->bos >= 0) bos.text = tok_bytes(v, v->bos, &bos.length);
+    if (!tpl_run(t, template, talk + 1, 1, bos)) {
         buf_note(src->notes,
                  "%s: the chat template looks like %s, but polar cannot follow it at \"%.*s\": a system text of its "
-                 "own is left out", src->g->name, f->name, (int)t->n_failed, t->failed);
+                 "own is left out", src->g->name, f->name, (int)t->failed.length, t->failed.text);
         return POLAR_OK;
     }
-    if (!(written = tok_keep_written(v, 0, t, a, &n_written, src->error))) return POLAR_MEMORY;
-    v->followed = tok_match_question(v, f, written, n_written, f->trim) ||
-                  tok_match_question(v, f, written, n_written, !f->trim);
+    if ((status = tok_keep_written(v, 0, t, bos, a, &written, src->error))) return status;
+    v->followed = tok_match_question(v, f, written, f->trim) || tok_match_question(v, f, written, !f->trim);
     if (!v->followed) {
         v->chat = POLAR_CHAT_RAW;
         return POLAR_OK;
     }
-    if (tpl_run(t, s, n, talk, COUNT(talk), bos, n_bos)) {
-        if (!(written = tok_keep_written(v, 1, t, a, &n_written, src->error))) return POLAR_MEMORY;
-        if (tok_match_conversation(v, f, written, n_written)) return POLAR_OK;
+    if (tpl_run(t, template, talk, COUNT(talk), bos)) {
+        if ((status = tok_keep_written(v, 1, t, bos, a, &written, src->error))) return status;
+        if (tok_match_conversation(v, f, written)) return POLAR_OK;
     }
     buf_note(src->notes, "%s: the chat template writes system messages or earlier answers in a way of its own, polar "
              "writes them as %s", src->g->name, f->name);
@@ -6972,7 +6961,7 @@ static polar_status tok_read_chat(tok_vocab *v, const tok_source *src, const pol
         if (!(t = mem_alloc(a, sizeof *t + 2 * TPL_BYTES, src->error))) return POLAR_MEMORY;
         t->out = (char *)(t + 1);
         t->strings = t->out + TPL_BYTES;
-        status = tok_follow(v, src, t, s, n, a);
+        status = tok_follow(v, src, t, (polar_span){s, n}, a);
         mem_free(a, t, sizeof *t + 2 * TPL_BYTES);
     }
     if (status == POLAR_OK && n && v->chat == POLAR_CHAT_RAW)
@@ -6981,14 +6970,15 @@ static polar_status tok_read_chat(tok_vocab *v, const tok_source *src, const pol
     return status;
 }
 
-/* Text goes on until a control token: "user", "\n" and the content are cut into pieces as one. */
-static void tok_chat_text(tok_coder *c, const char *s, size_t n) {
-    tok_put(c, &c->pending, s, n);
+/* Encodes the text so far. It goes on until a control token: "user", "\n" and the content are cut into pieces as one. */
+static void tok_chat_flush(tok_coder *c) {
+    if (tok_is_complete(c, &c->pending))
+        tok_encode_text(c, (const uint8_t *)c->pending.at, c->pending.length, 0);
+    c->pending.length = 0;
 }
 
-static void tok_chat_flush(tok_coder *c) {
-    if (c->status == POLAR_OK) tok_encode_text(c, c->pending.at, c->pending.length, 0);
-    c->pending.length = 0;
+static void tok_chat_text(tok_coder *c, polar_span s) {
+    buf_put(&c->pending, s.text, s.length);
 }
 
 static void tok_chat_control(tok_coder *c, const char *name) {
@@ -7003,32 +6993,33 @@ static void tok_chat_control(tok_coder *c, const char *name) {
 
 static void tok_chat_header(tok_coder *c, const struct tok_chat_format *f, const char *role) {
     tok_chat_control(c, f->open);
-    tok_chat_text(c, role, strlen(role));
+    tok_chat_text(c, span_of(role));
     tok_chat_control(c, f->close);
-    tok_chat_text(c, f->gap, strlen(f->gap));
+    tok_chat_text(c, span_of(f->gap));
 }
 
-/* Takes white space off both ends. */
-static void tok_trim(const char **text, size_t *length) {
-    const uint8_t *s = (const uint8_t *)*text;
-    size_t n = *length, start = tok_run(s, n, 0, UNI_SPACE, 0), end = start;
-    for (size_t at = start; at < n;) {
+/* A text without white space at both ends. */
+static polar_span tok_trim(polar_span text) {
+    const uint8_t *s = (const uint8_t *)text.text;
+    const size_t start = tok_run(s, text.length, 0, UNI_SPACE, 0);
+    size_t end = start;
+    for (size_t at = start; at < text.length;) {
         uint32_t c;
-        at += uni_decode(s + at, n - at, &c);
+        at += uni_decode(s + at, text.length - at, &c);
         if (uni_class(c) != UNI_SPACE) end = at;
     }
-    *text += start;
-    *length = end - start;
+    return (polar_span){text.text + start, end - start};
 }
 
-static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, const char *role, struct tok_part content,
-                             const struct tok_part *before, const struct tok_part *after) {
+/* A message in a format; `before` and `after` stand around its content. */
+static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, const char *role, polar_span before,
+                             polar_span content, polar_span after) {
     if (f->open) tok_chat_header(c, f, role);
-    if (before) tok_chat_text(c, before->text, before->length);
-    tok_chat_text(c, content.text, content.length);
-    if (after) tok_chat_text(c, after->text, after->length);
+    tok_chat_text(c, before);
+    tok_chat_text(c, content);
+    tok_chat_text(c, after);
     tok_chat_control(c, f->end);
-    tok_chat_text(c, f->tail, strlen(f->tail));
+    tok_chat_text(c, span_of(f->tail));
 }
 
 static polar_status tok_check_messages(const polar_message *messages, int n, polar_error *e) {
@@ -7045,6 +7036,7 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
                                     const polar_message *messages, int n_messages, int32_t *tokens, int capacity,
                                     int *n, polar_error *e) {
     tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
+    const polar_span none = {"", 0};
     const struct tok_chat_format *f;
     int own; /* the format is that of the template, and all it writes is known */
     polar_status status = tok_check_messages(messages, n_messages, e);
@@ -7057,13 +7049,14 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
     own = v->followed && chat == v->chat;
     if (v->bos >= 0 && (f->bos || v->add_bos || (own && v->writes_bos))) tok_emit(&c, v->bos);
     if (own && v->system.length && !(n_messages && !strcmp(messages[0].role, "system")))
-        tok_chat_message(&c, f, "system", v->system, NULL, NULL);
+        tok_chat_message(&c, f, "system", none, v->system, none);
     for (int i = 0; i < n_messages; i++) {
-        struct tok_part content = {messages[i].content, strlen(messages[i].content)};
         const int system = !strcmp(messages[i].role, "system"), wrap = own && !i && system;
-        if (own ? v->trims : f->trim) tok_trim(&content.text, &content.length);
-        tok_chat_message(&c, f, messages[i].role, content, wrap ? &v->before : NULL, wrap ? &v->after : NULL);
-        if (chat == POLAR_CHAT_RAW && system && content.length && i + 1 < n_messages) tok_chat_text(&c, "\n\n", 2);
+        polar_span content = span_of(messages[i].content);
+        if (own ? v->trims : f->trim) content = tok_trim(content);
+        tok_chat_message(&c, f, messages[i].role, wrap ? v->before : none, content, wrap ? v->after : none);
+        if (chat == POLAR_CHAT_RAW && system && content.length && i + 1 < n_messages)
+            tok_chat_text(&c, span_of("\n\n"));
     }
     if (f->open) tok_chat_header(&c, f, "assistant");
     tok_chat_flush(&c);
@@ -7585,7 +7578,7 @@ static polar_status model_load(polar_model *m, polar_error *e) {
     model_name(m);
     if ((status = model_prompt(m, e)) || (status = tok_load(&m->vocab, &m->file, &m->notes, &m->allocator, e)))
         return status;
-    m->n_vocab = tok_count(&m->vocab);
+    m->n_vocab = m->vocab.n_tokens;
     if (m->vocab_only) return POLAR_OK;
     if (!model_arch(m, e) || !model_hyperparameters(m, &linear, e) || !model_place(m, &l, e)) return e->status;
     m->block_bytes = layout_bytes(&l);

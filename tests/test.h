@@ -115,4 +115,16 @@ static int test_main(const test_case *tests, int n, int argc, char **argv) {
     printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }
+/* Bytes of the UTF-8 character at s, 0 if it is none: cut short, too long, a surrogate, past U+10FFFF. */
+static inline int utf8_length(const char *s, size_t n) {
+    const unsigned char *p = (const unsigned char *)s;
+    int length = !n ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+    if ((size_t)length > n) return 0;
+    for (int i = 1; i < length; i++)
+        if (p[i] >> 6 != 2) return 0;
+    if (length >= 3 && ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F))) return 0;
+    if (length >= 3 && ((p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))) return 0;
+    return length;
+}
+
 #endif
