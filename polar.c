@@ -9948,6 +9948,7 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
     t.capacity = capacity;
     if ((status = gen_check(s, o, n, error))) return status;
     if (n && (status = polar_session_eval(s, prompt, n, error))) return status;
+    if (o->program && (status = polar_session_change_program(s, o->program, error))) return status;
     if (rest->goes_on && rest->seed == o->sampling.seed) {
         random = rest->random;
         t.n_held = rest->n_held;
@@ -14587,16 +14588,24 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     return status;
 }
 
-/* The answer under a program that the caller named, or the identity. `picked` is filled in as a picker would: one
- * program ran, and its answer has one vote. */
-static polar_status ask_program(const polar_model *m, const polar_program *program,
+/* The answer under a program that the caller named, or the identity, perhaps behind a prompt under another. `picked` is
+ * filled in as a picker would: one program ran, and its answer has one vote. */
+static polar_status ask_program(const polar_model *m, const polar_program *program, const char *prompt_program,
                                 const polar_session_options *session, const polar_answer_options *answer,
                                 char *text, size_t capacity, const int32_t *tokens, int n, polar_picked *picked,
                                 polar_error *e) {
+    polar_session_options o = *session;
+    polar_generate_options g = answer->generate;
+    polar_program first = *program;
     polar_session *s = NULL;
-    polar_status status = polar_session_create(&s, m, program, session, e);
-    if (status) return status;
-    status = polar_session_generate(s, tokens, n, &answer->generate, text, capacity, &picked->result, e);
+    polar_status status = POLAR_OK;
+    if (prompt_program) {
+        status = polar_program_parse(&first, m->n_layer, prompt_program, e);
+        o.max_calls = MAX(o.max_calls, MAX(polar_program_length(&first), polar_program_length(program)));
+        g.program = program;
+    }
+    if (status || (status = polar_session_create(&s, m, &first, &o, e))) return status;
+    status = polar_session_generate(s, tokens, n, &g, text, capacity, &picked->result, e);
     picked->candidate.program = *program;
     picked->n_run = picked->votes = 1;
     picked->n_calls = picked->result.n_calls; /* of one program */
@@ -14622,6 +14631,8 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     memset(&picked, 0, sizeof picked);
     if (!model || !question) return fail(error, POLAR_ARGUMENT, "polar_ask: model or question is NULL");
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
+    if (o->prompt_program && o->predictor && !o->program)
+        return fail(error, POLAR_ARGUMENT, "polar_ask: a predictor picks one program for prompt and answer");
     status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error);
     if (!status) status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error);
     if (!status) status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error);
@@ -14641,7 +14652,8 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (!status && o->predictor && !o->program)
         status = ask_predicted(model, question, o, &session, &answer, text, capacity, tokens, n, &picked, error);
     else if (!status)
-        status = ask_program(model, &program, &session, &answer, text, capacity, tokens, n, &picked, error);
+        status = ask_program(model, &program, o->prompt_program, &session, &answer, text, capacity, tokens, n, &picked,
+                             error);
     mem_free(&model->allocator, tokens, (size_t)n * sizeof *tokens);
     if (!status && result) *result = picked.result;
     if (!status && o->picked) *o->picked = picked;

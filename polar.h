@@ -575,6 +575,7 @@ typedef enum polar_stop {
 
 typedef struct polar_generate_options {
     int max_tokens;                   /* 256 */
+    const polar_program *program;     /* NULL, or the one that the session changes to behind the prompt */
     polar_sampling sampling;
     const char *const *stop;          /* strings that end the text, NULL-terminated list or NULL */
     const int32_t *stop_tokens;       /* further tokens that end it, besides those of the model */
@@ -596,7 +597,7 @@ typedef struct polar_generate_options {
 
 typedef struct polar_result {
     int n_prompt, n_generated; /* tokens; those generated are in polar_generate_options.tokens, if that was given */
-    int n_calls;               /* layer calls per token */
+    int n_calls;               /* layer calls per generated token */
     polar_stop stop;
     double logprob;            /* sum of natural log probabilities of the generated tokens by the model's own logits */
     size_t length;             /* bytes of the whole text, also where it was cut */
@@ -1101,6 +1102,8 @@ typedef struct polar_ask_options {
     polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
     polar_generate_options generate;
     polar_prompt prompt;           /* what is not given is found: polar_prompt_find */
+    const char *prompt_program;    /* text form; NULL, or what the prompt runs under instead of `program`; not with what
+                                      a predictor picks */
     const char *program;           /* text form; NULL: what the predictor picks, the identity without one */
     const polar_predictor *predictor; /* NULL, or the predictor of this model; with a program only its prompt counts */
     const polar_model *encoder;    /* as in polar_pick_options, like the next three */

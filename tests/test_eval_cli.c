@@ -757,6 +757,54 @@ TEST(without_predictor) {
     CHECK(strstr(output, "     #2##  ") && !strchr(output, '\x1b'));
 }
 
+/* Programs one at a time in sessions of their own: where no layer repeats, shared and last keys and values are those of
+ * each call, and a prompt under the same program changes nothing. What a prompt costs under another is counted. */
+TEST(alone) {
+    static const char *const ways[] = {"", " --kv shared", " --kv last", " --prompt-program 1x1", " --prompt-program 1x2"};
+    json_document *plain = NULL;
+    for (int w = 0; w < COUNT(ways); w++) {
+        char line[400];
+        json_document *d;
+        double calls = 0, positions = 0;
+        int different = 0;
+        size_t n;
+        char *text;
+        snprintf(line, sizeof line, "polar eval -m m.gguf --chat raw --prompt @prompt test.jsonl -n 6 "
+                 "--program 2x0 --program 0~2 -o alone%d.json%s", w, ways[w]);
+        RUN(line, 0, "2x0 ");
+        snprintf(line, sizeof line, "alone%d.json", w);
+        text = read_back(line, &n);
+        d = parse(text, n);
+        for (size_t i = 0; i < N_QUESTIONS; i++) {
+            const json *x = item(json_get(json_root(d), "samples"), i), *run = item(json_get(x, "runs"), 1);
+            const json *results = json_get(x, "results"), *r = item(results, 1);
+            const double n_prompt = number(x, "n_prompt"), new_positions = number(r, "positions") - n_prompt;
+            for (int k = 0; plain && k < (w < 3 ? 2 : 1); k++) {
+                const json *before = item(json_get(item(json_get(json_root(plain), "samples"), i), "runs"), (size_t)k);
+                const json *now = item(json_get(x, "runs"), (size_t)k);
+                const int same = number(now, "logprob") == number(before, "logprob") &&
+                                 number(now, "tokens") == number(before, "tokens");
+                CHECK(same || w == 4);
+                different += !same;
+            }
+            CHECK(number(run, "calls") == 3);
+            CHECK(number(r, "calls") == n_prompt * (w < 3 ? 3 : w + 1) + new_positions * 3);
+            calls += number(r, "calls");
+            positions += number(r, "positions");
+        }
+        CHECK(w < 4 || different > 0);
+        CHECK(number(item(json_get(json_get(json_root(d), "summary"), "methods"), 1), "calls_per_token") ==
+              calls / positions);
+        if (w) json_free(d);
+        else plain = d;
+        free(text);
+    }
+    json_free(plain);
+    RUN("polar eval -m m.gguf --chat raw --prompt @prompt test.jsonl --prompt-program 2x0 --program 0x0", 1,
+        "the program runs layer 2, which the tokens from position 0 on skipped");
+    RUN("polar eval " ASKED "test.jsonl --kv last", 2, "--reward choice: without --prompt-program");
+}
+
 /* An encoder of the model's own shape: each of its tokens is worth as many layer calls as there are layers. Tokens are
  * bytes, but for the one merge of the vocabulary, and an end. */
 TEST(encoder) {
@@ -888,7 +936,7 @@ TEST(report) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
-    T(nulls), T(save_by_bound), T(shards), T(without_predictor), T(encoder),
+    T(nulls), T(save_by_bound), T(shards), T(without_predictor), T(alone), T(encoder),
     T(bad_input), T(report),
 };
 

@@ -492,7 +492,7 @@ TEST(ask) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, COUNT(menu));
     polar_ask_options o = {0};
-    int32_t tokens[9] = {0}, before[9];
+    int32_t tokens[9] = {0}, before[9], asked[40];
     int n_calls = 0;
     char written[512];
     size_t n;
@@ -503,7 +503,32 @@ TEST(ask) {
     o.program = menu[1];
     o.predictor = p; /* with a program, only its prompt counts */
     CHECK(!polar_ask(m, "What is this?", &o, expected, sizeof expected, &r, &e) && r.n_calls == 5);
+    o.prompt_program = menu[1];
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e));
+    CHECK_STR(text, expected);
+    o.prompt_program = "1x2 2~3"; /* as a session that changes by hand */
+    CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_calls == 5);
+    {
+        polar_generate_options g = o.generate;
+        polar_session_options so = {.max_calls = 7};
+        polar_program first, then;
+        polar_prompt how;
+        polar_session *s = NULL;
+        char by_hand[512];
+        int n_prompt;
+        CHECK(!polar_prompt_find(m, p, NULL, &how, &e) &&
+              !polar_prompt_tokenize(m, &how, "What is this?", asked, COUNT(asked), &n_prompt, &e));
+        CHECK(n_prompt <= COUNT(asked));
+        CHECK(!polar_program_parse(&first, FX_LAYERS, o.prompt_program, &e) &&
+              !polar_program_parse(&then, FX_LAYERS, menu[1], &e) && !polar_session_create(&s, m, &first, &so, &e));
+        CHECK(!polar_session_eval(s, asked, n_prompt, &e) && !polar_session_change_program(s, &then, &e));
+        CHECK(!polar_session_generate(s, NULL, 0, &g, by_hand, sizeof by_hand, NULL, &e));
+        CHECK_STR(by_hand, text);
+        polar_session_free(s);
+    }
     o.program = NULL;
+    CHECK(polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) == POLAR_ARGUMENT);
+    o.prompt_program = NULL;
     CHECK(!polar_ask(m, "What is this?", &o, text, sizeof text, &r, &e) && r.n_calls == 5);
     CHECK_STR(text, expected);
     o.generate.tokens = tokens;

@@ -612,6 +612,7 @@ static void put_settings(FILE *f, const eval *r) {
         fputc('}', f);
     }
     fprintf(f, ",\"feature_calls\":%d,\"k\":%d", r->scores.feature_calls, r->scores.k);
+    if (r->scores.prompt_calls) fprintf(f, ",\"prompt_calls\":%d", r->scores.prompt_calls);
     if (r->threshold <= 0) json_put_number(f, "threshold", r->threshold);
 }
 
@@ -923,6 +924,8 @@ static int open_evaluator(eval *r) {
     if ((status = evaluator_open(&r->e, r->model, &r->o->evaluate, m))) return status;
     if (r->o->time && r->e.reward == REWARD_CHOICE)
         return cli_usage("--time measures answers that are generated, not --reward choice");
+    if (r->o->time && r->e.is_alone) return cli_usage("--time: without --prompt-program, and with --kv per-call");
+    if (r->o->evaluate.prompt_program) r->scores.prompt_calls = polar_program_length(&r->e.first);
     return 0;
 }
 

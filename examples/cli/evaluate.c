@@ -32,6 +32,11 @@ void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt) 
         json_put_text(f, o->stop.items[i]);
     }
     fprintf(f, "],\"kv_type\":\"%s\"", o->kv_type);
+    if (strcmp(o->kv, "per-call")) fprintf(f, ",\"kv\":\"%s\"", o->kv);
+    if (o->prompt_program) {
+        fprintf(f, ",\"prompt_program\":");
+        json_put_text(f, o->prompt_program);
+    }
 }
 
 int shard_has(shard s, int question) {
@@ -40,6 +45,11 @@ int shard_has(shard s, int question) {
 
 int shard_size(shard s, int n) {
     return (n - s.index + s.n) / s.n;
+}
+
+static int on_call(void *user, const polar_tap_info *info) {
+    (void)user, (void)info;
+    return cli_interrupted();
 }
 
 int evaluator_open(evaluator *e, const polar_model *model, const evaluate_options *o, polar_many_options many) {
@@ -56,6 +66,21 @@ int evaluator_open(evaluator *e, const polar_model *model, const evaluate_option
     many.stop = o->stop.n ? o->stop.items : NULL;
     if ((status = cli_kv_type(o->kv_type, &many.kv_type)) || (status = cli_prompt_open(&e->prompt, model, &o->prompt)))
         return status;
+    if ((status = cli_kv_mode(o->kv, &e->alone.kv_mode))) return status;
+    e->options = o;
+    e->alone.kv_type = many.kv_type;
+    e->alone.runner = many.runner;
+    e->alone.n_threads = o->threads;
+    e->alone.tap = on_call;
+    e->is_alone = o->prompt_program || e->alone.kv_mode != POLAR_KV_PER_CALL;
+    if (e->is_alone && e->reward == REWARD_CHOICE)
+        return cli_usage("--reward choice: without --prompt-program, and with --kv per-call");
+    if (o->prompt_program) {
+        polar_model_info info;
+        polar_model_get_info(model, &info);
+        if (polar_program_parse(&e->first, info.n_layer, o->prompt_program, &error))
+            return cli_usage("--prompt-program: %s", error.message);
+    }
     if (polar_many_create(&e->many, model, &many, &error)) return cli_fail("%s", error.message);
     return 0;
 }
@@ -64,8 +89,9 @@ void evaluator_close(evaluator *e) {
     polar_many_free(e->many);
     cli_prompt_close(&e->prompt);
     free(e->gold);
+    free(e->tokens);
     e->many = NULL;
-    e->gold = NULL;
+    e->gold = e->tokens = NULL;
 }
 
 int evaluator_room(const evaluator *e, const evaluate_options *o, cli_questions *qs, const char *file, int *n_ctx) {
@@ -85,17 +111,16 @@ int evaluator_room(const evaluator *e, const evaluate_options *o, cli_questions 
 
 int evaluator_question(evaluator *e, const cli_question *q) {
     polar_error error;
-    int32_t *tokens = NULL;
-    int n, status;
+    int status;
     free(e->gold);
-    e->gold = NULL;
+    free(e->tokens);
+    e->gold = e->tokens = NULL;
     e->question = q;
     if (e->reward == REWARD_CHOICE && (q->n_options < 2 || q->correct < 0))
         return cli_fail("line %d of the questions has no options of which the answer is one, as --reward choice needs",
                         q->line);
-    status = cli_prompt_tokens(e->model, &e->prompt.how, q->text, &tokens, &n);
-    if (!status && polar_many_prompt(e->many, tokens, n, &error)) status = cli_fail("%s", error.message);
-    free(tokens);
+    status = cli_prompt_tokens(e->model, &e->prompt.how, q->text, &e->tokens, &e->n_tokens);
+    if (!status && polar_many_prompt(e->many, e->tokens, e->n_tokens, &error)) status = cli_fail("%s", error.message);
     if (!status) status = cli_prompt_draft(&e->prompt, q->answer, &e->gold, &e->n_gold);
     if (!status && e->n_gold && polar_many_draft(e->many, e->gold, e->n_gold, &error))
         status = cli_fail("%s", error.message);
@@ -157,6 +182,78 @@ static int choose_option(evaluator *e, polar_path path, attempt *a) {
     return set_answer(a, &"ABCDEFGHIJ"[best < 0 ? 0 : best], best >= 0);
 }
 
+/* Text of an answer, as it comes. */
+typedef struct answer_text {
+    char *text;
+    size_t length;
+} answer_text;
+
+static int on_text(void *user, const char *text, size_t length) {
+    answer_text *t = user;
+    char *p = realloc(t->text, t->length + length + 1);
+    if (!p) return 1;
+    memcpy(p + t->length, text, length);
+    t->text = p;
+    t->length += length;
+    p[t->length] = 0;
+    return 0;
+}
+
+/* The session of a program by itself: under the prompt program, if there is one. */
+static polar_status open_alone(const evaluator *e, polar_path path, polar_session **s, polar_program *program,
+                               polar_error *error) {
+    polar_session_options so = e->alone;
+    const polar_program *first = e->options->prompt_program ? &e->first : NULL;
+    polar_model_info info;
+    polar_status status;
+    polar_model_get_info(e->model, &info);
+    so.n_ctx = e->n_tokens + e->options->tokens;
+    if (so.n_ctx > info.n_ctx_train) so.n_ctx = info.n_ctx_train;
+    so.max_calls = path.n > info.n_layer ? path.n : info.n_layer;
+    if (first && polar_program_length(first) > so.max_calls) so.max_calls = polar_program_length(first);
+    if ((status = polar_session_create(s, e->model, first, &so, error))) return status;
+    if (!first) return polar_session_set_path(*s, path.calls, path.n, error);
+    return polar_program_from_path(program, info.n_layer, path.calls, path.n, info.n_layer, POLAR_MAX_CALLS, error);
+}
+
+/* The answer of a program by itself: a result as polar_many gives it. */
+static int run_alone(evaluator *e, polar_path path, attempt *a) {
+    polar_generate_options g = {.max_tokens = e->options->tokens, .token_capacity = e->options->tokens};
+    answer_text text = {NULL, 0};
+    polar_many_result r = {0};
+    polar_session *s = NULL;
+    polar_program program;
+    polar_result result;
+    polar_error error;
+    int32_t *tokens = malloc((size_t)e->options->tokens * sizeof *tokens);
+    int status = 0;
+    g.stop = e->options->stop.n ? e->options->stop.items : NULL;
+    g.program = e->options->prompt_program ? &program : NULL;
+    g.tokens = tokens;
+    g.on_text = on_text;
+    g.on_text_user = &text;
+    if (!tokens || on_text(&text, "", 0)) status = cli_fail("out of memory");
+    else if (open_alone(e, path, &s, &program, &error)) status = cli_fail("%s", error.message);
+    else {
+        r.status = polar_session_generate(s, e->tokens, e->n_tokens, &g, NULL, 0, &result, &error);
+        if (r.status == POLAR_CANCELLED) status = cli_interrupted() ? EVALUATE_CANCELLED : cli_fail("out of memory");
+        else if (r.status && r.status != POLAR_NUMERIC) status = cli_fail("%s", error.message);
+    }
+    if (!status && !r.status) {
+        r.stop = result.stop;
+        r.n_tokens = result.n_generated;
+        r.tokens = tokens;
+        r.text = text.text;
+        r.length = text.length;
+        r.logprob = result.logprob;
+    }
+    if (!status) status = grade_result(e, &r, a);
+    polar_session_free(s);
+    free(text.text);
+    free(tokens);
+    return status;
+}
+
 /* A stream on its way through polar_many. */
 typedef struct graded {
     evaluator *e;
@@ -188,10 +285,10 @@ int evaluator_run_stream(evaluator *e, const evaluator_stream *stream) {
     graded g = {e, stream, 0};
     polar_error error;
     polar_path path;
-    if (e->reward == REWARD_CHOICE) {
+    if (e->reward == REWARD_CHOICE || e->is_alone) {
         for (int n = 0; !g.status && graded_next(&g, &path) > 0; n++) {
             attempt a = {0};
-            graded_pass(&g, n, &a, choose_option(e, path, &a));
+            graded_pass(&g, n, &a, e->is_alone ? run_alone(e, path, &a) : choose_option(e, path, &a));
         }
         return g.status;
     }

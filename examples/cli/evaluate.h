@@ -12,12 +12,12 @@ typedef enum reward_kind {
 
 /* What the commands that evaluate programs are told alike, about the questions and how to run them. */
 typedef struct evaluate_options {
-    const char *reward, *kv_type, *cpu, *shard;
+    const char *reward, *kv, *kv_type, *prompt_program, *cpu, *shard;
     cli_prompt_options prompt;
     cli_list stop;
     int tokens, limit, cache_mb, threads, skip_long;
 } evaluate_options;
-#define EVALUATE_DEFAULTS {.reward = "answer", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
+#define EVALUATE_DEFAULTS {.reward = "answer", .kv = "per-call", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
 #define EVALUATE_OPTIONS(o) \
     {"reward", 0, CLI_TEXT, &(o).reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"}, \
     {"tokens", 'n', CLI_INT, &(o).tokens, "N", "longest answer (50)"}, \
@@ -26,6 +26,10 @@ typedef struct evaluate_options {
     {"limit", 0, CLI_INT, &(o).limit, "N", "the first N questions only"}, \
     CLI_SKIP_LONG_OPTION((o).skip_long), \
     {"shard", 0, CLI_TEXT, &(o).shard, "I/N", "every N-th question, beginning with the I-th; outputs can be joined"}, \
+    {"prompt-program", 0, CLI_TEXT, &(o).prompt_program, "PROGRAM", \
+     "what questions run under, whatever program answers; one at a time (that program)"}, \
+    {"kv", 0, CLI_TEXT, &(o).kv, "MODE", \
+     "keys and values: per-call, or, one program at a time, shared or last (per-call)"}, \
     CLI_KV_TYPE_OPTION((o).kv_type), \
     {"cache-mb", 0, CLI_INT, &(o).cache_mb, "N", "memory for what programs share (1024)"}, \
     CLI_THREADS_OPTION((o).threads), \
@@ -55,6 +59,12 @@ typedef struct attempt {
 typedef struct evaluator {
     const polar_model *model;
     polar_many *many;
+    polar_session_options alone; /* of sessions for one program at a time */
+    int is_alone;                /* whether all run so */
+    polar_program first;         /* of the question's tokens, with a prompt program */
+    const evaluate_options *options;
+    int32_t *tokens;             /* (n_tokens) the question */
+    int n_tokens;
     cli_prompt prompt;
     reward_kind reward;
     const cli_question *question;
@@ -82,7 +92,7 @@ typedef struct evaluator_stream {
     int (*done)(void *user, int number, const attempt *a); /* takes over a->answer; a status to stop with, or 0 */
     void *user;
 } evaluator_stream;
-/* Runs paths as they come, under --reward choice one by one. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
+/* Runs paths as they come, under --reward choice and for programs alone one by one. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
  * a message. */
 int evaluator_run_stream(evaluator *e, const evaluator_stream *stream);
 

@@ -2,7 +2,7 @@
 #include "cli.h"
 
 typedef struct logits_options {
-    const char *model, *tokens, *program, *path, *kv, *kv_type, *cpu;
+    const char *model, *tokens, *program, *prompt_program, *path, *kv, *kv_type, *cpu;
     int generate, json, threads, batch;
 } logits_options;
 
@@ -30,21 +30,25 @@ static int32_t *read_tokens(const char *text, int *n) {
 static int create_session(const logits_options *o, const polar_model *model, int n_tokens, polar_session **s) {
     polar_session_options so = {0};
     polar_model_info info;
-    polar_program program;
+    polar_program program, first;
     polar_error e;
     int path[POLAR_MAX_CALLS], n = 0, status;
     polar_model_get_info(model, &info);
     if ((status = cli_kv_mode(o->kv, &so.kv_mode)) || (status = cli_kv_type(o->kv_type, &so.kv_type))) return status;
-    if (polar_program_parse(&program, info.n_layer, o->program, &e)) return cli_fail("%s", e.message);
+    if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
+        polar_program_parse(&first, info.n_layer, o->prompt_program ? o->prompt_program : o->program, &e))
+        return cli_fail("%s", e.message);
     if (o->path && (n = cli_read_path(o->path, path)) < 0) return 2;
     so.n_ctx = n_tokens + o->generate;
-    so.max_calls = n > polar_program_length(&program) ? n : 0;
+    so.max_calls = n;
+    if (polar_program_length(&program) > so.max_calls) so.max_calls = polar_program_length(&program);
+    if (polar_program_length(&first) > so.max_calls) so.max_calls = polar_program_length(&first);
     so.n_threads = o->threads;
     so.n_batch = o->batch;
     if (so.n_ctx > info.n_ctx_train)
         return cli_fail("%d tokens and %d to generate do not fit the model's context of %d", n_tokens, o->generate,
                         info.n_ctx_train);
-    if (polar_session_create(s, model, &program, &so, &e) || (o->path && polar_session_set_path(*s, path, n, &e)))
+    if (polar_session_create(s, model, &first, &so, &e) || (o->path && polar_session_set_path(*s, path, n, &e)))
         return cli_fail("%s", e.message);
     return 0;
 }
@@ -94,19 +98,25 @@ static int run(const logits_options *o, const polar_model *model, const int32_t 
         printf("{\"logits\":");
         json_put_floats(stdout, polar_session_logits(*s, 0), (size_t)info.n_vocab);
     } else print_top(polar_session_logits(*s, 0), info.n_vocab);
+    if (o->prompt_program) {
+        polar_program program;
+        polar_program_parse(&program, info.n_layer, o->program, NULL); /* create_session took it */
+        if (polar_session_change_program(*s, &program, &e)) return cli_fail("%s", e.message);
+    }
     if (o->generate && (status = print_greedy(*s, info.n_vocab, o->generate, o->json))) return status;
     if (o->json) printf("}\n");
     return 0;
 }
 
 int command_logits(cli *c) {
-    logits_options o = {NULL, NULL, "", NULL, "per-call", "f32", "auto", 0, 0, 0, 0};
+    logits_options o = {.program = "", .kv = "per-call", .kv_type = "f32", .cpu = "auto"};
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
         {"tokens", 't', CLI_TEXT, &o.tokens, "IDS", "token ids, separated by commas; no BOS is added"},
         {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
+        {"prompt-program", 0, CLI_TEXT, &o.prompt_program, "PROGRAM", "what the tokens run under (--program)"},
         {"path", 0, CLI_TEXT, &o.path, "LAYERS", "layers in any order instead, separated by commas"},
-        {"kv", 0, CLI_TEXT, &o.kv, "MODE", "per-call or shared keys and values (per-call)"},
+        {"kv", 0, CLI_TEXT, &o.kv, "MODE", "keys and values: per-call, shared or last (per-call)"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f32 or f16 (f32)"},
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
@@ -120,6 +130,7 @@ int command_logits(cli *c) {
     int n, status = cli_read(c, options, 0, 0);
     if (status >= 0) return status;
     if (!o.tokens) return cli_usage("no tokens: --tokens 1,2,3");
+    if (o.path && o.prompt_program) return cli_usage("--path: tokens and ids run under it, without --prompt-program");
     if (o.generate < 0 || o.generate > 1000000) return cli_usage("--generate %d: expected 0..1000000", o.generate);
     if (!(tokens = read_tokens(o.tokens, &n))) return 2;
     status = cli_open_model(o.model, o.cpu, 0, &model);

@@ -76,7 +76,7 @@ int cli_chat(const char *text, polar_chat *chat) {
 }
 
 int cli_kv_mode(const char *text, polar_kv_mode *mode) {
-    static const char *const names[] = {"per-call", "shared", NULL};
+    static const char *const names[] = {"per-call", "shared", "last", NULL};
     const int at = cli_word("--kv", text, names);
     if (at < 0) return 2;
     *mode = (polar_kv_mode)at;

@@ -52,7 +52,8 @@ static void print_json(const run_options *o, const polar_result *r, const char *
 static void print_stats(const run_options *o, const polar_result *r, const polar_picked *picked, double seconds) {
     const polar_candidate *c = &picked->candidate;
     char strip[POLAR_MAX_LAYER + 1];
-    cli_note("%d + %d tokens, %d layer calls each, %.2f s", r->n_prompt, r->n_generated, r->n_calls, seconds);
+    cli_note("%d + %d tokens, %d layer calls each%s, %.2f s", r->n_prompt, r->n_generated, r->n_calls,
+             o->ask.prompt_program ? " of the answer's" : "", seconds);
     if (!is_picked(o)) return;
     polar_program_strip(&c->program, strip, sizeof strip);
     cli_note("program %s, cost %.3f, P %.3f; %d run, %d layer calls per token in all, %d for this answer", strip,
@@ -134,6 +135,7 @@ int command_run(cli *c) {
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
         {"program", 0, CLI_TEXT, &o.ask.program, "PROGRAM", "program of layers (what -p picks, else the identity)"},
+        {"prompt-program", 0, CLI_TEXT, &o.ask.prompt_program, "PROGRAM", "what the question runs under (--program)"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
         {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "let it pick the program, with the prompt of its training"},
         {"vote", 0, CLI_FLAG, &o.vote, NULL, "with -p: majority over the answers of --top-k programs (5)"},
@@ -159,7 +161,7 @@ int command_run(cli *c) {
         {"seed", 's', CLI_U64, &g->sampling.seed, "N", "the same seed gives the same text (0)"},
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end before this text; may be repeated"},
         {"ignore-end", 0, CLI_FLAG, &g->ignore_end, NULL, "go on after the model's end token"},
-        {"kv", 0, CLI_TEXT, &o.kv, "MODE", "per-call or shared keys and values (per-call)"},
+        {"kv", 0, CLI_TEXT, &o.kv, "MODE", "keys and values: per-call, shared or last (per-call)"},
         CLI_KV_TYPE_OPTION(o.kv_type),
         CLI_THREADS_OPTION(o.ask.session.n_threads),
         CLI_CPU_OPTION(o.cpu),

@@ -76,6 +76,7 @@ int scores_begin(scores *s, const json *header, const char *name) {
         return cli_fail("%s: no file of polar eval (its header names no layers and methods)", name);
     s->n_menu = length_of(json_get(header, "menu"));
     json_int(json_get(header, "feature_calls"), &s->feature_calls);
+    json_int(json_get(header, "prompt_calls"), &s->prompt_calls);
     json_int(json_get(header, "k"), &s->k);
     for (const json *m = methods->child; m; m = m->next) {
         score_method *x = &s->methods[s->n_methods++];
@@ -369,8 +370,12 @@ void scores_cost(const scores *s, const score_question *q, const int *runs, int 
     const score_run *chosen = &q->runs[r->chosen < 0 ? runs[0] : r->chosen];
     r->positions = positions_of(q, chosen);
     r->calls = q->encoder_calls;
-    if (!goes_on(s, q->runs[runs[0]].program)) r->calls += (double)s->feature_calls * q->n_prompt;
-    for (int i = 0; i < n; i++) r->calls += q->runs[runs[i]].calls * positions_of(q, &q->runs[runs[i]]);
+    if (s->prompt_calls || !goes_on(s, q->runs[runs[0]].program)) r->calls += (double)s->feature_calls * q->n_prompt;
+    for (int i = 0; i < n; i++) {
+        const score_run *x = &q->runs[runs[i]];
+        r->calls += x->calls * positions_of(q, x);
+        if (s->prompt_calls) r->calls += (double)(s->prompt_calls - x->calls) * q->n_prompt;
+    }
 }
 
 int scores_rank(const double *probability, const double *cost, int n_menu, double price, int k, int *out) {

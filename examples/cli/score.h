@@ -70,6 +70,7 @@ typedef struct score_texts {
 
 typedef struct scores {
     int n_layer, n_menu, n_methods, n_points, feature_calls, k;
+    int prompt_calls; /* of each token of a question, where that runs under a program of its own; else 0 */
     score_method methods[SCORE_METHODS];
     score_point points[SCORE_POINTS];
     score_question *questions;

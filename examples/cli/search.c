@@ -423,6 +423,8 @@ static int take_settings(run *r, const json *header) {
     o->prompt.example = 0;
     if ((text = json_get_text(s, "reward"))) o->reward = text;
     if ((text = json_get_text(s, "kv_type"))) o->kv_type = text;
+    if ((text = json_get_text(s, "kv"))) o->kv = text;
+    if ((text = json_get_text(s, "prompt_program"))) o->prompt_program = text;
     json_int(json_get(s, "tokens"), &o->tokens);
     o->stop.n = 0;
     for (const json *v = stop && stop->type == JSON_ARRAY ? stop->child : NULL; v && o->stop.n < 32; v = v->next)
