@@ -25,6 +25,10 @@
 
 /* ======================================================================================
  * [config] What the compiler and the system offer
+ *
+ * Everything that is decided by the preprocessor: system headers, switches, instruction sets, floating-point rules that
+ * the promise of equal bits needs, and the few macros of this file. Nothing to start with: read it when a platform is
+ * added. Uses: nothing.
  * ====================================================================================== */
 
 /* Names beyond ISO C under -std=c99: POSIX, madvise, syscall, the number of cores. Each system has its own word for
@@ -202,8 +206,9 @@ const char *polar_version(void) {
 /* ======================================================================================
  * [err] Status and messages
  *
- * fail() is the only way to make an error. The first error wins: what goes wrong while cleaning up does not
- * hide the cause. Messages are formatted here, without the locale and without stdio.
+ * fail() is the only way to make an error, and the place to start reading. The first error wins: what goes wrong while
+ * cleaning up does not hide the cause. Messages are formatted here, without the locale and without stdio. Promises: a
+ * message is one printable line of UTF-8, whatever a file holds. Uses: nothing.
  * ====================================================================================== */
 
 static const char *const err_texts[] = {
@@ -222,6 +227,7 @@ typedef struct text_buffer {
     size_t capacity, length;
 } text_buffer;
 
+/* Appends n bytes; what does not fit is counted, and the text stays NUL-terminated. */
 static void text_put(text_buffer *t, const char *s, size_t n) {
     for (size_t i = 0; i < n; i++, t->length++)
         if (t->length + 1 < t->capacity) t->at[t->length] = s[i];
@@ -311,6 +317,8 @@ static void text_clean(char *s) {
     }
 }
 
+/* Makes an error, unless the record holds one already, and returns `status`: callers say return fail(...). `e` may
+ * be NULL. */
 static PRINTF_LIKE(3, 4) polar_status fail(polar_error *e, polar_status status, const char *format, ...) {
     if (e && e->status == POLAR_OK) {
         text_buffer t = {e->message, sizeof e->message, 0};
@@ -335,8 +343,10 @@ static void err_clear(polar_error *e) {
 /* ======================================================================================
  * [mem] Allocator, checked sizes, layouts
  *
- * Sizes that contain a number from outside go through mul_size and add_size. An object is one block, whose
- * parts are placed by a layout: the same function runs twice, to measure and to place. Uses: [err].
+ * Sizes that contain a number from outside go through mul_size and add_size. An object is one block, whose parts are
+ * placed by a layout: the same function runs twice, to measure and to place. What grows is a buf. Start reading at
+ * mem_alloc and layout_place. Promises: no size overflows; a failed allocation leaves everything as it was.
+ * Uses: [err].
  * ====================================================================================== */
 
 static void *mem_malloc(void *user, size_t size) {
@@ -358,17 +368,20 @@ static void mem_malloc_free(void *user, void *ptr, size_t size) {
 #endif
 }
 
+/* The caller's allocator, or malloc and free. */
 static polar_allocator mem_allocator(const polar_allocator *a) {
     const polar_allocator standard = {mem_malloc, mem_malloc_free, NULL};
     return a && a->alloc && a->free ? *a : standard;
 }
 
+/* NULL and an error without memory. Whoever allocates keeps the size, since mem_free wants it back. */
 static void *mem_alloc(const polar_allocator *a, size_t size, polar_error *e) {
     void *p = a->alloc(a->user, size ? size : 1);
     if (!p) fail(e, POLAR_MEMORY, "out of memory: %zu bytes were refused", size);
     return p;
 }
 
+/* p may be NULL. */
 static void mem_free(const polar_allocator *a, void *p, size_t size) {
     if (!p) return;
     ASAN_ALLOW(p, size); /* the allocator may hand these bytes out again */
@@ -440,6 +453,7 @@ static layout layout_begin(void *block) {
     return l;
 }
 
+/* The place of the next array, NULL while the layout only measures or after an overflow. */
 static void *layout_place(layout *l, size_t count, size_t element) {
     size_t at = l->used, bytes, whole;
     if (!mul_size(&bytes, count, element) || !add_size(&whole, bytes, LAYOUT_GAP + LAYOUT_ALIGN - 1) ||
@@ -486,6 +500,7 @@ static char *buf_room(buf *b, size_t n) {
     return b->at ? b->at + b->length : NULL;
 }
 
+/* Appends n bytes, or sets `failed`. */
 static void buf_put(buf *b, const void *bytes, size_t n) {
     char *p = n ? buf_room(b, n) : NULL;
     if (!p) return;
@@ -795,9 +810,10 @@ static void text_put_number(text_buffer *t, double x, int is_float) {
 /* ======================================================================================
  * [thread] One primitive: run n tasks
  *
- * Tasks write disjoint results, so their order cannot matter. The pool publishes work as the number of tasks
- * that nobody took yet: taking one is a compare-and-swap, and a thread that wakes up late cannot take part in
- * work that is over. Uses: [err] [mem].
+ * Tasks write disjoint results, so their order cannot matter. The pool publishes work as the number of tasks that
+ * nobody took yet: taking one is a compare-and-swap, and a thread that wakes up late cannot take part in work that is
+ * over. Start reading at parallel_for, which everything else calls, then pool_run and pool_work. Promises: results
+ * never depend on the number of threads. Uses: [err] [mem].
  * ====================================================================================== */
 
 #if !defined(__GNUC__) && !defined(_MSC_VER) && !defined(POLAR_NO_THREADS)
@@ -1095,10 +1111,13 @@ polar_runner polar_pool_runner(polar_pool *pool) {
 /* ======================================================================================
  * [gguf] GGUF files: reading and writing
  *
- * Parses header, metadata and tensor directory out of byte ranges it does not trust: a mapped file, a file
- * that was read, the caller's memory. Tensor data stays where it is. Promises: no read outside the range, no
- * allocation larger than in proportion to it, time n log n in its size; a file that opens has unique keys and
- * tensors of known types that lie inside it. Uses: [err] [mem] [num].
+ * Parses header, metadata and tensor directory out of byte ranges it does not trust: a mapped file, a file that was
+ * read, the caller's memory. Tensor data stays where it is. Promises: no read outside the range, no allocation larger
+ * than in proportion to it, time n log n in its size; a file that opens has unique keys and tensors of known types that
+ * lie inside it.
+ *
+ * Start reading at gguf_parse, which goes through a file once; gguf_open and gguf_open_memory find the bytes for it,
+ * gguf_get_* hand out values, and gguf_out_* write what this library makes. Uses: [err] [mem] [num].
  * ====================================================================================== */
 
 /* Everything is little-endian and unaligned; a string is a u64 length and bytes without a NUL:
@@ -1234,6 +1253,7 @@ typedef struct gguf_reader {
     polar_error *error;
 } gguf_reader;
 
+/* The next n bytes; NULL and an error if there are fewer. */
 static const uint8_t *gguf_take(gguf_reader *r, uint64_t n) {
     const uint8_t *p = r->data + r->at;
     if (r->status != POLAR_OK) return NULL;
@@ -1274,6 +1294,7 @@ static void gguf_take_name(gguf_reader *r, const char **name, size_t *length) {
         }
 }
 
+/* The type of a value or of an array's elements; kv names the pair in the message. */
 static gguf_value_type gguf_take_type(gguf_reader *r, const gguf_kv *kv) {
     uint32_t type = gguf_take_u32(r);
     if (type < GGUF_N_VALUE_TYPES) return (gguf_value_type)type;
@@ -1282,6 +1303,7 @@ static gguf_value_type gguf_take_type(gguf_reader *r, const gguf_kv *kv) {
     return GGUF_U8;
 }
 
+/* One metadata pair. Strings are walked through, so that later readers can trust their lengths. */
 static void gguf_read_pair(gguf_reader *r, gguf_kv *kv) {
     uint64_t count = 1;
     size_t start;
@@ -1366,6 +1388,7 @@ static void gguf_read_tensor(gguf_reader *r, gguf_tensor *t, uint64_t *offset) {
 
 /* --- finding names */
 
+/* The order of names, as memcmp has it; the beginning of a name comes before it. */
 static int gguf_compare(const char *a, size_t a_length, const char *b, size_t b_length) {
     int c = memcmp(a, b, MIN(a_length, b_length));
     return c ? c : a_length < b_length ? -1 : a_length > b_length;
@@ -1400,6 +1423,7 @@ static const gguf_entry *gguf_sort(gguf_entry *entries, size_t n) {
     return NULL;
 }
 
+/* The entry with that name, by bisection; NULL if there is none. */
 static const gguf_entry *gguf_search(const gguf_entry *entries, size_t n, const char *name, size_t length) {
     size_t low = 0, high = n;
     while (low < high) {
@@ -1412,26 +1436,29 @@ static const gguf_entry *gguf_search(const gguf_entry *entries, size_t n, const 
     return NULL;
 }
 
+/* Sorts names; one that occurs twice is an error, in which `what` says what has the name. */
+static polar_status gguf_sort_names(const gguf_file *g, gguf_entry *entries, size_t n, const char *what,
+                                    polar_error *e) {
+    const gguf_entry *twice = gguf_sort(entries, n);
+    if (!twice) return POLAR_OK;
+    return fail(e, POLAR_FORMAT, "%s: the %s %.*s occurs twice", g->name, what, (int)MIN(twice->length, 100),
+                twice->name);
+}
+
+/* The index that gguf_find uses. */
 static polar_status gguf_index_keys(gguf_file *g, polar_error *e) {
-    const gguf_entry *twice;
     if (!(g->kv_index = mem_alloc(&g->allocator, g->n_kv * sizeof *g->kv_index, e))) return POLAR_MEMORY;
     for (size_t i = 0; i < g->n_kv; i++)
         g->kv_index[i] = (gguf_entry){g->kv[i].key, g->kv[i].key_length, i};
-    if ((twice = gguf_sort(g->kv_index, g->n_kv)))
-        return fail(e, POLAR_FORMAT, "%s: the key %.*s occurs twice", g->name, (int)MIN(twice->length, 100),
-                    twice->name);
-    return POLAR_OK;
+    return gguf_sort_names(g, g->kv_index, g->n_kv, "key", e);
 }
 
+/* That of gguf_find_tensor. */
 static polar_status gguf_index_tensors(gguf_file *g, polar_error *e) {
-    const gguf_entry *twice;
     if (!(g->tensor_index = mem_alloc(&g->allocator, g->n_tensors * sizeof *g->tensor_index, e))) return POLAR_MEMORY;
     for (size_t i = 0; i < g->n_tensors; i++)
         g->tensor_index[i] = (gguf_entry){g->tensors[i].name, g->tensors[i].name_length, i};
-    if ((twice = gguf_sort(g->tensor_index, g->n_tensors)))
-        return fail(e, POLAR_FORMAT, "%s: the tensor %.*s occurs twice", g->name, (int)MIN(twice->length, 100),
-                    twice->name);
-    return POLAR_OK;
+    return gguf_sort_names(g, g->tensor_index, g->n_tensors, "tensor", e);
 }
 
 /* NULL if there is none. */
@@ -1440,6 +1467,7 @@ static const gguf_kv *gguf_find(const gguf_file *g, const char *key) {
     return entry ? &g->kv[entry->index] : NULL;
 }
 
+/* NULL if there is none. */
 static const gguf_tensor *gguf_find_tensor(const gguf_file *g, const char *name) {
     const gguf_entry *entry = gguf_search(g->tensor_index, g->n_tensors, name, strlen(name));
     return entry ? &g->tensors[entry->index] : NULL;
@@ -1451,6 +1479,7 @@ static const gguf_tensor *gguf_find_tensor(const gguf_file *g, const char *name)
 
 enum { GGUF_OPTIONAL, GGUF_REQUIRED };
 
+/* What a getter returns for a key that is not there. */
 static polar_status gguf_absent(const gguf_file *g, const char *key, int required, polar_error *e) {
     return required ? fail(e, POLAR_FORMAT, "%s: the key %s is missing", g->name, key) : POLAR_OK;
 }
@@ -1476,6 +1505,7 @@ static int gguf_int_at(const gguf_kv *kv, size_t i, int64_t *out) {
     }
 }
 
+/* Whether gguf_int_at reads the elements. */
 static int gguf_is_int(const gguf_kv *kv) {
     return kv->type != GGUF_F32 && kv->type != GGUF_F64 && kv->type != GGUF_BOOL && kv->type != GGUF_STRING;
 }
@@ -1504,6 +1534,7 @@ static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
     return it;
 }
 
+/* The next string, which is not NUL-terminated; 0 at the end. */
 static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
     if (!it->left) return 0;
     it->left--;
@@ -1542,6 +1573,7 @@ static polar_status gguf_check_one(const gguf_file *g, const gguf_kv *kv, const 
     return POLAR_OK;
 }
 
+/* An integer within [min, max]; one that is out of range is refused, not cut. */
 static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
                                  polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
@@ -1560,6 +1592,7 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
     return POLAR_OK;
 }
 
+/* A number within [min, max]; integers count as numbers. */
 static polar_status gguf_get_float(const gguf_file *g, const char *key, double *out, double min, double max,
                                    int required, polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
@@ -1582,6 +1615,7 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
     return POLAR_OK;
 }
 
+/* A bool, or an integer that is 0 or 1. */
 static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out, int required, polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
     int64_t n = -1;
@@ -1594,6 +1628,7 @@ static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out,
     return POLAR_OK;
 }
 
+/* A value of 64 bits, as checksums are. */
 static polar_status gguf_get_u64(const gguf_file *g, const char *key, uint64_t *out, int required, polar_error *e) {
     const gguf_kv *kv = gguf_find(g, key);
     if (!kv) return gguf_absent(g, key, required, e);
@@ -1768,6 +1803,7 @@ static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_a
 #endif
 #endif /* POLAR_NO_STDIO */
 
+/* Gives a byte range back to where it came from. */
 static void gguf_unmap(const gguf_map *map, const polar_allocator *a) {
     if (map->origin == GGUF_ALLOCATED) mem_free(a, (void *)(uintptr_t)map->data, map->size);
 #if defined(POLAR_MMAP_POSIX)
@@ -1779,6 +1815,7 @@ static void gguf_unmap(const gguf_map *map, const polar_allocator *a) {
 
 /* --- opening */
 
+/* Frees everything; a file of zeros is a closed one. */
 static void gguf_close(gguf_file *g) {
     const polar_allocator *a = &g->allocator;
     for (size_t i = 0; i < g->n_maps; i++) gguf_unmap(&g->maps[i], a);
@@ -1941,6 +1978,7 @@ static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, 
     return status;
 }
 
+/* Writes a part number with five digits. */
 static void gguf_digits(char *at, int n) {
     for (int i = 4; i >= 0; i--, n /= 10) at[i] = (char)('0' + n % 10);
 }
@@ -2166,6 +2204,7 @@ static void gguf_out_key(gguf_out *o, const char *key, gguf_value_type type) {
     o->n_pairs++;
 }
 
+/* A pair whose value is a text. */
 static void gguf_out_text(gguf_out *o, const char *key, const char *s) {
     gguf_out_key(o, key, GGUF_STRING);
     buf_put_counted(&o->pairs, s, strlen(s));
@@ -2192,6 +2231,7 @@ static void gguf_out_array(gguf_out *o, const char *key, gguf_value_type type, s
     buf_put_u64(&o->pairs, count);
 }
 
+/* A pair whose value is an array of 64-bit numbers. */
 static void gguf_out_u64s(gguf_out *o, const char *key, const uint64_t *values, size_t count) {
     gguf_out_array(o, key, GGUF_U64, count);
     for (size_t i = 0; i < count; i++) buf_put_u64(&o->pairs, values[i]);
@@ -2320,11 +2360,11 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
 /* ======================================================================================
  * [quant] Tensor types: blocks of quantized numbers
  *
- * One table with a row per tensor type, and everything that depends on how a type lays out its bits. Reading
- * turns a block into integers with a common factor (quant_block), which is all that dequantization and dot
- * products need to know. The layouts are those of ggml; examples/cli/encode.c writes them. Promises: the same
- * bits on every machine, no alignment needed, any bytes are a valid block. Uses: [num].
- * ====================================================================================== */
+ * One table with a row per tensor type, and everything that depends on how a type lays out its bits. Reading turns a
+ * block into integers with a common factor (quant_block), which is all that dequantization and dot products need to
+ * know. The layouts are those of ggml; examples/cli/encode.c writes them. Start reading at quant_block, then at
+ * quant_types, the table. Promises: the same bits on every machine, no alignment needed, any bytes are a valid block.
+ * Uses: [num]. ====================================================================================== */
 
 #define QUANT_BLOCK 256 /* numbers of the largest block */
 
@@ -4935,8 +4975,9 @@ int polar_cpu_available(polar_cpu cpu) {
 /* ======================================================================================
  * [uni] UTF-8 and Unicode classes
  *
- * The classes that pre-tokenizers ask for: letters (L*), numbers (N*) and white space, of all code points.
- * Any bytes are accepted: what is not well-formed UTF-8 is read as single bytes of class other. Uses: nothing.
+ * The classes that pre-tokenizers ask for: letters (L*), numbers (N*) and white space, of all code points. Start
+ * reading at uni_decode and uni_class. Promises: any bytes are accepted; what is not well-formed UTF-8 is read as
+ * single bytes of class other. Uses: [err], where the rules of UTF-8 stand.
  * ====================================================================================== */
 
 /* Length of the longest prefix that does not end inside a character. Bytes that can not become one by what
@@ -5116,12 +5157,16 @@ static size_t uni_decode(const uint8_t *s, size_t n, uint32_t *c) {
 /* ======================================================================================
  * [tok] Tokenizers and chat formats
  *
- * Two kinds of vocabulary: byte-level BPE ("gpt2" in files), where a pre-tokenizer cuts the text into pieces
- * and merges are ranked, and SentencePiece ("llama"), where the whole text is one piece and tokens are scored.
- * Both join neighbours, best first, in one loop. Promises: any bytes are accepted, time n log n in the text,
- * control tokens come out of a text only when asked for, decoding gives back what was encoded (bytes for BPE
- * and for SentencePiece with byte tokens). A vocabulary that breaks its rules is refused, or the part of it
- * that cannot be used is never produced. Uses: [err] [mem] [num] [gguf] [uni].
+ * Two kinds of vocabulary: byte-level BPE ("gpt2" in files), where a pre-tokenizer cuts the text into pieces and merges
+ * are ranked, and SentencePiece ("llama"), where the whole text is one piece and tokens are scored. Both join
+ * neighbours, best first, in one loop. Promises: any bytes are accepted, time n log n in the text, control tokens
+ * come out of a text only when asked for, decoding gives back what was encoded (bytes for BPE and for SentencePiece
+ * with byte tokens). A vocabulary that breaks its rules is refused, or the part of it that cannot be used is never
+ * produced.
+ *
+ * Start reading at tok_encode and follow a text down: tok_encode_text looks for special tokens, tok_encode_plain cuts
+ * pieces, tok_encode_piece joins symbols. tok_load reads a vocabulary, tok_decode is the way back, tok_chat_encode
+ * writes a conversation, and tpl_* find out what a file's template would write. Uses: [err] [mem] [num] [gguf] [uni].
  * ====================================================================================== */
 
 /* Kinds of tokens, with the numbers that files use, and a flag. */
@@ -5162,7 +5207,8 @@ typedef struct tok_vocab {
     polar_chat chat;                 /* what the template asks for */
     int followed;                    /* what the template writes is known: */
     int writes_bos, trims;           /* BOS in front; contents without white space at their ends */
-    polar_span system, before, after, opening; /* where no system message is given; around one; what the assistant begins with */
+    polar_span system, before, after, opening; /* what stands for a missing system message, around one that is given,
+                                                  and what the assistant begins with */
     char *written[2];                /* what they are in, of n_written bytes */
     size_t n_written[2];
     void *block;                     /* all that follows */
@@ -5275,6 +5321,7 @@ static const char *tok_bytes(const tok_vocab *v, int32_t id, size_t *length) {
     return (const char *)v->bytes + v->offsets[id];
 }
 
+/* TOK_NORMAL and so on; 0 for a number that is no token. */
 static int tok_kind(const tok_vocab *v, int32_t id) {
     return id >= 0 && id < v->n_tokens ? v->kinds[id] & TOK_KIND : 0;
 }
@@ -5392,6 +5439,7 @@ static const tok_pre tok_pres[] = {
     {{"smollm"}, tok_split_gpt2, 1, 0, 0},
 };
 
+/* The row of the table that a file names; NULL if none does. */
 static const tok_pre *tok_find_pre(const char *name, size_t length) {
     for (int i = 0; i < COUNT(tok_pres); i++)
         for (int k = 0; k < COUNT(tok_pres[i].names) && tok_pres[i].names[k]; k++)
@@ -5406,6 +5454,7 @@ static const char *tok_name(const tok_vocab *v) {
 
 /* --- look-ups */
 
+/* Hashes of the two tables: the upper half of a product, where all bits have mixed. */
 static uint32_t tok_hash(const uint8_t *s, size_t n) {
     uint64_t h = mem_hash(s, n) * 0x9E3779B97F4A7C15u;
     return (uint32_t)(h >> 32);
@@ -5430,6 +5479,7 @@ static tok_slot *tok_find_slot(const tok_vocab *v, const uint8_t *s, size_t n, u
     return NULL;
 }
 
+/* The slot of a pair, or the empty one where it would go; NULL if neither is near. */
 static tok_pair *tok_find_pair(const tok_vocab *v, int32_t left, int32_t right) {
     uint32_t hash = tok_hash_pair(left, right);
     for (uint32_t i = 0; i < TOK_MAX_PROBES; i++) {
@@ -5652,6 +5702,7 @@ static int tok_compare_specials(const void *a, const void *b) {
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
+/* All tokens of the file; then the special ones in order, and the token of each single byte. */
 static polar_status tok_read_tokens(tok_vocab *v, const tok_source *src) {
     gguf_strings it = gguf_strings_begin(src->tokens);
     polar_status status = POLAR_OK;
@@ -5707,6 +5758,7 @@ static polar_status tok_read_merge(tok_vocab *v, const tok_source *src, uint32_t
     return POLAR_OK;
 }
 
+/* All merges of the file, by rank. */
 static polar_status tok_read_merges(tok_vocab *v, const tok_source *src) {
     gguf_strings it = gguf_strings_begin(src->merges);
     polar_status status = POLAR_OK;
@@ -5726,6 +5778,7 @@ static uint32_t tok_table_mask(size_t n) {
     return (uint32_t)(size - 1);
 }
 
+/* Measures or places the vocabulary's arrays. */
 static void tok_place(tok_vocab *v, const tok_source *src, layout *l) {
     size_t n = (size_t)v->n_tokens;
     v->offsets = layout_place(l, n + 1, sizeof *v->offsets);
@@ -5739,6 +5792,7 @@ static void tok_place(tok_vocab *v, const tok_source *src, layout *l) {
 }
 
 
+/* The ids that the file names by keys. */
 static polar_status tok_read_ids(tok_vocab *v, const tok_source *src) {
     int padding; /* nothing here pads: only looked at */
     const struct {
@@ -5913,6 +5967,7 @@ typedef struct tok_coder {
     polar_status status;
 } tok_coder;
 
+/* An encoding that writes up to `capacity` tokens; tok_coder_end frees what it comes to hold. */
 static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, int32_t *tokens, int capacity,
                                  polar_error *e) {
     tok_coder c;
@@ -5927,6 +5982,7 @@ static tok_coder tok_coder_begin(const tok_vocab *v, const polar_allocator *a, i
     return c;
 }
 
+/* *n gets the number of tokens, also of those that did not fit; 0 after a failure. */
 static polar_status tok_coder_end(tok_coder *c, int *n) {
     mem_free(c->a, c->symbols, c->symbols_capacity * sizeof *c->symbols);
     mem_free(c->a, c->heap, c->heap_capacity * sizeof *c->heap);
@@ -5936,6 +5992,7 @@ static polar_status tok_coder_end(tok_coder *c, int *n) {
     return c->status;
 }
 
+/* The next token of the result. */
 static void tok_emit(tok_coder *c, int32_t id) {
     if (c->n == INT_MAX) { /* not with one text, but with several messages */
         c->status = fail(c->error, POLAR_ARGUMENT, "more than %d tokens", INT_MAX);
@@ -5995,6 +6052,7 @@ static void tok_look(const tok_coder *c, const uint8_t *s, uint32_t i) {
         left->order = v->orders[left->joined];
 }
 
+/* The same, and enters it into the heap if the two join. */
 static void tok_look_push(tok_coder *c, const uint8_t *s, uint32_t i) {
     tok_look(c, s, i);
     if (c->symbols[i].order != TOK_NONE) tok_heap_push(c, (uint64_t)c->symbols[i].order << 32 | i);
@@ -6250,6 +6308,7 @@ static void tpl_fail(tpl *t, polar_span what) {
     t->failed.length = MIN(what.length, 40);
 }
 
+/* The same, for what the template cannot show by a place in it. */
 static void tpl_bad(tpl *t, const char *what) {
     tpl_fail(t, span_of(what));
 }
@@ -6278,6 +6337,7 @@ static char *tpl_room(tpl *t, size_t n) {
     return at;
 }
 
+/* Whether a condition with this value holds. */
 static int tpl_true(tpl_value v) {
     return v.kind == TPL_TEXT ? v.text.length > 0 : v.kind == TPL_LIST ? v.to > v.number
          : v.kind <= TPL_NONE ? 0 : v.kind <= TPL_INT ? v.number != 0 : 1;
@@ -6342,6 +6402,7 @@ static int tpl_word(tpl *t, const char *word) {
 
 /* --- variables */
 
+/* The variable of that name, the one set last; NULL if there is none from number `from` on. */
 static tpl_variable *tpl_find(tpl *t, polar_span name, int space, int from) {
     for (int i = t->n_variables; i-- > from;)
         if (t->variables[i].space == space && span_equal(t->variables[i].name, name)) return &t->variables[i];
@@ -6360,6 +6421,7 @@ static void tpl_set(tpl *t, polar_span name, int space, tpl_value v) {
 
 static tpl_value tpl_expression(tpl *t);
 
+/* A string between quotes, with its escapes. */
 static tpl_value tpl_literal(tpl *t) {
     const char quote = *t->at++;
     char *to = tpl_room(t, 0);
@@ -6380,6 +6442,7 @@ static tpl_value tpl_literal(tpl *t) {
     return tpl_text(text);
 }
 
+/* Message i of a list, from behind if i is negative; undefined if there is none. */
 static tpl_value tpl_message_at(tpl_value list, int64_t i) {
     if (list.kind != TPL_LIST) return tpl_of(TPL_UNDEFINED, 0);
     if (i < 0) i += list.to - list.number;
@@ -6387,6 +6450,7 @@ static tpl_value tpl_message_at(tpl_value list, int64_t i) {
     return tpl_of(TPL_MESSAGE, list.reversed ? list.to - 1 - (int)i : list.number + (int)i);
 }
 
+/* A member of a message, of a loop's variable, or of an object. */
 static tpl_value tpl_member(tpl *t, tpl_value v, polar_span name) {
     static const char *const names[] = {"index0", "index", "length", "first", "last"};
     const int values[] = {v.number, v.number + 1, v.to, v.number == 0, v.number + 1 == v.to};
@@ -6460,6 +6524,7 @@ static int tpl_arguments(tpl *t, tpl_value *args, int most, int space) {
     return n;
 }
 
+/* The value of a name, or of the one function that is known, namespace(). */
 static tpl_value tpl_named(tpl *t, polar_span name) {
     const tpl_variable *x = tpl_find(t, name, 0, 0);
     tpl_value v;
@@ -6575,6 +6640,7 @@ static tpl_value tpl_sum(tpl *t) {
     return v;
 }
 
+/* `what in in`: a member of a message, or a part of a text. */
 static int tpl_contains(tpl *t, tpl_value what, tpl_value in) {
     if (what.kind == TPL_TEXT && in.kind == TPL_MESSAGE) return tpl_member(t, in, what.text).kind != TPL_UNDEFINED;
     if (what.kind != TPL_TEXT || (in.kind != TPL_TEXT && in.kind != TPL_UNDEFINED)) tpl_bad(t, "in");
@@ -6583,6 +6649,7 @@ static int tpl_contains(tpl *t, tpl_value what, tpl_value in) {
     return 0;
 }
 
+/* What follows `is`: defined, none, string and the like. */
 static int tpl_test(tpl *t, tpl_value v) {
     const polar_span name = tpl_name(t);
     if (span_is(name, "defined")) return v.kind != TPL_UNDEFINED;
@@ -6597,6 +6664,7 @@ static int tpl_test(tpl *t, tpl_value v) {
     return 0;
 }
 
+/* Sums compared with each other, tested with `is`, or looked for with `in`. */
 static tpl_value tpl_compare(tpl *t) {
     static const char *const signs[] = {"==", "!=", "<=", ">=", "<", ">"};
     tpl_value v = tpl_sum(t);
@@ -6624,6 +6692,7 @@ static tpl_value tpl_compare(tpl *t) {
     return v;
 }
 
+/* A comparison behind any number of `not`. */
 static tpl_value tpl_not(tpl *t) {
     int n = 0;
     tpl_value v;
@@ -6659,6 +6728,7 @@ static tpl_value tpl_expression(tpl *t) {
 
 /* --- text and tags */
 
+/* Text that the template puts out. */
 static void tpl_write(tpl *t, polar_span s) {
     if (s.length > TPL_BYTES - t->n_out) tpl_bad(t, "a long text");
     else if (s.length) memcpy(t->out + t->n_out, s.text, s.length), t->n_out += s.length;
@@ -6709,6 +6779,7 @@ enum { TPL_END, TPL_ELIF, TPL_ELSE, TPL_ENDIF, TPL_ENDFOR, TPL_ENDMACRO, TPL_N_E
 
 static int tpl_block(tpl *t, int active);
 
+/* {% if %} up to {% endif %}: of its branches the first whose condition holds is run, the others are passed over. */
 static void tpl_if(tpl *t, int active) {
     int done = 0, found, yes = active && tpl_true(tpl_expression(t));
     do {
@@ -6721,6 +6792,7 @@ static void tpl_if(tpl *t, int active) {
     tpl_close(t, '%');
 }
 
+/* {% for name in list %} up to {% endfor %}. */
 static void tpl_for(tpl *t, int active) {
     const int variables = t->n_variables, scope = t->scope;
     const char *body;
@@ -6970,17 +7042,20 @@ static polar_status tok_read_chat(tok_vocab *v, const tok_source *src, const pol
     return status;
 }
 
-/* Encodes the text so far. It goes on until a control token: "user", "\n" and the content are cut into pieces as one. */
+/* Encodes the text so far. It goes on until a control token: "user", "\n" and the content are cut into pieces as one.
+ * */
 static void tok_chat_flush(tok_coder *c) {
     if (tok_is_complete(c, &c->pending))
         tok_encode_text(c, (const uint8_t *)c->pending.at, c->pending.length, 0);
     c->pending.length = 0;
 }
 
+/* Adds text that tok_chat_flush will encode. */
 static void tok_chat_text(tok_coder *c, polar_span s) {
     buf_put(&c->pending, s.text, s.length);
 }
 
+/* Encodes the text so far, then a control token by its name; NULL: nothing. */
 static void tok_chat_control(tok_coder *c, const char *name) {
     int32_t id;
     if (!name) return;
@@ -6991,6 +7066,7 @@ static void tok_chat_control(tok_coder *c, const char *name) {
         c->status = fail(c->error, POLAR_MISMATCH, "the vocabulary has no token %s, which the chat format needs", name);
 }
 
+/* What introduces a message: its role between control tokens. */
 static void tok_chat_header(tok_coder *c, const struct tok_chat_format *f, const char *role) {
     tok_chat_control(c, f->open);
     tok_chat_text(c, span_of(role));
@@ -7022,6 +7098,7 @@ static void tok_chat_message(tok_coder *c, const struct tok_chat_format *f, cons
     tok_chat_text(c, span_of(f->tail));
 }
 
+/* Refuses messages without role or content. */
 static polar_status tok_check_messages(const polar_message *messages, int n, polar_error *e) {
     if (n < 0 || (n && !messages)) return fail(e, POLAR_ARGUMENT, "%d messages, expected a list", n);
     for (int i = 0; i < n; i++)
@@ -7075,9 +7152,14 @@ const char *polar_chat_name(polar_chat chat) {
 /* ======================================================================================
  * [model] Architectures and weights
  *
- * Hyperparameters and tensors of a GGUF file, checked against each other once, here; after that the forward
- * pass trusts them. Weights stay where the file is; only norms and biases that are not plain aligned floats
- * are copied. Uses: [err] [mem] [num] [gguf] [quant] [kern] [tok].
+ * Hyperparameters and tensors of a GGUF file, checked against each other once, here; after that the forward pass trusts
+ * them. Weights stay where the file is; only norms and biases that are not plain aligned floats are copied.
+ *
+ * Start reading at the table of architectures, then at model_load, which goes through all steps: the architecture's
+ * row, its numbers (model_hyperparameters), its tensors (model_place, which runs twice: to measure and to place), the
+ * angles of rope, and what is in the file that nobody asked for. Promises: nothing in a file is ignored silently;
+ * every size and shape that the forward pass relies on is checked. Functions here return a status, and read that of a
+ * failure from the error record, which is never NULL. Uses: [err] [mem] [num] [gguf] [quant] [kern] [tok].
  * ====================================================================================== */
 
 /* To add an architecture: a row here and, if it has tensors of its own, their names in model_layer_tensors. */
@@ -7145,7 +7227,7 @@ typedef struct model_key {
 } model_key;
 
 /* The whole name of a key, which counts as used. */
-static model_key key_of(polar_model *m, const char *rest) {
+static model_key model_key_of(polar_model *m, const char *rest) {
     model_key k;
     text_buffer t = {k.text, sizeof k.text, 0};
     const gguf_kv *kv;
@@ -7154,125 +7236,124 @@ static model_key key_of(polar_model *m, const char *rest) {
     return k; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
-/* What is in the file, may change results and is not done here is an error, or a note if the caller ignores it. */
-static PRINTF_LIKE(3, 4) int model_unknown(polar_model *m, polar_error *e, const char *format, ...) {
+/* What is in the file, may change results and is not done here: POLAR_UNSUPPORTED, or a note if the caller ignores
+ * it. */
+static PRINTF_LIKE(3, 4) polar_status model_unknown(polar_model *m, polar_error *e, const char *format, ...) {
     char what[400];
     text_buffer t = {what, sizeof what, 0};
     va_list args;
     va_start(args, format);
     text_vformat(&t, format, args);
     va_end(args);
-    if (m->ignore_unknown) buf_note(&m->notes, "%s: %s: ignored", m->file.name, what);
-    else fail(e, POLAR_UNSUPPORTED, "%s: %s (the option ignore_unknown overrules this)", m->file.name, what);
-    return m->ignore_unknown;
+    if (!m->ignore_unknown)
+        return fail(e, POLAR_UNSUPPORTED, "%s: %s (the option ignore_unknown overrules this)", m->file.name, what);
+    buf_note(&m->notes, "%s: %s: ignored", m->file.name, what);
+    return POLAR_OK;
 }
 
-#define NO_DEFAULT (-1)
-/* An integer of the file in [min, max]; without it `standard`, or an error if that is NO_DEFAULT. */
-static int model_int(polar_model *m, const char *key, int standard, int min, int max, int *out, polar_error *e) {
-    const model_key k = key_of(m, key);
+#define MODEL_NO_DEFAULT (-1)
+/* An integer of the file in [min, max]; without it `standard`, or an error if that is MODEL_NO_DEFAULT. */
+static polar_status model_int(polar_model *m, const char *key, int standard, int min, int max, int *out,
+                              polar_error *e) {
+    const model_key k = model_key_of(m, key);
     *out = standard;
-    return gguf_get_int(&m->file, k.text, out, min, max, standard == NO_DEFAULT, e) == POLAR_OK;
+    return gguf_get_int(&m->file, k.text, out, min, max, standard == MODEL_NO_DEFAULT, e);
 }
 
-static int model_float(polar_model *m, const char *key, double standard, double min, double max, float *out,
-                       polar_error *e) {
-    const model_key k = key_of(m, key);
+/* The same for a number; one without a default has a `standard` below 0. */
+static polar_status model_float(polar_model *m, const char *key, double standard, double min, double max, float *out,
+                                polar_error *e) {
+    const model_key k = model_key_of(m, key);
     double v = standard;
-    if (gguf_get_float(&m->file, k.text, &v, min, max, standard < 0, e)) return 0;
+    const polar_status status = gguf_get_float(&m->file, k.text, &v, min, max, standard < 0, e);
     *out = (float)v;
-    return 1;
+    return status;
 }
 
 /* What positions are divided by. The factor has an older key too; 0 means 1. */
-static int model_rope_scaling(polar_model *m, float *factor, polar_error *e) {
-    const model_key k = key_of(m, "rope.scaling.type");
+static polar_status model_rope_scaling(polar_model *m, float *factor, polar_error *e) {
+    const model_key k = model_key_of(m, "rope.scaling.type");
     const char *s = "linear";
     size_t n = 6;
     float old;
-    if (gguf_get_str(&m->file, k.text, &s, &n, 0, e) || !model_float(m, "rope.scaling.factor", 0, 0, 1e6, factor, e) ||
-        !model_float(m, "rope.scale_linear", 0, 0, 1e6, &old, e))
-        return 0;
-    if (*factor > 0 && old > 0 && f32_bits(*factor) != f32_bits(old)) {
-        fail(e, POLAR_FORMAT, "%s: rope.scaling.factor and rope.scale_linear differ", m->file.name);
-        return 0;
-    }
+    if (gguf_get_str(&m->file, k.text, &s, &n, 0, e) || model_float(m, "rope.scaling.factor", 0, 0, 1e6, factor, e) ||
+        model_float(m, "rope.scale_linear", 0, 0, 1e6, &old, e))
+        return e->status;
+    if (*factor > 0 && old > 0 && f32_bits(*factor) != f32_bits(old))
+        return fail(e, POLAR_FORMAT, "%s: rope.scaling.factor and rope.scale_linear differ", m->file.name);
     if (!(*factor > 0)) *factor = old > 0 ? old : 1;
-    if (n == 6 && !memcmp(s, "linear", 6)) return 1;
-    if (n == 4 && !memcmp(s, "yarn", 4) && f32_bits(*factor) == f32_bits(1)) return 1;
+    if (n == 6 && !memcmp(s, "linear", 6)) return POLAR_OK;
+    if (n == 4 && !memcmp(s, "yarn", 4) && f32_bits(*factor) == f32_bits(1)) return POLAR_OK;
     *factor = 1;
-    if (n == 4 && !memcmp(s, "none", 4)) return 1;
+    if (n == 4 && !memcmp(s, "none", 4)) return POLAR_OK;
     return model_unknown(m, e, "rope.scaling.type is \"%.*s\", expected none or linear", (int)MIN(n, 40), s);
 }
 
 /* A window of positions to look back does nothing as long as the context is not larger. */
-static int model_window(polar_model *m, polar_error *e) {
+static polar_status model_window(polar_model *m, polar_error *e) {
     int window;
-    if (!model_int(m, "attention.sliding_window", 0, 0, INT_MAX, &window, e)) return 0;
-    if (!window || window >= m->n_ctx_train) return 1;
+    if (model_int(m, "attention.sliding_window", 0, 0, INT_MAX, &window, e)) return e->status;
+    if (!window || window >= m->n_ctx_train) return POLAR_OK;
     buf_note(&m->notes, "%s: attention.sliding_window is %d: the context is limited to that, instead of %d",
              m->file.name, window, m->n_ctx_train);
     m->n_ctx_train = window;
-    return 1;
+    return POLAR_OK;
 }
 
-static int model_hyperparameters(polar_model *m, float *rope_factor, polar_error *e) {
-    const int big = 1 << 24;
+/* How many experts, and how many of them a token goes to. */
+static polar_status model_experts(polar_model *m, polar_error *e) {
+    model_key norm;
+    if (model_int(m, "expert_count", m->arch->experts ? MODEL_NO_DEFAULT : 0, 0, 1024, &m->n_expert, e))
+        return e->status;
+    if (!m->arch->experts && m->n_expert)
+        return fail(e, POLAR_UNSUPPORTED, "%s: architecture %s with %d experts is not supported", m->file.name,
+                    m->arch->name, m->n_expert);
+    if (!m->arch->experts) return POLAR_OK;
+    if (model_int(m, "expert_used_count", MODEL_NO_DEFAULT, 1, m->n_expert, &m->n_expert_used, e)) return e->status;
+    norm = model_key_of(m, "expert_weights_norm");
+    return gguf_get_bool(&m->file, norm.text, &m->expert_norm, 0, e);
+}
+
+/* All numbers of the model, and what they have to fulfil together. */
+static polar_status model_hyperparameters(polar_model *m, float *rope_factor, polar_error *e) {
+    const int big = 1 << 24, dense = !m->arch->experts;
     int value_dim;
-    if (!model_int(m, "block_count", NO_DEFAULT, 1, POLAR_MAX_LAYER, &m->n_layer, e) ||
-        !model_int(m, "embedding_length", NO_DEFAULT, 1, big, &m->n_embd, e) ||
-        !model_int(m, "attention.head_count", NO_DEFAULT, 1, 65536, &m->n_head, e) ||
-        !model_int(m, "attention.head_count_kv", m->n_head, 1, m->n_head, &m->n_head_kv, e) ||
-        !model_int(m, "context_length", NO_DEFAULT, 1, INT_MAX / 2, &m->n_ctx_train, e) ||
-        !model_int(m, "feed_forward_length", m->arch->experts ? 0 : NO_DEFAULT, m->arch->experts ? 0 : 1, big, &m->n_ff,
-                   e) ||
-        !model_int(m, "attention.key_length", MAX(1, m->n_embd / m->n_head), 1, 4096, &m->head_dim, e) ||
-        !model_int(m, "attention.value_length", m->head_dim, 1, 4096, &value_dim, e) ||
-        !model_int(m, "rope.dimension_count", m->head_dim, 2, m->head_dim, &m->n_rot, e) ||
-        !model_float(m, "rope.freq_base", 10000, 1, 1e12, &m->rope_base, e) ||
-        !model_float(m, "attention.layer_norm_rms_epsilon", -1, 0, 1, &m->norm_eps, e) ||
-        !model_float(m, "attention.scale", 0, 0, 1e6, &m->attention_scale, e) ||
-        !model_rope_scaling(m, rope_factor, e) || !model_window(m, e))
-        return 0;
+    if (model_int(m, "block_count", MODEL_NO_DEFAULT, 1, POLAR_MAX_LAYER, &m->n_layer, e) ||
+        model_int(m, "embedding_length", MODEL_NO_DEFAULT, 1, big, &m->n_embd, e) ||
+        model_int(m, "attention.head_count", MODEL_NO_DEFAULT, 1, 65536, &m->n_head, e) ||
+        model_int(m, "attention.head_count_kv", m->n_head, 1, m->n_head, &m->n_head_kv, e) ||
+        model_int(m, "context_length", MODEL_NO_DEFAULT, 1, INT_MAX / 2, &m->n_ctx_train, e) ||
+        model_int(m, "feed_forward_length", dense ? MODEL_NO_DEFAULT : 0, dense, big, &m->n_ff, e) ||
+        model_int(m, "attention.key_length", MAX(1, m->n_embd / m->n_head), 1, 4096, &m->head_dim, e) ||
+        model_int(m, "attention.value_length", m->head_dim, 1, 4096, &value_dim, e) ||
+        model_int(m, "rope.dimension_count", m->head_dim, 2, m->head_dim, &m->n_rot, e) ||
+        model_float(m, "rope.freq_base", 10000, 1, 1e12, &m->rope_base, e) ||
+        model_float(m, "attention.layer_norm_rms_epsilon", -1, 0, 1, &m->norm_eps, e) ||
+        model_float(m, "attention.scale", 0, 0, 1e6, &m->attention_scale, e) ||
+        model_rope_scaling(m, rope_factor, e) || model_window(m, e))
+        return e->status;
     if (!(m->attention_scale > 0)) m->attention_scale = 1.0f / sqrtf((float)m->head_dim);
-    if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2) {
-        fail(e, POLAR_UNSUPPORTED,
-             "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: expected "
-             "heads a multiple, equal lengths, an even dimension",
-             m->file.name, m->n_head, m->n_head_kv, m->head_dim, value_dim, m->n_rot);
-        return 0;
-    }
-    if (!model_int(m, "expert_count", m->arch->experts ? NO_DEFAULT : 0, 0, 1024, &m->n_expert, e)) return 0;
-    if (!m->arch->experts && m->n_expert) {
-        fail(e, POLAR_UNSUPPORTED, "%s: architecture %s with %d experts is not supported", m->file.name,
-             m->arch->name, m->n_expert);
-        return 0;
-    }
-    if (m->arch->experts) {
-        const model_key norm = key_of(m, "expert_weights_norm");
-        if (!model_int(m, "expert_used_count", NO_DEFAULT, 1, m->n_expert, &m->n_expert_used, e) ||
-            gguf_get_bool(&m->file, norm.text, &m->expert_norm, 0, e))
-            return 0;
-    }
-    return 1;
+    if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2)
+        return fail(e, POLAR_UNSUPPORTED,
+                    "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: "
+                    "expected heads a multiple, equal lengths, an even dimension",
+                    m->file.name, m->n_head, m->n_head_kv, m->head_dim, value_dim, m->n_rot);
+    return model_experts(m, e);
 }
 
 /* --- tensors --- */
 
-typedef struct tensor_name {
+typedef struct model_tensor_name {
     char text[64];
-} tensor_name;
+} model_tensor_name;
 
-static tensor_name name_of(int layer, const char *rest, const char *suffix) {
-    tensor_name n;
+/* "blk.3.attn_q.weight"; with a layer of -1 without its beginning. */
+static model_tensor_name model_name_of(int layer, const char *rest, const char *suffix) {
+    model_tensor_name n;
     text_buffer t = {n.text, sizeof n.text, 0};
-    if (layer >= 0) text_format(&t, "blk.%d.%s.%s", layer, rest, suffix);
-    else text_format(&t, "%s.%s", rest, suffix);
+    if (layer >= 0) text_format(&t, "blk.%d.", layer);
+    text_format(&t, "%s.%s", rest, suffix);
     return n; /* cppcheck-suppress uninitvar ; filled through t */
-}
-
-static void dims_text(text_buffer *t, const gguf_tensor *g) {
-    for (int i = 0; i < g->n_dims; i++) text_format(t, "%s%lld", i ? " x " : "", (long long)g->dims[i]);
 }
 
 /* Finds a tensor of n (x rows (x count)) numbers; 0 as n, rows or count accepts what is there, 1 also a missing
@@ -7288,38 +7369,35 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
         return NULL;
     }
     m->file.tensors[g - m->file.tensors].used = 1;
-    dims_text(&t, g);
+    for (int i = 0; i < g->n_dims; i++) text_format(&t, "%s%lld", i ? " x " : "", (long long)g->dims[i]);
     for (int i = 0; i < 4; i++) {
-        int64_t have = i < g->n_dims ? g->dims[i] : 1;
-        if ((want[i] && have != want[i]) || have > INT_MAX) {
-            fail(e, POLAR_FORMAT, "%s: tensor %s has shape %s, expected %lld x %lld x %lld (0: any)", m->file.name,
-                 name, shape, (long long)n, (long long)rows, (long long)count);
-            return NULL;
-        }
-    }
-    if (quant_find(g->type) < 0) {
-        fail(e, POLAR_UNSUPPORTED, "%s: tensor %s has type %s, which this library does not run", m->file.name, name,
-             gguf_type_name(g->type));
+        if ((!want[i] || g->dims[i] == want[i]) && g->dims[i] <= INT_MAX) continue;
+        fail(e, POLAR_FORMAT, "%s: tensor %s has shape %s, expected %lld x %lld x %lld (0: any)", m->file.name, name,
+             shape, (long long)n, (long long)rows, (long long)count);
         return NULL;
     }
-    return g;
+    if (quant_find(g->type) >= 0) return g;
+    fail(e, POLAR_UNSUPPORTED, "%s: tensor %s has type %s, which this library does not run", m->file.name, name,
+         gguf_type_name(g->type));
+    return NULL;
 }
 
-static int model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out,
-                        polar_error *e) {
-    const tensor_name full = name_of(layer, name, "weight");
+/* The matrix NAME.weight of a layer: `count` times (rows, n). */
+static polar_status model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out,
+                                 polar_error *e) {
+    const model_tensor_name full = model_name_of(layer, name, "weight");
     const gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
-    if (!g) return 0;
+    if (!g) return e->status;
     out->type = quant_find(g->type);
     out->n = (int)g->dims[0];
-    out->rows = g->n_dims > 1 ? (int)g->dims[1] : 1;
+    out->rows = (int)g->dims[1];
     out->row_bytes = quant_row_bytes(out->type, (size_t)out->n);
     out->data = g->data;
     out->bias = NULL;
-    return 1;
+    return POLAR_OK;
 }
 
-static int host_is_little(void) {
+static int model_host_is_little(void) {
     const uint16_t one = 1;
     uint8_t first;
     memcpy(&first, &one, 1);
@@ -7328,136 +7406,138 @@ static int host_is_little(void) {
 
 /* A vector as floats: in place where it is that already, else converted into the layout. Measured with
  * l->base NULL. `full` is the tensor's whole name. */
-static int model_vector(polar_model *m, layout *l, const char *full, int n, const float **out, polar_error *e) {
+static polar_status model_vector(polar_model *m, layout *l, const char *full, int n, const float **out,
+                                 polar_error *e) {
     const gguf_tensor *g = model_tensor(m, full, n, 1, 1, e);
     float *copy;
-    if (!g) return 0;
-    if (g->type == quant_types[QUANT_F32].id && host_is_little() && (uintptr_t)g->data % sizeof(float) == 0) {
+    if (!g) return e->status;
+    if (g->type == quant_types[QUANT_F32].id && model_host_is_little() && (uintptr_t)g->data % sizeof(float) == 0) {
         *out = (const float *)(const void *)g->data;
-        return 1;
+        return POLAR_OK;
     }
     copy = layout_place(l, (size_t)n, sizeof(float));
     if (copy) quant_dequantize(quant_find(g->type), g->data, (size_t)n, copy);
     *out = copy;
-    return 1;
+    return POLAR_OK;
 }
 
-static int layer_vector(polar_model *m, layout *l, int i, const char *name, int n, const float **out, polar_error *e) {
-    const tensor_name full = name_of(i, name, "weight");
+/* The vector NAME.weight of layer i. */
+static polar_status model_layer_vector(polar_model *m, layout *l, int i, const char *name, int n, const float **out,
+                                       polar_error *e) {
+    const model_tensor_name full = model_name_of(i, name, "weight");
     return model_vector(m, l, full.text, n, out, e);
 }
 
 /* A matrix and its bias, if there is one or must be one. */
-static int model_linear(polar_model *m, layout *l, int i, const char *name, int n, int rows, int biased, matrix *out,
-                        polar_error *e) {
-    const tensor_name bias = name_of(i, name, "bias");
-    if (!model_matrix(m, i, name, n, rows, 1, out, e)) return 0;
-    return (!biased && !gguf_find_tensor(&m->file, bias.text)) ||
-           model_vector(m, l, bias.text, out->rows, &out->bias, e);
+static polar_status model_linear(polar_model *m, layout *l, int i, const char *name, int n, int rows, int biased,
+                                 matrix *out, polar_error *e) {
+    const model_tensor_name bias = model_name_of(i, name, "bias");
+    if (model_matrix(m, i, name, n, rows, 1, out, e)) return e->status;
+    if (!biased && !gguf_find_tensor(&m->file, bias.text)) return POLAR_OK;
+    return model_vector(m, l, bias.text, out->rows, &out->bias, e);
 }
 
-static int model_expert_tensors(polar_model *m, int i, model_layer *y, polar_error *e) {
+/* The router, the experts, and the shared expert with its gate. The first layer decides about widths that the metadata
+ * does not name, the others must agree. */
+static polar_status model_expert_tensors(polar_model *m, int i, model_layer *y, polar_error *e) {
     const int d = m->n_embd, x = m->n_expert;
-    if (!model_matrix(m, i, "ffn_gate_inp", d, x, 1, &y->router, e) ||
-        !model_matrix(m, i, "ffn_gate_exps", d, m->n_ff_exp, x, &y->gate_exps, e))
-        return 0;
-    m->n_ff_exp = y->gate_exps.rows; /* the first layer decides, the others must agree */
-    if (!model_matrix(m, i, "ffn_up_exps", d, m->n_ff_exp, x, &y->up_exps, e) ||
-        !model_matrix(m, i, "ffn_down_exps", m->n_ff_exp, d, x, &y->down_exps, e) ||
-        !model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e))
-        return 0;
+    if (model_matrix(m, i, "ffn_gate_inp", d, x, 1, &y->router, e) ||
+        model_matrix(m, i, "ffn_gate_exps", d, m->n_ff_exp, x, &y->gate_exps, e))
+        return e->status;
+    m->n_ff_exp = y->gate_exps.rows;
+    if (model_matrix(m, i, "ffn_up_exps", d, m->n_ff_exp, x, &y->up_exps, e) ||
+        model_matrix(m, i, "ffn_down_exps", m->n_ff_exp, d, x, &y->down_exps, e) ||
+        model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e))
+        return e->status;
     m->n_ff_shexp = y->gate_shexp.rows;
-    if (m->n_ff_exp > INT_MAX / 2 / x) {
-        fail(e, POLAR_UNSUPPORTED, "%s: %d experts of width %d are more than is possible", m->file.name, x,
-             m->n_ff_exp);
-        return 0;
-    }
-    return model_matrix(m, i, "ffn_up_shexp", d, m->n_ff_shexp, 1, &y->up_shexp, e) &&
-           model_matrix(m, i, "ffn_down_shexp", m->n_ff_shexp, d, 1, &y->down_shexp, e) &&
-           model_matrix(m, i, "ffn_gate_inp_shexp", d, 1, 1, &y->shared_gate, e);
+    if (m->n_ff_exp > INT_MAX / 2 / x)
+        return fail(e, POLAR_UNSUPPORTED, "%s: %d experts of width %d are more than is possible", m->file.name, x,
+                    m->n_ff_exp);
+    if (model_matrix(m, i, "ffn_up_shexp", d, m->n_ff_shexp, 1, &y->up_shexp, e) ||
+        model_matrix(m, i, "ffn_down_shexp", m->n_ff_shexp, d, 1, &y->down_shexp, e))
+        return e->status;
+    return model_matrix(m, i, "ffn_gate_inp_shexp", d, 1, 1, &y->shared_gate, e);
 }
 
-static int model_layer_tensors(polar_model *m, layout *l, int i, model_layer *y, polar_error *e) {
+/* All weights of layer i. */
+static polar_status model_layer_tensors(polar_model *m, layout *l, int i, model_layer *y, polar_error *e) {
     const int d = m->n_embd, dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim, biased = m->arch->qkv_bias;
-    if (!layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) ||
-        !layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
-        !model_linear(m, l, i, "attn_q", d, dq, biased, &y->q, e) ||
-        !model_linear(m, l, i, "attn_k", d, dk, biased, &y->k, e) ||
-        !model_linear(m, l, i, "attn_v", d, dk, biased, &y->v, e) ||
-        !model_linear(m, l, i, "attn_output", dq, d, 0, &y->o, e))
-        return 0;
-    if (m->arch->qk_norm && (!layer_vector(m, l, i, "attn_q_norm", m->head_dim, &y->q_norm, e) ||
-                             !layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
-        return 0;
+    if (model_layer_vector(m, l, i, "attn_norm", d, &y->attn_norm, e) ||
+        model_layer_vector(m, l, i, "ffn_norm", d, &y->ffn_norm, e) ||
+        model_linear(m, l, i, "attn_q", d, dq, biased, &y->q, e) ||
+        model_linear(m, l, i, "attn_k", d, dk, biased, &y->k, e) ||
+        model_linear(m, l, i, "attn_v", d, dk, biased, &y->v, e) ||
+        model_linear(m, l, i, "attn_output", dq, d, 0, &y->o, e))
+        return e->status;
+    if (m->arch->qk_norm && (model_layer_vector(m, l, i, "attn_q_norm", m->head_dim, &y->q_norm, e) ||
+                             model_layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
+        return e->status;
     if (m->arch->experts) return model_expert_tensors(m, i, y, e);
-    return model_linear(m, l, i, "ffn_gate", d, m->n_ff, 0, &y->gate, e) &&
-           model_linear(m, l, i, "ffn_up", d, m->n_ff, 0, &y->up, e) &&
-           model_linear(m, l, i, "ffn_down", m->n_ff, d, 0, &y->down, e);
+    if (model_linear(m, l, i, "ffn_gate", d, m->n_ff, 0, &y->gate, e) ||
+        model_linear(m, l, i, "ffn_up", d, m->n_ff, 0, &y->up, e))
+        return e->status;
+    return model_linear(m, l, i, "ffn_down", m->n_ff, d, 0, &y->down, e);
 }
 
 /* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3). */
-static int model_rope(polar_model *m, float linear, polar_error *e) {
+static polar_status model_rope(polar_model *m, float linear, polar_error *e) {
     const double two_pi = 6.28318530717958647693;
     const gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
-    if (g && !(g = model_tensor(m, "rope_freqs.weight", m->n_rot / 2, 1, 1, e))) return 0;
-    if (g && g->type != quant_types[QUANT_F32].id) {
-        fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name,
-             gguf_type_name(g->type));
-        return 0;
-    }
+    if (g && !(g = model_tensor(m, "rope_freqs.weight", m->n_rot / 2, 1, 1, e))) return e->status;
+    if (g && g->type != quant_types[QUANT_F32].id)
+        return fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name,
+                    gguf_type_name(g->type));
     for (int i = 0; i < m->n_rot / 2; i++) {
         double factor = mul64(g ? (double)rd_f32(g->data + 4 * i) : 1, linear), turns;
-        if (!(factor >= 1e-3) || factor > 1e9) {
-            fail(e, POLAR_FORMAT, "%s: rope_freqs.weight[%d] is not a sensible factor", m->file.name, i);
-            return 0;
-        }
+        if (!(factor >= 1e-3) || factor > 1e9)
+            return fail(e, POLAR_FORMAT, "%s: rope_freqs.weight[%d] is not a sensible factor", m->file.name, i);
         turns = pow64((double)m->rope_base, -2.0 * i / m->n_rot) / two_pi / factor;
         turns = turns - (double)(int64_t)turns;
         m->rope_step[i] = (uint64_t)(turns * 9223372036854775808.0) * 2;
     }
-    return 1;
+    return POLAR_OK;
 }
 
-/* Finds, checks and places everything; run twice. Every number that sizes the block is checked by then. */
-static int model_place(polar_model *m, layout *l, polar_error *e) {
+/* Finds, checks and places everything; run twice. Every number that sizes the block is checked by then. The output
+ * matrix is that of the embeddings, unless the file has one. */
+static polar_status model_place(polar_model *m, layout *l, polar_error *e) {
     model_layer unused;
     m->layers = layout_place(l, (size_t)m->n_layer, sizeof *m->layers);
     m->rope_step = layout_place(l, (size_t)m->n_rot / 2, sizeof *m->rope_step);
     if (m->layers) memset(m->layers, 0, (size_t)m->n_layer * sizeof *m->layers);
     for (int i = 0; i < m->n_layer; i++)
-        if (!model_layer_tensors(m, l, i, m->layers ? &m->layers[i] : &unused, e)) return 0;
-    if (!model_matrix(m, -1, "token_embd", m->n_embd, m->n_vocab, 1, &m->embedding, e)) return 0;
+        if (model_layer_tensors(m, l, i, m->layers ? &m->layers[i] : &unused, e)) return e->status;
+    if (model_matrix(m, -1, "token_embd", m->n_embd, m->n_vocab, 1, &m->embedding, e)) return e->status;
     m->output = m->embedding;
     if (gguf_find_tensor(&m->file, "output.weight") &&
-        !model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
-        return 0;
+        model_matrix(m, -1, "output", m->n_embd, m->n_vocab, 1, &m->output, e))
+        return e->status;
     if (gguf_find_tensor(&m->file, "output.bias") &&
-        !model_vector(m, l, "output.bias", m->n_vocab, &m->output.bias, e))
-        return 0;
+        model_vector(m, l, "output.bias", m->n_vocab, &m->output.bias, e))
+        return e->status;
     return model_vector(m, l, "output_norm.weight", m->n_embd, &m->output_norm, e);
 }
 
-/* Rows must be whole blocks: GGUF itself demands it, and activations are quantized in the same blocks. */
-static int model_arch(polar_model *m, polar_error *e) {
+/* The row of the table that the file names. */
+static polar_status model_arch(polar_model *m, polar_error *e) {
     const char *s = NULL;
     size_t n = 0;
-    if (gguf_get_str(&m->file, "general.architecture", &s, &n, 1, e)) return 0;
+    if (gguf_get_str(&m->file, "general.architecture", &s, &n, 1, e)) return e->status;
     for (int i = 0; i < COUNT(archs); i++)
         if (strlen(archs[i].name) == n && !memcmp(archs[i].name, s, n)) m->arch = &archs[i];
-    if (m->arch) return 1;
-    fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe are)",
-         m->file.name, (int)MIN(n, 60), s);
-    return 0;
+    if (m->arch) return POLAR_OK;
+    return fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe "
+                "are)", m->file.name, (int)MIN(n, 60), s);
 }
 
 /* --- what nobody asked for --- */
 
 /* Keys behind the architecture's name that are not used and do not matter: whatever their value, or with one of two. */
-static const struct harmless_key {
+static const struct model_harmless_key {
     const char *name;
     int any;
     double values[2];
-} harmless_keys[] = {
+} model_harmless_keys[] = {
     {"vocab_size", 1, {0, 0}}, /* the embeddings' shape says it */
     {"tensor_data_layout", 1, {0, 0}},
     {"pooling_type", 1, {0, 0}},
@@ -7499,9 +7579,9 @@ static const struct harmless_key {
     {"n_deepstack_layers", 0, {0, 0}},
 };
 
-static int key_is_harmless(const gguf_kv *kv, size_t prefix) {
-    for (int i = 0; i < COUNT(harmless_keys); i++) {
-        const struct harmless_key *h = &harmless_keys[i];
+static int model_key_is_harmless(const gguf_kv *kv, size_t prefix) {
+    for (int i = 0; i < COUNT(model_harmless_keys); i++) {
+        const struct model_harmless_key *h = &model_harmless_keys[i];
         if (strlen(h->name) != kv->key_length - prefix || memcmp(h->name, kv->key + prefix, strlen(h->name))) continue;
         for (size_t k = 0; k < kv->count && !h->any; k++) {
             double x = kv->type == GGUF_BOOL ? kv->at[k] : -1;
@@ -7514,7 +7594,7 @@ static int key_is_harmless(const gguf_kv *kv, size_t prefix) {
 }
 
 /* Old files hold the inverse frequencies of rope, which follow from its base. */
-static int tensor_is_harmless(const gguf_tensor *g) {
+static int model_tensor_is_harmless(const gguf_tensor *g) {
     static const char name[] = ".attn_rot_embd";
     for (size_t i = 0; i + sizeof name - 1 <= g->name_length; i++)
         if (!memcmp(g->name + i, name, sizeof name - 1)) return 1;
@@ -7522,7 +7602,7 @@ static int tensor_is_harmless(const gguf_tensor *g) {
 }
 
 /* All that the file says about the model has been used, or does not matter. */
-static int model_check_unused(polar_model *m, polar_error *e) {
+static polar_status model_check_unused(polar_model *m, polar_error *e) {
     const size_t prefix = strlen(m->arch->name) + 1;
     const gguf_tensor *first = NULL;
     int n = 0;
@@ -7531,22 +7611,24 @@ static int model_check_unused(polar_model *m, polar_error *e) {
         char value[64] = "";
         text_buffer t = {value, sizeof value, 0};
         if (kv->used || kv->key_length < prefix || memcmp(kv->key, m->arch->name, prefix - 1) ||
-            kv->key[prefix - 1] != '.' || key_is_harmless(kv, prefix))
+            kv->key[prefix - 1] != '.' || model_key_is_harmless(kv, prefix))
             continue;
         gguf_put_text(&t, kv, 0);
-        if (!model_unknown(m, e, "the key %.*s, which is %s%s, is not known for this architecture or not with this "
-                           "value", (int)MIN(kv->key_length, 100), kv->key, value, kv->is_array ? " ..." : ""))
-            return 0;
+        if (model_unknown(m, e, "the key %.*s, which is %s%s, is not known for this architecture or not with this "
+                          "value", (int)MIN(kv->key_length, 100), kv->key, value, kv->is_array ? " ..." : ""))
+            return e->status;
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
         const gguf_tensor *g = &m->file.tensors[i];
-        if (g->used || tensor_is_harmless(g)) continue;
+        if (g->used || model_tensor_is_harmless(g)) continue;
         if (!n++) first = g;
     }
-    return !n || model_unknown(m, e, "the tensor %.*s and %d more are not known for architecture %s",
-                               (int)MIN(first->name_length, 100), first->name, n - 1, m->arch->name);
+    if (!n) return POLAR_OK;
+    return model_unknown(m, e, "the tensor %.*s and %d more are not known for architecture %s",
+                         (int)MIN(first->name_length, 100), first->name, n - 1, m->arch->name);
 }
 
+/* general.name, as far as there is room. */
 static void model_name(polar_model *m) {
     const char *s = "";
     size_t n = 0;
@@ -7556,7 +7638,7 @@ static void model_name(polar_model *m) {
     text_clean(m->name);
 }
 
-/* A text with a NUL byte would be cut without notice wherever it is used. */
+/* polar.prompt_template. A text with a NUL byte would be cut without notice wherever it is used. */
 static polar_status model_prompt(polar_model *m, polar_error *e) {
     const char *s = NULL;
     size_t n = 0;
@@ -7573,20 +7655,20 @@ static polar_status model_prompt(polar_model *m, polar_error *e) {
 /* Everything after the file is open. */
 static polar_status model_load(polar_model *m, polar_error *e) {
     layout l = layout_begin(NULL);
-    float linear;
+    float linear = 1;
     polar_status status;
     model_name(m);
     if ((status = model_prompt(m, e)) || (status = tok_load(&m->vocab, &m->file, &m->notes, &m->allocator, e)))
         return status;
     m->n_vocab = m->vocab.n_tokens;
     if (m->vocab_only) return POLAR_OK;
-    if (!model_arch(m, e) || !model_hyperparameters(m, &linear, e) || !model_place(m, &l, e)) return e->status;
+    if (model_arch(m, e) || model_hyperparameters(m, &linear, e) || model_place(m, &l, e)) return e->status;
     m->block_bytes = layout_bytes(&l);
     if (!m->block_bytes) return fail(e, POLAR_MEMORY, "out of memory: the model's tables are too large");
     if (!(m->block = mem_alloc(&m->allocator, m->block_bytes, e))) return POLAR_MEMORY;
     l = layout_begin(m->block);
-    if (!model_place(m, &l, e) || !model_rope(m, linear, e) || !model_check_unused(m, e)) return e->status;
-    return POLAR_OK;
+    if (model_place(m, &l, e) || model_rope(m, linear, e)) return e->status;
+    return model_check_unused(m, e);
 }
 
 void polar_model_close(polar_model *model) {
@@ -7696,8 +7778,8 @@ int polar_model_tensor(const polar_model *m, int index, polar_tensor_info *info)
 }
 
 /* Eight bytes a step; the multiplication spreads them over the word. */
-#define CHECKSUM_START 0xcbf29ce484222325u
-static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
+#define MODEL_CHECKSUM_START 0xcbf29ce484222325u
+static uint64_t model_checksum_add(uint64_t h, const uint8_t *p, size_t n) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
         h = (h ^ rd_u64(p + i)) * 0x9E3779B97F4A7C15u;
@@ -7708,22 +7790,22 @@ static uint64_t checksum_add(uint64_t h, const uint8_t *p, size_t n) {
 }
 
 uint64_t polar_model_checksum(const polar_model *m) {
-    uint64_t h = CHECKSUM_START;
+    uint64_t h = MODEL_CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
         const gguf_kv *kv = &m->file.kv[i];
-        h = checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
-        h = checksum_add(h, kv->at, kv->bytes);
+        h = model_checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
+        h = model_checksum_add(h, kv->at, kv->bytes);
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
         const gguf_tensor *g = &m->file.tensors[i];
-        h = checksum_add(h, (const uint8_t *)g->name, g->name_length);
-        h = checksum_add(h, g->data, g->bytes);
+        h = model_checksum_add(h, (const uint8_t *)g->name, g->name_length);
+        h = model_checksum_add(h, g->data, g->bytes);
     }
     return h;
 }
 
 /* Of what a value is worth to whom runs the model: its name and texts about it are not. */
-static int fingerprint_counts(const gguf_kv *kv) {
+static int model_fingerprint_counts(const gguf_kv *kv) {
     static const char *const others[] = {"general.", "polar.", "tokenizer.chat_template"};
     for (int i = 0; i < COUNT(others); i++) {
         const size_t n = strlen(others[i]);
@@ -7732,24 +7814,24 @@ static int fingerprint_counts(const gguf_kv *kv) {
     return 1;
 }
 
-#define FINGERPRINT_BYTES 256
+#define MODEL_FINGERPRINT_BYTES 256
 uint64_t polar_model_fingerprint(const polar_model *m) {
-    uint64_t h = CHECKSUM_START;
+    uint64_t h = MODEL_CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
         const gguf_kv *kv = &m->file.kv[i];
-        if (!fingerprint_counts(kv)) continue;
-        h = checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
-        h = checksum_add(h, kv->at, kv->bytes);
+        if (!model_fingerprint_counts(kv)) continue;
+        h = model_checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
+        h = model_checksum_add(h, kv->at, kv->bytes);
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
         const gguf_tensor *g = &m->file.tensors[i];
-        const size_t n = MIN(g->bytes, FINGERPRINT_BYTES);
+        const size_t n = MIN(g->bytes, MODEL_FINGERPRINT_BYTES);
         uint8_t head[12];
         wr_u32(head, (uint32_t)g->type);
         wr_u64(head + 4, (uint64_t)g->bytes);
-        h = checksum_add(h, (const uint8_t *)g->name, g->name_length);
-        h = checksum_add(h, head, sizeof head);
-        h = checksum_add(h, g->data + (g->bytes - n) / 2, n);
+        h = model_checksum_add(h, (const uint8_t *)g->name, g->name_length);
+        h = model_checksum_add(h, head, sizeof head);
+        h = model_checksum_add(h, g->data + (g->bytes - n) / 2, n);
     }
     return h;
 }
@@ -7804,9 +7886,9 @@ int polar_token_is_end(const polar_model *model, int token) {
 /* ======================================================================================
  * [prog] Programs of layers
  *
- * The forms of a program: segments (the value), text, path, training targets, strip; and the canonical parse
- * of a path. Promises: a program that a function here returns is well-formed; texts and paths are not trusted.
- * Uses: [err].
+ * The forms of a program: segments (the value), text, path, training targets, strip; and the canonical parse of a path.
+ * Start reading at polar_program_parse and prog_next, the walk through the calls; the parse is prog_solve. Promises: a
+ * program that a function here returns is well-formed; texts and paths are not trusted. Uses: [err].
  * ====================================================================================== */
 
 polar_program polar_program_identity(int n_layer) {
@@ -7819,6 +7901,7 @@ polar_program polar_program_identity(int n_layer) {
     return p;
 }
 
+/* Refuses numbers of layers that no model has. */
 static polar_status prog_check_layers(int n_layer, polar_error *e) {
     if (n_layer >= 1 && n_layer <= POLAR_MAX_LAYER) return POLAR_OK;
     return fail(e, POLAR_ARGUMENT, "a model of %d layers: 1..%d are possible", n_layer, POLAR_MAX_LAYER);
@@ -7872,6 +7955,7 @@ typedef struct prog_reader {
     polar_error *error;
 } prog_reader;
 
+/* An error that shows where in the text it is. */
 static polar_status prog_bad(const prog_reader *r, const char *what) {
     int n = (int)MIN(strcspn(r->at, " ,"), 40);
     if (!n) return fail(r->error, POLAR_FORMAT, "program: %s, at the end of \"%s\"", what, r->text);
@@ -7892,6 +7976,7 @@ static polar_status prog_number(prog_reader *r, int max, const char *what, int *
     return POLAR_OK;
 }
 
+/* What stands between the items of a text. */
 static int prog_is_separator(char c) {
     return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r';
 }
@@ -7925,6 +8010,7 @@ static void prog_append(polar_program *p, int start, int length, int times, int 
     p->segments[p->n_segments++] = s;
 }
 
+/* All items of a text, and the layers between them as segments of their own. */
 static polar_status prog_read(polar_program *p, prog_reader *r) {
     int next = 0, first, last, times, damped; /* next: the first layer that no segment covers yet */
     for (;;) {
@@ -8129,6 +8215,7 @@ static void prog_solve(const int *path, int n_layer, const int *position, int ma
     }
 }
 
+/* The error for a path without a parse, which says where the trouble begins. */
 static polar_status prog_no_form(const prog_rest *rest, const int *position, int n_layer, int max_length,
                                  int max_times, polar_error *e) {
     int i = n_layer;
@@ -9498,7 +9585,7 @@ polar_status polar_session_save(const polar_session *s, void *state, size_t capa
     wr_f32s(to + at, s->logits, s->n_kept * s->model->n_vocab);
     at += 4 * (size_t)s->n_kept * (size_t)s->model->n_vocab;
     at += state_kv(s, s->n_past, to + at, NULL);
-    wr_u64(to + at, checksum_add(CHECKSUM_START, to, at));
+    wr_u64(to + at, model_checksum_add(MODEL_CHECKSUM_START, to, at));
     return POLAR_OK;
 }
 
@@ -9526,7 +9613,7 @@ static polar_status state_check(const polar_session *s, const uint8_t *from, siz
                     s->options.n_logits);
     if (n->n_prompt > n->n_past || n->rest > s->model->n_vocab || memcmp(from, head, STATE_HEAD) ||
         size != state_size(s, n->n_past, n->n_kept) ||
-        rd_u64(from + size - 8) != checksum_add(CHECKSUM_START, from, size - 8))
+        rd_u64(from + size - 8) != model_checksum_add(MODEL_CHECKSUM_START, from, size - 8))
         return fail(e, POLAR_FORMAT, "the saved session is damaged");
     for (int i = 0; i < s->n_path; i++)
         if (rd_u32(from + STATE_HEAD + 4 * i) != (uint32_t)s->path[i])
@@ -9612,9 +9699,9 @@ polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, 
 /* ======================================================================================
  * [gen] Sampling and generation
  *
- * The same seed gives the same text everywhere. Text leaves in whole characters, and never a part of a stop
- * string. Start reading at gen_run: it draws a token, gives its text to gen_add, and evaluates it when the next one is
- * wanted. Uses: [err] [num] [kern] [tok] [model] [session].
+ * Draws tokens from logits, and makes text of them. Promises: the same seed gives the same text everywhere; text leaves
+ * in whole characters, and never a part of a stop string. Start reading at gen_run: it draws a token, gives its text
+ * to gen_add, and evaluates it when the next one is wanted. Uses: [err] [num] [kern] [tok] [model] [session].
  * ====================================================================================== */
 
 /* The largest logit, the lowest id of equals. */
@@ -9849,12 +9936,14 @@ static double gen_logprob(const polar_model *m, const float *logits, int token, 
     return (double)(logits[token] - max) - log64((double)sum);
 }
 
+/* Whether the token ends a generation. */
 static int gen_is_stop_token(const polar_model *m, const polar_generate_options *o, int token) {
     for (int i = 0; i < o->n_stop_tokens; i++)
         if (o->stop_tokens[i] == token) return 1;
     return !o->ignore_end && tok_is_end(&m->vocab, token);
 }
 
+/* Refuses stop strings that are empty or too long. */
 static polar_status gen_check_stop(const char *const *stop, polar_error *e) {
     for (; stop && *stop; stop++)
         if (!**stop || strlen(*stop) > GEN_MAX_STOP)
@@ -9862,6 +9951,7 @@ static polar_status gen_check_stop(const char *const *stop, polar_error *e) {
     return POLAR_OK;
 }
 
+/* Refuses options out of range, and to go on from nothing. */
 static polar_status gen_check(const polar_session *s, const polar_generate_options *o, int n, polar_error *e) {
     polar_status status = gen_check_stop(o->stop, e);
     if (status) return status;
@@ -12120,8 +12210,8 @@ void polar_search_free(polar_search *s) {
  * In shapes D is n_layer of the model, T the number of the question's tokens, d is d_model; arrays lie row by row.
  *
  * Start reading at pred_forward: the network step by step with its formulas; pred_block_forward above it is one of its
- * encoder blocks, pred_attention_forward the attention of both. Go on with polar_program_beams and menu_forward. The parts
- * around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
+ * encoder blocks, pred_attention_forward the attention of both. Go on with polar_program_beams and menu_forward. The
+ * parts around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
  * names, orders and places the parameters; pred_read and pred_write are the file. For each function of the forward
  * pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not trusted.
  * Uses: [err] [mem] [num] [thread] [gguf] [kern] [prog].
@@ -13848,9 +13938,9 @@ polar_status polar_predictor_save(const polar_predictor *p, const char *path, po
  * Start reading at polar_ask, the everyday call, which is all of this for one question; ask_predicted above it has the
  * three steps with a predictor. polar_picker_answer runs one program, or several and takes a vote or a cascade: the
  * rules of both are polar_vote and polar_cascade, which also serve those who have all answers already. Static functions
- * have the prefix of the public ones that they are for. Promises: nothing here sees a reference answer; the session that
- * made the features goes on with the program that was picked, so that the layers before the features run once. Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen]
- * [many] [pred].
+ * have the prefix of the public ones that they are for. Promises: nothing here sees a reference answer; the session
+ * that made the features goes on with the program that was picked, so that the layers before the features run once.
+ * Uses: [err] [mem] [num] [thread] [kern] [gguf] [tok] [model] [prog] [session] [gen] [many] [pred].
  * ====================================================================================== */
 
 /* --- features -------------------------------------------------------------------------
@@ -14023,7 +14113,8 @@ static polar_status features_tokenize(polar_features *f, const char *text, size_
     const int room = f->encoder->options.n_ctx - (end >= 0); /* for the text's own tokens */
     void *p = f->tokens;
     int n = 0;
-    polar_status status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e); /* counts */
+    /* counts, then writes */
+    polar_status status = tok_encode(&m->vocab, &f->allocator, text, length, POLAR_TOKENIZE_BOS, NULL, 0, &n, e);
     if (status) return status;
     if (!mem_grow(&f->allocator, &p, &f->n_tokens, (size_t)n + 1, sizeof *f->tokens, e)) return POLAR_MEMORY;
     f->tokens = p;
