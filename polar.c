@@ -102,8 +102,9 @@
                            (defined(_MSC_VER) && _MSC_VER >= 1920))
 #define POLAR_X86_512 1
 #endif
+/* Without optimization, code that is never executed keeps instructions that the assembler has not been told of. */
 #if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && \
-    !defined(__TINYC__)
+    !defined(__TINYC__) && defined(__OPTIMIZE__)
 #define POLAR_ARM 1
 #include <arm_neon.h>
 #if defined(__linux__)
