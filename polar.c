@@ -102,6 +102,11 @@
                            (defined(_MSC_VER) && _MSC_VER >= 1920))
 #define POLAR_X86_512 1
 #endif
+#if defined(POLAR_X86_512) && ((defined(__clang__) && __clang_major__ >= 13) || \
+                               (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11) || \
+                               (defined(_MSC_VER) && _MSC_VER >= 1930))
+#define POLAR_X86_VNNI 1
+#endif
 /* Without optimization, code that is never executed keeps instructions that the assembler has not been told of. */
 #if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && \
     !defined(__TINYC__) && defined(__OPTIMIZE__)
@@ -2929,6 +2934,7 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_nor
  *
  *     set       reads a type by    few tokens                          a tile of the panel
  *     avx2      read_TYPE_avx2     1-3: rows8_multiply_avx2, maddubs   panel_tile_avx2: 16 rows, 4 tokens, maddubs
+ *     avxvnni   the same           1-2: the same, dpbusd               the same, dpbusd
  *     avx512    the same           1-2: the same, dpbusd               panel_tile_avx512: 16 rows, 8 tokens, dpbusd
  *     neon      numbers_neon,      1-3: rows4_32_neon, rows4_256_neon, panel_tile_neon: 8 rows, 4 tokens,
  *               scales_neon             smull, smlal                        smull, smlal
@@ -3184,14 +3190,14 @@ static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
 /* --- x86, quantized weights ---
  *
  * Words of four numbers w = q + offset >= 0 of a row, a row in each lane, times four numbers of a token. maddubs (AVX2)
- * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-512 with VNNI) adds all
- * four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i - offset sum_i a_i.
+ * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-VNNI, and AVX-512 with VNNI)
+ * adds all four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i - offset sum_i a_i.
  *
  * A type has one reader, read_TYPE_avx2. It loads a block of eight rows, transposes its words, so that each is in the
  * lane of its row, cuts the numbers out of them and passes these on: put_avx2 takes words of four numbers, put_scales
  * and put_mins four sub-blocks at a time, end_avx2 the factors. Where they go depends on `set`, which is a constant
  * wherever these functions are inlined: into a panel or, for one token, into the sums at once. */
-enum { X86_PANEL, X86_AVX2, X86_AVX512 };
+enum { X86_PANEL, X86_AVX2, X86_VNNI, X86_AVX512 }; /* those after AVX2 have dpbusd */
 
 /* Eight rows while they are read. Functions that take one are inlined, so its sums are registers. */
 typedef struct rows8 {
@@ -3293,13 +3299,19 @@ static ALWAYS_INLINE AVX2 __m256i two_bytes_avx2(__m256i v, int i, int k) {
 
 typedef struct four_bytes { int8_t a[4]; } four_bytes;
 
-/* s + sum_j w_j a_j in each lane, j = 0..3. Assembler, since that can stand, unlike intrinsics, in functions that are
- * inlined into functions of different instruction sets. */
-static ALWAYS_INLINE AVX2 __m256i dpbusd_avx2(__m256i s, __m256i w, const int8_t *a) {
+/* s + sum_j w_j a_j in each lane, j = 0..3. The two sets encode the same instruction in two ways. Assembler, since that
+ * can stand, unlike intrinsics, in functions that are inlined into functions of different instruction sets. */
+static ALWAYS_INLINE AVX2 __m256i dpbusd_avx2(int set, __m256i s, __m256i w, const int8_t *a) {
+#if defined(POLAR_X86_VNNI) && defined(_MSC_VER)
+    if (set == X86_VNNI) return _mm256_dpbusd_avx_epi32(s, w, four_avx2(a));
+#elif defined(POLAR_X86_VNNI)
+    if (set == X86_VNNI) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(s) : "x"(w), "x"(four_avx2(a)));
+#endif
 #if defined(POLAR_X86_512) && defined(_MSC_VER)
-    return _mm256_dpbusd_epi32(s, w, four_avx2(a));
+    if (set == X86_AVX512) return _mm256_dpbusd_epi32(s, w, four_avx2(a));
 #elif defined(POLAR_X86_512)
-    __asm__("vpdpbusd %2%{1to8%}, %1, %0" : "+x"(s) : "x"(w), "m"(*(const four_bytes *)(const void *)a));
+    if (set == X86_AVX512)
+        __asm__("vpdpbusd %2%{1to8%}, %1, %0" : "+x"(s) : "x"(w), "m"(*(const four_bytes *)(const void *)a));
 #endif
     return s;
 }
@@ -3312,8 +3324,8 @@ static ALWAYS_INLINE int x86_group(int type) {
 }
 
 /* Takes w, numbers 4 i .. 4 i + 3 of sub-block j:
- *     AVX2      s = s + w a, and each x86_group words  sum = sum + scale_j s
- *     AVX-512   the same at the end of the sub-block */
+ *     maddubs   s = s + w a, and each x86_group words  sum = sum + scale_j s
+ *     dpbusd    the same at the end of the sub-block */
 static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int i, __m256i w) {
     const kern_type k = kern_types[type];
     const int word = k.sub / 4 * j + i, scaled = quant_types[type].block == 256, chains = k.sub / 16;
@@ -3332,8 +3344,8 @@ static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int 
         }
         return;
     }
-    if (set == X86_AVX512) {
-        x->s[i % chains] = dpbusd_avx2(x->s[i % chains], w, x->q + 4 * word);
+    if (set > X86_AVX2) {
+        x->s[i % chains] = dpbusd_avx2(set, x->s[i % chains], w, x->q + 4 * word);
         if (4 * (i + 1) < k.sub) return;
         s = chains == 1 ? x->s[0] : _mm256_add_epi32(x->s[0], x->s[1]);
         if (scaled) s = _mm256_mullo_epi32(s, scale);
@@ -3370,7 +3382,7 @@ static ALWAYS_INLINE AVX2 void put_scales_avx2(int set, int type, rows8 *x, int 
     const int offset = offset_x86(set, type, x), sub = kern_types[type].sub;
     UNROLL for (int k = 0; k < 4; k++) {
         __m256i scale = two_bytes_avx2(v, k, k);
-        store_avx2(x->to.scales + KERN_ROWS * (j + k), set == X86_AVX512 ? byte_avx2(v, k) : scale);
+        store_avx2(x->to.scales + KERN_ROWS * (j + k), set > X86_AVX2 ? byte_avx2(v, k) : scale);
         if (!offset || (sub == 16 && k % 2 == 0)) continue;
         if (sub == 16) scale = two_bytes_avx2(v, k - 1, k);
         if (set == X86_PANEL) scale = _mm256_mullo_epi16(scale, _mm256_set1_epi16((short)-offset));
@@ -3618,30 +3630,39 @@ static ALWAYS_INLINE AVX2 void pairs_dot_avx2(const void *words, int n, const in
     UNROLL for (int k = 0; k < 8; k++) out[k] = s[k];
 }
 
-/* The same for the words of a sub-block, of numbers of less than 8 bits and from number `from` of the tokens on, times
- * scales unless those are NULL. */
-static ALWAYS_INLINE AVX2 void sub_dot_avx2(int type, const uint8_t *w, const int8_t *const a[4], int from,
+/* The same for the words of a sub-block, and for tokens from number `from` on, times scales unless those are NULL. Not
+ * for maddubs and numbers of 8 bits. */
+static ALWAYS_INLINE AVX2 void sub_dot_avx2(int set, int type, const uint8_t *w, const int8_t *const a[4], int from,
                                             const int32_t *scales, __m256i out[8]) {
+    const int words = kern_types[type].sub / 4, group = set == X86_AVX2 ? x86_group(type) : words;
     const __m256i one = _mm256_set1_epi16(1);
     const __m256i scale[2] = {scales ? loadi_avx2(scales) : one, scales ? loadi_avx2(scales + 8) : one};
-    for (int j = 0; j < kern_types[type].sub / 4; j += x86_group(type)) {
+    for (int j = 0; j < words; j += group) {
         __m256i s[8];
-        UNROLL for (int k = 0; k < 8; k++) s[k] = _mm256_setzero_si256();
-        for (int i = 0; i < x86_group(type); i++, w += 4 * KERN_ROWS, from += 4) {
+        UNROLL for (int k = 0; k < 8; k++) s[k] = set == X86_AVX2 || scales ? _mm256_setzero_si256() : out[k];
+        for (int i = 0; i < group; i++, w += 4 * KERN_ROWS, from += 4) {
             const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + 2 * KERN_ROWS);
             UNROLL for (int k = 0; k < 4; k++) {
-                const __m256i x = four_avx2(a[k] + from);
-                s[2 * k] = _mm256_add_epi16(s[2 * k], _mm256_maddubs_epi16(w0, x));
-                s[2 * k + 1] = _mm256_add_epi16(s[2 * k + 1], _mm256_maddubs_epi16(w1, x));
+                const int8_t *q = a[k] + from;
+                if (set > X86_AVX2) {
+                    s[2 * k] = dpbusd_avx2(set, s[2 * k], w0, q), s[2 * k + 1] = dpbusd_avx2(set, s[2 * k + 1], w1, q);
+                    continue;
+                }
+                s[2 * k] = _mm256_add_epi16(s[2 * k], _mm256_maddubs_epi16(w0, four_avx2(q)));
+                s[2 * k + 1] = _mm256_add_epi16(s[2 * k + 1], _mm256_maddubs_epi16(w1, four_avx2(q)));
             }
             IN_REGISTERS(s);
         }
-        UNROLL for (int k = 0; k < 8; k++) out[k] = _mm256_add_epi32(out[k], _mm256_madd_epi16(s[k], scale[k % 2]));
+        UNROLL for (int k = 0; k < 8; k++) {
+            if (set == X86_AVX2) out[k] = _mm256_add_epi32(out[k], _mm256_madd_epi16(s[k], scale[k % 2]));
+            else if (!scales) out[k] = s[k];
+            else out[k] = _mm256_add_epi32(out[k], _mm256_mullo_epi32(s[k], _mm256_srai_epi32(scale[k % 2], 16)));
+        }
     }
 }
 
 /* A panel times four tokens: acc[2 k + h] has rows 8 h .. 8 h + 7 of token k. */
-static ALWAYS_INLINE AVX2 void panel_tile_avx2(int type, const panel *f, int count, const panel_tile *t) {
+static ALWAYS_INLINE AVX2 void panel_tile_avx2(int set, int type, const panel *f, int count, const panel_tile *t) {
     const int block = quant_types[type].block, sub = kern_types[type].sub, mins = quant_types[type].has_mins;
     const __m256i factor = _mm256_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
     __m256 acc[8];
@@ -3649,19 +3670,19 @@ static ALWAYS_INLINE AVX2 void panel_tile_avx2(int type, const panel *f, int cou
     for (int b = 0; b < count; b++) {
         __m256i s[8], m[8]; /* sums with numbers and with minima; without minima, s has what undoes the offset */
         UNROLL for (int k = 0; k < 8; k++) s[k] = m[k] = _mm256_setzero_si256();
-        if (kern_types[type].bits == 8) {
+        if (set == X86_AVX2 && kern_types[type].bits == 8) {
             const int16_t *const a[4] = {t->q16[0] + block * b, t->q16[1] + block * b, t->q16[2] + block * b,
                                          t->q16[3] + block * b};
             pairs_dot_avx2(f->q + 2 * KERN_ROWS * block * b, block / 2, a, s);
         } else if (block == 32) {
             UNROLL for (int k = 0; k < 8; k++) m[k] = _mm256_madd_epi16(four_avx2(t->sums[k / 2] + 2 * b), factor);
             UNROLL for (int k = 0; k < 8; k++) if (!mins) s[k] = m[k];
-            sub_dot_avx2(type, f->q + KERN_ROWS * 32 * b, t->q, 32 * b, NULL, s);
+            sub_dot_avx2(set, type, f->q + KERN_ROWS * 32 * b, t->q, 32 * b, NULL, s);
         } else {
             const int16_t *const a[4] = {t->sums[0] + 16 * b, t->sums[1] + 16 * b, t->sums[2] + 16 * b,
                                          t->sums[3] + 16 * b};
             for (int i = 256 * b; i < 256 * (b + 1); i += sub)
-                sub_dot_avx2(type, f->q + KERN_ROWS * i, t->q, i, f->scales + KERN_ROWS * (i / sub), s);
+                sub_dot_avx2(set, type, f->q + KERN_ROWS * i, t->q, i, f->scales + KERN_ROWS * (i / sub), s);
             pairs_dot_avx2(f->mins + KERN_ROWS * 16 * b, 8, a, mins ? m : s);
         }
         UNROLL for (int k = 0; k < 8; k++) {
@@ -3675,7 +3696,7 @@ static ALWAYS_INLINE AVX2 void panel_tile_avx2(int type, const panel *f, int cou
 
 static AVX2 void panel_dot_avx2(const panel *f, int type, int count, const panel_tile *t) {
     switch (type) {
-#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(type, f, count, t); break;
+#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_AVX2, type, f, count, t); break;
         KERN_TYPES(TYPE)
 #undef TYPE
     }
@@ -3901,21 +3922,44 @@ static AVX2 void axpy_avx2(float *out, float a, const float *x, int n) {
     axpy_c(out + i, a, x + i, n - i);
 }
 
-static const kern kern_avx2 = {POLAR_CPU_AVX2, quantize_avx2, multiply_avx2, rms_norm_avx2, swiglu_avx2, rope_avx2,
-                               scores_avx2, softmax_avx2, accumulate_avx2, scores4_avx2, accumulate4_avx2, to_f16_avx2,
-                               axpy_avx2};
+/* What all instruction sets of x86 do alike, and the products of one of them. */
+#define KERN_X86(cpu, multiply) \
+    {cpu, quantize_avx2, multiply, rms_norm_avx2, swiglu_avx2, rope_avx2, scores_avx2, \
+     softmax_avx2, accumulate_avx2, scores4_avx2, accumulate4_avx2, to_f16_avx2, axpy_avx2}
+static const kern kern_avx2 = KERN_X86(POLAR_CPU_AVX2, multiply_avx2);
+
+#ifdef POLAR_X86_VNNI
+/* AVX-VNNI, dpbusd of 256 bits. */
+static AVX2 void panel_dot_avxvnni(const panel *f, int type, int count, const panel_tile *t) {
+    switch (type) {
+#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_VNNI, type, f, count, t); break;
+        KERN_TYPES(TYPE)
+#undef TYPE
+    }
+}
+
+static const panel_set panel_avxvnni = {X86_VNNI, KERN_ROWS, 4, panel_fill_x86, panel_dot_avxvnni};
+
+static AVX2 void multiply_avxvnni(const product *p, int row, int n_rows, void *scratch) {
+    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
+    else if (p->n_tokens < 3) rows8_multiply_avx2(X86_VNNI, p, row, n_rows);
+    else panel_multiply(&panel_avxvnni, p, row, n_rows, scratch);
+}
+
+static const kern kern_avxvnni = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avxvnni);
+#endif
 
 /* Registers a, b, c, d of cpuid; zeros where the processor does not know this leaf. */
-static void cpu_id(unsigned leaf, unsigned r[4]) {
+static void cpu_id(unsigned leaf, unsigned part, unsigned r[4]) {
 #ifdef _MSC_VER
     int id[4];
     memset(r, 0, 4 * sizeof *r);
     __cpuid(id, 0);
     if ((unsigned)id[0] < leaf) return;
-    __cpuidex(id, (int)leaf, 0);
+    __cpuidex(id, (int)leaf, (int)part);
     memcpy(r, id, sizeof id);
 #else
-    if (!__get_cpuid_count(leaf, 0, &r[0], &r[1], &r[2], &r[3])) memset(r, 0, 4 * sizeof *r);
+    if (!__get_cpuid_count(leaf, part, &r[0], &r[1], &r[2], &r[3])) memset(r, 0, 4 * sizeof *r);
 #endif
 }
 
@@ -3923,7 +3967,7 @@ static void cpu_id(unsigned leaf, unsigned r[4]) {
  * __builtin_cpu_supports, needs a library that not every toolchain has. */
 static int cpu_keeps(unsigned registers) {
     unsigned r[4], a;
-    cpu_id(1, r);
+    cpu_id(1, 0, r);
     if (!(r[2] >> 27 & 1)) return 0; /* OSXSAVE: xgetbv exists */
 #ifdef _MSC_VER
     a = (unsigned)_xgetbv(0);
@@ -3936,11 +3980,21 @@ static int cpu_keeps(unsigned registers) {
 static int cpu_has_avx2(void) {
     const unsigned f1c = 1u << 12 | 1u << 28 | 1u << 29; /* FMA, AVX, F16C */
     unsigned r[4];
-    cpu_id(1, r);
+    cpu_id(1, 0, r);
     if ((r[2] & f1c) != f1c || !cpu_keeps(0x06)) return 0; /* xmm, ymm */
-    cpu_id(7, r);
+    cpu_id(7, 0, r);
     return r[1] >> 5 & 1;
 }
+
+#ifdef POLAR_X86_VNNI
+static int cpu_has_avxvnni(void) {
+    unsigned r[4];
+    cpu_id(7, 0, r);
+    if (r[0] < 1) return 0; /* there is no part 1 */
+    cpu_id(7, 1, r);
+    return (r[0] >> 4 & 1) && cpu_has_avx2();
+}
+#endif
 
 /* --- x86 with AVX-512 and its integer dot products (VNNI). AVX2 does all but quantized products. --- */
 #ifdef POLAR_X86_512
@@ -4021,16 +4075,33 @@ static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *
     else panel_multiply(&panel_avx512, p, row, n_rows, scratch);
 }
 
-static const kern kern_avx512 = {POLAR_CPU_AVX512, quantize_avx2, multiply_avx512, rms_norm_avx2,
-                                 swiglu_avx2,      rope_avx2,     scores_avx2,     softmax_avx2,
-                                 accumulate_avx2,  scores4_avx2,  accumulate4_avx2, to_f16_avx2,
-                                 axpy_avx2};
+static const kern kern_avx512 = KERN_X86(POLAR_CPU_AVX512, multiply_avx512);
+
+#ifdef POLAR_X86_VNNI
+/* AVX-VNNI's functions with the encoding of AVX-512, for processors that only have this one: to compare their bits. */
+static AVX512 void panel_dot_avx512vl(const panel *f, int type, int count, const panel_tile *t) {
+    switch (type) {
+#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_AVX512, type, f, count, t); break;
+        KERN_TYPES(TYPE)
+#undef TYPE
+    }
+}
+
+static const panel_set panel_avx512vl = {X86_VNNI, KERN_ROWS, 4, panel_fill_x86, panel_dot_avx512vl};
+
+static AVX512 void multiply_avx512vl(const product *p, int row, int n_rows, void *scratch) {
+    if (!kern_knows(p->type) || p->n_tokens < 3) multiply_avx512(p, row, n_rows, scratch);
+    else panel_multiply(&panel_avx512vl, p, row, n_rows, scratch);
+}
+
+static const kern kern_avx512vl = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avx512vl);
+#endif
 
 /* The instructions, and an operating system that keeps their registers. */
 static int cpu_has_avx512(void) {
     const unsigned f7b = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     unsigned r[4];
-    cpu_id(7, r);
+    cpu_id(7, 0, r);
     return (r[1] & f7b) == f7b && (r[2] >> 11 & 1) && cpu_has_avx2() && cpu_keeps(0xe6); /* and zmm, masks */
 }
 #endif /* POLAR_X86_512 */
@@ -4947,7 +5018,7 @@ static int cpu_has_i8mm(void) {
 
 /* --- the choice --- */
 
-static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm"};
+static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm", "avxvnni"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -4957,6 +5028,10 @@ const char *polar_cpu_name(polar_cpu cpu) {
 static const kern *kern_find(polar_cpu cpu) {
 #ifdef POLAR_X86_512
     if ((cpu == POLAR_CPU_AVX512 || cpu == POLAR_CPU_AUTO) && cpu_has_avx512()) return &kern_avx512;
+#endif
+#ifdef POLAR_X86_VNNI
+    if ((cpu == POLAR_CPU_AVXVNNI || cpu == POLAR_CPU_AUTO) && cpu_has_avxvnni()) return &kern_avxvnni;
+    if (cpu == POLAR_CPU_AVXVNNI && cpu_has_avx512()) return &kern_avx512vl;
 #endif
 #ifdef POLAR_X86
     if ((cpu == POLAR_CPU_AVX2 || cpu == POLAR_CPU_AUTO) && cpu_has_avx2()) return &kern_avx2;
@@ -12467,7 +12542,7 @@ static const mat_kernels mat_avx2 = {mat_panel_avx2, mat_norm_row_avx2, mat_norm
 /* The kernels that go with a row of [kern]'s table. */
 static const mat_kernels *mat_choose(const kern *k) {
 #ifdef POLAR_X86
-    if (k->cpu == POLAR_CPU_AVX2 || k->cpu == POLAR_CPU_AVX512) return &mat_avx2;
+    if (k->cpu == POLAR_CPU_AVX2 || k->cpu == POLAR_CPU_AVXVNNI || k->cpu == POLAR_CPU_AVX512) return &mat_avx2;
 #endif
     (void)k;
     return &mat_plain;

@@ -198,9 +198,9 @@ POLAR_API int polar_cpu_count(void);
 
 /* Which variant of the kernels runs. All give the same bits; AUTO takes the fastest that the CPU has. */
 typedef enum polar_cpu { POLAR_CPU_AUTO, POLAR_CPU_PLAIN, POLAR_CPU_AVX2, POLAR_CPU_NEON, POLAR_CPU_AVX512,
-                         POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_N_CPU } polar_cpu;
+                         POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_CPU_AVXVNNI, POLAR_N_CPU } polar_cpu;
 
-/* "auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm"; NULL for any other number. */
+/* "auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm", "avxvnni"; NULL for any other number. */
 POLAR_API const char *polar_cpu_name(polar_cpu cpu);
 /* 1 if this build and this CPU can run the variant, else 0. */
 POLAR_API int polar_cpu_available(polar_cpu cpu);

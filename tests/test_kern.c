@@ -196,6 +196,9 @@ TEST(detection) {
     if (flags) {
         const int avx2 = strstr(flags, " avx2 ") && strstr(flags, " fma ") && strstr(flags, " f16c ");
         CHECK(cpu_has_avx2() == avx2);
+#ifdef POLAR_X86_VNNI
+        CHECK(cpu_has_avxvnni() == (avx2 && strstr(flags, " avx_vnni ")));
+#endif
 #ifdef POLAR_X86_512
         CHECK(cpu_has_avx512() == (avx2 && strstr(flags, " avx512f ") && strstr(flags, " avx512dq ") &&
                                    strstr(flags, " avx512bw ") && strstr(flags, " avx512vl ") &&
