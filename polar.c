@@ -9772,6 +9772,64 @@ polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, 
     return polar_session_eval(s, tokens + same, n - same, error);
 }
 
+/* --- embeddings */
+
+/* Stands in for the session's tap, which is called first. */
+typedef struct embed_state {
+    polar_session *s;
+    polar_tap tap;
+    void *tap_user;
+    polar_pooling pooling;
+    int n;      /* tokens */
+    float *sum; /* (n_embd) the embedding so far */
+} embed_state;
+
+/* Adds the rows behind the last call, normed, in the order of their positions: so no batch changes the sum. */
+static int embed_tap(void *user, const polar_tap_info *info) {
+    const embed_state *e = user;
+    const polar_model *m = e->s->model;
+    float *row = e->s->engine.normed;
+    if (e->tap && e->tap(e->tap_user, info)) return 1;
+    if (info->call + 1 < info->n_calls) return 0;
+    for (int r = 0; r < info->n_rows; r++) {
+        if (e->pooling == POLAR_POOLING_LAST && info->position + r + 1 < e->n) continue;
+        m->kern->rms_norm(row, info->hidden + (size_t)r * (size_t)m->n_embd, m->output_norm, m->n_embd, m->norm_eps);
+        for (int i = 0; i < m->n_embd; i++) e->sum[i] += row[i];
+    }
+    return 0;
+}
+
+polar_status polar_session_embed(polar_session *s, const int32_t *tokens, int n, polar_pooling pooling, int normalize,
+                                 float *embedding, polar_error *error) {
+    embed_state e = {s, NULL, NULL, pooling, n, embedding};
+    double squares = 0; /* a product of two floats is exact in it */
+    float divisor = pooling == POLAR_POOLING_MEAN ? (float)n : 1;
+    polar_status status;
+    err_clear(error);
+    if (!s || !embedding || (unsigned)pooling >= POLAR_N_POOLING)
+        return fail(error, POLAR_ARGUMENT, "polar_session_embed: session or embedding is NULL, or pooling %d unknown",
+                    (int)pooling);
+    if ((status = session_check_tokens(s, tokens, n, 0, "polar_session_embed", error))) return status;
+    session_empty(s);
+    s->n_ahead = 0; /* all calls run, and the tap with them */
+    memset(embedding, 0, (size_t)s->model->n_embd * sizeof *embedding);
+    e.tap = s->options.tap;
+    e.tap_user = s->options.tap_user;
+    s->options.tap = embed_tap;
+    s->options.tap_user = &e;
+    status = session_append(s, tokens, n, error);
+    s->options.tap = e.tap;
+    s->options.tap_user = e.tap_user;
+    if (status) return status;
+    for (int i = 0; i < s->model->n_embd; i++) {
+        embedding[i] = embedding[i] / divisor;
+        squares += (double)embedding[i] * (double)embedding[i];
+    }
+    divisor = sqrtf((float)squares);
+    for (int i = 0; i < s->model->n_embd && normalize && divisor > 0; i++) embedding[i] = embedding[i] / divisor;
+    return POLAR_OK;
+}
+
 /* ======================================================================================
  * [gen] Sampling and generation
  *

@@ -540,6 +540,18 @@ POLAR_API const polar_model *polar_session_model(const polar_session *session);
  * once; after a change of the program, and in POLAR_KV_LAST, what is kept stays as it was run. */
 POLAR_API polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new,
                                           polar_error *error);
+/* How the hidden states of a text become one vector. */
+typedef enum polar_pooling {
+    POLAR_POOLING_MEAN, /* their mean */
+    POLAR_POOLING_LAST, /* that of the last token, as embedding models such as Qwen3-Embedding are trained to be read */
+    POLAR_N_POOLING
+} polar_pooling;
+/* Embeds a text under the session's program: `embedding` (n_embd) gets the mean of h_t over the n tokens, or h_n, where
+ * h_t is the hidden state behind the last call, after the final norm; with `normalize` divided by its Euclidean length.
+ * Embedding models want their end token behind the text. The session becomes empty, then holds the tokens. */
+POLAR_API polar_status polar_session_embed(polar_session *session, const int32_t *tokens, int n, polar_pooling pooling,
+                                           int normalize, float *embedding, polar_error *error);
+
 /* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their
  * number, and with `state` (`capacity` bytes) not NULL they are written. A session that loads them, on any machine,
  * goes on to the same bits. */

@@ -299,6 +299,80 @@ TEST(tap) {
     free(f.data);
 }
 
+/* --- embeddings --- */
+
+enum { EMBD = 256 }; /* n_embd of the fixtures */
+
+/* The hidden states behind the last call, (n, n_embd), as a tap of the caller sees them. */
+static int keep_hidden(void *user, const polar_tap_info *info) {
+    float *to = (float *)user + (size_t)info->position * (size_t)info->n_embd;
+    if (info->call + 1 == info->n_calls)
+        memcpy(to, info->hidden, (size_t)info->n_rows * (size_t)info->n_embd * sizeof *to);
+    return 0;
+}
+
+/* Formula by formula: the hidden states of an evaluation, RMS norm with the file's weights, mean or last, length. */
+static void embed_by_hand(const polar_model *m, const float *hidden, int n, polar_pooling pooling, int normalize,
+                          double *out) {
+    double length = 0;
+    for (int i = 0; i < m->n_embd; i++) out[i] = 0;
+    for (int t = pooling == POLAR_POOLING_LAST ? n - 1 : 0; t < n; t++) {
+        const float *h = hidden + (size_t)t * (size_t)m->n_embd;
+        double squares = 0;
+        for (int i = 0; i < m->n_embd; i++) squares += (double)h[i] * (double)h[i];
+        for (int i = 0; i < m->n_embd; i++)
+            out[i] += (double)h[i] / sqrt(squares / m->n_embd + (double)m->norm_eps) * (double)m->output_norm[i];
+    }
+    for (int i = 0; i < m->n_embd; i++) {
+        if (pooling == POLAR_POOLING_MEAN) out[i] /= n;
+        length += out[i] * out[i];
+    }
+    for (int i = 0; i < m->n_embd && normalize; i++) out[i] /= sqrt(length);
+}
+
+TEST(embed) {
+    static const char *const names[] = {"llama", "qwen2moe"};
+    static const int paths[][5] = {{0, 1, 2, 3, -1}, {0, 1, 1, 3, -1}, {0, 2, 1, -1}};
+    static float hidden[FX_CTX * EMBD], found[EMBD], again[EMBD];
+    static double expected[EMBD];
+    const int32_t tokens[] = {5, 9, 99, 2, 77, 5, 31, 8, 1};
+    for (int round = 0; round < 2 * 3 * 4; round++) {
+        fixture f = fixture_model(names[round % 2], QUANT_Q8_0, 3);
+        polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *plain = fx_open(&f, POLAR_CPU_PLAIN);
+        const int *path = paths[round / 2 % 3], pooling = round / 6 % 2, normalize = round / 12;
+        polar_session_options o = {0};
+        polar_session *s, *other;
+        polar_error e;
+        float logit;
+        int n_path = 0;
+        while (path[n_path] >= 0) n_path++;
+        o.tap = keep_hidden, o.tap_user = hidden;
+        s = started(m, o, path, n_path);
+        o.tap = NULL, o.n_batch = 1 + round % 4, o.max_peek = 9;
+        other = started(plain, o, path, n_path);
+        CHECK(!polar_session_eval(s, tokens, 9, NULL));
+        logit = *polar_session_logits(s, 0);
+        embed_by_hand(m, hidden, 9, (polar_pooling)pooling, normalize, expected);
+        memset(hidden, 0, sizeof hidden); /* the caller's tap sees an embedding, too */
+        CHECK(!polar_session_embed(s, tokens, 9, (polar_pooling)pooling, normalize, found, &e));
+        CHECK(hidden[8 * EMBD] != 0 && polar_session_position(s) == 9 && *polar_session_logits(s, 0) == logit);
+        for (int i = 0; i < EMBD; i++) CHECK(fabs((double)found[i] - expected[i]) < 1e-5);
+        /* the same bits by other kernels, in batches, and after a peek through all of the layers */
+        CHECK(!polar_session_peek(other, tokens, 9, FX_LAYERS, NULL, NULL));
+        CHECK(!polar_session_embed(other, tokens, 9, (polar_pooling)pooling, normalize, again, &e));
+        CHECK_BITS(found, again, EMBD);
+        CHECK(polar_session_embed(s, tokens, 0, POLAR_POOLING_MEAN, 0, found, &e) == POLAR_ARGUMENT);
+        CHECK(polar_session_embed(s, tokens, 9, POLAR_N_POOLING, 0, found, &e) == POLAR_ARGUMENT);
+        CHECK(polar_session_embed(s, tokens, 9, POLAR_POOLING_MEAN, 0, NULL, &e) == POLAR_ARGUMENT);
+        CHECK(polar_session_position(s) == 9);
+        polar_session_free(s);
+        polar_session_free(other);
+        polar_model_close(m);
+        polar_model_close(plain);
+        free(f.data);
+    }
+}
+
 /* --- memory --- */
 
 typedef struct counting {
@@ -686,6 +760,7 @@ static const test_case tests[] = {
     T(tensor_types),        T(own_runner), T(tap),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
+    T(embed),
 };
 
 int main(int argc, char **argv) {

@@ -145,6 +145,7 @@ static void sessions(const polar_model *m) {
     int32_t tokens[FX_CTX + 1] = {0, -1, 2};
     int cancel = 0, n;
     char state[8];
+    float embedding[256];
     size_t size;
     blocks = 0;
     SAME(polar_pool_create, &pool, 2, &limited);
@@ -165,6 +166,8 @@ static void sessions(const polar_model *m) {
     SAME(polar_session_eval, s, tokens, 9);
     SAME(polar_session_sync, s, tokens, 9, &n);
     SAME(polar_session_peek, s, tokens, 5, 1, NULL);
+    SAME(polar_session_embed, s, tokens, 2, POLAR_N_POOLING, 0, embedding);
+    SAME(polar_session_embed, s, tokens, 9, POLAR_POOLING_MEAN, 0, embedding);
     SAME(polar_session_truncate, s, 1);
     SAME(polar_session_save, s, state, sizeof state, &size);
     SAME(polar_session_load, s, state, sizeof state);

@@ -129,6 +129,14 @@ TEST(answers) {
     strcpy(expected, output);
     CHECK_STR(untimed(LONG "--repetition-penalty 30 --repetition-window 500"), expected);
     CHECK(strcmp(untimed(LONG "--repetition-penalty 30 --repetition-window 1"), expected));
+    RUN("polar logits -m model.gguf --tokens 1,5,9 --embed last", 0, "{\"embedding\":[");
+    strcpy(expected, output);
+    RUN("polar logits -m model.gguf --tokens 1,5,9 --embed last --batch 1", 0, expected);
+    RUN("polar logits -m model.gguf --tokens 1,5,9 --embed last --program 1x2", 0, "{\"embedding\":[");
+    CHECK(strcmp(output, expected));
+    RUN("polar logits -m model.gguf --tokens 1,5,9 --embed mean", 0, "{\"embedding\":[");
+    CHECK(strcmp(output, expected));
+    RUN("polar logits -m model.gguf --tokens 1,5,9 --embed sum", 2, "--embed sum: expected mean or last");
     RUN("polar run -m model.gguf --repetition-penalty 0 x", 2, "expected a number above 0");
     RUN("polar run -m model.gguf --repetition-window -1 x", 2, "expected a number of tokens, or 0");
     RUN("polar run -m model.gguf -p r.gguf --cascade x", 1, "holds no threshold for cascades");

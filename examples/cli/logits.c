@@ -2,7 +2,7 @@
 #include "cli.h"
 
 typedef struct logits_options {
-    const char *model, *tokens, *program, *prompt_program, *path, *kv, *kv_type, *cpu;
+    const char *model, *tokens, *program, *prompt_program, *path, *kv, *kv_type, *cpu, *embed;
     int generate, json, threads, batch;
 } logits_options;
 
@@ -87,11 +87,31 @@ static void print_top(const float *x, int n) {
     }
 }
 
+static int print_embedding(const logits_options *o, const polar_model *model, const int32_t *tokens, int n,
+                           polar_session *s) {
+    const polar_pooling pooling = strcmp(o->embed, "mean") ? POLAR_POOLING_LAST : POLAR_POOLING_MEAN;
+    polar_model_info info;
+    polar_error e;
+    float *embedding;
+    int status = 0;
+    polar_model_get_info(model, &info);
+    if (!(embedding = malloc((size_t)info.n_embd * sizeof *embedding))) return cli_fail("out of memory");
+    if (polar_session_embed(s, tokens, n, pooling, 1, embedding, &e)) status = cli_fail("%s", e.message);
+    else {
+        printf("{\"embedding\":");
+        json_put_floats(stdout, embedding, (size_t)info.n_embd);
+        printf("}\n");
+    }
+    free(embedding);
+    return status;
+}
+
 static int run(const logits_options *o, const polar_model *model, const int32_t *tokens, int n, polar_session **s) {
     polar_model_info info;
     polar_error e;
     int status = create_session(o, model, n, s);
     if (status) return status;
+    if (o->embed) return print_embedding(o, model, tokens, n, *s);
     if (polar_session_eval(*s, tokens, n, &e)) return cli_fail("%s", e.message);
     polar_model_get_info(model, &info);
     if (o->json) {
@@ -119,6 +139,7 @@ int command_logits(cli *c) {
         {"kv", 0, CLI_TEXT, &o.kv, "MODE", "keys and values: per-call, shared or last (per-call)"},
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f32 or f16 (f32)"},
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
+        {"embed", 0, CLI_TEXT, &o.embed, "POOLING", "mean or last: print {\"embedding\":[..]} of length 1 instead"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
         CLI_CPU_OPTION(o.cpu),
@@ -132,6 +153,8 @@ int command_logits(cli *c) {
     if (!o.tokens) return cli_usage("no tokens: --tokens 1,2,3");
     if (o.path && o.prompt_program) return cli_usage("--path: tokens and ids run under it, without --prompt-program");
     if (o.generate < 0 || o.generate > 1000000) return cli_usage("--generate %d: expected 0..1000000", o.generate);
+    if (o.embed && strcmp(o.embed, "mean") && strcmp(o.embed, "last"))
+        return cli_usage("--embed %s: expected mean or last", o.embed);
     if (!(tokens = read_tokens(o.tokens, &n))) return 2;
     status = cli_open_model(o.model, o.cpu, 0, &model);
     if (!status) status = run(&o, model, tokens, n, &s);
