@@ -5279,14 +5279,16 @@ typedef struct tok_vocab {
     int bos, eos, eot, eom, unknown; /* -1: none */
     int add_bos;                     /* the file wants BOS in front */
     int add_space;                   /* SentencePiece: a space in front of a text, taken away by decoding */
-    int think;                       /* thinking is turned off with an empty block */
+    int think;                       /* ChatML thinks, unless it is turned off with an empty block */
     polar_chat chat;                 /* what the template asks for */
-    int followed;                    /* what the template writes is known: */
-    int writes_bos, trims;           /* BOS in front; contents without white space at their ends */
-    polar_span system, before, after, opening; /* what stands for a missing system message, around one that is given,
-                                                  and what the assistant begins with */
-    char *written[2];                /* what they are in, of n_written bytes */
-    size_t n_written[2];
+    struct tok_written {             /* what the template writes */
+        int followed;                /* it is known: */
+        int writes_bos, trims;       /* BOS in front; contents without white space at their ends */
+        polar_span system, before, after, opening; /* with no system message; around one; how the assistant begins */
+        char *text[2];               /* what they are in, of n_text bytes */
+        size_t n_text[2];
+    } written[2];                    /* thinking off, on; the second only where the template has a switch for it */
+    int thinks;                      /* the template has one */
     void *block;                     /* all that follows */
     size_t block_bytes;
     uint8_t *bytes;       /* of all tokens, decoded: real bytes, real spaces */
@@ -5978,7 +5980,7 @@ static polar_status tok_measure(tok_vocab *v, tok_source *src) {
 }
 
 static void tok_free(tok_vocab *v, const polar_allocator *a) {
-    for (int i = 0; i < COUNT(v->written); i++) mem_free(a, v->written[i], v->n_written[i]);
+    for (int i = 0; i < 4; i++) mem_free(a, v->written[i / 2].text[i % 2], v->written[i / 2].n_text[i % 2]);
     mem_free(a, v->block, v->block_bytes);
     memset(v, 0, sizeof *v);
 }
@@ -6956,8 +6958,9 @@ static int tpl_block(tpl *t, int active) {
     return t->failed.text ? TPL_END : end;
 }
 
-/* What a template writes for a conversation, ready for the assistant, thinking off. 0 if it could not be followed. */
-static int tpl_run(tpl *t, polar_span template, const polar_message *messages, int n_messages, polar_span bos) {
+/* What a template writes for a conversation, ready for the assistant. 0 if it could not be followed. */
+static int tpl_run(tpl *t, polar_span template, const polar_message *messages, int n_messages, int think,
+                   polar_span bos) {
     tpl_value list = tpl_of(TPL_LIST, 0);
     char *out = t->out, *strings = t->strings;
     memset(t, 0, sizeof *t);
@@ -6970,7 +6973,7 @@ static int tpl_run(tpl *t, polar_span template, const polar_message *messages, i
     tpl_set(t, span_of("messages"), 0, list);
     tpl_set(t, span_of("bos_token"), 0, tpl_text(bos));
     tpl_set(t, span_of("add_generation_prompt"), 0, tpl_of(TPL_BOOL, 1));
-    tpl_set(t, span_of("enable_thinking"), 0, tpl_of(TPL_BOOL, 0));
+    tpl_set(t, span_of("enable_thinking"), 0, tpl_of(TPL_BOOL, think));
     if (template.length > TPL_BYTES) tpl_bad(t, "a long template");
     if (tpl_block(t, 1) != TPL_END || t->at < t->end) tpl_bad(t, "an end without beginning");
     return !t->failed.text;
@@ -6986,17 +6989,17 @@ static void tok_expect(text_buffer *e, const struct tok_chat_format *f, const ch
 }
 
 /* Keeps what a template wrote, in *written without a BOS in front. POLAR_MEMORY if there is none. */
-static polar_status tok_keep_written(tok_vocab *v, int i, const tpl *t, polar_span bos, const polar_allocator *a,
-                                     polar_span *written, polar_error *e) {
-    mem_free(a, v->written[i], v->n_written[i]);
-    v->n_written[i] = t->n_out + 1;
-    if (!(v->written[i] = mem_alloc(a, v->n_written[i], e))) return POLAR_MEMORY;
-    memcpy(v->written[i], t->out, t->n_out);
-    v->written[i][t->n_out] = 0;
-    written->text = v->written[i];
+static polar_status tok_keep_written(struct tok_written *w, int i, const tpl *t, polar_span bos,
+                                     const polar_allocator *a, polar_span *written, polar_error *e) {
+    mem_free(a, w->text[i], w->n_text[i]);
+    w->n_text[i] = t->n_out + 1;
+    if (!(w->text[i] = mem_alloc(a, w->n_text[i], e))) return POLAR_MEMORY;
+    memcpy(w->text[i], t->out, t->n_out);
+    w->text[i][t->n_out] = 0;
+    written->text = w->text[i];
     written->length = t->n_out;
     if (bos.length && t->n_out >= bos.length && !memcmp(t->out, bos.text, bos.length)) {
-        v->writes_bos = 1;
+        w->writes_bos = 1;
         written->text += bos.length;
         written->length -= bos.length;
     }
@@ -7032,61 +7035,80 @@ static int tok_match_turns(const struct tok_chat_format *f, polar_span written, 
 }
 
 /* One question: is it in the format, and what stands in front and behind? */
-static int tok_match_question(tok_vocab *v, const struct tok_chat_format *f, polar_span written, int trim) {
+static int tok_match_question(struct tok_written *w, const struct tok_chat_format *f, polar_span written, int trim) {
     char expected[320];
     text_buffer e = {expected, sizeof expected, 0};
     tok_expect(&e, f, "user", trim ? "qx1" : " qx1 ");
     tok_expect(&e, f, "assistant", NULL);
-    v->trims = trim;
-    return tok_match_turns(f, written, &e, &v->system, &v->opening) &&
-           !tok_search(v->opening.text, v->opening.length, f->open);
+    w->trims = trim;
+    return tok_match_turns(f, written, &e, &w->system, &w->opening) &&
+           !tok_search(w->opening.text, w->opening.length, f->open);
 }
 
 /* A conversation with a system message, which other text may stand around. */
-static int tok_match_conversation(tok_vocab *v, const struct tok_chat_format *f, polar_span written) {
+static int tok_match_conversation(struct tok_written *w, const struct tok_chat_format *f, polar_span written) {
     char expected[640];
     text_buffer e = {expected, sizeof expected, 0};
-    const char *content = v->trims ? "qx2" : " qx2 ", *at;
+    const char *content = w->trims ? "qx2" : " qx2 ", *at;
     polar_span system, opening;
-    tok_expect(&e, f, "user", v->trims ? "qx1" : " qx1 ");
+    tok_expect(&e, f, "user", w->trims ? "qx1" : " qx1 ");
     tok_expect(&e, f, "assistant", "qx3");
     tok_expect(&e, f, "user", "qx4");
     tok_expect(&e, f, "assistant", NULL);
-    if (!tok_match_turns(f, written, &e, &system, &opening) || !span_equal(opening, v->opening)) return 0;
+    if (!tok_match_turns(f, written, &e, &system, &opening) || !span_equal(opening, w->opening)) return 0;
     if (!(at = tok_search(system.text, system.length, content))) return 0;
-    v->before = (polar_span){system.text, (size_t)(at - system.text)};
-    v->after.text = at + strlen(content);
-    v->after.length = system.length - v->before.length - strlen(content);
+    w->before = (polar_span){system.text, (size_t)(at - system.text)};
+    w->after.text = at + strlen(content);
+    w->after.length = system.length - w->before.length - strlen(content);
     return 1;
 }
 
-/* Runs the template for two conversations. A note says what is not as the template has it. */
-static polar_status tok_follow(tok_vocab *v, const tok_source *src, tpl *t, polar_span template,
-                               const polar_allocator *a) {
+/* Runs the template for two conversations, with thinking or without. Afterwards w->followed says whether what it writes
+ * for a question is known, *both whether that for a conversation with a system message is, too. */
+static polar_status tok_follow_once(const tok_vocab *v, const tok_source *src, tpl *t, polar_span template, int think,
+                                    struct tok_written *w, int *both, const polar_allocator *a) {
     static const polar_message talk[] = {{"system", " qx2 "}, {"user", " qx1 "}, {"assistant", "qx3"}, {"user", "qx4"}};
     const struct tok_chat_format *f = &tok_chats[v->chat];
     polar_span written, bos = {"", 0};
     polar_status status;
+    *both = 0;
     if (v->bos >= 0) bos.text = tok_bytes(v, v->bos, &bos.length);
-    if (!tpl_run(t, template, talk + 1, 1, bos)) {
+    if (!tpl_run(t, template, talk + 1, 1, think, bos)) return POLAR_OK;
+    if ((status = tok_keep_written(w, 0, t, bos, a, &written, src->error))) return status;
+    w->followed = tok_match_question(w, f, written, f->trim) || tok_match_question(w, f, written, !f->trim);
+    if (!w->followed || !tpl_run(t, template, talk, COUNT(talk), think, bos)) return POLAR_OK;
+    if ((status = tok_keep_written(w, 1, t, bos, a, &written, src->error))) return status;
+    *both = tok_match_conversation(w, f, written);
+    return POLAR_OK;
+}
+
+/* Finds out what the template writes. A note says what is not as it has it; with thinking on, such a thing is refused
+ * when it is asked for. */
+static polar_status tok_follow(tok_vocab *v, const tok_source *src, tpl *t, polar_span template,
+                               const polar_allocator *a) {
+    const char *name = tok_chats[v->chat].name;
+    struct tok_written *off = &v->written[0], *on = &v->written[1];
+    int both, both_on;
+    polar_status status = tok_follow_once(v, src, t, template, 0, off, &both, a);
+    if (status) return status;
+    if (!off->text[0]) {
         buf_note(src->notes,
                  "%s: the chat template looks like %s, but polar cannot follow it at \"%.*s\": a system text of its "
-                 "own is left out", src->g->name, f->name, (int)t->failed.length, t->failed.text);
+                 "own is left out", src->g->name, name, (int)t->failed.length, t->failed.text);
         return POLAR_OK;
     }
-    if ((status = tok_keep_written(v, 0, t, bos, a, &written, src->error))) return status;
-    v->followed = tok_match_question(v, f, written, f->trim) || tok_match_question(v, f, written, !f->trim);
-    if (!v->followed) {
+    if (!off->followed) {
         v->chat = POLAR_CHAT_RAW;
         return POLAR_OK;
     }
-    if (tpl_run(t, template, talk, COUNT(talk), bos)) {
-        if ((status = tok_keep_written(v, 1, t, bos, a, &written, src->error))) return status;
-        if (tok_match_conversation(v, f, written)) return POLAR_OK;
-    }
-    buf_note(src->notes, "%s: the chat template writes system messages or earlier answers in a way of its own, polar "
-             "writes them as %s", src->g->name, f->name);
-    return POLAR_OK;
+    if (!both)
+        buf_note(src->notes, "%s: the chat template writes system messages or earlier answers in a way of its own, "
+                 "polar writes them as %s", src->g->name, name);
+    if (!tok_search(template.text, template.length, "enable_thinking")) return POLAR_OK;
+    status = tok_follow_once(v, src, t, template, 1, on, &both_on, a);
+    if (both && !both_on) on->followed = 0;
+    v->thinks = !on->text[0] || on->n_text[0] != off->n_text[0] || memcmp(on->text[0], off->text[0], on->n_text[0]);
+    return status;
 }
 
 /* Which format the template asks for; one that is unknown here, or whose tokens are missing, is RAW, with a note. */
@@ -7183,14 +7205,27 @@ static polar_status tok_check_messages(const polar_message *messages, int n, pol
     return POLAR_OK;
 }
 
+/* Thinking on: where the template, or ChatML without one, can turn it off, or always begins with a thought. */
+static polar_status tok_check_think(const tok_vocab *v, polar_chat chat, int own, polar_error *e) {
+    const polar_span *opening = &v->written[0].opening;
+    if (own && v->thinks && !v->written[1].followed)
+        return fail(e, POLAR_UNSUPPORTED, "polar cannot follow the chat template of this model with thinking on");
+    if (own ? v->thinks || tok_search(opening->text, opening->length, "<think>")
+            : chat == POLAR_CHAT_CHATML && v->think)
+        return POLAR_OK;
+    return fail(e, POLAR_UNSUPPORTED, "the chat format %s of this model has no thinking to turn on",
+                tok_chats[chat].name);
+}
+
 /* A conversation, ready for the assistant. Of the templates this leaves out tools and the removal of thoughts from
  * earlier turns. */
-static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat,
+static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a, polar_chat chat, int think,
                                     const polar_message *messages, int n_messages, int32_t *tokens, int capacity,
                                     int *n, polar_error *e) {
     tok_coder c = tok_coder_begin(v, a, tokens, capacity, e);
     const polar_span none = {"", 0};
     const struct tok_chat_format *f;
+    const struct tok_written *w; /* where `own` */
     int own; /* the format is that of the template, and all it writes is known */
     polar_status status = tok_check_messages(messages, n_messages, e);
     *n = 0;
@@ -7199,23 +7234,25 @@ static polar_status tok_chat_encode(const tok_vocab *v, const polar_allocator *a
     if ((unsigned)chat >= (unsigned)POLAR_N_CHAT)
         return fail(e, POLAR_ARGUMENT, "chat format %d is unknown", (int)chat);
     f = &tok_chats[chat];
-    own = v->followed && chat == v->chat;
-    if (v->bos >= 0 && (f->bos || v->add_bos || (own && v->writes_bos))) tok_emit(&c, v->bos);
-    if (own && v->system.length && !(n_messages && !strcmp(messages[0].role, "system")))
-        tok_chat_message(&c, f, "system", none, v->system, none);
+    own = v->written[0].followed && chat == v->chat;
+    w = &v->written[think && v->thinks];
+    if (think && (status = tok_check_think(v, chat, own, e))) return status;
+    if (v->bos >= 0 && (f->bos || v->add_bos || (own && w->writes_bos))) tok_emit(&c, v->bos);
+    if (own && w->system.length && !(n_messages && !strcmp(messages[0].role, "system")))
+        tok_chat_message(&c, f, "system", none, w->system, none);
     for (int i = 0; i < n_messages; i++) {
         const int system = !strcmp(messages[i].role, "system"), wrap = own && !i && system;
         polar_span content = span_of(messages[i].content);
-        if (own ? v->trims : f->trim) content = tok_trim(content);
-        tok_chat_message(&c, f, messages[i].role, wrap ? v->before : none, content, wrap ? v->after : none);
+        if (own ? w->trims : f->trim) content = tok_trim(content);
+        tok_chat_message(&c, f, messages[i].role, wrap ? w->before : none, content, wrap ? w->after : none);
         if (chat == POLAR_CHAT_RAW && system && content.length && i + 1 < n_messages)
             tok_chat_text(&c, span_of("\n\n"));
     }
     if (f->open) tok_chat_header(&c, f, "assistant");
     tok_chat_flush(&c);
     if (own && c.status == POLAR_OK)
-        tok_encode_text(&c, (const uint8_t *)v->opening.text, v->opening.length, 1);
-    else if (chat == POLAR_CHAT_CHATML && v->think && c.status == POLAR_OK)
+        tok_encode_text(&c, (const uint8_t *)w->opening.text, w->opening.length, 1);
+    else if (chat == POLAR_CHAT_CHATML && v->think && !think && c.status == POLAR_OK)
         tok_encode_text(&c, (const uint8_t *)TOK_THINK, strlen(TOK_THINK), 1);
     return tok_coder_end(&c, n);
 }
@@ -7946,12 +7983,13 @@ polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, i
     return tok_decode(&model->vocab, tokens, n, flags, text, capacity, length, error);
 }
 
-polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
+polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, int think, const polar_message *messages,
                                  int n_messages, int32_t *tokens, int capacity, int *n, polar_error *error) {
     polar_status status = model_check_tokens(model, NULL, 0, tokens, capacity > 0, n, error);
     if (!status) status = model_check_count(capacity, error);
     if (status) return status;
-    return tok_chat_encode(&model->vocab, &model->allocator, chat, messages, n_messages, tokens, capacity, n, error);
+    return tok_chat_encode(&model->vocab, &model->allocator, chat, think, messages, n_messages, tokens, capacity, n,
+                           error);
 }
 #endif /* POLAR_NO_TOKENIZER */
 
@@ -14704,7 +14742,7 @@ polar_status polar_picker_answer(polar_picker *p, const int32_t *prompt, int n_p
  * two one by one. */
 polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor, const polar_prompt *wanted,
                                polar_prompt *prompt, polar_error *error) {
-    polar_prompt p = {NULL, NULL, POLAR_CHAT_AUTO};
+    polar_prompt p = {NULL, NULL, POLAR_CHAT_AUTO, 0};
     const char *chat = ""; /* name of the format that comes with the text; "" if none does */
     err_clear(error);
     if (!model || !prompt) return fail(error, POLAR_ARGUMENT, "polar_prompt_find: model or prompt is NULL");
@@ -14719,6 +14757,7 @@ polar_status polar_prompt_find(const polar_model *model, const polar_predictor *
         chat = polar_chat_name(POLAR_CHAT_RAW);
     }
     /* what is wanted besides */
+    if (wanted) p.think = wanted->think;
     if (wanted && wanted->system) p.system = wanted->system;
     if (wanted && wanted->chat != POLAR_CHAT_AUTO) p.chat = wanted->chat;
     else if (*chat) {
@@ -14761,7 +14800,9 @@ polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt 
     if (prompt->text) status = prompt_fill(&text, prompt->text, question, error);
     if (prompt->system) messages[n_messages++] = (polar_message){"system", prompt->system};
     messages[n_messages++] = (polar_message){"user", prompt->text ? text.at : question};
-    if (!status) status = polar_chat_tokenize(model, prompt->chat, messages, n_messages, tokens, capacity, n, error);
+    if (!status)
+        status = polar_chat_tokenize(model, prompt->chat, prompt->think, messages, n_messages, tokens, capacity, n,
+                                     error);
     buf_free(&text);
     return status;
 }

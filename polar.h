@@ -385,15 +385,16 @@ typedef struct polar_message {
 #ifndef POLAR_NO_TOKENIZER
 /* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes the
  * contents one after the other, a system text with a blank line behind it. In the format of the file's template all is
- * written as the template does with thinking off: a system text of its own where the first message is no system message
- * (Qwen2.5: "You are Qwen, ..."; give one, empty if need be, to replace it), lines around a given one (dates of Llama
- * 3.1 and later, the template's own instead of today's), and what the assistant's turn opens with ("<think>"). This
- * leaves out tools and the removal of thoughts from earlier turns. Where a template is unknown or cannot be followed,
- * polar_model_info.notes says so. Without a template qwen3 in ChatML gets the empty block that turns thinking off.
+ * written as the template does: a system text of its own where the first message is no system message (Qwen2.5: "You
+ * are Qwen, ..."; give one, empty if need be, to replace it), lines around a given one (dates of Llama 3.1 and later,
+ * the template's own instead of today's), and what the assistant's turn opens with. This leaves out tools and the
+ * removal of thoughts from earlier turns. Where a template is unknown or cannot be followed, polar_model_info.notes
+ * says so. `think` is the template's enable_thinking; in ChatML without a template qwen3 gets the empty block
+ * "<think>\n\n</think>\n\n" without it. POLAR_UNSUPPORTED if there is no thinking to turn on.
  * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
-POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, const polar_message *messages,
-                                           int n_messages, int32_t *tokens, int capacity, int *n,
-                                           polar_error *error);
+POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, int think,
+                                           const polar_message *messages, int n_messages, int32_t *tokens,
+                                           int capacity, int *n, polar_error *error);
 #endif
 
 /* --- [prog] programs -------------------------------------------------------------------------------- */
@@ -1095,6 +1096,7 @@ typedef struct polar_prompt {
     const char *text;   /* template: the question takes each place of "{question}"; NULL: the question alone */
     const char *system; /* system message; NULL: none */
     polar_chat chat;
+    int think;          /* 1: with thinking, see polar_chat_tokenize */
 } polar_prompt;
 
 /* The prompt of questions to a model. The first of these that has a text: `wanted`; what the predictor was trained

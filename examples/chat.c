@@ -32,7 +32,7 @@ static polar_status turn(polar_session *session, const polar_message *messages, 
     int n_tokens, n_new;
     options.on_text = print;
     options.on_text_user = stdout;
-    status = polar_chat_tokenize(model, POLAR_CHAT_AUTO, messages, n, tokens, MAX_TOKENS, &n_tokens, error);
+    status = polar_chat_tokenize(model, POLAR_CHAT_AUTO, 0, messages, n, tokens, MAX_TOKENS, &n_tokens, error);
     if (!status) status = polar_session_sync(session, tokens, n_tokens, &n_new, error); /* refuses too many */
     if (!status) status = polar_session_generate(session, NULL, 0, &options, answer, MAX_TEXT, NULL, error);
     if (!status) printf("\n[%d of %d tokens were new]\n", n_new, n_tokens);

@@ -30,7 +30,7 @@ static int prompt_of(const polar_model *m, const char *question, int32_t *tokens
     polar_error e;
     int n = 0;
     snprintf(text, sizeof text, "%s\n", question);
-    CHECK(!polar_chat_tokenize(m, POLAR_CHAT_RAW, &message, 1, tokens, capacity, &n, &e));
+    CHECK(!polar_chat_tokenize(m, POLAR_CHAT_RAW, 0, &message, 1, tokens, capacity, &n, &e));
     return n;
 }
 

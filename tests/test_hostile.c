@@ -421,7 +421,7 @@ static polar_status try_tokens(const polar_allocator *a, polar_error *e) {
     o.vocab_only = 1;
     status = polar_model_open_memory(&m, model_file.data, model_file.size, &o, e);
     if (!status) status = polar_tokenize(m, "abcabc", 6, 0, tokens, COUNT(tokens), &n, e);
-    if (!status) status = polar_chat_tokenize(m, POLAR_CHAT_RAW, messages, 1, tokens, COUNT(tokens), &n, e);
+    if (!status) status = polar_chat_tokenize(m, POLAR_CHAT_RAW, 0, messages, 1, tokens, COUNT(tokens), &n, e);
     polar_model_close(m);
     return status;
 }

@@ -738,7 +738,7 @@ static int is_conversation(const polar_model *m, const int32_t *tokens, int n, p
     const polar_message messages[2] = {{"system", system}, {"user", user}};
     int32_t expected[99];
     int n_expected = 0;
-    CHECK(!polar_chat_tokenize(m, chat, messages + !system, system ? 2 : 1, expected, 99, &n_expected, NULL));
+    CHECK(!polar_chat_tokenize(m, chat, 0, messages + !system, system ? 2 : 1, expected, 99, &n_expected, NULL));
     return n_expected == n && !memcmp(expected, tokens, (size_t)n * sizeof *tokens);
 }
 
@@ -751,7 +751,7 @@ TEST(prompts) {
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
     polar_predictor *p = predictor_of(m, menu, logits, 1), *saved = NULL;
     polar_predictor_info i;
-    polar_prompt wanted = {"{question} {question}", NULL, POLAR_CHAT_AUTO}, prompt;
+    polar_prompt wanted = {"{question} {question}", NULL, POLAR_CHAT_AUTO, 0}, prompt;
     polar_error e;
     int32_t tokens[99];
     int n_tokens;
@@ -775,13 +775,17 @@ TEST(prompts) {
     CHECK(is_conversation(m, tokens, n, POLAR_CHAT_RAW, "Be short.", "Q: Why?\nA:"));
     n = found_tokens(m, p, &wanted, tokens); /* nothing of the predictor's belongs to another text */
     CHECK(is_conversation(m, tokens, n, m->vocab.chat, NULL, "Why? Why?"));
-    wanted = (polar_prompt){NULL, "Be long.", POLAR_CHAT_RAW};
+    wanted = (polar_prompt){NULL, "Be long.", POLAR_CHAT_RAW, 0};
     n = found_tokens(m, p, &wanted, tokens);
     CHECK(is_conversation(m, tokens, n, POLAR_CHAT_RAW, "Be long.", "Q: Why?\nA:"));
     i.chat = "unheard of";
     CHECK(!polar_predictor_set_info(p, &i, &e));
     CHECK(!polar_prompt_find(m, p, &wanted, &prompt, &e));
     CHECK(polar_prompt_find(m, p, NULL, &prompt, &e) == POLAR_UNSUPPORTED && strstr(e.message, "unheard of"));
+    wanted.think = 1;
+    CHECK(!polar_prompt_find(m, p, &wanted, &prompt, &e) && prompt.think == 1);
+    CHECK(polar_prompt_tokenize(m, &prompt, "Why?", NULL, 0, &n_tokens, &e) == POLAR_UNSUPPORTED);
+    wanted.think = 0;
     wanted.text = "no place";
     CHECK(!polar_prompt_find(m, p, &wanted, &prompt, &e));
     CHECK(polar_prompt_tokenize(m, &prompt, "Why?", NULL, 0, &n_tokens, &e) == POLAR_FORMAT);

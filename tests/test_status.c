@@ -99,9 +99,9 @@ static void texts(const polar_model *m) {
     int32_t tokens[9] = {0, -1, 2};
     size_t length;
     int n;
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_CHATML, &hi, 1, tokens, 3, &n);
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &bad, 1, tokens, 3, &n);
-    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, &hi, 1, NULL, -1, &n);
+    SAME(polar_chat_tokenize, m, POLAR_CHAT_CHATML, 0, &hi, 1, tokens, 3, &n);
+    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, 0, &bad, 1, tokens, 3, &n);
+    SAME(polar_chat_tokenize, m, POLAR_CHAT_RAW, 0, &hi, 1, NULL, -1, &n);
     SAME(polar_detokenize, m, tokens, 3, 0, NULL, 0, &length);
     SAME(polar_detokenize, m, tokens, -1, 0, NULL, 0, &length);
     SAME(polar_tokenize, m, "hi", 2, 0, NULL, -1, &n);

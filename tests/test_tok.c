@@ -684,10 +684,12 @@ TEST(sentencepiece_specials) {
 
 /* --- chat formats */
 
+static int thinking; /* of the conversations below */
+
 static int chat(const fixture *x, polar_chat format, const polar_message *messages, int n) {
     int count = 0;
     polar_error e = {0};
-    CHECK(tok_chat_encode(&x->v, &x->a, format, messages, n, ids, MAX_IDS, &count, &e) == POLAR_OK);
+    CHECK(tok_chat_encode(&x->v, &x->a, format, thinking, messages, n, ids, MAX_IDS, &count, &e) == POLAR_OK);
     CHECK_STR(e.message, "");
     return count;
 }
@@ -941,6 +943,54 @@ TEST(chat_template_garbage) {
     }
 }
 
+/* Why thinking cannot be turned on; "" where it can, and the conversation is `expected`. */
+static const char *think_on(const char *arch, const char *template, const char *expected) {
+    static polar_error e;
+    fixture x;
+    int n;
+    if (!chat_fixture(&x, arch, template, 0)) return "no fixture";
+    memset(&e, 0, sizeof e);
+    if (tok_chat_encode(&x.v, &x.a, POLAR_CHAT_AUTO, 1, talk, 2, ids, MAX_IDS, &n, &e))
+        CHECK(n == 0 && e.status == POLAR_UNSUPPORTED);
+    else {
+        thinking = 1;
+        CHECK_STR(chat_text(&x, POLAR_CHAT_AUTO, talk, 2), expected);
+        thinking = 0;
+    }
+    fixture_free(&x);
+    return e.message;
+}
+
+/* Templates in the shapes of published ones with enable_thinking true, by hand. */
+TEST(thinking_on) {
+    static const char none[] = "has no thinking to turn on", unknown[] = "cannot follow the chat template";
+    static const char closed[] = "{%- if enable_thinking is defined and enable_thinking is false %}"
+                                 "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}";
+    char text[2000];
+    sprintf(text, "%s%s%s", LOOP("\\n"), PROMPT("\\n"), closed); /* Qwen3 */
+    CHECK_STR(think_on("qwen3", text, SYSTEM("Be brief.") U OPEN), "");
+    sprintf(text, "%s%s{%%- if enable_thinking %%}{{- '<think>\\n' }}{%%- else %%}{{- '<think>\\n\\n</think>\\n\\n' }}"
+                  "{%%- endif %%}", LOOP("\\n"), PROMPT("\\n")); /* later ones open the thought themselves */
+    CHECK_STR(think_on("qwen3", text, SYSTEM("Be brief.") U OPEN "<think>\n"), "");
+    sprintf(text, "%s%s{{- '<think>\\n' }}", LOOP("\\n"), PROMPT("\\n")); /* QwQ always thinks */
+    CHECK_STR(think_on("qwen2", text, SYSTEM("Be brief.") U OPEN "<think>\n"), "");
+    /* a switch that also changes the system message (SmolLM3) */
+    sprintf(text, "{{- '<|im_start|>system\\nMode: ' ~ ('/think' if enable_thinking else '/no_think') ~ '\\n' }}"
+                  "{%%- if messages[0].role == 'system' %%}{{- messages[0].content }}{%%- endif %%}"
+                  "{{- '<|im_end|>\\n' }}{%%- for message in messages %%}{%%- if message.role != 'system' %%}"
+                  "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%%- endif %%}"
+                  "{%%- endfor %%}%s", PROMPT("\\n"));
+    CHECK_STR(think_on("llama", text, SYSTEM("Mode: /think\nBe brief.") U OPEN), "");
+    sprintf(text, "%s%s{%%- if enable_thinking %%}{{- strange() }}{%%- endif %%}", LOOP("\\n"), PROMPT("\\n"));
+    CHECK(strstr(think_on("qwen3", text, ""), unknown));
+    sprintf(text, "%s%s{%%- if enable_thinking %%}{%%- endif %%}", LOOP("\\n"), PROMPT("\\n")); /* no effect */
+    CHECK(strstr(think_on("llama", text, ""), none));
+    sprintf(text, "%s%s", LOOP("\\n"), PROMPT("\\n"));
+    CHECK(strstr(think_on("qwen2", text, ""), none));
+    CHECK(strstr(think_on("llama", LLAMA3, ""), none));
+    CHECK(strstr(think_on("qwen3", NULL, ""), none)); /* raw */
+}
+
 TEST(chatml_think) {
     static const char template[] = LOOP("\\n") PROMPT("\\n") "{%- if enable_thinking is false %}"
                                    "{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}";
@@ -951,6 +1001,9 @@ TEST(chatml_think) {
         n = chat(&x, POLAR_CHAT_CHATML, talk + 1, 1);
         CHECK_STR(chat_text(&x, POLAR_CHAT_CHATML, talk + 1, 1), U OPEN "<think>\n\n</think>\n\n");
         CHECK(n > 8 && ids[n - 6] == 256 + N_MERGES && ids[n - 3] == 256 + N_MERGES + 1);
+        thinking = 1;
+        CHECK_STR(chat_text(&x, POLAR_CHAT_CHATML, talk + 1, 1), U OPEN);
+        thinking = 0;
         fixture_free(&x);
     }
     if (!chat_fixture(&x, "qwen2", NULL, 0)) return;
@@ -1002,11 +1055,11 @@ TEST(chat_errors) {
     blob_string(&b, "tokenizer.chat_template", "<|im_start|>"); /* but no such token */
     CHECK(blob_open(&b, &x));
     CHECK(x.v.chat == POLAR_CHAT_RAW);
-    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_CHATML, talk, 1, ids, MAX_IDS, &n, &e) == POLAR_MISMATCH);
+    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_CHATML, 0, talk, 1, ids, MAX_IDS, &n, &e) == POLAR_MISMATCH);
     CHECK_STR(e.message, "the vocabulary has no token <|im_start|>, which the chat format needs");
-    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_N_CHAT, talk, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
-    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, &incomplete, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
-    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, NULL, -1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
+    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_N_CHAT, 0, talk, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
+    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, 0, &incomplete, 1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
+    CHECK(tok_chat_encode(&x.v, &x.a, POLAR_CHAT_RAW, 0, NULL, -1, ids, MAX_IDS, &n, NULL) == POLAR_ARGUMENT);
     { /* more tokens than an int counts, which takes too long to be tried with texts */
         tok_coder c = tok_coder_begin(&x.v, &x.a, NULL, 0, &e);
         c.n = INT_MAX - 1;
@@ -1302,7 +1355,7 @@ TEST(no_memory) {
     for (int i = done = 0; !done; i++) {
         polar_error e = {0};
         m.left = i;
-        done = tok_chat_encode(&x.v, &a, POLAR_CHAT_CHATML, talk, 4, ids, MAX_IDS, &n, &e) == POLAR_OK;
+        done = tok_chat_encode(&x.v, &a, POLAR_CHAT_CHATML, 0, talk, 4, ids, MAX_IDS, &n, &e) == POLAR_OK;
         CHECK(done || (e.status == POLAR_MEMORY && n == 0));
         CHECK(m.held == 0);
     }
@@ -1381,7 +1434,7 @@ static const test_case tests[] = {
     {"chatml", test_chatml},
     {"chat_templates", test_chat_templates},
     {"chat_template_garbage", test_chat_template_garbage},
-    {"chatml_think", test_chatml_think},
+    {"chatml_think", test_chatml_think}, {"thinking_on", test_thinking_on},
     {"llama3_chat", test_llama3_chat},
     {"raw_chat", test_raw_chat},
     {"chat_errors", test_chat_errors},

@@ -221,6 +221,10 @@ TEST(chat) {
     RUN("polar run -m chat.gguf -n 1 Hi", 0, said);
     RUN("polar info chat.gguf", 0, said);
     RUN("polar run -m chat.gguf -n 1 --chat chatml Hi", 1, "the vocabulary has no token <|im_start|>");
+    RUN("polar run -m model.gguf -n 1 --think on Hi", 1, "the chat format raw of this model has no thinking");
+    RUN("polar predict -m model.gguf -p p.gguf --think on Hi", 1, "has no thinking to turn on");
+    RUN("polar run -m model.gguf -n 1 --think off Hi", 0, "");
+    RUN("polar run -m model.gguf -n 1 --think maybe Hi", 2, "--think maybe: expected on or off");
     strcpy(expected, untimed("polar run -m model.gguf -n 2 --json --system 'Be brief.' Hi"));
     CHECK_STR(untimed("polar run -m model.gguf -n 2 --json 'Be brief.\n\nHi'"), expected);
 }

@@ -215,6 +215,7 @@ void cli_question_put_info(FILE *f, const cli_question *question);
 typedef struct cli_prompt_options {
     const char *prompt; /* text with {question}, "@file", or "auto": what is found */
     const char *chat, *system;
+    const char *think; /* NULL, "on" or "off" */
     int example; /* 1: a worked example before the question */
     const char *recorded; /* NULL, or the text as cli_prompt_put wrote it, in place of `prompt` */
     const polar_predictor *predictor; /* NULL, or whose prompt counts before the model's */
@@ -226,7 +227,8 @@ typedef struct cli_prompt_options {
 /* Of commands that ask a question, as polar_ask does. */
 #define CLI_ASK_PROMPT_OPTIONS(o) \
     CLI_PROMPT_OPTION(o, "none"), \
-    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: the prompt's, else the file's)"}
+    {"chat", 0, CLI_TEXT, &(o).chat, "FORMAT", "auto, raw, chatml or llama3 (auto: the prompt's, else the file's)"}, \
+    {"think", 0, CLI_TEXT, &(o).think, "SWITCH", "on or off: of models whose chat format has a switch for it (off)"}
 /* Of commands that ask many; without a prompt of its own a model gets the published one. */
 #define CLI_PROMPT_OPTIONS(o) \
     CLI_PROMPT_OPTION(o, "the published one"), \

@@ -622,6 +622,9 @@ int cli_prompt_read(const cli_prompt_options *o, char **text, polar_prompt *want
     if (*text && !strstr(*text, PLACE)) return cli_usage("--prompt: the text has no place %s", PLACE);
     wanted->text = *text;
     wanted->system = o->system;
+    wanted->think = o->think && !strcmp(o->think, "on");
+    if (o->think && !wanted->think && strcmp(o->think, "off"))
+        return cli_usage("--think %s: expected on or off", o->think);
     return cli_chat(o->chat ? o->chat : "auto", &wanted->chat);
 }
 

@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (polar_model_open_memory(&model, data, size, &options, NULL)) return 0;
     for (int flags = 0; flags < 4; flags++) check_text(model, text, length, flags);
     for (int chat = 0; chat < POLAR_N_CHAT; chat++)
-        polar_chat_tokenize(model, (polar_chat)chat, &message, 1, NULL, 0, &n, NULL);
+        polar_chat_tokenize(model, (polar_chat)chat, 0, &message, 1, NULL, 0, &n, NULL);
     polar_model_close(model);
     return 0;
 }
