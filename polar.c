@@ -11805,7 +11805,7 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
  * [search] Search for programs
  *
  * Monte Carlo tree search over edits of the identity, for one question whose answer is known. An edit skips a run of
- * layers or executes it several times; a node is a set of edits that do not overlap; a child has one edit more than
+ * layers or executes it several times, with the option max_damped also in damped passes; a node is a set of edits that do not overlap; a child has one edit more than
  * its parent. The rule, whose code is "the rule" below, simulation by simulation:
  *
  *   1. Select. From the root go down to the child with the largest
@@ -11841,9 +11841,10 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
 #define MCTS_MAX_TIMES 64
 #define MCTS_MAX_IN_FLIGHT 4096
 
-/* The layers start .. start + length - 1 are executed `times` times as one segment; times 0 skips them. */
+/* The layers start .. start + length - 1 are executed `times` times as one segment, perhaps in damped passes; times 0
+ * skips them. */
 typedef struct mcts_edit {
-    int start, length, times;
+    int start, length, times, damped;
 } mcts_edit;
 
 /* A set of edits: those of `parent` and one more. Nodes, edges and results name each other by their index. */
@@ -11913,14 +11914,21 @@ const char *polar_search_space_name(polar_search_space space) {
 
 /* --- edits and programs --------------------------------------------------------------- */
 
-/* How many values of `times` the search space has: 0 to skip, 2 .. max_times to loop, or both. */
-static int mcts_n_kinds(const polar_search_options *o) {
+/* How many values of `times` the search space has without damped passes: 0 to skip, 2 .. max_times to loop, or both. */
+static int mcts_n_plain(const polar_search_options *o) {
     return o->space == POLAR_SEARCH_SKIP ? 1 : o->space == POLAR_SEARCH_LOOP ? o->max_times - 1 : o->max_times;
 }
 
-/* The kind-th of these values, ascending. */
-static int mcts_times(const polar_search_options *o, int kind) {
-    return o->space == POLAR_SEARCH_LOOP ? kind + 2 : kind == 0 ? 0 : kind + 1;
+/* And with those, 2 .. max_damped. */
+static int mcts_n_kinds(const polar_search_options *o) {
+    return mcts_n_plain(o) + (o->space == POLAR_SEARCH_SKIP ? 0 : MAX(0, o->max_damped - 1));
+}
+
+/* The kind-th of these, plain ones first, ascending. */
+static mcts_edit mcts_kind(const polar_search_options *o, int start, int length, int kind) {
+    const int n = mcts_n_plain(o), times = o->space == POLAR_SEARCH_LOOP ? kind + 2 : kind == 0 ? 0 : kind + 1;
+    const mcts_edit e = {start, length, kind < n ? times : kind - n + 2, kind >= n};
+    return e;
 }
 
 /* Calls that an edit adds to |pi|; negative for a skip. */
@@ -11930,7 +11938,7 @@ static int mcts_extra_calls(mcts_edit e) {
 
 /* The hash of an edit. Hashes of sets are sums of it. */
 static uint64_t mcts_hash(mcts_edit e) {
-    uint64_t x = (uint64_t)e.start << 32 | (uint64_t)e.length << 16 | (uint64_t)e.times;
+    uint64_t x = (uint64_t)e.damped << 48 | (uint64_t)e.start << 32 | (uint64_t)e.length << 16 | (uint64_t)e.times;
     return rng_next(&x);
 }
 
@@ -11940,7 +11948,7 @@ static uint64_t mcts_path_hash(mcts_edit e) {
     uint64_t sum = 0;
     if (e.times) return mcts_hash(e);
     for (int i = 0; i < e.length; i++) {
-        mcts_edit one = {e.start + i, 1, 0};
+        mcts_edit one = {e.start + i, 1, 0, 0};
         sum += mcts_hash(one);
     }
     return sum;
@@ -11962,7 +11970,7 @@ static void mcts_program(const polar_search *s, int node, polar_program *p) {
             last->length = (int16_t)(last->length + e.length);
         } else {
             if (end < i) prog_append(p, end, i - end, 1, 0);
-            prog_append(p, i, e.length, e.times, 0);
+            prog_append(p, i, e.length, e.times, e.damped);
         }
         end = i + e.length;
     }
@@ -11975,7 +11983,7 @@ static void mcts_program(const polar_search *s, int node, polar_program *p) {
 static int mcts_has_edit(const polar_search *s, int node, mcts_edit e) {
     for (int n = node; n > 0; n = s->nodes[n].parent) {
         mcts_edit x = s->nodes[n].edit;
-        if (x.start == e.start) return x.length == e.length && x.times == e.times;
+        if (x.start == e.start) return x.length == e.length && x.times == e.times && x.damped == e.damped;
     }
     return 0;
 }
@@ -12077,7 +12085,7 @@ static int mcts_action(const polar_search *s, int node, int which, mcts_edit *ed
     for (int start = 0; start < s->n_layer; start++) {
         for (int length = 1; length <= MIN(run[start], o->max_length); length++) {
             for (int kind = 0; kind < n_kinds; kind++) {
-                const mcts_edit e = {start, length, mcts_times(o, kind)};
+                const mcts_edit e = mcts_kind(o, start, length, kind);
                 const int number = (start * o->max_length + length - 1) * n_kinds + kind;
                 const int calls = s->nodes[node].n_calls + mcts_extra_calls(e);
                 if (calls < 1 || calls > s->max_calls || s->tried[number / 8] >> number % 8 & 1) continue;
@@ -12096,7 +12104,7 @@ static int mcts_action(const polar_search *s, int node, int which, mcts_edit *ed
 static int mcts_expand(polar_search *s, int node) {
     mcts_node *parent = &s->nodes[node];
     mcts_edge *edge = &s->edges[s->n_edges];
-    mcts_edit e = {0, 0, 0};
+    mcts_edit e = {0, 0, 0, 0};
     uint64_t hash;
     int n, child;
     mcts_mark_tried(s, node);
@@ -12266,6 +12274,9 @@ static polar_status mcts_check(const polar_search_options *o, polar_error *e) {
         return fail(e, POLAR_ARGUMENT, "edits of %d layers: 1..%d are possible", o->max_length, POLAR_MAX_LAYER);
     if (o->max_times < 2 || o->max_times > MCTS_MAX_TIMES)
         return fail(e, POLAR_ARGUMENT, "at most %d executions: 2..%d are possible", o->max_times, MCTS_MAX_TIMES);
+    if (o->max_damped < 0 || o->max_damped == 1 || o->max_damped > MCTS_MAX_TIMES)
+        return fail(e, POLAR_ARGUMENT, "at most %d damped passes: 0, or 2..%d, are possible", o->max_damped,
+                    MCTS_MAX_TIMES);
     if (o->max_in_flight < 1 || o->max_in_flight > MCTS_MAX_IN_FLIGHT)
         return fail(e, POLAR_ARGUMENT, "%d in flight: 1..%d are possible", o->max_in_flight, MCTS_MAX_IN_FLIGHT);
     if (!mcts_is_sane(o->length_penalty) || !mcts_is_sane(o->exploration) || !mcts_is_sane(o->widening_alpha))
@@ -12332,7 +12343,7 @@ static uint64_t mcts_seed(uint64_t seed, const char *question, size_t length) {
 
 polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
                                  const polar_search_options *options, polar_error *error) {
-    const mcts_edit none = {0, 0, 0};
+    const mcts_edit none = {0, 0, 0, 0};
     polar_search head, *s;
     polar_status status;
     layout l;

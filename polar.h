@@ -806,6 +806,7 @@ typedef struct polar_search_options {
     double widening_beta;  /* 0.5 [R] */
     int max_length;        /* layers of an edit, 4 */
     int max_times;         /* executions of a repeated edit, 5 */
+    int max_damped;        /* 0; otherwise edits may also be 2 .. max_damped damped passes, unless they skip only */
     polar_search_space space;
     double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
     int max_in_flight;     /* proposals that may wait for their reward at once, 64 */

@@ -431,6 +431,26 @@ TEST(spaces) {
         CHECK((skips > 0) == (space != POLAR_SEARCH_LOOP) && (loops > 0) == (space != POLAR_SEARCH_SKIP));
         polar_search_free(s);
     }
+    o.space = POLAR_SEARCH_BOTH, o.max_cost = 0, o.max_damped = 3;
+    for (int space = 0; space < POLAR_N_SEARCH_SPACE; space++) { /* damped passes are edits of their own */
+        int loops[2] = {0, 0};
+        polar_search *s;
+        o.space = (polar_search_space)space;
+        s = searched(20, "space", &o, hashed_reward);
+        for (int i = 1; i < s->n_nodes; i++) {
+            const mcts_edit e = s->nodes[i].edit;
+            loops[e.damped] += e.times > 1;
+            CHECK(e.damped ? e.times >= 2 && e.times <= 3 : e.times != 1);
+        }
+        for (int i = 0; i < s->n_results; i++) {
+            polar_search_result a, b;
+            polar_search_get(s, i, &a);
+            CHECK(!polar_program_validate(&a.program, 20, NULL));
+            for (int k = 0; k < i; k++) CHECK(polar_search_get(s, k, &b) && !polar_program_equal(&a.program, &b.program));
+        }
+        CHECK((loops[0] > 0 && loops[1] > 0) == (space != POLAR_SEARCH_SKIP));
+        polar_search_free(s);
+    }
     CHECK_STR(polar_search_space_name(POLAR_SEARCH_SKIP), "skip");
     CHECK(polar_search_space_name(POLAR_N_SEARCH_SPACE) == NULL);
 }

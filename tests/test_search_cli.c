@@ -656,6 +656,22 @@ TEST(menu) { /* every program of the menu is tried on every question; old result
     RUN("polar search -m random.gguf whole.json --menu 3 --also 9x3 -o x.json", 2, "--also \"9x3\": ");
 }
 
+/* Programs with damped segments have no path: they stand in lists of their own, as text, and are read from there. */
+TEST(damped) {
+    int before, found;
+    RUN(CHOICE "--damped 3 -o damped.json", 0, "questions       7, ");
+    CHECK(count_in("damped.json", "\"max_damped\":3") == 1 && count_in("whole.json", "damped") == 0);
+    before = count_in("damped.json", "{\"program\":\"");
+    CHECK(before > 20 && before < 7 * 60 && count_in("damped.json", "_programs\":[\"") >= 7);
+    found = count_in("damped.json", "~2") + count_in("damped.json", "~3");
+    CHECK(found >= 2 * before); /* in the list and in the trajectory */
+    RUN("polar search -m random.gguf damped.json --menu 12 --also 1~2 -o damped2.json", 0, "questions       7, ");
+    CHECK(count_in("damped2.json", "{\"program\":\"") >= before && count_in("damped2.json", "\"0 1~2 2-3\"") > 7);
+    RUN("polar merge damped2.json -o damped3.json", 0, "questions       7, ");
+    RUN("polar report damped3.json -o damped.html", 0, "");
+    CHECK(count_in("damped.html", "in damped passes") == 1);
+}
+
 /* It checks by itself that all ways to evaluate give the same. */
 TEST(bench) {
     RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 "
@@ -671,7 +687,7 @@ static const test_case tests[] = {
     T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
     T(choices), T(groups),
     T(kill), T(torn), T(resume), T(interrupt),
-    T(disk_full), T(shards), T(parallel), T(menu), T(bench),
+    T(disk_full), T(shards), T(parallel), T(menu), T(damped), T(bench),
 };
 
 int main(int argc, char **argv) {

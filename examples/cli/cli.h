@@ -344,6 +344,8 @@ extern int cli_ignore_unknown;
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
 /* Writes the member "model" of a file's header: name, architecture, layers, checksum. */
 void cli_put_model(FILE *f, const polar_model *model);
+/* Executions of each layer, negative where they are damped passes. Returns the number of calls. */
+int cli_program_times(const polar_program *program, int *times);
 /* The path as JSON, null where the program has none. */
 void cli_put_path(FILE *f, const polar_program *program);
 /* The values of --chat, --kv, --kv-type, --features and --head; 0, or the exit status after a message. */

@@ -103,7 +103,7 @@ static int add_result(chooser *c, const int *path, int n, int valid, int questio
 /* The results of the questions that are used, also those of their numbers tried and valid. */
 static int collect(chooser *c, const char *file, const cli_questions *questions) {
     cli_objects samples;
-    trials t = {0, 0, NULL};
+    trials t = {.n_layer = c->n_layer};
     const json *sample;
     double tried = 4, valid = 2; /* as if of four results half were right: keeps shares off 0 and 1 */
     int status = 0;

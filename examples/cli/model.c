@@ -57,6 +57,13 @@ void cli_put_model(FILE *f, const polar_model *model) {
             (unsigned long long)polar_model_checksum(model));
 }
 
+int cli_program_times(const polar_program *p, int *times) {
+    for (int i = 0; i < p->n_segments; i++)
+        for (int k = 0; k < p->segments[i].length; k++)
+            times[p->segments[i].start + k] = p->segments[i].damped ? -p->segments[i].times : p->segments[i].times;
+    return polar_program_length(p);
+}
+
 void cli_put_path(FILE *f, const polar_program *program) {
     int path[POLAR_MAX_CALLS];
     const int n = polar_program_path(program, path, POLAR_MAX_CALLS);

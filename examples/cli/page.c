@@ -96,24 +96,27 @@ void page_text(FILE *f, const char *text, int max) {
 /* --- strips --------------------------------------------------------------------------------------------------- */
 
 static void strip_cell(FILE *f, int x, int times) {
-    fprintf(f, "<rect class=\"k%d\" x=\"%d.5\" y=\".5\" width=\"8\" height=\"14\"/>", times > 4 ? 4 : times, x);
+    const int n = abs(times) > 4 ? 4 : abs(times);
+    fprintf(f, "<rect class=\"k%d\" x=\"%d.5\" y=\".5\" width=\"8\" height=\"14\"/>", n, x);
+    if (times < 0) /* damped: a wave */
+        fprintf(f, "<path d=\"M%d.5 9q1.5-5 3 -1.5t3-1.5\" fill=\"none\" stroke=\"#fff\" stroke-width=\"1.3\"/>", x + 1);
 }
 
 void page_strip(FILE *f, const int *times, int n_layer) {
     fprintf(f, "<svg class=\"strip\" role=\"img\" viewBox=\"0 0 %d 15\" aria-label=\"layers executed: ", n_layer * 9);
-    for (int i = 0; i < n_layer; i++) fprintf(f, i ? " %d" : "%d", times[i]);
+    for (int i = 0; i < n_layer; i++) fprintf(f, times[i] < 0 ? "%s~%d" : "%s%d", i ? " " : "", abs(times[i]));
     fprintf(f, "\">");
     for (int i = 0; i < n_layer; i++) strip_cell(f, i * 9, times[i]);
     fprintf(f, "</svg>");
 }
 
 void page_legend(FILE *f) {
-    static const char *const names[] = {"skipped", "once", "twice", "three times", "more"};
+    static const char *const names[] = {"skipped", "once", "twice", "three times", "more", "in damped passes"};
     fprintf(f, "<p class=\"dim\">Strips show the layers from first to last: ");
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         fprintf(f, "<svg class=\"strip\" viewBox=\"0 0 9 15\" aria-hidden=\"true\">");
-        strip_cell(f, 0, i);
-        fprintf(f, "</svg> %s%s", names[i], i < 4 ? ", " : ".</p>\n");
+        strip_cell(f, 0, i < 5 ? i : -2);
+        fprintf(f, "</svg> %s%s", names[i], i < 5 ? ", " : ".</p>\n");
     }
 }
 

@@ -35,9 +35,12 @@ static double share(int part, int n) {
     return n ? (double)part / n : 0;
 }
 
-/* A path may be a list of layers or {"path":[..]}. Executions of each layer, and their number; 0 if it is neither. */
+/* A path may be a list of layers or {"path":[..]}, a program with damped segments stands there as text. Executions of each layer, and their number; 0 if it is neither. */
 static int read_path(const search_page *g, const json *v, int *times) {
+    polar_program p;
     int n = 0;
+    if (v && v->type == JSON_STRING)
+        return polar_program_parse(&p, g->n_layer, v->text, NULL) ? 0 : cli_program_times(&p, times);
     if (v && v->type == JSON_OBJECT) v = json_get(v, "path");
     if (!v || v->type != JSON_ARRAY || v->length > POLAR_MAX_CALLS) return 0;
     for (int i = 0; i < g->n_layer; i++) times[i] = 0;
@@ -87,20 +90,23 @@ static void count_groups(search_page *g, const json *sample, int identity, int a
 }
 
 static int add_sample(search_page *g, const json *sample, const char *name) {
-    const json *valid = json_get(sample, "final_valid_transitions"),
-               *invalid = json_get(sample, "final_invalid_transitions");
+    const json *lists[] = {json_get(sample, "final_valid_transitions"), json_get(sample, "final_valid_programs")},
+               *invalid[] = {json_get(sample, "final_invalid_transitions"), json_get(sample, "final_invalid_programs")};
     int best[POLAR_MAX_LAYER] = {0}, times[POLAR_MAX_LAYER], shortest = 0, right = 0, edited = 0;
     g->n++;
-    g->n_programs += (valid ? (double)valid->length : 0) + (invalid ? (double)invalid->length : 0);
-    for (const json *v = valid && valid->type == JSON_ARRAY ? valid->child : NULL; v; v = v->next) {
-        const int n = read_path(g, v, times);
-        int identity = n == g->n_layer;
-        if (!n) return cli_fail("%s: sample %d: a path is no list of layers below %d", name, g->n, g->n_layer);
-        for (int i = 0; i < g->n_layer; i++) identity &= times[i] == 1;
-        right |= identity;
-        if (shortest && n >= shortest) continue;
-        shortest = n;
-        memcpy(best, times, sizeof best);
+    for (int i = 0; i < 2; i++)
+        g->n_programs += (lists[i] ? (double)lists[i]->length : 0) + (invalid[i] ? (double)invalid[i]->length : 0);
+    for (int i = 0; i < 2; i++) {
+        for (const json *v = lists[i] && lists[i]->type == JSON_ARRAY ? lists[i]->child : NULL; v; v = v->next) {
+            const int n = read_path(g, v, times);
+            int identity = n == g->n_layer;
+            if (!n) return cli_fail("%s: sample %d: a path is no list of layers below %d", name, g->n, g->n_layer);
+            for (int k = 0; k < g->n_layer; k++) identity &= times[k] == 1;
+            right |= identity;
+            if (shortest && n >= shortest) continue;
+            shortest = n;
+            memcpy(best, times, sizeof best);
+        }
     }
     g->identity += right;
     count_groups(g, sample, right, shortest > 0);
@@ -111,7 +117,7 @@ static int add_sample(search_page *g, const json *sample, const char *name) {
     g->by_length[shortest]++;
     for (int i = 0; i < g->n_layer; i++) {
         g->skipped[i] += best[i] == 0;
-        g->repeated[i] += best[i] > 1;
+        g->repeated[i] += abs(best[i]) > 1;
         edited |= best[i] != 1;
     }
     g->n_edited += edited;

@@ -295,7 +295,7 @@ static int mean_layers(const scores *s, int method, const score_bin *bin, double
         const int chosen = q->results[method].chosen;
         if ((bin && !score_bin_has(bin, q)) || chosen < 0 || !scores_layers(s, q->runs[chosen].program, times))
             continue;
-        for (int k = 0; k < s->n_layer; k++) mean[k] += times[k];
+        for (int k = 0; k < s->n_layer; k++) mean[k] += abs(times[k]);
         n++;
     }
     for (int i = 0; i < s->n_layer && n; i++) mean[i] /= n;
@@ -388,7 +388,7 @@ static void put_programs(const eval_page *g, int method) {
         const count *c = &counts[shown];
         if (!scores_layers(&g->s, c->program, times)) continue;
         calls = 0;
-        for (int i = 0; i < g->s.n_layer; i++) calls += times[i];
+        for (int i = 0; i < g->s.n_layer; i++) calls += abs(times[i]);
         fprintf(g->f, "<tr><td>%d</td><td class=\"l\">", c->n);
         page_strip(g->f, times, g->s.n_layer);
         fprintf(g->f, "</td><td>%d</td><td>%.1f %%</td><td>%.1f %%</td></tr>\n", calls, 100 * share(c->right, c->n),
@@ -519,16 +519,14 @@ static const json *element(const json *array, int i) {
 }
 
 static void put_answer(FILE *f, const scores *s, const json *run, int right) {
-    int times[POLAR_MAX_LAYER], n_path, path[POLAR_MAX_CALLS];
+    int times[POLAR_MAX_LAYER], n_calls;
     const char *program = json_get_text(run, "program"), *answer = json_get_text(run, "answer");
     polar_program p;
     if (!program || polar_program_parse(&p, s->n_layer, program, NULL)) return;
-    n_path = polar_program_calls(&p, path, POLAR_MAX_CALLS);
-    memset(times, 0, sizeof times);
-    for (int i = 0; i < n_path && i < POLAR_MAX_CALLS; i++) times[path[i] & POLAR_CALL_LAYER]++;
+    n_calls = cli_program_times(&p, times);
     fprintf(f, "<br>");
     page_strip(f, times, s->n_layer);
-    fprintf(f, " %d layers: <b class=\"%s\">", n_path, right ? "right" : "wrong");
+    fprintf(f, " %d layers: <b class=\"%s\">", n_calls, right ? "right" : "wrong");
     page_text(f, answer && *answer ? answer : "no answer", 60);
     fprintf(f, "</b>");
 }

@@ -58,23 +58,45 @@ int trials_find(const trials *t, const int *path, int n) {
 
 /* --- writing ---------------------------------------------------------------------------------------------- */
 
-static void put_paths(FILE *f, const char *name, const trials *t, int valid) {
-    int n = 0;
-    fprintf(f, ",\"%s\":[", name);
-    for (int i = 0; i < t->n; i++) {
-        if ((t->items[i].reward > 0) != valid) continue;
-        if (n++) fputc(',', f);
-        json_put_ints(f, t->items[i].path, (size_t)t->items[i].n);
+/* Calls that are no path, since there is a damped segment. */
+static int is_damped(const int *calls, int n) {
+    for (int i = 0; i < n; i++)
+        if (calls[i] > POLAR_CALL_LAYER) return 1;
+    return 0;
+}
+
+static void put_calls(FILE *f, const trials *t, const int *calls, int n) {
+    polar_program p;
+    char text[4096] = "";
+    if (!is_damped(calls, n)) {
+        json_put_ints(f, calls, (size_t)n);
+        return;
     }
-    fputc(']', f);
+    if (!polar_program_from_path(&p, t->n_layer, calls, n, t->n_layer, POLAR_MAX_CALLS, NULL))
+        polar_program_format(&p, text, sizeof text);
+    json_put_text(f, text);
+}
+
+/* A list of paths, or, only if there are any, of programs with damped segments. */
+static void put_paths(FILE *f, const char *name, const trials *t, int valid, int damped) {
+    int n = 0;
+    if (!damped) fprintf(f, ",\"%s\":[", name);
+    for (int i = 0; i < t->n; i++) {
+        const trial *x = &t->items[i];
+        if ((x->reward > 0) != valid || is_damped(x->path, x->n) != damped) continue;
+        if (n++) fputc(',', f);
+        else if (damped) fprintf(f, ",\"%s\":[", name);
+        put_calls(f, t, x->path, x->n);
+    }
+    if (n || !damped) fputc(']', f);
 }
 
 /* What the model said is left out where only an old result is known. */
-static void put_trial(FILE *f, const trial *t) {
-    fprintf(f, "{\"path\":");
-    json_put_ints(f, t->path, (size_t)t->n);
-    fprintf(f, ",\"parent_path\":");
-    if (t->parent) json_put_ints(f, t->parent, (size_t)t->n_parent);
+static void put_trial(FILE *f, const trials *all, const trial *t) {
+    fprintf(f, is_damped(t->path, t->n) ? "{\"program\":" : "{\"path\":");
+    put_calls(f, all, t->path, t->n);
+    fprintf(f, t->parent && is_damped(t->parent, t->n_parent) ? ",\"parent_program\":" : ",\"parent_path\":");
+    if (t->parent) put_calls(f, all, t->parent, t->n_parent);
     else fputs("null", f);
     fprintf(f, ",\"reward\":");
     json_put_double(f, t->reward);
@@ -89,12 +111,14 @@ static void put_trial(FILE *f, const trial *t) {
 }
 
 static void put_results(FILE *f, const trials *t) {
-    put_paths(f, "final_valid_transitions", t, 1);
-    put_paths(f, "final_invalid_transitions", t, 0);
+    put_paths(f, "final_valid_transitions", t, 1, 0);
+    put_paths(f, "final_invalid_transitions", t, 0, 0);
+    put_paths(f, "final_valid_programs", t, 1, 1);
+    put_paths(f, "final_invalid_programs", t, 0, 1);
     fprintf(f, ",\"search_trajectory\":[");
     for (int i = 0; i < t->n; i++) {
         if (i) fputc(',', f);
-        put_trial(f, &t->items[i]);
+        put_trial(f, t, &t->items[i]);
     }
     fputc(']', f);
 }
@@ -120,6 +144,7 @@ void sample_put_again(FILE *f, int index, const json *sample, polar_span text, c
     if (!has_index) fprintf(f, "\"index\":%d", index);
     for (int n = !has_index; (at = cli_next_member(at, end, &key, &value));) {
         if (cli_span_is(key, "final_valid_transitions") || cli_span_is(key, "final_invalid_transitions") ||
+            cli_span_is(key, "final_valid_programs") || cli_span_is(key, "final_invalid_programs") ||
             cli_span_is(key, "search_trajectory"))
             continue;
         fprintf(f, n++ ? ",\"%.*s\":" : "\"%.*s\":", (int)key.length, key.text);
@@ -131,16 +156,32 @@ void sample_put_again(FILE *f, int index, const json *sample, polar_span text, c
 
 /* --- reading ---------------------------------------------------------------------------------------------- */
 
-/* A path as it is, or {"path": [..]}. */
-static int32_t *read_path(const json *v, size_t *n) {
-    if (v && v->type == JSON_OBJECT) v = json_get(v, "path");
-    return json_ints(v, n);
+/* A path as it is, or the text of a program with damped segments, as calls to be freed; NULL for anything else. */
+static int32_t *read_calls(const trials *t, const json *v, size_t *n) {
+    polar_program p;
+    int32_t *calls;
+    if (!v || v->type != JSON_STRING) {
+        calls = json_ints(v, n);
+        for (size_t i = 0; calls && i < *n; i++)
+            if (calls[i] > POLAR_CALL_LAYER) { /* what is more than a layer stands in no file */
+                free(calls);
+                return NULL;
+            }
+        return calls;
+    }
+    if (polar_program_parse(&p, t->n_layer, v->text, NULL)) return NULL;
+    *n = (size_t)polar_program_length(&p);
+    if ((calls = malloc(*n * sizeof *calls))) polar_program_calls(&p, calls, (int)*n);
+    return calls;
 }
 
-static int add_path(trials *t, const json *v, const json *parent, double reward, trial **added) {
+/* v is a path or text, or an object with one of them. */
+static int add_path(trials *t, const json *v, double reward, trial **added) {
+    const json *path_of = json_get(v, "path"), *parent = json_get(v, "parent_path");
     size_t n = 0, n_parent = 0;
-    int32_t *path = read_path(v, &n),
-            *before = parent && parent->type == JSON_ARRAY ? json_ints(parent, &n_parent) : NULL;
+    int32_t *path = read_calls(t, v->type != JSON_OBJECT ? v : path_of ? path_of : json_get(v, "program"), &n), *before;
+    if (!parent) parent = json_get(v, "parent_program");
+    before = parent && parent->type != JSON_NULL ? read_calls(t, parent, &n_parent) : NULL;
     int ok = path && n <= POLAR_MAX_CALLS && n_parent <= POLAR_MAX_CALLS;
     *added = NULL;
     if (ok && trials_find(t, path, (int)n) < 0) {
@@ -156,7 +197,7 @@ static int read_trial(trials *t, const json *v) {
     const json *reward = json_get(v, "reward"), *logprob = json_get(v, "logprob");
     const char *answer = json_get_text(v, "answer"), *stop = json_get_text(v, "stop");
     trial *added;
-    if (!add_path(t, v, json_get(v, "parent_path"), reward ? reward->number : 0, &added)) return 0;
+    if (!add_path(t, v, reward ? reward->number : 0, &added)) return 0;
     if (!added) return 1;
     json_int(json_get(v, "simulation"), &added->simulation);
     json_int(json_get(v, "tokens"), &added->n_tokens);
@@ -169,22 +210,33 @@ static int read_trial(trials *t, const json *v) {
 }
 
 int trials_read(trials *t, const json *sample) {
-    static const char *const names[] = {"final_valid_transitions", "final_invalid_transitions"};
+    static const char *const names[] = {"final_valid_transitions", "final_invalid_transitions", "final_valid_programs",
+                                        "final_invalid_programs"};
     const json *trajectory = json_get(sample, "search_trajectory");
     trial *added;
     trials_clear(t);
     for (const json *v = trajectory && trajectory->type == JSON_ARRAY ? trajectory->child : NULL; v; v = v->next)
         if (!read_trial(t, v)) return 0;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         const json *list = json_get(sample, names[i]);
         if (!list || list->type != JSON_ARRAY) continue;
         for (const json *v = list->child; v; v = v->next)
-            if (!add_path(t, v, NULL, i == 0, &added)) return 0;
+            if (!add_path(t, v, i % 2 == 0, &added)) return 0;
     }
     return 1;
 }
 
 /* --- summing up ------------------------------------------------------------------------------------------- */
+
+/* What a program with damped segments does, as path_edits says it, and its calls; 0 if the text is none. */
+static int text_edits(const char *text, int n_layer, size_t *length) {
+    polar_program p;
+    int edits = 2;
+    if (polar_program_parse(&p, n_layer, text, NULL)) return 0;
+    for (int i = 0; i < p.n_segments; i++) edits |= p.segments[i].times == 0;
+    *length = (size_t)polar_program_length(&p);
+    return edits;
+}
 
 /* What a path does: 1 it leaves layers out, 2 it executes some again. */
 static int path_edits(const json *path, int n_layer) {
@@ -199,11 +251,13 @@ static int path_edits(const json *path, int n_layer) {
 
 void summary_add(cli_summary *s, const json *sample, int n_layer) {
     const json *valid = json_get(sample, "final_valid_transitions"),
-               *invalid = json_get(sample, "final_invalid_transitions");
+               *invalid = json_get(sample, "final_invalid_transitions"),
+               *damped = json_get(sample, "final_valid_programs"), *broken = json_get(sample, "final_invalid_programs");
     size_t shortest = 0;
     int kinds[4] = {0};
     s->n++;
-    s->n_programs += (invalid ? (double)invalid->length : 0) + (valid ? (double)valid->length : 0);
+    s->n_programs += (invalid ? (double)invalid->length : 0) + (valid ? (double)valid->length : 0) +
+                     (damped ? (double)damped->length : 0) + (broken ? (double)broken->length : 0);
     if (!valid || valid->type != JSON_ARRAY) return;
     for (const json *v = valid->child; v; v = v->next) {
         const json *path = v->type == JSON_OBJECT ? json_get(v, "path") : v;
@@ -211,10 +265,17 @@ void summary_add(cli_summary *s, const json *sample, int n_layer) {
         kinds[path_edits(path, n_layer)]++;
         if (!shortest || path->length < shortest) shortest = path->length;
     }
+    for (const json *v = damped && damped->type == JSON_ARRAY ? damped->child : NULL; v; v = v->next) {
+        size_t length = 0;
+        const int edits = v->type == JSON_STRING ? text_edits(v->text, n_layer, &length) : 0;
+        if (!edits) continue;
+        kinds[edits]++;
+        if (!shortest || length < shortest) shortest = length;
+    }
     s->identity += kinds[0] > 0;
     s->skip += kinds[0] || kinds[1];
     s->loop += kinds[0] || kinds[2];
-    s->any += valid->length > 0;
+    s->any += valid->length > 0 || shortest > 0;
     s->shortest += (double)shortest;
 }
 

@@ -6,7 +6,7 @@
 
 /* A program that was tried on a question. */
 typedef struct trial {
-    int *path, *parent; /* layers; parent NULL where there is none */
+    int *path, *parent; /* calls; parent NULL where there is none */
     int n, n_parent;
     int simulation; /* -1: no search proposed it */
     double reward;
@@ -19,6 +19,7 @@ typedef struct trial {
 typedef struct trials {
     int n, capacity;
     trial *items;
+    int n_layer; /* of the model: to be set before trials with damped segments are read or written, as text */
 } trials;
 /* A new trial with copies of the paths; NULL without memory. */
 trial *trials_add(trials *t, const int *path, int n, const int *parent, int n_parent);

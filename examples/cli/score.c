@@ -338,12 +338,7 @@ int scores_program(scores *s, const char *text) {
 
 int scores_layers(const scores *s, int program, int *times) {
     polar_program p;
-    int path[POLAR_MAX_CALLS], n;
-    if (polar_program_parse(&p, s->n_layer, s->programs.items[program], NULL)) return 0;
-    n = polar_program_calls(&p, path, POLAR_MAX_CALLS);
-    for (int i = 0; i < s->n_layer; i++) times[i] = 0;
-    for (int i = 0; i < n && i < POLAR_MAX_CALLS; i++) times[path[i] & POLAR_CALL_LAYER]++;
-    return n > 0;
+    return !polar_program_parse(&p, s->n_layer, s->programs.items[program], NULL) && cli_program_times(&p, times);
 }
 
 /* --- costs and picks --------------------------------------------------------------------------------------- */

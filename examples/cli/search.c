@@ -56,6 +56,7 @@ static void put_settings(FILE *f, const run *r) {
     evaluate_put(f, &o->evaluate, &r->e.prompt);
     fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", CLI_VALUE(s->simulations),
             polar_search_space_name(s->space), s->max_length, s->max_times);
+    if (s->max_damped) fprintf(f, ",\"max_damped\":%d", s->max_damped);
     json_put_number(f, "max_cost", s->max_cost);
     json_put_number(f, "lambda", CLI_VALUE(s->length_penalty));
     json_put_number(f, "c", CLI_VALUE(s->exploration));
@@ -443,6 +444,7 @@ static int prepare(run *r, json_document **header) {
         (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
         return status;
     polar_model_get_info(r->model, &r->info);
+    r->trials.n_layer = r->info.n_layer;
     m.progress = on_progress;
     if (r->o->menu && !cli_objects_open(&r->samples, r->file)) return 1;
     if (r->samples.header.text) {
@@ -513,6 +515,7 @@ int command_search(cli *c) {
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
         {"max-length", 0, CLI_INT_OFF, &s->max_length, "N", "layers of an edit (4)"},
         {"max-times", 0, CLI_INT_OFF, &s->max_times, "N", "executions of a repeated edit (5)"},
+        {"damped", 0, CLI_INT, &s->max_damped, "K", "edits may also be damped passes, 2..K, as in 12-15~3 (0: none)"},
         {"max-cost", 0, CLI_NUMBER, &s->max_cost, "X", "longest program, in passes through all layers; 0: any (0)"},
         {"lambda", 0, CLI_NUMBER_OFF, &s->length_penalty, "X", "length penalty (5)"},
         {"c", 0, CLI_NUMBER_OFF, &s->exploration, "X", "exploration (sqrt 2)"},

@@ -110,7 +110,7 @@ static int make_paths(run *r, int q, int line) {
     for (int i = 0; i < t->n; i++) {
         const trial *x = &t->items[i];
         for (int c = 0; c < x->n; c++)
-            if (x->path[c] < 0 || x->path[c] >= r->info.n_layer)
+            if (x->path[c] < 0 || (x->path[c] & POLAR_CALL_LAYER) >= r->info.n_layer)
                 return cli_fail("%s:%d: path %d executes layer %d, %s has layers 0..%d: it was found for another model",
                                 r->file, line, i + 1, x->path[c], r->o->model, r->info.n_layer - 1);
         paths[i].path = x->path;
@@ -133,6 +133,7 @@ static int read_paths(run *r) {
     if (!cli_objects_open(&samples, r->file)) return 1;
     for (int q = 0, at = 0; q < r->n && !status && (sample = cli_objects_next(&samples)); at++) {
         if (at < r->questions.items[q].place) continue; /* its question was left out */
+        r->trials[q].n_layer = r->info.n_layer;
         if (!trials_read(&r->trials[q], sample))
             status = cli_fail("%s:%d: a path is no list of layers", r->file, samples.line);
         else if (!(status = add_identity(r, &r->trials[q], sample))) status = make_paths(r, q, samples.line);
