@@ -452,7 +452,8 @@ typedef struct layout {
 #define LAYOUT_GAP 0
 #endif
 
-/* `block` has the measured size plus LAYOUT_ALIGN. */
+/* Begins a walk over the arrays of an object: without a block it measures; a block, which has layout_bytes of such a
+ * walk, is where the second walk places them. */
 static layout layout_begin(void *block) {
     layout l = {NULL, 0, 0};
     if (block) l.base = (uint8_t *)block + (LAYOUT_ALIGN - (uintptr_t)block % LAYOUT_ALIGN) % LAYOUT_ALIGN;
@@ -739,7 +740,8 @@ static void turn_sincos(uint64_t turn, double *sine, double *cosine) {
     *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
 }
 
-/* SplitMix64: the library's only source of randomness, always seeded by the caller. */
+/* The next 64 random bits; moves *state on (SplitMix64). The library's only source of randomness, always seeded by the
+ * caller. */
 static uint64_t rng_next(uint64_t *state) {
     uint64_t z = (*state += 0x9E3779B97F4A7C15u);
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -2142,13 +2144,18 @@ int polar_gguf_number(const polar_gguf *g, int index, size_t element, double *nu
     return kv && element < kv->count && gguf_float_at(kv, element, number);
 }
 
-int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out) {
+/* A tensor as it is shown to users of a file or of a model. */
+static int gguf_show_tensor(const gguf_file *g, int index, polar_gguf_tensor *out) {
     const gguf_tensor *t;
-    if (index < 0 || (size_t)index >= g->file.n_tensors) return 0;
-    t = &g->file.tensors[index];
+    if (index < 0 || (size_t)index >= g->n_tensors) return 0;
+    t = &g->tensors[index];
     *out = (polar_gguf_tensor){t->name, t->name_length, t->type, t->n_dims, {1, 1, 1, 1}, t->data, t->bytes};
     memcpy(out->dims, t->dims, sizeof out->dims);
     return 1;
+}
+
+int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out) {
+    return gguf_show_tensor(&g->file, index, out);
 }
 
 #ifndef POLAR_NO_STDIO
@@ -6700,7 +6707,7 @@ static tpl_value tpl_arithmetic(tpl *t, char sign, tpl_value a, tpl_value b) {
     return tpl_text(joined);
 }
 
-/* The sign of a sum, unless it belongs to the end of a tag: -}}, +%}, %}. 0: there is none. */
+/* Takes the sign of a sum and returns it, unless it belongs to the end of a tag: -}}, +%}, %}. 0: there is none. */
 static char tpl_sign(tpl *t) {
     tpl_space(t);
     if (!tpl_left(t) || !*t->at || !strchr("+-~%", *t->at)) return 0;
@@ -7877,17 +7884,8 @@ void polar_model_get_info(const polar_model *m, polar_model_info *info) {
     }
 }
 
-int polar_model_tensor(const polar_model *m, int index, polar_tensor_info *info) {
-    const gguf_tensor *g;
-    if (index < 0 || (size_t)index >= m->file.n_tensors) return 0;
-    g = &m->file.tensors[index];
-    info->name = g->name;
-    info->name_length = g->name_length;
-    info->type = gguf_type_name(g->type);
-    info->n_dims = g->n_dims;
-    memcpy(info->dims, g->dims, sizeof info->dims);
-    info->bytes = (int64_t)g->bytes;
-    return 1;
+int polar_model_tensor(const polar_model *m, int index, polar_gguf_tensor *tensor) {
+    return gguf_show_tensor(&m->file, index, tensor);
 }
 
 /* Eight bytes a step; the multiplication spreads them over the word. */
@@ -8629,7 +8627,7 @@ static void step_run(layer_step *w, int n_rows, polar_task row_task) {
     parallel_for(&w->e->runner, (n_rows + w->per_task - 1) / w->per_task, step_task, w);
 }
 
-/* x /= y */
+/* x (n) /= y, as attention does at its end: in blocks, like vec_add. */
 static void vec_divide(float *x, float y, int n) {
     int i = 0;
     for (; i + 16 <= n; i += 16)
@@ -9109,40 +9107,33 @@ struct polar_session {
 };
 
 /* Fills in defaults, in place, and checks what the model allows: a context of at most what it was trained for, a path
- * no longer than max_calls. 0 and an error if something cannot be; callers take the error's status. */
-static int session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
-    if (m->vocab_only) {
-        fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->file.name);
-        return 0;
-    }
+ * no longer than max_calls. */
+static polar_status session_options(const polar_model *m, int n_path, polar_session_options *o, polar_error *e) {
+    if (m->vocab_only) return fail(e, POLAR_ARGUMENT, "%s: opened for its vocabulary only", m->file.name);
+    /* what is 0 stands for the defaults of polar.h */
     if (!o->n_ctx) o->n_ctx = MIN(4096, m->n_ctx_train);
     if (!o->n_batch) o->n_batch = 128;
     if (!o->n_logits) o->n_logits = 1;
     if (!o->max_calls) o->max_calls = n_path;
     if (!o->max_programs) o->max_programs = 2;
     if (o->n_threads <= 0) o->n_threads = polar_cpu_count();
-    if (o->n_ctx < 1 || o->n_ctx > m->n_ctx_train) {
-        fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
-        return 0;
-    }
+    if (o->n_ctx < 1 || o->n_ctx > m->n_ctx_train)
+        return fail(e, POLAR_ARGUMENT, "n_ctx is %d, the model was trained for 1..%d", o->n_ctx, m->n_ctx_train);
     if (o->n_batch < 1 || o->n_logits < 1 || o->max_peek < 0 || o->max_calls < n_path ||
-        o->max_calls > POLAR_MAX_CALLS) {
-        fail(e, POLAR_ARGUMENT,
-             "n_batch %d, n_logits %d, max_peek %d, max_calls %d with a path of %d calls: "
-             "expected >= 1, >= 1, >= 0, %d..%d",
-             o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
-        return 0;
-    }
+        o->max_calls > POLAR_MAX_CALLS)
+        return fail(e, POLAR_ARGUMENT,
+                    "n_batch %d, n_logits %d, max_peek %d, max_calls %d with a path of %d calls: "
+                    "expected >= 1, >= 1, >= 0, %d..%d",
+                    o->n_batch, o->n_logits, o->max_peek, o->max_calls, n_path, n_path, POLAR_MAX_CALLS);
     if ((unsigned)o->kv_mode >= POLAR_N_KV_MODE || (unsigned)o->kv_type > POLAR_KV_F32 || o->max_programs < 1 ||
-        o->max_programs > o->n_ctx + 1 || (o->runner && (!o->runner->run || o->runner->n_threads < 1))) {
-        fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d, max_programs %d or a runner without function or threads: no "
-             "such thing", (int)o->kv_mode, (int)o->kv_type, o->max_programs);
-        return 0;
-    }
+        o->max_programs > o->n_ctx + 1 || (o->runner && (!o->runner->run || o->runner->n_threads < 1)))
+        return fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d, max_programs %d or a runner without function or "
+                    "threads: no such thing", (int)o->kv_mode, (int)o->kv_type, o->max_programs);
+    /* more than the context holds would be memory that nothing uses */
     o->n_batch = MIN(o->n_batch, o->n_ctx);
     o->n_logits = MIN(o->n_logits, o->n_batch);
     o->max_peek = MIN(o->max_peek, o->n_ctx);
-    return 1;
+    return POLAR_OK;
 }
 
 /* Measures or places everything that a session holds. Shared mode may see the entries of all calls of a layer at once,
@@ -9153,6 +9144,7 @@ static void session_place(polar_session *s, layout *l) {
     const size_t calls = (size_t)o->max_calls, n_ctx = (size_t)o->n_ctx, programs = (size_t)o->max_programs;
     size_t slot = 0;
     int *paths;
+    /* the work space of a layer call, for n_batch rows side by side */
     s->engine.model = m;
     s->engine.kv_f16 = o->kv_type == POLAR_KV_F16;
     s->engine.max_rows = o->n_batch;
@@ -9160,10 +9152,12 @@ static void session_place(polar_session *s, layout *l) {
     s->n_slots = o->kv_mode == POLAR_KV_LAST ? m->n_layer : o->max_calls;
     s->engine.max_scores = size_of(n_ctx, o->kv_mode == POLAR_KV_SHARED ? calls : 1);
     engine_place(&s->engine, l);
+    /* the programs, and a path for each */
     s->stretches = layout_place(l, programs, sizeof *s->stretches);
     paths = layout_place(l, size_of(programs, calls), sizeof *paths);
     for (size_t i = 0; l->base && i < programs; i++) s->stretches[i].path = paths + i * calls;
     s->first_call = layout_place(l, calls, sizeof *s->first_call);
+    /* tokens, what a pass shows to the layer calls, and what it leaves: logits, and hidden states of a peek */
     s->tokens = layout_place(l, n_ctx, sizeof *s->tokens);
     s->rows = layout_place(l, (size_t)o->n_batch, sizeof *s->rows);
     s->spans = layout_place(l, MAX(size_of((size_t)o->n_batch, programs), calls), sizeof *s->spans);
@@ -9172,6 +9166,7 @@ static void session_place(polar_session *s, layout *l) {
     s->ahead_tokens = layout_place(l, (size_t)o->max_peek, sizeof *s->ahead_tokens);
     s->draw = layout_place(l, (size_t)m->n_vocab, DRAW_BYTES);
     s->changed = layout_place(l, (size_t)m->n_vocab, sizeof *s->changed);
+    /* slots: by far the largest part; keys and values of n_ctx positions each */
     if (!mul_size(&slot, n_ctx, (size_t)(m->n_head_kv * m->head_dim) * (s->engine.kv_f16 ? 2 : 4)) ||
         !mul_size(&slot, slot, 2))
         l->overflow = 1;
@@ -9180,22 +9175,23 @@ static void session_place(polar_session *s, layout *l) {
 }
 
 /* A session that is only measured so far: its options are complete and block_bytes is known, but no pointer points
- * anywhere. This is all that polar_session_bytes needs, and what polar_session_create starts from. 0 and an error if
- * the options are refused or the size is beyond the address space. */
-static int session_measure(polar_session *s, const polar_model *model, int n_path, const polar_session_options *options,
-                           polar_error *e) {
+ * anywhere. This is all that polar_session_bytes needs, and what polar_session_create starts from. Fails if the options
+ * are refused or the size is beyond the address space. */
+static polar_status session_measure(polar_session *s, const polar_model *model, int n_path,
+                                    const polar_session_options *options, polar_error *e) {
     layout l = layout_begin(NULL);
+    polar_status status;
     memset(s, 0, sizeof *s);
     s->model = model;
     if (options) s->options = *options;
-    if (!session_options(model, n_path, &s->options, e)) return 0;
+    status = session_options(model, n_path, &s->options, e);
+    if (status) return status;
     s->engine.runner.n_threads = s->options.runner ? s->options.runner->n_threads : s->options.n_threads;
     session_place(s, &l);
     s->block_bytes = layout_bytes(&l);
-    if (!s->block_bytes)
-        fail(e, POLAR_MEMORY, "out of memory: a session of %d tokens and %d calls is too large", s->options.n_ctx,
-             s->options.max_calls);
-    return s->block_bytes != 0;
+    if (s->block_bytes) return POLAR_OK;
+    return fail(e, POLAR_MEMORY, "out of memory: a session of %d tokens and %d calls is too large", s->options.n_ctx,
+                s->options.max_calls);
 }
 
 /* The path of a program, of the identity for NULL. */
@@ -9215,7 +9211,7 @@ size_t polar_session_bytes(const polar_model *model, const polar_program *progra
     polar_session s;
     int path[POLAR_MAX_CALLS], n = 0;
     if (!model || model->vocab_only || session_path_of(model, program, path, &n, NULL) ||
-        !session_measure(&s, model, n, options, NULL))
+        session_measure(&s, model, n, options, NULL))
         return 0;
     return sizeof s + s.block_bytes + (s.options.runner ? 0 : pool_bytes(MIN(s.options.n_threads, 256)));
 }
@@ -9243,12 +9239,15 @@ polar_status polar_session_create(polar_session **out, const polar_model *model,
     err_clear(&local);
     if (!out || !model) return fail(error, POLAR_ARGUMENT, "polar_session_create: out or model is NULL");
     *out = NULL;
+    /* the size, which depends on path and options */
     if ((!model->vocab_only && session_path_of(model, program, path, &n, &local)) ||
-        !session_measure(&measured, model, n, options, &local)) goto failed;
+        session_measure(&measured, model, n, options, &local)) goto failed;
+    /* the struct, which holds what was measured */
     a = options && options->allocator ? mem_allocator(options->allocator) : model->allocator;
     if (!(s = mem_alloc(&a, sizeof *s, &local))) goto failed;
     *s = measured;
     s->allocator = a;
+    /* the block, the threads, and everything in its place */
     if (!(s->block = mem_alloc(&a, s->block_bytes, &local))) goto failed;
     if (s->options.runner) s->engine.runner = *s->options.runner;
     else if (polar_pool_create(&s->pool, s->options.n_threads, &a, &local)) goto failed;
@@ -9273,6 +9272,8 @@ static void session_put_path(polar_session *s, int index, int from, const int *p
     now->from = from;
     now->n_path = s->n_path = n_path;
     s->path = now->path;
+    /* for each call the first one of its layer, and for the stretch the first one with the same path: both end at i or
+     * at the stretch itself, if not before */
     for (int i = 0; i < n_path; i++)
         for (s->first_call[i] = 0; (s->path[s->first_call[i]] - s->path[i]) % CALL_PASS;) s->first_call[i]++;
     for (now->same = 0; s->stretches[now->same].n_path != n_path ||
@@ -9305,6 +9306,7 @@ polar_status polar_session_set_path(polar_session *s, const int *path, int n_pat
     return POLAR_OK;
 }
 
+/* The program's path, and the session is empty. */
 polar_status polar_session_set_program(polar_session *s, const polar_program *program, polar_error *error) {
     int path[POLAR_MAX_CALLS], n;
     polar_status status;
@@ -9330,6 +9332,7 @@ polar_status polar_session_change_program(polar_session *s, const polar_program 
     if (s->options.kv_mode == POLAR_KV_SHARED && s->n_past)
         return fail(error, POLAR_UNSUPPORTED, "with shared keys and values a session has one program");
     if (s->stretches[last].from == s->n_past) last--;
+    /* the tokens that stay must have left something in every layer that the program runs */
     for (int k = 0; k <= last; k++)
         for (int i = 0; i < n; i++)
             if (session_last_call(&s->stretches[k], path[i] % CALL_PASS) < 0)
@@ -9371,6 +9374,7 @@ static int session_slots(polar_session *s, int c) {
 static int session_visible(const polar_session *s, int call, int at, kv_span *spans) {
     int n = 0;
     if (s->options.kv_mode != POLAR_KV_SHARED) {
+        /* one span for each stretch of tokens, up to the position itself */
         for (int k = 0; k < s->n_stretches; k++) {
             const session_stretch *t = &s->stretches[k];
             const int end = k + 1 < s->n_stretches ? t[1].from : at + 1;
@@ -9379,6 +9383,7 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
         }
         return n;
     }
+    /* shared: a position of the prompt, or a token behind it */
     if (s->n_prompt > 1 && at < s->n_prompt) {
         spans[0] = session_span(s, s->first_call[call], 0, at + 1);
         return 1;
@@ -9397,6 +9402,7 @@ static void session_call(polar_session *s, int c, int slot, int at, int from, in
     uint8_t *keys = s->kv + 2 * (size_t)slot * s->slot_bytes;
     const size_t first = (size_t)from * (size_t)s->model->n_embd;
     kv_span *spans = s->spans;
+    /* each row with its angles, its place in the slot, and what it attends to */
     for (int r = 0; r < n; r++) {
         const int count = session_visible(s, c, at + from + r, spans);
         const call_row row = {s->path[c], g.cs + (size_t)(from + r) * (size_t)s->model->n_rot, keys,
@@ -9463,6 +9469,7 @@ static int session_step(const polar_session *s, int at, int left) {
 /* Tokens that are to come behind `held` others. */
 static polar_status session_check_tokens(const polar_session *s, const int32_t *tokens, int n, int held,
                                          const char *what, polar_error *e) {
+    /* some, not too many, and each of them in the vocabulary */
     if (n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "%s: %d tokens", what, n);
     if (n > s->options.n_ctx - held)
         return fail(e, POLAR_CONTEXT, "%d tokens after %d held do not fit a context of %d", n, held,
@@ -9494,7 +9501,7 @@ static polar_status session_append(polar_session *s, const int32_t *tokens, int 
     memcpy(s->tokens + s->n_past, tokens, (size_t)n * sizeof *tokens);
     if (!s->n_past) s->n_prompt = n;
     for (int done = 0, step; done < n; done += step) {
-        int keep;
+        int keep; /* how many of the last rows of this pass are among the last `want` of all */
         step = session_step(s, s->n_past + done, n - done);
         keep = MAX(0, MIN(step, done + step - (n - want)));
         status = session_pass(s, s->n_past + done, step, keep, error);
@@ -9508,7 +9515,7 @@ static polar_status session_append(polar_session *s, const int32_t *tokens, int 
             kept += keep;
             s->n_kept = 0;
         }
-        if (status) {
+        if (status) { /* n_past has not moved, so slots and tokens behind it do not count */
             s->n_prompt = old_prompt;
             return status;
         }
@@ -9566,6 +9573,7 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
                     "a peek of %d tokens through %d layers: "
                     "the session was made for %d tokens (max_peek) and %d layers",
                     n, n_layers, s->options.max_peek, MIN(s->model->n_layer, s->options.max_calls));
+    /* the layers' own path, and afterwards the session's again */
     memcpy(path, s->path, (size_t)n_path * sizeof *path);
     for (int i = 0; i < n_layers; i++) first[i] = i;
     polar_session_set_path(s, first, n_layers, NULL);
@@ -9592,6 +9600,7 @@ int polar_session_position(const polar_session *s) {
     return s->n_past + (s->rest.token >= 0 && s->n_past < s->options.n_ctx);
 }
 
+/* One that waits is among them, see polar_session_position. */
 const int32_t *polar_session_tokens(const polar_session *s) {
     return s->tokens;
 }
@@ -9602,7 +9611,7 @@ polar_status polar_session_truncate(polar_session *s, int n, polar_error *error)
     err_clear(error);
     if (n < 0 || n > polar_session_position(s))
         return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, polar_session_position(s));
-    if (n <= s->n_past) {
+    if (n <= s->n_past) { /* else only a token that waits is kept waiting */
         int last = s->n_stretches - 1;
         const int from = MIN(s->stretches[last].from, n);
         while (last > 0 && s->stretches[last - 1].from >= n) last--;
@@ -9614,6 +9623,7 @@ polar_status polar_session_truncate(polar_session *s, int n, polar_error *error)
     return POLAR_OK;
 }
 
+/* Borrowed since creation. */
 const polar_model *polar_session_model(const polar_session *s) {
     return s->model;
 }
@@ -9631,8 +9641,13 @@ const polar_model *polar_session_model(const polar_session *s) {
  *     u64 checksum of all bytes before it
  */
 
-#define STATE_HEAD 48
 #define STATE_VERSION 1
+
+/* Where the numbers of the head stand. */
+enum {
+    STATE_AT_VERSION = 8, STATE_AT_KV_MODE = 12, STATE_AT_KV_TYPE = 16, STATE_AT_N_PATH = 20, STATE_AT_N_PAST = 24,
+    STATE_AT_N_PROMPT = 28, STATE_AT_N_KEPT = 32, STATE_AT_REST = 36, STATE_AT_MODEL = 40, STATE_HEAD = 48
+};
 
 /* Whether the present program writes to a slot. */
 static int state_has_slot(const polar_session *s, int slot) {
@@ -9660,8 +9675,8 @@ static void state_head(const polar_session *s, const state_counts *n, uint8_t *h
     const int numbers[] = {STATE_VERSION, (int)s->options.kv_mode, (int)s->options.kv_type, s->n_path, n->n_past,
                            n->n_prompt, n->n_kept, n->rest};
     memcpy(head, "polarses", 8);
-    for (int i = 0; i < COUNT(numbers); i++) wr_u32(head + 8 + 4 * i, (uint32_t)numbers[i]);
-    wr_u64(head + 40, polar_model_fingerprint(s->model));
+    for (int i = 0; i < COUNT(numbers); i++) wr_u32(head + STATE_AT_VERSION + 4 * i, (uint32_t)numbers[i]);
+    wr_u64(head + STATE_AT_MODEL, polar_model_fingerprint(s->model));
 }
 
 /* Copies keys and values of the first n positions from the slots in use (bytes NULL in `from`) or into them.
@@ -9693,6 +9708,7 @@ polar_status polar_session_save(const polar_session *s, void *state, size_t capa
     if (!state) return POLAR_OK;
     if (capacity < *size)
         return fail(error, POLAR_ARGUMENT, "the session's state has %zu bytes, there is room for %zu", *size, capacity);
+    /* what is asked for with `state` NULL was the size only; now the bytes */
     state_head(s, &counts, to);
     for (int i = 0; i < s->n_path; i++, at += 4) wr_u32(to + at, (uint32_t)s->path[i]);
     for (int i = 0; i < s->n_past; i++, at += 4) wr_u32(to + at, (uint32_t)s->tokens[i]);
@@ -9707,28 +9723,33 @@ polar_status polar_session_save(const polar_session *s, void *state, size_t capa
 static polar_status state_check(const polar_session *s, const uint8_t *from, size_t size, state_counts *n,
                                 polar_error *e) {
     uint8_t head[STATE_HEAD];
-    if (size < STATE_HEAD || memcmp(from, "polarses", 8) || rd_u32(from + 8) != STATE_VERSION)
+    if (size < STATE_HEAD || memcmp(from, "polarses", 8) || rd_u32(from + STATE_AT_VERSION) != STATE_VERSION)
         return fail(e, POLAR_FORMAT, "these %zu bytes are no saved session of this version", size);
-    n->n_past = (int)(rd_u32(from + 24) & INT_MAX);
-    n->n_prompt = (int)(rd_u32(from + 28) & INT_MAX);
-    n->n_kept = (int)(rd_u32(from + 32) & INT_MAX);
-    n->rest = (int)(rd_u32(from + 36) & INT_MAX);
+    n->n_past = (int)(rd_u32(from + STATE_AT_N_PAST) & INT_MAX);
+    n->n_prompt = (int)(rd_u32(from + STATE_AT_N_PROMPT) & INT_MAX);
+    n->n_kept = (int)(rd_u32(from + STATE_AT_N_KEPT) & INT_MAX);
+    n->rest = (int)(rd_u32(from + STATE_AT_REST) & INT_MAX);
+    /* what this session would write with these counts: model, and modes with the length of the path */
     state_head(s, n, head);
-    if (memcmp(from + 40, head + 40, 8)) return fail(e, POLAR_MISMATCH, "the saved session is of another model");
-    if (memcmp(from + 12, head + 12, 12))
+    if (memcmp(from + STATE_AT_MODEL, head + STATE_AT_MODEL, 8))
+        return fail(e, POLAR_MISMATCH, "the saved session is of another model");
+    if (memcmp(from + STATE_AT_KV_MODE, head + STATE_AT_KV_MODE, STATE_AT_N_PAST - STATE_AT_KV_MODE))
         return fail(e, POLAR_MISMATCH,
                     "the saved session has another program or other keys and values: %d calls, kv_mode %d, kv_type %d",
-                    (int)rd_u32(from + 20), (int)rd_u32(from + 12), (int)rd_u32(from + 16));
+                    (int)rd_u32(from + STATE_AT_N_PATH), (int)rd_u32(from + STATE_AT_KV_MODE),
+                    (int)rd_u32(from + STATE_AT_KV_TYPE));
     if (n->n_past > s->options.n_ctx)
         return fail(e, POLAR_CONTEXT, "the saved session holds %d tokens, this one has room for %d", n->n_past,
                     s->options.n_ctx);
     if (n->n_kept > s->options.n_logits)
         return fail(e, POLAR_MISMATCH, "the saved session keeps %d logits, this one has room for %d", n->n_kept,
                     s->options.n_logits);
+    /* counts that no session has, a changed byte, or a missing one */
     if (n->n_prompt > n->n_past || n->rest > s->model->n_vocab || memcmp(from, head, STATE_HEAD) ||
         size != state_size(s, n->n_past, n->n_kept) ||
         rd_u64(from + size - 8) != model_checksum_add(MODEL_CHECKSUM_START, from, size - 8))
         return fail(e, POLAR_FORMAT, "the saved session is damaged");
+    /* the path is the same, and the tokens are some */
     for (int i = 0; i < s->n_path; i++)
         if (rd_u32(from + STATE_HEAD + 4 * i) != (uint32_t)s->path[i])
             return fail(e, POLAR_MISMATCH, "the saved session has another program: call %d is layer %d, here %d", i,
@@ -9748,6 +9769,7 @@ polar_status polar_session_load(polar_session *s, const void *state, size_t size
     err_clear(error);
     if (!s || !state) return fail(error, POLAR_ARGUMENT, "polar_session_load: session or state is NULL");
     if ((status = state_check(s, from, size, &n, error))) return status;
+    /* the parts in the order of the drawing above; the path is the same already */
     session_empty(s);
     s->n_ahead = 0;
     s->n_past = n.n_past;
@@ -9775,12 +9797,14 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     if (o.runner) o.runner = &from->engine.runner;
     o.max_calls = MAX(o.max_calls, from->model->n_layer); /* it begins under the identity */
     if ((status = polar_session_create(&s, from->model, NULL, &o, error))) return status;
+    /* the programs of all tokens, and what their calls left in the slots */
     for (int k = 0; k < from->n_stretches; k++) {
         const session_stretch *t = &from->stretches[k];
         const int slots = o.kv_mode == POLAR_KV_LAST ? from->n_slots : t->n_path;
         session_put_path(s, k, t->from, t->path, t->n_path);
         memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)slots);
     }
+    /* tokens and logits, and a generation that may go on */
     s->n_past = from->n_past;
     s->n_prompt = from->n_prompt;
     s->n_kept = from->n_kept;
@@ -9800,6 +9824,7 @@ polar_status polar_session_sync(polar_session *s, const int32_t *tokens, int n, 
     if (!s || !tokens || n < 1) return fail(error, POLAR_ARGUMENT, "polar_session_sync: %d tokens", n);
     if (n > s->options.n_ctx)
         return fail(error, POLAR_CONTEXT, "%d tokens do not fit a context of %d", n, s->options.n_ctx);
+    /* the beginning that both have in common stays, and nothing is run if that is all, with its logits */
     while (same < MIN(n, polar_session_position(s)) && s->tokens[same] == tokens[same]) same++;
     if (same == n && s->n_past == n && s->n_kept) return POLAR_OK;
     if (s->options.kv_mode == POLAR_KV_SHARED) same = 0; /* there the prompt's length decides who sees what */
@@ -14216,6 +14241,7 @@ static polar_status features_create(polar_features **out, const polar_model *mod
     f->allocator = a;
     f->model = model;
     f->options = o;
+    /* threads first, since the sessions run on them */
     if (o.session.runner) f->runner = *o.session.runner;
     else status = polar_pool_create(&f->pool, o.session.n_threads, &a, error);
     if (f->pool) f->runner = polar_pool_runner(f->pool);
@@ -14372,6 +14398,7 @@ polar_status polar_predictor_check(const polar_predictor *p, const polar_model *
     /* n_embd of the model that makes the features */
     const int width = i->feature == POLAR_FEATURE_ENCODER && encoder ? encoder->n_embd : m->n_embd;
     err_clear(error);
+    /* sizes: what a wrong model would show even without a fingerprint */
     if (i->n_layer != m->n_layer)
         return fail(error, POLAR_MISMATCH, "the predictor is for a model of %d layers%s%s, %s has %d", i->n_layer,
                     *p->model_name ? ", " : "", p->model_name, m->file.name, m->n_layer);
@@ -14384,6 +14411,7 @@ polar_status polar_predictor_check(const polar_predictor *p, const polar_model *
                     i->q_dim, (i->feature == POLAR_FEATURE_ENCODER ? encoder : m)->file.name, width);
     if (i->feature == POLAR_FEATURE_HIDDEN && i->feature_layer < 1)
         return fail(error, POLAR_FORMAT, "the predictor reads hidden states, but does not say after which layer");
+    /* the model itself, by its fingerprint, or in files from before there was one by its checksum */
     if (any_model || (!i->model_fingerprint && !i->model_checksum)) return POLAR_OK;
     if (i->model_fingerprint ? i->model_fingerprint != polar_model_fingerprint(m)
                              : i->model_checksum != polar_model_checksum(m))
@@ -14429,6 +14457,7 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     p->model = model;
     p->predictor = predictor;
     p->options = *o;
+    /* which network picks: the one asked for, else the menu where the file has it */
     p->by_menu = o->head == POLAR_PICK_MENU || (o->head == POLAR_PICK_AUTO && predictor->menu.shape.n_menu);
     /* the features that the predictor was trained on */
     features.feature = predictor->info.feature;
@@ -14503,7 +14532,7 @@ polar_status polar_picker_pick(polar_picker *p, const char *question, size_t len
     polar_status status;
     err_clear(error);
     if (!out || !n || max < 1) return fail(error, POLAR_ARGUMENT, "polar_picker_pick: no room for a program");
-    *n = 0;
+    *n = 0; /* also after a failure */
     status = polar_features_make(p->features, question, length, prompt, n_prompt, &rows, &n_rows, error);
     if (status) return status;
     if (!p->by_menu) return pick_programs(p, rows, n_rows, out, max, n, error);
@@ -14672,6 +14701,7 @@ static polar_status pick_several(polar_picker *p, const polar_candidate *c, int 
         return fail(e, POLAR_ARGUMENT, "a cascade's threshold is the logarithm of a probability: at most 0");
     if (cascade && !given && !p->predictor->info.cascade_programs)
         return fail(e, POLAR_UNSUPPORTED, "the predictor's file holds no threshold for cascades: fit one, or give one");
+    /* all of them, or up to the first confident one */
     for (int i = 0; i < n; i++) {
         status = pick_answer(p, &c[i], prompt, n_prompt, o, answers, e);
         if (status) return status;
@@ -16868,6 +16898,7 @@ static double menu_calibrated(const menu_trainer *t, int i, int k, double scale,
 static polar_result_kind menu_result_of(const menu_trainer *t, int i, int k) {
     return (polar_result_kind)t->results[(size_t)t->order[i] * (size_t)t->net.shape.n_menu + (size_t)k];
 }
+
 /* Finds scale and shift (n_menu) on the held-out questions: the least of
  *     sum over known results of logloss(scale * logit_k + shift_k) + MENU_PULL/2 ((scale - 1)^2 + sum of shift_k^2)
  * by Newton's method for one coordinate after the other, x -= gradient / curvature. With p the probability, r = 1 for a

@@ -333,14 +333,7 @@ typedef struct polar_model_info {
 POLAR_API void polar_model_get_info(const polar_model *model, polar_model_info *info);
 
 /* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
-typedef struct polar_tensor_info {
-    const char *name, *type; /* type: "Q4_K", ... */
-    size_t name_length;      /* the name is not NUL-terminated */
-    int n_dims;
-    int64_t dims[4];         /* dims[0] is the length of a row */
-    int64_t bytes;
-} polar_tensor_info;
-POLAR_API int polar_model_tensor(const polar_model *model, int index, polar_tensor_info *info);
+POLAR_API int polar_model_tensor(const polar_model *model, int index, polar_gguf_tensor *tensor);
 
 /* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
  * whole file once per call. */

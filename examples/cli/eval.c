@@ -702,7 +702,7 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
  * Attention to other tokens, which depends on their number, is not counted. */
 static double layers_work(const polar_model *m) {
     polar_model_info i;
-    polar_tensor_info t;
+    polar_gguf_tensor t;
     double sum = 0;
     polar_model_get_info(m, &i);
     for (int k = 0; polar_model_tensor(m, k, &t); k++) {
