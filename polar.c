@@ -2939,14 +2939,13 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_nor
  * Few tokens are not worth a panel: they are multiplied with the rows as these are read. All types of KERN_TYPES go the
  * same way; what differs between the instruction sets:
  *
- *     set       reads a type by    few tokens                          a tile of the panel
- *     avx2      read_TYPE_avx2     1-3: rows8_multiply_avx2, maddubs   panel_tile_avx2: 16 rows, 4 tokens, maddubs
- *     avxvnni   the same           1-2: the same, dpbusd               the same, dpbusd
- *     avx512    the same           1-2: the same, dpbusd               panel_tile_avx512: 16 rows, 8 tokens, dpbusd
- *     neon      numbers_neon,      1-3: rows4_32_neon, rows4_256_neon, panel_tile_neon: 8 rows, 4 tokens,
- *               scales_neon             smull, smlal                        smull, smlal
- *     dotprod   the same           1-3: the same, sdot                 the same, sdot
- *     i8mm      the same           1-3: the same, sdot                 the same, smmla */
+ *     set       reads a type by     few tokens, how many   a panel, by tiles of
+ *     avx2      read_TYPE_avx2      maddubs, 1 to 3        16 rows, 4 tokens: maddubs; numbers of 8 bits: madd
+ *     avxvnni   the same            dpbusd, 1 or 2         16 rows, 4 tokens: dpbusd
+ *     avx512    the same            dpbusd, 1 or 2         16 rows, 8 tokens: dpbusd of 512 bits
+ *     neon      numbers_neon and    smull, 1 to 3          8 rows, 4 tokens: smull, smlal
+ *     dotprod   scales_neon         sdot, 1 to 3           8 rows, 4 tokens: sdot
+ *     i8mm                          sdot, 1 to 3           8 rows, 4 tokens: smmla */
 #if defined(POLAR_X86) || defined(POLAR_ARM)
 #define PANEL_NUMBERS (16 << 10) /* of all rows of a panel together */
 #define PANEL_TOKENS  8
@@ -2967,13 +2966,18 @@ typedef struct panel_tile {
     int n_tokens; /* 4 or PANEL_TOKENS */
 } panel_tile;
 
-typedef struct panel_set {
-    int set;          /* for `fill` */
+/* An instruction set's part in products: a row of what would be one table if it were not for the places where these
+ * functions are defined. product_multiply does what the row says, for all types. */
+typedef struct product_set {
+    int set;          /* X86_..., ARM_... */
     int rows, tokens; /* of a panel, of a tile */
+    int few;          /* up to so many tokens, `few_tokens` instead of a panel */
+    void (*floats)(const product *p, int row, int n_rows);     /* types without blocks */
+    void (*few_tokens)(const product *p, int row, int n_rows); /* over the rows as they are read */
     /* `count` blocks of each row, from w[row] on. As many bytes from `ahead` on come next, NULL: none. */
     void (*fill)(int set, const panel *to, int type, const uint8_t *const *w, int count, const uint8_t *ahead);
     void (*dot)(const panel *f, int type, int count, const panel_tile *t);
-} panel_set;
+} product_set;
 
 /* Parts of a worker's scratch memory. */
 enum {
@@ -2987,7 +2991,7 @@ typedef char scratch_holds_panel[PANEL_BYTES <= KERN_SCRATCH ? 1 : -1] MAYBE_UNU
 
 /* Tokens k .. k + n_tokens - 1, the last one repeated past the end, and rows [r, r + rows) from block `from` on. Sums
  * of a whole panel are in y itself; where it has fewer rows or tokens, in `spare`. */
-static void panel_tile_at(panel_tile *t, const panel_set *set, const product *p, int k, int r, int rows, int from,
+static void panel_tile_at(panel_tile *t, const product_set *set, const product *p, int k, int r, int rows, int from,
                           float spare[PANEL_TOKENS][KERN_ROWS]) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
     const size_t block = (size_t)quant_types[p->type].block;
@@ -3004,7 +3008,7 @@ static void panel_tile_at(panel_tile *t, const panel_set *set, const product *p,
 }
 
 /* Rows [row, row + n_rows) of a product, a panel at a time. */
-static void panel_multiply(const panel_set *set, const product *p, int row, int n_rows, void *scratch) {
+static void panel_multiply(const product_set *set, const product *p, int row, int n_rows, void *scratch) {
     const quant_type *type = &quant_types[p->type];
     const int n_blocks = p->a->n / type->block, chunk = PANEL_NUMBERS / set->rows / type->block;
     char *memory = scratch;
@@ -3031,6 +3035,14 @@ static void panel_multiply(const panel_set *set, const product *p, int row, int 
                         memcpy(p->y + (size_t)(k + i) * (size_t)p->ldy + r, spare[i], (size_t)rows * sizeof(float));
             }
         }
+}
+
+/* Rows [row, row + n_rows) of a product. */
+static void product_multiply(const product_set *set, const product *p, int row, int n_rows, void *scratch) {
+    if (!quant_types[p->type].unpack) set->floats(p, row, n_rows);
+    else if (!kern_knows(p->type)) multiply_c(p, row, n_rows, scratch);
+    else if (p->n_tokens <= set->few) set->few_tokens(p, row, n_rows);
+    else panel_multiply(set, p, row, n_rows, scratch);
 }
 #endif
 
@@ -3589,7 +3601,7 @@ static AVX2 void panel_fill_x86(int set, const panel *to, int type, const uint8_
 }
 
 /* Rows [row, row + n_rows) times the few tokens of a product, one token after the other. */
-static ALWAYS_INLINE AVX2 void rows8_multiply_avx2(int set, const product *p, int row, int n_rows) {
+static ALWAYS_INLINE AVX2 void rows8_multiply_x86(int set, const product *p, int row, int n_rows) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
     const quant_type *type = &quant_types[p->type];
     int32_t scales[16 * KERN_ROWS];
@@ -3709,18 +3721,15 @@ static AVX2 void panel_dot_avx2(const panel *f, int type, int count, const panel
     }
 }
 
-/* Floats, and types that are not in KERN_TYPES. */
-static void multiply_other_x86(const product *p, int row, int n_rows, void *scratch) {
-    if (quant_types[p->type].unpack) multiply_c(p, row, n_rows, scratch);
-    else multiply_float_avx2(p, row, n_rows);
+static AVX2 void rows8_avx2(const product *p, int row, int n_rows) {
+    rows8_multiply_x86(X86_AVX2, p, row, n_rows);
 }
 
-static const panel_set panel_avx2 = {X86_AVX2, KERN_ROWS, 4, panel_fill_x86, panel_dot_avx2};
+static const product_set set_avx2 = {X86_AVX2, KERN_ROWS, 4, 3, multiply_float_avx2, rows8_avx2, panel_fill_x86,
+                                     panel_dot_avx2};
 
-static AVX2 void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
-    else if (p->n_tokens < 4) rows8_multiply_avx2(X86_AVX2, p, row, n_rows);
-    else panel_multiply(&panel_avx2, p, row, n_rows, scratch);
+static void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
+    product_multiply(&set_avx2, p, row, n_rows, scratch);
 }
 
 /* exp32 in eight lanes. */
@@ -3945,12 +3954,15 @@ static AVX2 void panel_dot_avxvnni(const panel *f, int type, int count, const pa
     }
 }
 
-static const panel_set panel_avxvnni = {X86_VNNI, KERN_ROWS, 4, panel_fill_x86, panel_dot_avxvnni};
+static AVX2 void rows8_avxvnni(const product *p, int row, int n_rows) {
+    rows8_multiply_x86(X86_VNNI, p, row, n_rows);
+}
 
-static AVX2 void multiply_avxvnni(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
-    else if (p->n_tokens < 3) rows8_multiply_avx2(X86_VNNI, p, row, n_rows);
-    else panel_multiply(&panel_avxvnni, p, row, n_rows, scratch);
+static const product_set set_avxvnni = {X86_VNNI, KERN_ROWS, 4, 2, multiply_float_avx2, rows8_avxvnni, panel_fill_x86,
+                                        panel_dot_avxvnni};
+
+static void multiply_avxvnni(const product *p, int row, int n_rows, void *scratch) {
+    product_multiply(&set_avxvnni, p, row, n_rows, scratch);
 }
 
 static const kern kern_avxvnni = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avxvnni);
@@ -4074,12 +4086,15 @@ static AVX512 void panel_dot_avx512(const panel *f, int type, int count, const p
     }
 }
 
-static const panel_set panel_avx512 = {X86_AVX512, KERN_ROWS, 8, panel_fill_x86, panel_dot_avx512};
+static AVX512 void rows8_avx512(const product *p, int row, int n_rows) {
+    rows8_multiply_x86(X86_AVX512, p, row, n_rows);
+}
 
-static AVX512 void multiply_avx512(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type)) multiply_other_x86(p, row, n_rows, scratch);
-    else if (p->n_tokens < 3) rows8_multiply_avx2(X86_AVX512, p, row, n_rows);
-    else panel_multiply(&panel_avx512, p, row, n_rows, scratch);
+static const product_set set_avx512 = {X86_AVX512, KERN_ROWS, 8, 2, multiply_float_avx2, rows8_avx512, panel_fill_x86,
+                                       panel_dot_avx512};
+
+static void multiply_avx512(const product *p, int row, int n_rows, void *scratch) {
+    product_multiply(&set_avx512, p, row, n_rows, scratch);
 }
 
 static const kern kern_avx512 = KERN_X86(POLAR_CPU_AVX512, multiply_avx512);
@@ -4094,11 +4109,11 @@ static AVX512 void panel_dot_avx512vl(const panel *f, int type, int count, const
     }
 }
 
-static const panel_set panel_avx512vl = {X86_VNNI, KERN_ROWS, 4, panel_fill_x86, panel_dot_avx512vl};
+static const product_set set_avx512vl = {X86_VNNI, KERN_ROWS, 4, 2, multiply_float_avx2, rows8_avx512, panel_fill_x86,
+                                         panel_dot_avx512vl};
 
-static AVX512 void multiply_avx512vl(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type) || p->n_tokens < 3) multiply_avx512(p, row, n_rows, scratch);
-    else panel_multiply(&panel_avx512vl, p, row, n_rows, scratch);
+static void multiply_avx512vl(const product *p, int row, int n_rows, void *scratch) {
+    product_multiply(&set_avx512vl, p, row, n_rows, scratch);
 }
 
 static const kern kern_avx512vl = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avx512vl);
@@ -4453,11 +4468,11 @@ static ALWAYS_INLINE float32x4_t chain_neon(float32x4_t acc, float32x4_t d, floa
  * difference of their totals before and after, which is exact and saves setting four registers to zero each time. */
 
 /* Four rows, and their sums so far. */
-typedef struct rows4 {
+typedef struct four_rows {
     const uint8_t *x[4]; /* the next block of each row */
     int32x4_t run[4], before;
     float32x4_t acc;
-} rows4;
+} four_rows;
 
 /* Weights from a row on: what the statements below that load by themselves read. */
 typedef struct weight_bytes { uint8_t bytes[1 << 30]; } weight_bytes;
@@ -4474,7 +4489,7 @@ static ALWAYS_INLINE float32x4_t next_halves4_neon(const uint8_t *x[4], const ui
 }
 
 /* The next block, of 32 numbers; lane l of `da` is the token's scale, that of `sums` the sum of its numbers. */
-static ALWAYS_INLINE void rows4_block_neon(int set, int type, rows4 *o, const uint8_t *w, const int8_t *q,
+static ALWAYS_INLINE void rows4_block_neon(int set, int type, four_rows *o, const uint8_t *w, const int8_t *q,
                                            float32x4_t da, int32x4_t sums, int l) {
     const int bytes = quant_types[type].bytes, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1, head = mins ? 4 : 2;
     const int8x16_t a[2] = {vld1q_s8(q), vld1q_s8(q + 16)};
@@ -4506,7 +4521,7 @@ static ALWAYS_INLINE float32x4_t rows4_32_neon(int set, int type, const uint8_t 
                                                const int16_t *sums, const float *d) {
     const int n_blocks = n / 32;
     int b = 0;
-    rows4 o = {{w[0], w[1], w[2], w[3]}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)},
+    four_rows o = {{w[0], w[1], w[2], w[3]}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)},
                vdupq_n_s32(0), vdupq_n_f32(0)};
     for (; b + 4 <= n_blocks; b += 4) {
         const float32x4_t da = vld1q_f32(d + b);
@@ -4810,35 +4825,37 @@ static I8MM void panel_dot_i8mm(const panel *f, int type, int count, const panel
     panel_shape_neon(ARM_I8MM, f, type, count, t);
 }
 
-static const panel_set panel_neon = {ARM_NEON, 8, 4, panel_fill_neon, panel_dot_neon};
-static const panel_set panel_dotprod = {ARM_DOTPROD, 8, 4, panel_fill_neon, panel_dot_dotprod};
-static const panel_set panel_i8mm = {ARM_I8MM, 8, 4, panel_fill_neon, panel_dot_i8mm};
-
-/* Floats, and types that the tables above do not know. */
-static void multiply_other_neon(const product *p, int row, int n_rows, void *scratch) {
-    switch (p->type) {
-    case QUANT_F32: multiply_float_type_neon(QUANT_F32, p, row, n_rows); break;
-    case QUANT_F16: multiply_float_type_neon(QUANT_F16, p, row, n_rows); break;
-    case QUANT_BF16: multiply_float_type_neon(QUANT_BF16, p, row, n_rows); break;
-    default: multiply_c(p, row, n_rows, scratch);
-    }
+static void multiply_float_neon(const product *p, int row, int n_rows) {
+    if (p->type == QUANT_F32) multiply_float_type_neon(QUANT_F32, p, row, n_rows);
+    else if (p->type == QUANT_F16) multiply_float_type_neon(QUANT_F16, p, row, n_rows);
+    else multiply_float_type_neon(QUANT_BF16, p, row, n_rows);
 }
+
+static void rows4_neon(const product *p, int row, int n_rows) {
+    multiply_rows_neon(ARM_NEON, p, row, n_rows);
+}
+
+static DOTPROD void rows4_dotprod(const product *p, int row, int n_rows) {
+    multiply_rows_neon(ARM_DOTPROD, p, row, n_rows);
+}
+
+static const product_set set_neon = {ARM_NEON, 8, 4, 3, multiply_float_neon, rows4_neon, panel_fill_neon,
+                                     panel_dot_neon};
+static const product_set set_dotprod = {ARM_DOTPROD, 8, 4, 3, multiply_float_neon, rows4_dotprod, panel_fill_neon,
+                                        panel_dot_dotprod};
+static const product_set set_i8mm = {ARM_I8MM, 8, 4, 3, multiply_float_neon, rows4_dotprod, panel_fill_neon,
+                                     panel_dot_i8mm};
 
 static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
-    else if (p->n_tokens < 4) multiply_rows_neon(ARM_NEON, p, row, n_rows);
-    else panel_multiply(&panel_neon, p, row, n_rows, scratch);
+    product_multiply(&set_neon, p, row, n_rows, scratch);
 }
 
-static DOTPROD void multiply_dotprod(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type)) multiply_other_neon(p, row, n_rows, scratch);
-    else if (p->n_tokens < 4) multiply_rows_neon(ARM_DOTPROD, p, row, n_rows);
-    else panel_multiply(&panel_dotprod, p, row, n_rows, scratch);
+static void multiply_dotprod(const product *p, int row, int n_rows, void *scratch) {
+    product_multiply(&set_dotprod, p, row, n_rows, scratch);
 }
 
 static void multiply_i8mm(const product *p, int row, int n_rows, void *scratch) {
-    if (!kern_knows(p->type) || p->n_tokens < 4) multiply_dotprod(p, row, n_rows, scratch);
-    else panel_multiply(&panel_i8mm, p, row, n_rows, scratch);
+    product_multiply(&set_i8mm, p, row, n_rows, scratch);
 }
 
 /* exp32 in four lanes. */

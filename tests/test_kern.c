@@ -7,23 +7,23 @@ enum { N = 2304, ROWS = 37, TOKENS = 13 }; /* a row is longer than any variant t
 static uint64_t seed = 1;
 static float x[TOKENS * N];
 
-typedef struct forms {
+typedef struct quantized {
     int8_t q8[2][TOKENS * N];
     int16_t q16[2][TOKENS * N], sums[2][TOKENS * N / 16];
     float d[2][TOKENS * N / 32];
-} forms;
+} quantized;
 
 static void fill(float *to, int n, float scale) {
     for (int i = 0; i < n; i++) to[i] = (rng_float(&seed) - 0.5f) * scale;
 }
 
-static void quantize_forms(const kern *k, forms *f) {
+static void quantize_all(const kern *k, quantized *f) {
     memset(f, 0, sizeof *f);
     k->quantize(x, TOKENS * N, 32, f->q8[0], f->q16[0], f->sums[0], f->d[0]);
     k->quantize(x, TOKENS * N, 256, f->q8[1], f->q16[1], f->sums[1], f->d[1]);
 }
 
-static activations activations_of(forms *f) {
+static activations activations_of(quantized *f) {
     const activations a = {N, x, {f->q8[0], f->q16[0], f->sums[0], f->d[0]},
                            {f->q8[1], f->q16[1], f->sums[1], f->d[1]}};
     return a;
@@ -43,13 +43,13 @@ static const kern *variant(int i) {
     for (int v_ = POLAR_CPU_PLAIN + 1; v_ < POLAR_N_CPU; v_++) for (const kern *k = variant(v_); k; k = NULL)
 
 TEST(quantize) {
-    static forms a, b;
+    static quantized a, b;
     const float scales[] = {1, 1000, 1e-30f, 1e-44f, 1e38f, 0};
     EACH_VARIANT(k) for (int i = 0; i < COUNT(scales); i++) {
         fill(x, TOKENS * N, scales[i]);
         if (i == 1) x[5] = INFINITY, x[600] = NAN;
-        quantize_forms(&kern_plain, &a);
-        quantize_forms(k, &b);
+        quantize_all(&kern_plain, &a);
+        quantize_all(k, &b);
         CHECK(!memcmp(a.q8, b.q8, sizeof a.q8) && !memcmp(a.q16, b.q16, sizeof a.q16) &&
               !memcmp(a.sums, b.sums, sizeof a.sums));
         CHECK(same(a.d[0], b.d[0], COUNT(a.d[0])) && same(a.d[1], b.d[1], COUNT(a.d[1])));
@@ -57,9 +57,9 @@ TEST(quantize) {
 }
 
 TEST(quantize_error) {
-    static forms f;
+    static quantized f;
     fill(x, TOKENS * N, 8);
-    quantize_forms(&kern_plain, &f);
+    quantize_all(&kern_plain, &f);
     for (int i = 0; i < TOKENS * N; i++) {
         CHECK(fabsf((float)f.q8[0][i] * f.d[0][i / 32] - x[i]) <= 0.5001f * f.d[0][i / 32]);
         CHECK(fabsf((float)f.q8[1][i] * f.d[1][i / 256] - x[i]) <= 0.5001f * f.d[1][i / 256]);
@@ -69,7 +69,7 @@ TEST(quantize_error) {
 /* Random weights of any bits, every type, 1 to 13 tokens, numbers of rows and of blocks that are no multiple of
  * anything. */
 TEST(multiply) {
-    static forms f;
+    static quantized f;
     static uint8_t w[ROWS * N * 4];
     static char scratch[KERN_SCRATCH + 1];
     static float y[2][TOKENS * ROWS];
@@ -77,7 +77,7 @@ TEST(multiply) {
     EACH_VARIANT(k) for (int round = 0; round < COUNT(lengths); round++) {
         for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)rng_next(&seed);
         fill(x, TOKENS * N, 3);
-        quantize_forms(&kern_plain, &f);
+        quantize_all(&kern_plain, &f);
         for (int type = 0; type < QUANT_N; type++)
             for (int n = 1; lengths[round] % quant_types[type].block == 0 && n <= TOKENS; n += n < 7 ? 1 : 6) {
                 activations a = activations_of(&f);
@@ -95,9 +95,85 @@ TEST(multiply) {
     }
 }
 
+#if defined(POLAR_X86) || defined(POLAR_ARM)
+/* A copy of an instruction set's row whose functions are counted and then do what the row's do. */
+static const product_set *counted;
+static int n_floats, n_few, n_fill, n_dot;
+
+static void count_floats(const product *p, int row, int n_rows) {
+    n_floats++;
+    counted->floats(p, row, n_rows);
+}
+
+static void count_few(const product *p, int row, int n_rows) {
+    n_few++;
+    counted->few_tokens(p, row, n_rows);
+}
+
+static void count_fill(int set, const panel *to, int type, const uint8_t *const *w, int count, const uint8_t *ahead) {
+    n_fill++;
+    counted->fill(set, to, type, w, count, ahead);
+}
+
+static void count_dot(const panel *f, int type, int count, const panel_tile *t) {
+    n_dot++;
+    counted->dot(f, type, count, t);
+}
+
+/* What the table above product_set says: each quantized type is read by code of its own; up to `few` tokens go over the
+ * rows, more over panels of `rows` rows by tiles of `tokens`; floats and few tokens fill no panel. */
+static void check_set(polar_cpu cpu, const product_set *set, int few, int rows, int tokens) {
+    static quantized f;
+    static uint8_t w[ROWS * 256 * 4];
+    static char scratch[KERN_SCRATCH];
+    static float y[2][TOKENS * ROWS];
+    const product_set copy = {set->set, set->rows, set->tokens, set->few, count_floats, count_few, count_fill,
+                              count_dot};
+    if (!polar_cpu_available(cpu)) return;
+    counted = set;
+    quantize_all(&kern_plain, &f);
+    for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)(rng_next(&seed) & 0x3f);
+    for (int type = 0; type < QUANT_N; type++) for (int n = 1; n <= TOKENS; n++) {
+        activations a = activations_of(&f);
+        product p = {type, ROWS, w, quant_row_bytes(type, 256), &a, NULL, n, y[0], ROWS, NULL};
+        const int floats = !quant_types[type].unpack, panels = (ROWS + rows - 1) / rows;
+        a.n = 256;
+        n_floats = n_few = n_fill = n_dot = 0;
+        product_multiply(&copy, &p, 0, ROWS, scratch);
+        CHECK(floats == !kern_knows(type));
+        CHECK(n_floats == floats && n_few == (!floats && n <= few));
+        CHECK(n_fill == (floats || n <= few ? 0 : panels));
+        CHECK(n_dot == n_fill * ((n + tokens - 1) / tokens));
+        p.y = y[1];
+        kern_find(cpu)->multiply(&p, 0, ROWS, scratch);
+        CHECK(same(y[0], y[1], n * ROWS));
+    }
+}
+
+TEST(what_runs) {
+#ifdef POLAR_X86
+    check_set(POLAR_CPU_AVX2, &set_avx2, 3, 16, 4);
+#endif
+#ifdef POLAR_X86_VNNI
+    if (cpu_has_avxvnni()) check_set(POLAR_CPU_AVXVNNI, &set_avxvnni, 2, 16, 4);
+    else check_set(POLAR_CPU_AVXVNNI, &set_avx512vl, 2, 16, 4);
+#endif
+#ifdef POLAR_X86_512
+    check_set(POLAR_CPU_AVX512, &set_avx512, 2, 16, 8);
+#endif
+#ifdef POLAR_ARM
+    check_set(POLAR_CPU_NEON, &set_neon, 3, 8, 4);
+    check_set(POLAR_CPU_DOTPROD, &set_dotprod, 3, 8, 4);
+    check_set(POLAR_CPU_I8MM, &set_i8mm, 3, 8, 4);
+#endif
+}
+#else
+TEST(what_runs) { SKIP("this build has plain C alone"); }
+#endif
+
 /* The quantized product is close to the product of the dequantized numbers in double. */
 TEST(multiply_is_product) {
-    static forms f;
+    static quantized f;
     static float w[N];
     static char scratch[KERN_SCRATCH];
     uint8_t row[N * 4];
@@ -108,7 +184,7 @@ TEST(multiply_is_product) {
         product p = {type, 1, row, sizeof row, &a, NULL, 1, &y, 1, NULL};
         for (size_t i = 0; i < sizeof row; i++) row[i] = (uint8_t)(rng_next(&seed) & 0x33);
         fill(x, TOKENS * N, 2);
-        quantize_forms(&kern_plain, &f);
+        quantize_all(&kern_plain, &f);
         quant_dequantize(type, row, N, w);
         for (int i = 0; i < N; i++) {
             exact += (double)w[i] * (double)x[i];
@@ -212,7 +288,7 @@ TEST(detection) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(quantize), T(quantize_error), T(multiply), T(multiply_is_product), T(vectors), T(attention),
+    T(quantize), T(quantize_error), T(multiply), T(what_runs), T(multiply_is_product), T(vectors), T(attention),
     T(attention_of_four), T(detection),
 };
 
