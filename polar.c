@@ -9957,18 +9957,24 @@ typedef struct draw_item {
     int32_t id;
 } draw_item;
 
-/* Sorts the likelier first, by 10 bits after the other from the lowest; equals keep their order. x has room for 2 n,
- * the sorted ones are returned. Probabilities are at most 1: their two highest bits are 0. */
-static draw_item *draw_sort(draw_item *x, int n) {
-    draw_item *from = x, *to = x + n;
-    for (int shift = 0; shift < 30; shift += 10) {
-        int next[1024] = {0}, sum = n;
-        for (int i = 0; i < n; i++) next[from[i].bits >> shift & 1023]++;
-        if (n && next[from->bits >> shift & 1023] == n) continue;
-        for (int digit = 0; digit < 1024; digit++) next[digit] = sum -= next[digit];
-        for (int i = 0; i < n; i++) to[next[from[i].bits >> shift & 1023]++] = from[i];
+/* Sorts the likelier first, by 10 bits after the other from the lowest; equals keep their order. x has two halves of
+ * `room`, and the one with the sorted items is returned. Probabilities are at most 1: their two highest bits are 0. */
+static draw_item *draw_sort(draw_item *x, int n, int room) {
+    draw_item *from = x, *to = x + room;
+    int next[3][1024] = {{0}};
+    for (int i = 0; i < n; i++) {
+        next[0][x[i].bits & 1023]++;
+        next[1][x[i].bits >> 10 & 1023]++;
+        next[2][x[i].bits >> 20 & 1023]++;
+    }
+    for (int k = 0; k < 3; k++) {
+        const int shift = 10 * k;
+        int sum = n, *place = next[k];
+        if (n && place[from->bits >> shift & 1023] == n) continue;
+        for (int digit = 0; digit < 1024; digit++) place[digit] = sum -= place[digit];
+        for (int i = 0; i < n; i++) to[place[from[i].bits >> shift & 1023]++] = from[i];
         to = from;
-        from = from == x ? x + n : x;
+        from = from == x ? x + room : x;
     }
     return from;
 }
@@ -9987,45 +9993,35 @@ static int draw_filter(const polar_sampling *o, const draw_item *x, int n, float
     return kept;
 }
 
-/* Replaces the numbers in x by e^((logit - max) / temperature). Among them and a 0, which is the largest, softmax
- * leaves just that. */
-static void draw_heat(const kern *k, const float *logits, float max, float temperature, draw_item *x, int n) {
-    float some[256];
-    for (int at = 0, m; at < n; at += m) {
-        m = MIN(n - at, COUNT(some) - 1);
-        for (int i = 0; i < m; i++) some[i] = (logits[x[at + i].id] - max) / temperature;
-        some[m] = 0;
-        k->softmax(some, m + 1);
-        for (int i = 0; i < m; i++) x[at + i].bits = f32_bits(some[i]);
-    }
-}
-
 /* A draw with a temperature. The probabilities are behind the candidates, which are made of them: all but what min_p
  * drops and a logit of -infinity rules out. So there is always the likeliest, whose probability is e^0 = 1. */
 static int draw_hot(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
                     draw_item *x) {
-    float *p = (float *)(void *)(x + n), sum, max, total = 0, u;
+    const float least = MIN(o->min_p, 1);
+    float *p = (float *)(void *)(x + n), sum, max = -INFINITY, total = 0, u;
+    draw_item *sorted;
     int left = 0;
     memcpy(p, logits, (size_t)n * sizeof *p);
     sum = k->softmax(p, n);
     for (int i = 0; i < n; i++) {
         x[left].bits = f32_bits(p[i]);
         x[left].id = i;
-        left += !(p[i] < MIN(o->min_p, 1)) && logits[i] > -INFINITY;
+        left += !(p[i] < least) && logits[i] > -INFINITY;
+        max = MAX(max, logits[i]);
     }
-    x = draw_sort(x, left);
-    max = logits[x->id];
-    for (int i = 1; i < left && x[i].bits == x->bits; i++) max = MAX(max, logits[x[i].id]);
-    left = draw_filter(o, x, left, sum);
-    if (o->temperature < 1 || o->temperature > 1) draw_heat(k, logits, max, o->temperature, x, left);
-    for (int i = left; i-- > 0;) total += bits_f32(x[i].bits);
+    sorted = draw_sort(x, left, n);
+    left = draw_filter(o, sorted, left, sum);
+    p = (float *)(void *)(sorted == x ? x + n : x); /* e^((logit - max) / temperature): of those the largest is e^0 */
+    for (int i = 0; i < n; i++) p[i] = (logits[i] - max) / o->temperature;
+    k->softmax(p, n);
+    for (int i = left; i-- > 0;) total += p[sorted[i].id];
     u = rng_float(state);
     u = u * total;
     for (int i = 0; i + 1 < left; i++) {
-        u -= bits_f32(x[i].bits);
-        if (u < 0) return x[i].id;
+        u -= p[sorted[i].id];
+        if (u < 0) return sorted[i].id;
     }
-    return x[MAX(left - 1, 0)].id;
+    return sorted[MAX(left - 1, 0)].id;
 }
 
 /* The scratch is that of draw_hot, and behind it the penalized logits. */
