@@ -136,6 +136,24 @@ TEST(answers) {
     CHECK(strcmp(output, expected));
     RUN("polar logits -m model.gguf --tokens 1,5,9 --embed mean", 0, "{\"embedding\":[");
     CHECK(strcmp(output, expected));
+    {   /* log probabilities add up, and a prompt program that is the program changes nothing */
+        double all = 0, head = 0, tail = 0, looped = 0, same = 0, other = 0;
+        RUN("polar logits -m model.gguf --tokens 1,5,9,7,2 --score 1 --json", 0, "\"n\":4,");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &all) == 1);
+        RUN("polar logits -m model.gguf --tokens 1,5,9 --score 1 --json", 0, "\"n\":2,");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &head) == 1);
+        RUN("polar logits -m model.gguf --tokens 1,5,9,7,2 --score 3 --json", 0, "\"n\":2,");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &tail) == 1);
+        CHECK(all < 0 && fabs(all - head - tail) < 4e-6);
+        RUN("polar logits -m model.gguf --tokens 1,5,9,7,2 --score 3 --json --program 1~2", 0, "");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &looped) == 1);
+        RUN("polar logits -m model.gguf --tokens 1,5,9,7,2 --score 3 --json --program 1~2 --prompt-program 1~2", 0, "");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &same) == 1);
+        RUN("polar logits -m model.gguf --tokens 1,5,9,7,2 --score 3 --json --prompt-program 1~2", 0, "");
+        CHECK(sscanf(output, "{\"logprob\":%lf", &other) == 1);
+        CHECK(same == looped && other != looped && other != tail);
+        RUN("polar logits -m model.gguf --tokens 1,5 --score 2", 2, "--score 2: expected 1..1");
+    }
     RUN("polar logits -m model.gguf --tokens 1,5,9 --embed sum", 2, "--embed sum: expected mean or last");
     RUN("polar run -m model.gguf --repetition-penalty 0 x", 2, "expected a number above 0");
     RUN("polar run -m model.gguf --repetition-window -1 x", 2, "expected a number of tokens, or 0");

@@ -1,9 +1,11 @@
 /* polar logits: the numbers themselves, to compare with other engines. Shows sessions, paths and evaluation. */
 #include "cli.h"
 
+#include <math.h>
+
 typedef struct logits_options {
     const char *model, *tokens, *program, *prompt_program, *path, *kv, *kv_type, *cpu, *embed;
-    int generate, json, threads, batch;
+    int generate, score, json, threads, batch;
 } logits_options;
 
 /* The token ids of "1,2,3", to be freed; NULL after a message. */
@@ -48,6 +50,7 @@ static int create_session(const logits_options *o, const polar_model *model, int
     if (so.n_ctx > info.n_ctx_train)
         return cli_fail("%d tokens and %d to generate do not fit the model's context of %d", n_tokens, o->generate,
                         info.n_ctx_train);
+    if (o->score) so.n_logits = so.n_batch = n_tokens;
     if (polar_session_create(s, model, &first, &so, &e) || (o->path && polar_session_set_path(*s, path, n, &e)))
         return cli_fail("%s", e.message);
     return 0;
@@ -106,23 +109,49 @@ static int print_embedding(const logits_options *o, const polar_model *model, co
     return status;
 }
 
+/* The natural logarithm of the probability of a token. */
+static double logprob_of(const float *logits, int n, int token) {
+    double sum = 0;
+    const int best = argmax(logits, n);
+    for (int i = 0; i < n; i++) sum += exp((double)logits[i] - logits[best]);
+    return (double)logits[token] - logits[best] - log(sum);
+}
+
+/* The first tokens, those in front of number `score`, run under the prompt program, all others under the program, each
+ * scored by the logits of the one before it. */
+static int print_score(const logits_options *o, int n_vocab, const int32_t *tokens, int n, polar_session *s) {
+    const int rest = n - o->score;
+    polar_error e;
+    double sum = 0;
+    for (int i = 0; i < rest; i++) {
+        sum += logprob_of(polar_session_logits(s, i ? rest - 1 - i : 0), n_vocab, tokens[o->score + i]);
+        if (i == 0 && rest > 1 && polar_session_eval(s, tokens + o->score, rest - 1, &e))
+            return cli_fail("%s", e.message);
+    }
+    printf(o->json ? "{\"logprob\":%.6f,\"n\":%d,\"mean\":%.6f}\n" : "log probability %.6f of %d tokens, mean %.6f\n", sum,
+           rest, sum / rest);
+    return 0;
+}
+
 static int run(const logits_options *o, const polar_model *model, const int32_t *tokens, int n, polar_session **s) {
+    const int n_first = o->score ? o->score : n;
     polar_model_info info;
     polar_error e;
     int status = create_session(o, model, n, s);
     if (status) return status;
     if (o->embed) return print_embedding(o, model, tokens, n, *s);
-    if (polar_session_eval(*s, tokens, n, &e)) return cli_fail("%s", e.message);
+    if (polar_session_eval(*s, tokens, n_first, &e)) return cli_fail("%s", e.message);
     polar_model_get_info(model, &info);
-    if (o->json) {
-        printf("{\"logits\":");
-        json_put_floats(stdout, polar_session_logits(*s, 0), (size_t)info.n_vocab);
-    } else print_top(polar_session_logits(*s, 0), info.n_vocab);
     if (o->prompt_program) {
         polar_program program;
         polar_program_parse(&program, info.n_layer, o->program, NULL); /* create_session took it */
         if (polar_session_change_program(*s, &program, &e)) return cli_fail("%s", e.message);
     }
+    if (o->score) return print_score(o, info.n_vocab, tokens, n, *s);
+    if (o->json) {
+        printf("{\"logits\":");
+        json_put_floats(stdout, polar_session_logits(*s, 0), (size_t)info.n_vocab);
+    } else print_top(polar_session_logits(*s, 0), info.n_vocab);
     if (o->generate && (status = print_greedy(*s, info.n_vocab, o->generate, o->json))) return status;
     if (o->json) printf("}\n");
     return 0;
@@ -140,6 +169,7 @@ int command_logits(cli *c) {
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f32 or f16 (f32)"},
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
         {"embed", 0, CLI_TEXT, &o.embed, "POOLING", "mean or last: print {\"embedding\":[..]} of length 1 instead"},
+        {"score", 0, CLI_INT, &o.score, "K", "instead: log probability of the tokens behind the first K, given those before"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
         CLI_CPU_OPTION(o.cpu),
@@ -156,6 +186,10 @@ int command_logits(cli *c) {
     if (o.embed && strcmp(o.embed, "mean") && strcmp(o.embed, "last"))
         return cli_usage("--embed %s: expected mean or last", o.embed);
     if (!(tokens = read_tokens(o.tokens, &n))) return 2;
+    if (o.score < 0 || (o.score && o.score >= n)) {
+        free(tokens);
+        return cli_usage("--score %d: expected 1..%d, fewer than there are tokens", o.score, n - 1);
+    }
     status = cli_open_model(o.model, o.cpu, 0, &model);
     if (!status) status = run(&o, model, tokens, n, &s);
     polar_session_free(s);
