@@ -217,16 +217,6 @@ const char *polar_version(void) {
  * message is one printable line of UTF-8, whatever a file holds. Uses: nothing.
  * ====================================================================================== */
 
-static const char *const err_texts[] = {
-#define ERR_TEXT(name, text) text,
-    POLAR_STATUS_LIST(ERR_TEXT)
-#undef ERR_TEXT
-};
-
-const char *polar_status_text(polar_status status) {
-    return (unsigned)status < (unsigned)COUNT(err_texts) ? err_texts[status] : "unknown status";
-}
-
 /* A bounded string under construction; `length` counts what did not fit too. */
 typedef struct text_buffer {
     char *at;
@@ -5066,10 +5056,6 @@ static const kern *kern_find(polar_cpu cpu) {
     if (cpu == POLAR_CPU_NEON || cpu == POLAR_CPU_AUTO) return &kern_neon;
 #endif
     return cpu == POLAR_CPU_PLAIN || cpu == POLAR_CPU_AUTO ? &kern_plain : NULL;
-}
-
-int polar_cpu_available(polar_cpu cpu) {
-    return kern_find(cpu) != NULL;
 }
 
 /* ======================================================================================
@@ -11762,7 +11748,19 @@ static polar_status many_run_jobs(polar_many *many, many_run *run, polar_error *
     return status;
 }
 
-/* See polar.h. */
+/* Each result is reported once. The rule of the order: results are reported in the order of the steps at which their
+ * paths end, of equal ones the lower number first, where
+ *
+ *     end = begin + 1 + n_tokens - known
+ *
+ * - begin is 0 for paths that are given at the start, else the end of the path that was reported right before;
+ * - known is the number of tokens with which the answer begins like what was known when the path was given: the longest
+ *   common beginning with any draft, or with the first result of this prompt if it was reported by then;
+ * - a path without a finite logit (POLAR_NUMERIC) has end = begin + 1 + max_tokens.
+ * So a short answer may be reported before a longer one with a lower number, and a result may have to wait for a path
+ * that could still end before it. Example without drafts: paths 0, 1, 2 are given at the start, and their answers have
+ * 5, 3 and 5 tokens. They end at 6, 4 and 6, and 1 is reported first. Path 3, given then, begins at 4; its answer has 4
+ * tokens, of which the first 3 are those of result 1, so it ends at 4 + 1 + 4 - 3 = 6. The order is 1, 0, 2, 3. */
 polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
                                polar_error *error) {
     many_run run;
@@ -12261,11 +12259,6 @@ polar_status polar_search_report(polar_search *s, int id, double reward, polar_e
     return POLAR_OK;
 }
 
-/* Without the identity's, which is free. */
-int polar_search_simulations(const polar_search *s) {
-    return s->n_done - (s->results[0].state == MCTS_KNOWN);
-}
-
 /* The identity has its result from the start, but it is shown when its simulation has begun. */
 static int mcts_n_results(const polar_search *s) {
     return s->n_started ? s->n_results : 0;
@@ -12435,6 +12428,23 @@ void polar_search_free(polar_search *s) {
  * parts around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
  * names, orders and places the parameters; pred_read and pred_write are the file. For each function of the forward
  * pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not trusted.
+ *
+ * A predictor file is a GGUF file, which other programs can write too; in C with examples/cli/gguf_writer.c. "*" may be
+ * left out.
+ *   general.architecture "polar-predictor";  polar.version u32 1;  polar.n_layer, polar.q_dim u32
+ *   polar.feature* "embedding", "hidden", "encoder";  polar.feature_layer*, polar.max_tokens* u32
+ *   polar.model_checksum*, polar.model_fingerprint* u64;  polar.model_name*, polar.encoder_name*, polar.prompt*,
+ *   polar.system*, polar.chat* strings;  polar.cascade.threshold* f64, polar.cascade.programs* u32
+ *   the network of [P], if any: polar.paths.d_model, .n_head, .n_block (0..8), .n_ff u32
+ *   the menu, if any: polar.menu.width, .n_head, .pooling* (POLAR_POOL_ flags) u32, .price* f64, .programs strings
+ * Tensors are F32; (rows, columns) has columns as dims[0]; d is d_model, w is menu.width, m the number of programs:
+ *   q_proj.weight (d, q_dim), .bias (d);  layer_embedding.weight (n_layer, d)
+ *   cross_attn.in_proj_weight (3d, d), .in_proj_bias (3d), .out_proj.weight (d, d), .out_proj.bias (d)
+ *   layer_encoder.layers.N.: self_attn. with the four of cross_attn.; linear1.weight (n_ff, d), .bias (n_ff);
+ *     linear2.weight (d, n_ff), .bias (d); norm1.weight, norm1.bias, norm2.weight, norm2.bias (d)
+ *   seg_head.weight (1, d), .bias (1);  op_head.weight (3, d), .bias (3)
+ *   menu.project.weight (w, q_dim), .bias (w);  menu.score.weight (menu.n_head, w)
+ *   menu.hidden.weight (w, p), .bias (w), p = w (1 + number of flags) + 1;  menu.out.weight (m, w), .bias (m)
  * Uses: [err] [mem] [num] [thread] [gguf] [kern] [prog].
  * ====================================================================================== */
 

@@ -36,78 +36,59 @@
  *         return failed;
  *     }
  *
- * THREE IDEAS
- * Program: a partition of the layers 0..D-1 into segments, each executed 0, 1 or more times. Written out as
- *   the list of executed layers it is a *path*; one entry of the path is a *call*. Programs are plain values.
- *   Every layer once is the *identity*; a program's *cost* is its number of calls over D.
- * Session: one conversation with a model under one program. Every call of the path has its own slot of keys
- *   and values, so cached decoding gives exactly what recomputing the whole text would give.
- * Predictor: a small network that reads the question and proposes programs before the model runs.
+ * A *program* partitions the layers 0..D-1 into segments, each executed 0, 1 or more times. Written out as the list of
+ * executed layers it is a *path*; one entry of the path is a *call*. Every layer once is the *identity*; the *cost* is
+ * the number of calls over D. A *session* is a conversation with a model under a program: every call has its own slot
+ * of keys and values, so cached decoding gives what recomputing all would give. A *predictor* is a small network that
+ * reads the question and proposes programs before the model runs. Tags such as [tok] are sections here and in polar.c.
  *
- * WHAT IS WHERE: the tags are banners here and in polar.c
- * [err] [mem] [thread] [kern] status and messages, allocator, threads, instruction sets
- * [gguf]    polar_gguf_*: looks into GGUF files
- * [model]   polar_model_*: a GGUF file opened to run it
- * [tok]     polar_tokenize, polar_detokenize, polar_chat_tokenize
- * [prog]    polar_program_*: programs as text, path and cost
- * [session] polar_session_*: prefill, decode, logits, hidden states
- * [gen]     polar_session_generate, polar_sample
- * [many]    polar_many_*: many programs on one prompt, the same bits for a fraction of the work
- * [search]  polar_search_*: proposes programs for a question whose answer is known
- * [pred]    polar_predictor_*, polar_menu_*, polar_program_beams: predictors, their files and networks
- * [pick]    polar_picker_*, polar_features_*: programs for a question; polar_vote, polar_cascade; polar_ask
- * [train]   polar_trainer_*, polar_menu_train: predictors from what a search found
- *
- * WHERE NUMBERS COME FROM
- * [P] PoLar, arXiv 2606.06574, and its released code; [C] CoLa, arXiv 2507.07996, the study before it;
- * [R] RE-PoLar, arXiv 2609.31360, an independent reproduction.
- *
- * WHO OWNS WHAT
- * polar_model is immutable after opening and may be used by any number of threads and sessions at once; it
- * must outlive them. A polar_session belongs to one thread at a time. Plain structs (options, programs,
- * errors, results) belong to the caller. Memory comes from the allocator in the options (malloc if NULL).
- * What is opened or created is closed or freed by the function of that name, which accepts NULL; on failure
- * *out is NULL. Texts and paths of files are UTF-8.
- * Nothing here prints, exits, reads the environment or keeps global state.
- *
- * OPTIONS
- * `polar_xxx_options options = {0};` are the defaults, and so is NULL in place of the options. A number that is 0
- * stands for the default that its comment names; the number 0 itself is POLAR_OFF where it means something else.
- *
- * EXACTNESS
- * Results are defined bit by bit and do not depend on the number of threads, the batch size, the chunking of
- * a prompt, the instruction set, the compiler or the optimization level.
- *
- * ERRORS
- * Functions that can fail return a polar_status (POLAR_OK is 0) and fill the caller's polar_error, which may
- * be NULL. Messages name the file, tensor, key or line, what was found and what was expected.
+ * RULES FOR ALL OF IT
+ * Errors: what can fail returns a polar_status (POLAR_OK is 0) and fills the caller's polar_error, which may be NULL.
+ *   Messages name the file, tensor, key or line, what was found and what was expected.
+ * Ownership: what is opened or created is closed or freed by the function of that name, which accepts NULL; on failure
+ *   *out is NULL. What a function hands out belongs to the object it comes from. Plain structs belong to the caller.
+ * Options: {0} are the defaults, and so is NULL in place of them. A number that is 0 stands for the default that its
+ *   comment names; the number 0 itself is POLAR_OFF where it means something else. Many options have these fields:
+ *     allocator          NULL: malloc and free; in a session and what contains one, that of the model
+ *     n_threads, runner  0: one thread per core; unless a runner is given
+ *     cpu                the kernels that run; POLAR_UNSUPPORTED if this CPU or build lacks them
+ *     progress           NULL, or called with the share done in 0..1; not 0 cancels
+ *     seed               of everything random
+ * Callbacks get their user pointer first; it stands beside them as xxx_user, or `user`.
+ * Texts and paths of files are UTF-8. Text that is written is cut at the size given, and NUL-terminated if there is
+ *   room. Counts of tokens, layers and numbers are int, bytes size_t.
+ * Threads: models and predictors do not change after opening; any number of threads and sessions may use them, which
+ *   they must outlive. All other objects belong to one thread at a time.
+ * Exactness: results are defined bit by bit. They do not depend on threads, batch size, chunking of a prompt, CPU,
+ *   compiler or its flags. Nothing here prints, exits, reads the environment or keeps global state.
+ * Sources of numbers: [P] PoLar, arXiv 2606.06574, and its released code; [C] CoLa, arXiv 2507.07996, the study before
+ *   it; [R] RE-PoLar, arXiv 2609.31360, an independent reproduction.
  *
  * SWITCHES, defined when compiling polar.c and where polar.h is included. What one leaves out is not declared either.
- * POLAR_NO_THREADS  no threads: everything runs in the caller's
- * POLAR_NO_SIMD     plain C only (same bits, slower)
- * POLAR_NO_MMAP     files are read into memory instead of mapped
- * POLAR_NO_STDIO    no files: models come from memory
- * POLAR_NO_SEARCH   without [search] and [many]
- * POLAR_NO_TRAIN    without [train]
+ * POLAR_NO_THREADS    no threads: everything runs in the caller's
+ * POLAR_NO_SIMD       plain C only (same bits, slower)
+ * POLAR_NO_MMAP       files are read into memory instead of mapped
+ * POLAR_NO_STDIO      no files: models come from memory
+ * POLAR_NO_SEARCH     without [search] and [many]
+ * POLAR_NO_TRAIN      without [train]
  * POLAR_NO_TOKENIZER  no text: tokens in, tokens out; what a session generates has no text
- * POLAR_NO_MALLOC   no heap: without an allocator in the options, everything is out of memory
- * POLAR_SHARED_BUILD, when compiling polar.c, exports the functions from a shared library; POLAR_SHARED, where the
- *                   header is included, imports them on Windows. POLAR_API may be defined as something else
+ * POLAR_NO_MALLOC     no heap: without an allocator in the options, everything is out of memory
+ * POLAR_SHARED_BUILD, when compiling polar.c, exports the functions of a shared library; POLAR_SHARED, where the header
+ *                     is included, imports them on Windows. POLAR_API may be defined as something else
  */
 #ifndef POLAR_H
 #define POLAR_H
 
 #include <stddef.h>
 #include <stdint.h>
-
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 #define POLAR_VERSION "0.1.0"
-#define POLAR_MAX_LAYER 256   /* layers of a model */
-#define POLAR_MAX_CALLS 1280  /* calls of a path: every layer five times */
-#define POLAR_OFF (-1)        /* the number 0 in options whose 0 stands for another default */
+#define POLAR_MAX_LAYER 256  /* layers of a model */
+#define POLAR_MAX_CALLS 1280 /* calls of a path: every layer five times */
+#define POLAR_OFF (-1)       /* the number 0 in options whose 0 stands for another default */
 
 /* Before each function: what a shared library says to export it. */
 #ifndef POLAR_API
@@ -122,27 +103,21 @@ extern "C" {
 #endif
 #endif
 
-/* The version the library was compiled as, POLAR_VERSION. */
+/* What the library was compiled as. */
 POLAR_API const char *polar_version(void);
 
 /* --- [err] status and error ------------------------------------------------------------------------- */
-
-#define POLAR_STATUS_LIST(X)                                                                  \
-    X(OK, "no error")                                                                         \
-    X(ARGUMENT, "bad argument")             /* the caller's: a NULL, a number out of range */ \
-    X(IO, "file error")                     /* not found, not readable, disk full */          \
-    X(FORMAT, "malformed input")            /* a file or text breaks its own rules */         \
-    X(UNSUPPORTED, "unsupported")           /* well-formed, but nothing this library runs */  \
-    X(MEMORY, "out of memory")                                                                \
-    X(CONTEXT, "context full")              /* more tokens than the session can hold */       \
-    X(MISMATCH, "parts do not belong together") /* a program for another depth, ... */        \
-    X(CANCELLED, "cancelled")               /* a callback said stop */                        \
-    X(NUMERIC, "not a finite number")       /* logits became NaN or infinite */
-
 typedef enum polar_status {
-#define POLAR_STATUS_ENUM(name, text) POLAR_##name,
-    POLAR_STATUS_LIST(POLAR_STATUS_ENUM)
-#undef POLAR_STATUS_ENUM
+    POLAR_OK,
+    POLAR_ARGUMENT,    /* the caller's: a NULL, a number out of range */
+    POLAR_IO,          /* a file: not found, not readable, disk full */
+    POLAR_FORMAT,      /* a file or text breaks its own rules */
+    POLAR_UNSUPPORTED, /* well-formed, but nothing this library runs */
+    POLAR_MEMORY,      /* out of memory */
+    POLAR_CONTEXT,     /* more tokens than the session can hold */
+    POLAR_MISMATCH,    /* parts do not belong together: a program for another depth, ... */
+    POLAR_CANCELLED,   /* a callback said stop */
+    POLAR_NUMERIC,     /* not a finite number: logits became NaN or infinite */
     POLAR_N_STATUS
 } polar_status;
 
@@ -151,72 +126,64 @@ typedef struct polar_error {
     char message[480]; /* UTF-8, NUL-terminated, without a newline; "" when status is POLAR_OK */
 } polar_error;
 
-/* The text of a status, "unknown status" for any other number. */
-POLAR_API const char *polar_status_text(polar_status status);
-
 /* --- [mem] allocator -------------------------------------------------------------------------------- */
-
-/* Where memory comes from. `alloc` returns `size` bytes aligned for any type, or NULL; `free` gets the size
- * back. Both may be called from several threads when sessions are. Copied at open; `user` must outlive it. */
+/* `alloc` returns `size` bytes aligned for any type, or NULL; `free` gets the size back. Called from several threads if
+ * sessions are. Copied at open; `user` must outlive what was opened. */
 typedef struct polar_allocator {
     void *(*alloc)(void *user, size_t size);
     void (*free)(void *user, void *ptr, size_t size);
     void *user;
 } polar_allocator;
 
-/* Called while work goes on, with its share done in 0..1; a return value other than 0 cancels it. */
 typedef int (*polar_progress)(void *user, double done);
 
 /* --- [thread] parallel work ------------------------------------------------------------------------- */
-
-/* A task does part `index` of some work. `worker` is below n_threads, and no two tasks that run at the same
- * time have the same worker number. */
+/* Part `index` of some work. `worker` is below n_threads; no two tasks that run at the same time share it. */
 typedef void (*polar_task)(void *context, int index, int worker);
-
-/* Runs task(context, i, worker) for every i in [0, n), in any order, and returns when all are done. A program
- * with threads of its own (a game engine, web workers) supplies its runner; results never depend on it. */
+/* Runs task(context, i, worker) for every i in [0, n), in any order, and returns when all are done: for programs with
+ * threads of their own (a game engine, web workers). */
 typedef struct polar_runner {
     void (*run)(void *user, int n, polar_task task, void *context);
     void *user;
-    int n_threads; /* worker numbers are below this; at least 1 */
+    int n_threads; /* at least 1 */
 } polar_runner;
 
-/* A pool of n_threads - 1 threads and the caller's own. They spin shortly between pieces of work and sleep
- * after that. n_threads <= 0 means one per core; where the system gives fewer threads, those work. Several
- * sessions may share a pool: one that finds it busy works alone. With POLAR_NO_THREADS the pool has one thread.
- * NULL allocator: malloc and free. */
+/* A pool of n_threads - 1 threads, or what the system gives, and the caller's own; <= 0: one per core. Several sessions
+ * may share one: who finds it busy works alone. */
 typedef struct polar_pool polar_pool;
 POLAR_API polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator,
                                          polar_error *error);
 POLAR_API void polar_pool_free(polar_pool *pool);
-/* The runner of a pool, valid as long as the pool. */
 POLAR_API polar_runner polar_pool_runner(polar_pool *pool);
 /* Number of cores this process may use, at least 1. */
 POLAR_API int polar_cpu_count(void);
 
 /* --- [kern] instruction sets ------------------------------------------------------------------------ */
-
-/* Which variant of the kernels runs. All give the same bits; AUTO takes the fastest that the CPU has. */
+/* Variants of the kernels, all with the same bits. AUTO takes the fastest that the CPU has. */
 typedef enum polar_cpu { POLAR_CPU_AUTO, POLAR_CPU_PLAIN, POLAR_CPU_AVX2, POLAR_CPU_NEON, POLAR_CPU_AVX512,
                          POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_CPU_AVXVNNI, POLAR_N_CPU } polar_cpu;
-
-/* "auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm", "avxvnni"; NULL for any other number. */
+/* "auto", "plain", ...; like polar_chat_name and its kind NULL for any other number. */
 POLAR_API const char *polar_cpu_name(polar_cpu cpu);
-/* 1 if this build and this CPU can run the variant, else 0. */
-POLAR_API int polar_cpu_available(polar_cpu cpu);
 
 /* --- [gguf] tensor types and files ------------------------------------------------------------------ */
-
-/* Name of a tensor type by its number in GGUF files, "Q4_K"; NULL for a number that is no type. All types are
- * known by name, also those that models here cannot run. */
+/* "Q4_K" for the number of a tensor type in files, also of types that models here cannot have; NULL if it is none. */
 POLAR_API const char *polar_gguf_type_name(int type);
-/* The number of a tensor type by its name, -1 if there is none. */
+/* The reverse; -1 if there is no such type. */
 POLAR_API int polar_gguf_type_find(const char *name);
 /* Bytes of a row of n values; 0 if the type is unknown or n is no multiple of its block. */
 POLAR_API size_t polar_gguf_row_bytes(int type, int64_t n);
-/* n numbers of whole blocks as floats, from bytes of any alignment. Returns 1, or 0 where n is no multiple of the block
- * or models here cannot have the type. */
+/* n numbers, of whole blocks, as floats. Returns 0 where n is no multiple of the block or no model has the type. */
 POLAR_API int polar_gguf_dequantize(int type, const void *data, int64_t n, float *out);
+
+/* Any GGUF file, to look into it. In memory it stays in place: the bytes must outlive it, and need no alignment. */
+typedef struct polar_gguf polar_gguf;
+#ifndef POLAR_NO_STDIO
+POLAR_API polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator,
+                                       polar_error *error);
+#endif
+POLAR_API polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size,
+                                              const polar_allocator *allocator, polar_error *error);
+POLAR_API void polar_gguf_close(polar_gguf *gguf);
 
 /* Types of metadata values, with the numbers that files use. */
 typedef enum polar_gguf_value_type {
@@ -225,35 +192,21 @@ typedef enum polar_gguf_value_type {
     POLAR_GGUF_N_VALUE_TYPES
 } polar_gguf_value_type;
 
-/* Any GGUF file, opened to look into it; to run a model use polar_model_open. Immutable; what it hands out
- * belongs to it and is valid until it is closed. */
-typedef struct polar_gguf polar_gguf;
-#ifndef POLAR_NO_STDIO
-/* `path` is UTF-8; of a split model the first file. NULL allocator: malloc and free. */
-POLAR_API polar_status polar_gguf_open(polar_gguf **out, const char *path, const polar_allocator *allocator,
-                                       polar_error *error);
-#endif
-/* In place: the bytes are not copied and must outlive it. They need no alignment. */
-POLAR_API polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t size,
-                                              const polar_allocator *allocator, polar_error *error);
-POLAR_API void polar_gguf_close(polar_gguf *gguf);
-
 /* One metadata pair, 0 <= index. Returns 0 if there is none. */
 typedef struct polar_gguf_pair {
     const char *key; /* printable ASCII, not NUL-terminated */
     size_t key_length;
     polar_gguf_value_type type; /* of the value, or of the elements of an array */
     int is_array;
-    size_t count; /* elements; 1 if it is no array */
+    size_t count;     /* elements; 1 if it is no array */
     const void *data; /* the value or the elements as in the file: little-endian, packed; a string is its u64 length */
     size_t bytes;     /* and its bytes */
 } polar_gguf_pair;
 POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
 POLAR_API int polar_gguf_find(const polar_gguf *gguf, const char *key);
-/* A value, or an element of an array (0 <= element < count), as text: NUL-terminated and cut at `size`; an F64 with 15
- * digits at most. Returns its whole length, 0 if there is none. An element of an array of strings costs a walk over
- * those before it. */
+/* A value, or an element of an array (0 <= element < count), as text; an F64 with 15 digits at most. Returns its whole
+ * length, 0 if there is none. */
 POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
 /* The same as a number. Returns 1, or 0 if there is none or it is a string or a bool. */
 POLAR_API int polar_gguf_number(const polar_gguf *gguf, int index, size_t element, double *number);
@@ -263,135 +216,107 @@ typedef struct polar_gguf_tensor {
     const char *name; /* printable ASCII, not NUL-terminated */
     size_t name_length;
     int type;
-    int n_dims;      /* 1..4 */
-    int64_t dims[4]; /* dims[0] is the length of a row; 1 past n_dims */
+    int n_dims;       /* 1..4 */
+    int64_t dims[4];  /* dims[0] is the length of a row; 1 past n_dims */
     const void *data; /* as in the file: little-endian, perhaps unaligned */
     size_t bytes;
 } polar_gguf_tensor;
 POLAR_API int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);
 
 /* --- [model] ---------------------------------------------------------------------------------------- */
-
 typedef struct polar_model polar_model;
-
 typedef struct polar_model_options {
-    const polar_allocator *allocator; /* NULL: malloc and free */
-    polar_cpu cpu;                    /* kernels; AUTO. POLAR_UNSUPPORTED if this CPU or build lacks the variant */
-    int vocab_only;                   /* 1: only the vocabulary, for tokenizing; the file needs no weights */
-    int no_mmap;                      /* 1: read the file into memory even where it could be mapped */
-    int ignore_unknown;               /* 1: tensors, keys and values of keys that may change what the model computes
-                                         but are not known here are noted; 0: POLAR_UNSUPPORTED */
-    polar_progress progress;          /* NULL, or called during loading */
+    const polar_allocator *allocator;
+    polar_cpu cpu;
+    int vocab_only;     /* 1: only the vocabulary, for tokenizing; the file needs no weights */
+    int no_mmap;        /* 1: read the file into memory even where it could be mapped */
+    int ignore_unknown; /* 1: tensors, keys and values of keys that may change what the model computes but are not known
+                           here are noted; 0: POLAR_UNSUPPORTED */
+    polar_progress progress;
     void *progress_user;
 } polar_model_options;
 
 #ifndef POLAR_NO_STDIO
-/* Opens a GGUF model. `path` is UTF-8 on every system; of a split model it is the first file
- * (NAME-00001-of-0000N.gguf), the others are found beside it. Weights stay in the mapped file. NULL options
- * are the defaults. On failure *out is NULL. */
+/* Of a split model the first file (NAME-00001-of-0000N.gguf). Weights stay in the mapped file. */
 POLAR_API polar_status polar_model_open(polar_model **out, const char *path, const polar_model_options *options,
                                         polar_error *error);
 #endif
-/* The same from memory, in place: the bytes are neither copied nor changed and must outlive the model. They
- * need no alignment. */
+/* In place: the bytes are neither copied nor changed and must outlive the model. They need no alignment. */
 POLAR_API polar_status polar_model_open_memory(polar_model **out, const void *data, size_t size,
                                                const polar_model_options *options, polar_error *error);
 POLAR_API void polar_model_close(polar_model *model);
 
-/* How a conversation is written as tokens. */
+/* How a conversation is written as tokens; AUTO: as the file asks for. "auto", "raw", "chatml", "llama3". */
 typedef enum polar_chat {
-    POLAR_CHAT_AUTO, /* the file's: polar_model_info.chat */
-    POLAR_CHAT_RAW,
-    POLAR_CHAT_CHATML,
-    POLAR_CHAT_LLAMA3,
-    POLAR_N_CHAT
+    POLAR_CHAT_AUTO, POLAR_CHAT_RAW, POLAR_CHAT_CHATML, POLAR_CHAT_LLAMA3, POLAR_N_CHAT
 } polar_chat;
-/* "auto", "raw", "chatml", "llama3"; NULL for any other number. */
 POLAR_API const char *polar_chat_name(polar_chat chat);
 
-/* What a model is. Strings are NUL-terminated and belong to the model. */
+/* What a model is. Strings are NUL-terminated. */
 typedef struct polar_model_info {
-    const char *architecture;  /* "llama", "qwen2", "qwen3", "qwen2moe" */
-    const char *name;          /* general.name, or "" */
-    const char *tokenizer;     /* "llama-bpe", "qwen2", "gpt-2", "llama" */
-    int n_layer, n_embd;       /* layers D; width of the residual stream */
-    int n_head, n_head_kv;     /* heads of queries; of keys and values */
-    int head_dim, n_ff;        /* numbers of a head; inner width of the feed-forward part, of one expert */
-    int n_vocab;               /* tokens, ids 0..n_vocab-1 */
-    int n_ctx_train;           /* context the model was trained for, in tokens */
+    const char *architecture;    /* "llama", "qwen2", "qwen3", "qwen2moe" */
+    const char *name;            /* general.name, or "" */
+    const char *tokenizer;       /* "llama-bpe", "qwen2", "gpt-2", "llama" */
+    int n_layer, n_embd;         /* layers D; width of the residual stream */
+    int n_head, n_head_kv;       /* heads of queries; of keys and values */
+    int head_dim, n_ff;          /* numbers of a head; inner width of the feed-forward part, of one expert */
+    int n_vocab;                 /* tokens, ids 0..n_vocab-1 */
+    int n_ctx_train;             /* context the model was trained for, in tokens */
     int n_expert, n_expert_used; /* experts of a layer, and those a token goes to; 0 without experts */
     int n_tensors;
     int token_bos, token_eos, token_eot; /* -1 where the file names none */
-    polar_chat chat;           /* the format that the file's template asks for, RAW without one */
-    const char *prompt;        /* template with {question} that questions are put with (polar.prompt_template), or "" */
-    int64_t n_params;          /* numbers in all tensors */
-    int64_t weight_bytes;      /* bytes of all tensors: what is mapped, not what is allocated */
+    polar_chat chat;             /* the format that the file's template asks for, RAW without one */
+    const char *prompt;          /* template with {question} to ask with (polar.prompt_template), or "" */
+    int64_t n_params;            /* numbers in all tensors */
+    int64_t weight_bytes;        /* bytes of all tensors: what is mapped, not what is allocated */
     double rope_base;
-    const char *notes;         /* what its user should know: lines about what in the file is not used or not known,
-                                  each with a newline at its end; "" without any */
+    const char *notes;           /* lines, each with a newline, about what in the file is not used or not known */
 } polar_model_info;
 POLAR_API void polar_model_get_info(const polar_model *model, polar_model_info *info);
-
 /* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
 POLAR_API int polar_model_tensor(const polar_model *model, int index, polar_gguf_tensor *tensor);
 
-/* 64-bit checksum over hyperparameters, vocabulary and all weights, the same on every machine. Reads the
- * whole file once per call. */
+/* Over hyperparameters, vocabulary and all weights, the same on every machine. Reads the whole file. */
 POLAR_API uint64_t polar_model_checksum(const polar_model *model);
-/* The same in milliseconds: of the weights only 256 bytes of each tensor are read, of the metadata what names and
- * describes the file is left out. Tells models apart that were trained or quantized differently. */
+/* In milliseconds: over 256 bytes of each tensor, and the metadata without what names and describes the file. Tells
+ * models apart that were trained or quantized differently. */
 POLAR_API uint64_t polar_model_fingerprint(const polar_model *model);
 
 /* --- [tok] text and tokens -------------------------------------------------------------------------- */
+/* 1 if the token ends a generation: EOS, end of turn, end of message, by the file or by its name ("</s>", ...). */
+POLAR_API int polar_token_is_end(const polar_model *model, int token);
 
 #define POLAR_TOKENIZE_SPECIAL 1 /* "<|eot_id|>" in the text is that token; without this flag it is plain text */
 #define POLAR_TOKENIZE_BOS 2     /* begin with BOS if the file asks for it, unless the text itself does */
-
 #ifndef POLAR_NO_TOKENIZER
-/* Text to tokens, without Unicode normalization, as llama.cpp does it. *n gets the number of tokens of the whole
- * text; at most `capacity` are written (call with 0 to measure). POLAR_ARGUMENT if text or tokens are
- * more than an int counts. Any bytes are accepted: what is not UTF-8 is
- * kept byte by byte, or becomes the unknown token where the vocabulary has no bytes. Time n log n in the text,
- * below a second per megabyte. Of special tokens that overlap the one that begins first counts, then the
- * longest. */
+/* Text to tokens, without Unicode normalization, as llama.cpp does it. *n gets the number of tokens of the whole text;
+ * at most `capacity` are written (call with 0 to measure). What is not UTF-8 is kept byte by byte, or becomes the
+ * unknown token where the vocabulary has no bytes. Below a second per megabyte. POLAR_ARGUMENT above INT_MAX. */
 POLAR_API polar_status polar_tokenize(const polar_model *model, const char *text, size_t length, int flags,
                                       int32_t *tokens, int capacity, int *n, polar_error *error);
-#endif
 
 #define POLAR_DETOKENIZE_SPECIAL 1 /* control tokens are written out; without it they are left out */
-#ifndef POLAR_NO_TOKENIZER
-/* Tokens to text, the inverse of polar_tokenize. *length gets the bytes of the whole text; at most `capacity` are
- * written, no NUL is. */
+/* The inverse. *length gets the bytes of the whole text; at most `capacity` are written, no NUL is. */
 POLAR_API polar_status polar_detokenize(const polar_model *model, const int32_t *tokens, int n, int flags,
                                         char *text, size_t capacity, size_t *length, polar_error *error);
-#endif
-
-/* 1 if the token ends a generation: EOS, end of turn, end of message, whether the file names its id or it is known by
- * its name ("<|im_end|>", "</s>", ...). */
-POLAR_API int polar_token_is_end(const polar_model *model, int token);
 
 typedef struct polar_message {
     const char *role;    /* "system", "user", "assistant" */
     const char *content; /* NUL-terminated; control tokens inside are plain text */
 } polar_message;
 
-#ifndef POLAR_NO_TOKENIZER
-/* A conversation to tokens, ready for the assistant's next turn: BOS where the format has one, once. RAW takes the
- * contents one after the other, a system text with a blank line behind it. In the format of the file's template all is
- * written as the template does: a system text of its own where the first message is no system message (Qwen2.5: "You
- * are Qwen, ..."; give one, empty if need be, to replace it), lines around a given one (dates of Llama 3.1 and later,
- * the template's own instead of today's), and what the assistant's turn opens with. This leaves out tools and the
- * removal of thoughts from earlier turns. Where a template is unknown or cannot be followed, polar_model_info.notes
- * says so. `think` is the template's enable_thinking; in ChatML without a template qwen3 gets the empty block
- * "<think>\n\n</think>\n\n" without it. POLAR_UNSUPPORTED if there is no thinking to turn on.
- * POLAR_MISMATCH if the vocabulary lacks the format's control tokens. *n and capacity as in polar_tokenize. */
+/* A conversation to tokens, ready for the assistant's next turn; n and capacity as above. RAW takes the contents one
+ * after the other, a system text with a blank line behind it. In the format of the file's template all is as that
+ * writes it, also a system text of its own where the first message is none (an empty one undoes it), but without tools
+ * or the removal of earlier thoughts. Where it cannot be followed, polar_model_info.notes says so. `think` is its
+ * enable_thinking; without a template qwen3 in ChatML gets an empty thought if it is 0. POLAR_UNSUPPORTED if there is
+ * no thinking to turn on, POLAR_MISMATCH if the vocabulary lacks the format's control tokens. */
 POLAR_API polar_status polar_chat_tokenize(const polar_model *model, polar_chat chat, int think,
                                            const polar_message *messages, int n_messages, int32_t *tokens,
                                            int capacity, int *n, polar_error *error);
 #endif
 
 /* --- [prog] programs -------------------------------------------------------------------------------- */
-
 typedef struct polar_segment {
     int16_t start, length; /* layers start .. start + length - 1 */
     int16_t times;         /* executions of the whole segment: 0 skips it */
@@ -411,84 +336,73 @@ POLAR_API polar_program polar_program_identity(int n_layer);
 POLAR_API polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
 /* Text form: items "a-b" or "a" separated by spaces or commas, with "xT" for T executions, 0 = skipped, or "~K" for K
  * damped passes; one execution if neither follows, or "~1". Layers that no item names are executed once; items ascend
- * and do not overlap. "identity" or "" is the identity. POLAR_FORMAT where the text breaks these rules or names a layer that there is not, POLAR_ARGUMENT
+ * and do not overlap. "identity" or "" is the identity. POLAR_FORMAT where the text breaks these rules, POLAR_ARGUMENT
  * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
 POLAR_API polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
-/* Writes the text form that polar_program_parse reads back as it is, NUL-terminated and cut at `size`.
- * Returns its whole length. */
+/* The text form, which polar_program_parse reads back as it is. Returns its whole length. */
 POLAR_API size_t polar_program_format(const polar_program *program, char *text, size_t size);
 /* Number of calls, and the cost: that number over n_layer. */
 POLAR_API int polar_program_length(const polar_program *program);
 POLAR_API double polar_program_cost(const polar_program *program);
-/* The path: the layers in the order they are executed. Returns their number, at most POLAR_MAX_CALLS in a program
- * that validates; writes at most `capacity`. A program with a damped segment has no path: 0. */
+/* The path: returns its length, and writes at most `capacity`. A program with a damped segment has none: 0. */
 POLAR_API int polar_program_path(const polar_program *program, int *path, int capacity);
 #define POLAR_CALL_LAYER 255 /* call & POLAR_CALL_LAYER is the layer of a call */
-/* The calls, as sessions and polar_many take them in place of a path: the layers, to which damped segments add in higher
- * bits what happens around a call. The same as the path where there is one. */
+/* The calls, which sessions and polar_many take in place of a path: to the layers damped segments add, in higher bits,
+ * what happens around a call. */
 POLAR_API int polar_program_calls(const polar_program *program, int *calls, int capacity);
-/* The canonical parse of a path, or of calls: fewest segments of at most max_length layers and max_times executions; then
- * fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if
- * the path has no such form (order changed, repeated more often, ...). The empty path parses, into a program
- * that skips all and is not valid. */
+/* The canonical parse of a path, or of calls: fewest segments of at most max_length layers and max_times executions;
+ * then fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if the
+ * path has no such form (order changed, repeated more often, ...). */
 POLAR_API polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
                                                int max_length, int max_times, polar_error *error);
-/* A strip with one cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. NUL-terminated, cut
- * at `size`; returns the number of layers. */
+/* One cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. Returns n_layer. */
 POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t size);
 /* 1 if both execute the same calls. */
 POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b);
-/* What a predictor is trained to say, n_layer numbers each: seg_flip 1 where a segment starts (0 at layer 0);
- * op at the start of a segment 0 skip, 1 keep, 2 repeat (any number of times), elsewhere, and for a damped segment,
- * which a predictor does not know, POLAR_OP_NONE. */
 #define POLAR_OP_NONE (-100)
+/* What a predictor is trained to say, (n_layer) each: seg_flip 1 where a segment starts (0 at layer 0); op at its start
+ * 0 skip, 1 keep, 2 repeat, elsewhere, and for a damped segment, POLAR_OP_NONE. */
 POLAR_API void polar_program_targets(const polar_program *program, int *seg_flip, int *op);
 
 /* --- [session] -------------------------------------------------------------------------------------- */
-
 typedef struct polar_session polar_session;
-
 typedef enum polar_kv_mode {
     POLAR_KV_PER_CALL, /* every call attends to its own keys and values: equals recomputation */
-    POLAR_KV_SHARED,   /* calls of one layer see each other's entries, as the released code of [P] does: only to
-                          compare with it. Damped passes are calls like others */
+    POLAR_KV_SHARED,   /* calls of one layer see each other's entries, as the released code of [P] does: only to compare
+                          with it. Damped passes are calls like others */
     POLAR_KV_LAST,     /* one slot per layer: tokens of one evaluation see each other call by call, and of tokens that
                           were evaluated before, every call of a layer sees what its last call left */
     POLAR_N_KV_MODE
 } polar_kv_mode;
-
 typedef enum polar_kv_type { POLAR_KV_F16, POLAR_KV_F32 } polar_kv_type;
 
-/* What a tap sees after a call. `hidden` is (n_rows, n_embd), the residual stream of positions
- * position .. position+n_rows-1, and may be changed. */
+/* What a tap sees after a call: the residual stream of positions position .. position+n_rows-1. */
 typedef struct polar_tap_info {
-    int layer;             /* layer executed; -1 before the first call (the embeddings) */
-    int call, n_calls;     /* index in the path, and its length */
+    int layer;         /* executed; -1 before the first call (the embeddings) */
+    int call, n_calls; /* index in the path, and its length */
     int position, n_rows, n_embd;
-    float *hidden;
+    float *hidden;     /* (n_rows, n_embd), may be changed */
 } polar_tap_info;
-/* Return 0 to go on; anything else cancels the evaluation with POLAR_CANCELLED and leaves the session as it
- * was before it. */
+/* Not 0 cancels the evaluation, and leaves the session as it was before it. */
 typedef int (*polar_tap)(void *user, const polar_tap_info *info);
 
 typedef struct polar_session_options {
-    const polar_allocator *allocator; /* NULL: that of the model */
-    int n_ctx;            /* tokens the session can hold; 0: the smaller of 4096 and what the model was trained for */
-    int n_batch;          /* tokens that go through a layer together in prefill; 0: 128. Does not change results */
-    int n_logits;         /* positions whose logits an evaluation can keep; 0: 1 */
-    int max_calls;        /* longest path that set_program may bring later; 0: the length of the first */
-    int max_programs;     /* programs that polar_session_change_program can let follow each other; 0: 2 */
-    int max_peek;         /* tokens that polar_session_peek takes, n_ctx at most. 0 */
+    const polar_allocator *allocator;
+    int n_ctx;             /* tokens the session can hold; 0: the smaller of 4096 and what the model was trained for */
+    int n_batch;           /* 128: tokens that go through a layer together in prefill. Does not change results */
+    int n_logits;          /* 1: positions whose logits an evaluation can keep */
+    int max_calls;         /* longest path that set_program may bring later; 0: the length of the first */
+    int max_programs;      /* 2: programs that polar_session_change_program can let follow each other */
+    int max_peek;          /* tokens that polar_session_peek takes, n_ctx at most. 0 */
     polar_kv_mode kv_mode; /* PER_CALL */
     polar_kv_type kv_type; /* F16: how keys and values are kept; part of what results depend on */
-    int n_threads;        /* 0: one per core. Ignored with a runner */
+    int n_threads;
     const polar_runner *runner;
-    polar_tap tap;        /* NULL, or called after every call: to look, to change, to cancel */
+    polar_tap tap;         /* NULL, or called after every call: to look, to change, to cancel */
     void *tap_user;
 } polar_session_options;
 
-/* Bytes that polar_session_create will take from the allocator with these options and a program (NULL: the
- * identity), threads included. 0 if the options are refused. */
+/* Bytes that polar_session_create will take from the allocator, threads included; 0 if the options are refused. */
 POLAR_API size_t polar_session_bytes(const polar_model *model, const polar_program *program,
                                      const polar_session_options *options);
 /* Creates a session under a program (NULL: the identity). All memory is taken here, none later. */
@@ -496,69 +410,58 @@ POLAR_API polar_status polar_session_create(polar_session **out, const polar_mod
                                             const polar_session_options *options, polar_error *error);
 POLAR_API void polar_session_free(polar_session *session);
 
-/* Change the program, or run layers in any order as a path, or calls: n_path, at most options.max_calls. The session
- * becomes empty; after a failure it is as before. */
+/* Another program, or a path in any order, or calls. The session becomes empty; after a failure it is as before. */
 POLAR_API polar_status polar_session_set_program(polar_session *session, const polar_program *program,
                                                  polar_error *error);
 POLAR_API polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
-/* Changes the program between tokens: those held stay, the next one runs under the new program. Its call of a layer
- * attends to call j of tokens under the same program as call j, and to what the *last* call of the layer left for tokens
- * under another one. POLAR_MISMATCH if a token that is held skipped a layer that the program runs, POLAR_CONTEXT if
- * tokens under max_programs others are held, POLAR_UNSUPPORTED in POLAR_KV_SHARED; the session is as before then. */
+/* Changes the program between tokens: those held stay, the next one runs under the new program. Call j attends to call
+ * j of tokens under the same program, and to what the *last* call of its layer left for tokens under another one.
+ * POLAR_MISMATCH if a token that is held skipped a layer that the program runs, POLAR_CONTEXT if tokens under
+ * max_programs others are held, POLAR_UNSUPPORTED in POLAR_KV_SHARED; the session is as before then. */
 POLAR_API polar_status polar_session_change_program(polar_session *session, const polar_program *program,
                                                     polar_error *error);
 
-/* Appends tokens and runs them. Keeps the logits of the last min(n, n_logits) positions. On failure the session is as
- * before, but without logits if some of the new ones were computed already (POLAR_NUMERIC). Cost: one pass over the
- * weights of every call per n_batch tokens. */
+/* Appends tokens and runs them: one pass over the weights of every call per n_batch tokens. The last n_logits positions
+ * keep their logits. On failure the session is as before, but in POLAR_NUMERIC perhaps without logits. */
 POLAR_API polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
 /* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
  * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
- * with these layers goes on from there, and gives the same bits as without the peek; under another program it begins
- * anew. A tap is not called again for what is taken over. Without effect on later evaluations in POLAR_KV_SHARED. */
+ * with these layers goes on from there, with the same bits and without a tap; in POLAR_KV_SHARED it begins anew. */
 POLAR_API polar_status polar_session_peek(polar_session *session, const int32_t *tokens, int n, int n_layers,
                                           float *hidden, polar_error *error);
-/* Logits (n_vocab) of the last evaluated position (back = 0), the one before (1), ...; NULL if not kept. They
- * belong to the session and change with the next evaluation. */
+/* Logits (n_vocab) of the last position (back = 0), the one before (1), ...; NULL if not kept. */
 POLAR_API float *polar_session_logits(polar_session *session, int back);
 /* Number of tokens held, and the tokens. The last one of an answer counts before it is evaluated. */
 POLAR_API int polar_session_position(const polar_session *session);
 POLAR_API const int32_t *polar_session_tokens(const polar_session *session);
+POLAR_API const polar_model *polar_session_model(const polar_session *session);
 /* Drops all but the first n tokens; the logits are gone. */
 POLAR_API polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
-POLAR_API const polar_model *polar_session_model(const polar_session *session);
 
-/* Makes the session hold exactly these n tokens: what it holds already in front of the first difference is kept, the
- * rest is run, at least the last token for its logits. So each turn of a conversation costs only its own tokens. *n_new
- * (may be NULL) gets the number of tokens that were run. The results are those of a session that gets all tokens at
- * once; after a change of the program, and in POLAR_KV_LAST, what is kept stays as it was run. */
+/* Makes the session hold exactly these tokens: what it holds in front of the first difference is kept, the rest, at
+ * least the last one, is run: a turn of a conversation costs its own tokens, *n_new (may be NULL) of them. After a
+ * change of the program, and in POLAR_KV_LAST, what is kept stays as it was run. */
 POLAR_API polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new,
                                           polar_error *error);
-/* How the hidden states of a text become one vector. */
-typedef enum polar_pooling {
-    POLAR_POOLING_MEAN, /* their mean */
-    POLAR_POOLING_LAST, /* that of the last token, as embedding models such as Qwen3-Embedding are trained to be read */
-    POLAR_N_POOLING
-} polar_pooling;
-/* Embeds a text under the session's program: `embedding` (n_embd) gets the mean of h_t over the n tokens, or h_n, where
- * h_t is the hidden state behind the last call, after the final norm; with `normalize` divided by its Euclidean length.
- * Embedding models want their end token behind the text. The session becomes empty, then holds the tokens. */
+
+typedef enum polar_pooling { POLAR_POOLING_MEAN, POLAR_POOLING_LAST, POLAR_N_POOLING } polar_pooling;
+/* Embeds a text under the session's program: `embedding` (n_embd) gets the mean of h_t over the n tokens, or h_n (as
+ * Qwen3-Embedding wants it, with its end token behind the text), where h_t is the hidden state behind the last call and
+ * the final norm; with `normalize` divided by its Euclidean length. The session then holds these tokens only. */
 POLAR_API polar_status polar_session_embed(polar_session *session, const int32_t *tokens, int n, polar_pooling pooling,
                                            int normalize, float *embedding, polar_error *error);
 
 /* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their
- * number, and with `state` (`capacity` bytes) not NULL they are written. A session that loads them, on any machine,
- * goes on to the same bits. */
+ * number; they are written to `state` (`capacity` bytes), unless it is NULL. */
 POLAR_API polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
                                           polar_error *error);
-/* Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT), another model, program,
- * kv_mode or kv_type (POLAR_MISMATCH), more tokens than there is room for (POLAR_CONTEXT). Any bytes may be tried. */
+/* Goes on to the same bits. Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT),
+ * another model, program, kv_mode or kv_type (POLAR_MISMATCH), too many tokens (POLAR_CONTEXT). */
 POLAR_API polar_status polar_session_load(polar_session *session, const void *state, size_t size, polar_error *error);
 /* A second session in the same state, with the same options and, without a runner, threads of its own. */
 POLAR_API polar_status polar_session_clone(polar_session **out, const polar_session *session, polar_error *error);
 
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
-
 /* How a token is drawn, in this order. The logit l of each token that was there already becomes l / repetition_penalty
  * if it is positive, l * repetition_penalty if not (arXiv 1909.05858). top_k, top_p and min_p choose by probabilities
  * before temperature; the draw among what is left has it. */
@@ -567,10 +470,18 @@ typedef struct polar_sampling {
     int top_k;         /* keeps so many of the likeliest; 0: off */
     float top_p;       /* keeps the likeliest that add up to it; 0 and 1: off */
     float min_p;       /* drops what is less likely than min_p times the best; 0: off */
-    uint64_t seed;     /* the same seed gives the same text, everywhere */
+    uint64_t seed;
     float repetition_penalty; /* above 1 against repetitions; 0 and 1: off */
     int repetition_window;    /* how many of the last tokens, prompt and answer, it looks at; 0: all */
 } polar_sampling;
+
+#define POLAR_SAMPLE_BYTES 20 /* scratch of polar_sample for each logit */
+/* Draws a token from logits (n) and returns its id; -1 for a bad argument, a logit that is NaN or INFINITY, or none
+ * above -INFINITY. `tokens` (n_tokens) are those before, for the penalty alone. *state begins as sampling->seed; each
+ * draw changes it. `scratch` is aligned for float, `size` at least n POLAR_SAMPLE_BYTES. Greedy draws, also with a NULL
+ * sampling, need no state, and without a penalty no scratch. */
+POLAR_API int polar_sample(const polar_sampling *sampling, const float *logits, int n, const int32_t *tokens,
+                           int n_tokens, uint64_t *state, void *scratch, size_t size);
 
 typedef enum polar_stop {
     POLAR_STOP_LIMIT,  /* max_tokens reached */
@@ -580,24 +491,23 @@ typedef enum polar_stop {
 } polar_stop;
 
 typedef struct polar_generate_options {
-    int max_tokens;                   /* 256 */
-    const polar_program *program;     /* NULL, or the one that the session changes to behind the prompt */
+    int max_tokens;               /* 256 */
+    const polar_program *program; /* NULL, or the one that the session changes to behind the prompt */
     polar_sampling sampling;
-    const char *const *stop;          /* strings that end the text, NULL-terminated list or NULL */
-    const int32_t *stop_tokens;       /* further tokens that end it, besides those of the model */
+    const char *const *stop;    /* strings that end the text, NULL-terminated list or NULL */
+    const int32_t *stop_tokens; /* further tokens that end it, besides those of the model */
     int n_stop_tokens;
-    int ignore_end;                   /* 1: the model's own end does not stop it */
-    int raw_bytes;                    /* 1: the text is the bytes of the tokens; 0: what is no UTF-8 is U+FFFD in it */
-    /* Called with pieces of the text, whole UTF-8 characters only unless raw_bytes; not 0 cancels. NULL: not called. */
+    int ignore_end;             /* 1: the model's own end does not stop it */
+    int raw_bytes;              /* 1: the text is the bytes of the tokens; 0: what is no UTF-8 is U+FFFD in it */
+    /* NULL, or called with pieces of the text, whole UTF-8 characters only unless raw_bytes; not 0 cancels. */
     int (*on_text)(void *user, const char *text, size_t length);
     void *on_text_user;
-    /* NULL, or called before each draw with a copy of the logits (n_vocab), after the repetition penalty, and with the
-     * tokens held so far. It may change them: -INFINITY rules a token out; POLAR_NUMERIC where one is NaN or INFINITY,
-     * or none is left. Not 0 cancels. A token that ends the answer is drawn again by who goes on, and so is the call.
-     * Where the function depends on its arguments only, results are as reproducible as without it. */
+    /* NULL, or called before each draw with a copy of the logits, after the penalty, and the tokens held so far. It may
+     * change them: -INFINITY rules a token out; NaN, INFINITY or none left is POLAR_NUMERIC. Not 0 cancels. Who goes on
+     * draws a token that ended the answer again. Results are exact as long as they depend on its arguments only. */
     int (*on_logits)(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens);
     void *on_logits_user;
-    int32_t *tokens;                  /* NULL, or where the tokens go that are generated, as many as there is room */
+    int32_t *tokens;            /* NULL, or where the tokens go that are generated, as many as there is room */
     int token_capacity;
 } polar_generate_options;
 
@@ -609,45 +519,20 @@ typedef struct polar_result {
     size_t length;             /* bytes of the whole text, also where it was cut */
 } polar_result;
 
-#define POLAR_SAMPLE_BYTES 20 /* scratch of polar_sample for each logit */
-
-/* Draws a token from logits (n) and returns its id; -1 for a bad argument, a logit that is NaN or INFINITY, or none
- * above -INFINITY. `tokens` (n_tokens) are those before, for the repetition penalty alone. `state` is the random state,
- * seeded by the caller with sampling->seed and advanced by each draw. `scratch` has `size` bytes, aligned for float: at
- * least n times POLAR_SAMPLE_BYTES. Greedy draws, those of a NULL sampling too, need no state, and without a penalty no
- * scratch. */
-POLAR_API int polar_sample(const polar_sampling *sampling, const float *logits, int n, const int32_t *tokens,
-                           int n_tokens, uint64_t *state, void *scratch, size_t size);
-
-/* Evaluates the prompt (n tokens; 0 if the session has logits already) and generates until a reason of polar_stop.
- * The session then holds prompt and answer; where there was no room left, without the answer's last token. That one is
- * evaluated only when something follows, so the logits are those that it was drawn from. Another call with n = 0 and
- * the same seed goes on as one call would have, in tokens, text and stop strings; a character that is not finished at a
- * limit waits for it. Up to `capacity` bytes of the text are written to `text` (may be NULL), NUL-terminated if there
- * is room. result may be NULL. POLAR_CANCELLED if on_text, on_logits or a tap said so: the session, text and result are
- * then as after a limit at the last token drawn, and a call with n = 0 goes on. */
+/* Evaluates the prompt (n tokens; 0 if the session has logits) and generates until a reason of polar_stop. text and
+ * result may be NULL. The session then holds prompt and answer, whose last token is evaluated only when something
+ * follows: the logits are those that it was drawn from. Another call with n = 0 and the same seed goes on as one call
+ * would have, in tokens, text and stop strings. A cancelled one ends as if by a limit at the last token drawn. */
 POLAR_API polar_status polar_session_generate(polar_session *session, const int32_t *prompt, int n,
                                               const polar_generate_options *options, char *text, size_t capacity,
                                               polar_result *result, polar_error *error);
 
 #ifndef POLAR_NO_SEARCH
-
 /* --- [many] many programs on one prompt ------------------------------------------------------------- */
-
-/* Runs programs on one prompt, dozens or hundreds of them, together or one after the other: what a search does, and
- * voting over the proposals of a predictor. Tokens, text, log probabilities and reasons to stop are, bit by bit, those
- * that each path gives alone in a fresh session with greedy decoding and room for the prompt and max_tokens, for a
- * fraction of the work. What programs have in common is computed once (share), programs that need the same layer next
- * go through it in one pass over its weights (batch), and an answer that can be guessed is checked instead of generated
- * (draft).
- *
- *     polar_many_create(&many, model, NULL, &error);
- *     polar_many_prompt(many, prompt, n_prompt, &error);
- *     polar_many_draft(many, gold, n_gold, &error);
- *     polar_many_run(many, paths, n_paths, results, &error);
- *
- * polar_many_stream is for programs that depend on the results of others, as in a search. Belongs to one thread at a
- * time. */
+/* Runs dozens or hundreds of programs on one prompt, as a search does. Results are, bit by bit, those that each path
+ * gives alone in a fresh session with greedy decoding, for a fraction of the work: what programs have in common is
+ * computed once (share), programs that need the same layer next go through it in one pass over its weights (batch), and
+ * an answer that can be guessed is checked instead of generated (draft). Create, prompt, draft, run: that is all. */
 typedef struct polar_many polar_many;
 
 /* A list of layers to execute, in any order, or what polar_program_calls says. Borrowed for the call. */
@@ -657,18 +542,15 @@ typedef struct polar_path {
 } polar_path;
 
 typedef struct polar_many_options {
-    const polar_allocator *allocator; /* NULL: that of the model */
-    int n_threads;                    /* 0: one per core. Ignored with a runner */
+    const polar_allocator *allocator;
+    int n_threads;
     const polar_runner *runner;
     polar_kv_type kv_type;
-    size_t cache_bytes;       /* bound of what is kept of a prompt for later programs; beyond it the least recently used
-                                 part is dropped, and computed again when it is needed. 0: 1 GiB. A single program that
-                                 needs more for itself gets it */
-    int max_tokens;           /* 50: longest answer */
-    const char *const *stop;  /* strings that end an answer, NULL-terminated list or NULL; must outlive polar_many */
-    int no_share, no_batch, no_draft; /* 1: leaves this out. Results are the same; without all three each path runs by
-                                         itself, as in a session */
-    polar_progress progress;  /* NULL, or called as a run goes on; can cancel */
+    size_t cache_bytes;      /* 1 GiB: may be kept of a prompt for later programs; the least recently used goes first */
+    int max_tokens;          /* 50: longest answer */
+    const char *const *stop; /* strings that end an answer, NULL-terminated list or NULL; must outlive polar_many */
+    int no_share, no_batch, no_draft; /* 1: leaves this out. Results are the same */
+    polar_progress progress;
     void *progress_user;
 } polar_many_options;
 
@@ -697,57 +579,36 @@ typedef struct polar_many_stats {
 POLAR_API polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                          polar_error *error);
 POLAR_API void polar_many_free(polar_many *many);
-/* Sets the prompt: at least one token, at most the model's context. All that belongs to the prompt before is dropped:
- * results, drafts, memory. */
+/* Sets the prompt, and drops the one before with its results and drafts. */
 POLAR_API polar_status polar_many_prompt(polar_many *many, const int32_t *tokens, int n, polar_error *error);
-/* Tells an expected answer, such as the reference with the token that ends it; any number of them. Answers found for
- * this prompt are used in the same way without being told. A wrong draft costs little and changes no result. */
+/* An expected answer, such as the reference with the token that ends it; any number of them. Answers found for this
+ * prompt are used in the same way. A wrong draft costs little and changes no result. */
 POLAR_API polar_status polar_many_draft(polar_many *many, const int32_t *tokens, int n, polar_error *error);
-/* Runs n_paths programs and fills `results`. Costs are shared with the paths of this call and of earlier ones since
- * the prompt. On failure no result is valid; what was computed until then stays of use. */
+/* Runs n_paths programs and fills `results`. On failure no result is valid; what was computed stays of use. */
 POLAR_API polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths,
                                       polar_many_result *results, polar_error *error);
 
-/* Gives the next path of a stream. 1: *path is set, and its calls stay valid until its result is reported. 0: there is
- * none now; the function is asked again after the next report. Negative: stop. */
+/* The next path of a stream. 1: *path is set, and its calls stay valid until its result is reported; 0: none now, ask
+ * again after the next report; negative: stop. */
 typedef int (*polar_many_next)(void *user, polar_path *path);
-/* Takes the result of a path, valid until the next prompt. Paths are numbered 0, 1, ... as they were given. Nonzero:
- * stop. */
+/* Takes the result of a path. Paths are numbered 0, 1, ... as they were given. Not 0: stop. */
 typedef int (*polar_many_done)(void *user, int number, const polar_many_result *result);
-/* Runs programs as they come. `next` is asked for paths at the start and after each report, until it has none. What it
- * gives begins to run while other programs still generate, which costs less than to wait for all of them: so give
- * several paths before the first result is there, and one for each result from then on. Returns when `next` has none
- * and every path is reported. Both functions must not use `many`. POLAR_CANCELLED if one of them says stop; what was
- * reported before that, or before a failure, stays valid.
- *
- * Each result is reported once, in an order that is a function of paths, answers and drafts only: it is the same with
- * all options, numbers of threads, and machines. A caller that makes paths out of results therefore makes the same ones
- * in every run. The rule: results are reported in the order of the steps at which their paths end, of equal ones the
- * lower number first, where
- *
- *     end = begin + 1 + n_tokens - known
- *
- * - begin is 0 for paths that are given at the start, else the end of the path that was reported right before;
- * - known is the number of tokens with which the answer begins like what was known when the path was given: the longest
- *   common beginning with any draft, or with the first result of this prompt if it was reported by then;
- * - a path without a finite logit (POLAR_NUMERIC) has end = begin + 1 + max_tokens.
- * So a short answer may be reported before a longer one with a lower number, and a result may have to wait for a path
- * that could still end before it. Example without drafts: paths 0, 1, 2 are given at the start, and their answers have
- * 5, 3 and 5 tokens. They end at 6, 4 and 6, and 1 is reported first. Path 3, given then, begins at 4; its answer has 4
- * tokens, of which the first 3 are those of result 1, so it ends at 4 + 1 + 4 - 3 = 6. The order is 1, 0, 2, 3. */
+/* Runs programs as they come, for those that depend on the results of others. `next` is asked at the start and after
+ * each report, until it has none; what it gives begins to run while others still generate, so give several at the start
+ * and one for each result. Returns when every path is reported. The two must not use `many`. POLAR_CANCELLED if one of
+ * them says stop; what was reported stays valid. The order of reports depends on paths, answers and drafts only, so
+ * that paths made out of results are the same in every run: by end = begin + 1 + n_tokens - known, of equal ones the
+ * lower number first. `begin` is 0 for paths given at the start, else the end of the path reported right before;
+ * `known` is how many tokens of the answer a draft or an earlier result foretold: polar_many_stream in polar.c. */
 POLAR_API polar_status polar_many_stream(polar_many *many, polar_many_next next, polar_many_done done, void *user,
                                          polar_error *error);
-/* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. The
- * prompt is computed once for all continuations of a path. POLAR_CONTEXT if prompt and tokens are longer than the
- * model's context. */
+/* Sum of the natural log probabilities of `tokens` (n) after the prompt, under a path: for multiple choice. */
 POLAR_API polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n,
                                         double *logprob, polar_error *error);
 POLAR_API void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
-
 #endif /* POLAR_NO_SEARCH */
 
 /* --- answers ---------------------------------------------------------------------------------------- */
-
 /* A piece of somebody's text; not NUL-terminated. */
 typedef struct polar_span {
     const char *text;
@@ -763,34 +624,27 @@ typedef struct polar_judge {
 } polar_judge;
 
 #ifndef POLAR_NO_SEARCH
-
 /* --- [search] search for programs ------------------------------------------------------------------- */
-
-/* Monte Carlo tree search for programs that answer one question. The model is not inside: the search proposes
- * a program, the caller runs it and reports a reward.
+/* Monte Carlo tree search for programs that answer one question: it proposes them, the caller runs them.
  *
  *     polar_search_create(&search, n_layer, question, strlen(question), NULL, &error);
  *     while ((id = polar_search_next(search, &program)) >= 0)
  *         polar_search_report(search, id, is_correct(&program), &error);
  *
  * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time: the child with
- * the largest R/v + c sqrt(ln V / v) - lambda |pi|/D is next, for rewards R of v visits among V simulations and a
- * path of |pi| calls; what the papers leave open is said in [search] of polar.c. The trajectory is a pure function
- * of options, question, rewards, and the order of next and report; it is the same on every machine. */
+ * the largest R/v + c sqrt(ln V / v) - lambda |pi|/D is next, for rewards R of v visits among V simulations and a path
+ * of |pi| calls. All depends on options, question, rewards, and the order of next and report only. */
 typedef struct polar_search polar_search;
 
+/* What edits do: skip, repeat, or either. "both", "skip", "loop". */
 typedef enum polar_search_space {
-    POLAR_SEARCH_BOTH, /* edits skip or repeat */
-    POLAR_SEARCH_SKIP, /* edits skip */
-    POLAR_SEARCH_LOOP, /* edits repeat */
-    POLAR_N_SEARCH_SPACE
+    POLAR_SEARCH_BOTH, POLAR_SEARCH_SKIP, POLAR_SEARCH_LOOP, POLAR_N_SEARCH_SPACE
 } polar_search_space;
-/* "both", "skip", "loop"; NULL for any other number. */
 POLAR_API const char *polar_search_space_name(polar_search_space space);
 
 typedef struct polar_search_options {
-    const polar_allocator *allocator; /* NULL: malloc and free */
-    uint64_t seed;         /* of the run; every question gets its own from it and its text. 0 */
+    const polar_allocator *allocator;
+    uint64_t seed;         /* of the run; every question gets its own from it and its text */
     int simulations;       /* 200 [C]; the identity comes before them */
     double length_penalty; /* lambda, 5.0 [C] */
     double exploration;    /* c, sqrt 2 [R] */
@@ -807,21 +661,18 @@ typedef struct polar_search_options {
 
 /* Bytes that polar_search_create will take from the allocator; 0 if the options are refused. */
 POLAR_API size_t polar_search_bytes(int n_layer, const polar_search_options *options);
-/* Begins a search. All memory is taken here, none later. NULL options are the defaults. */
+/* All memory is taken here, none later. */
 POLAR_API polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
                                            const polar_search_options *options, polar_error *error);
 POLAR_API void polar_search_free(polar_search *search);
 
 #define POLAR_SEARCH_WAIT (-1) /* nothing to propose before an outstanding reward is reported */
 #define POLAR_SEARCH_DONE (-2) /* all simulations are over */
-/* The next program to run, and its id; or one of the two numbers above. Ids count from 0, which is the
- * identity; no path is proposed twice. Taking several before reporting is allowed: each counts as a loss until
- * its reward comes. With one at a time this is the textbook algorithm. */
+/* The next program to run, and its id, from 0, the identity; or one of the numbers above. No path comes twice. Several
+ * may be taken before reporting: each counts as a loss until its reward comes. */
 POLAR_API int polar_search_next(polar_search *search, polar_program *program);
-/* The reward of a proposal, 0..1: 1 for a correct answer. Once for each id, in any order. */
+/* The reward of a proposal, 0..1, once for each id, in any order. */
 POLAR_API polar_status polar_search_report(polar_search *search, int id, double reward, polar_error *error);
-/* Simulations whose reward is known, the identity not counted. It ends at options.simulations. */
-POLAR_API int polar_search_simulations(const polar_search *search);
 
 /* Every distinct path tried, in the order of the trajectory. */
 typedef struct polar_search_result {
@@ -833,15 +684,13 @@ typedef struct polar_search_result {
 } polar_search_result;
 /* Returns 0 if there is no such id: they are counted from 0. */
 POLAR_API int polar_search_get(const polar_search *search, int id, polar_search_result *result);
-
 #endif /* POLAR_NO_SEARCH */
 
 /* --- [pred] predictor ------------------------------------------------------------------------------- */
-
-/* The network of [P]: it reads a question as features (one vector per token) and says for each layer whether a
- * segment starts there and what happens to it; decoding makes programs of that. A file may hold a second
- * network, the menu: the probability that each of a few programs answers the question correctly. Immutable but
- * for set_info; any number of threads may use it at once. */
+/* The network of [P] reads a question as features (one vector per token) and says for each layer whether a segment
+ * starts there and what happens to it; decoding makes programs of that. Another one, the menu, says how probable it is
+ * that each of a few programs answers the question. A file has one or both; it is GGUF, and [pred] of polar.c lists its
+ * keys and tensors for those who write such files. */
 typedef struct polar_predictor polar_predictor;
 
 /* What the features of a token are. */
@@ -851,13 +700,12 @@ typedef enum polar_feature {
     POLAR_FEATURE_ENCODER,   /* last hidden states, after the final norm, of another model */
     POLAR_N_FEATURE
 } polar_feature;
-/* "hidden", "embedding", "encoder"; NULL for any other number. */
 POLAR_API const char *polar_feature_name(polar_feature feature);
 
 #define POLAR_MAX_MENU 64     /* programs */
 #define POLAR_MENU_PRICE 0.05 /* one pass through all layers is worth 5 points of probability */
-#define POLAR_POOL_SUM 1  /* the menu sees, besides attention, the sum over the tokens, which counts */
-#define POLAR_POOL_LAST 2 /* the last token */
+#define POLAR_POOL_SUM 1      /* the menu sees, besides attention, the sum over the tokens, which counts */
+#define POLAR_POOL_LAST 2     /* the last token */
 
 typedef struct polar_predictor_info {
     int n_layer, q_dim;         /* layers of the model, length of a feature vector */
@@ -880,49 +728,33 @@ typedef struct polar_predictor_info {
     int n_questions;
 } polar_predictor_info;
 
-/* A predictor file is a GGUF file, which other programs can write too, with examples/cli/gguf_writer.c in C; "*" may be left out.
- *   general.architecture "polar-predictor";  polar.version u32 1;  polar.n_layer, polar.q_dim u32
- *   polar.feature* "embedding", "hidden", "encoder";  polar.feature_layer*, polar.max_tokens* u32
- *   polar.model_checksum*, polar.model_fingerprint* u64;  polar.model_name*, polar.encoder_name*, polar.prompt*,
- *   polar.system*, polar.chat* strings;  polar.cascade.threshold* f64, polar.cascade.programs* u32
- *   the network of [P], if any: polar.paths.d_model, .n_head, .n_block (0..8), .n_ff u32
- *   the menu, if any: polar.menu.width, .n_head, .pooling* (POLAR_POOL_ flags) u32, .price* f64, .programs strings
- * Tensors are F32; (rows, columns) has columns as dims[0]; d is d_model, w is menu.width, m the number of programs:
- *   q_proj.weight (d, q_dim), .bias (d);  layer_embedding.weight (n_layer, d)
- *   cross_attn.in_proj_weight (3d, d), .in_proj_bias (3d), .out_proj.weight (d, d), .out_proj.bias (d)
- *   layer_encoder.layers.N.: self_attn. with the four of cross_attn.; linear1.weight (n_ff, d), .bias (n_ff);
- *     linear2.weight (d, n_ff), .bias (d); norm1.weight, norm1.bias, norm2.weight, norm2.bias (d)
- *   seg_head.weight (1, d), .bias (1);  op_head.weight (3, d), .bias (3)
- *   menu.project.weight (w, q_dim), .bias (w);  menu.score.weight (menu.n_head, w)
- *   menu.hidden.weight (w, p), .bias (w), p = w (1 + number of flags) + 1;  menu.out.weight (m, w), .bias (m) */
-
 #ifndef POLAR_NO_STDIO
-/* Opens a predictor file (GGUF). NULL allocator: malloc and free. On failure *out is NULL. */
 POLAR_API polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
                                             polar_error *error);
-#endif
-/* The same from memory; the bytes are copied. */
-POLAR_API polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
-                                                   const polar_allocator *allocator, polar_error *error);
-#ifndef POLAR_NO_STDIO
 /* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
 POLAR_API polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
 #endif
+/* From memory; the bytes are copied. */
+POLAR_API polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
+                                                   const polar_allocator *allocator, polar_error *error);
 POLAR_API void polar_predictor_close(polar_predictor *predictor);
-/* Texts and lists of the info belong to the predictor. */
 POLAR_API void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
-/* Sets what the weights do not say: all but sizes, menu and n_params. Texts and lists are copied. */
+/* Sets all but sizes, menu and n_params, copying texts and lists. Not while others use the predictor. */
 POLAR_API polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info,
                                                 polar_error *error);
+/* POLAR_MISMATCH if it is for another model: layers, width, encoder (may be NULL), fingerprint; with any_model without
+ * the latter, for the same model quantized in another way. */
+POLAR_API polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
+                                             const polar_model *encoder, int any_model, polar_error *error);
 
-/* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip,
- * keep, repeat. POLAR_UNSUPPORTED if the file has a menu only. */
+/* Logits of one question with features (n_tokens, q_dim): seg_logits (n_layer), op_logits (n_layer, 3) of skip, keep,
+ * repeat. POLAR_UNSUPPORTED if the file has a menu only. */
 POLAR_API polar_status polar_predictor_logits(const polar_predictor *predictor, const float *features, int n_tokens,
                                               float *seg_logits, float *op_logits, polar_error *error);
 
-/* How logits become programs: layers where the probability of a segment start reaches the threshold start one,
- * segments longer than max_length are cut; then a beam search over the operation of each segment, by the sum of
- * log probabilities at the segments' first layers. */
+#define POLAR_MAX_BEAMS 32
+/* How logits become programs: layers where the probability of a segment start reaches the threshold start one, segments
+ * above max_length are cut; then a beam search over operations, by log probabilities at the segments' first layers. */
 typedef struct polar_beam_options {
     double threshold;      /* 0.5 */
     int max_length;        /* 4 layers */
@@ -931,17 +763,14 @@ typedef struct polar_beam_options {
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
 } polar_beam_options;
 
-#define POLAR_MAX_BEAMS 32
-
 /* A program that was proposed, with the logarithm of its probability. */
 typedef struct polar_candidate {
     polar_program program; /* may skip every layer: polar_program_validate says so */
     double score;
 } polar_candidate;
 
-/* Decodes the logits of one question: seg_logits (n_layer), op_logits (n_layer, 3) of skip, keep, repeat. `out`
- * has room for n_beams, *n gets the number, best first. Ties are decided as in [P]. NULL options are the
- * defaults. */
+/* Decodes logits as polar_predictor_logits gives them. `out` has room for n_beams, *n gets the number, best first. Ties
+ * are decided as in [P]. */
 POLAR_API polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
                                            const polar_beam_options *options, polar_candidate *out, int *n,
                                            polar_error *error);
@@ -951,16 +780,13 @@ POLAR_API const polar_program *polar_predictor_program(const polar_predictor *pr
 /* P(the program answers this question correctly) for each program of the menu. */
 POLAR_API polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
                                             double *probability, polar_error *error);
-/* The indices of the programs by probability - price * cost, where cost is the length over the layers, the largest
- * first, of equal ones the first of the menu; returns their number. `order` has room for POLAR_MAX_MENU. price as in
- * polar_pick_options. */
+/* The indices of the programs by probability - price * cost, the largest first, of equal ones the first of the menu;
+ * returns their number, at most POLAR_MAX_MENU. price as in polar_pick_options. */
 POLAR_API int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
-
-/* Makes features of questions: what a predictor reads. Belongs to one thread at a time. */
+/* Makes features of questions: what a predictor reads. */
 typedef struct polar_features polar_features;
-
 typedef struct polar_features_options {
     polar_feature feature;         /* HIDDEN */
     int layer;                     /* 2: of HIDDEN, layers executed before */
@@ -969,34 +795,20 @@ typedef struct polar_features_options {
     polar_session_options session; /* of the session that runs the model; also allocator and threads */
 } polar_features_options;
 
-/* Model and encoder must outlive it. */
 POLAR_API polar_status polar_features_create(polar_features **out, const polar_model *model,
                                              const polar_features_options *options, polar_error *error);
 POLAR_API void polar_features_free(polar_features *features);
 /* Numbers per token: the width n_embd of the model, or of the encoder. */
 POLAR_API int polar_features_width(const polar_features *features);
-/* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the prompt, the
- * tokens that the program will run on, so that the first layers are not run twice: with the template, whose last
- * tokens have seen the whole question; of a long prompt the last max_tokens count. ENCODER reads the question's text
- * alone: the first max_tokens, its end token among them. What is not read may be NULL. */
+/* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the last max_tokens
+ * of the prompt, the tokens that the program will run on, so that the first layers are not run twice; ENCODER reads the
+ * question's text, cut to max_tokens with its end token. What is not read may be NULL. */
 POLAR_API polar_status polar_features_make(polar_features *features, const char *question, size_t length,
                                            const int32_t *prompt, int n_prompt, const float **rows, int *n,
                                            polar_error *error);
 
-/* POLAR_OK if the predictor belongs to the model: layers, width, encoder (NULL if there is none), fingerprint. With
- * any_model the fingerprint is not compared: for the same model quantized in another way. */
-POLAR_API polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
-                                             const polar_model *encoder, int any_model, polar_error *error);
-
-/* Picks programs for questions and answers under them:
- *
- *     polar_picker_create(&picker, model, predictor, NULL, &error);
- *     polar_picker_pick(picker, question, strlen(question), prompt, n_prompt, candidates, 5, &n, &error);
- *     polar_picker_answer(picker, prompt, n_prompt, candidates, n, &how, text, sizeof text, &picked, &error);
- *
- * Belongs to one thread at a time. */
+/* Picks programs for questions (polar_picker_pick), and answers under them (polar_picker_answer). */
 typedef struct polar_picker polar_picker;
-
 /* Which network picks. */
 typedef enum polar_pick_head {
     POLAR_PICK_AUTO,    /* the menu if the file has one */
@@ -1013,20 +825,19 @@ typedef struct polar_pick_options {
     int any_model;                 /* 0, see polar_predictor_check */
 } polar_pick_options;
 
-/* POLAR_MISMATCH if the predictor is for another model. Model, predictor and encoder must outlive the picker. */
+/* POLAR_MISMATCH if the predictor is for another model. */
 POLAR_API polar_status polar_picker_create(polar_picker **out, const polar_model *model,
                                            const polar_predictor *predictor, const polar_pick_options *options,
                                            polar_error *error);
 POLAR_API void polar_picker_free(polar_picker *picker);
-/* The best programs for a question, at most `max`, with the logarithms of their probabilities. The session has then
- * taken the prompt through the layers that the features come from; an evaluation of the prompt under a program that
- * begins with them goes on from there. */
+/* The best programs for a question, at most `max`. The session has then taken the prompt through the layers that the
+ * features come from; an evaluation of the prompt under a program that begins with them goes on from there. */
 POLAR_API polar_status polar_picker_pick(polar_picker *picker, const char *question, size_t length,
                                          const int32_t *prompt, int n_prompt, polar_candidate *out, int max, int *n,
                                          polar_error *error);
 /* P(correct) of each program of the menu for the last question; NULL if no menu picks. */
 POLAR_API const double *polar_picker_menu(const polar_picker *picker);
-/* The session that makes the features and gives the answers; it belongs to the picker. */
+/* The session that makes the features and gives the answers. */
 POLAR_API polar_session *polar_picker_session(polar_picker *picker);
 
 /* How programs become an answer. */
@@ -1046,10 +857,10 @@ typedef struct polar_answer_options {
 } polar_answer_options;
 
 typedef struct polar_picked {
-    polar_result result; /* of the program whose answer it is */
-    int chosen;          /* its index */
-    int n_run, n_calls;  /* programs that were run, and layer calls per token of all of them */
-    int votes;           /* for this answer; 0: no program gave one that counts, and it is that of the first */
+    polar_result result;       /* of the program whose answer it is */
+    int chosen;                /* its index */
+    int n_run, n_calls;        /* programs that were run, and layer calls per token of all of them */
+    int votes;                 /* for this answer; 0: no program gave one that counts, and it is that of the first */
     polar_candidate candidate; /* the program whose answer it is */
 } polar_picked;
 
@@ -1059,17 +870,14 @@ POLAR_API polar_status polar_picker_answer(polar_picker *picker, const int32_t *
                                            const polar_answer_options *options, char *text, size_t capacity,
                                            polar_picked *picked, polar_error *error);
 
-/* What the methods are made of, for those who have the answers of all programs already. */
-
 #define POLAR_NO_CONFIDENCE (-1e9)
-
 typedef struct polar_cascade_run {
     double confidence; /* logprob over the number of tokens of the answer; POLAR_NO_CONFIDENCE without any */
     double cost;       /* of the program, 1 for the identity */
     int correct;       /* not looked at here: for those who fit a threshold, as examples/cli/statistics.c does */
 } polar_cascade_run;
-/* A cascade runs programs in their order until the confidence of an answer reaches the threshold, and takes that one;
- * if none does, the most confident one. Returns its index; *n_run gets the number of programs that had to run. */
+/* A cascade runs programs until the confidence of an answer reaches the threshold, and takes that one, or else the most
+ * confident one. Returns its index; *n_run gets the number of programs that had to run. */
 POLAR_API int polar_cascade(const polar_cascade_run *runs, int n, double threshold, int *n_run);
 
 /* An answer, extracted; length 0 is no answer. */
@@ -1079,9 +887,8 @@ typedef struct polar_ballot {
     double weight;   /* probability of its program: exp of polar_candidate.score */
     polar_stop stop; /* LIMIT and CONTEXT: the response was cut, and its answer does not vote */
 } polar_ballot;
-/* The answer that most of at most POLAR_MAX_MENU ballots give, the judge says which are the same; of equal ones that
- * with more weight, then the first. *winner is the index of the first ballot for it, -1 if no answer votes, where
- * polar_picker_answer takes the first program's; *votes (may be NULL) their number. */
+/* The answer that most of n <= POLAR_MAX_MENU ballots give; of equal ones that with more weight, then the first one.
+ * *winner is the first ballot for it, -1 if no answer votes; *votes (may be NULL) their number. */
 POLAR_API polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
                                   polar_error *error);
 
@@ -1093,50 +900,42 @@ typedef struct polar_prompt {
     int think;          /* 1: with thinking, see polar_chat_tokenize */
 } polar_prompt;
 
-/* The prompt of questions to a model. The first of these that has a text: `wanted`; what the predictor was trained
- * with, its chat format and system message included; the template of the model's file, raw; else the question alone.
- * A system message and chat format that `wanted` names come before those found; AUTO that is left becomes the file's
- * chat format. predictor and wanted may be NULL. Strings belong to whom they come from. */
+/* The prompt of questions to a model, by the first of these that has a text: `wanted`; the predictor, with its chat
+ * format and system message; the model's file, raw; else the question alone. System message and chat format of `wanted`
+ * come before those found; AUTO that is left becomes the file's chat format. predictor and wanted may be NULL. */
 POLAR_API polar_status polar_prompt_find(const polar_model *model, const polar_predictor *predictor,
                                          const polar_prompt *wanted, polar_prompt *prompt, polar_error *error);
-#ifndef POLAR_NO_TOKENIZER
-/* The tokens of a question under a prompt; *n and capacity as in polar_tokenize. POLAR_FORMAT if its text has no place
- * for the question. */
-POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
-                                             int32_t *tokens, int capacity, int *n, polar_error *error);
-#endif
 
 typedef struct polar_ask_options {
-    polar_session_options session; /* n_ctx 0: what the question and max_tokens need */
+    polar_session_options session;    /* n_ctx 0: what the question and max_tokens need */
     polar_generate_options generate;
-    polar_prompt prompt;           /* what is not given is found: polar_prompt_find */
-    const char *prompt_program;    /* text form; NULL, or what the prompt runs under instead of `program`; not with what
-                                      a predictor picks */
-    const char *program;           /* text form; NULL: what the predictor picks, the identity without one */
+    polar_prompt prompt;              /* what is not given is found: polar_prompt_find */
+    const char *prompt_program;       /* NULL, or what the prompt runs under in place of `program`; not with a pick */
+    const char *program;              /* text form; NULL: what the predictor picks, the identity without one */
     const polar_predictor *predictor; /* NULL, or the predictor of this model; with a program only its prompt counts */
-    const polar_model *encoder;    /* as in polar_pick_options, like the next three */
+    const polar_model *encoder;       /* as in polar_pick_options, like the next three */
     polar_pick_head head;
-    double price;                  /* that of the file */
+    double price;                     /* that of the file */
     int any_model;
-    polar_method method;           /* FIRST; or a vote or cascade over the first n_programs that are picked */
-    int n_programs;                /* 0: what a cascade was fitted for, else 5; at most POLAR_MAX_MENU */
-    const polar_judge *judge;      /* of a vote */
-    double threshold;              /* of a cascade, as in polar_answer_options */
-    polar_picked *picked;          /* NULL, or gets the program that was chosen and what it took */
+    polar_method method;              /* FIRST; or a vote or cascade over the first n_programs that are picked */
+    int n_programs;                   /* 0: what a cascade was fitted for, else 5; at most POLAR_MAX_MENU */
+    const polar_judge *judge;         /* of a vote */
+    double threshold;                 /* of a cascade, as in polar_answer_options */
+    polar_picked *picked;             /* NULL, or gets the program that was chosen and what it took */
 } polar_ask_options;
 
 #ifndef POLAR_NO_TOKENIZER
-/* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone
- * afterwards; what polar run does. Up to `capacity` bytes of the answer are written to `text` (may be NULL),
- * NUL-terminated if there is room. result may be NULL. POLAR_CONTEXT if the question does not fit. */
+/* *n and capacity as in polar_tokenize. POLAR_FORMAT if the prompt's text has no place for the question. */
+POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
+                                             int32_t *tokens, int capacity, int *n, polar_error *error);
+/* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone afterwards;
+ * what polar run does. text, capacity and result as in polar_session_generate. */
 POLAR_API polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                                  char *text, size_t capacity, polar_result *result, polar_error *error);
 #endif
 
 #ifndef POLAR_NO_TRAIN
-
 /* --- [train] training ------------------------------------------------------------------------------- */
-
 /* What is known of a program on a question: nothing, that it answers it, that it does not. */
 typedef enum polar_result_kind { POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID, POLAR_RESULT_INVALID } polar_result_kind;
 
@@ -1156,8 +955,7 @@ typedef struct polar_train_question {
 typedef enum polar_schedule { POLAR_SCHEDULE_COSINE, POLAR_SCHEDULE_LINEAR, POLAR_SCHEDULE_CONSTANT } polar_schedule;
 /* What happens to the identity path where a question has a shorter valid one too. */
 typedef enum polar_identity { POLAR_IDENTITY_PLAIN, POLAR_IDENTITY_REWEIGHT, POLAR_IDENTITY_DROP } polar_identity;
-/* Which epoch is the best: least loss, or most held-out questions whose first (one of five first) proposals are
- * known to be valid. The loss prefers the identity, which most labels share. */
+/* The best epoch: least loss, or most held-out questions of which the first (one of five first) proposals is valid. */
 typedef enum polar_select { POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5 } polar_select;
 
 /* One epoch of the loss curve. Values of validation are 0 without held-out questions. */
@@ -1170,29 +968,29 @@ typedef struct polar_train_epoch {
 
 typedef struct polar_train_progress {
     int n_questions, n_validation, n_examples; /* trained on, held out; paths trained on */
-    int epoch, step, n_steps;  /* finished */
-    int n_skipped;             /* steps left out because loss or gradient were not finite */
+    int epoch, step, n_steps;       /* finished */
+    int n_skipped;                  /* steps left out because loss or gradient were not finite */
     size_t n_params;
-    double loss, norm, lr;     /* of the last step; norm: of the gradient */
-    int best_epoch;            /* from 0; -1: none yet */
+    double loss, norm, lr;          /* of the last step; norm: of the gradient */
+    int best_epoch;                 /* from 0; -1: none yet */
     const polar_train_epoch *curve; /* of `epoch` epochs */
 } polar_train_progress;
 
 /* The defaults are the recipe of [P] but for `group` and `standardize`; what is 0 there is off. */
 typedef struct polar_train_options {
-    const polar_allocator *allocator; /* NULL: malloc and free */
-    int n_threads;              /* 0: one per core. Ignored with a runner */
+    const polar_allocator *allocator;
+    int n_threads;
     const polar_runner *runner;
-    polar_cpu cpu;              /* AUTO */
-    uint64_t seed;              /* of everything random. Results depend on it, never on threads or cpu */
+    polar_cpu cpu;
+    uint64_t seed;
     const polar_predictor *start; /* weights to go on from; NULL: random ones */
     int d_model, n_head, n_block; /* 256, 4, 2; those of `start` with one */
     double dropout;             /* 0.1 */
-    int no_standardize;         /* 0: features are shifted and scaled to mean 0, variance 1; the weights that are
-                                   saved take the features as they are */
+    int no_standardize;         /* 0: features are shifted and scaled to mean 0, variance 1; the weights that are saved
+                                   take the features as they are */
     int n_epochs, batch;        /* 10; 128 examples per step */
-    int group;                  /* 8: at most so many paths of a question are kept together; they share a pass and
-                                   its dropout, which is as many times faster. 1: examples shuffled one by one */
+    int group;                  /* 8: at most so many paths of a question are kept together; they share a pass and its
+                                   dropout, which is as many times faster. 1: examples shuffled one by one */
     double lr;                  /* 5e-4 */
     polar_schedule schedule;
     int warmup;                 /* 10 steps */
@@ -1211,8 +1009,8 @@ typedef struct polar_train_options {
     void *progress_user;
 } polar_train_options;
 
-/* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path
- * that parses are left out. */
+/* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path that
+ * parses are left out. */
 typedef struct polar_trainer polar_trainer;
 POLAR_API polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim,
                                             const polar_train_question *questions, int n_questions,
@@ -1222,34 +1020,31 @@ POLAR_API void polar_trainer_free(polar_trainer *trainer);
 POLAR_API polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error);
 /* 1 when all epochs are done. */
 POLAR_API int polar_trainer_done(const polar_trainer *trainer);
-/* `curve` belongs to the trainer. */
 POLAR_API void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
 /* The weights of the best epoch so far, as a predictor of its own. */
 POLAR_API polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
 #ifndef POLAR_NO_STDIO
-/* Writes the state of the run, and reads it into a trainer made with the same options and data: the run goes on
- * to the same bits. POLAR_MISMATCH if they are others. A trainer whose load failed is as it was. */
+/* Writes the state of the run, and reads it into a trainer made with the same options and data: the run goes on to the
+ * same bits. POLAR_MISMATCH if they are others. A trainer whose load failed is as it was. */
 POLAR_API polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
-#endif
-#ifndef POLAR_NO_STDIO
 POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
 #endif
 
 typedef struct polar_menu_options {
-    const polar_allocator *allocator; /* NULL: malloc and free */
-    int n_threads;       /* 0: one per core. Ignored with a runner */
+    const polar_allocator *allocator;
+    int n_threads;
     const polar_runner *runner;
-    uint64_t seed;       /* of everything random. Results depend on it, never on threads */
-    int width, n_head;   /* 64, 4: of the network */
-    int pooling;         /* both POLAR_POOL_ flags, POLAR_OFF none: what the network sees besides attention */
-    double policy;       /* 1: weight of a second loss, what picks at this price are worth */
-    double dropout;      /* 0.1 */
-    int n_epochs, batch; /* 40; 32 questions */
+    uint64_t seed;
+    int width, n_head;       /* 64, 4: of the network */
+    int pooling;             /* both POLAR_POOL_ flags, POLAR_OFF none: what the network sees besides attention */
+    double policy;           /* 1: weight of a second loss, what picks at this price are worth */
+    double dropout;          /* 0.1 */
+    int n_epochs, batch;     /* 40; 32 questions */
     double lr, weight_decay; /* 1e-3 with cosine; 0.01 */
-    double validation;   /* 0.2: share of the questions that chooses the epoch and calibrates */
-    int n_held;          /* 0; otherwise the last so many questions do that, in place of a random share */
-    double price;        /* POLAR_MENU_PRICE, kept in the file */
-    polar_progress progress; /* NULL, or called after each epoch */
+    double validation;       /* 0.2: share of the questions that chooses the epoch and calibrates */
+    int n_held;              /* 0; otherwise the last so many questions do that, in place of a random share */
+    double price;            /* POLAR_MENU_PRICE, kept in the file */
+    polar_progress progress; /* after each epoch */
     void *progress_user;
 } polar_menu_options;
 
@@ -1260,14 +1055,13 @@ typedef struct polar_menu_report {
     double scale;                 /* of the logits, from the calibration */
 } polar_menu_report;
 
-/* Trains the menu on the results that the questions' paths hold, valid and invalid; menu[0] must be the
- * identity. *out gets a new predictor with this menu and, unless base is NULL, the network and the properties of
- * `base`. The probabilities are calibrated on the held-out questions. `report` may be NULL. */
+/* Trains the menu, whose first program must be the identity, on the results that the questions' paths hold; calibrates
+ * it on those held out. *out gets a new predictor with it and the network and properties of `base`. base and report may
+ * be NULL. */
 POLAR_API polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
                                         const polar_train_question *questions, int n_questions,
                                         const polar_program *menu, int n_menu, const polar_menu_options *options,
                                         polar_menu_report *report, polar_error *error);
-
 #endif /* POLAR_NO_TRAIN */
 
 #ifdef __cplusplus

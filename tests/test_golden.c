@@ -130,7 +130,7 @@ TEST(models) {
         char what[64];
         uint64_t h;
         for (int cpu = POLAR_CPU_PLAIN; cpu < POLAR_N_CPU; cpu++) {
-            if (!polar_cpu_available((polar_cpu)cpu)) continue;
+            if (!kern_find((polar_cpu)cpu)) continue;
             snprintf(what, sizeof what, "%s %s %s", fx_archs[g->arch], quant_types[g->type].name,
                      polar_cpu_name((polar_cpu)cpu));
             h = one_model(&f, cpu == POLAR_CPU_PLAIN ? i % 4 : 0, (polar_cpu)cpu, i % COUNT(programs), i % 4);
@@ -186,7 +186,7 @@ TEST(training) {
         polar_trainer *t = NULL;
         polar_error e;
         uint64_t h = 0;
-        if (!polar_cpu_available((polar_cpu)cpu)) continue;
+        if (!kern_find((polar_cpu)cpu)) continue;
         o.cpu = (polar_cpu)cpu;
         o.n_threads = 2;
         o.seed = 4;

@@ -34,7 +34,7 @@ static polar_search *searched(int n_layer, const char *question, const polar_sea
         CHECK(!polar_search_report(s, id, f(&p), NULL));
     }
     CHECK(id == POLAR_SEARCH_DONE && polar_search_next(s, &p) == POLAR_SEARCH_DONE);
-    CHECK(polar_search_simulations(s) == s->options.simulations);
+    CHECK(s->n_done == s->options.simulations + 1);
     return s;
 }
 
@@ -393,7 +393,7 @@ static void in_flight(int n_layer, int width, uint64_t order) {
         }
     }
     CHECK(n == 0 && mcts_n_results(s) == total && paths_differ(s));
-    CHECK(polar_search_simulations(s) == 200 && s->nodes[0].visits == 201);
+    CHECK(s->n_done == 201 && s->nodes[0].visits == 201);
     for (int i = 1; i < s->n_nodes; i++) CHECK(s->nodes[i].visits >= 1 && s->nodes[i].reward <= s->nodes[i].visits);
     for (int e = s->nodes[0].first_edge; e >= 0; e = s->edges[e].next) root += s->edges[e].child > 0;
     CHECK(root == s->nodes[0].n_children);
