@@ -192,6 +192,8 @@
 #endif
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
+#undef MIN /* sys/param.h of macOS and the BSDs has them */
+#undef MAX
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -1661,17 +1663,13 @@ static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_val
 /* --- files as byte ranges */
 
 #ifdef _WIN32
-/* UTF-8 to the system's UTF-16. Freed with mem_free(a, p, *bytes). */
-static wchar_t *gguf_wide(const char *path, size_t *bytes, const polar_allocator *a, polar_error *e) {
-    int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
-    wchar_t *wide;
-    *bytes = (size_t)n * sizeof *wide;
-    if (n <= 0) {
-        fail(e, POLAR_ARGUMENT, "%s: the path is not UTF-8", path);
-        return NULL;
-    }
-    if ((wide = mem_alloc(a, *bytes, e))) MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, n);
-    return wide;
+#define GGUF_PATH 1024
+
+/* UTF-8 to the system's UTF-16; 0 with the cause in errno. */
+static int gguf_wide(const char *path, wchar_t wide[GGUF_PATH]) {
+    if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, GGUF_PATH)) return 1;
+    errno = GetLastError() == ERROR_NO_UNICODE_TRANSLATION ? EILSEQ : ENAMETOOLONG;
+    return 0;
 }
 
 /* The cause of a failure that Windows tells, as errno says it. */
@@ -1692,17 +1690,13 @@ static int gguf_windows_errno(void) {
 
 #ifndef POLAR_NO_STDIO
 /* fopen with a UTF-8 path on every system. */
-static FILE *gguf_fopen(const char *path, const char *mode, const polar_allocator *a, polar_error *e) {
+static FILE *gguf_fopen(const char *path, const char *mode, polar_error *e) {
     FILE *f = NULL;
 #ifdef _WIN32
-    size_t bytes;
-    wchar_t *wide = gguf_wide(path, &bytes, a, e), wide_mode[8] = {0};
-    if (!wide) return NULL;
+    wchar_t wide[GGUF_PATH], wide_mode[8] = {0};
     for (int i = 0; i < 7 && mode[i]; i++) wide_mode[i] = (wchar_t)mode[i];
-    f = _wfopen(wide, wide_mode);
-    mem_free(a, wide, bytes);
+    if (gguf_wide(path, wide)) f = _wfopen(wide, wide_mode);
 #else
-    (void)a;
     f = fopen(path, mode);
 #endif
     if (!f) fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
@@ -1737,12 +1731,11 @@ typedef struct gguf_watch {
 static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_watch *watch, const polar_allocator *a,
                                   polar_error *e) {
     const size_t chunk = (size_t)1 << 24;
-    polar_error local = {POLAR_OK, ""};
-    FILE *f = gguf_fopen(path, "rb", a, &local);
+    FILE *f = gguf_fopen(path, "rb", e);
     polar_status status = POLAR_OK;
     int64_t size;
     uint8_t *block;
-    if (!f) return fail(e, local.status, "%s", local.message);
+    if (!f) return POLAR_IO;
     size = gguf_file_size(f);
     if (size < 0 || (uint64_t)size > SIZE_MAX) {
         fclose(f);
@@ -1765,10 +1758,9 @@ static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_wa
 
 #if defined(POLAR_MMAP_POSIX)
 /* Maps a file. Quietly leaves *map empty where only reading can work: a special file, an empty one. */
-static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
+static polar_status gguf_map_file(gguf_map *map, const char *path, polar_error *e) {
     int fd = open(path, O_RDONLY);
     struct stat info;
-    (void)a;
     if (fd < 0) return fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
     if (!fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_size > 0 && (uint64_t)info.st_size <= SIZE_MAX) {
         void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -1778,15 +1770,12 @@ static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_a
     return POLAR_OK;
 }
 #elif defined(POLAR_MMAP_WINDOWS)
-static polar_status gguf_map_file(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
-    size_t bytes;
-    polar_error local = {POLAR_OK, ""};
-    wchar_t *wide = gguf_wide(path, &bytes, a, &local);
+static polar_status gguf_map_file(gguf_map *map, const char *path, polar_error *e) {
+    wchar_t wide[GGUF_PATH];
     HANDLE file, mapping;
     LARGE_INTEGER size;
-    if (!wide) return fail(e, local.status, "%s", local.message);
+    if (!gguf_wide(path, wide)) return fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
     file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
-    mem_free(a, wide, bytes);
     if (file == INVALID_HANDLE_VALUE)
         return fail(e, POLAR_IO, "%s: %s", path, strerror(gguf_windows_errno()));
     if (GetFileSizeEx(file, &size) && size.QuadPart > 0 && (uint64_t)size.QuadPart <= SIZE_MAX &&
@@ -1965,7 +1954,7 @@ static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, 
     gguf_map map = {NULL, 0, GGUF_BORROWED};
     polar_status status = gguf_begin(g, path, a, e);
 #if defined(POLAR_MMAP_POSIX) || defined(POLAR_MMAP_WINDOWS)
-    if (status == POLAR_OK && !no_mmap) status = gguf_map_file(&map, path, &g->allocator, e);
+    if (status == POLAR_OK && !no_mmap) status = gguf_map_file(&map, path, e);
 #else
     (void)no_mmap;
 #endif
@@ -2260,33 +2249,21 @@ static void gguf_out_f32(gguf_out *o, const char *name, size_t rows, size_t colu
 }
 
 #ifdef _WIN32
-static void gguf_remove(const char *path, const polar_allocator *a) {
-    size_t bytes;
-    wchar_t *wide = gguf_wide(path, &bytes, a, NULL);
-    if (wide) _wremove(wide);
-    mem_free(a, wide, bytes);
+static void gguf_remove(const char *path) {
+    wchar_t wide[GGUF_PATH];
+    if (gguf_wide(path, wide)) _wremove(wide);
 }
 
-static int gguf_rename(const char *from, const char *to, const polar_allocator *a, polar_error *e) {
-    size_t from_bytes, to_bytes;
-    wchar_t *f = gguf_wide(from, &from_bytes, a, e), *t = gguf_wide(to, &to_bytes, a, e);
-    int done = f && t && MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING), cause = done ? 0 : gguf_windows_errno();
-    mem_free(a, f, from_bytes);
-    mem_free(a, t, to_bytes);
-    if (!done) errno = cause;
-    return done;
+static int gguf_rename(const char *from, const char *to) {
+    wchar_t f[GGUF_PATH], t[GGUF_PATH];
+    if (!gguf_wide(from, f) || !gguf_wide(to, t)) return 0;
+    if (MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING)) return 1;
+    errno = gguf_windows_errno();
+    return 0;
 }
 #else
-static void gguf_remove(const char *path, const polar_allocator *a) {
-    (void)a;
-    remove(path);
-}
-
-static int gguf_rename(const char *from, const char *to, const polar_allocator *a, polar_error *e) {
-    (void)a;
-    (void)e;
-    return !rename(from, to);
-}
+#define gguf_remove remove
+#define gguf_rename(from, to) (!rename(from, to))
 #endif
 
 /* 1 unless the path is a device, a pipe or the like, which must not be replaced. /dev/stdout is a link, and leads to a
@@ -2297,8 +2274,8 @@ static int gguf_is_replaceable(const char *path) {
     if (!strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6)) return 0;
     return stat(path, &info) || S_ISREG(info.st_mode);
 #elif defined(_WIN32) /* the full name of NUL, CON, COM1 and the like begins so, and that of pipes */
-    wchar_t wide[1024], full[1024];
-    return !MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024) || GetFullPathNameW(wide, 1024, full, NULL) < 4 ||
+    wchar_t wide[GGUF_PATH], full[GGUF_PATH];
+    return !gguf_wide(path, wide) || GetFullPathNameW(wide, GGUF_PATH, full, NULL) < 4 ||
            wcsncmp(full, L"\\\\.\\", 4);
 #else
     (void)path;
@@ -2343,7 +2320,7 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
     if (!(name = mem_alloc(a, bytes, e))) return POLAR_MEMORY;
     memcpy(name, path, bytes - 5);
     memcpy(name + bytes - 5, beside ? ".tmp" : "", beside ? 5 : 1);
-    if ((f = gguf_fopen(name, "wb", a, e)) != NULL) {
+    if ((f = gguf_fopen(name, "wb", e)) != NULL) {
         gguf_out_write(o, f);
         bad = fflush(f) != 0 || ferror(f);
 #ifdef POLAR_POSIX_FILES
@@ -2351,9 +2328,9 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
 #endif
         if (bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
         if (fclose(f) && !bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
-        if (!status && beside && !gguf_rename(name, path, a, e))
+        if (!status && beside && !gguf_rename(name, path))
             status = fail(e, POLAR_IO, "%s: cannot give %s its name: %s", path, name, strerror(errno));
-        if (status && beside) gguf_remove(name, a);
+        if (status && beside) gguf_remove(name);
     } else status = POLAR_IO;
     mem_free(a, name, bytes);
     return status;
