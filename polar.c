@@ -12337,11 +12337,6 @@ static size_t mcts_measure(polar_search *s) {
     return layout_bytes(&l);
 }
 
-size_t polar_search_bytes(int n_layer, const polar_search_options *options) {
-    polar_search s;
-    return mcts_init(&s, n_layer, options, NULL) ? 0 : mcts_measure(&s);
-}
-
 /* The seed of a question: the user's and a hash of its text. Two questions never share their random numbers, since
  * searches that try the same programs first seem to agree on them [R]. */
 static uint64_t mcts_seed(uint64_t seed, const char *question, size_t length) {

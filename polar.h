@@ -1,9 +1,9 @@
 /* polar - quantized language models run by program. C99, two files, no dependencies. MIT licence.
  *
- * A frozen transformer has D layers. polar runs it under a *program*, which says for each run of layers
- * whether it is skipped, executed once or executed several times ("0-3 4-7x2 8x0 9-15"), and it holds the
- * method around that: GGUF files, tokenizers, the quantized forward pass, the search for programs, the
- * predictor that picks one for a question, its training, and honest evaluation (PoLar, arXiv 2606.06574).
+ * A frozen transformer has D layers. polar runs it under a *program*, which says for each run of layers whether it is
+ * skipped, executed once or executed several times ("0-3 4-7x2 8x0 9-15"), and it holds the method around that: GGUF
+ * files, tokenizers, the quantized forward pass, the search for programs, the predictor that picks one for a question,
+ * and its training (PoLar, arXiv 2606.06574).
  *
  * This program answers a question (it is examples/minimal.c; cc minimal.c polar.c -lpthread -lm):
  *
@@ -36,11 +36,10 @@
  *         return failed;
  *     }
  *
- * A *program* partitions the layers 0..D-1 into segments, each executed 0, 1 or more times. Written out as the list of
- * executed layers it is a *path*; one entry of the path is a *call*. Every layer once is the *identity*; the *cost* is
- * the number of calls over D. A *session* is a conversation with a model under a program: every call has its own slot
- * of keys and values, so cached decoding gives what recomputing all would give. A *predictor* is a small network that
- * reads the question and proposes programs before the model runs. Tags such as [tok] are sections here and in polar.c.
+ * Written out as the list of executed layers a program is a *path*; one entry of the path is a *call*. Every layer once
+ * is the *identity*; the *cost* is the number of calls over D. A *session* is a conversation with a model under a
+ * program: every call has its own slot of keys and values, so cached decoding gives what recomputing all would give. A
+ * *predictor* is a small network that reads the question and proposes programs before the model runs.
  *
  * RULES FOR ALL OF IT
  * Errors: what can fail returns a polar_status (POLAR_OK is 0) and fills the caller's polar_error, which may be NULL.
@@ -51,12 +50,10 @@
  *   comment names; the number 0 itself is POLAR_OFF where it means something else. Many options have these fields:
  *     allocator          NULL: malloc and free; in a session and what contains one, that of the model
  *     n_threads, runner  0: one thread per core; unless a runner is given
- *     cpu                the kernels that run; POLAR_UNSUPPORTED if this CPU or build lacks them
+ *     cpu, seed          the kernels that run (POLAR_UNSUPPORTED if there are no such); of everything random
  *     progress           NULL, or called with the share done in 0..1; not 0 cancels
- *     seed               of everything random
- * Callbacks get their user pointer first; it stands beside them as xxx_user, or `user`.
- * Texts and paths of files are UTF-8. Text that is written is cut at the size given, and NUL-terminated if there is
- *   room. Counts of tokens, layers and numbers are int, bytes size_t.
+ * Callbacks get their user pointer first; it stands beside them as xxx_user. Texts and paths of files are UTF-8; text
+ *   that is written is cut at the size given, and NUL-terminated if there is room. Counts are int, bytes size_t.
  * Threads: models and predictors do not change after opening; any number of threads and sessions may use them, which
  *   they must outlive. All other objects belong to one thread at a time.
  * Exactness: results are defined bit by bit. They do not depend on threads, batch size, chunking of a prompt, CPU,
@@ -64,21 +61,15 @@
  * Sources of numbers: [P] PoLar, arXiv 2606.06574, and its released code; [C] CoLa, arXiv 2507.07996, the study before
  *   it; [R] RE-PoLar, arXiv 2609.31360, an independent reproduction.
  *
- * SWITCHES, defined when compiling polar.c and where polar.h is included. What one leaves out is not declared either.
- * POLAR_NO_THREADS    no threads: everything runs in the caller's
- * POLAR_NO_SIMD       plain C only (same bits, slower)
- * POLAR_NO_MMAP       files are read into memory instead of mapped
- * POLAR_NO_STDIO      no files: models come from memory
- * POLAR_NO_SEARCH     without [search] and [many]
- * POLAR_NO_TRAIN      without [train]
- * POLAR_NO_TOKENIZER  no text: tokens in, tokens out; what a session generates has no text
- * POLAR_NO_MALLOC     no heap: without an allocator in the options, everything is out of memory
- * POLAR_SHARED_BUILD, when compiling polar.c, exports the functions of a shared library; POLAR_SHARED, where the header
- *                     is included, imports them on Windows. POLAR_API may be defined as something else
+ * SWITCHES, defined when compiling polar.c and where polar.h is included; what one leaves out is not declared either:
+ *   POLAR_NO_THREADS (all runs in the caller's thread), POLAR_NO_SIMD (plain C only: same bits, slower), POLAR_NO_MMAP
+ *   (files are read, not mapped), POLAR_NO_STDIO (no files: models come from memory), POLAR_NO_MALLOC (memory is that
+ *   of the allocator in the options), POLAR_NO_TOKENIZER (tokens in, tokens out, no text), POLAR_NO_SEARCH (without
+ *   [search] and [many]), POLAR_NO_TRAIN (without [train]). POLAR_SHARED_BUILD, when compiling polar.c, exports the
+ *   functions of a shared library; POLAR_SHARED, where polar.h is included, imports them on Windows.
  */
 #ifndef POLAR_H
 #define POLAR_H
-
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __cplusplus
@@ -89,7 +80,6 @@ extern "C" {
 #define POLAR_MAX_LAYER 256  /* layers of a model */
 #define POLAR_MAX_CALLS 1280 /* calls of a path: every layer five times */
 #define POLAR_OFF (-1)       /* the number 0 in options whose 0 stands for another default */
-
 /* Before each function: what a shared library says to export it. */
 #ifndef POLAR_API
 #if defined(_WIN32) && defined(POLAR_SHARED_BUILD)
@@ -103,7 +93,6 @@ extern "C" {
 #endif
 #endif
 
-/* What the library was compiled as. */
 POLAR_API const char *polar_version(void);
 
 /* --- [err] status and error ------------------------------------------------------------------------- */
@@ -120,7 +109,6 @@ typedef enum polar_status {
     POLAR_NUMERIC,     /* not a finite number: logits became NaN or infinite */
     POLAR_N_STATUS
 } polar_status;
-
 typedef struct polar_error {
     polar_status status;
     char message[480]; /* UTF-8, NUL-terminated, without a newline; "" when status is POLAR_OK */
@@ -134,7 +122,6 @@ typedef struct polar_allocator {
     void (*free)(void *user, void *ptr, size_t size);
     void *user;
 } polar_allocator;
-
 typedef int (*polar_progress)(void *user, double done);
 
 /* --- [thread] parallel work ------------------------------------------------------------------------- */
@@ -147,7 +134,6 @@ typedef struct polar_runner {
     void *user;
     int n_threads; /* at least 1 */
 } polar_runner;
-
 /* A pool of n_threads - 1 threads, or what the system gives, and the caller's own; <= 0: one per core. Several sessions
  * may share one: who finds it busy works alone. */
 typedef struct polar_pool polar_pool;
@@ -191,7 +177,6 @@ typedef enum polar_gguf_value_type {
     POLAR_GGUF_BOOL, POLAR_GGUF_STRING, POLAR_GGUF_ARRAY, POLAR_GGUF_U64, POLAR_GGUF_I64, POLAR_GGUF_F64,
     POLAR_GGUF_N_VALUE_TYPES
 } polar_gguf_value_type;
-
 /* One metadata pair, 0 <= index. Returns 0 if there is none. */
 typedef struct polar_gguf_pair {
     const char *key; /* printable ASCII, not NUL-terminated */
@@ -199,16 +184,15 @@ typedef struct polar_gguf_pair {
     polar_gguf_value_type type; /* of the value, or of the elements of an array */
     int is_array;
     size_t count;     /* elements; 1 if it is no array */
-    const void *data; /* the value or the elements as in the file: little-endian, packed; a string is its u64 length */
-    size_t bytes;     /* and its bytes */
+    const void *data; /* as in the file: little-endian, packed; a string is its length as u64, and its bytes */
+    size_t bytes;
 } polar_gguf_pair;
 POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
 /* Index of the pair with that key, -1 if there is none. */
 POLAR_API int polar_gguf_find(const polar_gguf *gguf, const char *key);
-/* A value, or an element of an array (0 <= element < count), as text; an F64 with 15 digits at most. Returns its whole
- * length, 0 if there is none. */
+/* A value, or an element of an array, as text, an F64 with 15 digits at most. Returns its whole length; 0: none. */
 POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
-/* The same as a number. Returns 1, or 0 if there is none or it is a string or a bool. */
+/* The same as a number. Returns 0 if there is none, or it is a string or a bool. */
 POLAR_API int polar_gguf_number(const polar_gguf *gguf, int index, size_t element, double *number);
 
 /* One tensor, 0 <= index. Returns 0 if there is none. */
@@ -230,8 +214,7 @@ typedef struct polar_model_options {
     polar_cpu cpu;
     int vocab_only;     /* 1: only the vocabulary, for tokenizing; the file needs no weights */
     int no_mmap;        /* 1: read the file into memory even where it could be mapped */
-    int ignore_unknown; /* 1: tensors, keys and values of keys that may change what the model computes but are not known
-                           here are noted; 0: POLAR_UNSUPPORTED */
+    int ignore_unknown; /* 1: what is not known here but may change the results is noted; 0: POLAR_UNSUPPORTED */
     polar_progress progress;
     void *progress_user;
 } polar_model_options;
@@ -260,7 +243,7 @@ typedef struct polar_model_info {
     int n_layer, n_embd;         /* layers D; width of the residual stream */
     int n_head, n_head_kv;       /* heads of queries; of keys and values */
     int head_dim, n_ff;          /* numbers of a head; inner width of the feed-forward part, of one expert */
-    int n_vocab;                 /* tokens, ids 0..n_vocab-1 */
+    int n_vocab;                 /* token ids are 0..n_vocab-1 */
     int n_ctx_train;             /* context the model was trained for, in tokens */
     int n_expert, n_expert_used; /* experts of a layer, and those a token goes to; 0 without experts */
     int n_tensors;
@@ -276,10 +259,9 @@ POLAR_API void polar_model_get_info(const polar_model *model, polar_model_info *
 /* One tensor of the model's file, 0 <= index < n_tensors. Returns 0 if there is none. */
 POLAR_API int polar_model_tensor(const polar_model *model, int index, polar_gguf_tensor *tensor);
 
-/* Over hyperparameters, vocabulary and all weights, the same on every machine. Reads the whole file. */
+/* Over metadata and all weights, the same on every machine. Reads the whole file. */
 POLAR_API uint64_t polar_model_checksum(const polar_model *model);
-/* In milliseconds: over 256 bytes of each tensor, and the metadata without what names and describes the file. Tells
- * models apart that were trained or quantized differently. */
+/* In milliseconds, over 256 bytes of each tensor and the metadata that the model's results depend on. */
 POLAR_API uint64_t polar_model_fingerprint(const polar_model *model);
 
 /* --- [tok] text and tokens -------------------------------------------------------------------------- */
@@ -304,7 +286,6 @@ typedef struct polar_message {
     const char *role;    /* "system", "user", "assistant" */
     const char *content; /* NUL-terminated; control tokens inside are plain text */
 } polar_message;
-
 /* A conversation to tokens, ready for the assistant's next turn; n and capacity as above. RAW takes the contents one
  * after the other, a system text with a blank line behind it. In the format of the file's template all is as that
  * writes it, also a system text of its own where the first message is none (an empty one undoes it), but without tools
@@ -323,13 +304,11 @@ typedef struct polar_segment {
     int16_t damped;        /* 1: they are K = times >= 2 damped passes of the segment g from its input x_0:
                               x_{k+1} = x_k + (g(x_k) - x_k) / K; what leaves is (g(x_0) + x_K) / 2 */
 } polar_segment;
-
 /* Segments in order, without gaps, covering layers 0 .. n_layer-1. */
 typedef struct polar_program {
     int n_layer, n_segments;
     polar_segment segments[POLAR_MAX_LAYER];
 } polar_program;
-
 /* Every layer once: one segment. */
 POLAR_API polar_program polar_program_identity(int n_layer);
 /* POLAR_OK if the program is well-formed for n_layer layers and executes at least one call. */
@@ -347,12 +326,10 @@ POLAR_API double polar_program_cost(const polar_program *program);
 /* The path: returns its length, and writes at most `capacity`. A program with a damped segment has none: 0. */
 POLAR_API int polar_program_path(const polar_program *program, int *path, int capacity);
 #define POLAR_CALL_LAYER 255 /* call & POLAR_CALL_LAYER is the layer of a call */
-/* The calls, which sessions and polar_many take in place of a path: to the layers damped segments add, in higher bits,
- * what happens around a call. */
+/* The calls, taken in place of a path: to the layers damped segments add, in higher bits, what happens around them. */
 POLAR_API int polar_program_calls(const polar_program *program, int *calls, int capacity);
-/* The canonical parse of a path, or of calls: fewest segments of at most max_length layers and max_times executions;
- * then fewest skips; then most repeated segments; then larger segments earlier. [P] uses 4 and 2. POLAR_MISMATCH if the
- * path has no such form (order changed, repeated more often, ...). */
+/* The canonical parse of a path, or of calls: fewest segments of at most max_length layers and max_times executions
+ * ([P]: 4, 2); then fewest skips, most repeated segments, larger ones earlier. POLAR_MISMATCH if it has none. */
 POLAR_API polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
                                                int max_length, int max_times, polar_error *error);
 /* One cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. Returns n_layer. */
@@ -368,10 +345,8 @@ POLAR_API void polar_program_targets(const polar_program *program, int *seg_flip
 typedef struct polar_session polar_session;
 typedef enum polar_kv_mode {
     POLAR_KV_PER_CALL, /* every call attends to its own keys and values: equals recomputation */
-    POLAR_KV_SHARED,   /* calls of one layer see each other's entries, as the released code of [P] does: only to compare
-                          with it. Damped passes are calls like others */
-    POLAR_KV_LAST,     /* one slot per layer: tokens of one evaluation see each other call by call, and of tokens that
-                          were evaluated before, every call of a layer sees what its last call left */
+    POLAR_KV_SHARED,   /* calls of one layer see each other's entries, as in the code of [P]: only to compare with */
+    POLAR_KV_LAST,     /* a slot per layer: calls see what its last call left for tokens of earlier evaluations */
     POLAR_N_KV_MODE
 } polar_kv_mode;
 typedef enum polar_kv_type { POLAR_KV_F16, POLAR_KV_F32 } polar_kv_type;
@@ -401,7 +376,6 @@ typedef struct polar_session_options {
     polar_tap tap;         /* NULL, or called after every call: to look, to change, to cancel */
     void *tap_user;
 } polar_session_options;
-
 /* Bytes that polar_session_create will take from the allocator, threads included; 0 if the options are refused. */
 POLAR_API size_t polar_session_bytes(const polar_model *model, const polar_program *program,
                                      const polar_session_options *options);
@@ -410,7 +384,7 @@ POLAR_API polar_status polar_session_create(polar_session **out, const polar_mod
                                             const polar_session_options *options, polar_error *error);
 POLAR_API void polar_session_free(polar_session *session);
 
-/* Another program, or a path in any order, or calls. The session becomes empty; after a failure it is as before. */
+/* Another program, or a path in any order, or calls. The session becomes empty, unless this fails. */
 POLAR_API polar_status polar_session_set_program(polar_session *session, const polar_program *program,
                                                  polar_error *error);
 POLAR_API polar_status polar_session_set_path(polar_session *session, const int *path, int n_path, polar_error *error);
@@ -451,8 +425,8 @@ typedef enum polar_pooling { POLAR_POOLING_MEAN, POLAR_POOLING_LAST, POLAR_N_POO
 POLAR_API polar_status polar_session_embed(polar_session *session, const int32_t *tokens, int n, polar_pooling pooling,
                                            int normalize, float *embedding, polar_error *error);
 
-/* The state - tokens, keys and values, kept logits - as bytes that are the same on every machine: *size gets their
- * number; they are written to `state` (`capacity` bytes), unless it is NULL. */
+/* The state - tokens, keys and values, kept logits - as bytes, the same on every machine: *size of them, to `state`
+ * (`capacity` bytes) unless it is NULL. */
 POLAR_API polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
                                           polar_error *error);
 /* Goes on to the same bits. Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT),
@@ -489,7 +463,6 @@ typedef enum polar_stop {
     POLAR_STOP_STRING, /* a stop string appeared; it is not part of the text */
     POLAR_STOP_CONTEXT /* no room for another token */
 } polar_stop;
-
 typedef struct polar_generate_options {
     int max_tokens;               /* 256 */
     const polar_program *program; /* NULL, or the one that the session changes to behind the prompt */
@@ -510,7 +483,6 @@ typedef struct polar_generate_options {
     int32_t *tokens;            /* NULL, or where the tokens go that are generated, as many as there is room */
     int token_capacity;
 } polar_generate_options;
-
 typedef struct polar_result {
     int n_prompt, n_generated; /* tokens; those generated are in polar_generate_options.tokens, if that was given */
     int n_calls;               /* layer calls per generated token */
@@ -518,7 +490,6 @@ typedef struct polar_result {
     double logprob;            /* sum of natural log probabilities of the generated tokens by the model's own logits */
     size_t length;             /* bytes of the whole text, also where it was cut */
 } polar_result;
-
 /* Evaluates the prompt (n tokens; 0 if the session has logits) and generates until a reason of polar_stop. text and
  * result may be NULL. The session then holds prompt and answer, whose last token is evaluated only when something
  * follows: the logits are those that it was drawn from. Another call with n = 0 and the same seed goes on as one call
@@ -527,12 +498,26 @@ POLAR_API polar_status polar_session_generate(polar_session *session, const int3
                                               const polar_generate_options *options, char *text, size_t capacity,
                                               polar_result *result, polar_error *error);
 
+/* --- answers ---------------------------------------------------------------------------------------- */
+/* A piece of somebody's text; not NUL-terminated. */
+typedef struct polar_span {
+    const char *text;
+    size_t length;
+} polar_span;
+/* How answers are found in responses and compared. NULL instead of a judge: the response without spaces at both ends,
+ * which equals the same bytes only. examples/answer has a judge for mathematics. */
+typedef struct polar_judge {
+    polar_span (*extract)(void *user, const char *response, size_t length); /* a part of it; length 0: no answer */
+    int (*same)(void *user, polar_span a, polar_span b);                    /* 1, 0, or -1 without memory */
+    void *user;
+} polar_judge;
+
 #ifndef POLAR_NO_SEARCH
 /* --- [many] many programs on one prompt ------------------------------------------------------------- */
 /* Runs dozens or hundreds of programs on one prompt, as a search does. Results are, bit by bit, those that each path
  * gives alone in a fresh session with greedy decoding, for a fraction of the work: what programs have in common is
  * computed once (share), programs that need the same layer next go through it in one pass over its weights (batch), and
- * an answer that can be guessed is checked instead of generated (draft). Create, prompt, draft, run: that is all. */
+ * an answer that can be guessed is checked instead of generated (draft). */
 typedef struct polar_many polar_many;
 
 /* A list of layers to execute, in any order, or what polar_program_calls says. Borrowed for the call. */
@@ -540,7 +525,6 @@ typedef struct polar_path {
     const int *calls;
     int n;
 } polar_path;
-
 typedef struct polar_many_options {
     const polar_allocator *allocator;
     int n_threads;
@@ -553,7 +537,6 @@ typedef struct polar_many_options {
     polar_progress progress;
     void *progress_user;
 } polar_many_options;
-
 /* The greedy answer of one program. Tokens and text are valid until the next prompt. */
 typedef struct polar_many_result {
     polar_status status;   /* POLAR_OK; POLAR_NUMERIC: there is no answer, logits were not finite */
@@ -564,7 +547,6 @@ typedef struct polar_many_result {
     size_t length;         /* bytes of text */
     double logprob;        /* sum of natural log probabilities of the tokens */
 } polar_many_result;
-
 /* What was done since creation. The counts named plain are what each program alone in a fresh session would take. */
 typedef struct polar_many_stats {
     int64_t n_programs;
@@ -575,7 +557,6 @@ typedef struct polar_many_stats {
     int64_t n_drafted, n_accepted;    /* draft tokens evaluated; those that turned out to be right */
     size_t cache_bytes, peak_bytes;   /* memory held now; the most that was held at a time */
 } polar_many_stats;
-
 POLAR_API polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                          polar_error *error);
 POLAR_API void polar_many_free(polar_many *many);
@@ -588,10 +569,9 @@ POLAR_API polar_status polar_many_draft(polar_many *many, const int32_t *tokens,
 POLAR_API polar_status polar_many_run(polar_many *many, const polar_path *paths, int n_paths,
                                       polar_many_result *results, polar_error *error);
 
-/* The next path of a stream. 1: *path is set, and its calls stay valid until its result is reported; 0: none now, ask
- * again after the next report; negative: stop. */
+/* 1: *path is the next one, valid until its result is reported; 0: none before the next report; negative: stop. */
 typedef int (*polar_many_next)(void *user, polar_path *path);
-/* Takes the result of a path. Paths are numbered 0, 1, ... as they were given. Not 0: stop. */
+/* Takes a result. Paths are numbered 0, 1, ... as they were given. Not 0: stop. */
 typedef int (*polar_many_done)(void *user, int number, const polar_many_result *result);
 /* Runs programs as they come, for those that depend on the results of others. `next` is asked at the start and after
  * each report, until it has none; what it gives begins to run while others still generate, so give several at the start
@@ -606,24 +586,7 @@ POLAR_API polar_status polar_many_stream(polar_many *many, polar_many_next next,
 POLAR_API polar_status polar_many_score(polar_many *many, polar_path path, const int32_t *tokens, int n,
                                         double *logprob, polar_error *error);
 POLAR_API void polar_many_get_stats(const polar_many *many, polar_many_stats *stats);
-#endif /* POLAR_NO_SEARCH */
 
-/* --- answers ---------------------------------------------------------------------------------------- */
-/* A piece of somebody's text; not NUL-terminated. */
-typedef struct polar_span {
-    const char *text;
-    size_t length;
-} polar_span;
-
-/* How answers are found in responses and compared. NULL instead of a judge: the response without spaces at both ends,
- * which equals the same bytes only. examples/answer has a judge for mathematics. */
-typedef struct polar_judge {
-    polar_span (*extract)(void *user, const char *response, size_t length); /* a part of it; length 0: no answer */
-    int (*same)(void *user, polar_span a, polar_span b);                    /* 1, 0, or -1 without memory */
-    void *user;
-} polar_judge;
-
-#ifndef POLAR_NO_SEARCH
 /* --- [search] search for programs ------------------------------------------------------------------- */
 /* Monte Carlo tree search for programs that answer one question: it proposes them, the caller runs them.
  *
@@ -658,9 +621,6 @@ typedef struct polar_search_options {
     double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
     int max_in_flight;     /* proposals that may wait for their reward at once, 64 */
 } polar_search_options;
-
-/* Bytes that polar_search_create will take from the allocator; 0 if the options are refused. */
-POLAR_API size_t polar_search_bytes(int n_layer, const polar_search_options *options);
 /* All memory is taken here, none later. */
 POLAR_API polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
                                            const polar_search_options *options, polar_error *error);
@@ -674,7 +634,6 @@ POLAR_API int polar_search_next(polar_search *search, polar_program *program);
 /* The reward of a proposal, 0..1, once for each id, in any order. */
 POLAR_API polar_status polar_search_report(polar_search *search, int id, double reward, polar_error *error);
 
-/* Every distinct path tried, in the order of the trajectory. */
 typedef struct polar_search_result {
     polar_program program; /* in a form of which every path has one */
     int parent;            /* id of the program that got one more edit; -1 for the identity */
@@ -682,7 +641,7 @@ typedef struct polar_search_result {
     int reported;          /* 0: the reward is not known yet */
     double reward;
 } polar_search_result;
-/* Returns 0 if there is no such id: they are counted from 0. */
+/* A path that was tried; 0 if there is no such id. */
 POLAR_API int polar_search_get(const polar_search *search, int id, polar_search_result *result);
 #endif /* POLAR_NO_SEARCH */
 
@@ -718,13 +677,11 @@ typedef struct polar_predictor_info {
     uint64_t model_checksum;    /* polar_model_checksum of the model it was trained for; 0: unknown */
     uint64_t model_fingerprint; /* polar_model_fingerprint of it; 0: unknown */
     const char *model_name, *encoder_name; /* "" if unknown */
-    const char *prompt, *system, *chat; /* template with {question}, system message and polar_chat_name that questions
-                                           were asked with in training; "" if unknown, a system of NULL: none */
+    const char *prompt, *system, *chat; /* as in polar_prompt, of the training; "" if unknown, a system of NULL: none */
     double price;               /* of the menu, see polar_menu_rank */
     double cascade_threshold;   /* mean log probability that an answer must reach, see polar_cascade */
     int cascade_programs;       /* for how many programs it was fitted, with POLAR_MENU_PRICE; 0: it was not */
-    const uint64_t *questions;  /* (n_questions) fingerprints of the questions it was trained and chosen on, ascending,
-                                   by a hash of the trainer's choice; NULL if unknown */
+    const uint64_t *questions;  /* (n_questions) ascending hashes of those it was trained and chosen on, or NULL */
     int n_questions;
 } polar_predictor_info;
 
@@ -742,8 +699,7 @@ POLAR_API void polar_predictor_get_info(const polar_predictor *predictor, polar_
 /* Sets all but sizes, menu and n_params, copying texts and lists. Not while others use the predictor. */
 POLAR_API polar_status polar_predictor_set_info(polar_predictor *predictor, const polar_predictor_info *info,
                                                 polar_error *error);
-/* POLAR_MISMATCH if it is for another model: layers, width, encoder (may be NULL), fingerprint; with any_model without
- * the latter, for the same model quantized in another way. */
+/* POLAR_MISMATCH if it is for another model: layers, width, encoder (or NULL), without any_model the fingerprint. */
 POLAR_API polar_status polar_predictor_check(const polar_predictor *predictor, const polar_model *model,
                                              const polar_model *encoder, int any_model, polar_error *error);
 
@@ -753,8 +709,8 @@ POLAR_API polar_status polar_predictor_logits(const polar_predictor *predictor, 
                                               float *seg_logits, float *op_logits, polar_error *error);
 
 #define POLAR_MAX_BEAMS 32
-/* How logits become programs: layers where the probability of a segment start reaches the threshold start one, segments
- * above max_length are cut; then a beam search over operations, by log probabilities at the segments' first layers. */
+/* From logits to programs: a segment starts where its probability reaches the threshold, and ends after max_length
+ * layers; then a beam search over operations, by log probabilities at the segments' first layers. */
 typedef struct polar_beam_options {
     double threshold;      /* 0.5 */
     int max_length;        /* 4 layers */
@@ -762,15 +718,12 @@ typedef struct polar_beam_options {
     int n_ops;             /* 2: operations tried per segment, 1..3 */
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
 } polar_beam_options;
-
 /* A program that was proposed, with the logarithm of its probability. */
 typedef struct polar_candidate {
     polar_program program; /* may skip every layer: polar_program_validate says so */
     double score;
 } polar_candidate;
-
-/* Decodes logits as polar_predictor_logits gives them. `out` has room for n_beams, *n gets the number, best first. Ties
- * are decided as in [P]. */
+/* `out` has room for n_beams, *n gets the number, best first, ties as in [P]. */
 POLAR_API polar_status polar_program_beams(const float *seg_logits, const float *op_logits, int n_layer,
                                            const polar_beam_options *options, polar_candidate *out, int *n,
                                            polar_error *error);
@@ -780,8 +733,7 @@ POLAR_API const polar_program *polar_predictor_program(const polar_predictor *pr
 /* P(the program answers this question correctly) for each program of the menu. */
 POLAR_API polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
                                             double *probability, polar_error *error);
-/* The indices of the programs by probability - price * cost, the largest first, of equal ones the first of the menu;
- * returns their number, at most POLAR_MAX_MENU. price as in polar_pick_options. */
+/* The programs' indices by probability - price * cost, the largest first. Returns their number. */
 POLAR_API int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */
@@ -794,11 +746,10 @@ typedef struct polar_features_options {
     const polar_model *encoder;    /* for ENCODER */
     polar_session_options session; /* of the session that runs the model; also allocator and threads */
 } polar_features_options;
-
 POLAR_API polar_status polar_features_create(polar_features **out, const polar_model *model,
                                              const polar_features_options *options, polar_error *error);
 POLAR_API void polar_features_free(polar_features *features);
-/* Numbers per token: the width n_embd of the model, or of the encoder. */
+/* n_embd of the model, or of the encoder. */
 POLAR_API int polar_features_width(const polar_features *features);
 /* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the last max_tokens
  * of the prompt, the tokens that the program will run on, so that the first layers are not run twice; ENCODER reads the
@@ -809,13 +760,11 @@ POLAR_API polar_status polar_features_make(polar_features *features, const char 
 
 /* Picks programs for questions (polar_picker_pick), and answers under them (polar_picker_answer). */
 typedef struct polar_picker polar_picker;
-/* Which network picks. */
 typedef enum polar_pick_head {
     POLAR_PICK_AUTO,    /* the menu if the file has one */
     POLAR_PICK_MENU,    /* programs of the menu by probability - price * cost */
     POLAR_PICK_PROGRAMS /* decoded programs by their score; those that execute nothing are left out */
 } polar_pick_head;
-
 typedef struct polar_pick_options {
     const polar_model *encoder;    /* for features of an encoder */
     polar_session_options session; /* that answers; max_calls 0: what any program that may be picked needs */
@@ -824,7 +773,6 @@ typedef struct polar_pick_options {
     polar_beam_options beams;
     int any_model;                 /* 0, see polar_predictor_check */
 } polar_pick_options;
-
 /* POLAR_MISMATCH if the predictor is for another model. */
 POLAR_API polar_status polar_picker_create(polar_picker **out, const polar_model *model,
                                            const polar_predictor *predictor, const polar_pick_options *options,
@@ -835,19 +783,16 @@ POLAR_API void polar_picker_free(polar_picker *picker);
 POLAR_API polar_status polar_picker_pick(polar_picker *picker, const char *question, size_t length,
                                          const int32_t *prompt, int n_prompt, polar_candidate *out, int max, int *n,
                                          polar_error *error);
-/* P(correct) of each program of the menu for the last question; NULL if no menu picks. */
+/* P(correct) of the menu's programs for the last question; NULL if no menu picks. */
 POLAR_API const double *polar_picker_menu(const polar_picker *picker);
-/* The session that makes the features and gives the answers. */
 POLAR_API polar_session *polar_picker_session(polar_picker *picker);
 
-/* How programs become an answer. */
 typedef enum polar_method {
     POLAR_METHOD_FIRST,   /* the answer of the first program */
     POLAR_METHOD_VOTE,    /* of all programs, see polar_vote; weights are their probabilities */
     POLAR_METHOD_CASCADE, /* of the first program whose answer is confident, see polar_cascade */
     POLAR_N_METHOD
 } polar_method;
-
 typedef struct polar_answer_options {
     polar_method method;             /* FIRST */
     double threshold;                /* of a cascade, below 0; 0: that of the predictor's file */
@@ -855,7 +800,6 @@ typedef struct polar_answer_options {
     const polar_judge *judge;        /* of a vote */
     polar_generate_options generate; /* on_text gets the answer that was chosen, in one piece if several were run */
 } polar_answer_options;
-
 typedef struct polar_picked {
     polar_result result;       /* of the program whose answer it is */
     int chosen;                /* its index */
@@ -863,7 +807,6 @@ typedef struct polar_picked {
     int votes;                 /* for this answer; 0: no program gave one that counts, and it is that of the first */
     polar_candidate candidate; /* the program whose answer it is */
 } polar_picked;
-
 /* Answers under n candidates, the best first; text and capacity as in polar_session_generate. */
 POLAR_API polar_status polar_picker_answer(polar_picker *picker, const int32_t *prompt, int n_prompt,
                                            const polar_candidate *candidates, int n,
@@ -892,14 +835,12 @@ typedef struct polar_ballot {
 POLAR_API polar_status polar_vote(const polar_ballot *ballots, int n, const polar_judge *judge, int *winner, int *votes,
                                   polar_error *error);
 
-/* How a question is put to a model. */
 typedef struct polar_prompt {
     const char *text;   /* template: the question takes each place of "{question}"; NULL: the question alone */
     const char *system; /* system message; NULL: none */
     polar_chat chat;
     int think;          /* 1: with thinking, see polar_chat_tokenize */
 } polar_prompt;
-
 /* The prompt of questions to a model, by the first of these that has a text: `wanted`; the predictor, with its chat
  * format and system message; the model's file, raw; else the question alone. System message and chat format of `wanted`
  * come before those found; AUTO that is left becomes the file's chat format. predictor and wanted may be NULL. */
@@ -925,18 +866,17 @@ typedef struct polar_ask_options {
 } polar_ask_options;
 
 #ifndef POLAR_NO_TOKENIZER
-/* *n and capacity as in polar_tokenize. POLAR_FORMAT if the prompt's text has no place for the question. */
+/* As polar_tokenize. POLAR_FORMAT if the prompt's text has no place for the question. */
 POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
                                              int32_t *tokens, int capacity, int *n, polar_error *error);
-/* Question in, answer out: prompt, program, session, generation, all in one call, in a session that is gone afterwards;
- * what polar run does. text, capacity and result as in polar_session_generate. */
+/* Question in, answer out, in a session that is gone afterwards: what polar run does. text, capacity and result as in
+ * polar_session_generate. */
 POLAR_API polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                                  char *text, size_t capacity, polar_result *result, polar_error *error);
 #endif
 
 #ifndef POLAR_NO_TRAIN
 /* --- [train] training ------------------------------------------------------------------------------- */
-/* What is known of a program on a question: nothing, that it answers it, that it does not. */
 typedef enum polar_result_kind { POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID, POLAR_RESULT_INVALID } polar_result_kind;
 
 typedef struct polar_train_path {
@@ -944,14 +884,12 @@ typedef struct polar_train_path {
     int length;
     polar_result_kind result;
 } polar_train_path;
-
 /* A question: its features (n_tokens, q_dim), computed once, and the paths that were tried. All borrowed. */
 typedef struct polar_train_question {
     const float *features;
     int n_tokens, n_paths;
     const polar_train_path *paths;
 } polar_train_question;
-
 typedef enum polar_schedule { POLAR_SCHEDULE_COSINE, POLAR_SCHEDULE_LINEAR, POLAR_SCHEDULE_CONSTANT } polar_schedule;
 /* What happens to the identity path where a question has a shorter valid one too. */
 typedef enum polar_identity { POLAR_IDENTITY_PLAIN, POLAR_IDENTITY_REWEIGHT, POLAR_IDENTITY_DROP } polar_identity;
@@ -965,7 +903,6 @@ typedef struct polar_train_epoch {
     double hit1, hit5;      /* share of held-out questions with a known valid program first, among the first 5 */
     double identity;        /* share with the identity first */
 } polar_train_epoch;
-
 typedef struct polar_train_progress {
     int n_questions, n_validation, n_examples; /* trained on, held out; paths trained on */
     int epoch, step, n_steps;       /* finished */
@@ -975,7 +912,6 @@ typedef struct polar_train_progress {
     int best_epoch;                 /* from 0; -1: none yet */
     const polar_train_epoch *curve; /* of `epoch` epochs */
 } polar_train_progress;
-
 /* The defaults are the recipe of [P] but for `group` and `standardize`; what is 0 there is off. */
 typedef struct polar_train_options {
     const polar_allocator *allocator;
@@ -986,11 +922,9 @@ typedef struct polar_train_options {
     const polar_predictor *start; /* weights to go on from; NULL: random ones */
     int d_model, n_head, n_block; /* 256, 4, 2; those of `start` with one */
     double dropout;             /* 0.1 */
-    int no_standardize;         /* 0: features are shifted and scaled to mean 0, variance 1; the weights that are saved
-                                   take the features as they are */
+    int no_standardize;         /* 0: training sees features of mean 0, variance 1; the weights saved need not */
     int n_epochs, batch;        /* 10; 128 examples per step */
-    int group;                  /* 8: at most so many paths of a question are kept together; they share a pass and its
-                                   dropout, which is as many times faster. 1: examples shuffled one by one */
+    int group;                  /* 8: so many paths of a question share a pass and its dropout; 1: all are shuffled */
     double lr;                  /* 5e-4 */
     polar_schedule schedule;
     int warmup;                 /* 10 steps */
@@ -1004,28 +938,24 @@ typedef struct polar_train_options {
     int per_question;           /* 0; 1: the weights of a question's examples add up to 1 */
     double validation;          /* 0.1: share of the questions that is held out */
     polar_select select;        /* LOSS */
-    /* Called after each step; not 0 cancels. The trainer can go on afterwards. */
     int (*progress)(void *user, const polar_train_progress *progress);
     void *progress_user;
 } polar_train_options;
-
-/* A training run over `questions`, which must stay until the trainer is freed. Questions without a valid path that
- * parses are left out. */
+/* A run over `questions`, which must stay until it is freed; those without a valid path that parses are left out. */
 typedef struct polar_trainer polar_trainer;
 POLAR_API polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim,
                                             const polar_train_question *questions, int n_questions,
                                             const polar_train_options *options, polar_error *error);
 POLAR_API void polar_trainer_free(polar_trainer *trainer);
-/* n_steps steps, or all that are left (0). POLAR_CANCELLED if the progress function said so. */
+/* n_steps steps, or all that are left (0); `progress` is called after each. Cancelled, the trainer can go on. */
 POLAR_API polar_status polar_trainer_run(polar_trainer *trainer, int n_steps, polar_error *error);
-/* 1 when all epochs are done. */
 POLAR_API int polar_trainer_done(const polar_trainer *trainer);
 POLAR_API void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
 /* The weights of the best epoch so far, as a predictor of its own. */
 POLAR_API polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
 #ifndef POLAR_NO_STDIO
-/* Writes the state of the run, and reads it into a trainer made with the same options and data: the run goes on to the
- * same bits. POLAR_MISMATCH if they are others. A trainer whose load failed is as it was. */
+/* The state of the run, to a file and into a trainer of the same options and data (else POLAR_MISMATCH, and nothing
+ * changes), which goes on to the same bits. */
 POLAR_API polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
 POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
 #endif
@@ -1047,14 +977,12 @@ typedef struct polar_menu_options {
     polar_progress progress; /* after each epoch */
     void *progress_user;
 } polar_menu_options;
-
 typedef struct polar_menu_report {
     int n_questions, n_validation, n_known; /* trained on, held out; results known in both */
     int best_epoch;
     double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
     double scale;                 /* of the logits, from the calibration */
 } polar_menu_report;
-
 /* Trains the menu, whose first program must be the identity, on the results that the questions' paths hold; calibrates
  * it on those held out. *out gets a new predictor with it and the network and properties of `base`. base and report may
  * be NULL. */

@@ -502,6 +502,7 @@ int command_search(cli *c) {
                                    .max_times = 5}};
     polar_search_options *s = &o.search;
     run r = {.o = &o};
+    polar_search *tried;
     static const char *const rules[] = {"textbook", "released", NULL};
     polar_error error;
     int status, rule;
@@ -537,11 +538,8 @@ int command_search(cli *c) {
                                        : cli_usage("--planted goes with --rule released, and without questions");
     if (!c->n_args) return cli_usage("no questions: polar search -h tells the usage");
     if ((status = check_options(&o)) || (status = evaluate_check(&o.evaluate, &r.shard))) return status;
-    if (!polar_search_bytes(1, s)) {
-        polar_search *none;
-        polar_search_create(&none, 1, "", 0, s, &error);
-        return cli_usage("%s", error.message);
-    }
+    if (polar_search_create(&tried, 1, "", 0, s, &error)) return cli_usage("%s", error.message);
+    polar_search_free(tried);
     r.file = c->args[0];
     if (o.menu && !strcmp(r.file, "-")) return cli_usage("--menu needs a file: it is read twice");
     return run_search(&r);
