@@ -2311,8 +2311,9 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
     const polar_allocator *a = o->pairs.allocator;
     const int beside = gguf_is_replaceable(path);
     const size_t bytes = strlen(path) + 5;
+    polar_error local = {POLAR_OK, ""};
     polar_status status = POLAR_OK;
-    FILE *f = NULL;
+    FILE *f;
     char *name;
     int bad;
     if (o->pairs.failed || o->directory.failed || o->tensors.failed)
@@ -2320,7 +2321,9 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
     if (!(name = mem_alloc(a, bytes, e))) return POLAR_MEMORY;
     memcpy(name, path, bytes - 5);
     memcpy(name + bytes - 5, beside ? ".tmp" : "", beside ? 5 : 1);
-    if ((f = gguf_fopen(name, "wb", e)) != NULL) {
+    f = gguf_fopen(name, "wb", &local);
+    if (!f) status = fail(e, local.status, "%s", local.message);
+    else {
         gguf_out_write(o, f);
         bad = fflush(f) != 0 || ferror(f);
 #ifdef POLAR_POSIX_FILES
@@ -2331,7 +2334,7 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
         if (!status && beside && !gguf_rename(name, path))
             status = fail(e, POLAR_IO, "%s: cannot give %s its name: %s", path, name, strerror(errno));
         if (status && beside) gguf_remove(name);
-    } else status = POLAR_IO;
+    }
     mem_free(a, name, bytes);
     return status;
 }
@@ -7632,64 +7635,48 @@ static polar_status model_arch(polar_model *m, polar_error *e) {
 
 /* --- what nobody asked for --- */
 
-/* Keys behind the architecture's name that are not used and do not matter: whatever their value, or with one of two. */
-static const struct model_harmless_key {
-    const char *name;
+/* Keys behind the architecture's name that are not used and do not matter: whatever their value, or with one of two
+ * values, as these mean what is done here anyway. */
+static const struct model_harmless {
     int any;
     double values[2];
-} model_harmless_keys[] = {
-    {"vocab_size", 1, {0, 0}}, /* the embeddings' shape says it */
-    {"tensor_data_layout", 1, {0, 0}},
-    {"pooling_type", 1, {0, 0}},
-    {"attention.layer_norm_epsilon", 1, {0, 0}}, /* of the norm that these architectures do not have */
-    {"attention.sliding_window_pattern", 1, {0, 0}}, /* no context is longer than the window */
-    {"attention.causal", 0, {1, 1}},
-    {"attention.clamp_kqv", 0, {0, 0}},
-    {"attention.max_alibi_bias", 0, {0, 0}},
-    {"attention.shared_kv_layers", 0, {0, 0}},
-    {"attn_logit_softcapping", 0, {0, 0}},
-    {"final_logit_softcapping", 0, {0, 0}},
-    {"router_logit_softcapping", 0, {0, 0}},
-    {"logit_scale", 0, {0, 1}},
-    {"residual_scale", 0, {0, 1}},
-    {"embedding_scale", 0, {0, 1}},
-    {"use_parallel_residual", 0, {0, 0}},
-    {"swin_norm", 0, {0, 0}},
-    {"rope.scaling.original_context_length", 1, {0, 0}}, /* of other types of scaling, which are refused, and those */
-    {"rope.scaling.finetuned", 1, {0, 0}},
-    {"rope.scaling.yarn_log_multiplier", 1, {0, 0}},
-    {"rope.scaling.yarn_ext_factor", 1, {0, 0}},
-    {"rope.scaling.yarn_attn_factor", 1, {0, 0}},
-    {"rope.scaling.yarn_beta_fast", 1, {0, 0}},
-    {"rope.scaling.yarn_beta_slow", 1, {0, 0}},
-    {"rope.scaling.attn_factor", 0, {1, 1}},
-    {"expert_used_count", 0, {0, 0}}, /* where there are no experts */
-    {"expert_weights_norm", 0, {0, 1}},
-    {"expert_feed_forward_length", 1, {0, 0}}, /* the tensors' shapes say it */
-    {"expert_shared_feed_forward_length", 1, {0, 0}},
-    {"expert_shared_count", 1, {0, 0}},
-    {"expert_weights_scale", 0, {0, 1}},
-    {"expert_gating_func", 0, {0, 1}}, /* 1: softmax */
-    {"expert_group_count", 0, {0, 1}},
-    {"expert_group_used_count", 0, {0, 1}},
-    {"leading_dense_block_count", 0, {0, 0}},
-    {"moe_every_n_layers", 0, {0, 1}},
-    {"interleave_moe_layer_step", 0, {0, 1}},
-    {"nextn_predict_layers", 0, {0, 0}},
-    {"n_deepstack_layers", 0, {0, 0}},
+    const char *names[22]; /* up to a NULL */
+} model_harmless[] = {
+    {1, {0, 0}, {"vocab_size", "tensor_data_layout", "pooling_type", /* the tensors' shapes say the first of these */
+                 "attention.layer_norm_epsilon",                     /* of a norm that these architectures do not have */
+                 "attention.sliding_window_pattern",                 /* no context is longer than the window */
+                 /* of types of scaling that are refused */
+                 "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.yarn_log_multiplier",
+                 "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
+                 "rope.scaling.yarn_beta_slow",
+                 /* the shapes of the tensors again */
+                 "expert_feed_forward_length", "expert_shared_feed_forward_length", "expert_shared_count"}},
+    {0, {1, 1}, {"attention.causal", "rope.scaling.attn_factor"}},
+    {0, {0, 0}, {"attention.clamp_kqv", "attention.max_alibi_bias", "attention.shared_kv_layers",
+                 "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping",
+                 "use_parallel_residual", "swin_norm", "leading_dense_block_count", "nextn_predict_layers",
+                 "n_deepstack_layers", "expert_used_count"}}, /* the last where there are no experts */
+    {0, {0, 1}, {"logit_scale", "residual_scale", "embedding_scale", "expert_weights_norm", "expert_weights_scale",
+                 "expert_gating_func", /* 1: softmax */
+                 "expert_group_count", "expert_group_used_count", "moe_every_n_layers", "interleave_moe_layer_step"}},
 };
 
-static int model_key_is_harmless(const gguf_kv *kv, size_t prefix) {
-    for (int i = 0; i < COUNT(model_harmless_keys); i++) {
-        const struct model_harmless_key *h = &model_harmless_keys[i];
-        if (strlen(h->name) != kv->key_length - prefix || memcmp(h->name, kv->key + prefix, strlen(h->name))) continue;
-        for (size_t k = 0; k < kv->count && !h->any; k++) {
-            double x = kv->type == GGUF_BOOL ? kv->at[k] : -1;
-            if (kv->type == GGUF_STRING || (kv->type != GGUF_BOOL && !gguf_float_at(kv, k, &x))) return 0;
-            if (!(x >= h->values[0] && x <= h->values[0]) && !(x >= h->values[1] && x <= h->values[1])) return 0;
-        }
-        return 1;
+/* Whether all elements of a value are one of two numbers; bools count as 0 and 1. */
+static int model_is_one_of(const gguf_kv *kv, const double *values) {
+    for (size_t k = 0; k < kv->count; k++) {
+        double x = kv->type == GGUF_BOOL ? kv->at[k] : -1;
+        if (kv->type == GGUF_STRING || (kv->type != GGUF_BOOL && !gguf_float_at(kv, k, &x))) return 0;
+        if (!(x >= values[0] && x <= values[0]) && !(x >= values[1] && x <= values[1])) return 0;
     }
+    return 1;
+}
+
+/* Whether a key is in the list, with a value that does not matter. `prefix` is the length of the name in front. */
+static int model_key_is_harmless(const gguf_kv *kv, size_t prefix) {
+    for (const struct model_harmless *h = model_harmless; h < model_harmless + COUNT(model_harmless); h++)
+        for (const char *const *name = h->names; *name; name++)
+            if (strlen(*name) == kv->key_length - prefix && !memcmp(*name, kv->key + prefix, strlen(*name)))
+                return h->any || model_is_one_of(kv, h->values);
     return 0;
 }
 
