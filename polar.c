@@ -232,6 +232,7 @@ static void text_put(text_buffer *t, const char *s, size_t n) {
     if (t->capacity) t->at[MIN(t->length, t->capacity - 1)] = 0;
 }
 
+/* Appends an unsigned number in base 10 or 16. */
 static void text_put_u64(text_buffer *t, uint64_t v, unsigned base) {
     char digits[24];
     int n = 0;
@@ -282,6 +283,7 @@ static void text_vformat(text_buffer *t, const char *format, va_list args) {
     }
 }
 
+/* Appends formatted text, see text_vformat. */
 static PRINTF_LIKE(2, 3) void text_format(text_buffer *t, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -393,6 +395,7 @@ static int mul_size(size_t *r, size_t a, size_t b) {
     return 1;
 }
 
+/* The same for a sum. */
 static int add_size(size_t *r, size_t a, size_t b) {
     if (a > SIZE_MAX - b) return 0;
     *r = a + b;
@@ -507,6 +510,7 @@ static void buf_put(buf *b, const void *bytes, size_t n) {
     b->length += n;
 }
 
+/* Frees the bytes; the buf is empty then and can be used again. */
 static void buf_free(buf *b) {
     mem_free(b->allocator, b->at, b->capacity);
     b->at = NULL;
@@ -820,6 +824,7 @@ static void text_put_number(text_buffer *t, double x, int is_float) {
 #define POLAR_NO_THREADS 1 /* no atomic operations that we know of */
 #endif
 
+/* Runs task(context, i, worker) for i in [0, n) on a runner; a single task right here. */
 static void parallel_for(const polar_runner *r, int n, polar_task task, void *context) {
     if (n == 1) task(context, 0, 0);
     else if (n > 1) r->run(r->user, n, task, context);
@@ -840,6 +845,7 @@ int polar_cpu_count(void) {
     return 1;
 }
 
+/* Bytes of a pool, as polar_session_bytes counts them. */
 static size_t pool_bytes(int n_threads) {
     (void)n_threads;
     return sizeof(polar_pool);
@@ -914,6 +920,7 @@ typedef pthread_cond_t thread_cond;
 #define thread_yield() sched_yield()
 #endif
 
+/* Tells the processor that this thread is waiting. */
 static void thread_pause(void) {
 #if defined(POLAR_X86)
     _mm_pause();
@@ -922,6 +929,7 @@ static void thread_pause(void) {
 #endif
 }
 
+/* How many bits are 1. */
 #if defined(_WIN32) || defined(__linux__)
 static int bits_set(uintptr_t mask) {
     int n = 0;
@@ -991,6 +999,7 @@ static int pool_spin(int round) {
     return round < 6000;
 }
 
+/* Sleeps until there is work or the pool ends. */
 static void pool_sleep(polar_pool *p) {
     lock_take(&p->lock);
     atomic_add(&p->sleepers, 1);
@@ -999,6 +1008,7 @@ static void pool_sleep(polar_pool *p) {
     lock_release(&p->lock);
 }
 
+/* The life of a thread: works, spins for a while when there is nothing to do, sleeps. */
 static void pool_main(pool_worker *w) {
     polar_pool *p = w->pool;
     int round = 0;
@@ -1394,6 +1404,7 @@ static int gguf_compare(const char *a, size_t a_length, const char *b, size_t b_
     return c ? c : a_length < b_length ? -1 : a_length > b_length;
 }
 
+/* The order of entries is that of their names. */
 static int gguf_entry_compare(const gguf_entry *a, const gguf_entry *b) {
     return gguf_compare(a->name, a->length, b->name, b->length);
 }
@@ -1484,6 +1495,7 @@ static polar_status gguf_absent(const gguf_file *g, const char *key, int require
     return required ? fail(e, POLAR_FORMAT, "%s: the key %s is missing", g->name, key) : POLAR_OK;
 }
 
+/* The error for a value of another type than `expected` says. */
 static polar_status gguf_wrong_type(const gguf_file *g, const gguf_kv *kv, const char *expected, polar_error *e) {
     return fail(e, POLAR_FORMAT, "%s: %.*s is %s%s, expected %s", g->name, (int)MIN(kv->key_length, 100), kv->key,
                 kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, expected);
@@ -1529,6 +1541,7 @@ typedef struct gguf_strings {
     size_t left;
 } gguf_strings;
 
+/* At the first string. */
 static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
     gguf_strings it = {kv->at, kv->count};
     return it;
@@ -2062,6 +2075,7 @@ struct polar_gguf {
     gguf_file file;
 };
 
+/* What polar_gguf_open and polar_gguf_open_memory have in common: from a path, or from memory if it is NULL. */
 static polar_status gguf_open_public(polar_gguf **out, const char *path, const void *data, size_t size,
                                      const polar_allocator *allocator, polar_error *error) {
     polar_allocator a = mem_allocator(allocator);
@@ -2097,6 +2111,7 @@ void polar_gguf_close(polar_gguf *g) {
     mem_free(&a, g, sizeof *g);
 }
 
+/* Values are shown as they lie in the file. */
 int polar_gguf_get_pair(const polar_gguf *g, int index, polar_gguf_pair *pair) {
     const gguf_kv *kv;
     if (index < 0 || (size_t)index >= g->file.n_kv) return 0;
@@ -2165,12 +2180,14 @@ static gguf_out gguf_out_begin(const polar_allocator *a) {
     return o;
 }
 
+/* Frees what was listed; the values of tensors are not its own. */
 static void gguf_out_free(gguf_out *o) {
     buf_free(&o->pairs);
     buf_free(&o->directory);
     buf_free(&o->tensors);
 }
 
+/* Little-endian, as files have it. */
 static void buf_put_u32(buf *b, uint32_t v) {
     uint8_t bytes[4];
     wr_u32(bytes, v);
@@ -3179,8 +3196,9 @@ static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
 /* --- x86, quantized weights ---
  *
  * Words of four numbers w = q + offset >= 0 of a row, a row in each lane, times four numbers of a token. maddubs (AVX2)
- * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-VNNI, and AVX-512 with VNNI)
- * adds all four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i - offset sum_i a_i.
+ * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-VNNI, and AVX-512
+ * with VNNI) adds all four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i -
+ * offset sum_i a_i.
  *
  * A type has one reader, read_TYPE_avx2. It loads a block of eight rows, transposes its words, so that each is in the
  * lane of its row, cuts the numbers out of them and passes these on: put_avx2 takes words of four numbers, put_scales
@@ -5189,6 +5207,7 @@ static const uint32_t uni_runs[] = {
     0xbb978, 0xbe001, 0xbe878, 0xc0001, 0xc4d2c, 0xc4d41, 0xc8ec0
 };
 
+/* The class of a code point: by comparison below 128, by bisection of the runs above. */
 static int uni_class(uint32_t c) {
     int low = 0, high = COUNT(uni_runs); /* uni_runs[low] is the run of c when high = low + 1 */
     if (c < 128) {
@@ -5528,6 +5547,7 @@ static uint32_t tok_hash(const uint8_t *s, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
+/* The same for the table of merges. */
 static uint32_t tok_hash_pair(int32_t left, int32_t right) {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
     return (uint32_t)(h >> 32);
@@ -5889,6 +5909,7 @@ static void tok_find_ids(tok_vocab *v) {
     if (v->eom >= 0) v->kinds[v->eom] |= TOK_END;
 }
 
+/* Whether a text begins with a prefix. */
 static int tok_starts(const char *s, size_t n, const char *prefix) {
     return n >= strlen(prefix) && !memcmp(s, prefix, strlen(prefix));
 }
@@ -6090,12 +6111,14 @@ static void tok_heap_down(uint64_t *heap, size_t n, size_t i) {
     heap[i] = x;
 }
 
+/* Enters x into the heap. */
 static void tok_heap_push(tok_coder *c, uint64_t x) {
     size_t i = c->n_heap++;
     for (size_t parent; i && x < c->heap[parent = (i - 1) / 2]; i = parent) c->heap[i] = c->heap[parent];
     c->heap[i] = x;
 }
 
+/* Takes the least out of the heap. */
 static uint64_t tok_heap_pop(tok_coder *c) {
     uint64_t x = c->heap[0];
     c->heap[0] = c->heap[--c->n_heap];
@@ -6356,6 +6379,7 @@ typedef struct tpl {
     size_t n_out, n_strings;
 } tpl;
 
+/* A NUL-terminated text as a span. */
 static polar_span span_of(const char *s) {
     const polar_span span = {s, strlen(s)};
     return span;
@@ -6411,12 +6435,14 @@ static int tpl_true(tpl_value v) {
          : v.kind <= TPL_NONE ? 0 : v.kind <= TPL_INT ? v.number != 0 : 1;
 }
 
+/* == of the language, but for the number 1 and true, which differ here. */
 static int tpl_equal(tpl_value a, tpl_value b) {
     return a.kind == b.kind && a.number == b.number && a.to == b.to && span_equal(a.text, b.text);
 }
 
 /* --- words and symbols */
 
+/* How many characters are left. */
 static int tpl_left(const tpl *t) {
     return (int)(t->end - t->at);
 }
@@ -6425,6 +6451,7 @@ static int tpl_is_digit(const tpl *t) {
     return tpl_left(t) && *t->at >= '0' && *t->at <= '9';
 }
 
+/* Passes over white space. */
 static void tpl_space(tpl *t) {
     while (tpl_left(t) && strchr(" \t\r\n", *t->at) && *t->at) t->at++;
 }
@@ -6444,6 +6471,7 @@ static polar_span tpl_rest(const tpl *t) {
     return rest;
 }
 
+/* The same where nothing else may stand. */
 static void tpl_need(tpl *t, const char *symbol) {
     if (!tpl_take(t, symbol)) tpl_fail(t, tpl_rest(t));
 }
@@ -6698,6 +6726,7 @@ static char tpl_sign(tpl *t) {
     return *t->at++;
 }
 
+/* Values joined by + - ~ and %, from left to right. */
 static tpl_value tpl_sum(tpl *t) {
     tpl_value v = tpl_primary(t);
     char sign;
@@ -7500,6 +7529,7 @@ static polar_status model_matrix(polar_model *m, int layer, const char *name, in
     return POLAR_OK;
 }
 
+/* Whether this machine has the byte order of files. */
 static int model_host_is_little(void) {
     const uint16_t one = 1;
     uint8_t first;
@@ -7642,15 +7672,16 @@ static const struct model_harmless {
     double values[2];
     const char *names[22]; /* up to a NULL */
 } model_harmless[] = {
-    {1, {0, 0}, {"vocab_size", "tensor_data_layout", "pooling_type", /* the tensors' shapes say the first of these */
-                 "attention.layer_norm_epsilon",                     /* of a norm that these architectures do not have */
-                 "attention.sliding_window_pattern",                 /* no context is longer than the window */
+    {1, {0, 0}, {"tensor_data_layout", "pooling_type",
+                 "attention.sliding_window_pattern", /* no context is longer than the window */
+                 "attention.layer_norm_epsilon",     /* of a norm that these architectures do not have */
                  /* of types of scaling that are refused */
                  "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.yarn_log_multiplier",
                  "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
                  "rope.scaling.yarn_beta_slow",
-                 /* the shapes of the tensors again */
-                 "expert_feed_forward_length", "expert_shared_feed_forward_length", "expert_shared_count"}},
+                 /* what the shapes of the tensors say */
+                 "vocab_size", "expert_feed_forward_length", "expert_shared_feed_forward_length",
+                 "expert_shared_count"}},
     {0, {1, 1}, {"attention.causal", "rope.scaling.attn_factor"}},
     {0, {0, 0}, {"attention.clamp_kqv", "attention.max_alibi_bias", "attention.shared_kv_layers",
                  "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping",
@@ -8580,6 +8611,7 @@ typedef struct layer_step {
     int chunk, chunks;       /* queries of a task and tasks of a head; in swiglu columns of a task and tasks of a row */
 } layer_step;
 
+/* Task `index`: per_task rows of a step. */
 static void step_task(void *context, int index, int worker) {
     const layer_step *w = context;
     for (int r = index * w->per_task; r < MIN(w->n_rows, (index + 1) * w->per_task); r++)
@@ -8787,6 +8819,7 @@ static void attention_task(void *context, int index, int worker) {
     if (n > 0) attention_run(&a, n);
 }
 
+/* Row r of what attention gave, quantized for the product with W_o. */
 static void attended_task(void *context, int r, int worker) {
     const layer_step *w = context;
     (void)worker;
@@ -11805,8 +11838,9 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
  * [search] Search for programs
  *
  * Monte Carlo tree search over edits of the identity, for one question whose answer is known. An edit skips a run of
- * layers or executes it several times, with the option max_damped also in damped passes; a node is a set of edits that do not overlap; a child has one edit more than
- * its parent. The rule, whose code is "the rule" below, simulation by simulation:
+ * layers or executes it several times, with the option max_damped also in damped passes; a node is a set of edits
+ * that do not overlap; a child has one edit more than its parent. The rule, whose code is "the rule" below,
+ * simulation by simulation:
  *
  *   1. Select. From the root go down to the child with the largest
  *          R/v + c sqrt(ln V / v) - lambda |pi|/D
