@@ -9484,7 +9484,7 @@ static polar_status session_check_tokens(const polar_session *s, const int32_t *
 /* Before tokens at position `at` are run: what a peek left counts as far as tokens and program are the same. What is
  * past that will be overwritten. */
 static void session_forget_ahead(polar_session *s, const int32_t *tokens, int at, int n) {
-    int same = s->options.kv_mode == POLAR_KV_PER_CALL && s->n_path >= s->ahead_layers;
+    int same = s->options.kv_mode == POLAR_KV_PER_CALL && s->n_path >= s->ahead_layers; /* begins with its layers */
     for (int c = 0; c < s->ahead_layers && same; c++) same = s->path[c] == c;
     if (!same) s->n_ahead = 0;
     for (int i = 0; i < n && at + i < s->n_ahead; i++)
@@ -9520,6 +9520,7 @@ static polar_status session_append(polar_session *s, const int32_t *tokens, int 
             return status;
         }
     }
+    /* only now do the tokens count as held */
     s->n_past += n;
     s->n_kept = kept;
     return POLAR_OK;
@@ -9539,7 +9540,7 @@ polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, 
     err_clear(error);
     status = session_check_tokens(s, tokens, n, s->n_past + (s->rest.token >= 0), "polar_session_eval", error);
     if (status) return status;
-    s->rest.goes_on = 0;
+    s->rest.goes_on = 0; /* what comes from outside ends a generation */
     if ((status = session_catch_up(s, error))) return status;
     return session_append(s, tokens, n, error);
 }
@@ -9549,7 +9550,7 @@ static polar_status session_run_ahead(polar_session *s, int n, polar_error *e) {
     const size_t width = (size_t)s->model->n_embd;
     polar_status status = POLAR_OK;
     for (int at = 0, step; at < n && !status; at += step) {
-        step = MIN(n - at, s->options.n_batch);
+        step = MIN(n - at, s->options.n_batch); /* rows; all of them are kept */
         if ((status = session_pass(s, at, step, step, e))) break;
         memcpy(s->ahead + (size_t)at * width, s->engine.hidden, (size_t)step * width * sizeof *s->ahead);
     }
@@ -9583,6 +9584,7 @@ polar_status polar_session_peek(polar_session *s, const int32_t *tokens, int n, 
     status = session_run_ahead(s, n, error);
     polar_session_set_path(s, path, n_path, NULL);
     if (status) return status;
+    /* what a later evaluation may go on from */
     s->n_ahead = n;
     s->ahead_layers = n_layers;
     if (hidden) memcpy(hidden, s->ahead, (size_t)n * (size_t)s->model->n_embd * sizeof *hidden);
@@ -9792,6 +9794,7 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     polar_status status;
     if (!out || !from) return fail(error, POLAR_ARGUMENT, "polar_session_clone: out or session is NULL");
     *out = NULL;
+    /* the same options, but what they pointed to may be gone: allocator and runner are those that were copied */
     o = from->options;
     o.allocator = &from->allocator;
     if (o.runner) o.runner = &from->engine.runner;
