@@ -5378,10 +5378,12 @@ static const char *tok_text(const tok_vocab *v, int32_t id, size_t *length) {
     return "";
 }
 
+/* Whether a reader sees nothing of a token: control tokens, and what the vocabulary cannot use. */
 static int tok_is_control(const tok_vocab *v, int32_t id) {
     return id >= 0 && (id == v->bos || id == v->eos || id == v->eot || id == v->eom);
 }
 
+/* Whether the token ends a generation. */
 static int tok_is_end(const tok_vocab *v, int32_t id) {
     return id >= 0 && (id == v->eos || id == v->eot || id == v->eom);
 }
@@ -5413,6 +5415,7 @@ static int tok_kind(const tok_vocab *v, int32_t id) {
     return id >= 0 && id < v->n_tokens ? v->kinds[id] & TOK_KIND : 0;
 }
 
+/* Whether a reader sees nothing of a token: control tokens, and what the vocabulary cannot use. */
 static int tok_is_control(const tok_vocab *v, int32_t id) {
     int kind = tok_kind(v, id);
     return kind == TOK_CONTROL || kind == TOK_UNKNOWN || kind == TOK_UNUSED;
@@ -5425,6 +5428,7 @@ static const char *tok_text(const tok_vocab *v, int32_t id, size_t *length) {
     return s;
 }
 
+/* Whether the token ends a generation. */
 static int tok_is_end(const tok_vocab *v, int32_t id) {
     return id >= 0 && id < v->n_tokens && v->kinds[id] & TOK_END;
 }
