@@ -8054,7 +8054,8 @@ polar_status polar_program_validate(const polar_program *p, int n_layer, polar_e
     for (int i = 0; i < p->n_segments; i++) {
         polar_segment s = p->segments[i];
         if (s.start != at || s.length < 1 || s.length > n_layer - at || s.times < 0 || (s.damped && s.times < 2))
-            return fail(error, POLAR_ARGUMENT, "segment %d is %d layers from %d, %d times%s; expected is one from %d", i,
+            return fail(error, POLAR_ARGUMENT, "segment %d is %d layers from %d, %d times%s; expected is one from %d",
+                        i,
                         s.length, s.start, s.times, s.damped ? " damped, which begins at 2" : "", at);
         at += s.length;
     }
@@ -8358,7 +8359,8 @@ polar_status polar_program_from_path(polar_program *program, int n_layer, const 
     if (!rest[0].exists) return prog_no_form(rest, position, n_layer, max_length, max_times, error);
     memset(program, 0, sizeof *program);
     program->n_layer = n_layer;
-    for (int i = 0; i < n_layer; i += rest[i].length) prog_append(program, i, rest[i].length, rest[i].times, rest[i].damped);
+    for (int i = 0; i < n_layer; i += rest[i].length)
+        prog_append(program, i, rest[i].length, rest[i].times, rest[i].damped);
     return POLAR_OK;
 }
 
@@ -8463,7 +8465,8 @@ static void blocks_place(act_blocks *b, layout *l, size_t rows, size_t n, int bl
  * heads, entries and tiles as ints. */
 static void engine_place(engine *e, layout *l) {
     const polar_model *m = e->model;
-    const size_t rows = (size_t)e->max_rows, held = (size_t)e->max_hidden, d = (size_t)m->n_embd, dq = (size_t)(m->n_head * m->head_dim),
+    const size_t rows = (size_t)e->max_rows, held = (size_t)e->max_hidden, d = (size_t)m->n_embd,
+                 dq = (size_t)(m->n_head * m->head_dim),
                  dk = (size_t)(m->n_head_kv * m->head_dim), ff = engine_max_ff(m),
                  used = (size_t)m->n_expert_used, workers = (size_t)e->runner.n_threads;
     if (size_of(rows, MAX(MAX(d, dq), MAX(ff, size_of(used, d)))) > INT_MAX || e->max_scores > INT_MAX ||
@@ -11415,7 +11418,8 @@ static void many_outputs(polar_many *many, many_program **flight, int n) {
             const int wanted = r == p->row || (p->eager && many_row_is_behind(p, r, p->row));
             if (row->has_logits || !wanted) continue;
             memcpy(many->engine.hidden + (size_t)count * d,
-                   row->cell >= 0 ? tail->hidden + (size_t)row->cell * d : p->hidden + (size_t)row->hidden * (size_t)p->width,
+                   row->cell >= 0 ? tail->hidden + (size_t)row->cell * d
+                                  : p->hidden + (size_t)row->hidden * (size_t)p->width,
                    d * sizeof(float));
             many->outputs[count] = row;
             many->wanted[count] = p->forced ? p->forced[row->depth] : -1;

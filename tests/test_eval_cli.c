@@ -760,7 +760,8 @@ TEST(without_predictor) {
 /* Programs one at a time in sessions of their own: where no layer repeats, shared and last keys and values are those of
  * each call, and a prompt under the same program changes nothing. What a prompt costs under another is counted. */
 TEST(alone) {
-    static const char *const ways[] = {"", " --kv shared", " --kv last", " --prompt-program 1x1", " --prompt-program 1x2"};
+    static const char *const ways[] = {"", " --kv shared", " --kv last", " --prompt-program 1x1",
+                                       " --prompt-program 1x2"};
     json_document *plain = NULL;
     for (int w = 0; w < COUNT(ways); w++) {
         char line[400];

@@ -140,6 +140,39 @@ TEST(models) {
     }
 }
 
+/* Damped passes, then another program, with slots per call and per layer. */
+TEST(damped) {
+    const int32_t tokens[] = {72, 101, 108, 108, 111, 32, 256, 299, 0, 7, 150, 33};
+    fixture f = fixture_model("qwen2moe", QUANT_Q4_K, 5);
+    polar_program first, then;
+    CHECK(!polar_program_parse(&first, FX_LAYERS, "0~2 1-2~3", NULL));
+    CHECK(!polar_program_parse(&then, FX_LAYERS, "0-1x2 3~2", NULL));
+    for (int cpu = POLAR_CPU_PLAIN; cpu < POLAR_N_CPU; cpu++) {
+        polar_model_options mo = {0};
+        polar_model *m = NULL;
+        uint64_t h = 0;
+        if (!kern_find((polar_cpu)cpu)) continue;
+        mo.cpu = (polar_cpu)cpu;
+        CHECK(!polar_model_open_memory(&m, f.data, f.size, &mo, NULL));
+        for (int mode = 0; mode < 2; mode++) {
+            polar_session_options o = {.max_calls = 10, .n_threads = 2, .n_batch = 3};
+            polar_session *s = NULL;
+            o.kv_mode = mode ? POLAR_KV_LAST : POLAR_KV_PER_CALL;
+            CHECK(!polar_session_create(&s, m, &first, &o, NULL));
+            for (int at = 0, step; at < COUNT(tokens); at += step) {
+                step = at ? 2 : 8;
+                if (at == 8) CHECK(!polar_session_change_program(s, &then, NULL));
+                CHECK(!polar_session_eval(s, tokens + at, step, NULL));
+                h = mix_floats(h, polar_session_logits(s, 0), FX_VOCAB);
+            }
+            polar_session_free(s);
+        }
+        CHECK(golden(polar_cpu_name((polar_cpu)cpu), h, 0x9c044d1e27668968));
+        polar_model_close(m);
+    }
+    free(f.data);
+}
+
 /* --- sampling --- */
 
 TEST(sampling) {
@@ -209,7 +242,7 @@ TEST(training) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(arithmetic), T(models), T(sampling), T(training),
+    T(arithmetic), T(models), T(damped), T(sampling), T(training),
 };
 
 int main(int argc, char **argv) {

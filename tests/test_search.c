@@ -446,7 +446,8 @@ TEST(spaces) {
             polar_search_result a, b;
             polar_search_get(s, i, &a);
             CHECK(!polar_program_validate(&a.program, 20, NULL));
-            for (int k = 0; k < i; k++) CHECK(polar_search_get(s, k, &b) && !polar_program_equal(&a.program, &b.program));
+            for (int k = 0; k < i; k++)
+                CHECK(polar_search_get(s, k, &b) && !polar_program_equal(&a.program, &b.program));
         }
         CHECK((loops[0] > 0 && loops[1] > 0) == (space != POLAR_SEARCH_SKIP));
         polar_search_free(s);

@@ -472,7 +472,7 @@ TEST(errors) {
     CHECK(!polar_session_create(&s, m, NULL, &o, &e));
     CHECK(polar_session_set_path(s, bad_layer, 2, &e) == POLAR_MISMATCH);
     CHECK(polar_session_set_path(s, many, 5, &e) == POLAR_ARGUMENT);
-    /* damped passes that do not end, that overlap, that have no beginning, or of which the first or the last is missing */
+    /* damped passes that do not end, that overlap, that have no beginning, of which the first or the last is missing */
     for (int i = 0; i < 7; i++) {
         const int first = 2 * CALL_PASSES + CALL_ANCHOR, last = 2 * CALL_PASSES + CALL_END;
         const int lists[7][3] = {{0, 1 | CALL_PASS, 2}, {CALL_PASS, CALL_PASS | first, CALL_PASS | last},

@@ -17,7 +17,8 @@ typedef struct evaluate_options {
     cli_list stop;
     int tokens, limit, cache_mb, threads, skip_long;
 } evaluate_options;
-#define EVALUATE_DEFAULTS {.reward = "answer", .kv = "per-call", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
+#define EVALUATE_DEFAULTS \
+    {.reward = "answer", .kv = "per-call", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
 #define EVALUATE_OPTIONS(o) \
     {"reward", 0, CLI_TEXT, &(o).reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"}, \
     {"tokens", 'n', CLI_INT, &(o).tokens, "N", "longest answer (50)"}, \
@@ -92,8 +93,8 @@ typedef struct evaluator_stream {
     int (*done)(void *user, int number, const attempt *a); /* takes over a->answer; a status to stop with, or 0 */
     void *user;
 } evaluator_stream;
-/* Runs paths as they come, under --reward choice and for programs alone one by one. 0, what stopped it, EVALUATE_CANCELLED, or 1 after
- * a message. */
+/* Runs paths as they come, under --reward choice and for programs alone one by one. 0, what stopped it,
+ * EVALUATE_CANCELLED, or 1 after a message. */
 int evaluator_run_stream(evaluator *e, const evaluator_stream *stream);
 
 #endif /* EVALUATE_H */

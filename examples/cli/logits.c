@@ -128,8 +128,8 @@ static int print_score(const logits_options *o, int n_vocab, const int32_t *toke
         if (i == 0 && rest > 1 && polar_session_eval(s, tokens + o->score, rest - 1, &e))
             return cli_fail("%s", e.message);
     }
-    printf(o->json ? "{\"logprob\":%.6f,\"n\":%d,\"mean\":%.6f}\n" : "log probability %.6f of %d tokens, mean %.6f\n", sum,
-           rest, sum / rest);
+    printf(o->json ? "{\"logprob\":%.6f,\"n\":%d,\"mean\":%.6f}\n" : "log probability %.6f of %d tokens, mean %.6f\n",
+           sum, rest, sum / rest);
     return 0;
 }
 
@@ -169,7 +169,8 @@ int command_logits(cli *c) {
         {"kv-type", 0, CLI_TEXT, &o.kv_type, "TYPE", "f32 or f16 (f32)"},
         {"generate", 'n', CLI_INT, &o.generate, "N", "greedy ids after it (0)"},
         {"embed", 0, CLI_TEXT, &o.embed, "POOLING", "mean or last: print {\"embedding\":[..]} of length 1 instead"},
-        {"score", 0, CLI_INT, &o.score, "K", "instead: log probability of the tokens behind the first K, given those before"},
+        {"score", 0, CLI_INT, &o.score, "K",
+         "instead: log probability of the tokens behind the first K, given those before"},
         {"threads", 0, CLI_INT, &o.threads, "N", "threads (one per core)"},
         {"batch", 0, CLI_INT, &o.batch, "N", "tokens at a time in prefill (128)"},
         CLI_CPU_OPTION(o.cpu),

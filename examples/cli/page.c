@@ -99,7 +99,8 @@ static void strip_cell(FILE *f, int x, int times) {
     const int n = abs(times) > 4 ? 4 : abs(times);
     fprintf(f, "<rect class=\"k%d\" x=\"%d.5\" y=\".5\" width=\"8\" height=\"14\"/>", n, x);
     if (times < 0) /* damped: a wave */
-        fprintf(f, "<path d=\"M%d.5 9q1.5-5 3 -1.5t3-1.5\" fill=\"none\" stroke=\"#fff\" stroke-width=\"1.3\"/>", x + 1);
+        fprintf(f, "<path d=\"M%d.5 9q1.5-5 3 -1.5t3-1.5\" fill=\"none\" stroke=\"#fff\" stroke-width=\"1.3\"/>",
+                x + 1);
 }
 
 void page_strip(FILE *f, const int *times, int n_layer) {

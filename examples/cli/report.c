@@ -35,7 +35,8 @@ static double share(int part, int n) {
     return n ? (double)part / n : 0;
 }
 
-/* A path may be a list of layers or {"path":[..]}, a program with damped segments stands there as text. Executions of each layer, and their number; 0 if it is neither. */
+/* A path may be a list of layers or {"path":[..]}, a program with damped segments stands there as text. Executions of
+ * each layer, and their number; 0 if it is neither. */
 static int read_path(const search_page *g, const json *v, int *times) {
     polar_program p;
     int n = 0;
