@@ -2126,8 +2126,8 @@ int polar_gguf_find(const polar_gguf *g, const char *key) {
     return kv ? (int)(kv - g->file.kv) : -1;
 }
 
-size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *text_at, size_t size) {
-    text_buffer t = {text_at, size, 0};
+size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *text_at, size_t capacity) {
+    text_buffer t = {text_at, capacity, 0};
     text_put(&t, "", 0);
     if (index >= 0 && (size_t)index < g->file.n_kv) gguf_put_text(&t, &g->file.kv[index], element);
     return t.length;
@@ -8163,8 +8163,8 @@ polar_status polar_program_parse(polar_program *program, int n_layer, const char
     return POLAR_OK;
 }
 
-size_t polar_program_format(const polar_program *p, char *out, size_t size) {
-    text_buffer t = {out, size, 0};
+size_t polar_program_format(const polar_program *p, char *out, size_t capacity) {
+    text_buffer t = {out, capacity, 0};
     text_put(&t, "", 0); /* the NUL */
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
         polar_segment s = p->segments[i];
@@ -8175,8 +8175,8 @@ size_t polar_program_format(const polar_program *p, char *out, size_t size) {
     return t.length;
 }
 
-size_t polar_program_strip(const polar_program *p, char *out, size_t size) {
-    text_buffer t = {out, size, 0};
+size_t polar_program_strip(const polar_program *p, char *out, size_t capacity) {
+    text_buffer t = {out, capacity, 0};
     text_put(&t, "", 0);
     for (int i = 0; i < MIN(p->n_segments, POLAR_MAX_LAYER); i++) {
         const int cell = p->segments[i].damped ? 11 : MIN(MAX(p->segments[i].times, 0), 10);
@@ -12440,7 +12440,8 @@ void polar_search_free(polar_search *s) {
  *   polar.model_checksum*, polar.model_fingerprint* u64;  polar.model_name*, polar.encoder_name*, polar.prompt*,
  *   polar.system*, polar.chat* strings;  polar.cascade.threshold* f64, polar.cascade.programs* u32
  *   the network of [P], if any: polar.paths.d_model, .n_head, .n_block (0..8), .n_ff u32
- *   the menu, if any: polar.menu.width, .n_head, .pooling* (POLAR_POOL_ flags) u32, .price* f64, .programs strings
+ *   the menu, if any: polar.menu.width, .n_head, .pooling* (POLAR_MENU_SUM, POLAR_MENU_LAST) u32, .price* f64,
+ *   .programs strings
  * Tensors are F32; (rows, columns) has columns as dims[0]; d is d_model, w is menu.width, m the number of programs:
  *   q_proj.weight (d, q_dim), .bias (d);  layer_embedding.weight (n_layer, d)
  *   cross_attn.in_proj_weight (3d, d), .in_proj_bias (3d), .out_proj.weight (d, d), .out_proj.bias (d)
@@ -13397,7 +13398,7 @@ typedef struct menu_shape {
     int width;   /* of projected tokens and of the hidden layer, a multiple of n_head */
     int n_head;  /* of the attention that pools tokens */
     int n_menu;  /* programs */
-    int pooling; /* POLAR_POOL_ flags */
+    int pooling; /* POLAR_MENU_SUM, POLAR_MENU_LAST */
 } menu_shape;
 
 /* Pointers into one array of all parameters, in this order; a weight is (out, in). */
@@ -13414,7 +13415,7 @@ typedef struct menu_weights {
 
 /* How many numbers describe a question as a whole: attention, sum, last token, length. */
 static int menu_pooled(const menu_shape *s) {
-    return s->width * (1 + (s->pooling & POLAR_POOL_SUM ? 1 : 0) + (s->pooling & POLAR_POOL_LAST ? 1 : 0)) + 1;
+    return s->width * (1 + (s->pooling & POLAR_MENU_SUM ? 1 : 0) + (s->pooling & POLAR_MENU_LAST ? 1 : 0)) + 1;
 }
 
 #define MENU_FIELD(name) offsetof(menu_weights, name)
@@ -13451,7 +13452,7 @@ static menu_weights menu_place(const menu_shape *s, float *params) {
 static polar_status menu_check_shape(const menu_shape *s, polar_error *e) {
     if (s->q_dim < 1 || s->q_dim > PRED_MAX_WIDTH || s->width < 1 || s->width > MENU_MAX_WIDTH || s->n_head < 1 ||
         s->n_head > PRED_MAX_HEAD || s->width % s->n_head || s->n_menu < 1 || s->n_menu > POLAR_MAX_MENU ||
-        s->pooling & ~(POLAR_POOL_SUM | POLAR_POOL_LAST))
+        s->pooling & ~(POLAR_MENU_SUM | POLAR_MENU_LAST))
         return fail(e, POLAR_ARGUMENT, "a menu of %d programs, width %d, %d heads, features of %d is not possible",
                     s->n_menu, s->width, s->n_head, s->q_dim);
     return POLAR_OK;
@@ -13491,15 +13492,15 @@ static void menu_pack(menu_net *net) {
 
 /* The question as a whole, from its projected tokens f (T, width): pooled = [attended, sum, last, length] with
  *     attended: for each head h, on its slice of f, sum over tokens of a f,  a = softmax over tokens of f score_h
- *     sum:      sum over tokens of f / 32          if `pooling` has POLAR_POOL_SUM
- *     last:     f of the last token                if it has POLAR_POOL_LAST
+ *     sum:      sum over tokens of f / 32          if `pooling` has POLAR_MENU_SUM
+ *     last:     f of the last token                if it has POLAR_MENU_LAST
  *     length:   log2(T) / 8
  * Softmax forgets how often something stands in a question; the sum counts it. Sums run over the tokens in order. */
 static void menu_pool(const menu_net *net, const menu_trace *t, int n_tokens) {
     const menu_shape *s = &net->shape;
     const int slice = s->width / s->n_head;
     const size_t width = (size_t)s->width;
-    float *sum = t->pooled + width, *last = s->pooling & POLAR_POOL_SUM ? sum + width : sum;
+    float *sum = t->pooled + width, *last = s->pooling & POLAR_MENU_SUM ? sum + width : sum;
     memset(t->pooled, 0, width * sizeof *t->pooled);
     for (int h = 0; h < s->n_head; h++) { /* attended */
         const float *score = net->w.score_weight + (size_t)h * width;
@@ -13511,12 +13512,12 @@ static void menu_pool(const menu_net *net, const menu_trace *t, int n_tokens) {
             net->kern->axpy(t->pooled + h * slice, probs[i], t->tokens + (size_t)i * width + h * slice, slice);
         }
     }
-    if (s->pooling & POLAR_POOL_SUM) {
+    if (s->pooling & POLAR_MENU_SUM) {
         memset(sum, 0, width * sizeof *sum);
         for (int i = 0; i < n_tokens; i++)
             net->kern->axpy(sum, MENU_SUM_SCALE, t->tokens + (size_t)i * width, s->width);
     }
-    if (s->pooling & POLAR_POOL_LAST)
+    if (s->pooling & POLAR_MENU_LAST)
         memcpy(last, t->tokens + (size_t)(n_tokens - 1) * width, width * sizeof *last);
     t->pooled[menu_pooled(s) - 1] = (float)(log64(n_tokens) / (8 * LN2));
 }
@@ -13936,7 +13937,7 @@ static void pred_numbers(polar_predictor *p, pred_number *list) {
         {"polar.paths.n_ff", GGUF_U32, &s->n_ff, 1, PRED_MAX_WIDTH, paths, paths},
         {"polar.menu.width", GGUF_U32, &m->width, 1, MENU_MAX_WIDTH, 0, menu},
         {"polar.menu.n_head", GGUF_U32, &m->n_head, 1, PRED_MAX_HEAD, menu, menu},
-        {"polar.menu.pooling", GGUF_U32, &m->pooling, 0, POLAR_POOL_SUM | POLAR_POOL_LAST, 0, menu},
+        {"polar.menu.pooling", GGUF_U32, &m->pooling, 0, POLAR_MENU_SUM | POLAR_MENU_LAST, 0, menu},
         {"polar.menu.price", GGUF_F64, &i->price, 0, 1e6, 0, menu}};
     memcpy(list, numbers, sizeof numbers);
 }
@@ -16753,11 +16754,11 @@ static void menu_backward(const menu_net *net, const menu_trace *t, const float 
     }
     /* pooled = [heads, sum of f * MENU_SUM_SCALE, f of the last token, a number without parameters] */
     memset(dtokens, 0, (size_t)n_tokens * row * sizeof *dtokens);
-    if (s->pooling & POLAR_POOL_SUM) {
+    if (s->pooling & POLAR_MENU_SUM) {
         for (int i = 0; i < n_tokens; i++) net->kern->axpy(dtokens + (size_t)i * row, MENU_SUM_SCALE, dmore, width);
         dmore += width;
     }
-    if (s->pooling & POLAR_POOL_LAST) pred_add(dtokens + (size_t)(n_tokens - 1) * row, dmore, row);
+    if (s->pooling & POLAR_MENU_LAST) pred_add(dtokens + (size_t)(n_tokens - 1) * row, dmore, row);
     for (int h = 0; h < s->n_head; h++) {
         const float *a = t->probs + (size_t)h * (size_t)n_tokens, *dslice = dpooled + h * slice;
         float mean = 0; /* sum over tokens of a da */
@@ -17133,7 +17134,7 @@ static polar_menu_options menu_defaults(const polar_menu_options *options) {
     polar_menu_options o = *options;
     o.width = option_int(o.width, 64);
     o.n_head = option_int(o.n_head, 4);
-    o.pooling = option_int(o.pooling, POLAR_POOL_SUM | POLAR_POOL_LAST);
+    o.pooling = option_int(o.pooling, POLAR_MENU_SUM | POLAR_MENU_LAST);
     o.policy = option_number(o.policy, 1);
     o.dropout = option_number(o.dropout, 0.1);
     o.n_epochs = option_int(o.n_epochs, 40);

@@ -53,7 +53,7 @@
  *     cpu, seed          the kernels that run (POLAR_UNSUPPORTED if there are no such); of everything random
  *     progress           NULL, or called with the share done in 0..1; not 0 cancels
  * Callbacks get their user pointer first; it stands beside them as xxx_user. Texts and paths of files are UTF-8; text
- *   that is written is cut at the size given, and NUL-terminated if there is room. Counts are int, bytes size_t.
+ *   that is written is cut at its capacity, and NUL-terminated if there is room. Counts are int, bytes size_t.
  * Threads: models and predictors do not change after opening; any number of threads and sessions may use them, which
  *   they must outlive. All other objects belong to one thread at a time.
  * Exactness: results are defined bit by bit. They do not depend on threads, batch size, chunking of a prompt, CPU,
@@ -191,7 +191,7 @@ POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_
 /* Index of the pair with that key, -1 if there is none. */
 POLAR_API int polar_gguf_find(const polar_gguf *gguf, const char *key);
 /* A value, or an element of an array, as text, an F64 with 15 digits at most. Returns its whole length; 0: none. */
-POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t size);
+POLAR_API size_t polar_gguf_text(const polar_gguf *gguf, int index, size_t element, char *text, size_t capacity);
 /* The same as a number. Returns 0 if there is none, or it is a string or a bool. */
 POLAR_API int polar_gguf_number(const polar_gguf *gguf, int index, size_t element, double *number);
 
@@ -319,7 +319,7 @@ POLAR_API polar_status polar_program_validate(const polar_program *program, int 
  * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
 POLAR_API polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
 /* The text form, which polar_program_parse reads back as it is. Returns its whole length. */
-POLAR_API size_t polar_program_format(const polar_program *program, char *text, size_t size);
+POLAR_API size_t polar_program_format(const polar_program *program, char *text, size_t capacity);
 /* Number of calls, and the cost: that number over n_layer. */
 POLAR_API int polar_program_length(const polar_program *program);
 POLAR_API double polar_program_cost(const polar_program *program);
@@ -333,7 +333,7 @@ POLAR_API int polar_program_calls(const polar_program *program, int *calls, int 
 POLAR_API polar_status polar_program_from_path(polar_program *program, int n_layer, const int *path, int n_path,
                                                int max_length, int max_times, polar_error *error);
 /* One cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. Returns n_layer. */
-POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t size);
+POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t capacity);
 /* 1 if both execute the same calls. */
 POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b);
 #define POLAR_OP_NONE (-100)
@@ -663,8 +663,8 @@ POLAR_API const char *polar_feature_name(polar_feature feature);
 
 #define POLAR_MAX_MENU 64     /* programs */
 #define POLAR_MENU_PRICE 0.05 /* one pass through all layers is worth 5 points of probability */
-#define POLAR_POOL_SUM 1      /* the menu sees, besides attention, the sum over the tokens, which counts */
-#define POLAR_POOL_LAST 2     /* the last token */
+#define POLAR_MENU_SUM 1      /* the menu sees, besides attention, the sum over the tokens, which counts */
+#define POLAR_MENU_LAST 2     /* the last token */
 
 typedef struct polar_predictor_info {
     int n_layer, q_dim;         /* layers of the model, length of a feature vector */
@@ -966,7 +966,7 @@ typedef struct polar_menu_options {
     const polar_runner *runner;
     uint64_t seed;
     int width, n_head;       /* 64, 4: of the network */
-    int pooling;             /* both POLAR_POOL_ flags, POLAR_OFF none: what the network sees besides attention */
+    int pooling;             /* POLAR_MENU_SUM | POLAR_MENU_LAST, POLAR_OFF for none: what the network sees as well */
     double policy;           /* 1: weight of a second loss, what picks at this price are worth */
     double dropout;          /* 0.1 */
     int n_epochs, batch;     /* 40; 32 questions */

@@ -196,7 +196,7 @@ TEST(features) {
 /* A predictor with a menu that gives the logits to every question, and a network of zeros, which keeps all layers. */
 static polar_predictor *predictor_of(const polar_model *m, const char *const *menu, const float *logits, int n_menu) {
     const pred_shape shape = {m->n_layer, m->n_embd, 8, 2, 1, 8};
-    const menu_shape menu_of = {m->n_embd, 4, 2, n_menu, POLAR_POOL_SUM};
+    const menu_shape menu_of = {m->n_embd, 4, 2, n_menu, POLAR_MENU_SUM};
     polar_predictor *p = NULL;
     polar_predictor_info i;
     polar_error e;

@@ -714,7 +714,7 @@ TEST(defaults) {
     polar_train_options said = {.d_model = 256, .n_head = 4, .n_block = 2, .dropout = 0.1, .n_epochs = 10,
                                 .batch = 128, .group = 8, .lr = 5e-4, .warmup = 10, .max_paths = 50,
                                 .identity_weight = 0.3, .validation = 0.1, .schedule = POLAR_SCHEDULE_COSINE};
-    polar_menu_options written = {.width = 64, .n_head = 4, .pooling = POLAR_POOL_SUM | POLAR_POOL_LAST, .policy = 1,
+    polar_menu_options written = {.width = 64, .n_head = 4, .pooling = POLAR_MENU_SUM | POLAR_MENU_LAST, .policy = 1,
                                   .dropout = 0.1, .n_epochs = 40, .batch = 32, .lr = 1e-3, .weight_decay = 0.01,
                                   .validation = 0.2, .price = POLAR_MENU_PRICE};
     const polar_train_options *ways[] = {&said, &none, NULL};
