@@ -2683,7 +2683,9 @@ int polar_gguf_dequantize(int type, const void *data, int64_t n, float *out) {
  * where the sums are exact integers. Variants hold one weight row per lane, so the chain over blocks is the
  * same. Float product: eight partial sums, s_j over the elements i = j mod 8, each a chain of fma, and then
  * ((s0+s1)+(s2+s3)) + ((s4+s5)+(s6+s7)).
- * Uses: [num] [quant].
+ *
+ * Start with `kern`, which lists the operations, then multiply_c, the definition of a product, and "Quantized weights
+ * times tokens", the scheme by which the instruction sets compute it. Uses: [num] [quant].
  * ====================================================================================== */
 
 /* Activations of n_rows positions, n numbers each, in the forms that products with quantized weights want:
@@ -2706,21 +2708,20 @@ typedef struct product {
     int type;              /* quant_index */
     int rows;              /* of the weight matrix */
     const uint8_t *w;      /* first weight row */
-    size_t row_bytes;
-    const activations *a;
-    const int *index;
-    int n_tokens;
-    float *y;
+    size_t row_bytes; /* from one row to the next */
+    const activations *a; /* what the tokens are */
+    const int *index; /* which rows of `a`, NULL: the first n_tokens */
+    int n_tokens; /* rows of y */
+    float *y; /* (n_tokens, rows), ldy apart */
     int ldy;
     const float *bias;     /* (rows) to be added, NULL without; not by `multiply` */
 } product;
 
 typedef struct kern {
-    polar_cpu cpu;
+    polar_cpu cpu; /* the name of the set */
     /* n numbers to blocks of 32 or 256. A block with a number that is not finite gets d = NaN and zeros. */
     void (*quantize)(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d);
-    /* Weight rows [row, row + n_rows) of a product. `scratch` is KERN_SCRATCH bytes of the worker's own. */
-    void (*multiply)(const product *p, int row, int n_rows, void *scratch);
+    const struct product_set *set; /* products, see kern_multiply; NULL: plain C */
     /* out = x / sqrt(mean(x^2) + eps) * w; out may be x. */
     void (*rms_norm)(float *out, const float *x, const float *w, int n, float eps);
     /* gate = gate * sigmoid(gate) * up */
@@ -2752,30 +2753,39 @@ typedef struct kern {
 #define KERN_SCRATCH 0 /* plain C needs none */
 #endif
 
+/* The form of the activations that weights of a type are multiplied with. */
 static const act_blocks *act_blocks_of(const activations *a, int type) {
     return quant_types[type].block == 32 ? &a->b32 : &a->b256;
 }
 
 /* --- plain C: the definitions --- */
 
+/* The end of a float product: eight partial sums in the fixed tree. */
 static float sum8(const float *s) {
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
+/* max |x[i]|; NaN if there is one. */
 static float max_abs(const float *x, int n) {
     uint32_t m = 0; /* as integers, so that NaN is larger than everything */
     for (int i = 0; i < n; i++) m = MAX(m, f32_bits(x[i]) & 0x7fffffff);
     return bits_f32(m);
 }
 
+/* The inverse of a block's scale d = max |x| / 127, or 0 where it has none: of zeros, of numbers that are too small to
+ * invert, and of one that is not finite (d = NaN). */
+static float quantize_inverse(float max, float *d) {
+    const float inverse = max > 0 ? 127.0f / max : 0;
+    *d = max / 127.0f;
+    if (max < INFINITY && inverse < INFINITY) return inverse;
+    *d = max < INFINITY ? 0 : NAN;
+    return 0;
+}
+
+/* q[i] = round(x[i] / d), halves to even, and the sums of 16 each. */
 static void quantize_c(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
     for (int b = 0; b < n; b += block, x += block, q8 += block, q16 += block, d++) {
-        float m = max_abs(x, block), inverse = m > 0 ? 127.0f / m : 0;
-        *d = m / 127.0f;
-        if (!(m < INFINITY) || !(inverse < INFINITY)) { /* not finite, or too small to invert */
-            *d = m < INFINITY ? 0 : NAN;
-            inverse = 0;
-        }
+        const float inverse = quantize_inverse(max_abs(x, block), d);
         for (int i = 0; i < block; i += 16) {
             int sum = 0;
             for (int j = i; j < i + 16; j++) {
@@ -2788,12 +2798,14 @@ static void quantize_c(const float *x, int n, int block, int8_t *q8, int16_t *q1
     }
 }
 
+/* Weight i of a row of floats. */
 static float load_float(int type, const uint8_t *w, int i) {
     return type == QUANT_F32 ? rd_f32(w + 4 * i) : type == QUANT_F16 ? rd_f16(w + 2 * i) : bf16_f32(rd_u16(w + 2 * i));
 }
 
+/* sum_i w_i x_i: partial sum i mod 8 takes number i, in order. */
 static float dot_float_c(int type, const uint8_t *w, const float *x, int n) {
-    float s[8] = {0};
+    float s[8] = {0}; /* the partial sums */
     for (int i = 0; i < n; i++) s[i & 7] = fma32(load_float(type, w, i), x[i], s[i & 7]);
     return sum8(s);
 }
@@ -2801,7 +2813,7 @@ static float dot_float_c(int type, const uint8_t *w, const float *x, int n) {
 /* One block of one row times one token. */
 static float block_product_c(const quant_type *t, const quant_block *w, const int8_t *q, const int16_t *sums, float da,
                              float acc) {
-    int sum = 0, msum = 0;
+    int sum = 0, msum = 0; /* of numbers, and of minima */
     for (int i = 0; i < t->block; i++) sum += w->q[i] * q[i];
     acc = fma32(w->d * da, (float)sum, acc);
     if (!t->has_mins) return acc;
@@ -2809,10 +2821,12 @@ static float block_product_c(const quant_type *t, const quant_block *w, const in
     return fma32(w->m * da, (float)msum, acc);
 }
 
+/* The definition of a product, for rows of any type. The chain of a row and a token goes from block to block through y,
+ * so that a block is unpacked once for all tokens. */
 static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
     const quant_type *t = &quant_types[p->type];
     const act_blocks *a = act_blocks_of(p->a, p->type);
-    quant_block w;
+    quant_block w; /* a block of a row */
     (void)scratch;
     for (int r = row; r < row + n_rows; r++) {
         const uint8_t *bytes = p->w + (size_t)r * p->row_bytes;
@@ -2822,7 +2836,7 @@ static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
                 t->unpack ? 0 : dot_float_c(p->type, bytes, p->a->x + from, p->a->n);
         }
         for (int b = 0; t->unpack && b < p->a->n / t->block; b++) {
-            t->unpack(bytes + (size_t)b * (size_t)t->bytes, &w);
+            t->unpack(bytes + (size_t)b * (size_t)t->bytes, &w); /* once for all tokens */
             for (int k = 0; k < p->n_tokens; k++) {
                 size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n + (size_t)(b * t->block);
                 float *y = &p->y[(size_t)k * (size_t)p->ldy + (size_t)r];
@@ -2858,12 +2872,15 @@ static MAYBE_UNUSED const kern_type kern_types[QUANT_N] = {
 #undef TYPE
 };
 
+/* Whether the instruction sets read this type. */
 static MAYBE_UNUSED int kern_knows(int type) {
     return kern_types[type].bits > 0;
 }
 
+/* The other definitions, as `kern` describes them. The same operations in the same order are what the instruction sets
+ * do; only numbers that do not depend on each other are computed side by side. */
 static void rms_norm_c(float *out, const float *x, const float *w, int n, float eps) {
-    float s[8] = {0}, scale;
+    float s[8] = {0}, scale; /* the partial sums */
     for (int i = 0; i < n; i++) s[i & 7] = fma32(x[i], x[i], s[i & 7]);
     scale = 1.0f / sqrtf(sum8(s) / (float)n + eps);
     for (int i = 0; i < n; i++) out[i] = x[i] * scale * w[i];
@@ -2886,8 +2903,9 @@ static void scores_c(float *scores, const float *q, const uint8_t *k, int n, int
         scores[t] = dot_float_c(f16 ? QUANT_F16 : QUANT_F32, k, q, head_dim) * scale;
 }
 
+/* The maximum is exact in any order; the sum has eight partial sums, number i in the one of i mod 8. */
 static float softmax_c(float *x, int n) {
-    float s[8] = {0}, max = x[0];
+    float s[8] = {0}, max = x[0]; /* the partial sums */
     for (int i = 1; i < n; i++) max = MAX(max, x[i]);
     for (int i = 0; i < n; i++) {
         x[i] = exp32(x[i] - max);
@@ -2910,8 +2928,8 @@ static void axpy_c(float *out, float a, const float *x, int n) {
     for (int i = 0; i < n; i++) out[i] = fma32(a, x[i], out[i]);
 }
 
-static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_norm_c, swiglu_c, rope_c, scores_c,
-                                softmax_c, accumulate_c, NULL, NULL, to_f16_c, axpy_c};
+static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, NULL, rms_norm_c, swiglu_c, rope_c, scores_c, softmax_c,
+                                accumulate_c, NULL, NULL, to_f16_c, axpy_c};
 
 /* --- Quantized weights times tokens ---
  *
@@ -2932,7 +2950,12 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, multiply_c, rms_nor
  *     avx512    the same            dpbusd, 1 or 2         16 rows, 8 tokens: dpbusd of 512 bits
  *     neon      numbers_neon and    smull, 1 to 3          8 rows, 4 tokens: smull, smlal
  *     dotprod   scales_neon         sdot, 1 to 3           8 rows, 4 tokens: sdot
- *     i8mm                          sdot, 1 to 3           8 rows, 4 tokens: smmla */
+ *     i8mm                          sdot, 1 to 3           8 rows, 4 tokens: smmla
+ *
+ * A new type wants its row in KERN_TYPES and a reader for each family, a line of READER for x86 and cases of
+ * numbers_neon and scales_neon for Arm; until it has them, it goes through multiply_c. A new instruction set wants a
+ * row, product_set, with what differs from the other sets of its family - as a rule only `dot` - and its detection in
+ * kern_find. */
 #if defined(POLAR_X86) || defined(POLAR_ARM)
 #define PANEL_NUMBERS (16 << 10) /* of all rows of a panel together */
 #define PANEL_TOKENS  8
@@ -2946,7 +2969,7 @@ typedef struct panel {
 
 /* The tokens of a tile, from the first block of the panel on, and where their products with its rows are summed up. */
 typedef struct panel_tile {
-    const int8_t *q[PANEL_TOKENS];
+    const int8_t *q[PANEL_TOKENS]; /* numbers of the tokens */
     const int16_t *q16[PANEL_TOKENS], *sums[PANEL_TOKENS];
     const float *d[PANEL_TOKENS];
     float *y[PANEL_TOKENS];
@@ -2954,7 +2977,7 @@ typedef struct panel_tile {
 } panel_tile;
 
 /* An instruction set's part in products: a row of what would be one table if it were not for the places where these
- * functions are defined. product_multiply does what the row says, for all types. */
+ * functions are defined. kern_multiply does what the row says, for all types. */
 typedef struct product_set {
     int set;          /* X86_..., ARM_... */
     int rows, tokens; /* of a panel, of a tile */
@@ -3001,7 +3024,7 @@ static void panel_multiply(const product_set *set, const product *p, int row, in
     char *memory = scratch;
     const panel f = {scratch, (float *)(void *)(memory + PANEL_D), (float *)(void *)(memory + PANEL_M),
                      (int32_t *)(void *)(memory + PANEL_SCALES), (int16_t *)(void *)(memory + PANEL_MINS)};
-    float spare[PANEL_TOKENS][KERN_ROWS];
+    float spare[PANEL_TOKENS][KERN_ROWS]; /* see panel_tile_at */
     for (int r = row; r < row + n_rows; r += set->rows)
         for (int b = 0; b < n_blocks; b += chunk) {
             const int rows = MIN(set->rows, row + n_rows - r), count = MIN(chunk, n_blocks - b);
@@ -3013,7 +3036,7 @@ static void panel_multiply(const product_set *set, const product *p, int row, in
                 ahead = p->w + (size_t)(r + set->rows) * p->row_bytes + (size_t)set->rows * first;
             set->fill(set->set, &f, p->type, w, count, ahead);
             for (int k = 0; k < p->n_tokens; k += set->tokens) {
-                panel_tile t;
+                panel_tile t; /* tokens from k on */
                 t.n_tokens = p->n_tokens - k > 4 ? set->tokens : 4;
                 panel_tile_at(&t, set, p, k, r, rows, b, spare);
                 set->dot(&f, p->type, count, &t);
@@ -3023,20 +3046,29 @@ static void panel_multiply(const product_set *set, const product *p, int row, in
             }
         }
 }
-
-/* Rows [row, row + n_rows) of a product. */
-static void product_multiply(const product_set *set, const product *p, int row, int n_rows, void *scratch) {
-    if (!quant_types[p->type].unpack) set->floats(p, row, n_rows);
-    else if (!kern_knows(p->type)) multiply_c(p, row, n_rows, scratch);
-    else if (p->n_tokens <= set->few) set->few_tokens(p, row, n_rows);
-    else panel_multiply(set, p, row, n_rows, scratch);
-}
 #endif
+
+/* Weight rows [row, row + n_rows) of a product, as the row of the instruction set says; by the definition without a set
+ * and for types that are not in KERN_TYPES. `scratch` is KERN_SCRATCH bytes of the worker's own. */
+static void kern_multiply(const kern *k, const product *p, int row, int n_rows, void *scratch) {
+#if defined(POLAR_X86) || defined(POLAR_ARM)
+    const int floats = !quant_types[p->type].unpack;
+    if (k->set && (floats || kern_knows(p->type))) {
+        if (floats) k->set->floats(p, row, n_rows);
+        else if (p->n_tokens <= k->set->few) k->set->few_tokens(p, row, n_rows);
+        else panel_multiply(k->set, p, row, n_rows, scratch);
+        return;
+    }
+#endif
+    (void)k;
+    multiply_c(p, row, n_rows, scratch);
+}
 
 /* --- x86 with AVX2, FMA and F16C --- */
 #ifdef POLAR_X86
 #define AVX2 TARGET("avx2,fma,f16c")
 
+/* Eight weights as floats. The type is a constant wherever this is inlined, so each type has a loop of its own. */
 static ALWAYS_INLINE AVX2 __m256 load8_avx2(int type, const uint8_t *w) {
     if (type == QUANT_F32) return _mm256_loadu_ps((const float *)(const void *)w);
     if (type == QUANT_F16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)w));
@@ -3046,7 +3078,7 @@ static ALWAYS_INLINE AVX2 __m256 load8_avx2(int type, const uint8_t *w) {
 
 /* The first n < 8 numbers, zeros after them. */
 static AVX2 __m256 load_tail_avx2(int type, const uint8_t *w, int n) {
-    float x[8] = {0};
+    float x[8] = {0}; /* zeros behind the end */
     for (int i = 0; i < n; i++) x[i] = load_float(type, w, i);
     return _mm256_loadu_ps(x);
 }
@@ -3058,37 +3090,32 @@ static AVX2 __m256 sum8x8_avx2(const __m256 v[8]) {
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 
+/* sum8 of lanes. */
 static AVX2 float sum8_avx2(__m256 v) {
     float s[8];
     _mm256_storeu_ps(s, v);
     return sum8(s);
 }
 
+/* 32 bytes of any alignment. */
 static ALWAYS_INLINE AVX2 __m256i loadi_avx2(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
+/* Adding ROUND_MAGIC rounds to even, and leaves the integer in the low bits of the sum. */
 static AVX2 void quantize_avx2(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
-    const __m256i abs = _mm256_set1_epi32(0x7fffffff);
+    const __m256i abs = _mm256_set1_epi32(0x7fffffff); /* all but the sign */
     for (int b = 0; b < n; b += block, d++) {
-        __m256i m8 = _mm256_setzero_si256();
-        uint32_t lanes[8], m = 0;
-        float max, inverse;
+        __m256i m8 = _mm256_setzero_si256(); /* max |x| in eight lanes */
+        uint32_t lanes[8], m = 0; /* integers order as the floats do */
+        float inverse;
         for (int i = b; i < b + block; i += 8)
             m8 = _mm256_max_epu32(m8, _mm256_and_si256(abs, loadi_avx2(x + i)));
         _mm256_storeu_si256((__m256i *)(void *)lanes, m8);
         for (int i = 0; i < 8; i++) m = MAX(m, lanes[i]);
-        max = bits_f32(m);
-        inverse = max > 0 ? 127.0f / max : 0;
-        *d = max / 127.0f;
-        if (!(max < INFINITY) || !(inverse < INFINITY)) {
-            *d = max < INFINITY ? 0 : NAN;
-            inverse = 0;
-        }
+        inverse = quantize_inverse(bits_f32(m), d); /* d = m / 127 */
         if (!(inverse > 0)) {
-            memset(q8 + b, 0, (size_t)block);
-            memset(q16 + b, 0, (size_t)block * 2);
-            memset(sums + b / 16, 0, (size_t)block / 8);
+            quantize_c(x + b, block, block, q8 + b, q16 + b, sums + b / 16, d);
             continue;
         }
         for (int i = b; i < b + block; i += 16) {
@@ -3110,37 +3137,25 @@ static AVX2 void quantize_avx2(const float *x, int n, int block, int8_t *q8, int
     }
 }
 
-/* Sums of 8 float rows with one token, whole eights only: a chain of eight lanes for each row. */
-static ALWAYS_INLINE AVX2 void dot_float8_avx2(int type, const uint8_t *const w[8], const float *x, int n,
-                                               __m256 s[8]) {
-    const int size = type == QUANT_F32 ? 4 : 2;
-    __m256 a = s[0], b = s[1], c = s[2], d = s[3], e = s[4], f = s[5], g = s[6], h = s[7];
+/* out[tokens r + k] += w_r x_k in eight lanes, the partial sums of the definition, for whole eights of n numbers: 8
+ * rows times 1 token, or 2 rows times 4 tokens, which are then read once for eight products. */
+static ALWAYS_INLINE AVX2 void dot_floats_avx2(int type, int tokens, const uint8_t *const w[], const float *const x[],
+                                               int n, __m256 out[8]) {
+    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
+    __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
+    UNROLL for (int k = 0; k < 8; k++) s[k] = out[k];
     for (int i = 0; i < n; i += 8) {
-        const __m256 v = _mm256_loadu_ps(x + i);
-        const int at = i * size;
-        a = _mm256_fmadd_ps(load8_avx2(type, w[0] + at), v, a), b = _mm256_fmadd_ps(load8_avx2(type, w[1] + at), v, b);
-        c = _mm256_fmadd_ps(load8_avx2(type, w[2] + at), v, c), d = _mm256_fmadd_ps(load8_avx2(type, w[3] + at), v, d);
-        e = _mm256_fmadd_ps(load8_avx2(type, w[4] + at), v, e), f = _mm256_fmadd_ps(load8_avx2(type, w[5] + at), v, f);
-        g = _mm256_fmadd_ps(load8_avx2(type, w[6] + at), v, g), h = _mm256_fmadd_ps(load8_avx2(type, w[7] + at), v, h);
+        __m256 v[4]; /* eight numbers of each token */
+        UNROLL for (int k = 0; k < tokens; k++) v[k] = _mm256_loadu_ps(x[k] + i);
+        UNROLL for (int r = 0; r < 8 / tokens; r++) {
+            const __m256 u = load8_avx2(type, w[r] + i * size);
+            UNROLL for (int k = 0; k < tokens; k++) s[tokens * r + k] = _mm256_fmadd_ps(u, v[k], s[tokens * r + k]);
+        }
     }
-    s[0] = a, s[1] = b, s[2] = c, s[3] = d, s[4] = e, s[5] = f, s[6] = g, s[7] = h;
+    UNROLL for (int k = 0; k < 8; k++) out[k] = s[k];
 }
 
-/* The same for 2 rows and 4 tokens, whole eights only: rows and tokens are read once for eight products. */
-static ALWAYS_INLINE AVX2 void dot_float2x4_avx2(int type, const uint8_t *const w[2], const float *const x[4], int n,
-                                                 __m256 s[8]) {
-    const int size = type == QUANT_F32 ? 4 : 2;
-    __m256 a0 = s[0], a1 = s[1], a2 = s[2], a3 = s[3], b0 = s[4], b1 = s[5], b2 = s[6], b3 = s[7];
-    for (int i = 0; i < n; i += 8) {
-        __m256 u = load8_avx2(type, w[0] + i * size), v = load8_avx2(type, w[1] + i * size), t;
-        t = _mm256_loadu_ps(x[0] + i), a0 = _mm256_fmadd_ps(u, t, a0), b0 = _mm256_fmadd_ps(v, t, b0);
-        t = _mm256_loadu_ps(x[1] + i), a1 = _mm256_fmadd_ps(u, t, a1), b1 = _mm256_fmadd_ps(v, t, b1);
-        t = _mm256_loadu_ps(x[2] + i), a2 = _mm256_fmadd_ps(u, t, a2), b2 = _mm256_fmadd_ps(v, t, b2);
-        t = _mm256_loadu_ps(x[3] + i), a3 = _mm256_fmadd_ps(u, t, a3), b3 = _mm256_fmadd_ps(v, t, b3);
-    }
-    s[0] = a0, s[1] = a1, s[2] = a2, s[3] = a3, s[4] = b0, s[5] = b1, s[6] = b2, s[7] = b3;
-}
-
+/* The numbers of token k of a product. */
 static const float *token_x(const product *p, int k) {
     return p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
 }
@@ -3148,7 +3163,7 @@ static const float *token_x(const product *p, int k) {
 /* The sums of row i / stride and token i % stride with the numbers from `from` to n, and their totals. */
 static ALWAYS_INLINE AVX2 __m256 dot_end_avx2(int type, const uint8_t *const w[], const float *const x[], int stride,
                                               int from, int n, __m256 s[8]) {
-    const int size = type == QUANT_F32 ? 4 : 2;
+    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
     for (int i = 0; i < 8 && from < n; i++)
         s[i] = _mm256_fmadd_ps(
             load_tail_avx2(type, w[i / stride] + from * size, n - from),
@@ -3161,16 +3176,16 @@ static ALWAYS_INLINE AVX2 void multiply_float_type_avx2(int type, const product 
     const int n = p->a->n, whole = n & ~7;
     for (int r = row; r < row + n_rows; r += 8) {
         const uint8_t *w[8];
-        const int rows = MIN(8, row + n_rows - r);
-        float *y = p->y + r, out[8];
-        int k = 0;
+        const int rows = MIN(8, row + n_rows - r); /* rows past the end repeat the last */
+        float *y = p->y + r, out[8]; /* of token k */
+        int k = 0; /* tokens */
         for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
         for (; k + 4 <= p->n_tokens; k += 4, y += 4 * (size_t)p->ldy) {
             const float *const x[4] = {token_x(p, k), token_x(p, k + 1), token_x(p, k + 2), token_x(p, k + 3)};
             for (int j = 0; j < rows; j += 2) {
-                __m256 s[8];
+                __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
                 for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
-                dot_float2x4_avx2(type, w + j, x, whole, s);
+                dot_floats_avx2(type, 4, w + j, x, whole, s);
                 _mm256_storeu_ps(out, dot_end_avx2(type, w + j, x, 4, whole, n, s));
                 for (int i = 0; i < (j + 1 < rows ? 8 : 4); i++)
                     y[(size_t)(i % 4) * (size_t)p->ldy + (size_t)(j + i / 4)] = out[i];
@@ -3178,15 +3193,16 @@ static ALWAYS_INLINE AVX2 void multiply_float_type_avx2(int type, const product 
         }
         for (; k < p->n_tokens; k++, y += p->ldy) {
             const float *const x[1] = {token_x(p, k)};
-            __m256 s[8];
+            __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
             for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
-            dot_float8_avx2(type, w, x[0], whole, s);
+            dot_floats_avx2(type, 1, w, x, whole, s);
             _mm256_storeu_ps(out, dot_end_avx2(type, w, x, 1, whole, n, s));
             memcpy(y, out, (size_t)rows * sizeof *out);
         }
     }
 }
 
+/* Rows of floats times any number of tokens. */
 static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
     if (p->type == QUANT_F32) multiply_float_type_avx2(QUANT_F32, p, row, n_rows);
     else if (p->type == QUANT_F16) multiply_float_type_avx2(QUANT_F16, p, row, n_rows);
@@ -3196,9 +3212,9 @@ static AVX2 void multiply_float_avx2(const product *p, int row, int n_rows) {
 /* --- x86, quantized weights ---
  *
  * Words of four numbers w = q + offset >= 0 of a row, a row in each lane, times four numbers of a token. maddubs (AVX2)
- * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-VNNI, and AVX-512
- * with VNNI) adds all four to 32 bits. What the offset added is taken away again: sum_i q_i a_i = sum_i w_i a_i -
- * offset sum_i a_i.
+ * adds up two products in each 16 bits, which hold as many words as x86_group says; dpbusd (AVX-VNNI, and AVX-512 with
+ * VNNI) adds all four to 32 bits. What the offset added is taken away again:
+ *     sum_i q_i a_i = sum_i w_i a_i - offset sum_i a_i
  *
  * A type has one reader, read_TYPE_avx2. It loads a block of eight rows, transposes its words, so that each is in the
  * lane of its row, cuts the numbers out of them and passes these on: put_avx2 takes words of four numbers, put_scales
@@ -3268,6 +3284,7 @@ static ALWAYS_INLINE AVX2 __m256 halves8_avx2(__m256i v, int high) {
     return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
 }
 
+/* -v, by the sign bit: 0 - v would lose the sign of zero. */
 static ALWAYS_INLINE AVX2 __m256 minus_avx2(__m256 v) {
     return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
 }
@@ -3292,12 +3309,12 @@ static ALWAYS_INLINE AVX2 __m256i iq4_avx2(__m256i nibbles) {
     return _mm256_xor_si256(_mm256_shuffle_epi8(values, nibbles), bytes_avx2(128));
 }
 
-/* Byte k of each lane, or bytes i and k, with their signs, as one number of 32 bits or two of 16. They move to the
- * highest bits, from where a shift spreads the sign. */
+/* Byte k of each lane as a number of 32 bits: it moves to the highest bits, from where a shift spreads its sign. */
 static ALWAYS_INLINE AVX2 __m256i byte_avx2(__m256i v, int k) {
     return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * k), 24);
 }
 
+/* The same for bytes i and k, as two numbers of 16 bits: (byte i, byte k). */
 static ALWAYS_INLINE AVX2 __m256i two_bytes_avx2(__m256i v, int i, int k) {
     const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04000400, 0x08000800, 0x0c000c00));
     const __m256i from = _mm256_add_epi32(_mm256_set1_epi32(i << 8 | k << 24 | 0x00800080), lanes); /* 0x80: zero */
@@ -3337,8 +3354,8 @@ static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int 
     const kern_type k = kern_types[type];
     const int word = k.sub / 4 * j + i, scaled = quant_types[type].block == 256, chains = k.sub / 16;
     const __m256i one = _mm256_set1_epi16(1);
-    __m256i s, scale = one;
-    if (set == X86_PANEL && !(k.bits == 8 && x->pairs)) {
+    __m256i s, scale = one; /* of a sub-block */
+    if (set == X86_PANEL && !(k.bits == 8 && x->pairs)) { /* words as they are */
         store_avx2(x->to.q + 4 * KERN_ROWS * word, w);
         return;
     }
@@ -3351,12 +3368,12 @@ static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int 
         }
         return;
     }
-    if (set > X86_AVX2) {
+    if (set > X86_AVX2) { /* dpbusd */
         x->s[i % chains] = dpbusd_avx2(set, x->s[i % chains], w, x->q + 4 * word);
         if (4 * (i + 1) < k.sub) return;
         s = chains == 1 ? x->s[0] : _mm256_add_epi32(x->s[0], x->s[1]);
         if (scaled) s = _mm256_mullo_epi32(s, scale);
-    } else if (k.bits < 8) {
+    } else if (k.bits < 8) { /* maddubs */
         x->s[0] = _mm256_add_epi16(x->s[0], _mm256_maddubs_epi16(w, four_avx2(x->q + 4 * word)));
         if ((i + 1) % x86_group(type)) return;
         s = _mm256_madd_epi16(x->s[0], scale);
@@ -3368,7 +3385,7 @@ static ALWAYS_INLINE AVX2 void put_avx2(int set, int type, rows8 *x, int j, int 
         s = scaled ? _mm256_mullo_epi32(x->s[0], _mm256_srai_epi32(scale, 16)) : x->s[0];
     }
     x->sum = _mm256_add_epi32(x->sum, s);
-    x->s[0] = x->s[1] = _mm256_setzero_si256();
+    x->s[0] = x->s[1] = _mm256_setzero_si256(); /* the next sub-block */
 }
 
 /* Takes minima of numbers 32 i .. 32 i + 15 and 32 i + 16 .. 32 i + 31 of a block of 256, in pairs. */
@@ -3416,7 +3433,7 @@ static ALWAYS_INLINE AVX2 void end_avx2(int set, int type, rows8 *x, __m256 d, _
         _mm256_storeu_ps(x->to.d, d);
         if (mins) _mm256_storeu_ps(x->to.m, m);
         x->to.q += KERN_ROWS * block * (kern_types[type].bits == 8 && x->pairs ? 2 : 1);
-        x->to.d += KERN_ROWS, x->to.m += KERN_ROWS;
+        x->to.d += KERN_ROWS, x->to.m += KERN_ROWS; /* one for each row */
         if (block == 256) x->to.scales += KERN_ROWS * 256 / kern_types[type].sub, x->to.mins += KERN_ROWS * 256 / 16;
         return;
     }
@@ -3424,8 +3441,8 @@ static ALWAYS_INLINE AVX2 void end_avx2(int set, int type, rows8 *x, __m256 d, _
     if (offset) x->sum = _mm256_sub_epi32(x->sum, _mm256_mullo_epi32(x->min_sum, _mm256_set1_epi32(offset)));
     x->acc = chain_avx2(x->acc, d, *x->da, x->sum);
     if (mins) x->acc = chain_avx2(x->acc, m, *x->da, x->min_sum);
-    x->sum = x->min_sum = _mm256_setzero_si256();
-    x->q += block, x->sums += block / 16, x->da++;
+    x->sum = x->min_sum = _mm256_setzero_si256(); /* the next block */
+    x->q += block, x->sums += block / 16, x->da++; /* of the token */
 }
 
 /* The readers: the block whose bytes begin at `first` of each row. Layouts are those of quant_unpack_TYPE.
@@ -3455,7 +3472,7 @@ static ALWAYS_INLINE AVX2 void read_simple_avx2(int set, int type, rows8 *x, siz
 /* Q4_K and Q5_K */
 static ALWAYS_INLINE AVX2 void read_q45_k_avx2(int set, int type, rows8 *x, size_t first) {
     const size_t qs = first + (type == QUANT_Q4_K ? 16 : 48);
-    __m256i head[4], v[8], high[8];
+    __m256i head[4], v[8], high[8]; /* words of scales, of low bits of 64 numbers, of fifth bits of all */
     words8_avx2(x, first, head); /* d and dmin, and the 12 bytes of scales */
     put_scales_avx2(set, type, x, 0, field_avx2(head[1], 0, 63));
     put_scales_avx2(set, type, x, 4, _mm256_or_si256(field_avx2(head[3], 0, 15), field_avx2(head[1], 2, 48)));
@@ -3474,15 +3491,16 @@ static ALWAYS_INLINE AVX2 void read_q45_k_avx2(int set, int type, rows8 *x, size
     end_avx2(set, type, x, halves8_avx2(head[0], 0), minus_avx2(halves8_avx2(head[0], 1)));
 }
 
+/* Q6_K: w = 4 low bits + 2 high bits << 4, the offset is 32; scales have signs. */
 static ALWAYS_INLINE AVX2 void read_q6_k_avx2(int set, int type, rows8 *x, size_t first) {
     __m256i v[4];
-    words8_avx2(x, first + 192, v);
+    words8_avx2(x, first + 192, v); /* 16 scales */
     UNROLL for (int i = 0; i < 4; i++) put_scales_avx2(set, type, x, 4 * i, v[i]);
     for (int h = 0; h < 4; h++) { /* 16 numbers of each of the four sub-blocks 8 (h / 2) + h % 2 + 2 k */
         const size_t ql = first + (size_t)(h / 2 * 64 + h % 2 * 16);
-        __m256i low[2][4], high[4];
-        words8_avx2(x, ql, low[0]);
-        words8_avx2(x, ql + 32, low[1]);
+        __m256i low[2][4], high[4]; /* words of low bits, of high bits of all four */
+        words8_avx2(x, ql, low[0]); /* sub-blocks of k = 0 and 2 */
+        words8_avx2(x, ql + 32, low[1]); /* of k = 1 and 3 */
         words8_avx2(x, first + 128 + 16 * (size_t)h, high);
         UNROLL for (int k = 0; k < 4; k++) UNROLL for (int i = 0; i < 4; i++)
             put_avx2(set, type, x, h / 2 * 8 + h % 2 + 2 * k, i,
@@ -3507,10 +3525,11 @@ static ALWAYS_INLINE AVX2 void read_bits2_avx2(int set, int type, rows8 *x, size
     }
 }
 
+/* Q2_K: byte j of the first 16 has scale and minimum of sub-block j. */
 static ALWAYS_INLINE AVX2 void read_q2_k_avx2(int set, int type, rows8 *x, size_t first) {
-    const __m256i d = word8_avx2(x, first + 80);
+    const __m256i d = word8_avx2(x, first + 80); /* and dmin */
     __m256i v[4];
-    words8_avx2(x, first, v);
+    words8_avx2(x, first, v); /* scales and minima */
     UNROLL for (int i = 0; i < 4; i++) {
         put_scales_avx2(set, type, x, 4 * i, field_avx2(v[i], 0, 15));
         put_mins_avx2(set, type, x, 4 * i, field_avx2(v[i], 4, 15));
@@ -3519,9 +3538,10 @@ static ALWAYS_INLINE AVX2 void read_q2_k_avx2(int set, int type, rows8 *x, size_
     end_avx2(set, type, x, halves8_avx2(d, 0), minus_avx2(halves8_avx2(d, 1)));
 }
 
+/* Q3_K: the third bit is set where 4 need not be subtracted, so w = q + 4; scales are stored with 32 added. */
 static ALWAYS_INLINE AVX2 void read_q3_k_avx2(int set, int type, rows8 *x, size_t first) {
-    __m256i v[4], s[3], high[8];
-    words8_avx2(x, first, high);
+    __m256i v[4], s[3], high[8]; /* words of 2 bits, of the 12 bytes, of third bits of all */
+    words8_avx2(x, first, high); /* a bit of each of 256 numbers, as the next 16 bytes */
     words8_avx2(x, first + 16, high + 4);
     words8_avx2(x, first + 94, v); /* the 12 bytes, and two on each side: four more would leave the last block */
     UNROLL for (int i = 0; i < 3; i++)
@@ -3534,10 +3554,11 @@ static ALWAYS_INLINE AVX2 void read_q3_k_avx2(int set, int type, rows8 *x, size_
     end_avx2(set, type, x, halves8_avx2(v[3], 1), _mm256_setzero_ps());
 }
 
+/* IQ4_XS: numbers are looked up; eight scales of 6 bits, stored with 32 added. */
 static ALWAYS_INLINE AVX2 void read_iq4_xs_avx2(int set, int type, rows8 *x, size_t first) {
-    const __m256i head = word8_avx2(x, first), low = word8_avx2(x, first + 4);
+    const __m256i head = word8_avx2(x, first), low = word8_avx2(x, first + 4); /* d and high bits, low bits */
     for (int j = 0; j < 8; j += 4) { /* scales j .. j + 3: a byte each of their low four bits, and of the high two */
-        __m256i scales = _mm256_setzero_si256();
+        __m256i scales = _mm256_setzero_si256(); /* four, a byte each */
         UNROLL for (int k = 0; k < 4; k++) {
             const __m256i l = _mm256_srl_epi32(low, _mm_cvtsi32_si128(4 * (j + k)));
             const __m256i h = _mm256_srl_epi32(head, _mm_cvtsi32_si128(16 + 2 * (j + k)));
@@ -3576,12 +3597,12 @@ static ALWAYS_INLINE AVX2 void read_avx2(int set, int type, rows8 *x, int count)
  * low and the high half of 32 bits; minima (n / 32, 16, 2), each of 16 numbers. */
 static AVX2 void panel_fill_x86(int set, const panel *to, int type, const uint8_t *const *w, int count,
                                 const uint8_t *ahead) {
-    rows8 x;
-    for (int half = 0; half < 2; half++) {
+    rows8 x; /* on the way */
+    for (int half = 0; half < 2; half++) { /* rows 8 half .. 8 half + 7 */
         const panel places = {to->q + 32 * half, to->d + 8 * half, to->m + 8 * half, to->scales + 8 * half,
                               to->mins + 16 * half};
         x.to = places;
-        x.pairs = set == X86_AVX2;
+        x.pairs = set == X86_AVX2; /* which has no other product for numbers of 8 bits */
         x.ahead = ahead ? ahead + half * 8 * count * quant_types[type].bytes : NULL;
         memcpy(x.w, w + 8 * half, sizeof x.w);
         read_avx2(X86_PANEL, type, &x, count);
@@ -3592,20 +3613,20 @@ static AVX2 void panel_fill_x86(int set, const panel *to, int type, const uint8_
 static ALWAYS_INLINE AVX2 void rows8_multiply_x86(int set, const product *p, int row, int n_rows) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
     const quant_type *type = &quant_types[p->type];
-    int32_t scales[16 * KERN_ROWS];
+    int32_t scales[16 * KERN_ROWS]; /* of the block at hand, for eight rows */
     for (int r = row; r < row + n_rows; r += 8) {
-        const int rows = MIN(8, row + n_rows - r);
+        const int rows = MIN(8, row + n_rows - r); /* rows past the end repeat the last */
         for (int k = 0; k < p->n_tokens; k++) {
             const size_t token = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
-            float y[8];
-            rows8 x;
+            float y[8]; /* of these rows */
+            rows8 x; /* on the way */
             for (int i = 0; i < 8; i++) x.w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
             x.ahead = k == 0 && r + 16 <= row + n_rows ? x.w[7] + p->row_bytes : NULL;
             x.to.scales = scales;
             x.q = a->q8 + token, x.sums = a->sums + token / 16, x.da = a->d + token / (size_t)type->block;
             x.s[0] = x.s[1] = x.sum = x.min_sum = _mm256_setzero_si256();
-            x.acc = _mm256_setzero_ps();
-            read_avx2(set, p->type, &x, p->a->n / type->block);
+            x.acc = _mm256_setzero_ps(); /* the chain begins */
+            read_avx2(set, p->type, &x, p->a->n / type->block); /* whole rows */
             _mm256_storeu_ps(y, x.acc);
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, y, (size_t)rows * sizeof *y);
         }
@@ -3622,10 +3643,10 @@ static ALWAYS_INLINE AVX2 void rows8_multiply_x86(int set, const product *p, int
 
 /* out[2 k + h] += sum_i w_i a_i for token k and rows 8 h .. 8 h + 7: n words of 16 rows, pairs of 16 bits. */
 static ALWAYS_INLINE AVX2 void pairs_dot_avx2(const void *words, int n, const int16_t *const a[4], __m256i out[8]) {
-    const int16_t *w = words;
-    __m256i s[8];
+    const int16_t *w = words; /* (n, 16, 2) */
+    __m256i s[8]; /* of 4 tokens and 2 halves of the rows */
     UNROLL for (int k = 0; k < 8; k++) s[k] = out[k];
-    for (int i = 0; i < n; i++, w += 2 * KERN_ROWS) {
+    for (int i = 0; i < n; i++, w += 2 * KERN_ROWS) { /* a word of each row */
         const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + KERN_ROWS);
         UNROLL for (int k = 0; k < 4; k++) {
             const __m256i x = four_avx2(a[k] + 2 * i);
@@ -3644,14 +3665,14 @@ static ALWAYS_INLINE AVX2 void sub_dot_avx2(int set, int type, const uint8_t *w,
     const int words = kern_types[type].sub / 4, group = set == X86_AVX2 ? x86_group(type) : words;
     const __m256i one = _mm256_set1_epi16(1);
     const __m256i scale[2] = {scales ? loadi_avx2(scales) : one, scales ? loadi_avx2(scales + 8) : one};
-    for (int j = 0; j < words; j += group) {
-        __m256i s[8];
+    for (int j = 0; j < words; j += group) { /* as many as their sums hold */
+        __m256i s[8]; /* of 4 tokens and 2 halves of the rows */
         UNROLL for (int k = 0; k < 8; k++) s[k] = set == X86_AVX2 || scales ? _mm256_setzero_si256() : out[k];
         for (int i = 0; i < group; i++, w += 4 * KERN_ROWS, from += 4) {
             const __m256i w0 = loadi_avx2(w), w1 = loadi_avx2(w + 2 * KERN_ROWS);
             UNROLL for (int k = 0; k < 4; k++) {
                 const int8_t *q = a[k] + from;
-                if (set > X86_AVX2) {
+                if (set > X86_AVX2) { /* dpbusd */
                     s[2 * k] = dpbusd_avx2(set, s[2 * k], w0, q), s[2 * k + 1] = dpbusd_avx2(set, s[2 * k + 1], w1, q);
                     continue;
                 }
@@ -3672,7 +3693,7 @@ static ALWAYS_INLINE AVX2 void sub_dot_avx2(int set, int type, const uint8_t *w,
 static ALWAYS_INLINE AVX2 void panel_tile_avx2(int set, int type, const panel *f, int count, const panel_tile *t) {
     const int block = quant_types[type].block, sub = kern_types[type].sub, mins = quant_types[type].has_mins;
     const __m256i factor = _mm256_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
-    __m256 acc[8];
+    __m256 acc[8]; /* the chains */
     UNROLL for (int k = 0; k < 8; k++) acc[k] = _mm256_loadu_ps(t->y[k / 2] + k % 2 * 8);
     for (int b = 0; b < count; b++) {
         __m256i s[8], m[8]; /* sums with numbers and with minima; without minima, s has what undoes the offset */
@@ -3701,6 +3722,7 @@ static ALWAYS_INLINE AVX2 void panel_tile_avx2(int set, int type, const panel *f
     UNROLL for (int k = 0; k < 8; k++) _mm256_storeu_ps(t->y[k / 2] + k % 2 * 8, acc[k]);
 }
 
+/* The tile of each type, compiled for it. */
 static AVX2 void panel_dot_avx2(const panel *f, int type, int count, const panel_tile *t) {
     switch (type) {
 #define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_AVX2, type, f, count, t); break;
@@ -3716,29 +3738,26 @@ static AVX2 void rows8_avx2(const product *p, int row, int n_rows) {
 static const product_set set_avx2 = {X86_AVX2, KERN_ROWS, 4, 3, multiply_float_avx2, rows8_avx2, panel_fill_x86,
                                      panel_dot_avx2};
 
-static void multiply_avx2(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_avx2, p, row, n_rows, scratch);
-}
-
 /* exp32 in eight lanes. */
 static ALWAYS_INLINE AVX2 __m256 exp8_avx2(__m256 x) {
     const __m256 magic = _mm256_set1_ps(ROUND_MAGIC);
     __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(EXP_LOG2E), magic), n = _mm256_sub_ps(t, magic), r, p, y, over, under;
     __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HI), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HI), x); /* r = x - n ln 2, in two steps */
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LO), r);
-    p = _mm256_set1_ps(exp_poly[0]);
+    p = _mm256_set1_ps(exp_poly[0]); /* the polynomial for exp r */
     UNROLL for (int k = 1; k < COUNT(exp_poly); k++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(exp_poly[k]));
     y = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23)));
     under = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MIN), _CMP_LT_OQ);
     over = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_MAX), _CMP_NLE_UQ);
-    y = _mm256_andnot_ps(under, y);
+    y = _mm256_andnot_ps(under, y); /* below: 0 */
     return _mm256_blendv_ps(y, _mm256_add_ps(x, _mm256_set1_ps(INFINITY)), over);
 }
 
+/* The sum of squares is a float product of x with itself. */
 static AVX2 void rms_norm_avx2(float *out, const float *x, const float *w, int n, float eps) {
     __m256 s = _mm256_setzero_ps(), v, scale8;
-    float scale;
+    float scale; /* 1 / sqrt(mean + eps) */
     int i = 0;
     for (; i + 8 <= n; i += 8) {
         v = _mm256_loadu_ps(x + i);
@@ -3755,6 +3774,7 @@ static AVX2 void rms_norm_avx2(float *out, const float *x, const float *w, int n
     for (; i < n; i++) out[i] = x[i] * scale * w[i];
 }
 
+/* Eight at a time, and the rest by the definition, as each number is by itself. */
 static AVX2 void swiglu_avx2(float *gate, const float *up, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -3765,9 +3785,10 @@ static AVX2 void swiglu_avx2(float *gate, const float *up, int n) {
     swiglu_c(gate + i, up + i, n - i);
 }
 
+/* (a, b) becomes (a cos - b sin, b cos + a sin); both products but one rounding each, as in rope_c. */
 static AVX2 void rope_avx2(float *x, const float *cs, int half, int neox) {
     int i = 0;
-    const float *sn = cs + half;
+    const float *sn = cs + half; /* sines */
     if (half % 8) {
         rope_c(x, cs, half, neox);
         return;
@@ -3787,37 +3808,40 @@ static AVX2 void rope_avx2(float *x, const float *cs, int half, int neox) {
     }
 }
 
+/* Eight positions at a time, past the end the last one again. */
 static ALWAYS_INLINE AVX2 void scores_type_avx2(int type, float *scores, const float *q, const uint8_t *k, int n,
                                                 int head_dim, float scale) {
-    const size_t stride = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2));
+    const size_t stride = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2)); /* bytes of a position */
     for (int t = 0; t < n; t += 8) {
-        const uint8_t *row[8];
-        float out[8];
-        __m256 s[8];
+        const uint8_t *row[8]; /* eight positions */
+        float out[8]; /* eight products */
+        __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
         UNROLL for (int r = 0; r < 8; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
         UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
-        dot_float8_avx2(type, row, q, head_dim & ~7, s);
+        dot_floats_avx2(type, 1, row, &q, head_dim & ~7, s);
         s[0] = dot_end_avx2(type, row, &q, 1, head_dim & ~7, head_dim, s);
         _mm256_storeu_ps(out, _mm256_mul_ps(s[0], _mm256_set1_ps(scale)));
         memcpy(scores + t, out, (size_t)MIN(8, n - t) * sizeof *out);
     }
 }
 
+/* The function above for floats and for halves, and so on with the next three. */
 static AVX2 void scores_avx2(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16,
                              float scale) {
     if (f16) scores_type_avx2(QUANT_F16, scores, q, k, n, head_dim, scale);
     else scores_type_avx2(QUANT_F32, scores, q, k, n, head_dim, scale);
 }
 
+/* Two positions times four q at a time; lane 4 r + k is position t + r and q k. */
 static ALWAYS_INLINE AVX2 void scores4_type_avx2(int type, float *scores, size_t stride, const float *const q[4],
                                                  const uint8_t *k, int n, int head_dim, float scale) {
-    const size_t size = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2));
+    const size_t size = (size_t)(head_dim * (type == QUANT_F32 ? 4 : 2)); /* bytes of a position */
     for (int t = 0; t < n; t += 2) {
         const uint8_t *const row[2] = {k + (size_t)t * size, k + (size_t)MIN(t + 1, n - 1) * size};
-        float out[8];
-        __m256 s[8];
+        float out[8]; /* eight products */
+        __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
         UNROLL for (int r = 0; r < 8; r++) s[r] = _mm256_setzero_ps();
-        dot_float2x4_avx2(type, row, q, head_dim & ~7, s);
+        dot_floats_avx2(type, 4, row, q, head_dim & ~7, s);
         s[0] = dot_end_avx2(type, row, q, 4, head_dim & ~7, head_dim, s);
         _mm256_storeu_ps(out, _mm256_mul_ps(s[0], _mm256_set1_ps(scale)));
         for (size_t i = 0; i < (t + 1 < n ? 8 : 4); i++) scores[i % 4 * stride + (size_t)t + i / 4] = out[i];
@@ -3830,9 +3854,10 @@ static AVX2 void scores4_avx2(float *scores, size_t stride, const float *const q
     else scores4_type_avx2(QUANT_F32, scores, stride, q, k, n, head_dim, scale);
 }
 
+/* Where n is no multiple of eight, lanes past the end must add nothing: the last numbers are added one by one. */
 static AVX2 float softmax_avx2(float *x, int n) {
-    __m256 m = _mm256_set1_ps(-INFINITY), s = _mm256_setzero_ps();
-    float lanes[8], max = -INFINITY;
+    __m256 m = _mm256_set1_ps(-INFINITY), s = _mm256_setzero_ps(); /* maxima, and partial sums */
+    float lanes[8], max = -INFINITY; /* of m, and later of s */
     int i = 0;
     for (; i + 8 <= n; i += 8) m = _mm256_max_ps(m, _mm256_loadu_ps(x + i));
     _mm256_storeu_ps(lanes, m);
@@ -3855,24 +3880,21 @@ static AVX2 float softmax_avx2(float *x, int n) {
     return sum8_avx2(s);
 }
 
+/* 32 outputs stay in registers while all positions go by, in order. */
 static ALWAYS_INLINE AVX2 void accumulate_type_avx2(int type, float *out, const float *p, const uint8_t *v, int n,
                                                     int head_dim) {
-    const int size = type == QUANT_F32 ? 4 : 2;
-    const size_t stride = (size_t)(head_dim * size);
+    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
+    const size_t stride = (size_t)(head_dim * size); /* bytes of a position */
     int i = 0;
     for (; i + 32 <= head_dim; i += 32) {
-        __m256 a = _mm256_loadu_ps(out + i), b = _mm256_loadu_ps(out + i + 8), c = _mm256_loadu_ps(out + i + 16),
-               d = _mm256_loadu_ps(out + i + 24);
-        const uint8_t *at = v + i * size;
-        for (int t = 0; t < n; t++, at += stride) {
-            __m256 w = _mm256_set1_ps(p[t]);
-            a = _mm256_fmadd_ps(w, load8_avx2(type, at), a);
-            b = _mm256_fmadd_ps(w, load8_avx2(type, at + 8 * size), b);
-            c = _mm256_fmadd_ps(w, load8_avx2(type, at + 16 * size), c);
-            d = _mm256_fmadd_ps(w, load8_avx2(type, at + 24 * size), d);
+        const uint8_t *row = v + i * size; /* of position t */
+        __m256 s[4]; /* 32 outputs */
+        UNROLL for (int j = 0; j < 4; j++) s[j] = _mm256_loadu_ps(out + i + 8 * j);
+        for (int t = 0; t < n; t++, row += stride) {
+            const __m256 w = _mm256_set1_ps(p[t]);
+            UNROLL for (int j = 0; j < 4; j++) s[j] = _mm256_fmadd_ps(w, load8_avx2(type, row + 8 * j * size), s[j]);
         }
-        _mm256_storeu_ps(out + i, a), _mm256_storeu_ps(out + i + 8, b);
-        _mm256_storeu_ps(out + i + 16, c), _mm256_storeu_ps(out + i + 24, d);
+        UNROLL for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + i + 8 * j, s[j]);
     }
     for (; i < head_dim; i++)
         for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
@@ -3883,12 +3905,13 @@ static AVX2 void accumulate_avx2(float *out, const float *p, const uint8_t *v, i
     else accumulate_type_avx2(QUANT_F32, out, p, v, n, head_dim);
 }
 
+/* 16 outputs of each of four, for which v is read once. */
 static ALWAYS_INLINE AVX2 void accumulate4_type_avx2(int type, float *const out[4], const float *p, size_t stride,
                                                      const uint8_t *v, int n, int head_dim) {
-    const int size = type == QUANT_F32 ? 4 : 2, whole = head_dim & ~15;
+    const int size = type == QUANT_F32 ? 4 : 2, whole = head_dim & ~15; /* bytes of a number, numbers in vectors */
     for (int i = 0; i < whole; i += 16) {
-        const uint8_t *at = v + i * size;
-        __m256 a[4], b[4];
+        const uint8_t *at = v + i * size; /* of position t */
+        __m256 a[4], b[4]; /* outputs i .. i + 7 and i + 8 .. i + 15 of each */
         UNROLL for (int j = 0; j < 4; j++) a[j] = _mm256_loadu_ps(out[j] + i), b[j] = _mm256_loadu_ps(out[j] + i + 8);
         for (int t = 0; t < n; t++, at += head_dim * size) {
             const __m256 x = load8_avx2(type, at), y = load8_avx2(type, at + 8 * size);
@@ -3911,6 +3934,7 @@ static AVX2 void accumulate4_avx2(float *const out[4], const float *p, size_t st
     else accumulate4_type_avx2(QUANT_F32, out, p, stride, v, n, head_dim);
 }
 
+/* The conversion of the processor rounds to even, as f32_f16 does. */
 static AVX2 void to_f16_avx2(uint8_t *out, const float *x, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8)
@@ -3927,10 +3951,10 @@ static AVX2 void axpy_avx2(float *out, float a, const float *x, int n) {
 }
 
 /* What all instruction sets of x86 do alike, and the products of one of them. */
-#define KERN_X86(cpu, multiply) \
-    {cpu, quantize_avx2, multiply, rms_norm_avx2, swiglu_avx2, rope_avx2, scores_avx2, \
+#define KERN_X86(cpu, set) \
+    {cpu, quantize_avx2, &set, rms_norm_avx2, swiglu_avx2, rope_avx2, scores_avx2, \
      softmax_avx2, accumulate_avx2, scores4_avx2, accumulate4_avx2, to_f16_avx2, axpy_avx2}
-static const kern kern_avx2 = KERN_X86(POLAR_CPU_AVX2, multiply_avx2);
+static const kern kern_avx2 = KERN_X86(POLAR_CPU_AVX2, set_avx2);
 
 #ifdef POLAR_X86_VNNI
 /* AVX-VNNI, dpbusd of 256 bits. */
@@ -3949,11 +3973,7 @@ static AVX2 void rows8_avxvnni(const product *p, int row, int n_rows) {
 static const product_set set_avxvnni = {X86_VNNI, KERN_ROWS, 4, 2, multiply_float_avx2, rows8_avxvnni, panel_fill_x86,
                                         panel_dot_avxvnni};
 
-static void multiply_avxvnni(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_avxvnni, p, row, n_rows, scratch);
-}
-
-static const kern kern_avxvnni = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avxvnni);
+static const kern kern_avxvnni = KERN_X86(POLAR_CPU_AVXVNNI, set_avxvnni);
 #endif
 
 /* Registers a, b, c, d of cpuid; zeros where the processor does not know this leaf. */
@@ -3973,7 +3993,7 @@ static void cpu_id(unsigned leaf, unsigned part, unsigned r[4]) {
 /* Whether the operating system keeps these registers of a thread (bits of XCR0). The compilers' own question,
  * __builtin_cpu_supports, needs a library that not every toolchain has. */
 static int cpu_keeps(unsigned registers) {
-    unsigned r[4], a;
+    unsigned r[4], a; /* registers of cpuid, and XCR0 */
     cpu_id(1, 0, r);
     if (!(r[2] >> 27 & 1)) return 0; /* OSXSAVE: xgetbv exists */
 #ifdef _MSC_VER
@@ -3984,9 +4004,10 @@ static int cpu_keeps(unsigned registers) {
     return (a & registers) == registers;
 }
 
+/* The instructions of AVX2, FMA and F16C, and a system that keeps their registers. */
 static int cpu_has_avx2(void) {
     const unsigned f1c = 1u << 12 | 1u << 28 | 1u << 29; /* FMA, AVX, F16C */
-    unsigned r[4];
+    unsigned r[4]; /* a, b, c, d */
     cpu_id(1, 0, r);
     if ((r[2] & f1c) != f1c || !cpu_keeps(0x06)) return 0; /* xmm, ymm */
     cpu_id(7, 0, r);
@@ -3994,8 +4015,9 @@ static int cpu_has_avx2(void) {
 }
 
 #ifdef POLAR_X86_VNNI
+/* The instruction, beside all of AVX2. */
 static int cpu_has_avxvnni(void) {
-    unsigned r[4];
+    unsigned r[4]; /* a, b, c, d */
     cpu_id(7, 0, r);
     if (r[0] < 1) return 0; /* there is no part 1 */
     cpu_id(7, 1, r);
@@ -4007,6 +4029,7 @@ static int cpu_has_avxvnni(void) {
 #ifdef POLAR_X86_512
 #define AVX512 TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
+/* Four bytes in every lane. */
 static ALWAYS_INLINE AVX512 __m512i four_avx512(const void *p) {
     int32_t v;
     memcpy(&v, p, 4);
@@ -4018,18 +4041,18 @@ static ALWAYS_INLINE AVX512 void panel_tile_avx512(int tokens, int type, const p
                                                    const panel_tile *t) {
     const int block = quant_types[type].block, sub = kern_types[type].sub, mins = quant_types[type].has_mins;
     const __m512i factor = _mm512_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
-    const int8_t *q[PANEL_TOKENS];
-    __m512 acc[PANEL_TOKENS];
+    const int8_t *q[PANEL_TOKENS]; /* numbers of the tokens */
+    __m512 acc[PANEL_TOKENS]; /* the chains, a token each */
     UNROLL for (int k = 0; k < tokens; k++) acc[k] = _mm512_loadu_ps(t->y[k]), q[k] = t->q[k];
     for (int b = 0; b < count; b++) {
-        __m512i s[PANEL_TOKENS], m[PANEL_TOKENS];
+        __m512i s[PANEL_TOKENS], m[PANEL_TOKENS]; /* sums of a block with numbers, with minima */
         UNROLL for (int k = 0; k < tokens; k++) s[k] = m[k] = _mm512_setzero_si512();
         if (block == 32) {
             UNROLL for (int k = 0; k < tokens; k++) m[k] = _mm512_madd_epi16(four_avx512(t->sums[k] + 2 * b), factor);
             UNROLL for (int k = 0; k < tokens; k++) if (!mins) s[k] = m[k];
         }
         for (int i = block * b; i < block * (b + 1); i += sub) {
-            __m512i u[PANEL_TOKENS];
+            __m512i u[PANEL_TOKENS]; /* sums of a sub-block */
             UNROLL for (int k = 0; k < tokens; k++) u[k] = block == 32 ? s[k] : _mm512_setzero_si512();
             for (int j = i; j < i + sub; j += 4) {
                 const __m512i w = _mm512_loadu_si512(f->q + KERN_ROWS * j);
@@ -4062,6 +4085,7 @@ static ALWAYS_INLINE AVX512 void panel_tile_avx512(int tokens, int type, const p
     UNROLL for (int k = 0; k < tokens; k++) _mm512_storeu_ps(t->y[k], acc[k]);
 }
 
+/* The tile of each type and number of tokens. */
 static AVX512 void panel_dot_avx512(const panel *f, int type, int count, const panel_tile *t) {
     switch (type) {
 #define TYPE(type, block, sub, bits, offset) \
@@ -4081,11 +4105,7 @@ static AVX512 void rows8_avx512(const product *p, int row, int n_rows) {
 static const product_set set_avx512 = {X86_AVX512, KERN_ROWS, 8, 2, multiply_float_avx2, rows8_avx512, panel_fill_x86,
                                        panel_dot_avx512};
 
-static void multiply_avx512(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_avx512, p, row, n_rows, scratch);
-}
-
-static const kern kern_avx512 = KERN_X86(POLAR_CPU_AVX512, multiply_avx512);
+static const kern kern_avx512 = KERN_X86(POLAR_CPU_AVX512, set_avx512);
 
 #ifdef POLAR_X86_VNNI
 /* AVX-VNNI's functions with the encoding of AVX-512, for processors that only have this one: to compare their bits. */
@@ -4100,17 +4120,13 @@ static AVX512 void panel_dot_avx512vl(const panel *f, int type, int count, const
 static const product_set set_avx512vl = {X86_VNNI, KERN_ROWS, 4, 2, multiply_float_avx2, rows8_avx512, panel_fill_x86,
                                          panel_dot_avx512vl};
 
-static void multiply_avx512vl(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_avx512vl, p, row, n_rows, scratch);
-}
-
-static const kern kern_avx512vl = KERN_X86(POLAR_CPU_AVXVNNI, multiply_avx512vl);
+static const kern kern_avx512vl = KERN_X86(POLAR_CPU_AVXVNNI, set_avx512vl);
 #endif
 
 /* The instructions, and an operating system that keeps their registers. */
 static int cpu_has_avx512(void) {
     const unsigned f7b = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-    unsigned r[4];
+    unsigned r[4]; /* a, b, c, d */
     cpu_id(7, 0, r);
     return (r[1] & f7b) == f7b && (r[2] >> 11 & 1) && cpu_has_avx2() && cpu_keeps(0xe6); /* and zmm, masks */
 }
@@ -4120,6 +4136,7 @@ static int cpu_has_avx512(void) {
 /* --- ARM with NEON: baseline AArch64, nothing to detect --- */
 #ifdef POLAR_ARM
 
+/* Four weights as floats. */
 static ALWAYS_INLINE float32x4_t load4_neon(int type, const uint8_t *p) {
     if (type == QUANT_F32) return vreinterpretq_f32_u8(vld1q_u8(p));
     if (type == QUANT_F16) return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
@@ -4130,30 +4147,23 @@ static const uint8_t *bytes_of(const float *x) {
     return (const uint8_t *)(const void *)x;
 }
 
+/* As quantize_avx2. */
 static void quantize_neon(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
-    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC);
-    const int32x4_t zero = vreinterpretq_s32_f32(magic);
+    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC); /* adding it rounds */
+    const int32x4_t zero = vreinterpretq_s32_f32(magic); /* its bits: what rounds to 0 */
     for (int b = 0; b < n; b += block, d++) {
-        uint32x4_t m4 = vdupq_n_u32(0);
-        float max, inverse;
+        uint32x4_t m4 = vdupq_n_u32(0); /* integers order as the floats do */
+        float inverse;
         for (int i = b; i < b + block; i += 4)
             m4 = vmaxq_u32(m4, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
-        max = bits_f32(vmaxvq_u32(m4));
-        inverse = max > 0 ? 127.0f / max : 0;
-        *d = max / 127.0f;
-        if (!(max < INFINITY) || !(inverse < INFINITY)) {
-            *d = max < INFINITY ? 0 : NAN;
-            inverse = 0;
-        }
+        inverse = quantize_inverse(bits_f32(vmaxvq_u32(m4)), d);
         if (!(inverse > 0)) {
-            memset(q8 + b, 0, (size_t)block);
-            memset(q16 + b, 0, (size_t)block * 2);
-            memset(sums + b / 16, 0, (size_t)block / 8);
+            quantize_c(x + b, block, block, q8 + b, q16 + b, sums + b / 16, d);
             continue;
         }
         for (int i = b; i < b + block; i += 16) {
             const float32x4_t s = vdupq_n_f32(inverse);
-            int16x4_t w[4];
+            int16x4_t w[4]; /* 16 numbers */
             int16x8_t lo, hi;
             for (int j = 0; j < 4; j++) /* the integer is the difference of the bit patterns */
                 w[j] = vmovn_s32(vsubq_s32(vreinterpretq_s32_f32(vfmaq_f32(magic, vld1q_f32(x + i + 4 * j), s)), zero));
@@ -4179,7 +4189,7 @@ static float dot_end_neon(float32x4_t lo, float32x4_t hi, int type, const uint8_
 /* Products of one row of floats with four others: weights with tokens, or a token with weights. */
 static ALWAYS_INLINE void dot4_neon(int type_a, const uint8_t *a, int type_b, const uint8_t *const b[4], int n,
                                     float32x4_t lo[4], float32x4_t hi[4]) {
-    const int size_a = type_a == QUANT_F32 ? 4 : 2, size_b = type_b == QUANT_F32 ? 4 : 2;
+    const int size_a = type_a == QUANT_F32 ? 4 : 2, size_b = type_b == QUANT_F32 ? 4 : 2; /* bytes of a number */
     float32x4_t l0 = vdupq_n_f32(0), l1 = l0, l2 = l0, l3 = l0, h0 = l0, h1 = l0, h2 = l0, h3 = l0;
     for (int i = 0; i + 8 <= n; i += 8) {
         const float32x4_t u = load4_neon(type_a, a + i * size_a), v = load4_neon(type_a, a + (i + 4) * size_a);
@@ -4194,15 +4204,16 @@ static ALWAYS_INLINE void dot4_neon(int type_a, const uint8_t *a, int type_b, co
 
 /* One token with four rows. `type` is a constant at every call, so each type gets a loop of its own. */
 static ALWAYS_INLINE void dot_rows4_neon(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
-    float32x4_t lo[4], hi[4];
+    float32x4_t lo[4], hi[4]; /* partial sums 0 to 3, and 4 to 7, of four products */
     dot4_neon(QUANT_F32, bytes_of(x), type, w, n, lo, hi);
     for (int i = 0; i < 4; i++) out[i] = dot_end_neon(lo[i], hi[i], type, w[i], x, n & ~7, n);
 }
 
+/* Four tokens at a time with each row, then one token with four rows at a time. */
 static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, int row, int n_rows) {
     const int n = p->a->n;
-    float32x4_t lo[4], hi[4];
-    int k = 0;
+    float32x4_t lo[4], hi[4]; /* partial sums 0 to 3, and 4 to 7, of four products */
+    int k = 0; /* tokens */
     for (; k + 4 <= p->n_tokens; k += 4) {
         const uint8_t *x[4];
         for (int i = 0; i < 4; i++) x[i] = bytes_of(p->a->x + (size_t)(p->index ? p->index[k + i] : k + i) * (size_t)n);
@@ -4217,8 +4228,8 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
     for (; k < p->n_tokens; k++)
         for (int r = row; r < row + n_rows; r += 4) {
             const int rows = MIN(4, row + n_rows - r);
-            const uint8_t *w[4];
-            float out[4];
+            const uint8_t *w[4]; /* four rows */
+            float out[4]; /* four rows */
             for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
             dot_rows4_neon(type, w, p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)n, n, out);
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
@@ -4304,6 +4315,7 @@ static ALWAYS_INLINE uint8x16_t shift_neon(uint8x16_t v, int n) {
     return n > 0 ? v >> n : n < 0 ? v << -n : v;
 }
 
+/* A mask that keeps all that the shift left is none. */
 static ALWAYS_INLINE uint8x16_t field_neon(uint8x16_t v, int n, int mask) {
     v = shift_neon(v, n);
     return n > 0 && mask == 255 >> n ? v : vandq_u8(v, vdupq_n_u8((uint8_t)mask));
@@ -4437,6 +4449,7 @@ static ALWAYS_INLINE int32x4_t dot16_neon(int set, int32x4_t s, int8x16_t w, int
     return sdot_neon(s, w, a);
 }
 
+/* The same with 32 numbers: small ones need one addition to 32 bits less. */
 static ALWAYS_INLINE int32x4_t dot32_neon(int set, int small, int32x4_t s, const int8x16_t w[2], const int8x16_t a[2]) {
     if (set == ARM_NEON && small) {
         const int16x8_t t = vmlal_s8(pairs_neon(w[0], a[0]), vget_low_s8(w[1]), vget_low_s8(a[1]));
@@ -4482,10 +4495,10 @@ static ALWAYS_INLINE void rows4_block_neon(int set, int type, four_rows *o, cons
     const int bytes = quant_types[type].bytes, mins = type == QUANT_Q4_1 || type == QUANT_Q5_1, head = mins ? 4 : 2;
     const int8x16_t a[2] = {vld1q_s8(q), vld1q_s8(q + 16)};
     const float32x4_t d = next_halves4_neon(o->x, w), m = mins ? next_halves4_neon(o->x, w) : d;
-    int32x4_t now, s;
+    int32x4_t now, s; /* totals after this block, and what it added */
     UNROLL for (int r = 0; r < 4; r++) {
         const uint8_t *x = o->x[r];
-        int8x16_t v0, v1;
+        int8x16_t v0, v1; /* its 32 numbers */
         if (type == QUANT_Q8_0)
             __asm__("ldp %q0, %q1, [%2], #32"
                     : "=w"(v0), "=w"(v1), "+r"(x)
@@ -4508,7 +4521,7 @@ static ALWAYS_INLINE void rows4_block_neon(int set, int type, four_rows *o, cons
 static ALWAYS_INLINE float32x4_t rows4_32_neon(int set, int type, const uint8_t *const w[4], int n, const int8_t *q,
                                                const int16_t *sums, const float *d) {
     const int n_blocks = n / 32;
-    int b = 0;
+    int b = 0; /* blocks */
     four_rows o = {{w[0], w[1], w[2], w[3]}, {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)},
                vdupq_n_s32(0), vdupq_n_f32(0)};
     for (; b + 4 <= n_blocks; b += 4) {
@@ -4529,21 +4542,21 @@ static ALWAYS_INLINE float32x4_t rows4_256_neon(int set, int type, const uint8_t
     const int mins = type == QUANT_Q2_K || type == QUANT_Q4_K || type == QUANT_Q5_K, offset = offset_neon(type);
     const int sub = kern_types[type].sub, small = kern_types[type].bits < 8;
     float32x4_t acc = vdupq_n_f32(0);
-    int32x4_t run[4], before = vdupq_n_s32(0);
+    int32x4_t run[4], before = vdupq_n_s32(0); /* running sums, as above */
     UNROLL for (int r = 0; r < 4; r++) run[r] = before;
     for (int b = 0; b < n / 256; b++, q += 256, sums += 16) {
         const uint8_t *const x[4] = {w[0] + (size_t)b * bytes, w[1] + (size_t)b * bytes, w[2] + (size_t)b * bytes,
                                      w[3] + (size_t)b * bytes};
         int16x8_t sum[2] = {vld1q_s16(sums), vld1q_s16(sums + 8)};
-        int32x4_t s[4], m[4];
+        int32x4_t s[4], m[4]; /* of each row, in four lanes */
         if (sub == 32) sum[0] = vpaddq_s16(sum[0], sum[1]);
         for (int r = 0; r < 4; r++) {
-            int16x8_t scales[2], minima[2];
+            int16x8_t scales[2], minima[2]; /* of 16 or 8 sub-blocks */
             scales_neon(type, x[r], scales, minima);
             s[r] = vdupq_n_s32(0);
             UNROLL for (int j = 0; j < 256 / sub; j += 4) { /* four sub-blocks */
                 const int16x8_t scale = scales[j / 8];
-                int32x4_t now;
+                int32x4_t now; /* totals after these sub-blocks */
                 UNROLL for (int k = j; k < j + 4; k++) {
                     if (sub == 16) {
                         run[k - j] = dot16_neon(set, run[k - j], numbers_neon(type, x[r], k), vld1q_s8(q + 16 * k));
@@ -4571,20 +4584,21 @@ static ALWAYS_INLINE float32x4_t rows4_256_neon(int set, int type, const uint8_t
     return acc;
 }
 
+/* Few tokens over four rows at a time, past the end the last row again. */
 static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row, int n_rows) {
     const act_blocks *a = act_blocks_of(p->a, p->type);
     const int n = p->a->n;
     for (int r = row; r < row + n_rows; r += 4) {
         const int rows = MIN(4, row + n_rows - r);
-        const uint8_t *w[4];
+        const uint8_t *w[4]; /* four rows */
         for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
         for (int k = 0; k < p->n_tokens; k++) {
             const size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)n;
             const int8_t *q = a->q8 + from;
             const int16_t *sums = a->sums + from / 16;
             const float *d = a->d + from / (size_t)quant_types[p->type].block;
-            float32x4_t y = vdupq_n_f32(0);
-            float out[4];
+            float32x4_t y = vdupq_n_f32(0); /* four rows */
+            float out[4]; /* four rows */
             switch (p->type) {
 #define TYPE(type, block, sub, bits, offset) \
     case type: y = rows4_##block##_neon(set, type, w, n, q, sums, d); break;
@@ -4606,7 +4620,7 @@ static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row,
  * sets share the code. */
 static void panel_put_neon(int set, const int8_t *rows, int n, int8_t *out) {
     for (int i = 0; i < n; i += 16, out += 128) {
-        int32x4_t t[8];
+        int32x4_t t[8]; /* 16 numbers of each row, as words */
         UNROLL for (int r = 0; r < 8; r++) t[r] = vreinterpretq_s32_s8(vld1q_s8(rows + PANEL_NUMBERS / 8 * r + i));
         if (set == ARM_NEON) {
             UNROLL for (int r = 0; r < 8; r++) vst1q_s8(out + 16 * r, vreinterpretq_s8_s32(t[r]));
@@ -4628,6 +4642,7 @@ static void panel_put_neon(int set, const int8_t *rows, int n, int8_t *out) {
     }
 }
 
+/* A half as a float. */
 static ALWAYS_INLINE float half_neon(const uint8_t *x) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16((const uint16_t *)(const void *)x))), 0);
 }
@@ -4639,9 +4654,9 @@ static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, con
     const size_t bytes = (size_t)quant_types[type].bytes;
     const int mins = quant_types[type].has_mins, n = 256 / kern_types[type].sub;
     int8_t *rows = (int8_t *)to->q + PANEL_NUMBERS + PANEL_NUMBERS / 8 * r;
-    float *d = to->d + r, *m = to->m + r;
+    float *d = to->d + r, *m = to->m + r; /* of this row */
     int32_t *scales = to->scales + (set == ARM_I8MM ? 2 * r : r);
-    int16_t *minima = to->mins + r;
+    int16_t *minima = to->mins + r; /* of this row */
     for (int b = 0; b < count; b++, x += bytes, rows += block, d += 8, m += 8) {
         UNROLL for (int i = 0; i < block / 16; i++)
             vst1q_s8(rows + 16 * i, vsubq_s8(numbers_neon(type, x, i), vdupq_n_s8((int8_t)offset_neon(type))));
@@ -4649,7 +4664,7 @@ static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, con
         if (mins) *m = block == 256 ? -half_neon(x + at_d_neon(type) + 2) : half_neon(x + 2);
         if (block == 256) {
             int16x8_t s[2], t[2];
-            int16_t out[2][16];
+            int16_t out[2][16]; /* scales and minima */
             scales_neon(type, x, s, t);
             vst1q_s16(out[0], s[0]), vst1q_s16(out[0] + 8, s[1]), vst1q_s16(out[1], t[0]), vst1q_s16(out[1] + 8, t[1]);
             for (int j = 0; j < n; j++) {
@@ -4662,6 +4677,7 @@ static ALWAYS_INLINE void panel_fill_type_neon(int set, int type, int block, con
     }
 }
 
+/* A panel of 8 rows: each is read by itself, then all are put side by side. */
 static void panel_fill_neon(int set, const panel *to, int type, const uint8_t *const *w, int count,
                             const uint8_t *ahead) {
     (void)ahead; /* eight rows are few enough for processors to follow */
@@ -4681,11 +4697,11 @@ static void panel_fill_neon(int set, const panel *to, int type, const uint8_t *c
  * 2 h + 1 times tokens 2 p and 2 p + 1, in the order of a matrix. `next` is the panel; it and a go past these. */
 static ALWAYS_INLINE void sub_dot_neon(int set, int small, const int8_t **next, const int8_t *a[4], int n,
                                          int32x4_t s[8]) {
-    const int8_t *w = *next;
+    const int8_t *w = *next; /* the panel */
     if (set == ARM_NEON) {
         UNROLL for (int h = 0; h < 2; h++) UNROLL for (int k = 0; k < 4; k += 2) {
-            int32x4_t t[2][4];
-            int8x16_t v[4][2], u[2][2];
+            int32x4_t t[2][4]; /* sums of two tokens and four rows, in four lanes each */
+            int8x16_t v[4][2], u[2][2]; /* numbers of four rows, of two tokens */
             UNROLL for (int i = 0; i < n / 16; i++) {
                 UNROLL for (int r = 0; r < 4; r++) v[r][i] = vld1q_s8(w + 128 * i + 64 * h + 16 * r);
                 UNROLL for (int l = 0; l < 2; l++) u[l][i] = vld1q_s8(a[k + l] + 16 * i);
@@ -4730,16 +4746,16 @@ static ALWAYS_INLINE void sub_dot_neon(int set, int small, const int8_t **next, 
 static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small, int mins, const panel *f, int count,
                                           const panel_tile *t) {
     const int8_t *q[4] = {t->q[0], t->q[1], t->q[2], t->q[3]}, *w = (const int8_t *)f->q;
-    const float *const da[4] = {t->d[0], t->d[1], t->d[2], t->d[3]};
-    const int n_scales = set == ARM_I8MM ? 4 : 2;
-    float32x4_t acc[8];
+    const float *const da[4] = {t->d[0], t->d[1], t->d[2], t->d[3]}; /* of the tokens */
+    const int n_scales = set == ARM_I8MM ? 4 : 2; /* registers of scales of a sub-block */
+    float32x4_t acc[8]; /* the chains: 4 tokens and 2 halves of the rows */
     UNROLL for (int k = 0; k < 8; k++) acc[k] = vld1q_f32(t->y[k / 2] + k % 2 * 4);
     for (int b = 0; b < count; b++) {
         const float32x4_t d[2] = {vld1q_f32(f->d + 8 * b), vld1q_f32(f->d + 8 * b + 4)};
-        int32x4_t s[8], sum[8];
+        int32x4_t s[8], sum[8]; /* of a sub-block, of the block */
         if (block == 32) sub_dot_neon(set, small, &w, q, 32, sum);
         else {
-            const int32_t *scales = f->scales + b * (256 / sub) * n_scales * 4;
+            const int32_t *scales = f->scales + b * (256 / sub) * n_scales * 4; /* of this block */
             UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
             for (int j = 0; j < 256 / sub; j++, scales += 4 * n_scales) {
                 sub_dot_neon(set, small, &w, q, sub, s);
@@ -4758,10 +4774,10 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
             UNROLL for (int k = 0; k < 8; k++)
                 sum[k] = vdupq_n_s32(t->sums[k / 2][2 * b] + t->sums[k / 2][2 * b + 1]);
         } else {
-            const int16_t *m = f->mins + b * (256 / sub) * 8;
+            const int16_t *m = f->mins + b * (256 / sub) * 8; /* of this block */
             UNROLL for (int k = 0; k < 8; k++) sum[k] = vdupq_n_s32(0);
             for (int j = 0; j < 16 * 16 / sub; j += 8, m += 64) {
-                int16x8_t u[4];
+                int16x8_t u[4]; /* sums of four tokens */
                 UNROLL for (int k = 0; k < 4; k++) {
                     u[k] = vld1q_s16(t->sums[k] + 16 * b + j);
                     if (sub == 32) u[k] = vpaddq_s16(u[k], vld1q_s16(t->sums[k] + 16 * b + 8));
@@ -4773,14 +4789,8 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
                         sum[2 * k] = vmlal_laneq_s16(sum[2 * k], vget_low_s16(v), u[k], l), \
                         sum[2 * k + 1] = vmlal_high_laneq_s16(sum[2 * k + 1], v, u[k], l); \
                 } while (0)
-                MIN_OF(0);
-                MIN_OF(1);
-                MIN_OF(2);
-                MIN_OF(3);
-                MIN_OF(4);
-                MIN_OF(5);
-                MIN_OF(6);
-                MIN_OF(7);
+                MIN_OF(0); MIN_OF(1); MIN_OF(2); MIN_OF(3);
+                MIN_OF(4); MIN_OF(5); MIN_OF(6); MIN_OF(7);
 #undef MIN_OF
             }
         }
@@ -4790,6 +4800,7 @@ static ALWAYS_INLINE void panel_tile_neon(int set, int block, int sub, int small
     UNROLL for (int k = 0; k < 8; k++) vst1q_f32(t->y[k / 2] + k % 2 * 4, acc[k]);
 }
 
+/* One tile for each combination of what changes its loops. */
 static ALWAYS_INLINE void panel_shape_neon(int set, const panel *f, int type, int count, const panel_tile *t) {
     const int small = kern_types[type].bits < 8, mins = quant_types[type].has_mins;
     if (quant_types[type].block == 32) {
@@ -4813,6 +4824,7 @@ static I8MM void panel_dot_i8mm(const panel *f, int type, int count, const panel
     panel_shape_neon(ARM_I8MM, f, type, count, t);
 }
 
+/* Rows of floats times any number of tokens. */
 static void multiply_float_neon(const product *p, int row, int n_rows) {
     if (p->type == QUANT_F32) multiply_float_type_neon(QUANT_F32, p, row, n_rows);
     else if (p->type == QUANT_F16) multiply_float_type_neon(QUANT_F16, p, row, n_rows);
@@ -4834,18 +4846,6 @@ static const product_set set_dotprod = {ARM_DOTPROD, 8, 4, 3, multiply_float_neo
 static const product_set set_i8mm = {ARM_I8MM, 8, 4, 3, multiply_float_neon, rows4_dotprod, panel_fill_neon,
                                      panel_dot_i8mm};
 
-static void multiply_neon(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_neon, p, row, n_rows, scratch);
-}
-
-static void multiply_dotprod(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_dotprod, p, row, n_rows, scratch);
-}
-
-static void multiply_i8mm(const product *p, int row, int n_rows, void *scratch) {
-    product_multiply(&set_i8mm, p, row, n_rows, scratch);
-}
-
 /* exp32 in four lanes. */
 static float32x4_t exp4_neon(float32x4_t x) {
     const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC), t = vfmaq_f32(magic, x, vdupq_n_f32(EXP_LOG2E));
@@ -4860,9 +4860,10 @@ static float32x4_t exp4_neon(float32x4_t x) {
     return vbslq_f32(in_range, y, vaddq_f32(x, vdupq_n_f32(INFINITY))); /* above: infinity, or NaN */
 }
 
+/* The sum of squares is a float product of x with itself; lanes 0 to 3 are in `lo`, 4 to 7 in `hi`. */
 static void rms_norm_neon(float *out, const float *x, const float *w, int n, float eps) {
-    float32x4_t lo = vdupq_n_f32(0), hi = lo;
-    float scale;
+    float32x4_t lo = vdupq_n_f32(0), hi = lo; /* partial sums 0 to 3, 4 to 7 */
+    float scale; /* 1 / sqrt(mean + eps) */
     int i = 0;
     for (; i + 8 <= n; i += 8) {
         const float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
@@ -4875,6 +4876,7 @@ static void rms_norm_neon(float *out, const float *x, const float *w, int n, flo
     for (; i < n; i++) out[i] = x[i] * scale * w[i];
 }
 
+/* Four at a time, and the rest by the definition. */
 static void swiglu_neon(float *gate, const float *up, int n) {
     int i = 0;
     for (; i + 4 <= n; i += 4) {
@@ -4884,6 +4886,7 @@ static void swiglu_neon(float *gate, const float *up, int n) {
     swiglu_c(gate + i, up + i, n - i);
 }
 
+/* Pairs side by side are taken apart while they are loaded. */
 static void rope_neon(float *x, const float *cs, int half, int neox) {
     if (half % 4) {
         rope_c(x, cs, half, neox);
@@ -4891,7 +4894,7 @@ static void rope_neon(float *x, const float *cs, int half, int neox) {
     }
     for (int i = 0; i < half; i += 4) {
         const float32x4_t c = vld1q_f32(cs + i), s = vld1q_f32(cs + half + i);
-        float32x4x2_t v;
+        float32x4x2_t v; /* (x0, x1) of four pairs */
         if (neox) v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + half + i);
         else v = vld2q_f32(x + 2 * i);
         const float32x4_t a = v.val[0], b = v.val[1];
@@ -4902,12 +4905,13 @@ static void rope_neon(float *x, const float *cs, int half, int neox) {
     }
 }
 
+/* Four positions at a time, past the end the last one again. */
 static ALWAYS_INLINE void scores_type_neon(int type, float *scores, const float *q, const uint8_t *k, int n,
                                            int head_dim, float scale) {
-    const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2);
+    const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2); /* bytes of a position */
     for (int t = 0; t < n; t += 4) {
-        const uint8_t *row[4];
-        float out[4];
+        const uint8_t *row[4]; /* four positions */
+        float out[4]; /* four rows */
         for (int r = 0; r < 4; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
         dot_rows4_neon(type, row, q, head_dim, out);
         for (int r = 0; r < 4 && t + r < n; r++) scores[t + r] = out[r] * scale;
@@ -4919,9 +4923,10 @@ static void scores_neon(float *scores, const float *q, const uint8_t *k, int n, 
     else scores_type_neon(QUANT_F32, scores, q, k, n, head_dim, scale);
 }
 
+/* As softmax_c, eight at a time. */
 static float softmax_neon(float *x, int n) {
-    float32x4_t m = vdupq_n_f32(-INFINITY), lo = vdupq_n_f32(0), hi = lo;
-    float s[8], max;
+    float32x4_t m = vdupq_n_f32(-INFINITY), lo = vdupq_n_f32(0), hi = lo; /* maxima, partial sums 0 to 3, 4 to 7 */
+    float s[8], max; /* partial sums */
     int i = 0;
     for (; i + 4 <= n; i += 4) m = vmaxq_f32(m, vld1q_f32(x + i));
     max = vmaxvq_f32(m);
@@ -4943,22 +4948,19 @@ static float softmax_neon(float *x, int n) {
     return sum8(s);
 }
 
+/* 16 outputs stay in registers while all positions go by, in order. */
 static ALWAYS_INLINE void accumulate_type_neon(int type, float *out, const float *p, const uint8_t *v, int n,
                                                int head_dim) {
-    const int size = type == QUANT_F32 ? 4 : 2;
-    const size_t stride = (size_t)(head_dim * size);
+    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
+    const size_t stride = (size_t)(head_dim * size); /* bytes of a position */
     int i = 0;
     for (; i + 16 <= head_dim; i += 16) {
-        float32x4_t a = vld1q_f32(out + i), b = vld1q_f32(out + i + 4), c = vld1q_f32(out + i + 8),
-                    d = vld1q_f32(out + i + 12);
-        const uint8_t *at = v + i * size;
-        for (int t = 0; t < n; t++, at += stride) {
-            a = vfmaq_n_f32(a, load4_neon(type, at), p[t]);
-            b = vfmaq_n_f32(b, load4_neon(type, at + 4 * size), p[t]);
-            c = vfmaq_n_f32(c, load4_neon(type, at + 8 * size), p[t]);
-            d = vfmaq_n_f32(d, load4_neon(type, at + 12 * size), p[t]);
-        }
-        vst1q_f32(out + i, a), vst1q_f32(out + i + 4, b), vst1q_f32(out + i + 8, c), vst1q_f32(out + i + 12, d);
+        const uint8_t *row = v + i * size; /* of position t */
+        float32x4_t s[4]; /* 16 outputs */
+        UNROLL for (int j = 0; j < 4; j++) s[j] = vld1q_f32(out + i + 4 * j);
+        for (int t = 0; t < n; t++, row += stride)
+            UNROLL for (int j = 0; j < 4; j++) s[j] = vfmaq_n_f32(s[j], load4_neon(type, row + 4 * j * size), p[t]);
+        UNROLL for (int j = 0; j < 4; j++) vst1q_f32(out + i + 4 * j, s[j]);
     }
     for (; i < head_dim; i++)
         for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
@@ -4982,16 +4984,16 @@ static void axpy_neon(float *out, float a, const float *x, int n) {
 }
 
 
-#define KERN_ARM(cpu, multiply) \
-    {cpu, quantize_neon, multiply, rms_norm_neon, swiglu_neon, rope_neon, scores_neon, \
+#define KERN_ARM(cpu, set) \
+    {cpu, quantize_neon, &set, rms_norm_neon, swiglu_neon, rope_neon, scores_neon, \
      softmax_neon, accumulate_neon, NULL, NULL, to_f16_neon, axpy_neon}
-static const kern kern_neon = KERN_ARM(POLAR_CPU_NEON, multiply_neon);
-static const kern kern_dotprod = KERN_ARM(POLAR_CPU_DOTPROD, multiply_dotprod);
-static const kern kern_i8mm = KERN_ARM(POLAR_CPU_I8MM, multiply_i8mm);
+static const kern kern_neon = KERN_ARM(POLAR_CPU_NEON, set_neon);
+static const kern kern_dotprod = KERN_ARM(POLAR_CPU_DOTPROD, set_dotprod);
+static const kern kern_i8mm = KERN_ARM(POLAR_CPU_I8MM, set_i8mm);
 
 #ifdef __APPLE__
 static int cpu_has(const char *name) {
-    int has = 0;
+    int has = 0; /* what the system says */
     size_t size = sizeof has;
     return !sysctlbyname(name, &has, &size, NULL, 0) && has;
 }
@@ -5012,6 +5014,7 @@ static int cpu_has_dotprod(void) {
 #endif
 }
 
+/* smmla; a set that has it is used for tiles alone, so sdot must be there, too. */
 static int cpu_has_i8mm(void) {
     if (!cpu_has_dotprod()) return 0;
 #if defined(__linux__)
@@ -5030,7 +5033,8 @@ static int cpu_has_i8mm(void) {
 
 /* --- the choice --- */
 
-static const char *const cpu_names[POLAR_N_CPU] = {"auto", "plain", "avx2", "neon", "avx512", "dotprod", "i8mm", "avxvnni"};
+static const char *const cpu_names[POLAR_N_CPU] = {"auto",   "plain",   "avx2", "neon",
+                                                   "avx512", "dotprod", "i8mm", "avxvnni"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -8539,7 +8543,7 @@ static void product_task(void *context, int index, int worker) {
     for (int i = 0; i < w->n; i++) {
         int tiles = (w->p[i].rows + w->tile - 1) / w->tile, row = index * w->tile;
         if (index < tiles) {
-            w->e->model->kern->multiply(&w->p[i], row, MIN(w->tile, w->p[i].rows - row),
+            kern_multiply(w->e->model->kern, &w->p[i], row, MIN(w->tile, w->p[i].rows - row),
                                         w->e->scratch + (size_t)worker * KERN_SCRATCH);
             return;
         }
