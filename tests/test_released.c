@@ -6,6 +6,8 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include "../examples/cli/released.c"
+#include "../examples/cli/json.c"
+#include "polar.h"
 #include "test.h"
 #include "command.h"
 
@@ -90,11 +92,202 @@ TEST(replay) {
     RUN("polar search --planted x", 2, "--planted goes with --rule released");
 }
 
+/* --- with a model: the bundled one, whose own prompt is asked for ------------------------------------------------ */
+
+#define DEMO "examples/demo/demo-model.gguf"
+#define SIMULATIONS 25
+
+static const char *const stories[][2] = {
+    {"Say where the pearl ends up. It is put under cup 7. Swap 8 with 4; 7 with 2; 2 with 5.", "5"},
+    {"Dora has the key. Follow it. The pairs Finn and Dora; Finn and Ben swap.", "Ben"},
+    {"A lift is on floor 5 of a house with floors 0 to 9. Follow it. It goes up by 3, up by 3.", "9"}};
+enum { N_STORIES = sizeof stories / sizeof *stories };
+
+/* Whether a path answers a question, by a session of its own with the shared cache. */
+static int answers(const polar_model *model, int story, const int *path, int n) {
+    polar_session_options so = {.n_ctx = 200, .kv_mode = POLAR_KV_SHARED, .max_calls = RELEASED_MAX_CALLS};
+    polar_generate_options g = {.max_tokens = 50};
+    polar_prompt prompt;
+    polar_session *s = NULL;
+    polar_result result;
+    int32_t tokens[150];
+    char text[2000] = "", *box = NULL;
+    int n_tokens = 0;
+    CHECK(!polar_prompt_find(model, NULL, NULL, &prompt, NULL));
+    CHECK(!polar_prompt_tokenize(model, &prompt, stories[story][0], tokens, 150, &n_tokens, NULL) && n_tokens <= 150);
+    CHECK(!polar_session_create(&s, model, NULL, &so, NULL) && !polar_session_set_path(s, path, n, NULL));
+    CHECK(!polar_session_generate(s, tokens, n_tokens, &g, text, sizeof text, &result, NULL));
+    polar_session_free(s);
+    for (char *at = text; (at = strstr(at, "\\boxed{")); at++) box = at + 7;
+    if (!box || !strchr(box, '}')) return 0;
+    box[strcspn(box, "}")] = 0;
+    return !strcmp(box, stories[story][1]);
+}
+
+static int is_path(const json *v, const uint8_t *path, int n) {
+    int layer, i = 0;
+    if (!v || v->type != JSON_ARRAY || v->length != (size_t)n) return 0;
+    for (v = v->child; v && json_int(v, &layer) && layer == path[i]; v = v->next) i++;
+    return i == n;
+}
+
+/* The lists of a sample are those of a finished search, in their order. */
+static void check_lists(const json *sample, const released_search *s) {
+    const json *valid = json_get(sample, "final_valid_transitions")->child,
+               *invalid = json_get(sample, "final_invalid_transitions")->child;
+    released_result *list;
+    const int n = released_results(s, &list);
+    for (int i = 0; i < n; i++) {
+        const json **at = list[i].reward > 0 ? &valid : &invalid;
+        CHECK(is_path(*at, list[i].path, list[i].n_path));
+        *at = *at ? (*at)->next : NULL;
+    }
+    CHECK(!valid && !invalid);
+    free(list);
+}
+
+/* Visits of each node, counted from the recorded simulations, are those of the search. */
+static void check_log(const json *sample, const released_search *s) {
+    int parents[200], visits[200] = {0}, n = 0, node = 0, value;
+    const json *nodes = json_get(sample, "search_nodes"), *simulation = json_get(sample, "search_simulations");
+    CHECK(nodes && nodes->length < 200 && simulation && simulation->length == SIMULATIONS);
+    if (!nodes || nodes->length >= 200 || !simulation) return;
+    for (const json *v = nodes->child; v; v = v->next) CHECK(json_int(v->child, &parents[n++]));
+    simulation = simulation->child;
+    for (int i = 0; simulation; simulation = simulation->next, i++) {
+        CHECK(json_int(simulation->child, &node) && json_int(simulation->child->next, &value) && node < n);
+        CHECK(value == (int)released_get_step(s, i).reward);
+        for (; node >= 0; node = parents[node]) visits[node]++;
+    }
+    node = 0;
+    for (const json *v = nodes->child; v; v = v->next, n--) {
+        while (node < s->n_nodes && !released_get_node(s, node).visits) node++;
+        CHECK(node < s->n_nodes && released_get_node(s, node).visits == visits[nodes->length - (size_t)n]);
+        CHECK(is_path(v->child->next, path_of(s, node), s->nodes[node].n_path));
+        node++;
+    }
+    while (node < s->n_nodes) CHECK(!released_get_node(s, node++).visits);
+}
+
+/* A sample of the command against a search of the test's own. Returns the number of paths that answer. */
+static int check_sample(const polar_model *model, const json *sample, int story, uint64_t seed) {
+    released_search *s = released_create(12, 8, 14, SIMULATIONS, seed);
+    const json *trial = json_get(sample, "search_trajectory")->child;
+    int path[RELEASED_MAX_CALLS], n, reward, n_right = 0;
+    while ((n = released_next(s, path)) > 0) {
+        const int right = answers(model, story, path, n);
+        CHECK(trial && is_path(json_get(trial, "path"), path_of(s, s->current), n));
+        CHECK(trial && json_int(json_get(trial, "reward"), &reward) && reward == right);
+        if (s->current) {
+            const node *before = &s->nodes[s->nodes[s->current].parent];
+            CHECK(trial && is_path(json_get(trial, "parent_path"), s->layers + before->path, before->n_path));
+        }
+        released_report(s, right);
+        n_right += right;
+        trial = trial ? trial->next : NULL;
+    }
+    CHECK(!trial);
+    check_lists(sample, s);
+    check_log(sample, s);
+    released_free(s);
+    return n_right;
+}
+
+TEST(model) {
+    polar_model *model = NULL;
+    char rows[800] = "", command[300];
+    size_t n = 0;
+    int n_right = 0;
+    CHECK(!polar_model_open(&model, DEMO, NULL, NULL));
+    for (int i = 0; i < N_STORIES; i++)
+        n += (size_t)snprintf(rows + n, sizeof rows - n, "{\"question\":\"%s\",\"answer\":\"%s\"}\n", stories[i][0],
+                              stories[i][1]);
+    write_file("stories", rows, n);
+    for (int own = 0; own < 2; own++) {
+        json_document *d;
+        const char *error;
+        char *text;
+        const json *sample;
+        snprintf(command, sizeof command, "polar search -m %s stories -o found%d --rule released --prompt auto "
+                 "--simulations %d --log-all%s", outside(DEMO), own, SIMULATIONS, own ? " --seed-per-question" : "");
+        RUN(command, 0, "the release has no bounds for 12 layers: programs of 8 to 14 calls");
+        text = read_back(own ? "found1" : "found0", &n);
+        d = text ? json_read(text, n, &error, &n) : NULL;
+        CHECK(d != NULL);
+        sample = d ? json_get(json_root(d), "samples")->child : NULL;
+        for (int i = 0; sample; sample = sample->next, i++)
+            n_right += check_sample(model, sample, i, own ? released_question_seed(42, stories[i][0]) : 42);
+        json_free(d);
+        free(text);
+    }
+    CHECK(n_right > 20 && n_right < 2 * N_STORIES * SIMULATIONS - 20);
+    polar_model_close(model);
+}
+
+/* What the rule sets, and what it refuses. */
+TEST(settings) {
+    char command[300];
+    snprintf(command, sizeof command, "polar search -m %s stories -o - --rule released --simulations 1 --limit 1",
+             outside(DEMO));
+    RUN(command, 0, "### Problem End\\nAnswer:\",\"chat\":\"raw\",\"last_answer\":true,\"reward\":\"answer\",\"tokens\":50,");
+    CHECK(strstr(output, "\"kv\":\"shared\",\"rule\":\"released\",\"simulations\":1,\"min_calls\":8,\"max_calls\":14,"
+                         "\"log_all\":0,\"one_seed\":1,\"seed\":42}"));
+    CHECK(strstr(output, "\"prompt_text\":\"Solve the following math problem and output ONLY the final answer, format"));
+    CHECK(strstr(output, "the final answer directly, formatted"));
+    RUN("polar search -m x stories -o - --rule released --c 2", 2, "are of the textbook rule");
+    RUN("polar search -m x stories -o - --rule released --in-flight 2", 2, "one at a time");
+    RUN("polar search -m x stories -o - --log-all", 2, "go with --rule released");
+    RUN("polar search -m x stories -o - --one-seed --seed-per-question", 2, "exclude each other");
+    snprintf(command, sizeof command, "polar search -m %s stories -o - --rule released --max-calls 253", outside(DEMO));
+    RUN(command, 2, "8 to 253 calls");
+}
+
+/* Rows of DART-Math's pool, one for each response: of the first N of a level the first of each query_id. */
+TEST(rows) {
+    static const char rows[] =
+        "{\"query\":\"A\",\"query_id\":1,\"gt_ans\":\"1\",\"query_metadata\":{\"level\":1}}\n"
+        "{\"query\":\"B\",\"query_id\":2,\"gt_ans\":\"1\",\"query_metadata\":{\"level\":2}}\n"
+        "{\"query\":\"A\",\"query_id\":1,\"gt_ans\":\"1\",\"query_metadata\":{\"level\":1}}\n"
+        "{\"query\":\"C\",\"query_id\":3,\"gt_ans\":\"1\",\"query_metadata\":{\"level\":1}}\n"
+        "{\"query\":\"D\",\"query_id\":4,\"gt_ans\":\"1\",\"query_metadata\":{}}\n"
+        "{\"query\":\"A\",\"query_id\":5,\"gt_ans\":\"1\",\"query_metadata\":{\"level\":1}}\n";
+    static const char *const runs[][3] = {
+        {"--rule released", "6 rows, the first 4 of level 1 are of 3 questions", "0A 1C 2A"},
+        {"--rule released --sample-size 3", "6 rows, the first 3 of level 1 are of 2 questions", "0A 1C"},
+        {"--level 1 --range 1:2", "of 3 questions", "0C"},
+        {"--level 0", "the first 1 of level 0 are of 1 questions", "0D"},
+        {"--level 1 --limit 1", "of 3 questions", "0A"},
+        {"--limit 3", "", "0A 1B 2A"}};
+    char command[300];
+    write_file("rows", rows, sizeof rows - 1);
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        char found[40] = "";
+        size_t n = 0;
+        int index;
+        char question;
+        snprintf(command, sizeof command, "polar search -m %s rows -o - --simulations 0 %s", outside(DEMO), runs[i][0]);
+        RUN(command, 0, runs[i][1]);
+        for (const char *at = output; (at = strstr(at, "{\"index\":")); at++)
+            if (sscanf(at, "{\"index\":%d,\"question\":\"%c", &index, &question) == 2)
+                n += (size_t)snprintf(found + n, sizeof found - n, n ? " %d%c" : "%d%c", index, question);
+        CHECK_STR(found, runs[i][2]);
+    }
+    RUN("polar search -m x rows -o - --range 3:3", 2, "--range 3:3: expected A:B");
+    RUN("polar search -m x rows -o - --range -1:3", 2, "expected A:B");
+    snprintf(command, sizeof command, "polar search -m %s rows -o - --range 5:7", outside(DEMO));
+    RUN(command, 1, "no questions 5 to 7 (the last one excluded): there are 6");
+    snprintf(command, sizeof command, "polar search -m %s rows -o - --level 7", outside(DEMO));
+    RUN(command, 1, "none of 6 rows has level 7");
+}
+
 static const test_case tests[] = {
     {"random_numbers", test_random_numbers},
     {"rule", test_rule},
     {"bounds", test_bounds},
     {"replay", test_replay},
+    {"model", test_model},
+    {"settings", test_settings},
+    {"rows", test_rows},
 };
 
 int main(int argc, char **argv) {

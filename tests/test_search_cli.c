@@ -234,6 +234,36 @@ static void found_paths(const char *name, int index, char *text, size_t size) {
     free(file);
 }
 
+/* Graded as [P] does: what stands behind the last "Answer:", in a box that need not be closed. */
+TEST(last_answer) {
+    planted_eight = "8}\xc4\xa0" "Answer:\xc4\xa0" "7\\text{";
+    write_model("again.gguf", NULL, NULL);
+    planted_eight = "8\\text{";
+    write_model("open.gguf", NULL, NULL);
+    planted_eight = "8";
+    RUN("polar search -m again.gguf planted.jsonl -o - --simulations 0", 0, "identity         33.3 %");
+    RUN("polar search -m again.gguf planted.jsonl -o - --simulations 0 --last-answer", 0, "identity          0.0 %");
+    CHECK(strstr(output, "Answer:\",\"chat\":\"raw\",\"last_answer\":true"));
+    RUN("polar search -m open.gguf planted.jsonl -o - --simulations 0 --tokens 1", 0, "identity          0.0 %");
+    RUN("polar search -m open.gguf planted.jsonl -o - --simulations 0 --tokens 1 --last-answer", 0,
+        "identity         33.3 %");
+    RUN("polar search -m planted.gguf planted.jsonl -o - --prompt '{question}:' --last-answer", 2,
+        "--last-answer: the prompt does not end in \"Answer:\"");
+    /* one seed: the questions of equal rewards see equal searches */
+    RUN("polar search -m planted.gguf planted.jsonl -o one.json --simulations 20 --one-seed --limit 1", 0, "");
+    write_text("alike.jsonl", "{\"question\":\"another seven\",\"answer\":\"7\",\"task\":\"t\",\"steps\":2}\n");
+    RUN("polar search -m planted.gguf alike.jsonl -o two.json --simulations 20 --one-seed", 0, "");
+    RUN("polar search -m planted.gguf alike.jsonl -o own.json --simulations 20", 0, "");
+    {
+        static char one[8000], two[8000], own[8000];
+        found_paths("one.json", 0, one, sizeof one);
+        found_paths("two.json", 0, two, sizeof two);
+        found_paths("own.json", 0, own, sizeof own);
+        CHECK_STR(two, one);
+        CHECK(*own && strcmp(own, one));
+    }
+}
+
 TEST(trajectory) { /* as said by polar_search, for any number in flight, cache and threads */
     static const int windows[] = {1, 3, 8};
     static char expected[16000], found[16000];
@@ -685,7 +715,7 @@ TEST(bench) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(planted), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
+    T(planted), T(last_answer), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
     T(choices), T(groups),
     T(kill), T(torn), T(resume), T(interrupt),
     T(disk_full), T(shards), T(parallel), T(menu), T(damped), T(bench),

@@ -190,6 +190,7 @@ typedef struct cli_question {
 typedef struct cli_questions {
     int n, capacity;
     cli_question *items;
+    int n_responses; /* objects of the file with query_metadata: rows of DART-Math's pool, one for each response */
     uint64_t checksum; /* of questions and answers */
     struct cli_kept {
         struct cli_kept *next;
@@ -207,16 +208,26 @@ int cli_fingerprints(const cli_questions *questions, uint64_t **list, int *n);
 int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x);
 /* Leaves out questions that are there already, and says how many. 0, or 1 after a message. */
 int cli_questions_once(cli_questions *questions, const char *file);
+/* What [P] takes of rows that are one response each: of the first n_rows (0: all) of a level (rows without one have
+ * level 0), the first row of each query_id. Says how many. 0, or 1 after a message. */
+int cli_questions_select(cli_questions *questions, const char *file, int level, int n_rows);
+/* Keeps questions from..to - 1, counted from 0. 0, or 1 after a message. */
+int cli_questions_range(cli_questions *questions, const char *file, int from, int to);
 /* Leaves out the questions for which `drop` (n) is not 0. */
 void cli_questions_drop(cli_questions *questions, const char *drop);
-/* Writes what the file says about a question, and its options, as an object. */
-void cli_question_put_info(FILE *f, const cli_question *question);
+/* Writes what the file says about a question, and its options, as an object; with a prompt (NULL: without) also, as [P]
+ * does, question, reference and the prompt filled in. */
+void cli_question_put_info(FILE *f, const cli_question *question, const char *prompt);
+
+/* The text that [P] runs, for every model, and the one that it stores with its results instead. */
+extern const char cli_published_prompt[], cli_stored_prompt[];
 
 typedef struct cli_prompt_options {
     const char *prompt; /* text with {question}, "@file", or "auto": what is found */
     const char *chat, *system;
     const char *think; /* NULL, "on" or "off" */
     int example; /* 1: a worked example before the question */
+    int last_answer; /* 1: what stands behind the last "Answer:" is graded */
     const char *recorded; /* NULL, or the text as cli_prompt_put wrote it, in place of `prompt` */
     const polar_predictor *predictor; /* NULL, or whose prompt counts before the model's */
 } cli_prompt_options;
@@ -243,6 +254,7 @@ typedef struct cli_prompt {
     char *text;    /* that belongs to it, or NULL */
     int boxed;     /* an answer counts only in \boxed{} */
     int prefilled; /* the text ends in "\boxed{", so that the answer begins inside */
+    int last_answer; /* as the options say */
     const polar_model *model;
 } cli_prompt;
 /* 0, or the exit status after a message. The model must outlive the prompt. */
@@ -263,7 +275,9 @@ int cli_prompt_room(const cli_prompt *prompt, cli_questions *questions, const ch
 /* A guess how an answer is written after the prompt, its end included; as above. */
 int cli_prompt_draft(const cli_prompt *prompt, const char *answer, int32_t **tokens, int *n);
 /* Is the response right? *answer gets the part of it that is its answer, of length 0 if there is none; it is wrong
- * where it was cut, or stands outside of the box that the prompt asks for. 0, or 1 after a message. */
+ * where it was cut, or stands outside of the box that the prompt asks for. With `last_answer`, as [P] grades in its
+ * search, only what stands behind the last "Answer:" of prompt and response counts, in a box that need not be closed.
+ * 0, or 1 after a message. */
 int cli_grade(const cli_prompt *prompt, const cli_question *question, const char *response, polar_stop stop, int *right,
               polar_span *answer);
 

@@ -501,7 +501,7 @@ static void put_record(FILE *f, const eval *r, int index) {
     fprintf(f, ",\"gt_ans\":");
     json_put_text(f, q->answer);
     fprintf(f, ",\"sample_info\":");
-    cli_question_put_info(f, q);
+    cli_question_put_info(f, q, NULL);
     fprintf(f, ",\"n_prompt\":%d", w->n_prompt);
     if (r->encoder) json_put_number(f, "encoder_calls", w->encoder_calls);
     fprintf(f, ",\"runs\":[");
@@ -945,7 +945,7 @@ static int prepare(eval *r) {
     int status;
     if (!(r->work = calloc(1, sizeof *r->work))) return cli_fail("out of memory");
     if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
-        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)) ||
+        (status = evaluate_questions(&r->questions, r->file, &r->o->evaluate)) ||
         (status = cli_questions_once(&r->questions, r->file)))
         return status;
     if (!r->questions.n) return cli_fail("%s: no questions", r->file);

@@ -1,6 +1,8 @@
 /* Running programs on a question and grading what they answer: what search does for its proposals. */
 #include "evaluate.h"
 
+#include <limits.h>
+
 /* "2/8" */
 static int read_shard(const char *text, shard *s) {
     char *end;
@@ -16,12 +18,36 @@ static int read_shard(const char *text, shard *s) {
     return 0;
 }
 
+/* "0:100" */
+static int read_range(const char *text, int *from, int *to) {
+    char *end;
+    const long a = strtol(text, &end, 10), b = *end == ':' ? strtol(end + 1, &end, 10) : 0;
+    *from = (int)a;
+    *to = (int)b;
+    return !*end && a >= 0 && a < b && b <= INT_MAX;
+}
+
 int evaluate_check(const evaluate_options *o, shard *s) {
+    int from, to;
     if (o->tokens < 1 || o->tokens > 100000) return cli_usage("--tokens %d: expected 1..100000", o->tokens);
     if (o->cache_mb < 1 || o->cache_mb > 1 << 22)
         return cli_usage("--cache-mb %d: expected 1..%d", o->cache_mb, 1 << 22);
     if (o->limit < 0) return cli_usage("--limit %d: expected a number of questions", o->limit);
+    if (o->level < EVALUATE_NO_LEVEL) return cli_usage("--level %d: expected 0 or more", o->level);
+    if (o->sample_size < 0) return cli_usage("--sample-size %d: expected a number of rows", o->sample_size);
+    if (o->range && !read_range(o->range, &from, &to))
+        return cli_usage("--range %s: expected A:B, as in 0:100 for the first hundred", o->range);
     return read_shard(o->shard, s);
+}
+
+int evaluate_questions(cli_questions *qs, const char *file, const evaluate_options *o) {
+    const int choose = o->level >= 0 || o->range || o->is_released;
+    int from, to, status = cli_questions_read(qs, file, 1, choose ? 0 : o->limit);
+    if (!status && (o->level >= 0 || (o->is_released && qs->n_responses)))
+        status = cli_questions_select(qs, file, o->level >= 0 ? o->level : 1, o->sample_size);
+    if (!status && o->range && read_range(o->range, &from, &to)) status = cli_questions_range(qs, file, from, to);
+    if (!status && o->limit && qs->n > o->limit) status = cli_questions_range(qs, file, 0, o->limit);
+    return status;
 }
 
 void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt) {

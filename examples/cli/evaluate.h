@@ -15,15 +15,24 @@ typedef struct evaluate_options {
     const char *reward, *kv, *kv_type, *prompt_program, *cpu, *shard;
     cli_prompt_options prompt;
     cli_list stop;
-    int tokens, limit, cache_mb, threads, skip_long;
+    const char *range;
+    int level, sample_size, tokens, limit, cache_mb, threads, skip_long;
+    int is_released; /* rows of DART-Math's pool are chosen as in [P] without being asked to */
 } evaluate_options;
-#define EVALUATE_DEFAULTS \
-    {.reward = "answer", .kv = "per-call", .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
+#define EVALUATE_NO_LEVEL (-1)
+#define EVALUATE_DEFAULTS {.level = EVALUATE_NO_LEVEL, .sample_size = 2000, .reward = "answer", .kv = "per-call", \
+                           .kv_type = "f16", .cpu = "auto", .tokens = 50, .cache_mb = 1024}
 #define EVALUATE_OPTIONS(o) \
     {"reward", 0, CLI_TEXT, &(o).reward, "KIND", "answer, exact or choice: what makes an answer right (answer)"}, \
     {"tokens", 'n', CLI_INT, &(o).tokens, "N", "longest answer (50)"}, \
     {"stop", 0, CLI_LIST, &(o).stop, "TEXT", "end an answer before this text; may be repeated"}, \
     CLI_PROMPT_OPTIONS((o).prompt), \
+    {"last-answer", 0, CLI_FLAG, &(o).prompt.last_answer, NULL, \
+     "grade what stands behind the last Answer: of prompt and response, as [P]'s search does"}, \
+    {"level", 0, CLI_INT, &(o).level, "N", \
+     "of DART-Math's rows, one for each response, those of this level, and of each query_id the first"}, \
+    {"sample-size", 0, CLI_INT, &(o).sample_size, "N", "... among the first N rows of that level; 0: all (2000)"}, \
+    {"range", 0, CLI_TEXT, &(o).range, "A:B", "questions A to B-1, counted from 0, of those that are left"}, \
     {"limit", 0, CLI_INT, &(o).limit, "N", "the first N questions only"}, \
     CLI_SKIP_LONG_OPTION((o).skip_long), \
     {"shard", 0, CLI_TEXT, &(o).shard, "I/N", "every N-th question, beginning with the I-th; outputs can be joined"}, \
@@ -82,6 +91,8 @@ void evaluator_close(evaluator *e);
 /* Room for the questions and their answers, as cli_prompt_room; *n_ctx gets the tokens that the longest one needs. */
 int evaluator_room(const evaluator *e, const evaluate_options *options, cli_questions *questions, const char *file,
                    int *n_ctx);
+/* Reads the questions that the options choose. 0, or 1 after a message. */
+int evaluate_questions(cli_questions *questions, const char *file, const evaluate_options *options);
 /* The question that comes next. */
 int evaluator_question(evaluator *e, const cli_question *question);
 /* Runs paths; the attempts' answers are to be freed, on failure too. 0, EVALUATE_CANCELLED or 1 after a message. */

@@ -131,7 +131,8 @@ static const cli_command commands[] = {
      "\n"
      "  polar search -m model.gguf questions.jsonl -o found.json --simulations 100 --seed 1\n"
      "  polar search -m model.gguf questions.jsonl -o part1.json --shard 1/4\n"
-     "  polar search -m model.gguf found.json --menu 32 -o menu.json\n"},
+     "  polar search -m model.gguf found.json --menu 32 -o menu.json\n"
+     "  polar search -m model.gguf rows.jsonl -o found.json --rule released --level 1 --range 0:100\n"},
     {"merge", "join the outputs of a search that ran in parts", command_merge,
      "PART.json [PART.json ...] -o FILE\n"
      "\n"

@@ -4,6 +4,8 @@
 
 #include <limits.h>
 
+#define PLACE "{question}" /* of the question in a prompt */
+
 /* --- objects of a file ---------------------------------------------------------------------------------- */
 
 enum { FORM_LINES, FORM_ARRAY, FORM_MEMBERS, FORM_ONE };
@@ -363,6 +365,7 @@ static const char *keep_field(cli_questions *qs, const json *object, const char 
     const json *v = scalar(json_get(object, name));
     const char *text;
     if (!v) v = scalar(json_get(json_get(object, "sample_info"), name));
+    if (!v) v = scalar(json_get(json_get(object, "query_metadata"), name));
     text = v ? keep(qs, v->text, v->length) : "";
     return text ? text : "";
 }
@@ -442,6 +445,7 @@ static int add_question(cli_questions *qs, const cli_objects *o, const json *obj
     if (read_question(qs, &qs->items[qs->n], o, object, needs_answer)) return 1;
     qs->items[qs->n].place = qs->n;
     qs->n++;
+    qs->n_responses += json_get(object, "query_metadata") != NULL;
     return 0;
 }
 
@@ -484,14 +488,23 @@ static int by_fingerprint(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-int cli_fingerprints(const cli_questions *qs, uint64_t **list, int *n) {
+/* Of the text of a question, or of its query_id where it has one. */
+static uint64_t fingerprint_of(const cli_question *q, int by_id) {
+    return cli_fingerprint(by_id && *q->query_id ? q->query_id : q->text);
+}
+
+static int fingerprints(const cli_questions *qs, int by_id, uint64_t **list, int *n) {
     if (!(*list = malloc(((size_t)qs->n + 1) * sizeof **list))) return cli_fail("out of memory");
-    for (int i = 0; i < qs->n; i++) (*list)[i] = cli_fingerprint(qs->items[i].text);
+    for (int i = 0; i < qs->n; i++) (*list)[i] = fingerprint_of(&qs->items[i], by_id);
     qsort(*list, (size_t)qs->n, sizeof **list, by_fingerprint);
     *n = 0;
     for (int i = 0; i < qs->n; i++)
         if (!*n || (*list)[*n - 1] != (*list)[i]) (*list)[(*n)++] = (*list)[i];
     return 0;
+}
+
+int cli_fingerprints(const cli_questions *qs, uint64_t **list, int *n) {
+    return fingerprints(qs, 0, list, n);
 }
 
 /* The place of x, or of the first that is larger. */
@@ -510,26 +523,64 @@ int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x) {
     return at < n && list[at] == x;
 }
 
-int cli_questions_once(cli_questions *qs, const char *file) {
+/* Leaves out questions that are there already, of which the first stood in line *line; *more gets their number. 0, or 1
+ * after a message. */
+static int keep_first(cli_questions *qs, int by_id, int *more, int *line) {
     uint64_t *list = NULL;
     char *drop = calloc((size_t)qs->n + 1, 1), *seen = calloc((size_t)qs->n + 1, 1);
-    int n = 0, first = 0, status = drop && seen ? cli_fingerprints(qs, &list, &n) : cli_fail("out of memory");
-    const int more = qs->n - n;
+    int n = 0, status = drop && seen ? fingerprints(qs, by_id, &list, &n) : cli_fail("out of memory");
+    *more = qs->n - n;
+    *line = 0;
     for (int i = 0; i < qs->n && !status; i++) {
-        const int at = find_fingerprint(list, n, cli_fingerprint(qs->items[i].text));
+        const int at = find_fingerprint(list, n, fingerprint_of(&qs->items[i], by_id));
         drop[i] = seen[at];
         seen[at] = 1;
-        if (drop[i] && !first) first = qs->items[i].line;
+        if (drop[i] && !*line) *line = qs->items[i].line;
     }
-    if (!status && more) {
-        cli_note("%s: %d of %d questions are there already (the first in line %d); each counts once", file, more, qs->n,
-                 first);
-        cli_questions_drop(qs, drop);
-    }
+    if (!status && *more) cli_questions_drop(qs, drop);
     free(drop);
     free(seen);
     free(list);
     return status;
+}
+
+int cli_questions_once(cli_questions *qs, const char *file) {
+    const int n = qs->n;
+    int more, line, status = keep_first(qs, 0, &more, &line);
+    if (!status && more)
+        cli_note("%s: %d of %d questions are there already (the first in line %d); each counts once", file, more, n,
+                 line);
+    return status;
+}
+
+int cli_questions_select(cli_questions *qs, const char *file, int level, int n_rows) {
+    char text[16], *drop = calloc((size_t)qs->n + 1, 1);
+    const int n = qs->n;
+    int more, line, n_level = 0, status;
+    if (!drop) return cli_fail("out of memory");
+    snprintf(text, sizeof text, "%d", level);
+    for (int i = 0; i < n; i++) {
+        const char *has = *qs->items[i].level ? qs->items[i].level : "0";
+        drop[i] = strcmp(has, text) || (n_rows && n_level == n_rows);
+        n_level += !drop[i];
+    }
+    cli_questions_drop(qs, drop);
+    free(drop);
+    if (!qs->n) return cli_fail("%s: none of %d rows has level %d", file, n, level);
+    if (!(status = keep_first(qs, 1, &more, &line)))
+        cli_note("%s: %d rows, the first %d of level %d are of %d questions", file, n, n_level, level, qs->n);
+    return status;
+}
+
+int cli_questions_range(cli_questions *qs, const char *file, int from, int to) {
+    char *drop;
+    if (from >= to || to > qs->n)
+        return cli_fail("%s: no questions %d to %d (the last one excluded): there are %d", file, from, to, qs->n);
+    if (!(drop = malloc((size_t)qs->n))) return cli_fail("out of memory");
+    for (int i = 0; i < qs->n; i++) drop[i] = i < from || i >= to;
+    cli_questions_drop(qs, drop);
+    free(drop);
+    return 0;
 }
 
 void cli_questions_drop(cli_questions *qs, const char *drop) {
@@ -560,7 +611,17 @@ static void put_field(FILE *f, int *n, const char *name, const char *text) {
     else json_put_text(f, text);
 }
 
-void cli_question_put_info(FILE *f, const cli_question *q) {
+/* Into the place of the question in a template. */
+static void put_prompt(FILE *f, const char *template, const char *question) {
+    const char *place = strstr(template, PLACE);
+    const size_t before = (size_t)(place - template), n = strlen(question), size = strlen(template) + n;
+    char *text = malloc(size + 1);
+    if (text) snprintf(text, size + 1, "%.*s%s%s", (int)before, template, question, place + strlen(PLACE));
+    json_put_text(f, text ? text : "");
+    free(text);
+}
+
+void cli_question_put_info(FILE *f, const cli_question *q, const char *prompt) {
     char steps[24] = "";
     int n = 0;
     if (q->steps >= 0) snprintf(steps, sizeof steps, "%d", q->steps);
@@ -578,18 +639,28 @@ void cli_question_put_info(FILE *f, const cli_question *q) {
         json_put_text(f, q->options[i]);
     }
     if (q->n_options) fputc(']', f);
+    if (prompt) {
+        fputs(n || q->n_options ? ",\"question\":" : "\"question\":", f);
+        json_put_text(f, q->text);
+        fprintf(f, ",\"prompt_text\":");
+        put_prompt(f, prompt, q->text);
+        fprintf(f, ",\"ground_truth\":");
+        json_put_text(f, q->answer);
+    }
     fputc('}', f);
 }
 
 /* --- prompts -------------------------------------------------------------------------------------------- */
 
-#define INTRODUCTION                                                                                                   \
-    "Solve the following math problem and output ONLY the final answer directly, "                                     \
-    "formatted strictly as \\boxed{ANSWER}.\n"
+#define INTRODUCTION "Solve the following math problem and output ONLY the final answer directly" FORMAT
+#define FORMAT ", formatted strictly as \\boxed{ANSWER}.\n"
 #define PROBLEM "### Problem Start\n{question}\n### Problem End\nAnswer:"
 #define EXAMPLE "### Problem Start\nWhat is 1+1?\n### Problem End\nAnswer: \\boxed{2}\n"
-#define PLACE   "{question}"
 #define BOX     "\\boxed{"
+#define ANSWER  "Answer:"
+
+const char cli_published_prompt[] = INTRODUCTION PROBLEM;
+const char cli_stored_prompt[] = "Solve the following math problem and output ONLY the final answer" FORMAT PROBLEM;
 
 /* "\n" in a template of the command line is a new line. */
 static void unescape(char *s) {
@@ -658,7 +729,10 @@ int cli_prompt_open(cli_prompt *p, const polar_model *model, const cli_prompt_op
     if (o->example || !p->how.text) take_published(&p->how, model, &wanted, o->example);
     n = strlen(p->how.text);
     p->prefilled = n >= box && !strcmp(p->how.text + n - box, BOX);
-    p->boxed = p->prefilled || strstr(p->how.text, "oxed{") != NULL;
+    p->boxed = p->prefilled || o->last_answer || strstr(p->how.text, "oxed{") != NULL;
+    p->last_answer = o->last_answer;
+    if (o->last_answer && (n < strlen(ANSWER) || strcmp(p->how.text + n - strlen(ANSWER), ANSWER)))
+        return cli_usage("--last-answer: the prompt does not end in \"" ANSWER "\"");
     return 0;
 }
 
@@ -671,6 +745,7 @@ void cli_prompt_put(FILE *f, const cli_prompt *p) {
     fprintf(f, "\"prompt\":");
     json_put_text(f, p->how.text);
     fprintf(f, ",\"chat\":\"%s\"", polar_chat_name(p->how.chat));
+    if (p->last_answer) fprintf(f, ",\"last_answer\":true");
     if (!p->how.system) return;
     fprintf(f, ",\"system\":");
     json_put_text(f, p->how.system);
@@ -778,10 +853,15 @@ static int lettered_option(const cli_question *q, polar_span answer, int *option
 
 int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, polar_stop stop, int *right,
               polar_span *answer) {
-    const size_t n = strlen(response), box = strlen(BOX), before = p->prefilled ? box : 0;
-    char *text = malloc(n + box + 1);
+    const size_t box = strlen(BOX), before = p->prefilled ? box : 0;
+    size_t n;
+    char *text;
     polar_span found;
     int counts, status = 0, letter = -1;
+    /* The prompt ends in "Answer:" and no end of that begins another, so that the last one is in the response or there. */
+    for (const char *at = response; p->last_answer && (at = strstr(at, ANSWER));) response = at += strlen(ANSWER);
+    n = strlen(response);
+    text = malloc(n + box + 1);
     *right = 0;
     answer->text = response;
     answer->length = 0;
@@ -790,7 +870,8 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     memcpy(text + before, response, n + 1);
     found = answer_extract(text, n + before);
     /* Without its box an answer scores 0, and so does one that was cut inside it. */
-    counts = !(p->boxed && !strstr(text, "oxed{")) && (stop != POLAR_STOP_LIMIT || has_closed_box(text));
+    counts = !(p->boxed && !strstr(text, "oxed{")) && (p->last_answer || stop != POLAR_STOP_LIMIT ||
+                                                           has_closed_box(text));
     if (found.length) {
         const size_t start = (size_t)(found.text - text), end = start + found.length;
         const size_t from = start > before ? start : before;

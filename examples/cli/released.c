@@ -91,7 +91,8 @@ typedef struct node {
 #define NOT_EVALUATED (-2)
 
 typedef struct step {
-    int node; /* that was evaluated, or -1 */
+    int node;
+    int evaluated; /* whether it was in this simulation */
     double reward;
 } step;
 
@@ -285,7 +286,8 @@ static void back_up(released_search *s, int from) {
 
 static void end_simulation(released_search *s, int evaluated) {
     back_up(s, s->current);
-    s->steps[s->n_steps].node = evaluated ? s->current : -1;
+    s->steps[s->n_steps].node = s->current;
+    s->steps[s->n_steps].evaluated = evaluated;
     s->steps[s->n_steps++].reward = s->last;
     s->current = -1;
 }
@@ -365,11 +367,32 @@ int released_n_steps(const released_search *s) {
 
 released_step released_get_step(const released_search *s, int index) {
     const step *x = &s->steps[index];
-    released_step r = {NULL, 0, x->reward};
-    if (x->node < 0) return r;
+    released_step r = {NULL, 0, x->node, x->reward};
+    if (!x->evaluated) return r;
     r.path = path_of(s, x->node);
     r.n_path = s->nodes[x->node].n_path;
     return r;
+}
+
+int released_current(const released_search *s) {
+    return s->current;
+}
+
+released_node released_get_node(const released_search *s, int node) {
+    released_node r;
+    r.path = path_of(s, node);
+    r.n_path = s->nodes[node].n_path;
+    r.parent = s->nodes[node].parent;
+    r.visits = s->nodes[node].visits;
+    return r;
+}
+
+/* FNV-1a of 64 bits over the seed's bytes and the text. */
+uint64_t released_question_seed(uint64_t seed, const char *text) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int i = 0; i < 8; i++) h = (h ^ (seed >> 8 * i & 255)) * 0x100000001b3u;
+    for (; *text; text++) h = (h ^ (unsigned char)*text) * 0x100000001b3u;
+    return h;
 }
 
 /* A result with its place among the nodes breadth first, which keeps the order of equals. */

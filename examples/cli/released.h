@@ -46,14 +46,28 @@ int released_next(released_search *search, int *path);
 void released_report(released_search *search, double reward);
 
 /* A simulation that is over, 0 <= index < released_n_steps: the path that it evaluated, borrowed (NULL and n_path 0 if
- * none), and the value that it backed up, which is that of the latest evaluation. */
+ * none), the node from which it backed up a value, and that value, which is that of the latest evaluation. */
 typedef struct released_step {
     const uint8_t *path;
     int n_path;
+    int node;
     double reward;
 } released_step;
 int released_n_steps(const released_search *search);
 released_step released_get_step(const released_search *search, int index);
+
+/* The node whose path released_next gave, and a node of the tree: 0 is the identity, others have a smaller number's path
+ * with one more edit. The path is borrowed, until the next call of released_next. */
+typedef struct released_node {
+    const uint8_t *path;
+    int n_path;
+    int parent; /* -1 of the identity */
+    int visits; /* simulations that ended at it or below */
+} released_node;
+int released_current(const released_search *search);
+released_node released_get_node(const released_search *search, int node);
+/* The seed of a question by itself, from that of the run and its text. */
+uint64_t released_question_seed(uint64_t seed, const char *text);
 
 /* A path that was evaluated. */
 typedef struct released_result {

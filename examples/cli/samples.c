@@ -82,7 +82,7 @@ static void put_paths(FILE *f, const char *name, const trials *t, int valid, int
     int n = 0;
     if (!damped) fprintf(f, ",\"%s\":[", name);
     for (int i = 0; i < t->n; i++) {
-        const trial *x = &t->items[i];
+        const trial *x = &t->items[t->order ? t->order[i] : i];
         if ((x->reward > 0) != valid || is_damped(x->path, x->n) != damped) continue;
         if (n++) fputc(',', f);
         else if (damped) fprintf(f, ",\"%s\":[", name);
@@ -131,8 +131,9 @@ void sample_put(FILE *f, int index, const cli_question *q, const trials *t) {
     fprintf(f, ",\"initial_score\":");
     json_put_double(f, t->n ? t->items[0].reward : 0);
     fprintf(f, ",\"sample_info\":");
-    cli_question_put_info(f, q);
+    cli_question_put_info(f, q, t->prompt);
     put_results(f, t);
+    if (t->more) fputs(t->more, f);
     fputc('}', f);
 }
 

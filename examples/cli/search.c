@@ -2,6 +2,7 @@
 #include "evaluate.h"
 #include "menu.h"
 #include "planted.h"
+#include "released.h"
 #include "samples.h"
 
 #include <limits.h>
@@ -11,6 +12,9 @@ typedef struct search_options {
     evaluate_options evaluate;
     cli_list also;
     int in_flight, menu, json;
+    int is_released; /* the rule, with these bounds of a program's calls; 0: as released_bounds says */
+    int min_calls, max_calls, log_all;
+    int seed_per_question, one_seed;
     polar_search_options search;
 } search_options;
 
@@ -36,6 +40,8 @@ typedef struct run {
     int at_sample;
     menu menu;
     trials trials;
+    int *order;   /* of the trials in the lists of results, by the released rule */
+    cli_text log; /* of its simulations */
     double began, told;
     int n_before; /* questions done by earlier runs */
     double n_programs_before;
@@ -54,9 +60,16 @@ static void put_settings(FILE *f, const run *r) {
     const polar_search_options *s = &o->search;
     fputc('{', f);
     evaluate_put(f, &o->evaluate, &r->e.prompt);
+    if (o->is_released) {
+        fprintf(f, ",\"rule\":\"released\",\"simulations\":%d,\"min_calls\":%d,\"max_calls\":%d,\"log_all\":%d",
+                CLI_VALUE(s->simulations), o->min_calls, o->max_calls, o->log_all);
+        fprintf(f, ",\"one_seed\":%d,\"seed\":%llu}", !o->seed_per_question, (unsigned long long)s->seed);
+        return;
+    }
     fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", CLI_VALUE(s->simulations),
             polar_search_space_name(s->space), s->max_length, s->max_times);
     if (s->max_damped) fprintf(f, ",\"max_damped\":%d", s->max_damped);
+    if (o->one_seed) fprintf(f, ",\"one_seed\":1");
     json_put_number(f, "max_cost", s->max_cost);
     json_put_number(f, "lambda", CLI_VALUE(s->length_penalty));
     json_put_number(f, "c", CLI_VALUE(s->exploration));
@@ -274,10 +287,114 @@ static int search_question(run *r, const cli_question *q) {
     polar_error error;
     int status;
     if ((status = evaluator_question(&r->e, q))) return status;
-    if (polar_search_create(&f.search, r->info.n_layer, q->text, strlen(q->text), &r->o->search, &error))
+    if (polar_search_create(&f.search, r->info.n_layer, q->text, r->o->one_seed ? 0 : strlen(q->text), &r->o->search,
+                            &error))
         return cli_fail("%s", error.message);
     status = evaluator_run_stream(&r->e, &stream);
     polar_search_free(f.search);
+    return status;
+}
+
+/* A search by the released rule on its way. */
+typedef struct released_flight {
+    run *r;
+    released_search *search;
+    int n_done;
+} released_flight;
+
+/* The next proposal, when the reward of the one before is known. Its parent was not always run itself. */
+static int propose_released(void *user, polar_path *path) {
+    released_flight *f = user;
+    run *r = f->r;
+    int calls[RELEASED_MAX_CALLS], before[RELEASED_MAX_CALLS], n;
+    released_node node, parent = {NULL, 0, -1, 0};
+    trial *t;
+    if (f->n_done < r->trials.n || !(n = released_next(f->search, calls))) return 0;
+    if (n < 0) return -cli_fail("out of memory");
+    node = released_get_node(f->search, released_current(f->search));
+    if (node.parent >= 0) parent = released_get_node(f->search, node.parent);
+    for (int i = 0; i < parent.n_path; i++) before[i] = parent.path[i];
+    if (!(t = trials_add(&r->trials, calls, n, parent.path ? before : NULL, parent.n_path)))
+        return -cli_fail("out of memory");
+    t->simulation = f->n_done ? released_n_steps(f->search) + 1 : 0;
+    path->calls = t->path;
+    path->n = n;
+    return 1;
+}
+
+static int report_released(void *user, int id, const attempt *a) {
+    released_flight *f = user;
+    set_trial(&f->r->trials.items[id], a);
+    f->n_done++;
+    released_report(f->search, a->reward);
+    tell(f->r, f->n_done);
+    return cli_interrupted() ? EVALUATE_CANCELLED : 0;
+}
+
+/* The nodes that simulations ended at or passed, [number of the parent among them or -1, path], and the simulations:
+ * [number of the node, value that was backed up from there, 1 if the node was run for it]. So a node's visits are the
+ * simulations at it and below. Numbers of nodes are in the order in which the search made them. */
+static int put_log(FILE *f, const released_search *s, int n_nodes) {
+    int *number = malloc(((size_t)n_nodes + 1) * sizeof *number), n = 0;
+    if (!number) return cli_fail("out of memory");
+    fprintf(f, ",\"search_nodes\":[");
+    for (int i = 0; i < n_nodes; i++) {
+        const released_node x = released_get_node(s, i);
+        if (!x.visits && i) continue;
+        number[i] = n;
+        fprintf(f, n++ ? ",[%d,[" : "[%d,[", x.parent < 0 ? -1 : number[x.parent]);
+        for (int k = 0; k < x.n_path; k++) fprintf(f, k ? ",%d" : "%d", x.path[k]);
+        fputs("]]", f);
+    }
+    fprintf(f, "],\"search_simulations\":[");
+    for (int i = 0; i < released_n_steps(s); i++) {
+        const released_step x = released_get_step(s, i);
+        fprintf(f, i ? ",[%d,%d,%d]" : "[%d,%d,%d]", number[x.node], (int)x.reward, x.path != NULL);
+    }
+    fputc(']', f);
+    free(number);
+    return 0;
+}
+
+/* The lists of results in the order of the release, and the log if it is asked for: for sample_put. */
+static int finish_released(run *r, const released_search *s) {
+    released_result *list = NULL;
+    const int n = released_results(s, &list);
+    int status = 0, path[RELEASED_MAX_CALLS], n_nodes = 1;
+    FILE *f;
+    cli_text_free(&r->log);
+    free(r->order);
+    r->order = malloc(((size_t)r->trials.n + 1) * sizeof *r->order);
+    if (n != r->trials.n || !r->order) status = cli_fail("out of memory");
+    for (int i = 0; i < n && !status; i++) {
+        for (int k = 0; k < list[i].n_path; k++) path[k] = list[i].path[k];
+        r->order[i] = trials_find(&r->trials, path, list[i].n_path);
+    }
+    free(list);
+    for (int i = 0; i < released_n_steps(s); i++)
+        if (released_get_step(s, i).node >= n_nodes) n_nodes = released_get_step(s, i).node + 1;
+    if (!status && r->o->log_all) {
+        if ((f = cli_text_open(&r->log))) status = put_log(f, s, n_nodes);
+        status = cli_text_close(&r->log) || status;
+    }
+    r->trials.order = r->order;
+    r->trials.prompt = strcmp(r->e.prompt.how.text, cli_published_prompt) ? r->e.prompt.how.text : cli_stored_prompt;
+    r->trials.more = r->o->log_all ? r->log.text : NULL;
+    return status;
+}
+
+static int search_released(run *r, const cli_question *q) {
+    const search_options *o = r->o;
+    const uint64_t seed = o->seed_per_question ? released_question_seed(o->search.seed, q->text) : o->search.seed;
+    released_flight f = {r, NULL, 0};
+    const evaluator_stream stream = {propose_released, report_released, &f};
+    int status;
+    if ((status = evaluator_question(&r->e, q))) return status;
+    if (!(f.search = released_create(r->info.n_layer, o->min_calls, o->max_calls, CLI_VALUE(o->search.simulations), seed)))
+        return cli_fail("out of memory");
+    status = evaluator_run_stream(&r->e, &stream);
+    if (!status) status = finish_released(r, f.search);
+    released_free(f.search);
     return status;
 }
 
@@ -313,7 +430,8 @@ static int do_question(run *r, int index) {
     int status;
     trials_clear(&r->trials);
     if (r->o->menu && !(sample = sample_of(r, index))) return 1;
-    status = r->o->menu ? cross_question(r, q, sample) : search_question(r, q);
+    if (r->o->menu) status = cross_question(r, q, sample);
+    else status = r->o->is_released ? search_released(r, q) : search_question(r, q);
     if (status) return status;
     if ((f = cli_text_open(&text))) {
         if (sample) sample_put_again(f, index, sample, r->samples.object, &r->trials);
@@ -422,6 +540,7 @@ static int take_settings(run *r, const json *header) {
     o->prompt.chat = json_get_text(s, "chat");
     o->prompt.system = json_get_text(s, "system");
     o->prompt.example = 0;
+    o->prompt.last_answer = json_get(s, "last_answer") != NULL;
     if ((text = json_get_text(s, "reward"))) o->reward = text;
     if ((text = json_get_text(s, "kv_type"))) o->kv_type = text;
     if ((text = json_get_text(s, "kv"))) o->kv = text;
@@ -434,6 +553,23 @@ static int take_settings(run *r, const json *header) {
     return 0;
 }
 
+/* Bounds of a program's calls under the released rule. */
+static int take_bounds(search_options *o, int n_layer) {
+    int low, high;
+    const int is_known = released_bounds(n_layer, &low, &high);
+    released_search *s;
+    if (!is_known && (!o->min_calls || !o->max_calls))
+        cli_note("the release has no bounds for %d layers: programs of %d to %d calls", n_layer,
+                 o->min_calls ? o->min_calls : low, o->max_calls ? o->max_calls : high);
+    if (!o->min_calls) o->min_calls = low;
+    if (!o->max_calls) o->max_calls = high;
+    if (!(s = released_create(n_layer, o->min_calls, o->max_calls, 0, 0)))
+        return cli_usage("--rule released: %d layers, %d to %d calls: expected at most %d layers and %d calls", n_layer,
+                         o->min_calls, o->max_calls, RELEASED_MAX_LAYER, RELEASED_MAX_CALLS - 4);
+    released_free(s);
+    return 0;
+}
+
 /* Model, questions and prompt; with --menu the results of a search in place of the questions. */
 static int prepare(run *r, json_document **header) {
     polar_many_options m = {0};
@@ -441,11 +577,12 @@ static int prepare(run *r, json_document **header) {
     size_t at;
     int status, n_ctx;
     if ((status = cli_open_model(r->o->model, r->o->evaluate.cpu, 0, &r->model)) ||
-        (status = cli_questions_read(&r->questions, r->file, 1, r->o->evaluate.limit)))
+        (status = evaluate_questions(&r->questions, r->file, &r->o->evaluate)))
         return status;
     polar_model_get_info(r->model, &r->info);
     r->trials.n_layer = r->info.n_layer;
     m.progress = on_progress;
+    if (r->o->is_released && (status = take_bounds(r->o, r->info.n_layer))) return status;
     if (r->o->menu && !cli_objects_open(&r->samples, r->file)) return 1;
     if (r->samples.header.text) {
         if (!(*header = json_read(r->samples.header.text, r->samples.header.length, &error, &at)))
@@ -474,6 +611,51 @@ static int check_options(search_options *o) {
     return 0;
 }
 
+/* What the search of the release sets, before the options are read, so that each can still be said otherwise. */
+static void take_released(search_options *o) {
+    o->search.simulations = 100;
+    o->search.seed = 42;
+    o->evaluate.kv = "shared";
+    o->evaluate.prompt.chat = "raw";
+    o->evaluate.is_released = 1;
+}
+
+/* What belongs to one rule only is refused with the other. `textbook` are the options as they were before reading. */
+static int check_rule(search_options *o, const polar_search_options *textbook) {
+    const polar_search_options *s = &o->search;
+    if (o->one_seed && o->seed_per_question) return cli_usage("--one-seed and --seed-per-question exclude each other");
+    if (!o->is_released)
+        return !o->min_calls && !o->max_calls && !o->log_all
+                   ? 0
+                   : cli_usage("--min-calls, --max-calls and --log-all go with --rule released");
+    if (o->menu) return cli_usage("--menu runs no search, so that it goes without --rule");
+    if (strcmp(o->space, "both") || s->max_length != textbook->max_length || s->max_times != textbook->max_times ||
+        s->max_damped || s->max_cost > 0 || s->length_penalty != textbook->length_penalty ||
+        s->exploration != textbook->exploration || s->epsilon != textbook->epsilon ||
+        s->widening_alpha != textbook->widening_alpha || s->widening_beta != textbook->widening_beta)
+        return cli_usage("--space, --max-length, --max-times, --damped, --max-cost, --lambda, --c, --epsilon, --alpha and "
+                         "--beta are of the textbook rule; the released one has them fixed");
+    if (o->in_flight != 1 && o->in_flight != 8) return cli_usage("--in-flight: the released rule runs one at a time");
+    o->in_flight = 1;
+    if (o->min_calls < 0 || o->max_calls < 0) return cli_usage("--min-calls and --max-calls: expected numbers of calls");
+    if (!o->evaluate.prompt.prompt && !o->evaluate.prompt.example) o->evaluate.prompt.recorded = cli_published_prompt;
+    if (!o->evaluate.prompt.prompt) o->evaluate.prompt.last_answer = 1;
+    return 0;
+}
+
+/* The word behind --NAME, before the options are read; NULL without one. */
+static const char *early_word(const cli *c, const char *name) {
+    const size_t n = strlen(name);
+    const char *found = NULL;
+    for (int i = 0; i < c->n_args && strcmp(c->args[i], "--"); i++) {
+        const char *word = c->args[i];
+        if (strncmp(word, "--", 2) || strncmp(word + 2, name, n)) continue;
+        if (word[2 + n] == '=') found = word + n + 3;
+        else if (!word[2 + n] && i + 1 < c->n_args) found = c->args[i + 1];
+    }
+    return found;
+}
+
 static int run_search(run *r) {
     json_document *header = NULL;
     int status = prepare(r, &header);
@@ -489,6 +671,8 @@ static int run_search(run *r) {
     cli_objects_close(&r->samples);
     menu_free(&r->menu);
     trials_free(&r->trials);
+    cli_text_free(&r->log);
+    free(r->order);
     free(r->places);
     cli_questions_free(&r->questions);
     polar_model_close(r->model);
@@ -504,6 +688,8 @@ int command_search(cli *c) {
     run r = {.o = &o};
     polar_search *tried;
     static const char *const rules[] = {"textbook", "released", NULL};
+    const polar_search_options textbook = o.search;
+    const char *early = early_word(c, "rule");
     polar_error error;
     int status, rule;
     const cli_option options[] = {
@@ -512,7 +698,12 @@ int command_search(cli *c) {
          "supervision file; FILE.journal holds what is done until it is complete"},
         {"rule", 0, CLI_TEXT, &o.rule, "RULE", "textbook, or released: the search that the authors of PoLar released"},
         {"planted", 0, CLI_FILE, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
-        {"simulations", 0, CLI_INT_OFF, &s->simulations, "N", "programs proposed per question, besides the identity (200)"},
+        {"simulations", 0, CLI_INT_OFF, &s->simulations, "N",
+         "programs proposed per question, besides the identity (200; released 100)"},
+        {"min-calls", 0, CLI_INT, &o.min_calls, "N", "released rule: fewest calls of a program (as in the release)"},
+        {"max-calls", 0, CLI_INT, &o.max_calls, "N", "released rule: most calls of a program (as in the release)"},
+        {"log-all", 0, CLI_FLAG, &o.log_all, NULL,
+         "released rule: record every simulation, also those that ran nothing, so that visits can be counted"},
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
         {"max-length", 0, CLI_INT_OFF, &s->max_length, "N", "layers of an edit (4)"},
         {"max-times", 0, CLI_INT_OFF, &s->max_times, "N", "executions of a repeated edit (5)"},
@@ -523,21 +714,30 @@ int command_search(cli *c) {
         {"epsilon", 0, CLI_NUMBER_OFF, &s->epsilon, "P", "probability of an edit that was not tried (0.1)"},
         {"alpha", 0, CLI_NUMBER_OFF, &s->widening_alpha, "X", "a node has at most alpha visits^beta children (2)"},
         {"beta", 0, CLI_NUMBER_OFF, &s->widening_beta, "X", "(0.5)"},
-        {"seed", 's', CLI_U64, &s->seed, "N", "every question gets its own from this and its text (0)"},
+        {"seed", 's', CLI_U64, &s->seed, "N", "random numbers (0; released 42)"},
+        {"seed-per-question", 0, CLI_FLAG, &o.seed_per_question, NULL,
+         "each question gets a seed of its own, made of this and its text (so under the textbook rule)"},
+        {"one-seed", 0, CLI_FLAG, &o.one_seed, NULL,
+         "all questions get the same seed (so under the released rule): all try the same programs first, so that the "
+         "same ones are found for many and look universal: agreement between questions then says nothing"},
         {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run at a time; 1 is the textbook search (8)"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},
         {"also", 0, CLI_LIST, &o.also, "PROGRAM", "add this one to the menu; may be repeated"},
         EVALUATE_OPTIONS(o.evaluate),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
         {0}};
+    if (early && !strcmp(early, "released")) take_released(&o);
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if ((rule = cli_word("--rule", o.rule, rules)) < 0) return 2;
-    if (rule == 1 && !o.planted) return cli_usage("--rule released runs with --planted only");
+    o.is_released = rule == 1;
+    if (o.is_released != o.evaluate.is_released) return cli_usage("--rule stands there twice, or behind another option");
     if (o.planted)
         return rule == 1 && !c->n_args ? search_planted(o.planted)
                                        : cli_usage("--planted goes with --rule released, and without questions");
     if (!c->n_args) return cli_usage("no questions: polar search -h tells the usage");
-    if ((status = check_options(&o)) || (status = evaluate_check(&o.evaluate, &r.shard))) return status;
+    if ((status = check_rule(&o, &textbook)) || (status = check_options(&o)) ||
+        (status = evaluate_check(&o.evaluate, &r.shard)))
+        return status;
     if (polar_search_create(&tried, 1, "", 0, s, &error)) return cli_usage("%s", error.message);
     polar_search_free(tried);
     r.file = c->args[0];
