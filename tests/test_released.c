@@ -229,10 +229,10 @@ TEST(settings) {
     char command[300];
     snprintf(command, sizeof command, "polar search -m %s stories -o - --rule released --simulations 1 --limit 1",
              outside(DEMO));
-    RUN(command, 0, "### Problem End\\nAnswer:\",\"chat\":\"raw\",\"last_answer\":true,\"reward\":\"answer\",\"tokens\":50,");
+    RUN(command, 0, "### Problem End\\nAnswer:\",\"chat\":\"raw\",\"last_answer\":true,\"reward\":\"answer\"");
     CHECK(strstr(output, "\"kv\":\"shared\",\"rule\":\"released\",\"simulations\":1,\"min_calls\":8,\"max_calls\":14,"
                          "\"log_all\":0,\"one_seed\":1,\"seed\":42}"));
-    CHECK(strstr(output, "\"prompt_text\":\"Solve the following math problem and output ONLY the final answer, format"));
+    CHECK(strstr(output, "\"prompt_text\":\"Solve the following math problem and output ONLY the final answer, "));
     CHECK(strstr(output, "the final answer directly, formatted"));
     RUN("polar search -m x stories -o - --rule released --c 2", 2, "are of the textbook rule");
     RUN("polar search -m x stories -o - --rule released --in-flight 2", 2, "one at a time");
@@ -240,6 +240,52 @@ TEST(settings) {
     RUN("polar search -m x stories -o - --one-seed --seed-per-question", 2, "exclude each other");
     snprintf(command, sizeof command, "polar search -m %s stories -o - --rule released --max-calls 253", outside(DEMO));
     RUN(command, 2, "8 to 253 calls");
+}
+
+TEST(presets) {
+    char command[300];
+    snprintf(command, sizeof command, "polar search -m %s stories -o - --preset polar-paper --simulations 1 "
+             "--min-calls 6 --max-calls=15", outside(DEMO));
+    RUN(command, 0, "polar search: --preset polar-paper: rule released, programs of 6 to 15 calls; 1 simulations; "
+                    "seed 42, one for all questions; --kv shared; the published prompt, raw, graded behind the last "
+                    "Answer:; at most 50");
+    CHECK(strstr(output, "\"rule\":\"released\",\"simulations\":1,\"min_calls\":6,\"max_calls\":15,"));
+    snprintf(command, sizeof command, "polar search -m %s stories -o - --preset polar-paper", outside(DEMO));
+    RUN(command, 2, "the paper has models of 24, 28, 36 and 48 layers, this one has 12");
+    snprintf(command, sizeof command, "polar search -m %s stories -o - --preset re-polar --simulations 1",
+             outside(DEMO));
+    RUN(command, 0, "--preset re-polar: rule textbook with edits of up to 4 layers, repeats up to 5 times, lambda 5, "
+                    "c 1.41421, epsilon 0.1, alpha 2, beta 0.5, 1 in flight; 1 simulations; seed 0, each question its "
+                    "own from it; --kv per-call; the published prompt with a worked example, raw; at most 50 tokens");
+    CHECK(strstr(output, "Answer: \\\\boxed{2}"));
+    RUN("polar search -m x stories -o - --preset re-polar --rule released", 2, "goes with its own --rule");
+    RUN("polar search -m x stories -o - --preset polar", 2, "--preset");
+}
+
+/* What the summary says: four of the six valid programs have a form of skips and double executions in segments of at
+ * most four layers; and of two questions that the identity gets wrong, where two of the six pairs have the same answer
+ * (p = 1/3), one was tried with two more answers, one with none. */
+TEST(summary) {
+    static const char samples[] =
+        "{\"samples\":[\n"
+        "{\"question\":\"a\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,2,3,4,5],[0,1,1,2,3,4,5],[5]],"
+        "\"final_invalid_transitions\":[]},\n"
+        "{\"question\":\"b\",\"gt_ans\":\"2\",\"final_valid_transitions\":[],"
+        "\"final_invalid_transitions\":[[0,1,2,3,4,5]],"
+        "\"search_trajectory\":[{\"path\":[0,1,2,3,4,5],\"reward\":0,\"answer\":\"1\"}]},\n"
+        "{\"question\":\"c\",\"gt_ans\":\"1\",\"final_valid_transitions\":[[0,1,1,1,2,3,4,5],[0,1,2,1,2,1,2,3,4,5]],"
+        "\"final_invalid_transitions\":[[0,1,2,3,4,5]],\"search_trajectory\":["
+        "{\"path\":[0,1,2,3,4,5],\"reward\":0,\"answer\":\"7\"},{\"path\":[0],\"reward\":0,\"answer\":\"3\"},"
+        "{\"path\":[1],\"reward\":0,\"answer\":\"7\"},{\"path\":[2],\"reward\":0,\"answer\":\"3\"},"
+        "{\"path\":[3],\"reward\":0,\"answer\":\"\"},"
+        "{\"path\":[0,1,1,1,2,3,4,5],\"reward\":1,\"answer\":\"1\"}]},\n"
+        "{\"question\":\"d\",\"gt_ans\":\"2\",\"final_valid_transitions\":[[0,1,2,3,4,5]],"
+        "\"final_invalid_transitions\":[]}]}\n";
+    write_file("samples.json", samples, sizeof samples - 1);
+    RUN("polar merge samples.json -o all.json", 0, "learnable        66.7 %   of 6 valid programs");
+    CHECK(strstr(output, "luck             27.8 %")); /* (1 - (2/3)^2 + 0) / 2 */
+    CHECK(strstr(output, "p = 0.333 that two") && strstr(output, "luck alone finds valid programs"));
+    RUN("polar merge samples.json -o - --json", 0, "\"n_valid\":6,\"n_learnable\":4,\"luck\":0.27777");
 }
 
 /* Rows of DART-Math's pool, one for each response: of the first N of a level the first of each query_id. */
@@ -287,6 +333,8 @@ static const test_case tests[] = {
     {"replay", test_replay},
     {"model", test_model},
     {"settings", test_settings},
+    {"presets", test_presets},
+    {"summary", test_summary},
     {"rows", test_rows},
 };
 

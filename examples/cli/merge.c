@@ -174,8 +174,7 @@ static int read_samples(merge *m, int file) {
     while (!status && (sample = cli_objects_next(o))) {
         int layers = m->headers[file] ? 0 : layers_of(sample);
         if (layers > m->n_layer) m->n_layer = layers;
-        status = add_part(m, file, sample);
-        summary_add(&m->summary, sample, m->n_layer);
+        status = add_part(m, file, sample) || summary_add(&m->summary, sample, m->n_layer);
     }
     return status | o->failed;
 }
@@ -289,6 +288,7 @@ int command_merge(cli *c) {
         json_free(m.headers[i]);
         cli_objects_close(&m.files[i]);
     }
+    summary_free(&m.summary);
     free(m.files);
     free(m.headers);
     free(m.parts);

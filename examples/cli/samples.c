@@ -250,20 +250,67 @@ static int path_edits(const json *path, int n_layer) {
     return edits | (distinct < n_layer);
 }
 
-void summary_add(cli_summary *s, const json *sample, int n_layer) {
+/* Does the network of [P] have a form for a path? */
+static int is_learnable(const json *path, int n_layer) {
+    polar_program p;
+    size_t n;
+    int32_t *calls = json_ints(path, &n);
+    const int ok = calls && n <= POLAR_MAX_CALLS && !polar_program_from_path(&p, n_layer, calls, (int)n, 4, 2, NULL);
+    free(calls);
+    return ok;
+}
+
+/* Distinct answers that programs gave besides the identity's; programs whose answer is not recorded count each. */
+static int count_tries(const json *trajectory, size_t n_others) {
+    const json *first = trajectory && trajectory->type == JSON_ARRAY ? trajectory->child : NULL;
+    int n = 0;
+    if (!first) return (int)n_others;
+    for (const json *v = first->next; v; v = v->next) {
+        const char *answer = json_get_text(v, "answer");
+        const json *before = first;
+        while (answer && before != v) {
+            const char *other = json_get_text(before, "answer");
+            if (other && !strcmp(other, answer)) break;
+            before = before->next;
+        }
+        n += !answer || (before == v && *answer);
+    }
+    return n;
+}
+
+static int add_answer(cli_summary *s, const json *sample, int is_right, size_t n_others) {
+    const char *reference = json_get_text(sample, "gt_ans");
+    if (s->n == s->answers_capacity) {
+        const int n = s->answers_capacity ? 2 * s->answers_capacity : 256;
+        struct summary_answer *p = realloc(s->answers, (size_t)n * sizeof *p);
+        if (!p) return cli_fail("out of memory");
+        s->answers = p;
+        s->answers_capacity = n;
+    }
+    s->answers[s->n].reference = cli_fingerprint(reference ? reference : "");
+    s->answers[s->n].n_tries = is_right ? -1 : count_tries(json_get(sample, "search_trajectory"), n_others);
+    return 0;
+}
+
+void summary_free(cli_summary *s) {
+    free(s->answers);
+    memset(s, 0, sizeof *s);
+}
+
+int summary_add(cli_summary *s, const json *sample, int n_layer) {
     const json *valid = json_get(sample, "final_valid_transitions"),
                *invalid = json_get(sample, "final_invalid_transitions"),
                *damped = json_get(sample, "final_valid_programs"), *broken = json_get(sample, "final_invalid_programs");
     size_t shortest = 0;
     int kinds[4] = {0};
-    s->n++;
+    const double n_before = s->n_programs;
     s->n_programs += (invalid ? (double)invalid->length : 0) + (valid ? (double)valid->length : 0) +
                      (damped ? (double)damped->length : 0) + (broken ? (double)broken->length : 0);
-    if (!valid || valid->type != JSON_ARRAY) return;
-    for (const json *v = valid->child; v; v = v->next) {
+    for (const json *v = valid && valid->type == JSON_ARRAY ? valid->child : NULL; v; v = v->next) {
         const json *path = v->type == JSON_OBJECT ? json_get(v, "path") : v;
         if (!path || path->type != JSON_ARRAY) continue;
         kinds[path_edits(path, n_layer)]++;
+        s->n_learnable += is_learnable(path, n_layer);
         if (!shortest || path->length < shortest) shortest = path->length;
     }
     for (const json *v = damped && damped->type == JSON_ARRAY ? damped->child : NULL; v; v = v->next) {
@@ -276,8 +323,36 @@ void summary_add(cli_summary *s, const json *sample, int n_layer) {
     s->identity += kinds[0] > 0;
     s->skip += kinds[0] || kinds[1];
     s->loop += kinds[0] || kinds[2];
-    s->any += valid->length > 0 || shortest > 0;
+    s->any += (valid && valid->length > 0) || shortest > 0;
+    s->n_valid += (valid ? (double)valid->length : 0) + (damped ? (double)damped->length : 0);
     s->shortest += (double)shortest;
+    if (add_answer(s, sample, kinds[0] > 0, (size_t)(s->n_programs - n_before))) return 1;
+    s->n++;
+    return 0;
+}
+
+static int by_reference(const void *a, const void *b) {
+    const struct summary_answer *x = a, *y = b;
+    return (x->reference > y->reference) - (x->reference < y->reference);
+}
+
+double summary_luck(const cli_summary *s, double *p) {
+    double pairs = 0, luck = 0;
+    int wrong = 0;
+    *p = 0;
+    if (s->n < 2) return -1;
+    qsort(s->answers, (size_t)s->n, sizeof *s->answers, by_reference);
+    for (int i = 0, from = 0; i < s->n; i++) {
+        if (s->answers[i].reference != s->answers[from].reference) from = i;
+        pairs += i - from;
+    }
+    *p = pairs / (0.5 * s->n * (s->n - 1));
+    for (int i = 0; i < s->n; i++) {
+        if (s->answers[i].n_tries < 0) continue;
+        wrong++;
+        luck += 1 - pow(1 - *p, s->answers[i].n_tries);
+    }
+    return wrong ? 100 * luck / wrong : -1;
 }
 
 static double percent(int part, int whole) {
@@ -289,6 +364,8 @@ double summary_corrected(const cli_summary *s) {
 }
 
 void summary_print(FILE *f, const cli_summary *s, int n_layer) {
+    double p;
+    const double luck = summary_luck(s, &p);
     fprintf(f, "questions       %d, %.0f programs run\n", s->n, s->n_programs);
     fprintf(f, "identity        %5.1f %%\n", percent(s->identity, s->n));
     fprintf(f, "oracle, skips   %5.1f %%   the identity or a program that only skips answers correctly\n",
@@ -299,14 +376,28 @@ void summary_print(FILE *f, const cli_summary *s, int n_layer) {
     if (s->any)
         fprintf(f, "shortest        %5.1f of %d layers, mean over the questions with a valid program\n",
                 s->shortest / s->any, n_layer);
+    if (s->n_valid > 0)
+        fprintf(f, "learnable       %5.1f %%   of %.0f valid programs: the published network has a form for them\n",
+                100 * s->n_learnable / s->n_valid, s->n_valid);
+    if (luck >= 0)
+        fprintf(f,
+                "luck            %5.1f %%   corrected by answers at random: mean of 1 - (1 - p)^k, p = %.3f that two\n"
+                "                          questions have the same answer, k distinct answers tried\n",
+                luck, p);
+    if (luck >= 5)
+        fprintf(f, "Warning: with so many tries and so few possible answers luck alone finds valid programs.\n");
     fprintf(f, "An oracle knows the reference answer: it says what could be reached, not what a predictor reaches.\n");
 }
 
 void summary_print_json(FILE *f, const cli_summary *s) {
+    double p;
+    const double luck = summary_luck(s, &p);
     fprintf(f,
             "{\"n_questions\":%d,\"n_programs\":%.0f,\"identity\":%d,\"oracle_skip\":%d,\"oracle_loop\":%d,"
             "\"oracle_both\":%d,\"mean_shortest\":",
             s->n, s->n_programs, s->identity, s->skip, s->loop, s->any);
     json_put_double(f, s->any ? s->shortest / s->any : 0);
+    fprintf(f, ",\"n_valid\":%.0f,\"n_learnable\":%.0f", s->n_valid, s->n_learnable);
+    if (luck >= 0) json_put_number(f, "luck", luck / 100);
     fprintf(f, "}\n");
 }

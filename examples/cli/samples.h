@@ -44,8 +44,21 @@ typedef struct cli_summary {
     int n, identity, skip, loop, any; /* questions, and those with a valid program: of the identity, of that or one
                                          that only skips, only repeats, any */
     double n_programs, shortest;      /* programs tried; sum of the lengths of the shortest valid ones */
+    double n_valid, n_learnable;      /* valid programs; those that the network of [P] has a form for: segments of at
+                                         most 4 layers, executed at most twice */
+    struct summary_answer {
+        uint64_t reference; /* hash of the reference answer */
+        int n_tries;        /* distinct answers that programs gave besides the identity's; -1: the identity is right */
+    } *answers;             /* of each question */
+    int answers_capacity;
 } cli_summary;
-void summary_add(cli_summary *s, const json *sample, int n_layer);
+/* 0, or 1 after a message: no memory. */
+int summary_add(cli_summary *s, const json *sample, int n_layer);
+void summary_free(cli_summary *s);
+/* What answers at random would correct, in percent of what the identity gets wrong: the mean over those questions of
+ * 1 - (1 - p)^k, where p is the probability that two questions of the file have the same reference answer, and k the
+ * number of distinct answers that programs gave besides the identity's. -1 if there is nothing to tell it by. *p is set. */
+double summary_luck(const cli_summary *s, double *p);
 /* Percent of the questions with a valid program, of those that the identity gets wrong. */
 double summary_corrected(const cli_summary *s);
 void summary_print(FILE *f, const cli_summary *s, int n_layer);

@@ -8,7 +8,7 @@
 #include <limits.h>
 
 typedef struct search_options {
-    const char *model, *output, *space, *rule, *planted;
+    const char *model, *output, *space, *rule, *planted, *preset;
     evaluate_options evaluate;
     cli_list also;
     int in_flight, menu, json;
@@ -140,7 +140,7 @@ static int on_record(void *user, polar_span text, int64_t at) {
     else {
         r->places[index].at = at;
         r->places[index].length = text.length;
-        summary_add(&r->summary, json_root(d), n_layer(r));
+        status = summary_add(&r->summary, json_root(d), n_layer(r));
     }
     json_free(d);
     return status;
@@ -390,7 +390,8 @@ static int search_released(run *r, const cli_question *q) {
     const evaluator_stream stream = {propose_released, report_released, &f};
     int status;
     if ((status = evaluator_question(&r->e, q))) return status;
-    if (!(f.search = released_create(r->info.n_layer, o->min_calls, o->max_calls, CLI_VALUE(o->search.simulations), seed)))
+    f.search = released_create(r->info.n_layer, o->min_calls, o->max_calls, CLI_VALUE(o->search.simulations), seed);
+    if (!f.search)
         return cli_fail("out of memory");
     status = evaluator_run_stream(&r->e, &stream);
     if (!status) status = finish_released(r, f.search);
@@ -558,6 +559,9 @@ static int take_bounds(search_options *o, int n_layer) {
     int low, high;
     const int is_known = released_bounds(n_layer, &low, &high);
     released_search *s;
+    if (!is_known && (!o->min_calls || !o->max_calls) && o->preset)
+        return cli_usage("--preset %s: the paper has models of 24, 28, 36 and 48 layers, this one has %d; "
+                         "--min-calls and --max-calls say the bounds for it", o->preset, n_layer);
     if (!is_known && (!o->min_calls || !o->max_calls))
         cli_note("the release has no bounds for %d layers: programs of %d to %d calls", n_layer,
                  o->min_calls ? o->min_calls : low, o->max_calls ? o->max_calls : high);
@@ -620,6 +624,41 @@ static void take_released(search_options *o) {
     o->evaluate.is_released = 1;
 }
 
+/* The settings of the paper or of the reproduction, as take_released. The paper's bounds of a program's calls are those
+ * of its models' depths. */
+static void take_preset(search_options *o, const char *preset) {
+    if (!strcmp(preset, "polar-paper")) {
+        take_released(o);
+        o->rule = "released";
+    } else if (!strcmp(preset, "re-polar")) {
+        o->in_flight = 1;
+        o->evaluate.prompt.example = 1;
+    }
+}
+
+static void tell_preset(const run *r) {
+    const search_options *o = r->o;
+    const polar_search_options *s = &o->search;
+    const int own_seed = o->is_released ? o->seed_per_question : !o->one_seed;
+    const char *prompt = "another prompt";
+    char rule[200];
+    if (o->evaluate.prompt.example) prompt = "the published prompt with a worked example";
+    else if (!strcmp(r->e.prompt.how.text, cli_published_prompt)) prompt = "the published prompt";
+    if (o->is_released)
+        snprintf(rule, sizeof rule, "rule released, programs of %d to %d calls", o->min_calls, o->max_calls);
+    else
+        snprintf(rule, sizeof rule,
+                 "rule textbook with edits of up to %d layers, repeats up to %d times, lambda %g, c %g, epsilon %g, "
+                 "alpha %g, beta %g, %d in flight", s->max_length, s->max_times, CLI_VALUE(s->length_penalty),
+                 CLI_VALUE(s->exploration), CLI_VALUE(s->epsilon), CLI_VALUE(s->widening_alpha),
+                 CLI_VALUE(s->widening_beta), o->in_flight);
+    cli_note("--preset %s: %s; %d simulations; seed %llu, %s; --kv %s; %s, %s%s; at most %d tokens", o->preset, rule,
+             CLI_VALUE(s->simulations), (unsigned long long)s->seed,
+             own_seed ? "each question its own from it" : "one for all questions", o->evaluate.kv, prompt,
+             polar_chat_name(r->e.prompt.how.chat),
+             o->evaluate.prompt.last_answer ? ", graded behind the last Answer:" : "", o->evaluate.tokens);
+}
+
 /* What belongs to one rule only is refused with the other. `textbook` are the options as they were before reading. */
 static int check_rule(search_options *o, const polar_search_options *textbook) {
     const polar_search_options *s = &o->search;
@@ -633,11 +672,12 @@ static int check_rule(search_options *o, const polar_search_options *textbook) {
         s->max_damped || s->max_cost > 0 || s->length_penalty != textbook->length_penalty ||
         s->exploration != textbook->exploration || s->epsilon != textbook->epsilon ||
         s->widening_alpha != textbook->widening_alpha || s->widening_beta != textbook->widening_beta)
-        return cli_usage("--space, --max-length, --max-times, --damped, --max-cost, --lambda, --c, --epsilon, --alpha and "
-                         "--beta are of the textbook rule; the released one has them fixed");
+        return cli_usage("--space, --max-length, --max-times, --damped, --max-cost, --lambda, --c, --epsilon, --alpha "
+                         "and --beta are of the textbook rule; the released one has them fixed");
     if (o->in_flight != 1 && o->in_flight != 8) return cli_usage("--in-flight: the released rule runs one at a time");
     o->in_flight = 1;
-    if (o->min_calls < 0 || o->max_calls < 0) return cli_usage("--min-calls and --max-calls: expected numbers of calls");
+    if (o->min_calls < 0 || o->max_calls < 0)
+        return cli_usage("--min-calls and --max-calls: expected numbers of calls");
     if (!o->evaluate.prompt.prompt && !o->evaluate.prompt.example) o->evaluate.prompt.recorded = cli_published_prompt;
     if (!o->evaluate.prompt.prompt) o->evaluate.prompt.last_answer = 1;
     return 0;
@@ -663,6 +703,7 @@ static int run_search(run *r) {
         status = cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
                           r->questions.n);
     cli_catch_interrupts();
+    if (!status && r->o->preset) tell_preset(r);
     if (!status) status = go(r);
     cli_journal_close(&r->journal);
     cli_text_free(&r->header);
@@ -671,6 +712,7 @@ static int run_search(run *r) {
     cli_objects_close(&r->samples);
     menu_free(&r->menu);
     trials_free(&r->trials);
+    summary_free(&r->summary);
     cli_text_free(&r->log);
     free(r->order);
     free(r->places);
@@ -688,8 +730,9 @@ int command_search(cli *c) {
     run r = {.o = &o};
     polar_search *tried;
     static const char *const rules[] = {"textbook", "released", NULL};
+    static const char *const presets[] = {"polar-paper", "re-polar", NULL};
     const polar_search_options textbook = o.search;
-    const char *early = early_word(c, "rule");
+    const char *early = early_word(c, "rule"), *preset = early_word(c, "preset");
     polar_error error;
     int status, rule;
     const cli_option options[] = {
@@ -697,6 +740,8 @@ int command_search(cli *c) {
         {"output", 'o', CLI_SUPERVISION, &o.output, "FILE",
          "supervision file; FILE.journal holds what is done until it is complete"},
         {"rule", 0, CLI_TEXT, &o.rule, "RULE", "textbook, or released: the search that the authors of PoLar released"},
+        {"preset", 0, CLI_TEXT, &o.preset, "NAME",
+         "polar-paper or re-polar: all settings of the paper or of its reproduction; further options change them"},
         {"planted", 0, CLI_FILE, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
         {"simulations", 0, CLI_INT_OFF, &s->simulations, "N",
          "programs proposed per question, besides the identity (200; released 100)"},
@@ -726,11 +771,17 @@ int command_search(cli *c) {
         EVALUATE_OPTIONS(o.evaluate),
         {"json", 0, CLI_FLAG, &o.json, NULL, "print the summary as a JSON object"},
         {0}};
+    if (preset) take_preset(&o, preset);
     if (early && !strcmp(early, "released")) take_released(&o);
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
     if ((rule = cli_word("--rule", o.rule, rules)) < 0) return 2;
+    if (o.preset && cli_word("--preset", o.preset, presets) < 0) return 2;
+    if (o.preset && o.menu) return cli_usage("--preset sets a search, --menu runs none");
+    if (o.preset && (!strcmp(o.preset, "polar-paper")) != rule)
+        return cli_usage("--preset %s goes with its own --rule", o.preset);
     o.is_released = rule == 1;
-    if (o.is_released != o.evaluate.is_released) return cli_usage("--rule stands there twice, or behind another option");
+    if (o.is_released != o.evaluate.is_released || (o.preset ? !preset || strcmp(preset, o.preset) : preset != NULL))
+        return cli_usage("--rule or --preset stands there twice, or behind another option");
     if (o.planted)
         return rule == 1 && !c->n_args ? search_planted(o.planted)
                                        : cli_usage("--planted goes with --rule released, and without questions");
