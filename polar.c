@@ -3226,6 +3226,7 @@ enum { X86_PANEL, X86_AVX2, X86_VNNI, X86_AVX512 }; /* those after AVX2 have dpb
 typedef struct rows8 {
     const uint8_t *w[8];     /* the first block of each row */
     const uint8_t *ahead;    /* what comes next and is fetched meanwhile, NULL: nothing */
+    int fetch;               /* whether words8_avx2 fetches some of it; else it is fetched block by block */
     panel to;                /* X86_PANEL: the places of these rows and of the block at hand; else only its scales */
     int pairs;               /* X86_PANEL: numbers of 8 bits become 16 bits with their sign and scale, for AVX2 */
     const int8_t *q;         /* the token's block at hand, its sums and its scale */
@@ -3236,12 +3237,13 @@ typedef struct rows8 {
     __m256 acc;              /* the chain of the definition */
 } rows8;
 
-/* Fetches as much of what comes next as a block of eight rows has. Eight rows at a time are more than what processors
- * follow by themselves, so the rows that come next are fetched as one stretch of memory, to the second cache. */
-static ALWAYS_INLINE void fetch_x86(rows8 *x, int bytes) {
+/* Fetches n bytes of what comes next to the second cache. Eight rows at a time are more than what processors follow by
+ * themselves, so the rows that come next are fetched as one stretch of memory. A few lines at a time, while about as
+ * many bytes are read: more would wait for each other. */
+static ALWAYS_INLINE void fetch_x86(rows8 *x, int n) {
     if (!x->ahead) return;
-    for (int i = 0; i < 8 * bytes; i += 64) _mm_prefetch((const char *)(x->ahead + i), _MM_HINT_T1);
-    x->ahead += 8 * bytes;
+    for (int i = 0; i < n; i += 64) _mm_prefetch((const char *)(x->ahead + i), _MM_HINT_T1);
+    x->ahead += n;
 }
 
 /* Four bytes in every lane: numbers of a token, or two of its sums. */
@@ -3252,13 +3254,14 @@ static ALWAYS_INLINE AVX2 __m256i four_avx2(const void *p) {
 }
 
 /* out[i], lane r: word i of the four at `first` of row r. */
-static ALWAYS_INLINE AVX2 void words8_avx2(const rows8 *x, size_t first, __m256i out[4]) {
+static ALWAYS_INLINE AVX2 void words8_avx2(rows8 *x, size_t first, __m256i out[4]) {
     __m256i a[4], b0, b1, b2, b3; /* a[i]: rows i and i + 4 */
     UNROLL for (int i = 0; i < 4; i++) {
         const uint8_t *low = x->w[i] + first, *high = x->w[i + 4] + first;
         a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)low)),
                                        _mm_loadu_si128((const __m128i *)(const void *)high), 1);
     }
+    if (x->fetch) fetch_x86(x, 8 * 16);
     b0 = _mm256_unpacklo_epi32(a[0], a[1]), b1 = _mm256_unpackhi_epi32(a[0], a[1]);
     b2 = _mm256_unpacklo_epi32(a[2], a[3]), b3 = _mm256_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm256_unpacklo_epi64(b0, b2), out[1] = _mm256_unpackhi_epi64(b0, b2);
@@ -3581,8 +3584,11 @@ static ALWAYS_INLINE AVX2 void read_avx2(int set, int type, rows8 *x, int count)
 #define READER(type, name) \
     case type: \
         for (int b = 0; b < count; b++) { \
-            fetch_x86(x, quant_types[type].bytes); \
+            const uint8_t *next = x->ahead ? x->ahead + 8 * quant_types[type].bytes : NULL; \
+            x->fetch = quant_types[type].block == 256; \
+            if (!x->fetch) fetch_x86(x, 8 * quant_types[type].bytes); \
             read_##name##_avx2(set, type, x, (size_t)b * (size_t)quant_types[type].bytes); \
+            x->ahead = next; \
         } \
         break;
     switch (type) {
