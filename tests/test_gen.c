@@ -614,6 +614,15 @@ TEST(text_is_utf8) {
             CHECK_STR(out, expected);
             CHECK(p.whole && p.n == t.length && !memcmp(p.text, out, p.n));
         }
+    for (size_t cut = 0; cut <= n; cut++) { /* at a limit a character that may go on waits */
+        char out[64] = {0};
+        memset(&t, 0, sizeof t);
+        g.on_text = NULL;
+        t.o = &g, t.out = out, t.capacity = sizeof out;
+        gen_add(&t, raw, cut);
+        gen_finish(&t, POLAR_STOP_LIMIT);
+        CHECK(!strncmp(out, expected, strlen(out)));
+    }
 }
 
 /* The tokens' bytes stay reachable, and are what the text stands for. */

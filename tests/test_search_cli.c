@@ -344,7 +344,12 @@ TEST(fields) { /* as public data sets have them */
          "\"choices\":[{\"text\":\"3\",\"label\":\"1\"},{\"text\":\"1\",\"label\":\"2\"}]},"
          "\"answerKey\":\"1\"}",
          "\"question\":\"t\\nAnswer Choices: (A) 3 (B) 1\",\"gt_ans\":\"A\""},
-        /* MMLU: the place of the right one, from 0 */
+        {"{\"question\":\"r2\",\"choices\":{\"text\":[\"ice\",\"fog\",\"sun\"],\"label\":[\"1\",\"2\",\"3\"]},"
+         "\"answerKey\":\"2\"}",
+         "\"question\":\"r2\\nAnswer Choices: (A) ice (B) fog (C) sun\",\"gt_ans\":\"B\""},
+        /* MMLU: the place of the right one, from 0; a number beside `options` is its text */
+        {"{\"question\":\"o\",\"options\":[\"2\",\"1\",\"0\"],\"answer\":2}",
+         "\"question\":\"o\\nAnswer Choices: (A) 2 (B) 1 (C) 0\",\"gt_ans\":\"A\""},
         {"{\"question\":\"u\",\"subject\":\"law\",\"choices\":[\"2\",\"1\",\"0\"],\"answer\":2}",
          "\"question\":\"u\\nAnswer Choices: (A) 2 (B) 1 (C) 0\",\"gt_ans\":\"C\",\"initial_score\":0,\"sample_info\":"
          "{\"subject\":\"law\",\"options\":[\"2\",\"1\",\"0\"]}"},
@@ -355,13 +360,15 @@ TEST(fields) { /* as public data sets have them */
     enum { N = sizeof rows / sizeof *rows };
     static const char search[] =
         "polar search -m random.gguf %s -o - --prompt '{question}' --simulations 0 --tokens 1 2>/dev/null";
-    char lines[4100] = "", array[4000] = "[", command[200], first[sizeof output];
+    char lines[4100] = "", array[4000] = "[", marked[4100], command[200], first[sizeof output];
     for (int i = 0; i < N; i++) {
         strcat(strcat(lines, rows[i][0]), i % 2 ? "\r\n" : "\n\n");
         strcat(strcat(array, rows[i][0]), i + 1 < N ? ",\n" : "]\n");
     }
     write_file("fields.jsonl", lines, strlen(lines));
     write_file("fields.json", array, strlen(array));
+    snprintf(marked, sizeof marked, "\xef\xbb\xbf%s", array);
+    write_file("marked.json", marked, strlen(marked));
     snprintf(command, sizeof command, search, "fields.jsonl");
     CHECK(run(command) == 0);
     for (int i = 0; i < N; i++) {
@@ -372,11 +379,14 @@ TEST(fields) { /* as public data sets have them */
     snprintf(command, sizeof command, search, "fields.json");
     CHECK(run(command) == 0);
     CHECK_STR(output, first);
+    snprintf(command, sizeof command, search, "marked.json"); /* with a byte order mark */
+    CHECK(run(command) == 0);
+    CHECK_STR(output, first);
     snprintf(command, sizeof command, search, "- <fields.jsonl");
     CHECK(run(command) == 0);
     CHECK_STR(output, first);
     snprintf(lines, sizeof lines, "{\"samples\":%s}", array);
-    RUN_ON(lines, ONE_TOKEN, 0, "\"n_questions\":13");
+    RUN_ON(lines, ONE_TOKEN, 0, "\"n_questions\":15");
     RUN_ON("{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}\n", ONE_TOKEN, 0,
            "\"n_questions\":2");
 }
@@ -426,6 +436,9 @@ TEST(long_questions) {
         "lengthy.jsonl:2: the prompt has 1001 tokens and the answer may have 50, the model was trained for 1024 "
         "together (1 of 4 questions are too long; --skip-long leaves them out)");
     CHECK(!exists("l.json") && !exists("l.json.journal"));
+    insert_line("lengthy.jsonl", "both.jsonl", 4, line);
+    RUN("polar search -m template.gguf both.jsonl -o l.json", 1, "both.jsonl:2: the prompt has 1001 tokens and the ");
+    CHECK(strstr(output, "(2 of 5 questions are too long;") != NULL);
     RUN("polar search -m template.gguf lengthy.jsonl -o /dev/null --simulations 0 --tokens 23", 0,
         "questions       4,");
     RUN("polar search -m template.gguf lengthy.jsonl -o l.json --simulations 4 --skip-long", 0,
