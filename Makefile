@@ -78,6 +78,8 @@ build/test_eval_cli: polar
 
 build/test_search_cli: polar
 
+build/test_scan_cli: polar
+
 build/test_released: polar
 
 # The programs of README and polar.h, which test_gen runs.

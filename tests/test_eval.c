@@ -100,6 +100,32 @@ static long double change(const float *x, const float *y) {
     return 1 - xy / sqrtl(xx * yy);
 }
 
+/* Student's distribution in closed form with 1, 2 and 4 degrees of freedom; quantiles from printed tables. */
+TEST(student) {
+    static const struct {
+        int n;
+        double t;
+    } table[] = {{2, 12.7062}, {3, 4.3027}, {5, 2.7764}, {10, 2.2622}, {31, 2.0423}, {121, 1.9799}};
+    static const double ts[] = {0.01, 0.5, 1.9, 2.1, 5, 40};
+    const double ordinary[] = {1, 3}, equal[] = {2, 2, 2}, zero[] = {0, 0}, odd[] = {1, NAN};
+    statistics_mean m;
+    for (int i = 0; i < COUNT(ts); i++) {
+        const double t = ts[i], s = 1 / sqrt(1 + t * t / 4);
+        CHECK(near_to(statistics_student_p(t, 1), 1 - 2 / acos(-1.0) * atan(t), 1e-14));
+        CHECK(near_to(statistics_student_p(t, 2), 1 - t / sqrt(2 + t * t), 1e-14));
+        CHECK(near_to(statistics_student_p(t, 4), 1 - t / sqrt(4 + t * t) * (1 + s * s / 2), 1e-14));
+    }
+    CHECK(near_to(statistics_student_p(1.959963984540054, 1000000), 0.05, 1e-6));
+    CHECK(statistics_student_p(40, 1000) > 0 && statistics_student_p(40, 1000) < 1e-150);
+    for (int i = 0; i < COUNT(table); i++)
+        CHECK(near_to(statistics_student_quantile(table[i].n - 1), table[i].t, 5.1e-5));
+    m = statistics_student(ordinary, 2); /* mean 2, standard error 1 */
+    CHECK(m.mean == 2 && near_to(m.interval.low, 2 - 12.7062, 1e-4) && near_to(m.p, 1 - 2 / acos(-1.0) * atan(2), 1e-14));
+    CHECK(statistics_student(equal, 3).p == 0 && statistics_student(zero, 2).p == 1);
+    CHECK(statistics_student(odd, 2).p == 1 && statistics_student(odd, 2).interval.high > 1e300);
+    CHECK(statistics_student(ordinary, 1).p == 1);
+}
+
 TEST(influence) {
     static states s;
     const int32_t a[] = {1, 2, 3, 4, 5, 6, 7}, b[] = {100, 50};
@@ -225,7 +251,7 @@ TEST(cascade) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(accuracy), T(mcnemar), T(difference), T(influence), T(skip), T(shuffle), T(cascade),
+    T(accuracy), T(mcnemar), T(difference), T(student), T(influence), T(skip), T(shuffle), T(cascade),
 };
 
 int main(int argc, char **argv) {

@@ -60,7 +60,8 @@ typedef enum cli_type {
     CLI_LIST,   /* cli_list: may be given several times */
     CLI_FILE,   /* const char *, a file that is read: no output may be the same one */
     /* const char *, a file that is written: it takes the place of nothing, or of a file of its own kind */
-    CLI_SUPERVISION, CLI_EVALUATION, CLI_FIT, CLI_PAGE, CLI_MODEL, CLI_PREDICTOR, CLI_CHECKPOINT, CLI_FEATURES
+    CLI_SUPERVISION, CLI_EVALUATION, CLI_FIT, CLI_PAGE, CLI_MODEL, CLI_PREDICTOR, CLI_CHECKPOINT, CLI_FEATURES,
+    CLI_SCAN
 } cli_type;
 
 /* The number that such an option stands for. */
@@ -385,6 +386,7 @@ int command_grade(cli *c);
 int command_quantize(cli *c);
 int command_report(cli *c);
 int command_run(cli *c);
+int command_scan(cli *c);
 int command_search(cli *c);
 int command_tokenize(cli *c);
 int command_train(cli *c);

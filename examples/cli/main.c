@@ -140,10 +140,27 @@ static const cli_command commands[] = {
      "that one run would have written. Supervision files of others, without a header, are joined as they are.\n"
      "\n"
      "  polar merge part1.json part2.json part3.json part4.json -o found.json\n"},
-    {"report", "make a page of evaluations and searches", command_report,
+    {"scan", "measure what skipping or repeating each block of layers does", command_scan,
+     "-m FILE PROBES.jsonl [MORE.jsonl ...] -o FILE [options]\n"
+     "\n"
+     "Runs probe questions under programs with one edit: a block of layers skipped, repeated, or executed in damped\n"
+     "passes. A program's score is the mean log probability per token of the reference answers, or with\n"
+     "--score accuracy the share of right ones. First come the blocks of a grid, then all around the best of them.\n"
+     "\n"
+     "Half of the questions of each file are held out (or --held-out names others), and the best programs are\n"
+     "measured again on them: mean difference to the identity with its 95 % interval, and p. A program may raise the\n"
+     "likelihood of any answer, right or wrong, by being less sure. So it must also raise the reference above the\n"
+     "control, the reference of another question: p is the larger of both tests, corrected for all winners (Holm).\n"
+     "Programs that none beats in score on every file and in layers are marked as Pareto. Interrupted, the same\n"
+     "command goes on where it was; polar report draws heat maps of the result.\n"
+     "\n"
+     "  polar scan -m model.gguf probes.jsonl -o scan.json\n"
+     "  polar scan -m model.gguf mathematics.jsonl logic.jsonl -o scan.json --score accuracy --grid 4 --damped 3\n"
+     "  polar report scan.json -o scan.html\n"},
+    {"report", "make a page of evaluations, searches and scans", command_report,
      "FILE ... -o PAGE.html\n"
      "\n"
-     "Files of polar eval, of polar search, and loss curves (lines with epoch, loss, validation_loss), each a\n"
+     "Files of polar eval, search and scan, and loss curves (lines with epoch, loss, validation_loss), each a\n"
      "section of one self-contained page: tables, accuracy against cost, layers by difficulty, coverage,\n"
      "calibration, examples.\n"
      "\n"

@@ -377,6 +377,7 @@ static int report_file(FILE *f, const char *path) {
     cli_objects_close(&o);
     if (!status)
         status = kind && !strcmp(kind, "eval") ? report_eval(f, path)
+               : kind && !strcmp(kind, "scan") ? report_scan(f, path, json_root(header))
                : curve ? report_curve(f, path) : report_search(f, path, header);
     json_free(header);
     return status;

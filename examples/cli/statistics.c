@@ -106,6 +106,63 @@ statistics_interval statistics_difference(const statistics_paired *x) {
     return i;
 }
 
+/* x^n by squaring. */
+static double statistics_power(double x, int n) {
+    double power = 1;
+    for (; n; n /= 2, x = statistics_product(x, x))
+        if (n % 2) power = statistics_product(power, x);
+    return power;
+}
+
+/* sum_n x^n prod_{k < n} (a + b + k) / (a + 1 + k), of positive terms: the regularized incomplete beta function is
+ * I_x(a, b) = x^a (1 - x)^b / (a B(a, b)) times this. */
+static double statistics_beta_sum(double x, double a, double b) {
+    double term = 1, sum = 0;
+    for (int n = 0; term > statistics_product(sum, 1e-17); n++) {
+        sum += term;
+        term = statistics_product(statistics_product(term, x), (a + b + n) / (a + 1 + n));
+    }
+    return sum;
+}
+
+/* P(|T| >= t) of Student's distribution with nu degrees of freedom: I_x(a, 1/2) = 1 - I_y(1/2, a) with a = nu/2,
+ * x = nu / (nu + t^2), y = 1 - x. B(1/2, 1/2) = pi, B(1, 1/2) = 2, B(a + 1, 1/2) = B(a, 1/2) a / (a + 1/2). */
+static double statistics_student_p(double t, int nu) {
+    const double square = statistics_product(t, t), a = nu / 2.0, x = nu / (nu + square), y = square / (nu + square);
+    double beta = nu % 2 ? 3.14159265358979324 : 2, factor;
+    for (double b = nu % 2 ? 0.5 : 1; b < a; b++) beta = statistics_product(beta, b / (b + 0.5));
+    factor = statistics_product(statistics_power(sqrt(x), nu), sqrt(y)) / beta;
+    if (square > 4) return statistics_product(factor / a, statistics_beta_sum(x, a, 0.5));
+    return 1 - statistics_product(factor / 0.5, statistics_beta_sum(y, 0.5, a));
+}
+
+/* The t that |T| exceeds with probability 0.05. */
+static double statistics_student_quantile(int nu) {
+    double low = 0, high = 16; /* 12.7 with one degree of freedom, and less with more */
+    for (int i = 0; i < 60; i++) {
+        const double middle = (low + high) / 2;
+        if (statistics_student_p(middle, nu) > 0.05) low = middle;
+        else high = middle;
+    }
+    return high;
+}
+
+statistics_mean statistics_student(const double *d, int n) {
+    statistics_mean m = {0, 1, {-HUGE_VAL, HUGE_VAL}};
+    double squares = 0, error, half;
+    for (int i = 0; i < n; i++) m.mean += d[i];
+    if (n > 0) m.mean /= n;
+    for (int i = 0; i < n; i++) squares += statistics_product(d[i] - m.mean, d[i] - m.mean);
+    if (n < 2 || squares - squares != 0) return m;
+    error = sqrt(squares / (n - 1) / n);
+    half = statistics_product(error, statistics_student_quantile(n - 1));
+    m.interval.low = m.mean - half;
+    m.interval.high = m.mean + half;
+    if (error > 0) m.p = statistics_student_p(fabs(m.mean) / error, n - 1);
+    else m.p = m.mean == 0;
+    return m;
+}
+
 void statistics_holm(const double *p, int n, double *corrected) {
     for (int i = 0; i < n; i++) {
         corrected[i] = p[i];

@@ -24,6 +24,13 @@ double statistics_mcnemar(int corrected, int broken);
 /* 95 % interval of the second's accuracy minus the first's, which is (corrected - broken) / n: Newcombe's method
  * 10 for paired proportions. -1..1 without questions. */
 statistics_interval statistics_difference(const statistics_paired *counts);
+/* The mean of n differences of paired measurements, with Student's 95 % interval, and the two-sided p of the hypothesis
+ * that it is 0. The interval is -HUGE_VAL..HUGE_VAL and p 1 for n < 2, or where one of them is not finite. */
+typedef struct statistics_mean {
+    double mean, p;
+    statistics_interval interval;
+} statistics_mean;
+statistics_mean statistics_student(const double *differences, int n);
 /* Holm's correction of n p values: of all p_j <= p_i the largest p_j times the number of p_k >= p_j, at most 1. Those
  * below a level then are, together, wrong with at most that probability. */
 void statistics_holm(const double *p, int n, double *corrected);
