@@ -236,7 +236,7 @@ static void put_program(const scan_page *g, const scanned *s) {
     polar_program p;
     fprintf(g->f, "<td class=\"l\">");
     page_text(g->f, s->program, 0);
-    fprintf(g->f, "</td><td class=\"l\">");
+    fprintf(g->f, "</td><td class=\"l\" style=\"min-width:7rem\">");
     if (!polar_program_parse(&p, g->n_layer, s->program, NULL)) {
         cli_program_times(&p, times);
         page_strip(g->f, times, g->n_layer);
