@@ -440,11 +440,11 @@ typedef struct layout {
     int overflow;
 } layout;
 
-#define LAYOUT_ALIGN 64 /* a cache line */
+enum { LAYOUT_ALIGN = 64 }; /* a cache line */
 #ifdef POLAR_ASAN
-#define LAYOUT_GAP LAYOUT_ALIGN
+enum { LAYOUT_GAP = LAYOUT_ALIGN };
 #else
-#define LAYOUT_GAP 0
+enum { LAYOUT_GAP = 0 };
 #endif
 
 /* Begins a walk over the arrays of an object: without a block it measures; a block, which has layout_bytes of such a
@@ -959,7 +959,7 @@ int polar_cpu_count(void) {
 #endif
 }
 
-#define POOL_MAX 256
+enum { POOL_MAX = 256 };
 
 typedef struct pool_worker {
     struct polar_pool *pool;
@@ -1137,12 +1137,14 @@ polar_runner polar_pool_runner(polar_pool *pool) {
  *              value of an array: u32 element type | u64 count | elements
  *     tensor | string name | u32 dims | u64 dim[dims] | u32 type | u64 offset
  *     padding to a multiple of general.alignment (32), then the data, to which offsets are relative */
-#define GGUF_HEADER_BYTES 24
-#define GGUF_MIN_PAIR_BYTES 13   /* an empty key and a u8: bounds the number of pairs by the bytes there are */
-#define GGUF_MIN_TENSOR_BYTES 24 /* an empty name and no dims */
-#define GGUF_MAX_NAME 65535
-#define GGUF_ALIGNMENT 32
-#define GGUF_MAX_PARTS 1000
+enum {
+    GGUF_HEADER_BYTES = 24,
+    GGUF_MIN_PAIR_BYTES = 13,   /* an empty key and a u8: bounds the number of pairs by the bytes there are */
+    GGUF_MIN_TENSOR_BYTES = 24, /* an empty name and no dims */
+    GGUF_MAX_NAME = 65535,
+    GGUF_ALIGNMENT = 32,
+    GGUF_MAX_PARTS = 1000
+};
 
 /* Types of metadata values by their short names. */
 typedef enum gguf_value_type {
@@ -1676,7 +1678,7 @@ static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_val
 /* --- files as byte ranges */
 
 #ifdef _WIN32
-#define GGUF_PATH 1024
+enum { GGUF_PATH = 1024 };
 
 /* UTF-8 to the system's UTF-16; 0 with the cause in errno. */
 static int gguf_wide(const char *path, wchar_t wide[GGUF_PATH]) {
@@ -2366,7 +2368,7 @@ static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_err
  * quant_types, the table. Promises: the same bits on every machine, no alignment needed, any bytes are a valid block.
  * Uses: [num]. ====================================================================================== */
 
-#define QUANT_BLOCK 256 /* numbers of the largest block */
+enum { QUANT_BLOCK = 256 }; /* numbers of the largest block */
 
 /* A block of up to 256 numbers as integers: x[i] = d * q[i] + m * mins[i / 16]. Everything about a type
  * follows from it: dequantized value i is fma32(d, (float)q[i], m * (float)mins[i / 16]), or d * q[i] for
@@ -2746,11 +2748,11 @@ typedef struct kern {
     void (*axpy)(float *out, float a, const float *x, int n);
 } kern;
 
-#define KERN_ROWS 16 /* rows of a panel */
+enum { KERN_ROWS = 16 }; /* rows of a panel */
 #if defined(POLAR_X86) || defined(POLAR_ARM)
-#define KERN_SCRATCH (80 << 10) /* for a panel or unpacked blocks, as asserted where it is divided */
+enum { KERN_SCRATCH = 80 << 10 }; /* for a panel or unpacked blocks, as asserted where it is divided */
 #else
-#define KERN_SCRATCH 0 /* plain C needs none */
+enum { KERN_SCRATCH = 0 }; /* plain C needs none */
 #endif
 
 /* The form of the activations that weights of a type are multiplied with. */
@@ -2957,8 +2959,10 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, NULL, rms_norm_c, s
  * row, product_set, with what differs from the other sets of its family - as a rule only `dot` - and its detection in
  * kern_find. */
 #if defined(POLAR_X86) || defined(POLAR_ARM)
-#define PANEL_NUMBERS (16 << 10) /* of all rows of a panel together */
-#define PANEL_TOKENS  8
+enum {
+    PANEL_NUMBERS = 16 << 10, /* of all rows of a panel together */
+    PANEL_TOKENS = 8
+};
 
 typedef struct panel {
     uint8_t *q;      /* numbers, 4, 8 or 16 of a row side by side and then those of the next row, or 2 of 16 bits */
@@ -2997,7 +3001,7 @@ enum {
     PANEL_MINS = PANEL_SCALES + PANEL_NUMBERS / 16 * 2 * 4,
     PANEL_BYTES = PANEL_MINS + PANEL_NUMBERS / 16 * 2
 };
-typedef char scratch_holds_panel[PANEL_BYTES <= KERN_SCRATCH ? 1 : -1] MAYBE_UNUSED;
+typedef char scratch_holds_panel[(int)PANEL_BYTES <= (int)KERN_SCRATCH ? 1 : -1] MAYBE_UNUSED;
 
 /* Tokens k .. k + n_tokens - 1, the last one repeated past the end, and rows [r, r + rows) from block `from` on. Sums
  * of a whole panel are in y itself; where it has fewer rows or tokens, in `spare`. */
@@ -5085,7 +5089,7 @@ static size_t uni_complete_prefix(const uint8_t *s, size_t n) {
 #ifndef POLAR_NO_TOKENIZER
 enum { UNI_OTHER, UNI_LETTER, UNI_NUMBER, UNI_SPACE };
 
-#define UNI_INVALID 0x110000u /* one byte that belongs to no character */
+enum { UNI_INVALID = 0x110000 }; /* one byte that belongs to no character */
 
 /* Runs of code points of one class from 128 on: first code point * 4 + class. Unicode 16, made by
  * tests/make_unicode.mjs. */
@@ -5288,8 +5292,10 @@ typedef struct tok_pair {
 
 /* A file could be made so that its entries collide. Longer ways through a table are refused at loading, and
  * no look-up takes one. */
-#define TOK_MAX_PROBES 256
-#define TOK_MAX_SPECIAL 1024 /* bytes of the text of a special token */
+enum {
+    TOK_MAX_PROBES = 256,
+    TOK_MAX_SPECIAL = 1024 /* bytes of the text of a special token */
+};
 #define TOK_NONE UINT32_MAX  /* no order: these two do not join */
 
 typedef struct tok_vocab {
@@ -7397,7 +7403,7 @@ static PRINTF_LIKE(3, 4) polar_status model_unknown(polar_model *m, polar_error 
     return POLAR_OK;
 }
 
-#define MODEL_NO_DEFAULT (-1)
+enum { MODEL_NO_DEFAULT = -1 };
 /* An integer of the file in [min, max]; without it `standard`, or an error if that is MODEL_NO_DEFAULT. */
 static polar_status model_int(polar_model *m, const char *key, int standard, int min, int max, int *out,
                               polar_error *e) {
@@ -7937,7 +7943,7 @@ static int model_fingerprint_counts(const gguf_kv *kv) {
     return 1;
 }
 
-#define MODEL_FINGERPRINT_BYTES 256
+enum { MODEL_FINGERPRINT_BYTES = 256 };
 uint64_t polar_model_fingerprint(const polar_model *m) {
     uint64_t h = MODEL_CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
@@ -9070,8 +9076,10 @@ static void engine_logits(engine *e, int from, int n, float *logits) {
  * Uses: [err] [mem] [thread] [model] [prog] [call].
  * ====================================================================================== */
 
-#define GEN_MAX_STOP 512 /* bytes of a stop string */
-#define DRAW_BYTES 16    /* scratch of draw_hot for each logit: two draw_item */
+enum {
+    GEN_MAX_STOP = 512, /* bytes of a stop string */
+    DRAW_BYTES = 16     /* scratch of draw_hot for each logit: two draw_item */
+};
 
 /* What a generation leaves for the next one that goes on from it: a token that was drawn but not evaluated yet, and the
  * end of the text that may begin a stop string or a character, of which n_given bytes were handed over. */
@@ -9660,7 +9668,7 @@ const polar_model *polar_session_model(const polar_session *s) {
  *     u64 checksum of all bytes before it
  */
 
-#define STATE_VERSION 1
+enum { STATE_VERSION = 1 };
 
 /* Where the numbers of the head stand. */
 enum {
@@ -10047,7 +10055,7 @@ int polar_sample(const polar_sampling *sampling, const float *logits, int n, con
 
 /* Text on its way out. `held` bytes wait because they may be the beginning of a stop string or of a character. The
  * first n_given of them were handed over by an earlier generation. */
-#define GEN_HELD (4 * GEN_MAX_STOP)
+enum { GEN_HELD = 4 * GEN_MAX_STOP };
 typedef struct gen_text {
     const polar_generate_options *o;
     char *out;
@@ -10309,12 +10317,14 @@ polar_status polar_session_generate(polar_session *s, const int32_t *prompt, int
  * ====================================================================================== */
 #ifndef POLAR_NO_SEARCH
 
-#define MANY_ROWS       256 /* rows that go through a layer together */
-#define MANY_PLAIN_ROWS 128 /* without batching: as many as a session takes together */
-#define MANY_OUTPUTS    64  /* rows that go through the output matrix together */
-#define MANY_FLIGHT     256 /* programs that run at a time */
-#define MANY_CELLS      64  /* draft tokens whose rows belong to the nodes: one bit of many_node.cells each */
-#define MANY_CHAIN      16  /* rows of a program's own for draft tokens behind its next token */
+enum {
+    MANY_ROWS = 256,       /* rows that go through a layer together */
+    MANY_PLAIN_ROWS = 128, /* without batching: as many as a session takes together */
+    MANY_OUTPUTS = 64,     /* rows that go through the output matrix together */
+    MANY_FLIGHT = 256,     /* programs that run at a time */
+    MANY_CELLS = 64,       /* draft tokens whose rows belong to the nodes: one bit of many_node.cells each */
+    MANY_CHAIN = 16        /* rows of a program's own for draft tokens behind its next token */
+};
 #define MANY_MIN_CHANCE 0.4 /* a draft token less likely than this is not evaluated, */
 #define MANY_MIN_SHARE  0.2 /* nor a given one to which a smaller share of the answers went */
 
@@ -11892,9 +11902,11 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
  * ====================================================================================== */
 #ifndef POLAR_NO_SEARCH
 
-#define MCTS_MAX_SIMULATIONS (1 << 20)
-#define MCTS_MAX_TIMES 64
-#define MCTS_MAX_IN_FLIGHT 4096
+enum {
+    MCTS_MAX_SIMULATIONS = 1 << 20,
+    MCTS_MAX_TIMES = 64,
+    MCTS_MAX_IN_FLIGHT = 4096
+};
 
 /* The layers start .. start + length - 1 are executed `times` times as one segment, perhaps in damped passes; times 0
  * skips them. */
@@ -12474,7 +12486,7 @@ void polar_search_free(polar_search *s) {
  * that starts from what C holds. So neither the size of a tile nor the number of threads changes a bit. A transposed
  * matrix needs no copy: A and B are given with the distances of their rows and of their columns. */
 
-#define MAT_COLUMNS 16
+enum { MAT_COLUMNS = 16 };
 
 /* Floats of the panels of a (depth, n) matrix. */
 static size_t mat_panels(int depth, int n) {
@@ -12718,7 +12730,7 @@ static const mat_kernels *mat_choose(const kern *k) {
     return &mat_plain;
 }
 
-#define MAT_EDGE_ROWS 8 /* of C, copied at a time where it is narrower than a panel */
+enum { MAT_EDGE_ROWS = 8 }; /* of C, copied at a time where it is narrower than a panel */
 
 /* C (m, n) += A (m, depth) B (depth, n), where `panels` is B packed; element (i, k) of A is a[i * row + k * column]. */
 static void mat_mul(const mat_kernels *kernels, int m, int n, int depth, const float *a, size_t row, size_t column,
@@ -12744,10 +12756,12 @@ static void mat_mul(const mat_kernels *kernels, int m, int n, int depth, const f
  * goes through them with one loop, and saving, comparing and copying need no list. pred_tensors cuts that array into
  * tensors: to add one, add a field to pred_block or pred_weights and a line there. */
 
-#define PRED_MAX_BLOCK 8
-#define PRED_MAX_HEAD 64
-#define PRED_MAX_WIDTH 16384  /* of features, layer vectors and feed-forward */
-#define PRED_MAX_TOKENS 65536 /* of a question */
+enum {
+    PRED_MAX_BLOCK = 8,
+    PRED_MAX_HEAD = 64,
+    PRED_MAX_WIDTH = 16384, /* of features, layer vectors and feed-forward */
+    PRED_MAX_TOKENS = 65536 /* of a question */
+};
 
 enum { PRED_SKIP, PRED_KEEP, PRED_REPEAT, PRED_N_OP }; /* the operations on a segment; each is its own `times` */
 enum { PRED_SEG, PRED_OP, PRED_N_LOGIT = PRED_OP + PRED_N_OP }; /* the logits of a layer */
@@ -12788,7 +12802,7 @@ typedef struct pred_tensor {
     int per_pass; /* training sums its gradient up pass by pass: all but the weights of inner linear layers */
 } pred_tensor;
 
-#define PRED_MAX_TENSORS (11 + 12 * PRED_MAX_BLOCK)
+enum { PRED_MAX_TENSORS = 11 + 12 * PRED_MAX_BLOCK };
 
 /* Appends a tensor named prefix + name, behind those that the list has. */
 static void pred_add_tensor(pred_tensor *list, int *n, size_t field, const char *prefix, const char *name, int rows,
@@ -12898,7 +12912,7 @@ typedef struct pred_linear {
  * for each block qkv, output, up, down. The queries of the cross-attention are no question's, see pred_pack_queries. */
 enum { PRED_PROJECT, PRED_CROSS_KV, PRED_CROSS_OUT, PRED_BLOCK };
 enum { PRED_QKV, PRED_OUT, PRED_UP, PRED_DOWN, PRED_PER_BLOCK };
-#define PRED_MAX_LINEAR (PRED_BLOCK + PRED_PER_BLOCK * PRED_MAX_BLOCK)
+enum { PRED_MAX_LINEAR = PRED_BLOCK + PRED_PER_BLOCK * PRED_MAX_BLOCK };
 
 /* The network of programs, ready to run. */
 typedef struct pred_net {
@@ -13357,7 +13371,7 @@ static polar_candidate pred_candidate(const pred_beam *beam, const polar_segment
     return c;
 }
 
-#define PRED_BEAMS 5 /* unless options say otherwise */
+enum { PRED_BEAMS = 5 }; /* unless options say otherwise */
 
 /* Programs by descending score, the sum of log probabilities over the segments, less length_penalty |pi|; one empty
  * beam is extended segment by segment, from one array of beams into the other. */
@@ -13419,8 +13433,10 @@ typedef struct menu_weights {
     float *out_weight, *out_bias;         /* (n_menu, width), (n_menu) */
 } menu_weights;
 
-#define MENU_TENSORS 7
-#define MENU_MAX_WIDTH 1024
+enum {
+    MENU_TENSORS = 7,
+    MENU_MAX_WIDTH = 1024
+};
 #define MENU_SUM_SCALE (1.0f / 32) /* the sum over 32 tokens counts as their mean */
 
 /* How many numbers describe a question as a whole: attention, sum, last token, length. */
@@ -13565,8 +13581,10 @@ static void menu_forward(const menu_net *net, const menu_trace *t, const float *
  * The object that users hold: either network or both, and the info, which says what the features are and for which
  * model. Nothing but polar_predictor_set_info changes it after pred_ready, so that threads may share it. */
 
-#define PRED_NAME_BYTES 256    /* of the name of a model or a chat format, the NUL included */
-#define PRED_PROMPT_BYTES 4096 /* of a prompt or a system message */
+enum {
+    PRED_NAME_BYTES = 256,   /* of the name of a model or a chat format, the NUL included */
+    PRED_PROMPT_BYTES = 4096 /* of a prompt or a system message */
+};
 
 struct polar_predictor {
     polar_allocator allocator;
@@ -13703,7 +13721,7 @@ typedef struct pred_text {
     int must_fit;
     const char *given;
 } pred_text;
-#define PRED_TEXTS 5
+enum { PRED_TEXTS = 5 };
 
 /* The list of these texts; `info` may be NULL. */
 static void pred_texts(polar_predictor *p, const polar_predictor_info *info, pred_text *list) {
@@ -13897,7 +13915,7 @@ int polar_menu_rank(const polar_predictor *p, const double *probability, double 
  * programs as text, and the info. Tensors are F32, under the names of pred_tensors and menu_tensors. */
 
 #define PRED_ARCHITECTURE "polar-predictor"
-#define PRED_F32 0 /* the number of the tensor type in GGUF files */
+enum { PRED_F32 = 0 }; /* the number of the tensor type in GGUF files */
 
 /* Reads tensors of a GGUF file into `params`. */
 static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *list, int n, float *params,
@@ -13924,7 +13942,7 @@ typedef struct pred_number {
     int required; /* a file without it is refused */
     int written;  /* to files */
 } pred_number;
-#define PRED_NUMBERS 16
+enum { PRED_NUMBERS = 16 };
 
 /* All numbers of a predictor, sizes before what depends on them. */
 static void pred_numbers(polar_predictor *p, pred_number *list) {
@@ -14226,7 +14244,7 @@ static polar_status features_check(const polar_model *m, const polar_features_op
     return POLAR_OK;
 }
 
-#define FEATURES_ENCODER_CTX 4096 /* tokens of a question where max_tokens sets no limit */
+enum { FEATURES_ENCODER_CTX = 4096 }; /* tokens of a question where max_tokens sets no limit */
 
 /* The session that reads a question through all layers of the encoder. Keys and values are kept as floats. */
 static polar_status features_open_encoder(polar_features *f, polar_error *e) {
@@ -14897,7 +14915,7 @@ static const char *prompt_prefix(const polar_prompt *p) {
  *
  * polar_ask makes everything anew for one question. Who asks many keeps a picker, or a session, instead. */
 
-#define ASK_PROGRAMS 5 /* of a vote or cascade, unless the caller or the predictor's file says */
+enum { ASK_PROGRAMS = 5 }; /* of a vote or cascade, unless the caller or the predictor's file says */
 
 /* Programs that a method runs at most: what the caller says, else as many as the threshold of a cascade was fitted for,
  * since it is the best for that number, else ASK_PROGRAMS. */
@@ -15031,11 +15049,13 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
 
 /* --- data: paths become examples ------------------------------------------------------ */
 
-#define TRAIN_KEEP       1 /* number of the operation keep, between skip and repeat */
-#define TRAIN_NO_SEGMENT 3 /* label of a layer at which no segment starts */
-#define TRAIN_MAX_LENGTH 4 /* layers of the longest segment that the network can propose */
-#define TRAIN_MAX_TIMES  2 /* how often its segments run at most */
-#define TRAIN_PROPOSALS  5 /* programs that the decoder proposes */
+enum {
+    TRAIN_KEEP = 1,       /* number of the operation keep, between skip and repeat */
+    TRAIN_NO_SEGMENT = 3, /* label of a layer at which no segment starts */
+    TRAIN_MAX_LENGTH = 4, /* layers of the longest segment that the network can propose */
+    TRAIN_MAX_TIMES = 2,  /* how often its segments run at most */
+    TRAIN_PROPOSALS = 5   /* programs that the decoder proposes */
+};
 
 /* Streams of random numbers, each from the seed and its number. */
 enum {
@@ -15145,11 +15165,13 @@ static int train_question_examples(const polar_train_question *q, int index, int
 
 /* --- the trainer ---------------------------------------------------------------------- */
 
-#define TRAIN_CHUNK 16    /* passes whose traces are in memory at a time */
-#define TRAIN_TILE  6     /* rows of a tile of the matrix kernels, at most */
-#define TRAIN_ROWS  48    /* rows of a weight gradient that are one task: a multiple of TRAIN_TILE */
-#define TRAIN_DEPTH 256   /* rows of activations packed at a time */
-#define TRAIN_BLOCK 16384 /* parameters of one task of the optimizer */
+enum {
+    TRAIN_CHUNK = 16,   /* passes whose traces are in memory at a time */
+    TRAIN_TILE = 6,     /* rows of a tile of the matrix kernels, at most */
+    TRAIN_ROWS = 48,    /* rows of a weight gradient that are one task: a multiple of TRAIN_TILE */
+    TRAIN_DEPTH = 256,  /* rows of activations packed at a time */
+    TRAIN_BLOCK = 16384 /* parameters of one task of the optimizer */
+};
 
 /* One forward and backward pass: question number `question` with `count` of its examples, which are
  * trainer.batch_examples[first ..]. */
@@ -16553,7 +16575,7 @@ polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **o
 /* --- checkpoints: a GGUF file of the state, parameters, moments and best parameters --- */
 
 #define TRAIN_ARCHITECTURE "polar-training"
-#define TRAIN_N_ARRAYS     4
+enum { TRAIN_N_ARRAYS = 4 };
 static const char *const train_array_names[TRAIN_N_ARRAYS] = {"params", "m", "v", "best"};
 
 /* The arrays (n_params) that a checkpoint holds as tensors, in the order of train_array_names. */
@@ -16893,7 +16915,7 @@ static void menu_sum_task(void *context, int index, int worker) {
     for (int i = 0; i < t->n_batch; i++) pred_add(t->grads + first, t->pass_grads + (size_t)i * t->n_params + first, n);
 }
 
-#define MENU_WARMUP 10 /* updates until the learning rate is reached */
+enum { MENU_WARMUP = 10 }; /* updates until the learning rate is reached */
 
 /* One epoch: the questions in random order, a step of AdamW for each batch at a learning rate that follows the cosine.
  * A step whose gradients are not finite is skipped. *n_updates counts the others. */
@@ -16924,7 +16946,7 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
 /* --- calibration: probabilities that come true ---------------------------------------- */
 
 #define MENU_PULL   1.0 /* as strong as about four results */
-#define MENU_ROUNDS 50  /* far more than it takes to converge */
+enum { MENU_ROUNDS = 50 }; /* far more than it takes to converge */
 
 /* The calibrated probability that program k answers question order[i]: sigmoid(scale * logit + shift_k). */
 static double menu_calibrated(const menu_trainer *t, int i, int k, double scale, const double *shift) {
@@ -16982,7 +17004,7 @@ static double menu_calibrated_loss(const menu_trainer *t, double scale, const do
 
 /* --- from beginning to end ------------------------------------------------------------ */
 
-#define MENU_SCORE_WEIGHT 2 /* number of that tensor in menu_tensors */
+enum { MENU_SCORE_WEIGHT = 2 }; /* number of that tensor in menu_tensors */
 
 /* Initial values: linear layers as PyTorch's, uniform within 1 / sqrt(in); the scores 0, so that attention is even; and
  * as the bias of each program the log odds of how often it was right, ln((right + 1) / (wrong + 1)). */
@@ -17239,3 +17261,81 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
     return status;
 }
 #endif /* POLAR_NO_TRAIN */
+
+/* A file that includes this one keeps its own names: only macros that begin with POLAR_ stay, and those that tell
+ * system headers what to show. Tests need the others. */
+#ifndef POLAR_INSIDE
+#undef TARGET
+#undef PRINTF_LIKE
+#undef MAYBE_UNUSED
+#undef ALWAYS_INLINE
+#undef UNROLL
+#undef ASAN_FORBID
+#undef ASAN_ALLOW
+#undef COUNT
+#undef MIN
+#undef MAX
+#undef ROUND_MAGIC
+#undef EXP_LOG2E
+#undef EXP_LN2_HI
+#undef EXP_LN2_LO
+#undef EXP_MAX
+#undef EXP_MIN
+#undef LN2
+#undef atomic_load
+#undef atomic_store
+#undef atomic_add
+#undef atomic_swap_if
+#undef lock_init
+#undef lock_take
+#undef lock_release
+#undef lock_free
+#undef cond_init
+#undef cond_wait
+#undef cond_wake_all
+#undef cond_free
+#undef thread_yield
+#undef gguf_remove
+#undef gguf_rename
+#undef QUANT_CHECK
+#undef KERN_TYPES
+#undef AVX2
+#undef IN_REGISTERS
+#undef KERN_X86
+#undef AVX512
+#undef DOTPROD
+#undef I8MM
+#undef S64
+#undef S8
+#undef KERN_ARM
+#undef TOK_NONE
+#undef TOK_KEY
+#undef TOK_THINK
+#undef TPL_WHITE
+#undef MODEL_CHECKSUM_START
+#undef MANY_MIN_CHANCE
+#undef MANY_MIN_SHARE
+#undef MAT_FMA
+#undef MAT_NORM_EPS
+#undef MAT_ROWS6
+#undef MAT_ROWS4
+#undef MAT_ROWS2
+#undef MAT_ROWS1
+#undef MAT_LOAD
+#undef MAT_STEP
+#undef MAT_STORE
+#undef MAT_TILE
+#undef PRED_FIELD
+#undef PRED_BLOCK_FIELD
+#undef MENU_SUM_SCALE
+#undef MENU_FIELD
+#undef PRED_ARCHITECTURE
+#undef PROMPT_PLACE
+#undef PROMPT_BOX
+#undef TRAIN_BETA1
+#undef TRAIN_BETA2
+#undef TRAIN_EPS
+#undef TRAIN_ARCHITECTURE
+#undef MENU_HEAT
+#undef MENU_PULL
+#endif

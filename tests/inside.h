@@ -5,6 +5,7 @@
 #ifdef POLAR_INSIDE
 #include POLAR_INSIDE
 #else
+#define POLAR_INSIDE /* the macros of polar.c stay */
 #include "../polar.c"
 #endif
 #endif
