@@ -14572,7 +14572,7 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     status = pred_propose(p->predictor, rows, n_rows, &decode, beams, &n_beams, e);
     *n = 0;
     for (int i = 0; i < n_beams && *n < max && !status; i++)
-        if (polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
+        if (decode.keep_empty || polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
     if (status || *n) return status;
     out->program = polar_program_identity(p->model->n_layer); /* all beams skip everything */
     out->score = 0;
@@ -15187,6 +15187,7 @@ typedef struct train_sum {
     double weight;  /* sum of w */
     int n_anti;     /* examples with an anti-identity term */
     int hit1, hit5; /* 1 if the first proposal, or one of the first five, is known to be valid */
+    int corrected;  /* 1 if the first proposal is valid, and the identity is not known to be */
     int identity;   /* 1 if the first proposal is the identity */
 } train_sum;
 
@@ -15547,17 +15548,31 @@ static void train_probabilities(train_probs *p, const float *logits, int n_layer
     }
 }
 
+/* The focal loss of a label of probability p, -(1 - p)^gamma ln p: its factor (1 - p)^gamma. *slope gets the factor by
+ * which the gradient of -ln p with respect to the logits is to be multiplied:
+ *     (1 - p)^gamma - gamma p (1 - p)^(gamma - 1) ln p
+ * With gamma 0 both are 1, and nothing changes. */
+static double train_focal(double gamma, double log_p, double *slope) {
+    const double p = exp64(log_p), rest = 1 - p, factor = gamma > 0 && rest > 0 ? exp64(mul64(gamma, log64(rest))) : 0;
+    *slope = 1;
+    if (!(gamma > 0)) return 1;
+    *slope = rest > 0 ? factor - mul64(mul64(gamma, p), mul64(factor / rest, log_p)) : 0;
+    return factor;
+}
+
 /* The loss of one example (METHOD.md 4). With y_i = 1 where a segment starts, and c_i its operation:
  *     seg = -mean over i >= 1 of (y_i ln seg_i + (1 - y_i) ln(1 - seg_i))
  *     op  = -mean over i with y_i = 1 of ln op_i[c_i]
- * A segment always starts at layer 0, which is why its logit is left out. */
-static void train_example_loss(const train_probs *p, const uint8_t *labels, int n_layer, double *seg, double *op) {
+ * A segment always starts at layer 0, which is why its logit is left out. With gamma each term is the focal loss. */
+static void train_example_loss(const train_probs *p, const uint8_t *labels, int n_layer, double gamma, double *seg,
+                               double *op) {
+    double slope;
     int n_starts = 0;
     *seg = *op = 0;
     for (int i = 0; i < n_layer; i++) {
         const int starts = labels[i] != TRAIN_NO_SEGMENT;
-        if (i > 0) *seg -= p->log_seg[i][starts];
-        if (starts) *op -= p->log_op[i][labels[i]];
+        if (i > 0) *seg -= mul64(train_focal(gamma, p->log_seg[i][starts], &slope), p->log_seg[i][starts]);
+        if (starts) *op -= mul64(train_focal(gamma, p->log_op[i][labels[i]], &slope), p->log_op[i][labels[i]]);
         n_starts += starts;
     }
     *seg /= MAX(n_layer - 1, 1);
@@ -15568,17 +15583,21 @@ static void train_example_loss(const train_probs *p, const uint8_t *labels, int 
  * w / n_batch; added to d (D, 4), for each layer the segment logit and the three operations:
  *     d seg / d z_i  = (seg_i - y_i) / (D - 1)                      for i >= 1
  *     d op  / d a_ik = (op_ik - [k = c_i]) / (number of starts)     for i with y_i = 1
- * since the derivative of -ln sigmoid(z) is sigmoid(z) - 1, and that of -ln softmax(a)_c is softmax(a)_k - [k = c]. */
-static void train_example_gradient(const train_probs *p, const uint8_t *labels, int n_layer, double share, double *d) {
+ * since the derivative of -ln sigmoid(z) is sigmoid(z) - 1, and that of -ln softmax(a)_c is softmax(a)_k - [k = c];
+ * times the slope of train_focal. */
+static void train_example_gradient(const train_probs *p, const uint8_t *labels, int n_layer, double gamma, double share,
+                                   double *d) {
     const double seg = share / MAX(n_layer - 1, 1);
-    double op;
+    double op, slope;
     int n_starts = 0;
     for (int i = 0; i < n_layer; i++) n_starts += labels[i] != TRAIN_NO_SEGMENT;
     op = share / MAX(n_starts, 1);
     for (int i = 0; i < n_layer; i++, d += 4) {
         const int starts = labels[i] != TRAIN_NO_SEGMENT;
-        if (i > 0) d[0] += mul64(seg, p->seg[i] - starts);
-        for (int k = 0; starts && k < 3; k++) d[1 + k] += mul64(op, p->op[i][k] - (k == labels[i]));
+        train_focal(gamma, p->log_seg[i][starts], &slope);
+        if (i > 0) d[0] += mul64(slope, mul64(seg, p->seg[i] - starts));
+        if (starts) train_focal(gamma, p->log_op[i][labels[i]], &slope);
+        for (int k = 0; starts && k < 3; k++) d[1 + k] += mul64(slope, mul64(op, p->op[i][k] - (k == labels[i])));
     }
 }
 
@@ -15612,9 +15631,9 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
         const int example = t->batch_examples[i];
         const uint8_t *labels = t->labels + (size_t)example * (size_t)n_layer;
         double seg, op;
-        train_example_loss(&p, labels, n_layer, &seg, &op);
+        train_example_loss(&p, labels, n_layer, t->options.focal, &seg, &op);
         sum.loss += mul64(t->weights[i], seg + op);
-        train_example_gradient(&p, labels, n_layer, t->weights[i] / t->n_batch, d);
+        train_example_gradient(&p, labels, n_layer, t->options.focal, t->weights[i] / t->n_batch, d);
         if (lambda > 0 && t->examples[example].anti)
             sum.anti += train_anti_identity(&p, n_layer, lambda / t->anti_total, d);
     }
@@ -15650,7 +15669,7 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
         const double shorter = n_layer - x->length;
         const double w = (double)x->weight * exp64(mul64(t->options.length_preference, shorter));
         double seg, op, unused[POLAR_MAX_LAYER * 4] = {0};
-        train_example_loss(&p, t->labels + (size_t)i * (size_t)n_layer, n_layer, &seg, &op);
+        train_example_loss(&p, t->labels + (size_t)i * (size_t)n_layer, n_layer, t->options.focal, &seg, &op);
         sum.loss += mul64(w, seg + op);
         sum.weight += w;
         sum.n_anti += x->anti;
@@ -15668,6 +15687,8 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
         sum.hit5 |= valid;
         if (i == 0) sum.hit1 = valid;
     }
+    for (int i = 0; i < n_layer; i++) path[i] = i;
+    sum.corrected = sum.hit1 && train_result(&t->sources[question->source], path, n_layer) != POLAR_RESULT_VALID;
     sum.identity = polar_program_equal(&beams[0].program, &identity);
     return sum;
 }
@@ -15994,7 +16015,7 @@ static void train_gather(polar_trainer *t) {
 
 /* Puts the losses and hits of the held-out questions on the curve, without dropout. The loss per example is
  *     sum of w (seg + op) / sum of w + lambda * mean of the anti-identity terms */
-static void train_validate(polar_trainer *t, polar_train_epoch *out) {
+static int train_validate(polar_trainer *t, polar_train_epoch *out) {
     const int first = t->n_questions - t->n_validation;
     train_sum all;
     memset(&all, 0, sizeof all);
@@ -16012,12 +16033,14 @@ static void train_validate(polar_trainer *t, polar_train_epoch *out) {
             all.hit1 += s->hit1;
             all.hit5 += s->hit5;
             all.identity += s->identity;
+            all.corrected += s->corrected;
         }
     }
     out->validation_loss = all.loss / all.weight + mul64(t->options.anti_identity, all.anti / MAX(all.n_anti, 1));
     out->hit1 = (double)all.hit1 / t->n_validation;
     out->hit5 = (double)all.hit5 / t->n_validation;
     out->identity = (double)all.identity / t->n_validation;
+    return all.corrected;
 }
 
 /* After the last step of an epoch: its place on the curve, and the weights are kept if they are the best so far. What
@@ -16026,6 +16049,7 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
     train_state *s = &t->state;
     polar_train_epoch *x = &t->curve[s->epoch];
     const int n = t->n_steps - s->n_epoch_skipped;
+    int corrected = 0;
     double value;
     memset(x, 0, sizeof *x);
     x->lr = s->lr;
@@ -16033,11 +16057,12 @@ static polar_status train_end_epoch(polar_trainer *t, polar_error *e) {
     if (n == 0)
         return fail(e, POLAR_NUMERIC, "training: in epoch %d the loss of every step is not a finite number",
                     s->epoch + 1);
-    if (t->n_validation) train_validate(t, x);
+    if (t->n_validation) corrected = train_validate(t, x);
     /* what is compared: less is better */
     value = x->validation_loss;
     if (t->options.select == POLAR_SELECT_HIT1) value = -x->hit1;
     if (t->options.select == POLAR_SELECT_HIT5) value = -x->hit5;
+    if (t->options.select == POLAR_SELECT_CORRECTED) value = -corrected;
     if (!t->n_validation || s->best_epoch < 0 || value < s->best) {
         s->best = value;
         s->best_epoch = s->epoch;
@@ -16405,7 +16430,7 @@ static uint64_t train_fingerprint(const polar_trainer *t) {
     const polar_train_options *o = &t->options;
     const pred_shape *s = &t->net.shape;
     const double numbers[] = {o->n_epochs, o->batch, o->group, o->lr, o->schedule, o->warmup, o->weight_decay, o->clip,
-                              o->dropout, o->length_preference, o->anti_identity, o->select, t->n_questions,
+                              o->dropout, o->length_preference, o->anti_identity, o->focal, o->select, t->n_questions,
                               t->n_validation, t->n_examples, s->n_layer, s->d_model, s->n_head, s->n_block};
     uint64_t h = o->seed;
     for (int i = 0; i < COUNT(numbers); i++) h = pred_key(h, f64_bits(numbers[i]));

@@ -717,6 +717,7 @@ typedef struct polar_beam_options {
     int n_beams;           /* 5, at most POLAR_MAX_BEAMS; polar_picker_pick takes as many as it is asked for, if more */
     int n_ops;             /* 2: operations tried per segment, 1..3 */
     double length_penalty; /* 0; otherwise beams are ordered by score - length_penalty * length */
+    int keep_empty;        /* 1: polar_picker_pick gives programs that skip every layer, too */
 } polar_beam_options;
 /* A program that was proposed, with the logarithm of its probability. */
 typedef struct polar_candidate {
@@ -893,8 +894,11 @@ typedef struct polar_train_question {
 typedef enum polar_schedule { POLAR_SCHEDULE_COSINE, POLAR_SCHEDULE_LINEAR, POLAR_SCHEDULE_CONSTANT } polar_schedule;
 /* What happens to the identity path where a question has a shorter valid one too. */
 typedef enum polar_identity { POLAR_IDENTITY_PLAIN, POLAR_IDENTITY_REWEIGHT, POLAR_IDENTITY_DROP } polar_identity;
-/* The best epoch: least loss, or most held-out questions of which the first (one of five first) proposals is valid. */
-typedef enum polar_select { POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5 } polar_select;
+/* The best epoch: least loss, or most held-out questions of which the first (one of five first) proposals is valid;
+ * CORRECTED: the first one, of questions that the identity is not known to answer. */
+typedef enum polar_select {
+    POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5, POLAR_SELECT_CORRECTED
+} polar_select;
 
 /* One epoch of the loss curve. Values of validation are 0 without held-out questions. */
 typedef struct polar_train_epoch {
@@ -935,6 +939,7 @@ typedef struct polar_train_options {
     double identity_weight;     /* 0.3, for REWEIGHT */
     double length_preference;   /* 0: beta of weights exp(-beta length) */
     double anti_identity;       /* 0: lambda of a penalty on keeping all where the identity is not valid */
+    double focal;               /* 0: gamma of the focal loss, whose terms are (1 - p)^gamma times -ln p */
     int per_question;           /* 0; 1: the weights of a question's examples add up to 1 */
     double validation;          /* 0.1: share of the questions that is held out */
     polar_select select;        /* LOSS */

@@ -318,6 +318,15 @@ TEST(rows) {
                 n += (size_t)snprintf(found + n, sizeof found - n, n ? " %d%c" : "%d%c", index, question);
         CHECK_STR(found, runs[i][2]);
     }
+    /* paths with a query_id only: text and reference of the first row that has it, unless they have one of their own */
+    write_text("paths", "{\"query_id\":3,\"final_valid_transitions\":[]}\n"
+                        "{\"query_id\":\"4\",\"gt_ans\":\"17\"}\n{\"question\":\"own\",\"gt_ans\":2}\n");
+    snprintf(command, sizeof command, "polar search -m %s paths -o - --simulations 0 --texts rows", outside(DEMO));
+    RUN(command, 0, "\"index\":0,\"question\":\"C\",\"gt_ans\":\"1\"");
+    CHECK(strstr(output, "\"index\":1,\"question\":\"D\",\"gt_ans\":\"17\""));
+    CHECK(strstr(output, "\"index\":2,\"question\":\"own\",\"gt_ans\":\"2\""));
+    write_text("paths", "{\"query_id\":3}\n{\"query_id\":9}\n");
+    RUN(command, 1, "paths:2: no question, and no row of --texts has its query_id \"9\"");
     RUN("polar search -m x rows -o - --range 3:3", 2, "--range 3:3: expected A:B");
     RUN("polar search -m x rows -o - --range -1:3", 2, "expected A:B");
     snprintf(command, sizeof command, "polar search -m %s rows -o - --range 5:7", outside(DEMO));

@@ -243,7 +243,7 @@ static polar_train_options small_options(void) {
 }
 
 /* Every kind of parameter, with dropout: its gradient against differences of the loss. */
-TEST(differences) {
+static void check_differences(double focal) {
     synthetic s = synthetic_create(8, 1);
     polar_train_options o = small_options();
     polar_trainer *t;
@@ -251,6 +251,7 @@ TEST(differences) {
     pred_tensor list[PRED_MAX_TENSORS];
     float *grads;
     o.n_block = 2;
+    o.focal = focal;
     o.validation = POLAR_OFF;
     o.n_threads = 1;
     CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
@@ -283,6 +284,27 @@ TEST(differences) {
     free(grads);
     polar_trainer_free(t);
     synthetic_free(&s);
+}
+
+TEST(differences) {
+    check_differences(0);
+    check_differences(2);
+}
+
+/* The focal loss as its formula says, and the ordinary one with gamma 0. */
+TEST(focal) {
+    const float two[8] = {0, 3, 1, -1, 0.7f, -1, 0.5f, 2};
+    const double a[2] = {exp(3) / (exp(3) + exp(1) + exp(-1)), exp(2) / (exp(-1) + exp(0.5) + exp(2))};
+    const double starts = 1 / (1 + exp(-0.7));
+    const uint8_t labels[2] = {0, 2};
+    train_probs p;
+    for (int gamma = 0; gamma < 4; gamma++) {
+        double seg, op, expected = 0;
+        train_probabilities(&p, two, 2);
+        train_example_loss(&p, labels, 2, gamma, &seg, &op);
+        for (int i = 0; i < 2; i++) expected -= pow(1 - a[i], gamma) * log(a[i]) / 2;
+        CHECK(fabs(op - expected) < 1e-6 && fabs(seg + pow(1 - starts, gamma) * log(starts)) < 1e-6);
+    }
 }
 
 /* The loss that the menu's gradients are of, without dropout. */
@@ -379,6 +401,47 @@ static uint64_t weights_hash(const polar_trainer *t) {
 
 /* The same bits whatever the threads, the runner's order, the chunk of passes and the instruction set. */
 /* max_paths of a question's paths are trained on, each as likely as the others; 0 takes all. */
+/* Which epoch is kept: by the questions that the first proposal answers and the identity does not. */
+TEST(corrected) {
+    synthetic s = synthetic_create(200, 6);
+    polar_train_options o = small_options();
+    polar_trainer *t;
+    polar_error error;
+    static const int identity[N_LAYER] = {0, 1, 2, 3, 4, 5, 6};
+    polar_train_path *paths = s.memory[2];
+    int best = -1, best_epoch = 0;
+    for (int q = 0; q < s.n; q += 2) paths[q * 6] = (polar_train_path){identity, N_LAYER, POLAR_RESULT_VALID};
+    o.select = POLAR_SELECT_CORRECTED;
+    o.n_epochs = 12;
+    CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
+    for (int epoch = 0; epoch < o.n_epochs; epoch++) {
+        int corrected = 0;
+        CHECK(!polar_trainer_run(t, t->n_steps, &error));
+        for (int q = t->n_questions - t->n_validation; q < t->n_questions; q++) {
+            const polar_train_question *x = &s.questions[t->questions[q].source];
+            polar_predictor *now = NULL;
+            polar_candidate beams[5];
+            int calls[POLAR_MAX_CALLS], n;
+            CHECK(t->state.best_epoch != epoch || !polar_trainer_predictor(t, &now, &error));
+            if (now) {
+                CHECK(!pred_propose(now, x->features, x->n_tokens, NULL, beams, &n, &error));
+                n = polar_program_calls(&beams[0].program, calls, POLAR_MAX_CALLS);
+                corrected += train_result(x, calls, n) == POLAR_RESULT_VALID &&
+                             train_result(x, identity, N_LAYER) != POLAR_RESULT_VALID;
+            }
+            polar_predictor_close(now);
+        }
+        if (t->state.best_epoch == epoch) {
+            CHECK(corrected > best && t->state.best == -corrected);
+            best = corrected;
+            best_epoch = epoch;
+        }
+    }
+    CHECK(best > 0 && t->state.best_epoch == best_epoch);
+    polar_trainer_free(t);
+    synthetic_free(&s);
+}
+
 TEST(paths_of_a_question) {
     int calls[5][N_LAYER], chosen[N_LAYER + 1] = {0}, n_valid = 0, n_least = 0;
     polar_train_path paths[5];
@@ -779,7 +842,7 @@ TEST(calibration) {
 
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
-    ROW(reference), ROW(reference_tensors), ROW(differences), ROW(menu_differences),
+    ROW(reference), ROW(reference_tensors), ROW(differences), ROW(focal), ROW(corrected), ROW(menu_differences),
     ROW(paths_of_a_question), ROW(reproducible), ROW(resume),
     ROW(order), ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration), ROW(defaults),
 };

@@ -488,6 +488,91 @@ TEST(one_rule) {
     polar_model_close(m);
 }
 
+static void write_samples(const char *name, int n, const char *results) {
+    FILE *f = open_there(name, "wb");
+    CHECK(f != NULL);
+    for (int i = 0; f && i < n; i++)
+        fprintf(f, "{\"question\":\"%d birds?\",\"gt_ans\":\"1\",%s}\n", i, results);
+    if (f) fclose(f);
+}
+
+/* Which paths the published network learns from, by their number. */
+TEST(labels) {
+#define LABELS "polar train -m model.gguf %s --prompt 'Q: {question}' --heads programs --width 16 --epochs 1 " \
+               "--validation 0 --restart --json -o l.gguf %s"
+    static const char *const runs[][3] = {{"tried", "", "\"n_examples\":20,"}, /* three executions have no form */
+                                          {"tried", "--crop", "\"n_examples\":30,"},
+                                          {"tried", "--shortest", "\"n_examples\":10,"},
+                                          {"tried", "--shortest --crop", "\"n_examples\":10,"},
+                                          {"known", "", "\"n_examples\":20,"},
+                                          {"known", "--crop", "\"n_examples\":20,"}, /* two were tried, and wrong */
+                                          {"loops", "--crop --shortest", "\"n_examples\":10,"}};
+    write_samples("tried", 10, "\"final_valid_transitions\":[[0,1,1,1,2,3],[0,1,2,3],[0,2,3]],"
+                               "\"final_invalid_transitions\":[[3]]");
+    write_samples("known", 10, "\"final_valid_transitions\":[[0,1,1,1,2,3],[0,1,2,3],[0,2,3]],"
+                               "\"final_invalid_transitions\":[[0,1,1,2,3]]");
+    write_samples("loops", 10, "\"final_valid_transitions\":[[0,1,1,1,1,2,3],[0,1,2,1,2,1,2,3]],"
+                               "\"final_invalid_transitions\":[]"); /* cropped to 5 and 6 calls */
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        char command[400];
+        snprintf(command, sizeof command, LABELS, runs[i][0], runs[i][1]);
+        RUN(command, 0, runs[i][2]);
+    }
+    RUN("polar train -m model.gguf loops --prompt 'Q: {question}' --heads programs -o l.gguf", 1, "");
+}
+
+/* A network that is made to skip every layer: its first program counts as wrong and takes one of the places. */
+TEST(published) {
+    size_t n, at;
+    const char *error;
+    char *text;
+    json_document *d;
+    int n_records = 0, n_right = 0;
+    FILE *f = open_there("choices.jsonl", "wb");
+    polar_predictor *p = NULL;
+    RUN("polar train -m model.gguf tried --prompt 'Q: {question}' --heads programs --width 16 --epochs 1 -o e.gguf", 0,
+        "e.gguf");
+    CHECK(f && !polar_predictor_open(&p, there("e.gguf"), NULL, NULL));
+    if (p) {
+        p->net.w.op_bias[0] = p->net.w.seg_bias[0] = 20; /* every layer is a segment, and skipped */
+        CHECK(!polar_predictor_save(p, there("e.gguf"), NULL));
+    }
+    polar_predictor_close(p);
+    for (int i = 0; f && i < 12; i++)
+        fprintf(f, "{\"question\":\"%d fish?\",\"options\":[\"a\",\"b\",\"c\"],\"correct\":\"%c\"}\n", i, "ABC"[i % 3]);
+    if (f) fclose(f);
+    RUN("polar eval -m model.gguf -p e.gguf choices.jsonl --prompt 'Q: {question}' --reward choice -k 3 --beams 4 "
+        "--published -o published.json", 0, "pass@1 ");
+    text = read_back("published.json", &n);
+    d = text ? json_read(text, n, &error, &at) : NULL;
+    for (const json *x = d ? json_get(json_root(d), "samples")->child : NULL; x; x = x->next, n_records++) {
+        const json *m = json_get(json_get(json_root(d), "polar"), "methods")->child, *r = json_get(x, "results")->child;
+        const json *pass = NULL, *oracle = NULL, *first = NULL, *top = NULL;
+        int right;
+        for (; m && r; m = m->next, r = r->next) {
+            const char *name = json_get_text(m, "name");
+            if (!strcmp(name, "pass@1")) first = r;
+            if (!strcmp(name, "pass@3")) pass = r;
+            if (!strcmp(name, "decoded top-1")) top = r;
+            if (!strcmp(name, "decoded oracle@3")) oracle = r;
+        }
+        CHECK(pass && oracle && first && top);
+        if (!pass || !oracle || !first || !top) break;
+        CHECK(json_int(json_get(first, "right"), &right) && right == 0);
+        CHECK(json_int(json_get(top, "right"), &right));
+        n_right += right;
+        CHECK(json_get(pass, "runs")->length == 2 && json_get(oracle, "runs")->length == 3);
+        for (int i = 0; i < 2 && json_get(pass, "runs")->length == 2 && json_get(oracle, "runs")->length == 3; i++)
+            CHECK(item(json_get(pass, "runs"), i)->number == item(json_get(oracle, "runs"), i)->number);
+    }
+    CHECK(n_records == 12 && n_right > 0);
+    json_free(d);
+    free(text);
+    RUN("polar eval -m model.gguf -p e.gguf choices.jsonl --prompt 'Q: {question}' --reward choice -k 3 --beams 4 "
+        "-o plain.json", 0, "decoded top-1");
+    CHECK(!strstr(output, "pass@1"));
+}
+
 /* The bundled predictor holds a threshold that some answers reach and some do not; fitted anew to the evaluation of the
  * test before, in a copy. */
 TEST(cascade_threshold) {
@@ -506,6 +591,7 @@ int main(int argc, char **argv) {
         T(train), T(resume), T(predict), T(answers), T(long_questions), T(outputs), T(fingerprints),
     T(chat), T(text_in_and_out), T(bad_input),
         T(encoder), T(both_ways), T(one_rule), T(cascade_threshold),
+        T(labels), T(published),
     };
     write_model("model.gguf", 3);
     write_model("other.gguf", 4);

@@ -196,10 +196,17 @@ typedef struct cli_questions {
     struct cli_kept {
         struct cli_kept *next;
     } *texts;
+    const struct cli_join *join; /* while reading: rows whose texts are to be taken */
 } cli_questions;
 /* Reads at most `limit` questions (0: all) with the field names of GSM8K, MATH, SVAMP, ASDiv, MAWPS, AQuA, DART-Math,
  * ARC, MMLU and the supervision files. 0, or 1 after a message. */
 int cli_questions_read(cli_questions *questions, const char *path, int needs_answer, int limit);
+/* The same; objects without the text of a question take that, and without a reference that too, of the first row of the
+ * file `texts` (NULL: none) with the same query_id. */
+int cli_questions_read_joined(cli_questions *questions, const char *path, int needs_answer, int limit,
+                              const char *texts);
+#define CLI_TEXTS_OPTION(x) {"texts", 0, CLI_FILE, &(x), "FILE", \
+                             "rows with the texts of questions that have only a query_id"}
 void cli_questions_free(cli_questions *questions);
 /* Hash of a question's text by which it is known again; runs of white space count as one space. */
 uint64_t cli_fingerprint(const char *question);

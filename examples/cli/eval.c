@@ -10,6 +10,7 @@ typedef enum eval_kind {
     EVAL_PICK,      /* the first pick at a point */
     EVAL_VOTE, EVAL_CASCADE, EVAL_ORACLE, /* over the first k picks at point 0 */
     EVAL_DECODED, EVAL_DECODED_VOTE, EVAL_DECODED_ORACLE, /* the programs that the network of [P] decodes */
+    EVAL_PUBLISHED, EVAL_PUBLISHED_ORACLE, /* the same as [P] counts them: one that skips all is there, and wrong */
     EVAL_RANDOM,    /* the first pick with its edits elsewhere */
     EVAL_INFLUENCE, /* as many calls as the first pick, by block influence */
     EVAL_COVERAGE   /* the whole menu */
@@ -25,6 +26,7 @@ typedef struct eval_options {
     const char *model, *predictor, *encoder, *output, *validation, *fit, *menu;
     evaluate_options evaluate;
     cli_list programs, prices, skips;
+    int published;
     int k, time, show, json, any_model, merge, allow_overlap; /* k 0: 5, and for cascades what they were fitted for */
     uint64_t seed;
     polar_beam_options decode;
@@ -81,7 +83,8 @@ static score_method *add_method(eval *r, eval_kind kind, int point, const polar_
     memset(m, 0, sizeof *m);
     m->note = note;
     m->point = kind == EVAL_PICK || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE ? point : -1;
-    m->needs_answer = kind == EVAL_ORACLE || kind == EVAL_DECODED_ORACLE || kind == EVAL_COVERAGE;
+    m->needs_answer = kind == EVAL_ORACLE || kind == EVAL_DECODED_ORACLE || kind == EVAL_PUBLISHED_ORACLE ||
+                      kind == EVAL_COVERAGE;
     x->kind = kind;
     x->point = point;
     if (program) x->program = *program;
@@ -124,6 +127,8 @@ static void add_picks(eval *r) {
     if (!r->decoder) return;
     add_at_point(r, EVAL_DECODED, -1, "decoded top-1", "first program of the published decoding");
     if (s->k > 1) add_over(r, EVAL_DECODED_VOTE, "decoded vote", s->k, "vote over its first programs");
+    if (r->o->published)
+        add_over(r, EVAL_PUBLISHED, "pass", 1, "first decoded program; one that skips all layers is wrong, as in [P]");
 }
 
 static void add_baselines(eval *r) {
@@ -180,6 +185,8 @@ static int add_methods(eval *r) {
         add_over(r, EVAL_ORACLE, "oracle", s->k, "any of the first picks is right");
     if (r->decoder && s->k > 1)
         add_over(r, EVAL_DECODED_ORACLE, "decoded oracle", s->k, "any of the decoded programs is right");
+    if (r->decoder && s->k > 1 && r->o->published)
+        add_over(r, EVAL_PUBLISHED_ORACLE, "pass", s->k, "any is right; one that skips all takes a place, as in [P]");
     if (r->n_menu > 1) add_over(r, EVAL_COVERAGE, "oracle menu", r->n_menu, "any program of the menu is right");
     if (s->n_methods == SCORE_METHODS)
         return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
@@ -239,6 +246,32 @@ static int count_encoder(eval *r, const cli_question *q) {
     return 0;
 }
 
+/* The first programs that execute something, of which `n_published` are among the first k of all; the identity if there
+ * is none. */
+static int decode(eval *r, const cli_question *q) {
+    eval_work *w = r->work;
+    const int k = r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS;
+    const int n_beams = CLI_VALUE(r->o->decode.n_beams);
+    polar_candidate beams[POLAR_MAX_BEAMS];
+    polar_error e;
+    int n, most = r->o->published && n_beams > k ? n_beams : k;
+    if (most > POLAR_MAX_BEAMS) most = POLAR_MAX_BEAMS;
+    w->n_decoded = w->n_published = 0;
+    if (polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, beams, most, &n, &e))
+        return cli_fail("%s", e.message);
+    w->first_is_empty = n && !polar_program_length(&beams[0].program);
+    for (int i = 0; i < n && w->n_decoded < k; i++) {
+        if (!polar_program_length(&beams[i].program)) continue;
+        w->n_published += i < k;
+        w->decoded[w->n_decoded++] = beams[i];
+    }
+    if (n && !w->n_decoded) {
+        w->decoded[w->n_decoded] = beams[0];
+        w->decoded[w->n_decoded++].program = polar_program_identity(r->info.n_layer);
+    }
+    return 0;
+}
+
 /* What the predictor says about the question. */
 static int predict(eval *r, const cli_question *q) {
     eval_work *w = r->work;
@@ -250,10 +283,7 @@ static int predict(eval *r, const cli_question *q) {
             return cli_fail("%s", e.message);
         memcpy(w->probability, polar_picker_menu(r->picker), (size_t)r->n_menu * sizeof *w->probability);
     }
-    if (r->decoder &&
-        polar_picker_pick(r->decoder, q->text, strlen(q->text), w->prompt, w->n_prompt, w->decoded,
-                          r->scores.k < POLAR_MAX_BEAMS ? r->scores.k : POLAR_MAX_BEAMS, &w->n_decoded, &e))
-        return cli_fail("%s", e.message);
+    if (r->decoder && decode(r, q)) return 1;
     return count_encoder(r, q);
 }
 
@@ -299,6 +329,12 @@ static int list_runs(eval *r, const cli_question *q, int method) {
     case EVAL_DECODED_VOTE:
     case EVAL_DECODED_ORACLE:
         for (; n < w->n_decoded; n++) list[n] = w->decoded_runs[n];
+        break;
+    case EVAL_PUBLISHED:
+        if (!w->first_is_empty && w->n_published) list[n++] = w->decoded_runs[0];
+        break;
+    case EVAL_PUBLISHED_ORACLE:
+        for (; n < w->n_published; n++) list[n] = w->decoded_runs[n];
         break;
     case EVAL_COVERAGE:
         for (; n < r->n_menu; n++) list[n] = w->menu[n];
@@ -381,6 +417,8 @@ static int decide(const eval *r, const cli_question *q, int method) {
     w->n_listed[method] = n;
     x->chosen = list[chosen];
     x->right = w->runs[list[chosen]].right;
+    if ((kind == EVAL_PUBLISHED && w->first_is_empty) || (kind == EVAL_PUBLISHED_ORACLE && !w->n_published))
+        x->right = 0;
     x->seconds = -1;
     cost.n_prompt = w->n_prompt;
     cost.encoder_calls = w->encoder_calls;
@@ -457,7 +495,7 @@ static int time_methods(const eval *r, const cli_question *q, int index) {
         polar_error e = {POLAR_OK, ""};
         polar_status status;
         const double start = cli_seconds();
-        if (r->scores.methods[k].needs_answer) continue;
+        if (r->scores.methods[k].needs_answer || m->kind == EVAL_PUBLISHED) continue;
         if (m->kind == EVAL_FIXED || m->kind == EVAL_RANDOM || m->kind == EVAL_INFLUENCE)
             status = clock_program(r, &w->programs[w->lists[k][0]], &e);
         else status = clock_picks(r, q, m, &e);
@@ -609,6 +647,7 @@ static void put_settings(FILE *f, const eval *r) {
         fprintf(f, ",\"decode\":{\"beams\":%d", d->n_beams > r->scores.k ? d->n_beams : r->scores.k);
         json_put_number(f, "threshold", CLI_VALUE(d->threshold));
         json_put_number(f, "length_penalty", d->length_penalty);
+        if (o->published) fprintf(f, ",\"published\":true");
         fputc('}', f);
     }
     fprintf(f, ",\"feature_calls\":%d,\"k\":%d", r->scores.feature_calls, r->scores.k);
@@ -690,6 +729,7 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     polar_error e;
     o.head = head;
     o.beams = r->o->decode;
+    o.beams.keep_empty = r->o->published;
     o.encoder = r->encoder;
     o.any_model = r->o->any_model;
     o.session.n_ctx = r->n_ctx;
@@ -1172,6 +1212,8 @@ int command_eval(cli *c) {
         {"beams", 0, CLI_INT_OFF, &o.decode.n_beams, "N", "decoding: beams, at least K (5)"},
         {"length-penalty", 0, CLI_NUMBER, &o.decode.length_penalty, "X",
          "decoding: order by score - X * length (0)"},
+        {"published", 0, CLI_FLAG, &o.published, NULL,
+         "count pass@1 and pass@K as [P] does, too: a decoded program that skips all takes a place and is wrong"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
         {"menu", 0, CLI_FILE, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
         {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},

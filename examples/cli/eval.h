@@ -22,6 +22,7 @@ typedef struct eval_work {
     double probability[POLAR_MAX_MENU];
     polar_candidate decoded[POLAR_MAX_BEAMS];
     int n_decoded, decoded_runs[POLAR_MAX_BEAMS];
+    int first_is_empty, n_published; /* the first beam skips all; those of the first k beams that do not */
     int lists[SCORE_METHODS][POLAR_MAX_MENU], n_listed[SCORE_METHODS]; /* runs of each method */
     score_result results[SCORE_METHODS];
 } eval_work;

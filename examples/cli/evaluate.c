@@ -42,7 +42,7 @@ int evaluate_check(const evaluate_options *o, shard *s) {
 
 int evaluate_questions(cli_questions *qs, const char *file, const evaluate_options *o) {
     const int choose = o->level >= 0 || o->range || o->is_released;
-    int from, to, status = cli_questions_read(qs, file, 1, choose ? 0 : o->limit);
+    int from, to, status = cli_questions_read_joined(qs, file, 1, choose ? 0 : o->limit, o->texts);
     if (!status && (o->level >= 0 || (o->is_released && qs->n_responses)))
         status = cli_questions_select(qs, file, o->level >= 0 ? o->level : 1, o->sample_size);
     if (!status && o->range && read_range(o->range, &from, &to)) status = cli_questions_range(qs, file, from, to);

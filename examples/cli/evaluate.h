@@ -15,7 +15,7 @@ typedef struct evaluate_options {
     const char *reward, *kv, *kv_type, *prompt_program, *cpu, *shard;
     cli_prompt_options prompt;
     cli_list stop;
-    const char *range;
+    const char *range, *texts;
     int level, sample_size, tokens, limit, cache_mb, threads, skip_long;
     int is_released; /* rows of DART-Math's pool are chosen as in [P] without being asked to */
 } evaluate_options;
@@ -32,6 +32,7 @@ typedef struct evaluate_options {
     {"level", 0, CLI_INT, &(o).level, "N", \
      "of DART-Math's rows, one for each response, those of this level, and of each query_id the first"}, \
     {"sample-size", 0, CLI_INT, &(o).sample_size, "N", "... among the first N rows of that level; 0: all (2000)"}, \
+    CLI_TEXTS_OPTION((o).texts), \
     {"range", 0, CLI_TEXT, &(o).range, "A:B", "questions A to B-1, counted from 0, of those that are left"}, \
     {"limit", 0, CLI_INT, &(o).limit, "N", "the first N questions only"}, \
     CLI_SKIP_LONG_OPTION((o).skip_long), \

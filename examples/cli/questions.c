@@ -378,6 +378,58 @@ static int holds_nul(const json *v) {
     return v && strlen(v->text) != v->length;
 }
 
+typedef struct join_row {
+    uint64_t id; /* hash of its query_id */
+    int index;
+} join_row;
+
+/* Rows by their query_id. */
+struct cli_join {
+    cli_questions rows;
+    join_row *list; /* (rows.n), ascending */
+};
+
+static int by_id(const void *a, const void *b) {
+    const join_row *x = a, *y = b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->index - y->index;
+}
+
+/* The first row with a query_id, or NULL. */
+static const cli_question *find_row(const struct cli_join *join, const char *id) {
+    const uint64_t x = cli_fingerprint(id);
+    int low = 0, n = join->rows.n;
+    while (n > 0) {
+        const int half = n / 2;
+        if (join->list[low + half].id < x) low += half + 1, n -= half + 1;
+        else n = half;
+    }
+    for (; low < join->rows.n && join->list[low].id == x; low++) {
+        const cli_question *row = &join->rows.items[join->list[low].index];
+        if (!strcmp(row->query_id, id)) return row;
+    }
+    return NULL;
+}
+
+/* An object without a question: the row with its query_id, with its own reference if it has one. */
+static int join_question(cli_questions *qs, cli_question *q, const cli_objects *o, const json *object) {
+    const json *answer = find_answer(object);
+    const char *id = keep_field(qs, object, "query_id");
+    const cli_question *row = *id ? find_row(qs->join, id) : NULL;
+    if (!row)
+        return cli_fail("%s:%d: no question, and no row of --texts has its query_id \"%s\"", o->name, o->line, id);
+    *q = *row;
+    q->line = o->line;
+    if (answer && q->correct < 0) {
+        const polar_span a = answer->type == JSON_NUMBER
+                                 ? whole_number((polar_span){answer->text, answer->length})
+                                 : answer_reference(answer->text, answer->length);
+        if (holds_nul(answer)) return question_fails(o, "a text holds a NUL character");
+        if (a.length && !(q->answer = keep(qs, a.text, a.length))) return question_fails(o, "out of memory");
+    }
+    return 0;
+}
+
 static int read_question(cli_questions *qs, cli_question *q, const cli_objects *o, const json *object,
                          int needs_answer) {
     const json *body = find_body(object), *question = find_question(object), *answer = find_answer(object), *steps;
@@ -390,6 +442,7 @@ static int read_question(cli_questions *qs, cli_question *q, const cli_objects *
     q->steps = -1;
     if (!choices) choices = json_get(json_get(object, "question"), "choices");
     if (!options) options = choices;
+    if (!question && qs->join) return join_question(qs, q, o, object);
     if (!question) return question_fails(o, "no question (looked for question, problem, query, Question, input)");
     if (answer)
         a = answer->type == JSON_NUMBER ? whole_number((polar_span){answer->text, answer->length})
@@ -449,11 +502,13 @@ static int add_question(cli_questions *qs, const cli_objects *o, const json *obj
     return 0;
 }
 
-int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, int limit) {
+static int read_questions(cli_questions *qs, const char *path, int needs_answer, int limit,
+                          const struct cli_join *join) {
     cli_objects o;
     const json *object;
     int status = 0;
     memset(qs, 0, sizeof *qs);
+    qs->join = join;
     if (!cli_objects_open(&o, path)) return 1;
     while (!status && (limit <= 0 || qs->n < limit) && (object = cli_objects_next(&o)))
         status = add_question(qs, &o, object, needs_answer);
@@ -461,7 +516,38 @@ int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, in
     if (!status && !qs->n) status = cli_fail("%s: no questions", o.name);
     cli_objects_close(&o);
     set_checksum(qs);
+    qs->join = NULL;
     if (status) cli_questions_free(qs);
+    return status;
+}
+
+int cli_questions_read(cli_questions *qs, const char *path, int needs_answer, int limit) {
+    return read_questions(qs, path, needs_answer, limit, NULL);
+}
+
+int cli_questions_read_joined(cli_questions *qs, const char *path, int needs_answer, int limit, const char *texts) {
+    struct cli_join join;
+    int status;
+    if (!texts) return cli_questions_read(qs, path, needs_answer, limit);
+    memset(qs, 0, sizeof *qs);
+    if ((status = cli_questions_read(&join.rows, texts, needs_answer, 0))) return status;
+    if (!(join.list = malloc((size_t)join.rows.n * sizeof *join.list))) status = cli_fail("out of memory");
+    for (int i = 0; i < join.rows.n && !status; i++) {
+        join.list[i].id = cli_fingerprint(join.rows.items[i].query_id);
+        join.list[i].index = i;
+    }
+    if (!status) {
+        qsort(join.list, (size_t)join.rows.n, sizeof *join.list, by_id);
+        status = read_questions(qs, path, needs_answer, limit, &join);
+    }
+    if (!status) { /* the questions now own the texts */
+        struct cli_kept **last = &qs->texts;
+        while (*last) last = &(*last)->next;
+        *last = join.rows.texts;
+        join.rows.texts = NULL;
+    }
+    free(join.list);
+    cli_questions_free(&join.rows);
     return status;
 }
 
@@ -858,7 +944,7 @@ int cli_grade(const cli_prompt *p, const cli_question *q, const char *response, 
     char *text;
     polar_span found;
     int counts, status = 0, letter = -1;
-    /* The prompt ends in "Answer:" and no end of that begins another, so that the last one is in the response or there. */
+    /* The prompt ends in "Answer:", and no end of that begins another: the last one is in the response, or there. */
     for (const char *at = response; p->last_answer && (at = strstr(at, ANSWER));) response = at += strlen(ANSWER);
     n = strlen(response);
     text = malloc(n + box + 1);

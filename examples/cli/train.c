@@ -7,7 +7,8 @@
 
 typedef struct train_options {
     const char *model, *out, *heads, *feature, *encoder, *cache, *checkpoint, *cpu, *schedule, *identity, *select,
-        *pooling;
+        *pooling, *texts;
+    int crop, shortest;
     int layer, max_tokens, threads, restart, json, menu_size, cascade, limit, skip_long;
     double price;
     uint64_t seed;
@@ -38,6 +39,9 @@ typedef struct run {
     polar_train_path **paths;
     float **features;
     polar_train_question *data; /* in that order */
+    polar_train_question *labels;   /* the same for the published network, where options choose its paths; else NULL */
+    polar_train_path **label_paths; /* of each of those questions */
+    trials cropped;                 /* paths that no search tried */
     polar_predictor *predictor;
     polar_train_progress progress;
     polar_train_epoch *curve;
@@ -328,17 +332,82 @@ static int run_trainer(run *r, polar_trainer *t, const char *checkpoint) {
     return status ? cli_fail("%s", e.message) : 0;
 }
 
+/* Has the published network a form for the path? */
+static int has_form(const run *r, const polar_train_path *x) {
+    polar_program p;
+    return !polar_program_from_path(&p, r->info.n_layer, x->path, x->length, 4, 2, NULL);
+}
+
+/* A valid path that has no form as segments are executed 3 to 5 times becomes one with two executions; *out gets it
+ * unless the question has that path already. 0 without memory. */
+static int crop_path(run *r, const polar_train_path *paths, int n, const polar_train_path *x, polar_train_path *out) {
+    polar_program p;
+    int calls[POLAR_MAX_CALLS], length;
+    const trial *kept;
+    out->path = NULL;
+    if (x->result != POLAR_RESULT_VALID || has_form(r, x) ||
+        polar_program_from_path(&p, r->info.n_layer, x->path, x->length, 4, 5, NULL))
+        return 1;
+    for (int i = 0; i < p.n_segments; i++) {
+        if (p.segments[i].damped) return 1;
+        if (p.segments[i].times > 2) p.segments[i].times = 2;
+    }
+    length = polar_program_path(&p, calls, POLAR_MAX_CALLS);
+    for (int i = 0; i < n; i++)
+        if (paths[i].length == length && !memcmp(paths[i].path, calls, (size_t)length * sizeof *calls)) return 1;
+    if (!(kept = trials_add(&r->cropped, calls, length, NULL, 0))) return 0;
+    out->path = kept->path;
+    out->length = length;
+    out->result = POLAR_RESULT_VALID;
+    return 1;
+}
+
+/* The paths of a question that the published network learns from: those that were tried, with --crop also those that
+ * crop_path makes, with --shortest of the valid ones that have a form only those of least length. */
+static int choose_labels(run *r, int i) {
+    polar_train_question *x = &r->labels[i];
+    polar_train_path *paths = r->label_paths[i] = malloc(((size_t)x->n_paths * 2 + 1) * sizeof *paths);
+    int n = x->n_paths, n_kept = 0, least = POLAR_MAX_CALLS;
+    if (!paths) return cli_fail("out of memory");
+    if (n) memcpy(paths, x->paths, (size_t)n * sizeof *paths);
+    for (int k = 0; k < x->n_paths && r->o->crop; k++) {
+        if (!crop_path(r, paths, n, &x->paths[k], &paths[n])) return cli_fail("out of memory");
+        n += paths[n].path != NULL;
+    }
+    for (int k = 0; k < n; k++)
+        if (paths[k].result == POLAR_RESULT_VALID && paths[k].length < least && has_form(r, &paths[k]))
+            least = paths[k].length;
+    for (int k = 0; k < n; k++)
+        if (!r->o->shortest || paths[k].result != POLAR_RESULT_VALID || paths[k].length == least)
+            paths[n_kept++] = paths[k];
+    x->paths = paths;
+    x->n_paths = n_kept;
+    return 0;
+}
+
+static int choose_all_labels(run *r) {
+    int status = 0;
+    if (!r->o->crop && !r->o->shortest) return 0;
+    r->labels = malloc((size_t)r->n * sizeof *r->labels);
+    r->label_paths = calloc((size_t)r->n, sizeof *r->label_paths);
+    if (!r->labels || !r->label_paths) return cli_fail("out of memory");
+    memcpy(r->labels, r->data, (size_t)r->n * sizeof *r->labels);
+    for (int i = 0; i < r->n && !status; i++) status = choose_labels(r, i);
+    return status;
+}
+
 static int train_paper(run *r) {
     polar_train_options *o = &r->o->train;
     polar_trainer *t = NULL;
     polar_error e;
     char *checkpoint = checkpoint_name(r);
-    int status = !checkpoint;
+    int status = !checkpoint || choose_all_labels(r);
     o->seed = r->o->seed;
     o->n_threads = r->o->threads;
     o->progress = on_step;
     o->progress_user = r;
-    if (!status && polar_trainer_create(&t, r->info.n_layer, r->width, r->data, r->n, o, &e))
+    if (!status && polar_trainer_create(&t, r->info.n_layer, r->width, r->labels ? r->labels : r->data,
+                                          r->n, o, &e))
         status = cli_fail("%s: %s", r->file, e.message);
     if (!status) status = run_trainer(r, t, checkpoint);
     if (!status) {
@@ -652,7 +721,7 @@ static int train(run *r) {
     polar_model_get_info(r->model, &r->info);
     r->checksum = polar_model_checksum(r->model);
     if ((status = read_header(r)) || (status = open_prompt(r)) ||
-        (status = cli_questions_read(&r->questions, r->file, 0, r->o->limit)) ||
+        (status = cli_questions_read_joined(&r->questions, r->file, 0, r->o->limit, r->o->texts)) ||
         (status = cli_prompt_room(&r->prompt, &r->questions, r->file, 0, r->o->skip_long, &r->n_prompt)))
         return status;
     r->n = r->questions.n;
@@ -686,6 +755,10 @@ static void free_run(run *r) {
     free(r->trials);
     free(r->paths);
     free(r->features);
+    for (int q = 0; r->label_paths && q < r->n; q++) free(r->label_paths[q]);
+    free(r->label_paths);
+    free(r->labels);
+    trials_free(&r->cropped);
     free(r->data);
     free(r->order);
     free(r->curve);
@@ -701,7 +774,7 @@ static int read_words(train_options *o, run *r) {
     static const char *const heads[] = {"both", "programs", "menu", NULL},
                              *const schedules[] = {"cosine", "linear", "constant", NULL},
                              *const identities[] = {"plain", "reweight", "drop", NULL},
-                             *const selects[] = {"loss", "hit1", "hit5", NULL},
+                             *const selects[] = {"loss", "hit1", "hit5", "corrected", NULL},
                              *const poolings[] = {"attention", "sum", "last", "all", NULL};
     const int head = cli_word("--heads", o->heads, heads), schedule = cli_word("--schedule", o->schedule, schedules),
               identity = cli_word("--identity", o->identity, identities),
@@ -736,6 +809,7 @@ int command_train(cli *c) {
         {"encoder", 0, CLI_FILE, &o.encoder, "FILE", "encoder: its model"},
         {"max-tokens", 0, CLI_INT, &o.max_tokens, "N", "tokens of a question that are read (512)"},
         CLI_PROMPT_OPTIONS(o.prompt),
+        CLI_TEXTS_OPTION(o.texts),
         {"limit", 0, CLI_INT, &o.limit, "N", "only the first N questions (all)"},
         CLI_SKIP_LONG_OPTION(o.skip_long),
         {"cache", 0, CLI_FEATURES, &o.cache, "FILE", "keep the features here for later runs"},
@@ -766,9 +840,15 @@ int command_train(cli *c) {
          "programs: weights exp(-X length) (0; published 0.05)"},
         {"anti-identity", 0, CLI_NUMBER, &t->anti_identity, "X",
          "programs: penalty of keeping all where that is wrong (0)"},
+        {"crop", 0, CLI_FLAG, &o.crop, NULL,
+         "programs: learn two executions where a valid path has 3 to 5, which were dropped; hits count them as valid"},
+        {"shortest", 0, CLI_FLAG, &o.shortest, NULL,
+         "programs: learn the shortest valid paths only; hits count only them as valid"},
+        {"focal", 0, CLI_NUMBER, &t->focal, "X", "programs: focal loss, terms times (1 - P(label))^X (0)"},
         {"per-question", 0, CLI_FLAG, &t->per_question, NULL, "programs: weights of a question add up to 1"},
         {"validation", 0, CLI_NUMBER_OFF, &t->validation, "X", "programs: share of the questions held out (0.1)"},
-        {"select", 0, CLI_TEXT, &o.select, "HOW", "programs: best epoch by loss, hit1 or hit5 (loss)"},
+        {"select", 0, CLI_TEXT, &o.select, "HOW",
+         "programs: best epoch by loss, hit1, hit5, or corrected, hit1 where the identity is wrong (loss)"},
         {"menu-size", 0, CLI_INT, &o.menu_size, "N", "menu: at most so many programs (16)"},
         {"price", 0, CLI_NUMBER_OFF, &o.price, "X", "menu: of one pass through all layers, in probability (0.05)"},
         {"menu-epochs", 0, CLI_INT_OFF, &m->n_epochs, "N", "menu: epochs (40)"},
