@@ -7320,14 +7320,19 @@ typedef struct arch_row {
     int neox;     /* rope turns (x[i], x[i + half]); otherwise (x[2i], x[2i+1]) */
     int qkv_bias; /* biases on q, k, v must be there; others may be in any file */
     int qk_norm;  /* RMS norm on each head of q and k before rope */
-    int experts;  /* feed-forward is a mixture of experts with a shared one */
+    int experts;  /* feed-forward is a mixture of experts */
+    int shared;   /* with one more that all rows go to, behind a gate */
+    int renormed; /* the weights of a row's experts sum to 1, unless the file says otherwise */
+    int rope_gap; /* layers gap - 1, 2 gap - 1, ... are without rope; 0: none is */
 } arch_row;
 
 static const arch_row archs[] = {
-    {"llama", 0, 0, 0, 0},
-    {"qwen2", 1, 1, 0, 0},
-    {"qwen3", 1, 0, 1, 0},
-    {"qwen2moe", 1, 1, 0, 1},
+    {"llama", 0, 0, 0, 0, 0, 0, 0},
+    {"smollm3", 0, 0, 0, 0, 0, 0, 4},
+    {"qwen2", 1, 1, 0, 0, 0, 0, 0},
+    {"qwen3", 1, 0, 1, 0, 0, 0, 0},
+    {"qwen2moe", 1, 1, 0, 1, 1, 0, 0},
+    {"qwen3moe", 1, 0, 1, 1, 0, 1, 0},
 };
 
 /* A weight matrix: rows of n numbers. Experts lie one after the other. */
@@ -7462,6 +7467,7 @@ static polar_status model_experts(polar_model *m, polar_error *e) {
                     m->arch->name, m->n_expert);
     if (!m->arch->experts) return POLAR_OK;
     if (model_int(m, "expert_used_count", MODEL_NO_DEFAULT, 1, m->n_expert, &m->n_expert_used, e)) return e->status;
+    m->expert_norm = m->arch->renormed;
     norm = model_key_of(m, "expert_weights_norm");
     return gguf_get_bool(&m->file, norm.text, &m->expert_norm, 0, e);
 }
@@ -7599,13 +7605,14 @@ static polar_status model_expert_tensors(polar_model *m, int i, model_layer *y, 
         return e->status;
     m->n_ff_exp = y->gate_exps.rows;
     if (model_matrix(m, i, "ffn_up_exps", d, m->n_ff_exp, x, &y->up_exps, e) ||
-        model_matrix(m, i, "ffn_down_exps", m->n_ff_exp, d, x, &y->down_exps, e) ||
-        model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e))
+        model_matrix(m, i, "ffn_down_exps", m->n_ff_exp, d, x, &y->down_exps, e))
         return e->status;
-    m->n_ff_shexp = y->gate_shexp.rows;
     if (m->n_ff_exp > INT_MAX / 2 / x)
         return fail(e, POLAR_UNSUPPORTED, "%s: %d experts of width %d are more than is possible", m->file.name, x,
                     m->n_ff_exp);
+    if (!m->arch->shared) return POLAR_OK;
+    if (model_matrix(m, i, "ffn_gate_shexp", d, m->n_ff_shexp, 1, &y->gate_shexp, e)) return e->status;
+    m->n_ff_shexp = y->gate_shexp.rows;
     if (model_matrix(m, i, "ffn_up_shexp", d, m->n_ff_shexp, 1, &y->up_shexp, e) ||
         model_matrix(m, i, "ffn_down_shexp", m->n_ff_shexp, d, 1, &y->down_shexp, e))
         return e->status;
@@ -7675,12 +7682,15 @@ static polar_status model_place(polar_model *m, layout *l, polar_error *e) {
 static polar_status model_arch(polar_model *m, polar_error *e) {
     const char *s = NULL;
     size_t n = 0;
+    char known[200];
+    text_buffer t = {known, sizeof known, 0};
     if (gguf_get_str(&m->file, "general.architecture", &s, &n, 1, e)) return e->status;
     for (int i = 0; i < COUNT(archs); i++)
         if (strlen(archs[i].name) == n && !memcmp(archs[i].name, s, n)) m->arch = &archs[i];
     if (m->arch) return POLAR_OK;
-    return fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 and qwen2moe "
-                "are)", m->file.name, (int)MIN(n, 60), s);
+    for (int i = 0; i < COUNT(archs); i++) text_format(&t, "%s%s", i ? ", " : "", archs[i].name);
+    return fail(e, POLAR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported, expected one of %s", m->file.name,
+                (int)MIN(n, 60), s, known);
 }
 
 /* --- what nobody asked for --- */
@@ -8686,12 +8696,19 @@ static void call_add_norm(engine *e, float *hidden, int n_rows, const float *nor
 
 /* --- queries, keys, values; rope --- */
 
-/* Of n heads: RMS norm of each (qwen3), then rope, which turns pairs of numbers by the angles of the position. */
+/* Of n heads: RMS norm of each (qwen3), then rope, which turns pairs of numbers by the angles of the position, unless
+ * cs is NULL. */
 static void heads_position(const polar_model *m, float *x, int n, const float *norm, const float *cs) {
     for (int h = 0; h < n; h++, x += m->head_dim) {
         if (norm) m->kern->rms_norm(x, x, norm, m->head_dim, m->norm_eps);
-        m->kern->rope(x, cs, m->n_rot / 2, m->arch->neox);
+        if (cs) m->kern->rope(x, cs, m->n_rot / 2, m->arch->neox);
     }
+}
+
+/* Whether rope turns the heads of a layer: whatever the place of its call in the program. */
+static int layer_has_rope(const polar_model *m, const model_layer *y) {
+    const int gap = m->arch->rope_gap;
+    return !gap || (y - m->layers + 1) % gap;
 }
 
 /* A row's key or value (n_head_kv * head_dim) to its place in a slot. */
@@ -8711,10 +8728,11 @@ static void qkv_task(void *context, int r, int worker) {
     const polar_model *m = e->model;
     const call_row *row = &w->rows[r];
     const int dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
+    const float *cs = layer_has_rope(m, w->layer) ? row->cs : NULL;
     float *q = e->q + (size_t)r * (size_t)dq, *k = e->k + (size_t)r * (size_t)dk, *v = e->v + (size_t)r * (size_t)dk;
     (void)worker;
-    heads_position(m, q, m->n_head, w->layer->q_norm, row->cs);
-    heads_position(m, k, m->n_head_kv, w->layer->k_norm, row->cs);
+    heads_position(m, q, m->n_head, w->layer->q_norm, cs);
+    heads_position(m, k, m->n_head_kv, w->layer->k_norm, cs);
     kv_store(e, row->k, k, row->at, row->capacity);
     kv_store(e, row->v, v, row->at, row->capacity);
 }
@@ -8947,7 +8965,8 @@ static int experts_products(const engine *e, product *p, const matrix *m, const 
     return n;
 }
 
-/* out[r] = sum of weight * entry over the choices in their order + sigmoid(shared_gate[r]) * shared_out[r] */
+/* out[r] = sum of weight * entry over the choices in their order + sigmoid(shared_gate[r]) * shared_out[r], the last
+ * where there is a shared expert. */
 static void experts_combine(const engine *e, int n_rows) {
     const polar_model *m = e->model;
     const size_t d = (size_t)m->n_embd;
@@ -8958,11 +8977,12 @@ static void experts_combine(const engine *e, int n_rows) {
             const int c = r * m->n_expert_used + i;
             m->kern->axpy(out, e->chosen[c].weight, e->entry_out + (size_t)e->entry_of[c] * d, m->n_embd);
         }
-        m->kern->axpy(out, 1.0f / (1.0f + exp32(-e->shared_gate[r])), e->shared_out + (size_t)r * d, m->n_embd);
+        if (m->arch->shared)
+            m->kern->axpy(out, 1.0f / (1.0f + exp32(-e->shared_gate[r])), e->shared_out + (size_t)r * d, m->n_embd);
     }
 }
 
-/* out = the chosen experts of each row by their weights, and the shared expert behind its gate: (n_rows, n_embd). */
+/* out = the chosen experts of each row by their weights, and a shared expert behind its gate: (n_rows, n_embd). */
 static void mixture(engine *e, const model_layer *y, int n_rows) {
     const polar_model *m = e->model;
     product *p = e->products;
@@ -8978,8 +8998,10 @@ static void mixture(engine *e, const model_layer *y, int n_rows) {
     call_swiglu(e, n_rows * m->n_expert_used, m->n_ff_exp, form_of(&y->down_exps));
     n = experts_products(e, p, &y->down_exps, &e->act_gate, e->entry_identity, e->entry_out);
     products_run(e, p, n);
-    feed_forward(e, &y->gate_shexp, &y->up_shexp, &y->down_shexp, n_rows, e->shared_out);
-    product_run(e, &y->shared_gate, &e->act_normed, n_rows, e->shared_gate);
+    if (m->arch->shared) {
+        feed_forward(e, &y->gate_shexp, &y->up_shexp, &y->down_shexp, n_rows, e->shared_out);
+        product_run(e, &y->shared_gate, &e->act_normed, n_rows, e->shared_gate);
+    }
     experts_combine(e, n_rows);
 }
 
@@ -9007,8 +9029,8 @@ static void call_damp(const engine *e, int call, int r) {
 /* Forms for the products with the normed rows before the feed-forward part. */
 static int ffn_forms(const polar_model *m, const model_layer *y) {
     if (!m->arch->experts) return form_of(&y->gate) | form_of(&y->up);
-    return form_of(&y->router) | form_of(&y->gate_exps) | form_of(&y->up_exps) | form_of(&y->gate_shexp) |
-           form_of(&y->up_shexp) | form_of(&y->shared_gate);
+    return form_of(&y->router) | form_of(&y->gate_exps) | form_of(&y->up_exps) |
+           (m->arch->shared ? form_of(&y->gate_shexp) | form_of(&y->up_shexp) | form_of(&y->shared_gate) : 0);
 }
 
 /* Takes hidden (n_rows, n_embd) through a layer. Rows before `from` only leave their keys and values; on return their

@@ -151,7 +151,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
     fixture f = {NULL, 0, 0, seed, 0, 0};
     fixture_tensor t[128];
     const int d = shape->width, head = shape->head, dq = 4 * head, dk = 2 * head, ff = shape->ff;
-    const int moe = !strcmp(arch, "qwen2moe");
+    const int moe = strstr(arch, "moe") != NULL, shared = !strcmp(arch, "qwen2moe");
     const float w = 0.11f;
     size_t n_kv_at, n_tensors_at, offset = 0;
     int n = 0;
@@ -190,7 +190,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
             fx_tensor(t, &n, i, "attn_k.bias", QUANT_F32, 0.5f, 0, dk, 0, 0);
             fx_tensor(t, &n, i, "attn_v.bias", QUANT_F32, 0.5f, 0, dk, 0, 0);
         }
-        if (!strcmp(arch, "qwen3")) {
+        if (!strncmp(arch, "qwen3", 5)) {
             fx_tensor(t, &n, i, "attn_q_norm.weight", QUANT_F32, 0.2f, 1, head, 0, 0);
             fx_tensor(t, &n, i, "attn_k_norm.weight", QUANT_F32, 0.2f, 1, head, 0, 0);
         }
@@ -204,6 +204,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
         fx_tensor(t, &n, i, "ffn_gate_exps.weight", type, w, 0, d, ff, FX_EXPERTS);
         fx_tensor(t, &n, i, "ffn_up_exps.weight", type, w, 0, d, ff, FX_EXPERTS);
         fx_tensor(t, &n, i, "ffn_down_exps.weight", type, w, 0, ff, d, FX_EXPERTS);
+        if (!shared) continue;
         fx_tensor(t, &n, i, "ffn_gate_inp_shexp.weight", QUANT_F32, w, 0, d, 0, 0);
         fx_tensor(t, &n, i, "ffn_gate_shexp.weight", type, w, 0, d, ff, 0);
         fx_tensor(t, &n, i, "ffn_up_shexp.weight", type, w, 0, d, ff, 0);
@@ -231,11 +232,11 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
 
 /* The width is 256, so that every type fits; head size 32 in qwen3 and 64 elsewhere. */
 static fixture fixture_model(const char *arch, int type, uint64_t seed) {
-    const fixture_shape shape = {FX_LAYERS, 256, !strcmp(arch, "qwen3") ? 32 : 64, 256, FX_VOCAB, FX_CTX, 0};
+    const fixture_shape shape = {FX_LAYERS, 256, !strncmp(arch, "qwen3", 5) ? 32 : 64, 256, FX_VOCAB, FX_CTX, 0};
     return fixture_shaped(arch, type, seed, &shape);
 }
 
-static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe"};
+static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe"};
 
 /* The model of a fixture, which must outlive it. */
 static MAYBE_UNUSED polar_model *fx_open(const fixture *f, polar_cpu cpu) {

@@ -120,7 +120,8 @@ static const golden_model golden_models[] = {
     {0, QUANT_Q3_K, 0x8db66bdfc58a43a0}, {1, QUANT_Q5_K, 0xd57af0a52b46e546},
     {2, QUANT_Q6_K, 0x33f908653e3a0cd6}, {3, QUANT_Q8_0, 0x8ed18a80122e2317},
     {0, QUANT_Q4_K, 0xc0eadc8c028f68bd}, {1, QUANT_IQ4_XS, 0x40849f0a7b132563},
-    {2, QUANT_Q8_0, 0x1b8250036d1d5352},
+    {2, QUANT_Q8_0, 0x1b8250036d1d5352}, {4, QUANT_Q4_K, 0x9f667abc3d5aac79},
+    {5, QUANT_Q6_K, 0x3e128d4fcea130b5},
 };
 
 TEST(models) {

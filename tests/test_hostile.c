@@ -107,7 +107,7 @@ static size_t data_start(const fixture *f) {
 TEST(flipped_bits) {
     const int types[] = {QUANT_Q4_0, QUANT_F16, QUANT_F32, QUANT_IQ4_NL};
     for (int a = 0; a < COUNT(fx_archs); a++) {
-        fixture f = fixture_small(fx_archs[a], types[a], 1);
+        fixture f = fixture_small(fx_archs[a], types[a % COUNT(types)], 1);
         const size_t start = data_start(&f) * 8, every = test_quick() ? 97 : a ? 5 : 1;
         int opened = 0, refused = 0;
         for (size_t i = 0; i < 8 * f.size; i += i < start ? every : 61 * every) {
