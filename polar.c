@@ -7328,11 +7328,11 @@ typedef struct arch_row {
 
 static const arch_row archs[] = {
     {"llama", 0, 0, 0, 0, 0, 0, 0},
-    {"smollm3", 0, 0, 0, 0, 0, 0, 4},
     {"qwen2", 1, 1, 0, 0, 0, 0, 0},
     {"qwen3", 1, 0, 1, 0, 0, 0, 0},
     {"qwen2moe", 1, 1, 0, 1, 1, 0, 0},
     {"qwen3moe", 1, 0, 1, 1, 0, 1, 0},
+    {"smollm3", 0, 0, 0, 0, 0, 0, 4},
 };
 
 /* A weight matrix: rows of n numbers. Experts lie one after the other. */

@@ -237,7 +237,7 @@ POLAR_API const char *polar_chat_name(polar_chat chat);
 
 /* What a model is. Strings are NUL-terminated. */
 typedef struct polar_model_info {
-    const char *architecture;    /* "llama", "smollm3", "qwen2", "qwen3", "qwen2moe", "qwen3moe" */
+    const char *architecture;    /* "llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "smollm3" */
     const char *name;            /* general.name, or "" */
     const char *tokenizer;       /* "llama-bpe", "qwen2", "gpt-2", "llama" */
     int n_layer, n_embd;         /* layers D; width of the residual stream */
