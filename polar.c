@@ -10012,27 +10012,27 @@ static draw_item *draw_sort(draw_item *x, int n, int room) {
     return from;
 }
 
-/* The number of candidates that the filters keep, of n in order. They look at probabilities before temperature: of
+/* The number of candidates that top_k and top_p keep, of n in order. They look at probabilities before temperature: of
  * the numbers in x, which sum to `sum`. */
 static int draw_filter(const polar_sampling *o, const draw_item *x, int n, float sum) {
     float mass = 0;
     int kept = 0;
     if (o->top_k > 0) n = MIN(n, o->top_k);
-    for (; kept < n; kept++) {
-        const float p = bits_f32(x[kept].bits);
-        if (kept && ((o->top_p > 0 && o->top_p < 1 && mass >= o->top_p * sum) || p < o->min_p)) break;
-        mass += p;
-    }
+    if (!(o->top_p > 0 && o->top_p < 1)) return n;
+    for (; kept < n && (!kept || mass < o->top_p * sum); kept++) mass += bits_f32(x[kept].bits);
     return kept;
 }
 
 /* A draw with a temperature. The probabilities are behind the candidates, which are made of them: all but what min_p
- * drops and a logit of -infinity rules out. So there is always the likeliest, whose probability is e^0 = 1. */
+ * drops and a logit of -infinity rules out. So there is always the likeliest, whose probability is e^0 = 1. One number
+ * in [0, 1) finds the token in the row of the candidates: the likelier first where top_k or top_p have to know them,
+ * and as in the vocabulary otherwise, since sorting takes longer than all the rest. */
 static int draw_hot(const kern *k, const polar_sampling *o, const float *logits, int n, uint64_t *state,
                     draw_item *x) {
     const float least = MIN(o->min_p, 1);
+    const int in_order = o->top_k > 0 || (o->top_p > 0 && o->top_p < 1);
     float *p = (float *)(void *)(x + n), sum, max = -INFINITY, total = 0, u;
-    draw_item *sorted;
+    draw_item *sorted = x;
     int left = 0;
     memcpy(p, logits, (size_t)n * sizeof *p);
     sum = k->softmax(p, n);
@@ -10042,8 +10042,8 @@ static int draw_hot(const kern *k, const polar_sampling *o, const float *logits,
         left += !(p[i] < least) && logits[i] > -INFINITY;
         max = MAX(max, logits[i]);
     }
-    sorted = draw_sort(x, left, n);
-    left = draw_filter(o, sorted, left, sum);
+    if (in_order) sorted = draw_sort(x, left, n);
+    if (in_order) left = draw_filter(o, sorted, left, sum);
     p = (float *)(void *)(sorted == x ? x + n : x); /* e^((logit - max) / temperature): of those the largest is e^0 */
     for (int i = 0; i < n; i++) p[i] = (logits[i] - max) / o->temperature;
     k->softmax(p, n);

@@ -93,8 +93,8 @@ TEST(sample_ruled_out) {
     }
 }
 
-/* The definition: candidates sorted by probability, then by id; a prefix of them; weights with the temperature, summed
- * from the least likely; the draw goes down from the likeliest. */
+/* The definition: candidates sorted by probability, then by id, where top_k or top_p keep a prefix of them; weights with
+ * the temperature, summed from the last; the draw goes from the first. */
 static const float *sorted_by;
 
 static int by_probability(const void *a, const void *b) {
@@ -110,11 +110,13 @@ static int sample_slowly(const polar_sampling *o, const float *logits, int n, ui
     for (int i = 0; i < n; i++) ids[i] = i, p[i] = logits[i], max = logits[i] > max ? logits[i] : max;
     sum = kern_plain.softmax(p, n);
     sorted_by = p;
-    qsort(ids, (size_t)n, sizeof *ids, by_probability);
-    for (; kept < n; mass += p[ids[kept++]])
-        if (kept && ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum) ||
-                     p[ids[kept]] < o->min_p))
-            break;
+    if (o->top_k > 0 || o->top_p < 1) qsort(ids, (size_t)n, sizeof *ids, by_probability);
+    for (int i = 0; i < n; i++) {
+        if (kept && ((o->top_k > 0 && kept >= o->top_k) || (o->top_p < 1 && mass >= o->top_p * sum))) break;
+        if (p[ids[i]] < o->min_p) continue;
+        mass += p[ids[i]];
+        ids[kept++] = ids[i];
+    }
     for (int i = kept; i-- > 0; total += weights[i]) weights[i] = exp32((logits[ids[i]] - max) / o->temperature);
     u = rng_float(state) * total;
     for (int i = 0; i + 1 < kept; i++)
@@ -135,12 +137,13 @@ TEST(sample_definition) {
         if (round % 5 == 2) o.top_p = 0.05f + 0.9f * rng_float(&seed);
         if (round % 5 == 3) o.min_p = rng_float(&seed);
         if (round % 7 == 3) o.temperature = 1;
+        if (round % 35 == 6) o.min_p = rng_float(&seed); /* beside top_k */
         CHECK(polar_sample(&o, logits, n, NULL, 0, &state, scratch, sizeof scratch) ==
               sample_slowly(&o, logits, n, &slow));
     }
 }
 
-/* Temperature alone costs some passes over the vocabulary, such as that of its softmax, and no sort by comparisons. */
+/* Temperature alone costs some passes over the vocabulary, such as that of its softmax, and no sort. */
 TEST(sample_time) {
     const int n = 150000;
     float *logits = malloc((size_t)n * sizeof *logits), *scratch = malloc((size_t)n * POLAR_SAMPLE_BYTES);
@@ -162,7 +165,7 @@ TEST(sample_time) {
         if (seconds < best[i % 2]) best[i % 2] = seconds;
     }
     if (getenv("POLAR_TIMES")) printf("softmax %.3f ms, temperature %.3f ms\n", best[0] * 1e3, best[1] * 1e3);
-    CHECK(test_quick() || best[1] < 50 * best[0] + 0.0005); /* a sanitizer makes every load a call */
+    CHECK(test_quick() || best[1] < 10 * best[0] + 0.0005); /* a sanitizer makes every load a call */
     free(logits), free(scratch);
 }
 
@@ -642,7 +645,7 @@ TEST(raw_bytes) {
     g.sampling.temperature = 3;
     o.n_threads = 1;
     CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
-    for (int seed = 0; seed < 5; seed++) {
+    for (int seed = 0; seed < 15; seed++) {
         g.sampling.seed = (uint64_t)seed;
         g.raw_bytes = 0;
         generate(m, &g, text, sizeof text, &r);

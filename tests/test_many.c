@@ -141,7 +141,7 @@ TEST(same_as_alone) {
     const int types[] = {QUANT_Q8_0, QUANT_F32, QUANT_Q4_0, QUANT_Q4_K};
     fixture f[4];
     for (int i = 0; i < 4; i++) f[i] = fixture_model(fx_archs[i], types[i], 7);
-    for (int i = 0; i < 32 && !test_failures; i += test_quick() ? 5 : 1) {
+    for (int i = 0; i < 32 && !test_failures; i += test_quick() ? 11 : 1) {
         round_options w;
         w.arch = fx_archs[i % 4];
         w.type = types[i % 4];
@@ -259,7 +259,7 @@ static void calm(polar_model *m, float by) {
 /* Results as alone, reported in an order that depends on them alone. */
 TEST(stream) {
     int n_early = 0;
-    for (int i = 0; i < (test_quick() ? 3 : 6) && !test_failures; i++) {
+    for (int i = 0; i < (test_quick() ? 2 : 6) && !test_failures; i++) {
         fixture f = fixture_model(fx_archs[i % 4], QUANT_Q8_0, 7);
         polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
         const uint64_t seed = (uint64_t)i;
@@ -532,7 +532,7 @@ TEST(errors) {
     programs p;
     const int32_t prompt[] = {5, 6, 7, 8, 9}, draft[] = {1, 2, 3};
     expected x[5];
-    const int step = test_quick() ? 7 : 1;
+    const int step = test_quick() ? 31 : 1;
     int failed = 0;
     polar_many_options o = {0};
     random_programs(&p, 5);
