@@ -438,7 +438,7 @@ POLAR_API polar_status polar_session_clone(polar_session **out, const polar_sess
 /* --- [gen] sampling and generation ------------------------------------------------------------------ */
 /* How a token is drawn, in this order. The logit l of each token that was there already becomes l / repetition_penalty
  * if it is positive, l * repetition_penalty if not (arXiv 1909.05858). top_k, top_p and min_p choose by probabilities
- * before temperature; the draw among what is left has it. */
+ * before temperature; the draw among what is left has it. Without top_k and top_p nothing is sorted. */
 typedef struct polar_sampling {
     float temperature; /* 0: greedy, the largest logit, lowest id on ties */
     int top_k;         /* keeps so many of the likeliest; 0: off */
@@ -879,7 +879,6 @@ POLAR_API polar_status polar_ask(const polar_model *model, const char *question,
 #ifndef POLAR_NO_TRAIN
 /* --- [train] training ------------------------------------------------------------------------------- */
 typedef enum polar_result_kind { POLAR_RESULT_UNKNOWN, POLAR_RESULT_VALID, POLAR_RESULT_INVALID } polar_result_kind;
-
 typedef struct polar_train_path {
     const int *path; /* calls */
     int length;
@@ -896,9 +895,7 @@ typedef enum polar_schedule { POLAR_SCHEDULE_COSINE, POLAR_SCHEDULE_LINEAR, POLA
 typedef enum polar_identity { POLAR_IDENTITY_PLAIN, POLAR_IDENTITY_REWEIGHT, POLAR_IDENTITY_DROP } polar_identity;
 /* The best epoch: least loss, or most held-out questions of which the first (one of five first) proposals is valid;
  * CORRECTED: the first one, of questions that the identity is not known to answer. */
-typedef enum polar_select {
-    POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5, POLAR_SELECT_CORRECTED
-} polar_select;
+typedef enum { POLAR_SELECT_LOSS, POLAR_SELECT_HIT1, POLAR_SELECT_HIT5, POLAR_SELECT_CORRECTED } polar_select;
 
 /* One epoch of the loss curve. Values of validation are 0 without held-out questions. */
 typedef struct polar_train_epoch {
