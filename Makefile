@@ -4,7 +4,9 @@ CFLAGS ?= -O2
 WARN = -Wall -Wextra
 LIBS = -lpthread -lm
 CLI = $(sort $(wildcard examples/cli/*.c)) examples/answer/answer.c
-TESTS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
+# Those that take longest first, so that no core waits for the last.
+LONG_TESTS = test_session test_train_cli test_eval_cli test_many
+TESTS = $(LONG_TESTS) $(filter-out $(LONG_TESTS),$(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c))))
 # The level at which compiling and running take least in all, unless the user says otherwise.
 TEST_CFLAGS ?= -O1
 

@@ -579,7 +579,7 @@ TEST(errors) {
 TEST(memory_bound) {
     fixture f = fixture_model("llama", QUANT_Q4_0, 6);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (test_quick() ? 1 : 3); i++) {
         polar_many_options o = {0};
         polar_many_stats s;
         polar_many *y = NULL;
