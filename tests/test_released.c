@@ -179,7 +179,7 @@ static int check_sample(const polar_model *model, const json *sample, int story,
         CHECK(trial && is_path(json_get(trial, "path"), path_of(s, s->current), n));
         CHECK(trial && json_int(json_get(trial, "reward"), &reward) && reward == right);
         if (s->current) {
-            const node *before = &s->nodes[s->nodes[s->current].parent];
+            const tree_node *before = &s->nodes[s->nodes[s->current].parent];
             CHECK(trial && is_path(json_get(trial, "parent_path"), s->layers + before->path, before->n_path));
         }
         released_report(s, right);

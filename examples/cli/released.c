@@ -75,7 +75,7 @@ int released_below(released_rng *rng, int n) {
 
 /* A node is a path. Its children are all paths that one more edit makes and no node had before; they stand side by side
  * in the list of nodes. */
-typedef struct node {
+typedef struct tree_node {
     size_t path;   /* where its layers begin in `layers` */
     int n_path;
     int parent;    /* -1 at the root */
@@ -86,7 +86,7 @@ typedef struct node {
     int closed;    /* nothing is left below */
     int evaluated; /* the simulation that ran it, -1 for the identity; NOT_EVALUATED */
     double reward;
-} node;
+} tree_node;
 
 #define NOT_EVALUATED (-2)
 
@@ -99,7 +99,7 @@ typedef struct step {
 struct released_search {
     int n_layer, min_calls, max_calls, n_simulations;
     released_rng rng;
-    node *nodes;
+    tree_node *nodes;
     int n_nodes, nodes_capacity;
     uint8_t *layers; /* paths of all nodes */
     size_t n_layers, layers_capacity;
@@ -141,7 +141,7 @@ static uint32_t path_hash(const uint8_t *path, int n) {
 static int table_place(const released_search *s, const uint8_t *path, int n) {
     int i = (int)(path_hash(path, n) & (uint32_t)(s->table_size - 1));
     while (s->table[i]) {
-        const node *x = &s->nodes[s->table[i] - 1];
+        const tree_node *x = &s->nodes[s->table[i] - 1];
         if (x->n_path == n && !memcmp(s->layers + x->path, path, (size_t)n)) break;
         i = (i + 1) & (s->table_size - 1);
     }
@@ -152,7 +152,7 @@ static int table_place(const released_search *s, const uint8_t *path, int n) {
 static int make_room(released_search *s) {
     if (s->n_nodes == s->nodes_capacity) {
         const int capacity = s->nodes_capacity ? 2 * s->nodes_capacity : 1024, size = 2 * capacity;
-        node *nodes = realloc(s->nodes, (size_t)capacity * sizeof *nodes);
+        tree_node *nodes = realloc(s->nodes, (size_t)capacity * sizeof *nodes);
         int *table;
         if (nodes) s->nodes = nodes;
         if (!nodes || !(table = calloc((size_t)size, sizeof *table))) return 0;
@@ -174,7 +174,7 @@ static int make_room(released_search *s) {
 
 /* A path becomes a child of `parent`, unless it belongs to a node already. */
 static void add_node(released_search *s, int parent, const uint8_t *path, int n) {
-    node *x;
+    tree_node *x;
     int place;
     if (s->failed || !make_room(s)) {
         s->failed = 1;
@@ -229,7 +229,7 @@ static void expand(released_search *s, int parent) {
 /* Of the children that are not closed: the one of number `index`, or with index -1 the one of the greatest bound, of
  * equals the first. *n gets their number. Returns -1 if there is none. */
 static int open_child(const released_search *s, int parent, int index, int *n) {
-    const node *p = &s->nodes[parent];
+    const tree_node *p = &s->nodes[parent];
     int best = -1;
     *n = 0;
     for (int i = p->first_child; i < p->first_child + p->n_children; i++) {
@@ -253,14 +253,14 @@ static int descend(released_search *s) {
 
 /* By layer index; a path that the other begins with comes first. */
 static int path_before(const released_search *s, int a, int b) {
-    const node *x = &s->nodes[a], *y = &s->nodes[b];
+    const tree_node *x = &s->nodes[a], *y = &s->nodes[b];
     const int n = x->n_path < y->n_path ? x->n_path : y->n_path, order = memcmp(path_of(s, a), path_of(s, b), (size_t)n);
     return order ? order < 0 : x->n_path < y->n_path;
 }
 
 /* A child at random: that of the drawn rank in the order of the paths, all of which differ. */
 static int draw_child(released_search *s, int parent) {
-    const node *p = &s->nodes[parent];
+    const tree_node *p = &s->nodes[parent];
     const int end = p->first_child + p->n_children, wanted = released_below(&s->rng, p->n_children);
     for (int i = p->first_child; i < end; i++) {
         int rank = 0;
@@ -274,7 +274,7 @@ static int draw_child(released_search *s, int parent) {
  * with the visits V of the root, which is counted last. */
 static void back_up(released_search *s, int from) {
     for (int i = from; i >= 0; i = s->nodes[i].parent) {
-        node *x = &s->nodes[i];
+        tree_node *x = &s->nodes[i];
         int n_open;
         x->visits++;
         x->total += s->last;
@@ -316,7 +316,7 @@ int released_next(released_search *s, int *path) {
 }
 
 void released_report(released_search *s, double reward) {
-    node *x;
+    tree_node *x;
     if (s->current < 0) return;
     x = &s->nodes[s->current];
     x->reward = s->last = reward;
@@ -421,7 +421,7 @@ int released_results(const released_search *s, released_result **list) {
     }
     queue[0] = 0;
     for (int at = 0; at < end; at++) {
-        const node *x = &s->nodes[queue[at]];
+        const tree_node *x = &s->nodes[queue[at]];
         for (int i = 0; i < x->n_children; i++) queue[end++] = x->first_child + i;
         if (x->evaluated == NOT_EVALUATED) continue;
         found[n].result.path = path_of(s, queue[at]);

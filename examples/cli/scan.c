@@ -37,11 +37,11 @@ typedef struct candidate {
 
 /* Programs that are measured on the same questions. */
 enum { GRID, DENSE, HELD_OUT, N_STAGES };
-typedef struct stage {
+typedef struct scan_stage {
     int planned, n, n_done;
     int *items;     /* (n) candidates */
     measure **rows; /* by probe: (n), or NULL */
-} stage;
+} scan_stage;
 
 /* A winner on the held-out questions of a file. */
 typedef struct verdict {
@@ -64,7 +64,7 @@ typedef struct run {
     int n_probes, n_held_out;
     candidate *candidates;
     int n_candidates, capacity;
-    stage stages[N_STAGES];
+    scan_stage stages[N_STAGES];
     verdict *verdicts; /* (winners, n_files) */
     cli_text header;
     cli_journal journal;
@@ -98,7 +98,7 @@ static int has_candidate(const run *r, int operation, int start, int end) {
 }
 
 /* Lets a stage measure a candidate. */
-static int stage_add(stage *s, int item) {
+static int stage_add(scan_stage *s, int item) {
     int *items = realloc(s->items, ((size_t)s->n + 1) * sizeof *items);
     if (!items) return cli_fail("out of memory");
     s->items = items;
@@ -237,7 +237,7 @@ static int plan_dense(run *r) {
 
 /* The identity and the winners. */
 static int plan_held_out(run *r) {
-    stage *s = &r->stages[HELD_OUT];
+    scan_stage *s = &r->stages[HELD_OUT];
     int *best = malloc(((size_t)r->o->winners + 1) * sizeof *best), n, status = 0;
     if (!best) return cli_fail("out of memory");
     n = choose_best(r, r->o->winners, 1, best);
@@ -254,7 +254,7 @@ static int stage_size(const run *r, int stage) {
 
 /* What a stage measures follows from what the stages before it have measured. */
 static int plan_stage(run *r, int k) {
-    stage *s = &r->stages[k];
+    scan_stage *s = &r->stages[k];
     int status = 0;
     if (s->planned) return 0;
     if (k && (status = plan_stage(r, k - 1))) return status;
@@ -286,7 +286,7 @@ static int score_tokens(run *r, polar_path path, const int32_t *tokens, int n, d
     return 0;
 }
 
-static int measure_likelihood(run *r, const stage *s, const probe *p, measure *m) {
+static int measure_likelihood(run *r, const scan_stage *s, const probe *p, measure *m) {
     int32_t *reference, *control = NULL;
     int n_reference, n, status = cli_prompt_draft(&r->form, p->question->answer, &reference, &n_reference);
     if (!status) status = cli_prompt_draft(&r->form, p->other->answer, &control, &n);
@@ -301,7 +301,7 @@ static int measure_likelihood(run *r, const stage *s, const probe *p, measure *m
     return status;
 }
 
-static int measure_accuracy(run *r, const stage *s, const probe *p, measure *m) {
+static int measure_accuracy(run *r, const scan_stage *s, const probe *p, measure *m) {
     polar_path *paths = malloc((size_t)s->n * sizeof *paths);
     attempt *attempts = calloc((size_t)s->n, sizeof *attempts);
     const polar_judge *judge = &p->question->judge;
@@ -385,7 +385,7 @@ static int on_record(void *user, polar_span text, int64_t at) {
         status = cli_fail("%s: a record belongs to no question of this run", r->journal.path);
     if (!status) status = plan_stage(r, k);
     if (!status) {
-        stage *s = &r->stages[k];
+        scan_stage *s = &r->stages[k];
         measure *m = calloc((size_t)s->n + 1, sizeof *m);
         if (!m) status = cli_fail("out of memory");
         else if (s->rows[index] || !read_measures(json_get(v, "scores"), m, s->n, 0) ||
@@ -406,7 +406,7 @@ static int on_record(void *user, polar_span text, int64_t at) {
 }
 
 static int measure_probe(run *r, int k, int index) {
-    const stage *s = &r->stages[k];
+    const scan_stage *s = &r->stages[k];
     const probe *p = &r->probes[index];
     measure *m = calloc((size_t)s->n, sizeof *m);
     cli_text text = {0};
@@ -432,7 +432,7 @@ static int measure_probe(run *r, int k, int index) {
 /* On a terminal a bar that grows, elsewhere a line every half minute. */
 static void tell(run *r, int k) {
     static const char *const names[] = {"grid", "around the best", "held out"};
-    const stage *s = &r->stages[k];
+    const scan_stage *s = &r->stages[k];
     const int size = stage_size(r, k), bar = size ? 20 * s->n_done / size : 0;
     const double now = cli_seconds();
     if (cli_stderr_is_terminal())
@@ -480,7 +480,7 @@ static int n_winners(const run *r) {
 
 /* Winner `column` of the last stage on a file. */
 static int judge_winner(const run *r, int column, int file, verdict *v) {
-    const stage *s = &r->stages[HELD_OUT];
+    const scan_stage *s = &r->stages[HELD_OUT];
     double *d = malloc((size_t)r->n_held_out * sizeof *d), *b = malloc((size_t)r->n_held_out * sizeof *b);
     statistics_paired counts = {0};
     if (!d || !b) {
