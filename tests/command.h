@@ -60,7 +60,7 @@ static inline void remove_directory(void) {
 
 /* The path of its file for this program, which stays where it was started. */
 static inline const char *there(const char *name) {
-    static char path[256];
+    static char path[1024];
     snprintf(path, sizeof path, "%s/%s", directory(), name);
     return path;
 }

@@ -88,7 +88,7 @@ static void make_safetensors(bytes *b, import_type type, int queries, int encode
     static bytes header;
     small_tensor list[SMALL_TENSORS];
     size_t at = 0;
-    char line[256];
+    char line[2048];
     make_list(list);
     header.n = b->n = 0;
     put_text(&header, "{\"__metadata__\":{\"format\":\"pt\"}");

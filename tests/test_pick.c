@@ -515,7 +515,7 @@ TEST(ask) {
         polar_prompt how;
         polar_session *s = NULL;
         char by_hand[512];
-        int n_prompt;
+        int n_prompt = 0;
         CHECK(!polar_prompt_find(m, p, NULL, &how, &e) &&
               !polar_prompt_tokenize(m, &how, "What is this?", asked, COUNT(asked), &n_prompt, &e));
         CHECK(n_prompt <= COUNT(asked));

@@ -333,7 +333,7 @@ static void write_questions(const char *name) {
 /* Asks all questions through polar_ask and through `polar run` with the words given: the same texts, the same programs,
  * the same number of them; at least `least` are right. */
 static void ask_both(const polar_model *m, const polar_ask_options *options, const char *words, int least) {
-    char line[2048], text[256], expected[2048], program[1024], box[32];
+    char line[2048], text[256], expected[2048], program[1024], box[320];
     int right = 0;
     for (int i = 0; i < N_ASKED; i++) {
         polar_ask_options o = *options;
