@@ -541,13 +541,15 @@ TEST(kill) { /* killed again and again, each time with a journal a little longer
     int n = 0, finished = 0;
     RUN(SLOW "-o slow.json", 0, "");
     for (long size = 1; n < 100 && !finished; n++) {
+        const int ended = exists("killed.json"); /* killed behind the last step: the next one is left alone */
         const intptr_t process = start(SLOW "-o killed.json");
         for (int i = 0; i < 20000 && size_there("killed.json.journal") < size && !exists("killed.json"); i++)
             wait_a_little();
         size = size_there("killed.json.journal") + 1 + (long)(rng_next(&seed) % 60000);
-        finished = !finish(process, SIGKILL);
+        finished = !finish(process, ended ? 0 : SIGKILL);
     }
-    CHECK(n > 1 && same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
+    CHECK(finished && same_files("killed.json", "slow.json") && !exists("killed.json.journal"));
+    if (n == 1) SKIP("the %s ended before it could be killed", "search");
 }
 
 /* The journal of a run, to be freed, and its file cut in the middle: a directory has the name of the output. */
