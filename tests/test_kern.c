@@ -125,7 +125,7 @@ static void count_dot(const panel *f, int type, int count, const panel_tile *t) 
 static void check_set(polar_cpu cpu, const product_set *set, int few, int rows, int tokens) {
     static quantized f;
     static uint8_t w[ROWS * 256 * 4];
-    static char scratch[KERN_SCRATCH];
+    static char scratch[KERN_SCRATCH + 1];
     static float y[2][TOKENS * ROWS];
     const product_set copy = {set->set, set->rows, set->tokens, set->few, count_floats, count_few, count_fill,
                               count_dot};
@@ -179,7 +179,7 @@ TEST(what_runs) { SKIP("this build has plain C alone"); }
 TEST(multiply_is_product) {
     static quantized f;
     static float w[N];
-    static char scratch[KERN_SCRATCH];
+    static char scratch[KERN_SCRATCH + 1];
     uint8_t row[N * 4];
     for (int type = 0; type < QUANT_N; type++) {
         const activations a = activations_of(&f);
