@@ -45,7 +45,8 @@ TEST(temporary_journal) {
     cli_journal j;
     char *text;
     int64_t at = 0;
-    CHECK(!cli_journal_open(&j, NULL, HEADER, on_record, NULL) && !cli_journal_add(&j, "[3]", 3, &at));
+    CHECK(!cli_journal_beside(&j, "-", HEADER, on_record, NULL) && !cli_journal_add(&j, "[3]", 3, &at));
+    CHECK(!*cli_journal_rest(&j)); /* nothing is left of it that could be gone on from */
     CHECK((text = cli_journal_read(&j, at, 3)) && !strcmp(text, "[3]"));
     free(text);
     cli_journal_close(&j);

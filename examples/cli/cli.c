@@ -313,6 +313,10 @@ int cli_is_special(const char *path) {
 }
 #endif
 
+int cli_has_place(const char *output) {
+    return output && strcmp(output, "-") && !cli_is_special(output);
+}
+
 static int begins(const char *text, size_t n, const char *with) {
     const size_t length = strlen(with);
     return n >= length && !memcmp(text, with, length);

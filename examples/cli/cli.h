@@ -169,6 +169,9 @@ int cli_objects_open(cli_objects *objects, const char *path);
 /* The next object, valid until the next call; NULL at the end, or after an error, which sets `failed`. */
 const json *cli_objects_next(cli_objects *objects);
 void cli_objects_close(cli_objects *objects);
+/* An output that is there: 0 there is none, 1 it has this header (JSON) and so is of this very run, -1 it has another,
+ * after a message. */
+int cli_output_is_there(const char *output, const char *header, size_t length);
 /* The next member of an object in its text, from behind "{" or the member before: its key and value, unread.
  * Returns the place behind it; NULL at the end, or where the text is no object. */
 const char *cli_next_member(const char *at, const char *end, polar_span *key, polar_span *value);
@@ -316,6 +319,8 @@ int cli_output_close(cli_output *output, int keep);
 void cli_remove_file(const char *path);
 /* 1 for a device or pipe. */
 int cli_is_special(const char *path);
+/* An output, NULL or "-" for none, is a file, with a place beside it. */
+int cli_has_place(const char *output);
 
 /* Ctrl-C and SIGTERM only set what cli_interrupted returns; the second one ends the program. */
 void cli_catch_interrupts(void);
@@ -328,18 +333,23 @@ typedef struct cli_journal {
     char *path;
     int n;       /* records */
     int64_t end; /* bytes */
+    int temporary;
 } cli_journal;
 /* Gets a record that is in the journal already: its text, and its place for cli_journal_read. Not 0 ends reading. */
 typedef int (*cli_record)(void *user, polar_span text, int64_t at);
 /* Begins a journal (NULL path: a temporary one), or goes on with one whose header (a JSON object) says the same;
  * else a message names what differs. 0, or 1 after a message; close it in any case. */
 int cli_journal_open(cli_journal *journal, const char *path, const char *header, cli_record record, void *user);
+/* That of an output: OUTPUT.journal, or a temporary one where there is no place for it, as beside "-", NULL, a device. */
+int cli_journal_beside(cli_journal *journal, const char *output, const char *header, cli_record record, void *user);
+/* What a message about an interruption ends with: how to go on, if that is possible. */
+const char *cli_journal_rest(const cli_journal *journal);
 /* Adds a record (JSON in one line); *at (may be NULL) gets its place. 0, or 1 after a message. */
 int cli_journal_add(cli_journal *journal, const char *record, size_t length, int64_t *at);
 /* The text of a record, to be freed; NULL after a message. */
 char *cli_journal_read(cli_journal *journal, int64_t at, size_t length);
 void cli_journal_close(cli_journal *journal);
-/* Ends a journal that is not needed any more, with its file; it is still to be closed. */
+/* Ends a journal that is not needed any more, with its file, if it has one; it is still to be closed. */
 void cli_journal_remove(cli_journal *journal);
 /* The first difference of two objects, as text; 0 if there is none. */
 int cli_json_differ(const json *there, const json *here, char *text, size_t size);

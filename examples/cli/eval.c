@@ -1047,11 +1047,6 @@ static int shown_method(const eval *r) {
     return r->scores.n_methods > 1 && !r->scores.methods[1].needs_answer;
 }
 
-/* The output is a file, with a place for a journal beside it; not stdout or a device. */
-static int has_place(const eval *r) {
-    return r->o->output && strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
-}
-
 static int do_questions(eval *r) {
     int status = 0;
     r->began = r->told = cli_seconds();
@@ -1070,9 +1065,8 @@ static int do_questions(eval *r) {
     }
     cli_progress_end();
     if (status == EVALUATE_CANCELLED)
-        status = cli_fail(has_place(r)
-                              ? "interrupted after %d of %d questions; the same command goes on from there"
-                              : "interrupted after %d of %d questions", r->scores.n, n_mine(r));
+        status = cli_fail("interrupted after %d of %d questions%s", r->scores.n, n_mine(r),
+                          cli_journal_rest(&r->journal));
     return status;
 }
 
@@ -1104,18 +1098,6 @@ static int write_fit(const eval *r) {
     return cli_output_close(&out, f != NULL) || !f;
 }
 
-static int open_journal(eval *r) {
-    const char *path = r->o->output;
-    char *name;
-    int status;
-    if (!has_place(r)) return cli_journal_open(&r->journal, NULL, r->header.text, on_record, r);
-    if (!(name = malloc(strlen(path) + sizeof ".journal"))) return cli_fail("out of memory");
-    strcat(strcpy(name, path), ".journal");
-    status = cli_journal_open(&r->journal, name, r->header.text, on_record, r);
-    free(name);
-    return status;
-}
-
 static int print_scores(const eval *r, FILE *f, const scores *s) {
     int status;
     if (!r->o->json) return scores_print(f, s);
@@ -1130,7 +1112,7 @@ static int is_complete(const eval *r) {
     cli_objects o;
     json_document *header = NULL;
     scores s;
-    FILE *f = has_place(r) ? cli_fopen(output, "rb") : NULL;
+    FILE *f = cli_has_place(output) ? cli_fopen(output, "rb") : NULL;
     int same = f && getc(f) != EOF;
     if (f) fclose(f);
     if (!same || r->o->fit || !cli_objects_open(&o, output)) return 0;
@@ -1153,12 +1135,13 @@ static int go(eval *r) {
     const int to_file = output && strcmp(output, "-");
     int status;
     if (is_complete(r)) return 0;
-    if ((status = open_journal(r)) || (status = do_questions(r)) || (status = scores_sort(&r->scores, "polar eval")))
+    if ((status = cli_journal_beside(&r->journal, output, r->header.text, on_record, r)) || (status = do_questions(r)) ||
+        (status = scores_sort(&r->scores, "polar eval")))
         return status;
     if (output && (status = eval_write(output, r->header.text, &r->scores, r->scores.n, journal_record, r)))
         return status;
     if (r->o->fit && (status = write_fit(r))) return status;
-    if (has_place(r)) cli_journal_remove(&r->journal);
+    cli_journal_remove(&r->journal);
     return print_scores(r, output && !to_file ? stderr : stdout, &r->scores);
 }
 

@@ -344,6 +344,7 @@ int cli_journal_open(cli_journal *j, const char *path, const char *header, cli_r
     int status;
     memset(j, 0, sizeof *j);
     if (!(j->path = join(path ? path : "the temporary journal", ""))) return cli_fail("out of memory");
+    j->temporary = !path;
     if (!path) {
         if (!(j->file = temporary_file())) return cli_fail("cannot make a temporary file: %s", strerror(errno));
         return cli_journal_add(j, header, strlen(header), NULL);
@@ -354,6 +355,20 @@ int cli_journal_open(cli_journal *j, const char *path, const char *header, cli_r
     setvbuf(j->file, NULL, _IONBF, 0); /* what cannot be written is not kept for later */
     if ((status = lock_journal(j)) || (status = resume(j, header, record, user))) return status;
     return j->end ? 0 : cli_journal_add(j, header, strlen(header), NULL);
+}
+
+int cli_journal_beside(cli_journal *j, const char *output, const char *header, cli_record record, void *user) {
+    char *path = NULL;
+    int status;
+    memset(j, 0, sizeof *j);
+    if (cli_has_place(output) && !(path = join(output, ".journal"))) return cli_fail("out of memory");
+    status = cli_journal_open(j, path, header, record, user);
+    free(path);
+    return status;
+}
+
+const char *cli_journal_rest(const cli_journal *j) {
+    return j->temporary ? "" : "; the same command goes on from there";
 }
 
 int cli_journal_add(cli_journal *j, const char *record, size_t n, int64_t *at) {
@@ -407,6 +422,7 @@ void cli_journal_close(cli_journal *j) {
 
 /* An open file cannot be removed on Windows; elsewhere it is better removed while the lock is held. */
 void cli_journal_remove(cli_journal *j) {
+    if (j->temporary) return;
 #ifdef _WIN32
     fclose(j->file);
     cli_remove_file(j->path);

@@ -180,6 +180,29 @@ void cli_objects_close(cli_objects *o) {
     memset(o, 0, sizeof *o);
 }
 
+int cli_output_is_there(const char *output, const char *header, size_t length) {
+    const char *error = "";
+    char difference[600] = "it has no header that can be read";
+    cli_objects found;
+    json_document *there = NULL, *here;
+    size_t at;
+    int same = 0;
+    FILE *f = cli_has_place(output) ? cli_fopen(output, "rb") : NULL;
+    const int first = f ? getc(f) : EOF;
+    if (f) fclose(f);
+    if (first == EOF) return 0;
+    if (!cli_objects_open(&found, output)) return -1;
+    here = json_read(header, length, &error, &at);
+    if (found.header.text) there = json_read(found.header.text, found.header.length, &error, &at);
+    if (there && here) same = !cli_json_differ(json_root(there), json_root(here), difference, sizeof difference);
+    json_free(there);
+    json_free(here);
+    cli_objects_close(&found);
+    if (same) return 1;
+    cli_fail("%s exists and belongs to another run: %s; remove it or choose another output", output, difference);
+    return -1;
+}
+
 /* --- questions ------------------------------------------------------------------------------------------ */
 
 /* A string that lives as long as the questions, or NULL without memory. */

@@ -467,8 +467,7 @@ static int do_stages(run *r) {
     for (int k = 0; k < N_STAGES && !status; k++) status = do_stage(r, k);
     cli_progress_end();
     if (status == EVALUATE_CANCELLED)
-        status = cli_fail("interrupted after %d records, which %s holds; the same command goes on from there",
-                          n_records(r), r->journal.path);
+        status = cli_fail("interrupted after %d records%s", n_records(r), cli_journal_rest(&r->journal));
     return status;
 }
 
@@ -765,60 +764,19 @@ static int prepare(run *r) {
     return status ? status : make_header(r);
 }
 
-/* The output is a file, with a place for a journal beside it; not stdout or a device. */
-static int has_place(const run *r) {
-    return strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
-}
-
-/* An output that is there: 0 there is none, 1 it is that of this very run, -1 another after a message. */
-static int look_at_output(const run *r) {
-    const char *error = "";
-    char difference[600] = "its header cannot be read";
-    json_document *there = NULL, *here = NULL;
-    cli_objects found;
-    size_t at;
-    int same = 0, first;
-    FILE *f = has_place(r) ? cli_fopen(r->o->output, "rb") : NULL;
-    first = f ? getc(f) : EOF;
-    if (f) fclose(f);
-    if (first == EOF) return 0;
-    if (!cli_objects_open(&found, r->o->output)) return -1;
-    here = json_read(r->header.text, r->header.length, &error, &at);
-    if (found.header.text) there = json_read(found.header.text, found.header.length, &error, &at);
-    if (there && here) same = !cli_json_differ(json_root(there), json_root(here), difference, sizeof difference);
-    json_free(there);
-    json_free(here);
-    cli_objects_close(&found);
-    if (same) return 1;
-    cli_fail("%s exists and belongs to another run: %s; remove it or choose another output", r->o->output, difference);
-    return -1;
-}
-
-static int open_journal(run *r) {
-    char *name = NULL;
-    int status;
-    if (has_place(r)) {
-        if (!(name = malloc(strlen(r->o->output) + sizeof ".journal"))) return cli_fail("out of memory");
-        strcat(strcpy(name, r->o->output), ".journal");
-    }
-    status = cli_journal_open(&r->journal, name, r->header.text, on_record, r);
-    free(name);
-    return status;
-}
-
 static int go(run *r) {
     int status, found;
     cli_catch_interrupts();
     if ((status = prepare(r))) return status;
-    if ((found = look_at_output(r)) < 0) return 1;
+    if ((found = cli_output_is_there(r->o->output, r->header.text, r->header.length)) < 0) return 1;
     if (found) {
         cli_note("%s is complete already", r->o->output);
         return 0;
     }
-    if ((status = open_journal(r)) || (status = do_stages(r)) || (status = judge_winners(r)) ||
-        (status = write_output(r)))
+    if ((status = cli_journal_beside(&r->journal, r->o->output, r->header.text, on_record, r)) ||
+        (status = do_stages(r)) || (status = judge_winners(r)) || (status = write_output(r)))
         return status;
-    if (has_place(r)) cli_journal_remove(&r->journal);
+    cli_journal_remove(&r->journal);
     print_summary(r);
     return 0;
 }

@@ -456,54 +456,12 @@ static int do_questions(run *r) {
     }
     cli_progress_end();
     if (status == EVALUATE_CANCELLED)
-        status = cli_fail("interrupted after %d of %d questions, which %s holds; the same command goes on from there",
-                          r->summary.n, n_mine(r), r->journal.path);
+        status = cli_fail("interrupted after %d of %d questions%s", r->summary.n, n_mine(r),
+                          cli_journal_rest(&r->journal));
     return status;
 }
 
 /* --- the run ---------------------------------------------------------------------------------------------- */
-
-/* The output is a file, with a place for a journal beside it; not stdout or a device. */
-static int has_place(const run *r) {
-    return strcmp(r->o->output, "-") && !cli_is_special(r->o->output);
-}
-
-/* An output that is there: 0 there is none, 1 it is that of this very run, -1 another after a message. */
-static int look_at_output(const run *r) {
-    const char *path = r->o->output, *error = "";
-    char difference[600] = "it has no header of polar search";
-    cli_objects found;
-    json_document *there = NULL, *here;
-    size_t at;
-    int same = 0;
-    FILE *f = has_place(r) ? cli_fopen(path, "rb") : NULL;
-    int first = f ? getc(f) : EOF;
-    if (f) fclose(f);
-    if (first == EOF) return 0;
-    if (!cli_objects_open(&found, path)) return -1;
-    here = json_read(r->header.text, r->header.length, &error, &at);
-    if (found.header.text) there = json_read(found.header.text, found.header.length, &error, &at);
-    if (there && here) same = !cli_json_differ(json_root(there), json_root(here), difference, sizeof difference);
-    json_free(there);
-    json_free(here);
-    cli_objects_close(&found);
-    if (same) return 1;
-    cli_fail("%s exists and belongs to another run: %s; remove it or choose another output", path, difference);
-    return -1;
-}
-
-static int open_journal(run *r) {
-    const char *path = r->o->output;
-    char *name;
-    int status;
-    if (!(r->places = calloc((size_t)r->questions.n, sizeof *r->places))) return cli_fail("out of memory");
-    if (!has_place(r)) return cli_journal_open(&r->journal, NULL, r->header.text, on_record, r);
-    if (!(name = malloc(strlen(path) + sizeof ".journal"))) return cli_fail("out of memory");
-    strcat(strcpy(name, path), ".journal");
-    status = cli_journal_open(&r->journal, name, r->header.text, on_record, r);
-    free(name);
-    return status;
-}
 
 static void print_summary(const run *r) {
     FILE *f = strcmp(r->o->output, "-") ? stdout : stderr;
@@ -514,13 +472,16 @@ static void print_summary(const run *r) {
 static int go(run *r) {
     int status, found;
     if ((status = make_header(r))) return status;
-    if ((found = look_at_output(r)) < 0) return 1;
+    if ((found = cli_output_is_there(r->o->output, r->header.text, r->header.length)) < 0) return 1;
     if (found > 0) {
         cli_note("%s is complete already", r->o->output);
         return 0;
     }
-    if ((status = open_journal(r)) || (status = do_questions(r)) || (status = write_output(r))) return status;
-    if (has_place(r)) cli_journal_remove(&r->journal);
+    if (!(r->places = calloc((size_t)r->questions.n, sizeof *r->places))) return cli_fail("out of memory");
+    if ((status = cli_journal_beside(&r->journal, r->o->output, r->header.text, on_record, r)) ||
+        (status = do_questions(r)) || (status = write_output(r)))
+        return status;
+    cli_journal_remove(&r->journal);
     print_summary(r);
     return 0;
 }
