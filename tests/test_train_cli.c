@@ -153,6 +153,8 @@ TEST(answers) {
         CHECK(sscanf(output, "{\"logprob\":%lf", &other) == 1);
         CHECK(same == looped && other != looped && other != tail);
         RUN("polar logits -m model.gguf --tokens 1,5 --score 2", 2, "--score 2: expected 1..1");
+        RUN("polar logits -m model.gguf --tokens 1,5,99999999 --score 1", 1, "token id 99999999");
+        RUN("polar logits -m model.gguf --tokens 1,-1 --score 1", 1, "token id -1");
     }
     RUN("polar logits -m model.gguf --tokens 1,5,9 --embed sum", 2, "--embed sum: expected mean or last");
     RUN("polar run -m model.gguf --repetition-penalty 0 x", 2, "expected a number above 0");

@@ -123,6 +123,9 @@ static int print_score(const logits_options *o, int n_vocab, const int32_t *toke
     const int rest = n - o->score;
     polar_error e;
     double sum = 0;
+    for (int i = o->score; i < n; i++) /* the last one is scored without being executed */
+        if (tokens[i] < 0 || tokens[i] >= n_vocab)
+            return cli_fail("token id %d: expected 0..%d", (int)tokens[i], n_vocab - 1);
     for (int i = 0; i < rest; i++) {
         sum += logprob_of(polar_session_logits(s, i ? rest - 1 - i : 0), n_vocab, tokens[o->score + i]);
         if (i == 0 && rest > 1 && polar_session_eval(s, tokens + o->score, rest - 1, &e))
