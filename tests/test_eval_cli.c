@@ -907,6 +907,7 @@ static void check_page(const char *path) {
 TEST(report) {
     size_t n = 0;
     char *a;
+    FILE *f;
     write_questions("hostile.jsonl", 3,
                     "</li><script>alert(1)</script><img src=x onerror='y'>&amp;\\u0001\\u0000\\\"");
     RUN(EVAL "hostile.jsonl -o h.json", 1, "a text holds a NUL character");
@@ -925,7 +926,17 @@ TEST(report) {
     check_page("r2.html");
     CHECK(count_in("r2.html", "for <b>100.0&nbsp;%</b> some program was found") == 1);
     RUN("polar report r.html -o r3.html", 1, "polar report: ");
-    RUN("polar report test.jsonl -o r3.html", 1, "test.jsonl: neither an evaluation nor results of a search");
+    write_text("curve.jsonl", "{\"epoch\":1,\"loss\":2}\n{\"epoch\":2,\"loss\":\n{\"epoch\":3,\"loss\":1}\n");
+    RUN("polar report curve.jsonl -o r3.html", 1, "curve.jsonl:2: not JSON");
+    f = open_there("curve.jsonl", "wb");
+    for (int i = 1; f && i <= 1001; i++) fprintf(f, "{\"epoch\":%d,\"loss\":1}\n", i);
+    if (f) fclose(f);
+    RUN("polar report curve.jsonl -o r3.html", 1, "curve.jsonl: more than 1000 epochs");
+    write_text("cut.json", "{\"final_valid_transitions\":[[0,1,2]]}\n{\"final_valid");
+    RUN("polar report cut.json -o r3.html", 1, "cut.json:2: not JSON");
+    CHECK(count_in("output", "cut.json:2:") == 1);
+    RUN("polar report test.jsonl -o r3.html", 1,
+        "test.jsonl: neither an evaluation, a scan, results of a search nor a loss curve");
     RUN("polar report a.json", 2, "polar report: no output");
     a = read_back("a.json", &n);
     if (n > 5000) write_file("cut.json", a, 5000);

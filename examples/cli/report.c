@@ -136,6 +136,7 @@ static int deepest_layer(const char *path, int *n_layer) {
     static const char *const lists[] = {"final_valid_transitions", "final_invalid_transitions"};
     cli_objects o;
     const json *sample;
+    int status;
     if (!cli_objects_open(&o, path)) return 1;
     *n_layer = 0;
     while ((sample = cli_objects_next(&o)))
@@ -149,8 +150,10 @@ static int deepest_layer(const char *path, int *n_layer) {
                 }
             }
         }
+    status = o.failed;
     cli_objects_close(&o);
-    return *n_layer ? 0 : cli_fail("%s: neither an evaluation nor results of a search", path);
+    if (status || *n_layer) return status;
+    return cli_fail("%s: neither an evaluation, a scan, results of a search nor a loss curve", path);
 }
 
 static void put_counts(const search_page *g) {
@@ -328,11 +331,15 @@ static int report_curve(FILE *f, const char *path) {
     double ticks[16];
     cli_objects o;
     const json *v;
-    int n = 0, has_validation = 0, n_ticks = 0;
+    int n = 0, has_validation = 0, n_ticks = 0, status = 0;
     if (!cli_objects_open(&o, path)) return 1;
-    while (n < MAX_EPOCHS && (v = cli_objects_next(&o))) {
+    while ((v = cli_objects_next(&o))) {
         const json *l = json_get(v, "loss"), *e = json_get(v, "epoch"), *t = json_get(v, "validation_loss");
         if (!l || !e || l->type != JSON_NUMBER || e->type != JSON_NUMBER) continue;
+        if (n == MAX_EPOCHS) {
+            status = cli_fail("%s: more than %d epochs", path, MAX_EPOCHS);
+            break;
+        }
         x[n] = e->number;
         loss[n] = l->number;
         validation[n] = t && t->type == JSON_NUMBER ? t->number : 0;
@@ -341,7 +348,9 @@ static int report_curve(FILE *f, const char *path) {
         if (validation[n] > p.y1) p.y1 = validation[n];
         n++;
     }
+    if (!status) status = o.failed;
     cli_objects_close(&o);
+    if (status) return status;
     if (n < 1 || !(p.y1 > 0)) return cli_fail("%s: no epochs with a loss", path);
     p.x0 = x[0] - 0.5;
     p.x1 = x[n - 1] + 0.5;
