@@ -342,6 +342,9 @@ TEST(mistakes) {
     RUN(SMALL "-o small.json --seed 2", 1, "small.json exists and belongs to another run: settings.seed is 0");
     RUN("polar scan -m " MODEL " small.jsonl --held-out small.jsonl -o x.json", 1,
         "4 of 4 questions are in small.jsonl");
+    copy_file("small.jsonl", "again.jsonl"); /* a question of two files would choose programs and be held out */
+    RUN("polar scan -m " MODEL " small.jsonl again.jsonl --grid 6 --around 0 --damped 0 -o x.json", 1,
+        "again.jsonl: 4 of 4 questions are in small.jsonl and left out");
     RUN("polar scan -m " MODEL " small.jsonl --limit 3 -o x.json", 1, "small.jsonl: 3 questions: at least 2 to scan");
     replace_text("small.jsonl", "one.jsonl", "\"answer\":\"", "\"answer\":\"7\",\"was\":\"");
     RUN("polar scan -m " MODEL " one.jsonl -o x.json", 1, "references of a half are \"7\": nothing to compare with");

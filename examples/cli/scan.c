@@ -727,16 +727,16 @@ static int read_questions(run *r, const char *path, cli_questions *q) {
     return evaluator_room(&r->e, o, q, path, &n_ctx);
 }
 
-/* Questions of --held-out that are among the probes are left out. */
-static int drop_known(run *r) {
+/* Leaves out what is in another file too: no question may choose programs in one and be held out in the other. */
+static int drop_known(cli_questions *q, const char *path, const cli_questions *known, const char *known_path) {
     uint64_t *list = NULL;
-    char *drop = calloc((size_t)r->others.n + 1, 1);
-    int n = 0, n_known = 0, status = drop ? cli_fingerprints(&r->questions[0], &list, &n) : cli_fail("out of memory");
-    for (int i = 0; i < r->others.n && !status; i++)
-        n_known += drop[i] = (char)cli_has_fingerprint(list, n, cli_fingerprint(r->others.items[i].text));
+    char *drop = calloc((size_t)q->n + 1, 1);
+    int n = 0, n_known = 0, status = drop ? cli_fingerprints(known, &list, &n) : cli_fail("out of memory");
+    for (int i = 0; i < q->n && !status; i++)
+        n_known += drop[i] = (char)cli_has_fingerprint(list, n, cli_fingerprint(q->items[i].text));
     if (n_known) {
-        cli_note("%s: %d of %d questions are in %s and left out", r->o->held_out, n_known, r->others.n, r->files[0]);
-        cli_questions_drop(&r->others, drop);
+        cli_note("%s: %d of %d questions are in %s and left out", path, n_known, q->n, known_path);
+        cli_questions_drop(q, drop);
     }
     free(list);
     free(drop);
@@ -757,8 +757,13 @@ static int prepare(run *r) {
     if (!o->max_length || o->max_length > r->n_layer) o->max_length = r->n_layer;
     if (!o->grid) o->grid = r->n_layer < 16 ? 1 : r->n_layer / 8;
     if (o->grid > o->max_length) o->grid = o->max_length;
-    for (int f = 0; f < r->n_files && !status; f++) status = read_questions(r, r->files[f], &r->questions[f]);
-    if (!status && o->held_out && !(status = read_questions(r, o->held_out, &r->others))) status = drop_known(r);
+    for (int f = 0; f < r->n_files && !status; f++) {
+        cli_questions *q = &r->questions[f];
+        status = read_questions(r, r->files[f], q);
+        for (int k = 0; k < f && !status; k++) status = drop_known(q, r->files[f], &r->questions[k], r->files[k]);
+    }
+    if (!status && o->held_out && !(status = read_questions(r, o->held_out, &r->others)))
+        status = drop_known(&r->others, o->held_out, &r->questions[0], r->files[0]);
     if (!status) status = make_probes(r);
     if (!status) status = choose_form(r);
     return status ? status : make_header(r);
