@@ -120,7 +120,7 @@ int story_below(uint64_t *state, int n) {
     return (int)((story_random(state) >> 32) * (uint64_t)n >> 32);
 }
 
-/* The values of placeholders. */
+/* What a story puts in place of {s}, {t} and so on in its texts; {D} is {d} with a capital letter. */
 typedef struct values {
     const char *s, *t, *p, *a, *b, *k;
     const char *d;
