@@ -292,6 +292,11 @@ FILE *cli_fopen(const char *path, const char *mode) {
 #endif
 }
 
+uint64_t cli_hash(uint64_t h, const void *bytes, size_t n) {
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
+    return h;
+}
+
 const char *cli_base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;

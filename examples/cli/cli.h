@@ -116,6 +116,9 @@ void cli_note(const char *format, ...) CLI_PRINTF(1, 2);
 
 /* fopen with UTF-8 names on every system. */
 FILE *cli_fopen(const char *path, const char *mode);
+/* FNV-1a of 64 bits: goes on from h, CLI_HASH at first, over more bytes. */
+#define CLI_HASH 0xcbf29ce484222325u
+uint64_t cli_hash(uint64_t h, const void *bytes, size_t n);
 /* What stands behind the last slash. */
 const char *cli_base_name(const char *path);
 /* What a file is by its first bytes, with what to do about it: "gzip data; unpack it first". NULL if that is JSON, or

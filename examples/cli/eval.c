@@ -288,9 +288,7 @@ static int predict(eval *r, const cli_question *q) {
 }
 
 static uint64_t seed_of(const eval *r, const char *question) {
-    uint64_t h = r->o->seed ^ 0xcbf29ce484222325u;
-    for (; *question; question++) h = (h ^ (unsigned char)*question) * 0x100000001b3u;
-    return h;
+    return cli_hash(r->o->seed ^ CLI_HASH, question, strlen(question));
 }
 
 /* The program of a method that runs one; 0 if the predictor gave none. */
@@ -717,9 +715,8 @@ static int make_header(eval *r) {
 static uint64_t file_checksum(const char *path, int *failed) {
     size_t n;
     char *text = cli_read_file(path, &n);
-    uint64_t h = 0xcbf29ce484222325u;
+    const uint64_t h = text ? cli_hash(CLI_HASH, text, n) : 0;
     *failed = !text;
-    for (size_t i = 0; text && i < n; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
     free(text);
     return h;
 }

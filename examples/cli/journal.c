@@ -185,12 +185,6 @@ enum {
     BEFORE = HEAD_LENGTH + SUM_LENGTH + MIDDLE_LENGTH
 };
 
-static uint64_t checksum(const char *text, size_t n) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
-    return h;
-}
-
 static void put_sum(char *text, uint64_t sum) {
     for (int i = 0; i < SUM_LENGTH; i++) text[i] = "0123456789abcdef"[sum >> (60 - 4 * i) & 15];
     text[SUM_LENGTH] = 0;
@@ -203,7 +197,7 @@ static polar_span record_in(const char *line, size_t length) {
     if (length < BEFORE + 2 || memcmp(line, HEAD, HEAD_LENGTH) || line[length - 1] != '}' ||
         memcmp(line + HEAD_LENGTH + SUM_LENGTH, MIDDLE, MIDDLE_LENGTH))
         return record;
-    put_sum(sum, checksum(line + BEFORE, length - BEFORE - 1));
+    put_sum(sum, cli_hash(CLI_HASH, line + BEFORE, length - BEFORE - 1));
     if (memcmp(line + HEAD_LENGTH, sum, SUM_LENGTH)) return record;
     record.text = line + BEFORE;
     record.length = length - BEFORE - 1;
@@ -377,7 +371,7 @@ int cli_journal_add(cli_journal *j, const char *record, size_t n, int64_t *at) {
     int failed;
     if (!line) return cli_fail("out of memory");
     memcpy(line, HEAD, HEAD_LENGTH);
-    put_sum(line + HEAD_LENGTH, checksum(record, n));
+    put_sum(line + HEAD_LENGTH, cli_hash(CLI_HASH, record, n));
     memcpy(line + HEAD_LENGTH + SUM_LENGTH, MIDDLE, MIDDLE_LENGTH);
     memcpy(line + BEFORE, record, n);
     memcpy(line + BEFORE + n, "}\n", 2);

@@ -124,10 +124,8 @@ static int check_missing(const merge *m, int partial) {
 /* Where samples have no numbers, equal questions tell that a file was given twice. */
 static uint64_t question_hash(const json *sample) {
     const char *text = json_get_text(sample, "question");
-    uint64_t h = 0xcbf29ce484222325u;
     if (!text) text = json_get_text(json_get(sample, "sample_info"), "question");
-    for (; text && *text; text++) h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-    return h;
+    return text ? cli_hash(CLI_HASH, text, strlen(text)) : CLI_HASH;
 }
 
 static int add_part(merge *m, int file, const json *sample) {

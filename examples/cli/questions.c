@@ -497,14 +497,13 @@ static int read_question(cli_questions *qs, cli_question *q, const cli_objects *
     return 0;
 }
 
+/* Over a text and the NUL behind it. */
 static uint64_t hash_text(uint64_t h, const char *text) {
-    do h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-    while (*text++);
-    return h;
+    return cli_hash(h, text, strlen(text) + 1);
 }
 
 static void set_checksum(cli_questions *qs) {
-    qs->checksum = 0xcbf29ce484222325u;
+    qs->checksum = CLI_HASH;
     for (int i = 0; i < qs->n; i++)
         qs->checksum = hash_text(hash_text(qs->checksum, qs->items[i].text), qs->items[i].answer);
 }

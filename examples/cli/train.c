@@ -150,25 +150,20 @@ static int read_paths(run *r) {
 
 /* --- features --------------------------------------------------------------------------------------------- */
 
-static uint64_t hash_bytes(uint64_t h, const void *bytes, size_t n) {
-    for (size_t i = 0; i < n; i++) h = (h ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
-    return h;
-}
-
 /* What the features of a cache depend on. */
 static uint64_t cache_key(const run *r) {
     const train_options *o = r->o;
-    uint64_t numbers[6], h = 0xcbf29ce484222325u;
+    uint64_t numbers[6], h = CLI_HASH;
     numbers[0] = polar_model_fingerprint(r->model);
     numbers[1] = r->encoder ? polar_model_fingerprint(r->encoder) : 0;
     numbers[2] = r->questions.checksum;
     numbers[3] = (uint64_t)o->layer;
     numbers[4] = (uint64_t)o->max_tokens;
     numbers[5] = (uint64_t)r->prompt.how.chat;
-    h = hash_bytes(h, numbers, sizeof numbers);
-    h = hash_bytes(h, o->feature, strlen(o->feature) + 1);
-    h = hash_bytes(h, r->prompt.how.text, strlen(r->prompt.how.text) + 1);
-    return r->prompt.how.system ? hash_bytes(h, r->prompt.how.system, strlen(r->prompt.how.system)) : h;
+    h = cli_hash(h, numbers, sizeof numbers);
+    h = cli_hash(h, o->feature, strlen(o->feature) + 1);
+    h = cli_hash(h, r->prompt.how.text, strlen(r->prompt.how.text) + 1);
+    return r->prompt.how.system ? cli_hash(h, r->prompt.how.system, strlen(r->prompt.how.system)) : h;
 }
 
 #define CACHE_MAGIC 0x31746665726c6f70u /* also tells the order of bytes */
