@@ -355,6 +355,9 @@ TEST(fields) { /* as public data sets have them */
          "{\"subject\":\"law\",\"options\":[\"2\",\"1\",\"0\"]}"},
         {"{\"question\":\"v\",\"options\":[\"ox\",\"yak\"],\"answer\":\"yak\"}",
          "\"question\":\"v\\nAnswer Choices: (A) ox (B) yak\",\"gt_ans\":\"B\""},
+        {"{\"question\":\"x\",\"options\":\"A) one \\nB) two \",\"correct\":\"B\"}",
+         "\"question\":\"x\\nAnswer Choices: (A) one (B) two\",\"gt_ans\":\"B\",\"initial_score\":0,\"sample_info\":"
+         "{\"options\":[\"one\",\"two\"]}"},
     };
 #define ONE_TOKEN "polar search -m random.gguf - -o /dev/null --simulations 0 --tokens 1 --prompt '{question}' --json"
     enum { N = sizeof rows / sizeof *rows };
@@ -386,7 +389,7 @@ TEST(fields) { /* as public data sets have them */
     CHECK(run(command) == 0);
     CHECK_STR(output, first);
     snprintf(lines, sizeof lines, "{\"samples\":%s}", array);
-    RUN_ON(lines, ONE_TOKEN, 0, "\"n_questions\":15");
+    RUN_ON(lines, ONE_TOKEN, 0, "\"n_questions\":16");
     RUN_ON("{\"a\":{\"question\":\"x\",\"answer\":1},\"b\":{\"question\":\"y\",\"answer\":1}}\n", ONE_TOKEN, 0,
            "\"n_questions\":2");
 }
