@@ -248,7 +248,7 @@ static int run_alone(evaluator *e, polar_path path, attempt *a) {
     answer_text text = {NULL, 0};
     polar_many_result r = {0};
     polar_session *s = NULL;
-    polar_program program;
+    polar_program program = {0};
     polar_result result;
     polar_error error;
     int32_t *tokens = malloc((size_t)e->options->tokens * sizeof *tokens);

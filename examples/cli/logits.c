@@ -111,9 +111,10 @@ static int print_embedding(const logits_options *o, const polar_model *model, co
 
 /* The natural logarithm of the probability of a token. */
 static double logprob_of(const float *logits, int n, int token) {
-    double sum = 0;
     const int best = argmax(logits, n);
-    for (int i = 0; i < n; i++) sum += exp((double)logits[i] - logits[best]);
+    double sum = 1;
+    for (int i = 0; i < n; i++)
+        if (i != best) sum += exp((double)logits[i] - logits[best]);
     return (double)logits[token] - logits[best] - log(sum);
 }
 

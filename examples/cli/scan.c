@@ -339,8 +339,8 @@ static int choose_form(run *r) {
         if (r->probes[i].held_out) continue;
         status = cli_interrupted() ? EVALUATE_CANCELLED : evaluator_question(&r->e, r->probes[i].question);
         for (r->form.boxed = 0; r->form.boxed < 2 && !status; r->form.boxed++) {
-            int32_t *tokens;
-            double score;
+            int32_t *tokens = NULL;
+            double score = 0;
             int n;
             if (!(status = cli_prompt_draft(&r->form, r->probes[i].question->answer, &tokens, &n)))
                 status = score_tokens(r, (polar_path){path, r->n_layer}, tokens, n, &score);
