@@ -3732,13 +3732,11 @@ static ALWAYS_INLINE AVX2 void panel_tile_avx2(int set, int type, const panel *f
     UNROLL for (int k = 0; k < 8; k++) _mm256_storeu_ps(t->y[k / 2] + k % 2 * 8, acc[k]);
 }
 
-/* The tile of each type, compiled for it. */
+/* The tile of each type, compiled for it and for `set`. */
+#define TILE_X86(type, block, sub, bits, offset) case type: panel_tile_avx2(set, type, f, count, t); break;
 static AVX2 void panel_dot_avx2(const panel *f, int type, int count, const panel_tile *t) {
-    switch (type) {
-#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_AVX2, type, f, count, t); break;
-        KERN_TYPES(TYPE)
-#undef TYPE
-    }
+    enum { set = X86_AVX2 };
+    switch (type) { KERN_TYPES(TILE_X86) }
 }
 
 static AVX2 void rows8_avx2(const product *p, int row, int n_rows) {
@@ -3969,11 +3967,8 @@ static const kern kern_avx2 = KERN_X86(POLAR_CPU_AVX2, set_avx2);
 #ifdef POLAR_X86_VNNI
 /* AVX-VNNI, dpbusd of 256 bits. */
 static AVX2 void panel_dot_avxvnni(const panel *f, int type, int count, const panel_tile *t) {
-    switch (type) {
-#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_VNNI, type, f, count, t); break;
-        KERN_TYPES(TYPE)
-#undef TYPE
-    }
+    enum { set = X86_VNNI };
+    switch (type) { KERN_TYPES(TILE_X86) }
 }
 
 static AVX2 void rows8_avxvnni(const product *p, int row, int n_rows) {
@@ -4120,11 +4115,8 @@ static const kern kern_avx512 = KERN_X86(POLAR_CPU_AVX512, set_avx512);
 #ifdef POLAR_X86_VNNI
 /* AVX-VNNI's functions with the encoding of AVX-512, for processors that only have this one: to compare their bits. */
 static AVX512 void panel_dot_avx512vl(const panel *f, int type, int count, const panel_tile *t) {
-    switch (type) {
-#define TYPE(type, block, sub, bits, offset) case type: panel_tile_avx2(X86_AVX512, type, f, count, t); break;
-        KERN_TYPES(TYPE)
-#undef TYPE
-    }
+    enum { set = X86_AVX512 };
+    switch (type) { KERN_TYPES(TILE_X86) }
 }
 
 static const product_set set_avx512vl = {X86_VNNI, KERN_ROWS, 4, 2, multiply_float_avx2, rows8_avx512, panel_fill_x86,
@@ -17348,6 +17340,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef KERN_TYPES
 #undef AVX2
 #undef IN_REGISTERS
+#undef TILE_X86
 #undef KERN_X86
 #undef AVX512
 #undef DOTPROD
@@ -17362,6 +17355,8 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef MODEL_CHECKSUM_START
 #undef MANY_MIN_CHANCE
 #undef MANY_MIN_SHARE
+#undef TILE_X86
+#undef PRODUCT_X86
 #undef MAT_FMA
 #undef MAT_NORM_EPS
 #undef MAT_ROWS6
