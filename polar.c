@@ -6377,7 +6377,10 @@ typedef struct tpl_variable {
     tpl_value value;
 } tpl_variable;
 
-enum { TPL_BYTES = 1 << 16, TPL_VARIABLES = 64, TPL_DEPTH = 32, TPL_STEPS = 20000, TPL_ARGUMENTS = 4 };
+enum {
+    TPL_BYTES = 1 << 16, TPL_VARIABLES = 64, TPL_DEPTH = 32, TPL_STEPS = 20000, TPL_ARGUMENTS = 4,
+    TPL_MAX = 999999 /* largest number */
+};
 
 /* A run of a template. */
 typedef struct tpl {
@@ -6650,6 +6653,7 @@ static tpl_value tpl_named(tpl *t, polar_span name) {
 /* messages[1:], messages[::-1], messages[0], message['role'] */
 static tpl_value tpl_index(tpl *t, tpl_value v) {
     tpl_value from = tpl_of(TPL_NONE, 0), to = from, step = tpl_of(TPL_INT, 1);
+    int back;
     if (!tpl_take(t, ":")) {
         from = tpl_expression(t);
         if (tpl_take(t, "]"))
@@ -6661,11 +6665,12 @@ static tpl_value tpl_index(tpl *t, tpl_value v) {
     if (tpl_left(t) && *t->at != ']' && *t->at != ':') to = tpl_expression(t);
     if (tpl_take(t, ":")) step = tpl_expression(t);
     tpl_need(t, "]");
-    v.reversed |= step.kind == TPL_INT && step.number == -1;
-    if (v.kind != TPL_LIST || (v.reversed && (from.kind != TPL_NONE || to.kind != TPL_NONE)) ||
+    back = step.kind == TPL_INT && step.number == -1;
+    if (v.kind != TPL_LIST || ((v.reversed || back) && (from.kind != TPL_NONE || to.kind != TPL_NONE)) ||
         (step.kind == TPL_INT && step.number != -1 && step.number != 1))
         tpl_bad(t, "a slice");
     if (t->failed.text) return v;
+    v.reversed ^= back; /* twice is not at all */
     if (to.kind == TPL_INT) v.to = MAX(v.number, MIN(v.to, (to.number < 0 ? v.to : v.number) + to.number));
     if (from.kind == TPL_INT)
         v.number = MIN(v.to, MAX(v.number, (from.number < 0 ? v.to : v.number) + from.number));
@@ -6713,13 +6718,15 @@ static tpl_value tpl_primary(tpl *t) {
 
 /* --- operators */
 
-/* Numbers are added, subtracted and divided with a remainder; + and ~ also join texts. */
+/* Numbers are added, subtracted and divided with a remainder, unless they become larger than any that a template has
+ * use for; + and ~ also join texts. */
 static tpl_value tpl_arithmetic(tpl *t, char sign, tpl_value a, tpl_value b) {
     polar_span joined = {NULL, a.text.length + b.text.length};
     char *at;
-    if (a.kind == TPL_INT && b.kind == TPL_INT && (sign == '+' || sign == '-' || (sign == '%' && b.number > 0)))
-        return tpl_of(TPL_INT, sign == '+' ? a.number + b.number : sign == '-' ? a.number - b.number
-                                                                               : a.number % b.number);
+    if (a.kind == TPL_INT && b.kind == TPL_INT && (sign == '+' || sign == '-' || (sign == '%' && b.number > 0))) {
+        const int n = sign == '+' ? a.number + b.number : sign == '-' ? a.number - b.number : a.number % b.number;
+        if (n >= -TPL_MAX && n <= TPL_MAX) return tpl_of(TPL_INT, n);
+    }
     if ((sign != '+' && sign != '~') || (a.kind != TPL_TEXT && a.kind != TPL_UNDEFINED) ||
         (b.kind != TPL_TEXT && b.kind != TPL_UNDEFINED))
         tpl_bad(t, sign == '-' ? "a difference" : sign == '%' ? "a remainder" : "a sum");
@@ -6753,8 +6760,8 @@ static tpl_value tpl_sum(tpl *t) {
 static int tpl_contains(tpl *t, tpl_value what, tpl_value in) {
     if (what.kind == TPL_TEXT && in.kind == TPL_MESSAGE) return tpl_member(t, in, what.text).kind != TPL_UNDEFINED;
     if (what.kind != TPL_TEXT || (in.kind != TPL_TEXT && in.kind != TPL_UNDEFINED)) tpl_bad(t, "in");
-    for (size_t i = 0; !t->failed.text && i + what.text.length <= in.text.length; i++)
-        if (!memcmp(in.text.text + i, what.text.text, what.text.length)) return in.kind == TPL_TEXT;
+    for (size_t i = 0; !t->failed.text && in.kind == TPL_TEXT && i + what.text.length <= in.text.length; i++)
+        if (!memcmp(in.text.text + i, what.text.text, what.text.length)) return 1;
     return 0;
 }
 

@@ -727,6 +727,7 @@ static int chat_fixture(fixture *x, const char *arch, const char *template, int 
 #define LOOP(nl) "{% for message in messages %}{{'<|im_start|>' + message['role'] + '" nl "' + message['content'] + " \
                  "'<|im_end|>' + '" nl "'}}{% endfor %}"
 #define PROMPT(nl) "{% if add_generation_prompt %}{{ '<|im_start|>assistant" nl "' }}{% endif %}"
+#define DOUBLE "{% set n.a = n.a + n.a %}{% set n.a = n.a + n.a %}{% set n.a = n.a + n.a %}"
 #define LLAMA3 "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + " \
                "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}" \
                "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
@@ -897,6 +898,13 @@ TEST(chat_templates) {
         {"llama", "{{ strftime_now('%Y') }}" LOOP("\\n") PROMPT("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN,
          "cannot follow it at \"strftime_now\""},
         {"llama", "{% if x %}" LOOP("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN, "cannot follow it at \"if\""},
+        /* from behind twice is from the front; a part of a list from behind is not followed, nor are huge numbers */
+        {"llama", "{% for m in messages[::-1][::-1] %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+         "{{ '<|im_end|>\\n' }}{% endfor %}" PROMPT("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN, ""},
+        {"llama", "{% set x = messages[::-1][0::-1] %}" LOOP("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN,
+         "cannot follow it at \"a slice\""},
+        {"llama", "{% set n = namespace(a=2000) %}{% if '' in x %}{% endif %}"
+         DOUBLE DOUBLE DOUBLE LOOP("\\n"), U OPEN, SYSTEM("Be brief.") U OPEN, "cannot follow it at \"a sum\""},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         fixture x;
