@@ -9310,6 +9310,10 @@ failed:
     return local.status;
 }
 
+static int session_stretch_has(const session_stretch *t, const int *path, int n_path) {
+    return t->n_path == n_path && !memcmp(t->path, path, (size_t)n_path * sizeof *path);
+}
+
 /* Makes a path the present one, as stretch number `index`, the last one, from position `from` on. first_call[i] is the
  * earliest call of the same layer, whose slot a prompt sees in shared mode. */
 static void session_put_path(polar_session *s, int index, int from, const int *path, int n_path) {
@@ -9322,8 +9326,7 @@ static void session_put_path(polar_session *s, int index, int from, const int *p
      * at the stretch itself, if not before */
     for (int i = 0; i < n_path; i++)
         for (s->first_call[i] = 0; (s->path[s->first_call[i]] - s->path[i]) % CALL_PASS;) s->first_call[i]++;
-    for (now->same = 0; s->stretches[now->same].n_path != n_path ||
-                        memcmp(s->stretches[now->same].path, s->path, (size_t)n_path * sizeof *path);) now->same++;
+    for (now->same = 0; !session_stretch_has(&s->stretches[now->same], s->path, n_path);) now->same++;
     s->n_stretches = index + 1;
 }
 
@@ -9384,8 +9387,7 @@ polar_status polar_session_change_program(polar_session *s, const polar_program 
             if (session_last_call(&s->stretches[k], path[i] % CALL_PASS) < 0)
                 return fail(error, POLAR_MISMATCH, "the program runs layer %d, which the tokens from position %d on "
                             "skipped", path[i] % CALL_PASS, s->stretches[k].from);
-    if (last >= 0 && s->stretches[last].n_path == n && !memcmp(s->stretches[last].path, path, (size_t)n * sizeof *path))
-        last--;
+    if (last >= 0 && session_stretch_has(&s->stretches[last], path, n)) last--;
     if (last + 1 == s->options.max_programs)
         return fail(error, POLAR_CONTEXT, "tokens under %d programs are held, as many as max_programs", last + 1);
     session_put_path(s, last + 1, last + 1 < s->n_stretches ? s->stretches[last + 1].from : s->n_past, path, n);
@@ -9654,15 +9656,17 @@ const int32_t *polar_session_tokens(const polar_session *s) {
 }
 
 /* Slots need no change: what lies behind n_past is overwritten before it is read. Stretches of which no token is left
- * make place for the present one. */
+ * make place for the present one, which goes on from one that ran under its program. */
 polar_status polar_session_truncate(polar_session *s, int n, polar_error *error) {
     err_clear(error);
     if (n < 0 || n > polar_session_position(s))
         return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, polar_session_position(s));
     if (n <= s->n_past) { /* else only a token that waits is kept waiting */
         int last = s->n_stretches - 1;
-        const int from = MIN(s->stretches[last].from, n);
+        int from = MIN(s->stretches[last].from, n);
         while (last > 0 && s->stretches[last - 1].from >= n) last--;
+        if (last > 0 && session_stretch_has(&s->stretches[last - 1], s->path, s->n_path))
+            from = s->stretches[--last].from;
         session_put_path(s, last, from, s->path, s->n_path);
         s->n_past = n;
         s->rest.token = -1;
@@ -9838,6 +9842,8 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     polar_session_options o;
     polar_session *s;
     polar_status status;
+    int n_slots = 0; /* in use */
+    err_clear(error);
     if (!out || !from) return fail(error, POLAR_ARGUMENT, "polar_session_clone: out or session is NULL");
     *out = NULL;
     /* the same options, but what they pointed to may be gone: allocator and runner are those that were copied */
@@ -9849,10 +9855,10 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     /* the programs of all tokens, and what their calls left in the slots */
     for (int k = 0; k < from->n_stretches; k++) {
         const session_stretch *t = &from->stretches[k];
-        const int slots = o.kv_mode == POLAR_KV_LAST ? from->n_slots : t->n_path;
         session_put_path(s, k, t->from, t->path, t->n_path);
-        memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)slots);
+        n_slots = o.kv_mode == POLAR_KV_LAST ? from->n_slots : MAX(n_slots, t->n_path);
     }
+    memcpy(s->kv, from->kv, 2 * s->slot_bytes * (size_t)n_slots);
     /* tokens and logits, and a generation that may go on */
     s->n_past = from->n_past;
     s->n_prompt = from->n_prompt;
@@ -12473,8 +12479,9 @@ void polar_search_free(polar_search *s) {
  * Start reading at pred_forward: the network step by step with its formulas; pred_block_forward above it is one of its
  * encoder blocks, pred_attention_forward the attention of both. Go on with polar_program_beams and menu_forward. The
  * parts around them: mat_* are the matrix products and row operations on which networks and training run; pred_tensors
- * names, orders and places the parameters; pred_read and pred_write are the file. For each function of the forward
- * pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not trusted.
+ * names, orders and places the parameters; pred_read and polar_predictor_save are the file. For each function of the
+ * forward pass [train] has its backward. Promises: bits independent of threads and instruction set; files are not
+ * trusted.
  *
  * A predictor file is a GGUF file, which other programs can write too; in C with examples/cli/gguf_writer.c. "*" may be
  * left out.
@@ -13624,7 +13631,7 @@ struct polar_predictor {
     polar_program *programs; /* (n_menu) */
 };
 
-/* As files say it, see pred_read_info. */
+/* As files say it, see pred_read_feature. */
 const char *polar_feature_name(polar_feature feature) {
     static const char *const names[POLAR_N_FEATURE] = {"hidden", "embedding", "encoder"};
     return (unsigned)feature < (unsigned)POLAR_N_FEATURE ? names[feature] : NULL;
@@ -17362,8 +17369,6 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef MODEL_CHECKSUM_START
 #undef MANY_MIN_CHANCE
 #undef MANY_MIN_SHARE
-#undef TILE_X86
-#undef PRODUCT_X86
 #undef MAT_FMA
 #undef MAT_NORM_EPS
 #undef MAT_ROWS6

@@ -193,6 +193,7 @@ TEST(refused_changes) {
     polar_session_options o = {0};
     polar_session *s = NULL;
     polar_error e;
+    size_t size;
     const int32_t tokens[] = {1, 2, 3};
     o.max_calls = 5;
     CHECK(!polar_session_create(&s, m, &skips, &o, NULL));
@@ -204,6 +205,15 @@ TEST(refused_changes) {
     CHECK(!polar_session_eval(s, tokens, 1, NULL) && !polar_session_change_program(s, &loops, NULL));
     CHECK(!polar_session_eval(s, tokens, 1, NULL) && polar_session_change_program(s, &all, &e) == POLAR_CONTEXT);
     CHECK_STR(e.message, "tokens under 2 programs are held, as many as max_programs");
+    polar_session_free(s);
+    /* when all tokens of another program are dropped, the session is one of a single program again */
+    o.max_programs = 3;
+    CHECK(!polar_session_create(&s, m, &all, &o, NULL) && !polar_session_eval(s, tokens, 3, NULL));
+    CHECK(!polar_session_change_program(s, &loops, NULL) && !polar_session_eval(s, tokens, 2, NULL));
+    CHECK(!polar_session_change_program(s, &all, NULL) && !polar_session_eval(s, tokens, 1, NULL));
+    CHECK(polar_session_save(s, NULL, 0, &size, NULL) == POLAR_UNSUPPORTED);
+    for (int n = 3; n > 1; n--)
+        CHECK(!polar_session_truncate(s, n, NULL) && !polar_session_save(s, NULL, 0, &size, NULL));
     polar_session_free(s);
     o.kv_mode = POLAR_KV_SHARED;
     CHECK(!polar_session_create(&s, m, &loops, &o, NULL) && !polar_session_eval(s, tokens, 1, NULL));

@@ -34,10 +34,11 @@ static int is_same(const char *name, polar_status with, polar_status without, co
     return same;
 }
 
-/* A call fails with the same status with an error and without one, and with the one that the error has. */
+/* A call fails with the same status with an error and without one, and with the one that the error has, whatever was in
+ * that before. */
 #define SAME(f, ...)                                         \
     do {                                                     \
-        polar_error e_;                                      \
+        polar_error e_ = {(polar_status)99, "of before"};     \
         polar_status with_;                                  \
         blocks_left = blocks;                                \
         with_ = f(__VA_ARGS__, &e_);                         \
@@ -171,6 +172,7 @@ static void sessions(const polar_model *m) {
     SAME(polar_session_truncate, s, 1);
     SAME(polar_session_save, s, state, sizeof state, &size);
     SAME(polar_session_load, s, state, sizeof state);
+    SAME(polar_session_clone, NULL, s);
     blocks = 0;
     SAME(polar_session_clone, &copy, s);
     blocks = -1;
