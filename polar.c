@@ -15673,7 +15673,8 @@ static train_sum train_pass_loss(const polar_trainer *t, const train_pass *pass,
 static polar_result_kind train_result(const polar_train_question *q, const int *path, int n) {
     polar_result_kind result = POLAR_RESULT_UNKNOWN;
     for (int i = 0; i < q->n_paths && result != POLAR_RESULT_VALID; i++)
-        if (q->paths[i].length == n && !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
+        if (q->paths[i].result != POLAR_RESULT_UNKNOWN && q->paths[i].length == n &&
+            !memcmp(q->paths[i].path, path, (size_t)n * sizeof *path))
             result = q->paths[i].result;
     return result;
 }

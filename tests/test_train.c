@@ -442,6 +442,24 @@ TEST(corrected) {
     synthetic_free(&s);
 }
 
+/* What equal paths say together does not depend on their order. */
+TEST(equal_paths) {
+    const int calls[] = {0, 1};
+    polar_train_path paths[2];
+    polar_train_question q;
+    memset(paths, 0, sizeof paths);
+    memset(&q, 0, sizeof q);
+    q.paths = paths;
+    q.n_paths = 2;
+    for (int i = 0; i < 9; i++) {
+        const int a = i / 3, b = i % 3, valid = a == POLAR_RESULT_VALID || b == POLAR_RESULT_VALID;
+        for (int k = 0; k < 2; k++) paths[k].path = calls, paths[k].length = 2;
+        paths[0].result = (polar_result_kind)a;
+        paths[1].result = (polar_result_kind)b;
+        CHECK((int)train_result(&q, calls, 2) == (valid ? POLAR_RESULT_VALID : MAX(a, b)));
+    }
+}
+
 TEST(paths_of_a_question) {
     int calls[5][N_LAYER], chosen[N_LAYER + 1] = {0}, n_valid = 0, n_least = 0;
     polar_train_path paths[5];
@@ -843,7 +861,7 @@ TEST(calibration) {
 static const test_case tests[] = {
 #define ROW(name) {#name, test_##name}
     ROW(reference), ROW(reference_tensors), ROW(differences), ROW(focal), ROW(corrected), ROW(menu_differences),
-    ROW(paths_of_a_question), ROW(reproducible), ROW(resume),
+    ROW(equal_paths), ROW(paths_of_a_question), ROW(reproducible), ROW(resume),
     ROW(order), ROW(learns), ROW(bad_data), ROW(menu), ROW(calibration), ROW(defaults),
 };
 
