@@ -11908,6 +11908,12 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
  *   3. Evaluate. The caller runs the child's program on the question; the reward is 1 for a correct answer, else 0.
  *   4. Backpropagate. The reward is added to every node on the way from the root.
  *
+ * With a prior, weights P of edits that other questions taught, the score is that of PUCT, which prefers edits with a
+ * large P among those that were visited as often:
+ *          R/v + c P sqrt(V) / (1 + v) - lambda |pi|/D
+ * and a node that has room gets one of the untried edits with the largest P. Those of probability epsilon are drawn
+ * from all as before, so that no edit is out of reach.
+ *
  * The first simulation evaluates the root, which is the identity, and is not counted against the budget. What the
  * papers leave open is settled like this:
  * - V counts the identity's evaluation too, so that ln V is defined; it equals the visits of the root.
@@ -11959,6 +11965,7 @@ typedef struct mcts_node {
 typedef struct mcts_edge {
     int child, next; /* next edge of the same node, -1 after the last */
     int action;      /* number of the edit, see mcts_action */
+    double p;        /* P of the edit, 1 without a prior */
 } mcts_edge;
 
 typedef enum mcts_state { MCTS_NEW, MCTS_PROPOSED, MCTS_KNOWN } mcts_state;
@@ -12167,11 +12174,19 @@ static void mcts_free_runs(const polar_search *s, int node, int *run) {
         if (run[i]) run[i] += run[i + 1];
 }
 
+/* P of an edit, cut to 0 .. 1; 1 without a prior. */
+static double mcts_weight(const polar_search *s, mcts_edit e) {
+    const polar_segment edit = {(int16_t)e.start, (int16_t)e.length, (int16_t)e.times, (int16_t)e.damped};
+    const double w = s->options.prior ? s->options.prior(s->options.prior_user, &edit) : 1;
+    return w > 0 ? MIN(w, 1) : 0;
+}
+
 /* Goes through the edits that can be added to a node and were not, by start, length and times, up to the one with the
- * index `which`, which is stored with its action number (start, length, kind) in mixed radix. Returns how many it met:
- * all of them if `which` is -1. An edit is possible if no other touches its layers and |pi| stays within
- * 1 .. max_calls. Needs the marks of mcts_mark_tried. */
-static int mcts_action(const polar_search *s, int node, int which, mcts_edit *edit, int *action) {
+ * index `which`, which is stored, and in `edge` its P and action number (start, length, kind) in mixed radix. Returns
+ * how many it met: all of them if `which` is -1. With `least` only those with P >= *least count, which rises to the
+ * largest P met. An edit is possible if no other touches its layers and |pi| stays within 1 .. max_calls. Needs the
+ * marks of mcts_mark_tried. */
+static int mcts_action(const polar_search *s, int node, int which, double *least, mcts_edit *edit, mcts_edge *edge) {
     const polar_search_options *o = &s->options;
     const int n_kinds = mcts_n_kinds(o);
     int run[POLAR_MAX_LAYER], n = 0;
@@ -12182,10 +12197,15 @@ static int mcts_action(const polar_search *s, int node, int which, mcts_edit *ed
                 const mcts_edit e = mcts_kind(o, start, length, kind);
                 const int number = (start * o->max_length + length - 1) * n_kinds + kind;
                 const int calls = s->nodes[node].n_calls + mcts_extra_calls(e);
+                double p;
                 if (calls < 1 || calls > s->max_calls || s->tried[number / 8] >> number % 8 & 1) continue;
+                p = mcts_weight(s, e);
+                if (least && p < *least) continue;
+                if (least && p > *least) *least = p, n = 0;
                 if (n++ != which) continue;
                 *edit = e;
-                *action = number;
+                edge->action = number;
+                edge->p = p;
                 return n;
             }
         }
@@ -12193,18 +12213,20 @@ static int mcts_action(const polar_search *s, int node, int which, mcts_edit *ed
     return n;
 }
 
-/* Draws an edit that the node does not have as a child yet, and adds the edge. Returns the child, which may be a node
- * that other parents have already, or -1 if no edit is left; then nothing is drawn. */
-static int mcts_expand(polar_search *s, int node) {
+/* Draws an edit that the node does not have as a child yet, of those with the largest P or of any, and adds the edge.
+ * Returns the child, which may be a node that other parents have already, or -1 if no edit is left; then nothing is
+ * drawn. */
+static int mcts_expand(polar_search *s, int node, int of_any) {
     mcts_node *parent = &s->nodes[node];
     mcts_edge *edge = &s->edges[s->n_edges];
     mcts_edit e = {0, 0, 0, 0};
     uint64_t hash;
+    double largest = 0, *least = of_any ? NULL : &largest;
     int n, child;
     mcts_mark_tried(s, node);
-    n = mcts_action(s, node, -1, NULL, NULL);
+    n = mcts_action(s, node, -1, least, NULL, NULL);
     if (!n) return -1;
-    mcts_action(s, node, mcts_below(&s->rng, n), &e, &edge->action);
+    mcts_action(s, node, mcts_below(&s->rng, n), least, &e, edge);
     hash = parent->set_hash + mcts_hash(e);
     child = mcts_find_node(s, node, e, hash);
     if (child < 0) child = mcts_add_node(s, node, e, hash);
@@ -12226,9 +12248,11 @@ static int mcts_may_widen(const polar_search *s, const mcts_node *n) {
     return n->n_children < MAX(1, ceil(limit - 1e-9));
 }
 
-/* R/v + c sqrt(ln V / v) - lambda |pi|/D, with V the visits of the root. */
-static double mcts_score(const polar_search *s, const mcts_node *child) {
-    double v = child->visits, explore = sqrt(log64(s->nodes[0].visits) / v);
+/* R/v + c sqrt(ln V / v) - lambda |pi|/D, with V the visits of the root; with a prior c P sqrt(V) / (1 + v) inside. */
+static double mcts_score(const polar_search *s, const mcts_edge *edge) {
+    const mcts_node *child = &s->nodes[edge->child];
+    double v = child->visits, all = s->nodes[0].visits;
+    double explore = s->options.prior ? mul64(edge->p, sqrt(all)) / (1 + v) : sqrt(log64(all) / v);
     return child->reward / v + mul64(s->options.exploration, explore) -
            mul64(s->options.length_penalty, (double)child->n_calls / s->n_layer);
 }
@@ -12238,7 +12262,7 @@ static int mcts_best_child(const polar_search *s, int node) {
     int best = -1;
     double best_score = 0;
     for (int e = s->nodes[node].first_edge; e >= 0; e = s->edges[e].next) {
-        double score = mcts_score(s, &s->nodes[s->edges[e].child]);
+        double score = mcts_score(s, &s->edges[e]);
         if (best >= 0 && score <= best_score) continue;
         best = s->edges[e].child;
         best_score = score;
@@ -12259,8 +12283,8 @@ static int mcts_descend(polar_search *s, int *nodes) {
     nodes[n++] = node;
     if (s->n_started == 0) return n; /* the identity */
     for (;;) {
-        const int expands = mcts_may_widen(s, &s->nodes[node]) || mcts_explores(s);
-        const int new_child = expands ? mcts_expand(s, node) : -1;
+        const int widens = mcts_may_widen(s, &s->nodes[node]);
+        const int new_child = widens || mcts_explores(s) ? mcts_expand(s, node, !widens) : -1;
         node = new_child >= 0 ? new_child : mcts_best_child(s, node);
         if (node < 0) return n;
         nodes[n++] = node;

@@ -594,9 +594,9 @@ POLAR_API void polar_many_get_stats(const polar_many *many, polar_many_stats *st
  *     while ((id = polar_search_next(search, &program)) >= 0)
  *         polar_search_report(search, id, is_correct(&program), &error);
  *
- * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time: the child with
- * the largest R/v + c sqrt(ln V / v) - lambda |pi|/D is next, for rewards R of v visits among V simulations and a path
- * of |pi| calls. All depends on options, question, rewards, and the order of next and report only. */
+ * Edits of the identity (a run of layers skipped, or executed several times) are added one at a time: next is the child
+ * with the largest R/v + c sqrt(ln V / v) - lambda |pi|/D, for rewards R of v visits among V simulations and a path of
+ * |pi| calls. All follows from options, question, rewards, order of next and report. Create takes all memory. */
 typedef struct polar_search polar_search;
 
 /* What edits do: skip, repeat, or either. "both", "skip", "loop". */
@@ -609,19 +609,19 @@ typedef struct polar_search_options {
     const polar_allocator *allocator;
     uint64_t seed;         /* of the run; every question gets its own from it and its text */
     int simulations;       /* 200 [C]; the identity comes before them */
-    double length_penalty; /* lambda, 5.0 [C] */
-    double exploration;    /* c, sqrt 2 [R] */
+    double length_penalty, exploration; /* lambda, 5.0 [C]; c, sqrt 2 [R] */
     double epsilon;        /* probability of an unexplored edit where the best known would be next, 0.1 [C] */
-    double widening_alpha; /* children of a node: at most max(1, ceil(alpha visits^beta)); 2 [R] */
-    double widening_beta;  /* 0.5 [R] */
-    int max_length;        /* layers of an edit, 4 */
-    int max_times;         /* executions of a repeated edit, 5 */
+    double widening_alpha, widening_beta; /* children of a node: at most max(1, ceil(alpha visits^beta)); 2, 0.5 [R] */
+    int max_length, max_times; /* layers of an edit, 4; executions of a repeated one, 5 */
     int max_damped;        /* 0; otherwise edits may also be 2 .. max_damped damped passes, unless they skip only */
     polar_search_space space;
     double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
     int max_in_flight;     /* proposals that may wait for their reward at once, 64 */
+    /* NULL, or what other questions taught: P of an edit, cut to 0..1, the same at every call. A node with room gets an
+     * edit of the largest P, and R/v + c P sqrt(V) / (1 + v) - lambda |pi|/D decides. */
+    double (*prior)(void *user, const polar_segment *edit);
+    void *prior_user;
 } polar_search_options;
-/* All memory is taken here, none later. */
 POLAR_API polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
                                            const polar_search_options *options, polar_error *error);
 POLAR_API void polar_search_free(polar_search *search);

@@ -123,13 +123,36 @@ static int naive_untried(const polar_search_options *o, int n_layer, int node, n
     return count;
 }
 
+/* The prior of the edit that the child has and the node has not. */
+static double naive_prior(const polar_search_options *o, const naive_node *n, const naive_node *child) {
+    polar_segment edit = {0};
+    int k = 0;
+    while (k < n->n_edits && !memcmp(n->edits[k], child->edits[k], sizeof n->edits[k])) k++;
+    edit.start = (int16_t)child->edits[k][0];
+    edit.length = (int16_t)child->edits[k][1];
+    edit.times = (int16_t)child->edits[k][2];
+    return o->prior(o->prior_user, &edit);
+}
+
+/* Only the edits of the largest prior; how many. */
+static int naive_likeliest(const polar_search_options *o, const naive_node *n, naive_node *c, int count) {
+    double largest = -1;
+    int kept = 0;
+    for (int i = 0; i < count; i++) largest = fmax(largest, naive_prior(o, n, &c[i]));
+    for (int i = 0; i < count; i++)
+        if (naive_prior(o, n, &c[i]) == largest) c[kept++] = c[i];
+    return kept;
+}
+
 static int naive_best(const polar_search_options *o, int n_layer, const naive_node *n) {
     double best = -HUGE_VAL;
     int at = -1, path[POLAR_MAX_CALLS];
     for (int k = 0; k < n->n_children; k++) {
         const naive_node *c = &naive_nodes[n->children[k]];
-        double u = c->reward / c->visits + o->exploration * sqrt(log(naive_nodes[0].visits) / c->visits) -
-                   o->length_penalty * naive_path(n_layer, c, path) / n_layer;
+        double explore = sqrt(log(naive_nodes[0].visits) / c->visits), u;
+        if (o->prior) explore = naive_prior(o, n, c) * sqrt(naive_nodes[0].visits) / (1 + c->visits);
+        u = c->reward / c->visits + o->exploration * explore -
+            o->length_penalty * naive_path(n_layer, c, path) / n_layer;
         if (u > best + 1e-12) best = u, at = n->children[k];
     }
     return at;
@@ -151,11 +174,14 @@ static void check_against_naive(int n_layer, const polar_search_options *o) {
         while (simulation > 0) {
             naive_node *nn = &naive_nodes[node];
             double limit = fmax(1, ceil(o->widening_alpha * pow(nn->visits, o->widening_beta)));
-            int expand = nn->n_children < limit, count;
+            int expand = nn->n_children < limit, count, any = !expand || !o->prior;
             if (!expand) expand = ldexp((double)(rng_next(&rng) >> 11), -53) < o->epsilon;
             if (expand && (count = naive_untried(o, n_layer, node, untried)) > 0) {
-                naive_node c = untried[(rng_next(&rng) >> 32) * (uint64_t)count >> 32];
-                int at = naive_find(&c);
+                naive_node c;
+                int at;
+                if (!any) count = naive_likeliest(o, nn, untried, count);
+                c = untried[(rng_next(&rng) >> 32) * (uint64_t)count >> 32];
+                at = naive_find(&c);
                 if (at < 0) naive_nodes[at = naive_n++] = c;
                 nn->children[nn->n_children++] = at;
                 chain[n++] = at;
@@ -205,6 +231,57 @@ TEST(textbook) {
     check_against_naive(3, &o); /* smaller than the budget: transpositions and equal paths all the time */
     o.epsilon = 1;
     check_against_naive(4, &o);
+}
+
+/* Few values, so that there are equals to draw from. */
+static double coarse_prior(void *user, const polar_segment *e) {
+    (void)user;
+    return (double)((e->start * 5 + e->length * 3 + e->times * 7) % 4) / 4;
+}
+
+/* PUCT, as the naive search says it, with edits in the order of the prior. */
+TEST(prior) {
+    polar_search_options o = {.simulations = 200, .length_penalty = 5, .exploration = 1.41421356237309505,
+                              .epsilon = 0.1, .widening_alpha = 2, .widening_beta = 0.5, .max_length = 4,
+                              .max_times = 5};
+    polar_search *plain, *s;
+    o.prior = coarse_prior;
+    for (o.seed = 0; o.seed < 3; o.seed++) check_against_naive(12, &o);
+    o.length_penalty = 0.1, o.exploration = 3;
+    check_against_naive(9, &o);
+    o.epsilon = POLAR_OFF, o.max_cost = 1.5;
+    check_against_naive(10, &o);
+    o.simulations = 300;
+    check_against_naive(3, &o);
+    s = searched(12, "q", &o, hashed_reward);
+    o.prior = NULL;
+    plain = searched(12, "q", &o, hashed_reward);
+    CHECK(trajectory_hash(s) != trajectory_hash(plain));
+    polar_search_free(s);
+    polar_search_free(plain);
+}
+
+static double user_prior(void *user, const polar_segment *e) {
+    return e->times || e->start != 3 || e->length != 2 ? 0 : *(const double *)user;
+}
+
+/* What is no number from 0 to 1 counts as the nearest one, and no number as 0. */
+TEST(prior_range) {
+    static const double values[][2] = {{7, 1}, {-1, 0}, {HUGE_VAL, 1}, {-HUGE_VAL, 0}, {NAN, 0}};
+    polar_search_options o = {.simulations = 80, .prior = user_prior};
+    for (int i = 0; i < (int)COUNT(values); i++) {
+        uint64_t hash[2];
+        for (int k = 0; k < 2; k++) {
+            double value = values[i][k];
+            polar_search *s;
+            o.prior_user = &value;
+            s = searched(8, "q", &o, hashed_reward);
+            if (values[i][1] > 0) CHECK_STR(program_text(s, 1), "0-2 3-4x0 5-7");
+            hash[k] = trajectory_hash(s);
+            polar_search_free(s);
+        }
+        CHECK(hash[0] == hash[1]);
+    }
 }
 
 /* --- planted rewards ---------------------------------------------------------------------------------- */
@@ -581,8 +658,8 @@ TEST(memory) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(textbook), T(planted), T(length_penalty), T(even_spread), T(replay), T(several_in_flight), T(spaces),
-    T(small_spaces), T(large), T(bad_options), T(bad_reports), T(memory),
+    T(textbook), T(prior), T(prior_range), T(planted), T(length_penalty), T(even_spread), T(replay),
+    T(several_in_flight), T(spaces), T(small_spaces), T(large), T(bad_options), T(bad_reports), T(memory),
 };
 
 int main(int argc, char **argv) {
