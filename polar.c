@@ -1704,15 +1704,14 @@ static int gguf_windows_errno(void) {
 #endif
 
 #ifndef POLAR_NO_STDIO
-/* fopen with a UTF-8 path on every system. */
-static FILE *gguf_fopen(const char *path, const char *mode, polar_error *e) {
+/* Opens a file with a UTF-8 path on every system. */
+static FILE *gguf_fopen(const char *path, polar_error *e) {
     FILE *f = NULL;
 #ifdef _WIN32
-    wchar_t wide[GGUF_PATH], wide_mode[8] = {0};
-    for (int i = 0; i < 7 && mode[i]; i++) wide_mode[i] = (wchar_t)mode[i];
-    if (gguf_wide(path, wide)) f = _wfopen(wide, wide_mode);
+    wchar_t wide[GGUF_PATH];
+    if (gguf_wide(path, wide)) f = _wfopen(wide, L"rb");
 #else
-    f = fopen(path, mode);
+    f = fopen(path, "rb");
 #endif
     if (!f) fail(e, POLAR_IO, "%s: %s", path, strerror(errno));
     return f;
@@ -1746,7 +1745,7 @@ typedef struct gguf_watch {
 static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_watch *watch, const polar_allocator *a,
                                   polar_error *e) {
     const size_t chunk = (size_t)1 << 24;
-    FILE *f = gguf_fopen(path, "rb", e);
+    FILE *f = gguf_fopen(path, e);
     polar_status status = POLAR_OK;
     int64_t size;
     uint8_t *block;
@@ -2154,71 +2153,63 @@ int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out
     return gguf_show_tensor(&g->file, index, out);
 }
 
-#ifndef POLAR_NO_STDIO
-/* --- writing: what this library makes, predictors and states of a training ---
+/* --- writing: the bytes of a file, for predictors ---
  *
- * Metadata and tensors of F32 are listed first; then gguf_out_save writes the file. examples/cli/gguf_writer.c writes
- * files of any kind. */
+ * First all metadata, then the tensors of F32 are announced, then their numbers follow in the same order, and
+ * gguf_out_end writes the header. What does not fit is only counted. examples/cli/gguf_writer.c writes any kind. */
 
-/* Numbers of a tensor, which stay where they are. */
-typedef struct gguf_out_tensor {
-    const float *values;
-    size_t n;
-} gguf_out_tensor;
-
-/* A file that is to be written. */
 typedef struct gguf_out {
-    buf pairs, directory; /* as they will stand in the file */
-    buf tensors;          /* gguf_out_tensor, in the order of the directory */
-    uint64_t n_pairs, n_tensors;
-    uint64_t offset; /* of the next tensor */
+    uint8_t *at;
+    size_t capacity, length;
+    uint32_t n_pairs, n_tensors;
+    uint64_t offset; /* of the next tensor that is announced */
 } gguf_out;
 
-/* An empty file; the allocator is borrowed until gguf_out_free. */
-static gguf_out gguf_out_begin(const polar_allocator *a) {
-    gguf_out o;
-    memset(&o, 0, sizeof o);
-    o.pairs.allocator = o.directory.allocator = o.tensors.allocator = a;
+/* Appends n bytes; NULL stands for zeros. */
+static void gguf_out_put(gguf_out *o, const void *bytes, size_t n) {
+    if (o->length <= o->capacity && n <= o->capacity - o->length) {
+        if (bytes && n) memcpy(o->at + o->length, bytes, n);
+        else memset(o->at + o->length, 0, n);
+    }
+    o->length += n;
+}
+
+/* A file that is to be written to `at`, NULL to measure it. */
+static gguf_out gguf_out_begin(void *at, size_t capacity) {
+    gguf_out o = {at, at ? capacity : 0, GGUF_HEADER_BYTES, 0, 0, 0};
     return o;
 }
 
-/* Frees what was listed; the values of tensors are not its own. */
-static void gguf_out_free(gguf_out *o) {
-    buf_free(&o->pairs);
-    buf_free(&o->directory);
-    buf_free(&o->tensors);
-}
-
 /* Little-endian, as files have it. */
-static void buf_put_u32(buf *b, uint32_t v) {
+static void gguf_out_u32(gguf_out *o, uint32_t v) {
     uint8_t bytes[4];
     wr_u32(bytes, v);
-    buf_put(b, bytes, 4);
+    gguf_out_put(o, bytes, 4);
 }
 
-static void buf_put_u64(buf *b, uint64_t v) {
+static void gguf_out_u64(gguf_out *o, uint64_t v) {
     uint8_t bytes[8];
     wr_u64(bytes, v);
-    buf_put(b, bytes, 8);
+    gguf_out_put(o, bytes, 8);
 }
 
 /* A string as files have it. */
-static void buf_put_counted(buf *b, const char *s, size_t n) {
-    buf_put_u64(b, n);
-    buf_put(b, s, n);
+static void gguf_out_string(gguf_out *o, const char *s) {
+    gguf_out_u64(o, strlen(s));
+    gguf_out_put(o, s, strlen(s));
 }
 
-/* Begins a pair; the caller puts its value into o->pairs. */
+/* Begins a pair; the caller puts its value behind it. */
 static void gguf_out_key(gguf_out *o, const char *key, gguf_value_type type) {
-    buf_put_counted(&o->pairs, key, strlen(key));
-    buf_put_u32(&o->pairs, (uint32_t)type);
+    gguf_out_string(o, key);
+    gguf_out_u32(o, (uint32_t)type);
     o->n_pairs++;
 }
 
 /* A pair whose value is a text. */
 static void gguf_out_text(gguf_out *o, const char *key, const char *s) {
     gguf_out_key(o, key, GGUF_STRING);
-    buf_put_counted(&o->pairs, s, strlen(s));
+    gguf_out_string(o, s);
 }
 
 /* A number of type U32 (an int at `value`), U64 or F64. */
@@ -2228,136 +2219,56 @@ static void gguf_out_number(gguf_out *o, const char *key, gguf_value_type type, 
     gguf_out_key(o, key, type);
     if (type == GGUF_U32) {
         memcpy(&v32, value, sizeof v32);
-        buf_put_u32(&o->pairs, v32);
+        gguf_out_u32(o, v32);
     } else {
         memcpy(&v64, value, sizeof v64);
-        buf_put_u64(&o->pairs, v64);
+        gguf_out_u64(o, v64);
     }
 }
 
-/* Begins an array; the caller puts its elements into o->pairs. */
+/* Begins an array; the caller puts its elements behind it. */
 static void gguf_out_array(gguf_out *o, const char *key, gguf_value_type type, size_t count) {
     gguf_out_key(o, key, GGUF_ARRAY);
-    buf_put_u32(&o->pairs, (uint32_t)type);
-    buf_put_u64(&o->pairs, count);
+    gguf_out_u32(o, (uint32_t)type);
+    gguf_out_u64(o, count);
 }
 
-/* A pair whose value is an array of 64-bit numbers. */
-static void gguf_out_u64s(gguf_out *o, const char *key, const uint64_t *values, size_t count) {
-    gguf_out_array(o, key, GGUF_U64, count);
-    for (size_t i = 0; i < count; i++) buf_put_u64(&o->pairs, values[i]);
+/* Zeros up to the next multiple of the alignment. */
+static void gguf_out_pad(gguf_out *o) {
+    gguf_out_put(o, NULL, (GGUF_ALIGNMENT - o->length % GGUF_ALIGNMENT) % GGUF_ALIGNMENT);
 }
 
-/* Bytes from n to the next multiple of the alignment. */
-static size_t gguf_padding(uint64_t n) {
-    return (size_t)((GGUF_ALIGNMENT - n % GGUF_ALIGNMENT) % GGUF_ALIGNMENT);
-}
-
-/* A tensor of F32 (rows, columns), or with 0 rows a vector. The values are read when the file is saved. */
-static void gguf_out_f32(gguf_out *o, const char *name, size_t rows, size_t columns, const float *values) {
-    const gguf_out_tensor t = {values, MAX(rows, 1) * columns};
-    buf_put_counted(&o->directory, name, strlen(name));
-    buf_put_u32(&o->directory, rows ? 2 : 1);
-    buf_put_u64(&o->directory, columns);
-    if (rows) buf_put_u64(&o->directory, rows);
-    buf_put_u32(&o->directory, 0); /* the number of F32 */
-    buf_put_u64(&o->directory, o->offset);
-    buf_put(&o->tensors, &t, sizeof t);
-    o->offset += 4 * t.n + gguf_padding(4 * t.n);
+/* Announces a tensor of F32 (rows, columns), or with 0 rows a vector. */
+static void gguf_out_tensor(gguf_out *o, const char *name, size_t rows, size_t columns) {
+    const uint64_t bytes = 4 * (uint64_t)MAX(rows, 1) * columns;
+    gguf_out_string(o, name);
+    gguf_out_u32(o, rows ? 2 : 1);
+    gguf_out_u64(o, columns);
+    if (rows) gguf_out_u64(o, rows);
+    gguf_out_u32(o, 0); /* the number of F32 */
+    gguf_out_u64(o, o->offset);
+    o->offset += (bytes + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
     o->n_tensors++;
 }
 
-#ifdef _WIN32
-static void gguf_remove(const char *path) {
-    wchar_t wide[GGUF_PATH];
-    if (gguf_wide(path, wide)) _wremove(wide);
+/* The numbers of a tensor, the next that was announced. */
+static void gguf_out_f32(gguf_out *o, const float *values, size_t n) {
+    gguf_out_pad(o);
+    for (size_t i = 0; i < n; i++) gguf_out_u32(o, f32_bits(values[i]));
 }
 
-static int gguf_rename(const char *from, const char *to) {
-    wchar_t f[GGUF_PATH], t[GGUF_PATH];
-    if (!gguf_wide(from, f) || !gguf_wide(to, t)) return 0;
-    if (MoveFileExW(f, t, MOVEFILE_REPLACE_EXISTING)) return 1;
-    errno = gguf_windows_errno();
-    return 0;
+/* Ends the file; *size gets its bytes. Refuses to write less than all of them. */
+static polar_status gguf_out_end(gguf_out *o, size_t *size, polar_error *e) {
+    gguf_out header = {o->at, o->capacity, 0, 0, 0, 0};
+    gguf_out_pad(o);
+    gguf_out_put(&header, "GGUF", 4);
+    gguf_out_u32(&header, 3);
+    gguf_out_u64(&header, o->n_tensors);
+    gguf_out_u64(&header, o->n_pairs);
+    *size = o->length;
+    if (!o->at || o->length <= o->capacity) return POLAR_OK;
+    return fail(e, POLAR_ARGUMENT, "the file has %zu bytes, there is room for %zu", o->length, o->capacity);
 }
-#else
-#define gguf_remove remove
-#define gguf_rename(from, to) (!rename(from, to))
-#endif
-
-/* 1 unless the path is a device, a pipe or the like, which must not be replaced. /dev/stdout is a link, and leads to a
- * file where the output goes to one. */
-static int gguf_is_replaceable(const char *path) {
-#ifdef POLAR_POSIX_FILES
-    struct stat info;
-    if (!strncmp(path, "/dev/std", 8) || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/", 6)) return 0;
-    return stat(path, &info) || S_ISREG(info.st_mode);
-#elif defined(_WIN32) /* the full name of NUL, CON, COM1 and the like begins so, and that of pipes */
-    wchar_t wide[GGUF_PATH], full[GGUF_PATH];
-    return !gguf_wide(path, wide) || GetFullPathNameW(wide, GGUF_PATH, full, NULL) < 4 ||
-           wcsncmp(full, L"\\\\.\\", 4);
-#else
-    (void)path;
-    return 1;
-#endif
-}
-
-/* The whole file: header, metadata, directory, data. */
-static void gguf_out_write(const gguf_out *o, FILE *f) {
-    static const uint8_t zeros[GGUF_ALIGNMENT] = {0};
-    const gguf_out_tensor *tensors = (const gguf_out_tensor *)(const void *)o->tensors.at;
-    uint8_t header[GGUF_HEADER_BYTES], bytes[4 * 256];
-    memcpy(header, "GGUF", 4);
-    wr_u32(header + 4, 3);
-    wr_u64(header + 8, o->n_tensors);
-    wr_u64(header + 16, o->n_pairs);
-    fwrite(header, 1, sizeof header, f);
-    fwrite(o->pairs.at, 1, o->pairs.length, f);
-    if (o->n_tensors) fwrite(o->directory.at, 1, o->directory.length, f);
-    fwrite(zeros, 1, gguf_padding(sizeof header + o->pairs.length + o->directory.length), f);
-    for (uint64_t i = 0; i < o->n_tensors; i++) {
-        for (size_t at = 0, n; at < tensors[i].n; at += n) {
-            n = MIN(tensors[i].n - at, sizeof bytes / 4);
-            wr_f32s(bytes, tensors[i].values + at, (int)n);
-            fwrite(bytes, 4, n, f);
-        }
-        fwrite(zeros, 1, gguf_padding(4 * tensors[i].n), f);
-    }
-}
-
-/* Writes the file beside `path`, and gives it its name when it is on the disk. A device is written to directly. */
-static polar_status gguf_out_save(const gguf_out *o, const char *path, polar_error *e) {
-    const polar_allocator *a = o->pairs.allocator;
-    const int beside = gguf_is_replaceable(path);
-    const size_t bytes = strlen(path) + 5;
-    polar_error local = {POLAR_OK, ""};
-    polar_status status = POLAR_OK;
-    FILE *f;
-    char *name;
-    int bad;
-    if (o->pairs.failed || o->directory.failed || o->tensors.failed)
-        return fail(e, POLAR_MEMORY, "out of memory while writing GGUF");
-    if (!(name = mem_alloc(a, bytes, e))) return POLAR_MEMORY;
-    memcpy(name, path, bytes - 5);
-    memcpy(name + bytes - 5, beside ? ".tmp" : "", beside ? 5 : 1);
-    f = gguf_fopen(name, "wb", &local);
-    if (!f) status = fail(e, local.status, "%s", local.message);
-    else {
-        gguf_out_write(o, f);
-        bad = fflush(f) != 0 || ferror(f);
-#ifdef POLAR_POSIX_FILES
-        bad = bad || (beside && fsync(fileno(f)));
-#endif
-        if (bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
-        if (fclose(f) && !bad) status = fail(e, POLAR_IO, "%s: cannot write: %s", path, strerror(errno));
-        if (!status && beside && !gguf_rename(name, path))
-            status = fail(e, POLAR_IO, "%s: cannot give %s its name: %s", path, name, strerror(errno));
-        if (status && beside) gguf_remove(name);
-    }
-    mem_free(a, name, bytes);
-    return status;
-}
-#endif /* POLAR_NO_STDIO */
 
 /* ======================================================================================
  * [quant] Tensor types: blocks of quantized numbers
@@ -14191,19 +14102,11 @@ polar_status polar_predictor_open_memory(polar_predictor **out, const void *data
     return pred_open(out, NULL, data, size, allocator, error);
 }
 
-#ifndef POLAR_NO_STDIO
-/* The programs of the menu in their text form. */
-static void pred_write_programs(gguf_out *o, const polar_predictor *p) {
-    char program[16 * POLAR_MAX_LAYER]; /* at most 15 characters for each segment */
-    gguf_out_array(o, "polar.menu.programs", GGUF_STRING, (size_t)p->menu.shape.n_menu);
-    for (int i = 0; i < p->menu.shape.n_menu; i++)
-        buf_put_counted(&o->pairs, program, polar_program_format(&p->programs[i], program, sizeof program));
-}
-
 /* All metadata. The lists are of what `p` holds, which stays as it is. */
 static void pred_write_info(gguf_out *o, const polar_predictor *p) {
     polar_predictor *fields = (polar_predictor *)(uintptr_t)p;
     const int version = 1;
+    char program[16 * POLAR_MAX_LAYER]; /* at most 15 characters for each segment */
     pred_number numbers[PRED_NUMBERS];
     pred_text texts[PRED_TEXTS];
     pred_numbers(fields, numbers);
@@ -14216,32 +14119,35 @@ static void pred_write_info(gguf_out *o, const polar_predictor *p) {
     for (int k = 0; k < PRED_TEXTS; k++)
         if (*texts[k].kept || (p->has_system && texts[k].kept == p->system))
             gguf_out_text(o, texts[k].key, texts[k].kept);
-    if (p->n_questions) gguf_out_u64s(o, "polar.questions", p->questions, (size_t)p->n_questions);
-    if (p->menu.shape.n_menu) pred_write_programs(o, p);
+    if (p->n_questions) gguf_out_array(o, "polar.questions", GGUF_U64, (size_t)p->n_questions);
+    for (int i = 0; i < p->n_questions; i++) gguf_out_u64(o, p->questions[i]);
+    if (p->menu.shape.n_menu) /* its programs in their text form */
+        gguf_out_array(o, "polar.menu.programs", GGUF_STRING, (size_t)p->menu.shape.n_menu);
+    for (int i = 0; i < p->menu.shape.n_menu; i++) {
+        polar_program_format(&p->programs[i], program, sizeof program);
+        gguf_out_string(o, program);
+    }
 }
 
-/* The tensors of a network. */
-static void pred_write_tensors(gguf_out *o, const pred_tensor *list, int n, const float *params) {
-    for (int i = 0; i < n; i++)
-        gguf_out_f32(o, list[i].name, (size_t)list[i].rows, (size_t)list[i].columns, params + list[i].offset);
-}
-
-/* See polar.h. */
-polar_status polar_predictor_save(const polar_predictor *p, const char *path, polar_error *error) {
-    pred_tensor list[PRED_MAX_TENSORS];
-    gguf_out o;
-    polar_status status;
+/* Metadata, then the directory of the tensors of both networks, then their numbers. */
+polar_status polar_predictor_save(const polar_predictor *p, void *file, size_t capacity, size_t *size,
+                                  polar_error *error) {
+    pred_tensor paths[PRED_MAX_TENSORS], menu[MENU_TENSORS];
+    gguf_out o = gguf_out_begin(file, capacity);
+    int n_paths, n_menu;
     err_clear(error);
-    if (!p || !path) return fail(error, POLAR_ARGUMENT, "polar_predictor_save: an argument is NULL");
-    o = gguf_out_begin(&p->allocator);
+    if (!p || !size) return fail(error, POLAR_ARGUMENT, "polar_predictor_save: predictor or size is NULL");
+    n_paths = p->net.shape.d_model ? pred_tensors(&p->net.shape, paths) : 0;
+    n_menu = p->menu.shape.n_menu ? menu_tensors(&p->menu.shape, menu) : 0;
     pred_write_info(&o, p);
-    if (p->net.shape.d_model) pred_write_tensors(&o, list, pred_tensors(&p->net.shape, list), p->params);
-    if (p->menu.shape.n_menu) pred_write_tensors(&o, list, menu_tensors(&p->menu.shape, list), p->menu_params);
-    status = gguf_out_save(&o, path, error);
-    gguf_out_free(&o);
-    return status;
+    for (int i = 0; i < n_paths + n_menu; i++) {
+        const pred_tensor *t = i < n_paths ? &paths[i] : &menu[i - n_paths];
+        gguf_out_tensor(&o, t->name, (size_t)t->rows, (size_t)t->columns);
+    }
+    for (int i = 0; i < n_paths; i++) gguf_out_f32(&o, p->params + paths[i].offset, paths[i].count);
+    for (int i = 0; i < n_menu; i++) gguf_out_f32(&o, p->menu_params + menu[i].offset, menu[i].count);
+    return gguf_out_end(&o, size, error);
 }
-#endif
 
 /* ======================================================================================
  * [pick] Using a predictor
@@ -16650,137 +16556,91 @@ polar_status polar_trainer_predictor(const polar_trainer *t, polar_predictor **o
     return status;
 }
 
-/* --- checkpoints: a GGUF file of the state, parameters, moments and best parameters --- */
+/* --- the state of a run ---------------------------------------------------------------
+ *
+ * As bytes, little-endian on every host:
+ *
+ *     "polar-training"  u16 version  u64 fingerprint of options and data
+ *     u64 numbers of train_state and of the curve: whole ones, and the bits of doubles
+ *     f32 params, m, v, best (n_params each)
+ *     u64 hash of all bytes before it */
 
-#define TRAIN_ARCHITECTURE "polar-training"
-enum { TRAIN_N_ARRAYS = 4 };
-static const char *const train_array_names[TRAIN_N_ARRAYS] = {"params", "m", "v", "best"};
+enum { TRAIN_VERSION = 2, TRAIN_AT_VERSION = 14, TRAIN_AT_FINGERPRINT = 16, TRAIN_AT_EPOCH = 24, TRAIN_AT_STEP = 32 };
 
-/* The arrays (n_params) that a checkpoint holds as tensors, in the order of train_array_names. */
-static void train_arrays(const polar_trainer *t, float *arrays[TRAIN_N_ARRAYS]) {
-    arrays[0] = t->params;
-    arrays[1] = t->m;
-    arrays[2] = t->v;
-    arrays[3] = t->best;
-}
-
-/* Numbers of a state with its curve: 6 whole ones and 5 others, and 6 of each epoch. */
-static size_t train_n_state_numbers(const polar_trainer *t) {
-    return 6 + 5 + 6 * (size_t)t->options.n_epochs;
-}
-
-enum { TRAIN_AT_EPOCH, TRAIN_AT_STEP }; /* the first two of them, which train_load checks */
-
-/* Writes the numbers of the state and of the curve to x, or restores them from there, as bits, so that they come back
- * as they were. */
-static void train_state_numbers(polar_trainer *t, uint64_t *x, int restore) {
+/* Writes all that changes in a run to `to`, or takes it back from `from`; with both NULL it only measures. Returns the
+ * place of the hash behind it. */
+static size_t train_copy_state(polar_trainer *t, uint8_t *to, const uint8_t *from) {
     train_state *s = &t->state;
     int32_t *const ints[] = {&s->epoch, &s->step, &s->n_updates, &s->n_skipped, &s->n_epoch_skipped, &s->best_epoch};
     double *const doubles[] = {&s->epoch_loss, &s->loss, &s->norm, &s->lr, &s->best};
-    size_t n = 0;
-    for (int i = 0; i < COUNT(ints); i++, n++) {
-        if (restore) *ints[i] = (int32_t)(uint32_t)x[n];
-        else x[n] = (uint32_t)*ints[i];
+    float *const arrays[] = {t->params, t->m, t->v, t->best};
+    size_t at = TRAIN_AT_EPOCH;
+    for (int i = 0; i < COUNT(ints); i++, at += 8) {
+        if (to) wr_u64(to + at, (uint32_t)*ints[i]);
+        if (from) *ints[i] = (int32_t)rd_u32(from + at);
     }
-    for (int i = 0; i < COUNT(doubles); i++, n++) {
-        if (restore) *doubles[i] = bits_f64(x[n]);
-        else x[n] = f64_bits(*doubles[i]);
+    for (int i = 0; i < COUNT(doubles); i++, at += 8) {
+        if (to) wr_u64(to + at, f64_bits(*doubles[i]));
+        if (from) *doubles[i] = bits_f64(rd_u64(from + at));
     }
     for (int k = 0; k < t->options.n_epochs; k++) {
         polar_train_epoch *e = &t->curve[k];
         double *const of_epoch[] = {&e->loss, &e->lr, &e->validation_loss, &e->hit1, &e->hit5, &e->identity};
-        for (int i = 0; i < COUNT(of_epoch); i++, n++) {
-            if (restore) *of_epoch[i] = bits_f64(x[n]);
-            else x[n] = f64_bits(*of_epoch[i]);
+        for (int i = 0; i < COUNT(of_epoch); i++, at += 8) {
+            if (to) wr_u64(to + at, f64_bits(*of_epoch[i]));
+            if (from) *of_epoch[i] = bits_f64(rd_u64(from + at));
         }
     }
-    assert(n == train_n_state_numbers(t));
+    for (int i = 0; i < COUNT(arrays); i++)
+        for (size_t k = 0; k < t->n_params; k++, at += 4) {
+            if (to) wr_u32(to + at, f32_bits(arrays[i][k]));
+            if (from) arrays[i][k] = rd_f32(from + at);
+        }
+    return at;
 }
 
-#ifndef POLAR_NO_STDIO
 /* See polar.h. */
-polar_status polar_trainer_save(polar_trainer *t, const char *path, polar_error *error) {
-    float *arrays[TRAIN_N_ARRAYS];
-    gguf_out o;
-    uint64_t *numbers;
-    size_t n_numbers;
-    polar_status status;
+polar_status polar_trainer_save(const polar_trainer *trainer, void *state, size_t capacity, size_t *size,
+                                polar_error *error) {
+    polar_trainer *t = (polar_trainer *)(uintptr_t)trainer; /* which stays as it is */
+    uint8_t *to = state;
+    size_t n;
     err_clear(error);
-    if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_save: an argument is NULL");
-    n_numbers = train_n_state_numbers(t);
-    numbers = mem_alloc(&t->allocator, n_numbers * sizeof *numbers, error);
-    if (!numbers) return POLAR_MEMORY;
-    train_arrays(t, arrays);
-    train_state_numbers(t, numbers, 0);
-    o = gguf_out_begin(&t->allocator);
-    gguf_out_text(&o, "general.architecture", TRAIN_ARCHITECTURE);
-    gguf_out_number(&o, "polar.fingerprint", GGUF_U64, &t->fingerprint);
-    gguf_out_u64s(&o, "polar.state", numbers, n_numbers);
-    for (int i = 0; i < TRAIN_N_ARRAYS; i++) gguf_out_f32(&o, train_array_names[i], 0, t->n_params, arrays[i]);
-    status = gguf_out_save(&o, path, error);
-    gguf_out_free(&o);
-    mem_free(&t->allocator, numbers, n_numbers * sizeof *numbers);
-    return status;
+    if (!t || !size) return fail(error, POLAR_ARGUMENT, "polar_trainer_save: trainer or size is NULL");
+    n = train_copy_state(t, NULL, NULL);
+    *size = n + 8;
+    if (!state) return POLAR_OK;
+    if (capacity < n + 8)
+        return fail(error, POLAR_ARGUMENT, "the training's state has %zu bytes, there is room for %zu", n + 8, capacity);
+    memcpy(to, "polar-training", TRAIN_AT_VERSION);
+    wr_u16(to + TRAIN_AT_VERSION, TRAIN_VERSION);
+    wr_u64(to + TRAIN_AT_FINGERPRINT, t->fingerprint);
+    train_copy_state(t, to, NULL);
+    wr_u64(to + n, mem_hash(to, n));
+    return POLAR_OK;
 }
-#endif
 
-/* Restores a run from a checkpoint; numbers: memory for the state. Everything is checked before anything is taken, so
- * that a trainer whose load fails is as it was. */
-static MAYBE_UNUSED polar_status train_load(polar_trainer *t, const gguf_file *g, uint64_t *numbers, polar_error *e) {
-    float *arrays[TRAIN_N_ARRAYS];
-    const gguf_tensor *tensors[TRAIN_N_ARRAYS];
-    const gguf_kv *kv = gguf_find(g, "polar.fingerprint"), *state;
-    const size_t n = train_n_state_numbers(t);
-    polar_status status;
-    if (!kv || kv->is_array || kv->type != GGUF_U64)
-        return fail(e, POLAR_FORMAT, "%s: not a checkpoint of a training", g->name);
-    if (rd_u64(kv->at) != t->fingerprint)
-        return fail(e, POLAR_MISMATCH, "%s: the checkpoint of a training with other options or other data", g->name);
-    status = gguf_get_array(g, "polar.state", GGUF_U64, &state, 1, e);
-    if (status) return status;
-    if (state->count != n)
-        return fail(e, POLAR_FORMAT, "%s: the state has %zu numbers, expected are %zu", g->name, (size_t)state->count,
-                    n);
-    /* everything is checked first, */
-    for (size_t i = 0; i < n; i++) numbers[i] = rd_u64(state->at + 8 * i);
-    if ((uint32_t)numbers[TRAIN_AT_EPOCH] > (uint32_t)t->options.n_epochs ||
-        (uint32_t)numbers[TRAIN_AT_STEP] >= (uint32_t)t->n_steps)
-        return fail(e, POLAR_FORMAT, "%s: the checkpoint is at a step that does not exist", g->name);
-    for (int i = 0; i < TRAIN_N_ARRAYS; i++) {
-        tensors[i] = gguf_find_tensor(g, train_array_names[i]);
-        if (!tensors[i] || tensors[i]->type != 0 || tensors[i]->bytes != t->n_params * 4)
-            return fail(e, POLAR_FORMAT, "%s: the checkpoint lacks the tensor %s", g->name, train_array_names[i]);
-    }
-    /* and then taken */
-    train_state_numbers(t, numbers, 1);
-    train_arrays(t, arrays);
-    for (int i = 0; i < TRAIN_N_ARRAYS; i++)
-        for (size_t k = 0; k < t->n_params; k++) arrays[i][k] = rd_f32(tensors[i]->data + 4 * k);
+/* See polar.h. Everything is checked before anything is taken, so that a trainer whose load fails is as it was. */
+polar_status polar_trainer_load(polar_trainer *t, const void *state, size_t size, polar_error *error) {
+    const uint8_t *from = state;
+    size_t n;
+    err_clear(error);
+    if (!t || !state) return fail(error, POLAR_ARGUMENT, "polar_trainer_load: trainer or state is NULL");
+    n = train_copy_state(t, NULL, NULL);
+    if (size < TRAIN_AT_EPOCH || memcmp(from, "polar-training", TRAIN_AT_VERSION) ||
+        rd_u16(from + TRAIN_AT_VERSION) != TRAIN_VERSION)
+        return fail(error, POLAR_FORMAT, "these %zu bytes are no state of a training of this version", size);
+    if (rd_u64(from + TRAIN_AT_FINGERPRINT) != t->fingerprint)
+        return fail(error, POLAR_MISMATCH, "the state of a training with other options or other data");
+    if (size != n + 8 || rd_u64(from + n) != mem_hash(from, n) ||
+        rd_u32(from + TRAIN_AT_EPOCH) > (uint32_t)t->options.n_epochs ||
+        rd_u32(from + TRAIN_AT_STEP) >= (uint32_t)t->n_steps)
+        return fail(error, POLAR_FORMAT, "the state of the training is damaged");
+    train_copy_state(t, NULL, from);
     t->planned = -1; /* the order of the epoch is laid out again, from the seed */
     pred_pack(&t->net, &t->runner);
     return POLAR_OK;
 }
-
-#ifndef POLAR_NO_STDIO
-/* See polar.h. */
-polar_status polar_trainer_load(polar_trainer *t, const char *path, polar_error *error) {
-    gguf_file g;
-    uint64_t *numbers;
-    size_t bytes;
-    polar_status status;
-    err_clear(error);
-    if (!t || !path) return fail(error, POLAR_ARGUMENT, "polar_trainer_load: an argument is NULL");
-    memset(&g, 0, sizeof g);
-    status = gguf_open(&g, path, 0, &t->allocator, NULL, NULL, error);
-    if (status) return status;
-    bytes = train_n_state_numbers(t) * sizeof *numbers;
-    numbers = mem_alloc(&t->allocator, bytes, error);
-    status = numbers ? train_load(t, &g, numbers, error) : POLAR_MEMORY;
-    mem_free(&t->allocator, numbers, bytes);
-    gguf_close(&g);
-    return status;
-}
-#endif
 
 /* What is known of every program on every question: results (n_questions, n_menu), each a polar_result_kind. */
 static void menu_results(const polar_train_question *questions, int n_questions, const polar_program *menu, int n_menu,
@@ -17373,8 +17233,6 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef cond_wake_all
 #undef cond_free
 #undef thread_yield
-#undef gguf_remove
-#undef gguf_rename
 #undef QUANT_CHECK
 #undef KERN_TYPES
 #undef AVX2
@@ -17414,7 +17272,6 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef TRAIN_BETA1
 #undef TRAIN_BETA2
 #undef TRAIN_EPS
-#undef TRAIN_ARCHITECTURE
 #undef MENU_HEAT
 #undef MENU_PULL
 #endif

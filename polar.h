@@ -688,12 +688,13 @@ typedef struct polar_predictor_info {
 #ifndef POLAR_NO_STDIO
 POLAR_API polar_status polar_predictor_open(polar_predictor **out, const char *path, const polar_allocator *allocator,
                                             polar_error *error);
-/* Writes the predictor to `path`: beside it first, then renamed, so that a file there stays whole. */
-POLAR_API polar_status polar_predictor_save(const polar_predictor *predictor, const char *path, polar_error *error);
 #endif
 /* From memory; the bytes are copied. */
 POLAR_API polar_status polar_predictor_open_memory(polar_predictor **out, const void *data, size_t size,
                                                    const polar_allocator *allocator, polar_error *error);
+/* The bytes of such a file, *size of them, to `file` (`capacity` bytes) unless it is NULL. */
+POLAR_API polar_status polar_predictor_save(const polar_predictor *predictor, void *file, size_t capacity, size_t *size,
+                                            polar_error *error);
 POLAR_API void polar_predictor_close(polar_predictor *predictor);
 POLAR_API void polar_predictor_get_info(const polar_predictor *predictor, polar_predictor_info *info);
 /* Sets all but sizes, menu and n_params, copying texts and lists. Not while others use the predictor. */
@@ -955,12 +956,11 @@ POLAR_API int polar_trainer_done(const polar_trainer *trainer);
 POLAR_API void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
 /* The weights of the best epoch so far, as a predictor of its own. */
 POLAR_API polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
-#ifndef POLAR_NO_STDIO
-/* The state of the run, to a file and into a trainer of the same options and data (else POLAR_MISMATCH, and nothing
- * changes), which goes on to the same bits. */
-POLAR_API polar_status polar_trainer_save(polar_trainer *trainer, const char *path, polar_error *error);
-POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const char *path, polar_error *error);
-#endif
+/* The state of the run as bytes, as polar_session_save has them, and into a trainer of the same options and data (else
+ * POLAR_MISMATCH, and nothing changes), which goes on to the same bits. */
+POLAR_API polar_status polar_trainer_save(const polar_trainer *trainer, void *state, size_t capacity, size_t *size,
+                                          polar_error *error);
+POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const void *state, size_t size, polar_error *error);
 
 typedef struct polar_menu_options {
     const polar_allocator *allocator;

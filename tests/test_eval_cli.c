@@ -3,6 +3,7 @@
 #include "inside.h"
 #include "../examples/cli/json.c"
 #include "../examples/cli/statistics.c"
+#include "saved.h"
 #include "test.h"
 #include "command.h"
 #include "fixture.h"
@@ -63,7 +64,7 @@ static void write_predictor(const char *name, const polar_model *m, uint64_t fin
         info.model_fingerprint = fingerprint ? fingerprint : polar_model_fingerprint(m);
         info.cascade_programs = 3;
         info.cascade_threshold = -1.2;
-        CHECK(!polar_predictor_set_info(p, &info, &e) && !polar_predictor_save(p, there(name), &e));
+        CHECK(!polar_predictor_set_info(p, &info, &e) && saved_file(p, there(name)));
     }
     polar_predictor_close(p);
     polar_predictor_close(base);

@@ -295,14 +295,13 @@ static buf *bytes_from(const char *format, ...) {
     b.allocator = &a;
     va_start(args, format);
     for (; *format; format++) { /* 4 and 8: numbers of so many bytes, s: a counted string, 0: 32 zeros */
-        static const char zeros[32] = {0};
-        if (*format == '4') buf_put_u32(&b, va_arg(args, unsigned));
-        else if (*format == '8') buf_put_u64(&b, va_arg(args, unsigned long long));
-        else if (*format == '0') buf_put(&b, zeros, sizeof zeros);
-        else {
-            const char *s = va_arg(args, const char *);
-            buf_put_counted(&b, s, strlen(s));
-        }
+        const char *s = *format == 's' ? va_arg(args, const char *) : "";
+        uint8_t bytes[32] = {0};
+        if (*format == '4') wr_u32(bytes, va_arg(args, unsigned));
+        if (*format == '8') wr_u64(bytes, va_arg(args, unsigned long long));
+        if (*format == 's') wr_u64(bytes, strlen(s));
+        buf_put(&b, bytes, *format == '0' ? 32 : *format == '4' ? 4 : 8);
+        buf_put(&b, s, strlen(s));
     }
     va_end(args);
     return &b;

@@ -375,6 +375,7 @@ static polar_status try_trainer(const polar_allocator *a, polar_error *e) {
     polar_trainer *t = NULL;
     polar_predictor *p = NULL;
     polar_status status;
+    size_t size;
     o.allocator = a;
     o.d_model = 8, o.n_head = 2, o.n_block = 1;
     o.n_epochs = 1;
@@ -384,7 +385,8 @@ static polar_status try_trainer(const polar_allocator *a, polar_error *e) {
     CHECK(!status == (t != NULL));
     if (!status) status = polar_trainer_run(t, 0, e);
     if (!status) status = polar_trainer_predictor(t, &p, e);
-    if (!status) status = polar_trainer_save(t, "build/test_hostile.state", e);
+    if (!status) status = polar_predictor_save(p, NULL, 0, &size, e);
+    if (!status) status = polar_trainer_save(t, NULL, 0, &size, e);
     polar_predictor_close(p);
     polar_trainer_free(t);
     return status;

@@ -59,6 +59,9 @@ TEST(output) {
     CHECK(!cli_output_close(&o, 1) && is_there(FILE_NAME) && !is_there(FILE_NAME ".tmp"));
     CHECK(cli_output_open(&o, FILE_NAME) && !cli_output_close(&o, 0) && !is_there(FILE_NAME ".tmp"));
     CHECK(is_there(FILE_NAME));
+    CHECK(!cli_write_file(FILE_NAME, "whole", 5) && is_there(FILE_NAME) && !is_there(FILE_NAME ".tmp"));
+    CHECK(cli_write_file("build/no such directory/x", "whole", 5));
+    if (is_there("/dev/full")) CHECK(cli_write_file("/dev/full", "whole", 5));
     cli_remove_file(FILE_NAME);
     CHECK(cli_text_open(&t) && fputs("text", t.file) >= 0 && !cli_text_close(&t));
     CHECK_STR(t.text, "text");

@@ -2,6 +2,7 @@
  * picks, predictors of other models, votes, cascades. */
 #include "inside.h"
 #include "../examples/cli/gguf_writer.c"
+#include "saved.h"
 #include "test.h"
 #include "fixture.h"
 
@@ -257,9 +258,7 @@ TEST(pick) {
     for (int i = 0; i < n; i++) CHECK(polar_program_length(&c[i].program) > 0);
     polar_picker_free(x);
     /* all of it survives a file */
-    CHECK(!polar_predictor_save(p, "build/test_pick.gguf", NULL));
-    CHECK(!polar_predictor_open(&saved, "build/test_pick.gguf", NULL, NULL));
-    remove("build/test_pick.gguf");
+    CHECK((saved = saved_again(p, NULL)) != NULL);
     polar_predictor_get_info(saved, &info);
     CHECK(info.cascade_threshold == -0.25 && info.cascade_programs == 3 &&
           info.model_fingerprint == polar_model_fingerprint(m));
@@ -764,9 +763,7 @@ TEST(prompts) {
     CHECK(!i.system);
     i.system = ""; /* said, and empty */
     i.chat = "raw";
-    CHECK(!polar_predictor_set_info(p, &i, &e) && !polar_predictor_save(p, "build/test_pick.gguf", &e));
-    CHECK(!polar_predictor_open(&saved, "build/test_pick.gguf", NULL, &e));
-    remove("build/test_pick.gguf");
+    CHECK(!polar_predictor_set_info(p, &i, &e) && (saved = saved_again(p, &e)) != NULL);
     CHECK(!polar_prompt_find(m, saved, NULL, &prompt, &e) && prompt.system && !*prompt.system);
     polar_predictor_close(saved);
     i.system = "Be short.";

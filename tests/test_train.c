@@ -1,5 +1,6 @@
 /* [train]: gradients against differences and the reference, its three steps, order, reproducibility, resuming. */
 #include "inside.h"
+#include "saved.h"
 #include "test.h"
 #include "oracle.h"
 
@@ -527,14 +528,16 @@ static int cancel_after_5(void *user, const polar_train_progress *p) {
     return p->step == 5;
 }
 
-/* Interrupted, written, read into another trainer: the same end. */
+/* Interrupted, written, read into another trainer: the same end. A state that is not whole, or of other options, is
+ * refused and changes nothing. */
 TEST(resume) {
     synthetic s = synthetic_create(40, 3);
-    const char *path = "build/test_train.checkpoint";
+    size_t size = 0, again = 0;
+    uint8_t *state;
     polar_train_options o = small_options();
     polar_trainer *t, *u;
     polar_error error;
-    uint64_t expected;
+    uint64_t expected, expected_first;
     o.n_threads = 1;
     CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
     CHECK(!polar_trainer_run(t, 0, &error));
@@ -543,19 +546,30 @@ TEST(resume) {
     o.progress = cancel_after_5;
     CHECK(!polar_trainer_create(&t, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
     CHECK(polar_trainer_run(t, 0, &error) == POLAR_CANCELLED);
-    CHECK(!polar_trainer_save(t, path, &error));
+    CHECK(!polar_trainer_save(t, NULL, 0, &size, &error) && size > 4 * 4 * t->n_params);
+    state = malloc(size);
+    CHECK(polar_trainer_save(t, state, size - 1, &again, &error) == POLAR_ARGUMENT);
+    CHECK(!polar_trainer_save(t, state, size, &again, &error) && again == size);
     CHECK(!polar_trainer_create(&u, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
-    CHECK(!polar_trainer_load(u, path, &error));
+    expected_first = weights_hash(u);
+    CHECK(polar_trainer_load(u, state, size - 1, &error) == POLAR_FORMAT);
+    for (size_t at = 0; at < size; at += MAX(at / 7, 1)) {
+        state[at] ^= 1;
+        CHECK(polar_trainer_load(u, state, size, &error) == (at - 16 < 8 ? POLAR_MISMATCH : POLAR_FORMAT));
+        state[at] ^= 1;
+    }
+    CHECK(weights_hash(u) == expected_first && u->state.step == 0);
+    CHECK(!polar_trainer_load(u, state, size, &error));
     CHECK(!polar_trainer_run(u, 0, &error));
     CHECK(weights_hash(u) == expected);
     CHECK(u->curve[2].loss > 0);
     polar_trainer_free(u);
     o.seed++;
     CHECK(!polar_trainer_create(&u, N_LAYER, Q_DIM, s.questions, s.n, &o, &error));
-    CHECK(polar_trainer_load(u, path, &error) == POLAR_MISMATCH);
+    CHECK(polar_trainer_load(u, state, size, &error) == POLAR_MISMATCH);
     polar_trainer_free(u);
     polar_trainer_free(t);
-    remove(path);
+    free(state);
     synthetic_free(&s);
 }
 
@@ -597,7 +611,6 @@ TEST(order) {
 /* It learns the rule of the made-up questions, and what is saved says the same. */
 TEST(learns) {
     synthetic s = synthetic_create(200, 6);
-    const char *path = "build/test_train.gguf";
     const uint64_t known[3] = {1, 2, UINT64_MAX}, twice[3] = {1, 1, 2};
     polar_train_options o = small_options();
     polar_train_progress progress;
@@ -631,8 +644,7 @@ TEST(learns) {
     info.questions = twice;
     CHECK(polar_predictor_set_info(p, &info, &error) == POLAR_ARGUMENT);
     CHECK_STR(error.message, "fingerprints of questions do not ascend");
-    CHECK(!polar_predictor_save(p, path, &error));
-    CHECK(!polar_predictor_open(&q, path, NULL, &error));
+    CHECK((q = saved_again(p, &error)) != NULL);
     polar_predictor_get_info(q, &info);
     CHECK(info.n_layer == N_LAYER && info.feature == POLAR_FEATURE_HIDDEN && info.feature_layer == 2);
     CHECK(info.n_questions == 3 && !memcmp(info.questions, known, sizeof known));
@@ -659,7 +671,6 @@ TEST(learns) {
     CHECK(t->curve[0].hit1 > 0.9);
     polar_trainer_free(t);
     polar_predictor_close(p);
-    remove(path);
     synthetic_free(&s);
 }
 
@@ -768,15 +779,13 @@ TEST(menu) {
         CHECK(menu_pick(p, x, 1000) == 1);
     }
     CHECK(right > 85);
-    CHECK(!polar_predictor_save(p, "build/test_menu.gguf", &error));
-    CHECK(!polar_predictor_open(&q, "build/test_menu.gguf", NULL, &error));
+    CHECK((q = saved_again(p, &error)) != NULL);
     CHECK(menu_loss_of(q, &s, 200) == menu_loss_of(p, &s, 200));
     CHECK(polar_program_equal(polar_predictor_program(q, 2), &menu[2]) && !polar_predictor_program(q, 3));
     CHECK(polar_predictor_logits(q, s.questions[0].features, 1, (float[N_LAYER]){0}, (float[N_LAYER * 3]){0}, &error) ==
           POLAR_UNSUPPORTED);
     polar_predictor_close(q);
     polar_predictor_close(p);
-    remove("build/test_menu.gguf");
     rest = s;
     synthetic_free(&rest);
     free(calls);

@@ -406,8 +406,8 @@ static cli_type kind_of(const char *head, size_t n) {
     char squeezed[512];
     size_t k = 0;
     if (begins(head, n, "GGUF"))
-        return holds(head, n, "polar-predictor") ? CLI_PREDICTOR : holds(head, n, "polar-training") ? CLI_CHECKPOINT
-                                                                                                    : CLI_MODEL;
+        return holds(head, n, "polar-predictor") ? CLI_PREDICTOR : CLI_MODEL;
+    if (begins(head, n, "polar-training")) return CLI_CHECKPOINT;
     if (begins(head, n, "polreft1") || begins(head, n, "1tferlop")) return CLI_FEATURES;
     if (begins(head, n, "<!DOCTYPE html>") && holds(head, n, "<meta name=\"generator\" content=\"polar\">"))
         return CLI_PAGE;
@@ -443,6 +443,8 @@ int cli_check_output(const cli *c, const cli_option *options, cli_type kind, con
     char *temporary;
     const char *other = NULL;
     int status = 0;
+    if (!strcmp(path, "-") && (kind == CLI_PREDICTOR || kind == CLI_CHECKPOINT))
+        return cli_usage("a predictor is written to a file, not to \"-\"");
     if (!strcmp(path, "-") || cli_is_special(path)) return 0;
     if (!(temporary = malloc(strlen(path) + sizeof ".tmp"))) return cli_fail("out of memory");
     strcat(strcpy(temporary, path), ".tmp");

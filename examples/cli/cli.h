@@ -319,6 +319,8 @@ typedef struct cli_output {
 FILE *cli_output_open(cli_output *output, const char *path);
 /* With `keep` 0 nothing is left of it. 0, or 1 after a message. */
 int cli_output_close(cli_output *output, int keep);
+/* A whole file from memory. 0, or 1 after a message. */
+int cli_write_file(const char *path, const void *bytes, size_t n);
 void cli_remove_file(const char *path);
 /* 1 for a device or pipe. */
 int cli_is_special(const char *path);
@@ -377,6 +379,8 @@ int cli_read_path(const char *text, int *path);
 extern int cli_ignore_unknown;
 /* Opens the model that -m names. 0, or the exit status after a message. */
 int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_model **model);
+/* 0, or 1 after a message. */
+int cli_save_predictor(const polar_predictor *predictor, const char *path);
 /* Writes the member "model" of a file's header: name, architecture, layers, checksum. */
 void cli_put_model(FILE *f, const polar_model *model);
 /* Executions of each layer, negative where they are damped passes. Returns the number of calls. */

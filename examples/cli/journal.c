@@ -154,6 +154,12 @@ int cli_output_close(cli_output *o, int keep) {
     return keep && failed;
 }
 
+int cli_write_file(const char *path, const void *bytes, size_t n) {
+    cli_output o;
+    if (cli_output_open(&o, path)) fwrite(bytes, 1, n, o.file); /* closing it says whether that failed */
+    return cli_output_close(&o, 1);
+}
+
 /* --- interruption ------------------------------------------------------------------------------------------ */
 
 static volatile sig_atomic_t interrupted;

@@ -48,6 +48,19 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
     return 0;
 }
 
+int cli_save_predictor(const polar_predictor *predictor, const char *path) {
+    polar_error e;
+    size_t size;
+    void *bytes;
+    int failed;
+    if (polar_predictor_save(predictor, NULL, 0, &size, &e)) return cli_fail("%s", e.message);
+    if (!(bytes = malloc(size))) return cli_fail("out of memory");
+    failed = polar_predictor_save(predictor, bytes, size, &size, &e) ? cli_fail("%s", e.message)
+                                                                     : cli_write_file(path, bytes, size);
+    free(bytes);
+    return failed;
+}
+
 void cli_put_model(FILE *f, const polar_model *model) {
     polar_model_info i;
     polar_model_get_info(model, &i);

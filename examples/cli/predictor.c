@@ -1,5 +1,5 @@
-/* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_save,
- * polar_predictor_set_info and polar_program_beams. */
+/* polar predictor: files of predictors, weights from elsewhere, and decoding of logits. Shows polar_predictor_set_info
+ * and polar_program_beams. */
 #include "import.h"
 #include "score.h"
 
@@ -209,9 +209,8 @@ static int import(const char *from, const char *to, int n_head, const polar_pred
     polar_predictor_get_info(p, &info);
     info.encoder_name = wanted->encoder_name;
     info.max_tokens = wanted->max_tokens;
-    if (polar_predictor_set_info(p, &info, &error) || polar_predictor_save(p, to, &error))
-        status = cli_fail("%s", error.message);
-    else print_info(to, p);
+    status = polar_predictor_set_info(p, &info, &error) ? cli_fail("%s", error.message) : cli_save_predictor(p, to);
+    if (!status) print_info(to, p);
     polar_predictor_close(p);
     return status;
 }
@@ -245,8 +244,8 @@ static int fit_cascade(const char *file, const char *evaluation, polar_predictor
     if (!status) status = scores_fit_cascade(&s, info.price, &fit);
     info.cascade_threshold = fit.threshold;
     info.cascade_programs = fit.cascade_programs;
-    if (!status && (polar_predictor_set_info(p, &info, &e) || polar_predictor_save(p, file, &e)))
-        status = cli_fail("%s", e.message);
+    if (!status && polar_predictor_set_info(p, &info, &e)) status = cli_fail("%s", e.message);
+    if (!status) status = cli_save_predictor(p, file);
     if (!status) {
         const score_pick first = scores_at_price(&s, info.price);
         printf("%d questions: the first program %.1f %% right at cost %.3f, a cascade of %d %.1f %% at %.3f, "

@@ -301,16 +301,34 @@ static int file_exists(const char *name) {
 static int resume(run *r, polar_trainer *t, const char *checkpoint) {
     polar_train_progress p;
     polar_error e;
+    polar_status status;
+    size_t size;
+    char *state;
     if (r->o->restart || !file_exists(checkpoint)) return 0;
-    if (polar_trainer_load(t, checkpoint, &e))
-        return cli_fail("%s; it is the state of an earlier run: --restart begins anew", e.message);
+    if (!(state = cli_read_file(checkpoint, &size))) return 1;
+    status = polar_trainer_load(t, state, size, &e);
+    free(state);
+    if (status) return cli_fail("%s is of an earlier run: %s; --restart begins anew", checkpoint, e.message);
     polar_trainer_get_progress(t, &p);
     cli_note("going on from %s: %d of %d steps are done", checkpoint, p.step, p.n_steps);
     return 0;
 }
 
+static int save_state(const polar_trainer *t, const char *checkpoint) {
+    polar_error e;
+    size_t size;
+    void *state;
+    int failed;
+    if (polar_trainer_save(t, NULL, 0, &size, &e)) return cli_fail("%s", e.message);
+    if (!(state = malloc(size))) return cli_fail("out of memory");
+    failed = polar_trainer_save(t, state, size, &size, &e) ? cli_fail("%s", e.message)
+                                                           : cli_write_file(checkpoint, state, size);
+    free(state);
+    return failed;
+}
+
 static int run_trainer(run *r, polar_trainer *t, const char *checkpoint) {
-    polar_error e, saving;
+    polar_error e;
     polar_status status;
     int failed = resume(r, t, checkpoint);
     if (failed) return failed;
@@ -319,8 +337,7 @@ static int run_trainer(run *r, polar_trainer *t, const char *checkpoint) {
         polar_train_progress p;
         polar_trainer_get_progress(t, &p);
         status = polar_trainer_run(t, (p.n_steps + r->o->train.n_epochs - 1) / r->o->train.n_epochs, &e);
-        if ((!status || status == POLAR_CANCELLED) && polar_trainer_save(t, checkpoint, &saving))
-            return cli_fail("%s", saving.message);
+        if ((!status || status == POLAR_CANCELLED) && save_state(t, checkpoint)) return 1;
     } while (!status && !polar_trainer_done(t));
     cli_progress_end();
     if (status == POLAR_CANCELLED) return cli_fail("interrupted; the same command goes on from %s", checkpoint);
@@ -709,7 +726,6 @@ static void print_json(const run *r) {
 /* --- the command ------------------------------------------------------------------------------------------ */
 
 static int train(run *r) {
-    polar_error e;
     char *checkpoint;
     int status = cli_open_model(r->o->model, r->o->cpu, 0, &r->model);
     if (status) return status;
@@ -726,7 +742,7 @@ static int train(run *r) {
     if ((r->paper && (status = train_paper(r))) ||
         (r->menu_too && ((status = train_menu(r)) || (status = fit_cascade(r)))) || (status = set_info(r)))
         return status;
-    if (polar_predictor_save(r->predictor, r->o->out, &e)) return cli_fail("%s", e.message);
+    if (cli_save_predictor(r->predictor, r->o->out)) return 1;
     if (r->paper && (checkpoint = checkpoint_name(r))) {
         cli_remove_file(checkpoint);
         free(checkpoint);
