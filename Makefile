@@ -54,8 +54,8 @@ build/inside.c: polar.c tests/inside.awk
 	@mkdir -p build
 	awk -v bodies=1 -f tests/inside.awk polar.c >$@
 
-build/inside.o: build/inside.c polar.h build/test-flags
-	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -I. -c $< -o $@
+build/inside.o: build/inside.c polar.h tests/tiles.h build/test-flags
+	$(CC) -std=c99 $(WARN) -Wno-unused-function -DPOLAR_TILES='"tests/tiles.h"' $(TEST_CFLAGS) -I. -c $< -o $@
 
 # Changes when compiler or flags do: SAN=1 compiles anew.
 build/test-flags: FORCE

@@ -107,6 +107,11 @@
                                (defined(_MSC_VER) && _MSC_VER >= 1930))
 #define POLAR_X86_VNNI 1
 #endif
+#if defined(POLAR_X86_VNNI) && defined(__linux__) && !defined(_MSC_VER)
+#define POLAR_X86_AMX 1 /* the system is asked for the tiles */
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 /* Without optimization, code that is never executed keeps instructions that the assembler has not been told of. */
 #if defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(POLAR_NO_SIMD) && defined(__GNUC__) && \
     !defined(__TINYC__) && defined(__OPTIMIZE__)
@@ -2861,6 +2866,7 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, NULL, rms_norm_c, s
  *     avx2      read_TYPE_avx2      maddubs, 1 to 3        16 rows, 4 tokens: maddubs; numbers of 8 bits: madd
  *     avxvnni   the same            dpbusd, 1 or 2         16 rows, 4 tokens: dpbusd
  *     avx512    the same            dpbusd, 1 or 2         16 rows, 8 tokens: dpbusd of 512 bits
+ *     amx       the same            dpbusd, 1 or 2         16 rows, 16 tokens: tdpbsud; blocks of 256: tdpbssd twice
  *     neon      numbers_neon and    smull, 1 to 3          8 rows, 4 tokens: smull, smlal
  *     dotprod   scales_neon         sdot, 1 to 3           8 rows, 4 tokens: sdot
  *     i8mm                          sdot, 1 to 3           8 rows, 4 tokens: smmla
@@ -2872,7 +2878,7 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, NULL, rms_norm_c, s
 #if defined(POLAR_X86) || defined(POLAR_ARM)
 enum {
     PANEL_NUMBERS = 16 << 10, /* of all rows of a panel together */
-    PANEL_TOKENS = 8
+    PANEL_TOKENS = 16 /* of a tile, at most */
 };
 
 typedef struct panel {
@@ -2888,7 +2894,7 @@ typedef struct panel_tile {
     const int16_t *q16[PANEL_TOKENS], *sums[PANEL_TOKENS];
     const float *d[PANEL_TOKENS];
     float *y[PANEL_TOKENS];
-    int n_tokens; /* 4 or PANEL_TOKENS */
+    int n_tokens; /* 4, or those of the set's tiles */
 } panel_tile;
 
 /* An instruction set's part in products: a row of what would be one table if it were not for the places where these
@@ -4043,6 +4049,135 @@ static int cpu_has_avx512(void) {
     cpu_id(7, 0, r);
     return (r[1] & f7b) == f7b && (r[2] >> 11 & 1) && cpu_has_avx2() && cpu_keeps(0xe6); /* and zmm, masks */
 }
+
+/* --- x86 with AMX: the products of 16 rows and 16 tokens by one instruction, all else as AVX-512 does it ---
+ *
+ * A tile is a register of up to 16 rows of 64 bytes. tdpbssd adds the products of n numbers of 16 tokens, (16, n), and
+ * of n / 4 words of a panel's 16 rows, (n / 4, 16, 4), to (16, 16) integers; tdpbsud is the same for words without sign.
+ * There is no place for scales in it, so those of blocks of 256 go into the numbers, which become two planes of bytes:
+ *     128 high_i + low_i = q_i scale_i; sum_i q_i scale_i a_i = 128 sum_i high_i a_i + sum_i low_i a_i
+ * No machine has run this yet - it is tested with the instructions written in C, tests/tiles.h - so it runs where it is
+ * asked for by name and is never chosen. */
+#ifdef POLAR_X86_AMX
+#define AMX TARGET("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#ifdef POLAR_TILES /* the instructions written in C */
+#include POLAR_TILES
+#else
+#define TILES
+#define TILE_SHAPES(shapes) _tile_loadconfig(shapes)
+#define TILE_LOAD(tile, from, stride) _tile_loadd(tile, from, stride)
+#define TILE_STORE(tile, to, stride) _tile_stored(tile, to, stride)
+#define TILE_ZERO(tile) _tile_zero(tile)
+#define TILE_SIGNED(sum, a, w) _tile_dpbssd(sum, a, w)
+#define TILE_UNSIGNED(sum, a, w) _tile_dpbsud(sum, a, w)
+#define TILE_END() _tile_release()
+#endif
+/* Tiles by number: 0 and 1 sums, 2 and 3 tokens and words of 64 numbers, 4 and 5 of 32. */
+static const struct { uint8_t palette, first[15]; uint16_t bytes[16]; uint8_t rows[16]; } tile_shapes = {
+    1, {0}, {64, 64, 64, 64, 32, 64}, {16, 16, 16, 16, 16, 8}};
+
+/* Tells the compiler that memory is read and written here, which its own names for the instructions may not say. */
+#define MEMORY() __asm__ __volatile__("" : : : "memory")
+
+/* As panel_fill_x86, and then the numbers of blocks of 256 become planes, (n / 256, 2, 64, 16, 4), from the last block
+ * to the first, so that none is overwritten before it is read. |q scale| <= 4096, so high and low fit. */
+static AVX512 void panel_fill_amx(int set, const panel *to, int type, const uint8_t *const *w, int count,
+                                  const uint8_t *ahead) {
+    const __m512i offset = _mm512_set1_epi8((char)kern_types[type].offset), low = _mm512_set1_epi16(127);
+    panel_fill_x86(set, to, type, w, count, ahead);
+    for (int b = quant_types[type].block == 256 ? count - 1 : -1; b >= 0; b--)
+        for (int i = 0; i < 64; i++) {
+            const int32_t *scales = to->scales + KERN_ROWS * ((256 * b + 4 * i) / kern_types[type].sub);
+            const __m512i scale = _mm512_loadu_si512(scales);
+            const __m512i q = _mm512_sub_epi8(_mm512_loadu_si512(to->q + 4 * KERN_ROWS * (64 * b + i)), offset);
+            const __m512i even = _mm512_mullo_epi16(_mm512_srai_epi16(_mm512_slli_epi16(q, 8), 8), scale);
+            const __m512i odd = _mm512_mullo_epi16(_mm512_srai_epi16(q, 8), scale);
+            uint8_t *out = to->q + 4 * KERN_ROWS * (128 * b + i); /* high, and low a plane behind it */
+            _mm512_storeu_si512(out, _mm512_or_si512(
+                _mm512_and_si512(_mm512_srai_epi16(even, 7), _mm512_set1_epi16(255)),
+                _mm512_slli_epi16(_mm512_srai_epi16(odd, 7), 8)));
+            _mm512_storeu_si512(out + KERN_ROWS * 256, _mm512_or_si512(
+                _mm512_and_si512(even, low), _mm512_slli_epi16(_mm512_and_si512(odd, low), 8)));
+        }
+}
+
+static AMX void panel_dot_amx(const panel *f, int type, int count, const panel_tile *t) {
+    const int block = quant_types[type].block, mins = quant_types[type].has_mins, large = block == 256;
+    const __m512i factor = _mm512_set1_epi16((short)(mins ? 1 : -kern_types[type].offset));
+    const uint8_t *w = f->q; /* of the block at hand */
+    const int8_t *q = t->q[0];
+    ptrdiff_t stride = t->n_tokens > 1 ? t->q[1] - q : 0; /* from token to token, where it is one */
+    int8_t copy[PANEL_TOKENS * PANEL_NUMBERS / KERN_ROWS]; /* of tokens that lie otherwise */
+    int32_t sums[2][PANEL_TOKENS][KERN_ROWS];
+    int even = t->n_tokens == PANEL_TOKENS;
+    TILES
+    for (int k = 1; k < t->n_tokens; k++) even = even && t->q[k] - t->q[k - 1] == stride;
+    if (!even) {
+        stride = block * count;
+        for (int k = 0; k < PANEL_TOKENS; k++) memcpy(copy + k * stride, t->q[MIN(k, t->n_tokens - 1)], (size_t)stride);
+        q = copy;
+    }
+    TILE_SHAPES(&tile_shapes);
+    for (int b = 0; b < count; b++, q += block) {
+        __m512i min[8]; /* of a block of 256 */
+        MEMORY();
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        if (!large) {
+            TILE_LOAD(4, q, stride);
+            TILE_LOAD(5, w, 4 * KERN_ROWS);
+            TILE_UNSIGNED(0, 4, 5);
+        }
+        for (int i = 0; large && i < 256; i += 64) {
+            TILE_LOAD(2, q + i, stride);
+            TILE_LOAD(3, w + KERN_ROWS * i, 4 * KERN_ROWS);
+            TILE_SIGNED(1, 2, 3);
+            TILE_LOAD(3, w + KERN_ROWS * (256 + i), 4 * KERN_ROWS);
+            TILE_SIGNED(0, 2, 3);
+        }
+        TILE_STORE(0, sums[0], 4 * KERN_ROWS);
+        if (large) TILE_STORE(1, sums[1], 4 * KERN_ROWS);
+        MEMORY();
+        w += KERN_ROWS * block * (large ? 2 : 1);
+        for (int j = 0; j < 8 && large && mins; j++)
+            min[j] = _mm512_loadu_si512(f->mins + KERN_ROWS * (16 * b + 2 * j));
+        for (int k = 0; k < t->n_tokens; k++) {
+            const __m512 da = _mm512_set1_ps(t->d[k][b]), d = _mm512_mul_ps(_mm512_loadu_ps(f->d + KERN_ROWS * b), da);
+            __m512i s = _mm512_loadu_si512(sums[0][k]), m = _mm512_setzero_si512(); /* with numbers, with minima */
+            __m512 acc = _mm512_loadu_ps(t->y[k]); /* the chain */
+            if (large) s = _mm512_add_epi32(s, _mm512_slli_epi32(_mm512_loadu_si512(sums[1][k]), 7));
+            else m = _mm512_madd_epi16(four_avx512(t->sums[k] + 2 * b), factor);
+            if (!large && !mins) s = _mm512_add_epi32(s, m); /* the offset undone */
+            acc = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(s), acc);
+            if (mins) {
+                for (int j = 0; j < 8 && large; j++)
+                    m = _mm512_dpwssd_epi32(m, min[j], four_avx512(t->sums[k] + 16 * b + 2 * j));
+                acc = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_loadu_ps(f->m + KERN_ROWS * b), da), _mm512_cvtepi32_ps(m),
+                                      acc);
+            }
+            _mm512_storeu_ps(t->y[k], acc);
+        }
+    }
+    TILE_END();
+}
+
+static const product_set set_amx = {X86_AVX512, KERN_ROWS, PANEL_TOKENS, 2, multiply_float_avx2, rows8_avx512,
+                                    panel_fill_amx, panel_dot_amx};
+
+static const kern kern_amx = KERN_X86(POLAR_CPU_AMX, set_amx);
+
+/* The instructions, and the system's leave to use the tiles' 8 KB in each thread. */
+static int cpu_has_amx(void) {
+#ifndef POLAR_TILES
+    enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, the number of this part of a thread's state */
+    unsigned r[4]; /* a, b, c, d */
+    cpu_id(7, 0, r);
+    if ((r[3] >> 24 & 3) != 3 || !cpu_keeps(0x60000)) return 0; /* AMX-TILE, AMX-INT8; tiles and their shapes */
+    if (syscall(SYS_arch_prctl, REQUEST, TILE_DATA)) return 0;
+#endif
+    return cpu_has_avx512();
+}
+#endif
 #endif /* POLAR_X86_512 */
 #endif
 
@@ -4947,7 +5082,7 @@ static int cpu_has_i8mm(void) {
 /* --- the choice --- */
 
 static const char *const cpu_names[POLAR_N_CPU] = {"auto",   "plain",   "avx2", "neon",
-                                                   "avx512", "dotprod", "i8mm", "avxvnni"};
+                                                   "avx512", "dotprod", "i8mm", "avxvnni", "amx"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -4955,6 +5090,9 @@ const char *polar_cpu_name(polar_cpu cpu) {
 
 /* NULL if this build or this CPU does not have the variant. */
 static const kern *kern_find(polar_cpu cpu) {
+#ifdef POLAR_X86_AMX
+    if (cpu == POLAR_CPU_AMX && cpu_has_amx()) return &kern_amx;
+#endif
 #ifdef POLAR_X86_512
     if ((cpu == POLAR_CPU_AVX512 || cpu == POLAR_CPU_AUTO) && cpu_has_avx512()) return &kern_avx512;
 #endif
@@ -12687,7 +12825,7 @@ static const mat_kernels mat_avx2 = {mat_panel_avx2, mat_norm_row_avx2, mat_norm
 /* The kernels that go with a row of [kern]'s table. */
 static const mat_kernels *mat_choose(const kern *k) {
 #ifdef POLAR_X86
-    if (k->cpu == POLAR_CPU_AVX2 || k->cpu == POLAR_CPU_AVXVNNI || k->cpu == POLAR_CPU_AVX512) return &mat_avx2;
+    if (k->cpu != POLAR_CPU_PLAIN) return &mat_avx2;
 #endif
     (void)k;
     return &mat_plain;
@@ -17240,6 +17378,16 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef TILE_X86
 #undef KERN_X86
 #undef AVX512
+#undef AMX
+#undef TILES
+#undef TILE_SHAPES
+#undef TILE_LOAD
+#undef TILE_STORE
+#undef TILE_ZERO
+#undef TILE_SIGNED
+#undef TILE_UNSIGNED
+#undef TILE_END
+#undef MEMORY
 #undef DOTPROD
 #undef I8MM
 #undef S64

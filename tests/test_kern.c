@@ -165,6 +165,9 @@ TEST(what_runs) {
 #ifdef POLAR_X86_512
     check_set(POLAR_CPU_AVX512, &set_avx512, 2, 16, 8);
 #endif
+#ifdef POLAR_X86_AMX
+    check_set(POLAR_CPU_AMX, &set_amx, 2, 16, 16);
+#endif
 #ifdef POLAR_ARM
     check_set(POLAR_CPU_NEON, &set_neon, 3, 8, 4);
     check_set(POLAR_CPU_DOTPROD, &set_dotprod, 3, 8, 4);
