@@ -123,6 +123,13 @@
 #include <sys/sysctl.h>
 #endif
 #endif
+/* Integer products of small Arm cores, known when compiling: they stay with POLAR_NO_SIMD. */
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__)
+#define POLAR_MVE 1
+#include <arm_mve.h>
+#elif defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__TINYC__)
+#define POLAR_SMLAD 1
+#endif
 #if defined(__GNUC__) && !defined(__TINYC__)
 #define TARGET(isa) __attribute__((target(isa)))
 #if defined(__MINGW32__) && !defined(__clang__)
@@ -2676,6 +2683,11 @@ static const act_blocks *act_blocks_of(const activations *a, int type) {
     return quant_types[type].block == 32 ? &a->b32 : &a->b256;
 }
 
+/* Where the numbers of token k of a product begin. */
+static size_t token_at(const product *p, int k) {
+    return (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+}
+
 /* --- plain C: the definitions --- */
 
 /* The end of a float product: eight partial sums in the fixed tree. */
@@ -2728,15 +2740,22 @@ static float dot_float_c(int type, const uint8_t *w, const float *x, int n) {
     return sum8(s);
 }
 
-/* One block of one row times one token. */
-static float block_product_c(const quant_type *t, const quant_block *w, const int8_t *q, const int16_t *sums, float da,
-                             float acc) {
-    int sum = 0, msum = 0; /* of numbers, and of minima */
-    for (int i = 0; i < t->block; i++) sum += w->q[i] * q[i];
-    acc = fma32(w->d * da, (float)sum, acc);
-    if (!t->has_mins) return acc;
-    for (int j = 0; j < t->block / 16; j++) msum += w->mins[j] * sums[j];
-    return fma32(w->m * da, (float)msum, acc);
+/* sum_i w_i a_i of n numbers, a multiple of 16; exact, so in any order. Small Arm cores take eight products (MVE) or two
+ * (SMLAD) at a time, if the compiler was told that they can. */
+static int dot_int_c(const int16_t *w, const int16_t *a, int n) {
+    int sum = 0;
+#if defined(POLAR_MVE)
+    for (int i = 0; i < n; i += 8) sum = vmladavaq_s16(sum, vldrhq_s16(w + i), vldrhq_s16(a + i));
+#elif defined(POLAR_SMLAD)
+    for (int i = 0; i < n; i += 16) UNROLL for (int j = i; j < i + 16; j += 2) {
+        int32_t x, y; /* two numbers each */
+        memcpy(&x, w + j, 4), memcpy(&y, a + j, 4);
+        __asm__("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(x), "r"(y));
+    }
+#else
+    for (int i = 0; i < n; i++) sum += w[i] * a[i];
+#endif
+    return sum;
 }
 
 /* The definition of a product, for rows of any type. The chain of a row and a token goes from block to block through y,
@@ -2748,17 +2767,20 @@ static void multiply_c(const product *p, int row, int n_rows, void *scratch) {
     (void)scratch;
     for (int r = row; r < row + n_rows; r++) {
         const uint8_t *bytes = p->w + (size_t)r * p->row_bytes;
-        for (int k = 0; k < p->n_tokens; k++) {
-            size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+        for (int k = 0; k < p->n_tokens; k++)
             p->y[(size_t)k * (size_t)p->ldy + (size_t)r] =
-                t->unpack ? 0 : dot_float_c(p->type, bytes, p->a->x + from, p->a->n);
-        }
+                t->unpack ? 0 : dot_float_c(p->type, bytes, p->a->x + token_at(p, k), p->a->n);
         for (int b = 0; t->unpack && b < p->a->n / t->block; b++) {
+            float *y = p->y + r; /* of token k */
             t->unpack(bytes + (size_t)b * (size_t)t->bytes, &w); /* once for all tokens */
-            for (int k = 0; k < p->n_tokens; k++) {
-                size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n + (size_t)(b * t->block);
-                float *y = &p->y[(size_t)k * (size_t)p->ldy + (size_t)r];
-                *y = block_product_c(t, &w, a->q8 + from, a->sums + from / 16, a->d[from / (size_t)t->block], *y);
+            for (int k = 0; k < p->n_tokens; k++, y += p->ldy) {
+                const size_t from = token_at(p, k) + (size_t)(b * t->block);
+                const float da = a->d[from / (size_t)t->block];
+                int msum = 0; /* of minima */
+                *y = fma32(w.d * da, (float)dot_int_c(w.q, a->q16 + from, t->block), *y);
+                if (!t->has_mins) continue;
+                for (int j = 0; j < t->block / 16; j++) msum += w.mins[j] * a->sums[from / 16 + (size_t)j];
+                *y = fma32(w.m * da, (float)msum, *y);
             }
         }
     }
@@ -2928,7 +2950,7 @@ static void panel_tile_at(panel_tile *t, const product_set *set, const product *
     const size_t block = (size_t)quant_types[p->type].block;
     for (int i = 0; i < t->n_tokens; i++) {
         const int token = MIN(k + i, p->n_tokens - 1);
-        const size_t first = (size_t)(p->index ? p->index[token] : token) * (size_t)p->a->n + (size_t)from * block;
+        const size_t first = token_at(p, token) + (size_t)from * block;
         float *y = p->y + (size_t)token * (size_t)p->ldy + r;
         t->q[i] = a->q8 + first, t->q16[i] = a->q16 + first, t->sums[i] = a->sums + first / 16;
         t->d[i] = a->d + first / block;
@@ -3076,11 +3098,6 @@ static ALWAYS_INLINE AVX2 void dot_floats_avx2(int type, int tokens, const uint8
     UNROLL for (int k = 0; k < 8; k++) out[k] = s[k];
 }
 
-/* The numbers of token k of a product. */
-static const float *token_x(const product *p, int k) {
-    return p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
-}
-
 /* The sums of row i / stride and token i % stride with the numbers from `from` to n, and their totals. */
 static ALWAYS_INLINE AVX2 __m256 dot_end_avx2(int type, const uint8_t *const w[], const float *const x[], int stride,
                                               int from, int n, __m256 s[8]) {
@@ -3102,7 +3119,8 @@ static ALWAYS_INLINE AVX2 void multiply_float_type_avx2(int type, const product 
         int k = 0; /* tokens */
         for (int i = 0; i < 8; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
         for (; k + 4 <= p->n_tokens; k += 4, y += 4 * (size_t)p->ldy) {
-            const float *const x[4] = {token_x(p, k), token_x(p, k + 1), token_x(p, k + 2), token_x(p, k + 3)};
+            const float *const x[4] = {p->a->x + token_at(p, k), p->a->x + token_at(p, k + 1),
+                                       p->a->x + token_at(p, k + 2), p->a->x + token_at(p, k + 3)};
             for (int j = 0; j < rows; j += 2) {
                 __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
                 for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
@@ -3113,7 +3131,7 @@ static ALWAYS_INLINE AVX2 void multiply_float_type_avx2(int type, const product 
             }
         }
         for (; k < p->n_tokens; k++, y += p->ldy) {
-            const float *const x[1] = {token_x(p, k)};
+            const float *const x[1] = {p->a->x + token_at(p, k)};
             __m256 s[8]; /* of 8 rows and one token, or of 2 rows and four */
             for (int i = 0; i < 8; i++) s[i] = _mm256_setzero_ps();
             dot_floats_avx2(type, 1, w, x, whole, s);
@@ -3544,7 +3562,7 @@ static ALWAYS_INLINE AVX2 void rows8_multiply_x86(int set, const product *p, int
     for (int r = row; r < row + n_rows; r += 8) {
         const int rows = MIN(8, row + n_rows - r); /* rows past the end repeat the last */
         for (int k = 0; k < p->n_tokens; k++) {
-            const size_t token = (size_t)(p->index ? p->index[k] : k) * (size_t)p->a->n;
+            const size_t token = token_at(p, k);
             float y[8]; /* of these rows */
             rows8 x; /* on the way */
             for (int i = 0; i < 8; i++) x.w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
@@ -4264,7 +4282,7 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
     int k = 0; /* tokens */
     for (; k + 4 <= p->n_tokens; k += 4) {
         const uint8_t *x[4];
-        for (int i = 0; i < 4; i++) x[i] = bytes_of(p->a->x + (size_t)(p->index ? p->index[k + i] : k + i) * (size_t)n);
+        for (int i = 0; i < 4; i++) x[i] = bytes_of(p->a->x + token_at(p, k + i));
         for (int r = row; r < row + n_rows; r++) {
             const uint8_t *w = p->w + (size_t)r * p->row_bytes;
             dot4_neon(type, w, QUANT_F32, x, n, lo, hi);
@@ -4279,7 +4297,7 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
             const uint8_t *w[4]; /* four rows */
             float out[4]; /* four rows */
             for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
-            dot_rows4_neon(type, w, p->a->x + (size_t)(p->index ? p->index[k] : k) * (size_t)n, n, out);
+            dot_rows4_neon(type, w, p->a->x + token_at(p, k), n, out);
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
         }
 }
@@ -4641,7 +4659,7 @@ static ALWAYS_INLINE void multiply_rows_neon(int set, const product *p, int row,
         const uint8_t *w[4]; /* four rows */
         for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
         for (int k = 0; k < p->n_tokens; k++) {
-            const size_t from = (size_t)(p->index ? p->index[k] : k) * (size_t)n;
+            const size_t from = token_at(p, k);
             const int8_t *q = a->q8 + from;
             const int16_t *sums = a->sums + from / 16;
             const float *d = a->d + from / (size_t)quant_types[p->type].block;

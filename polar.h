@@ -62,11 +62,11 @@
  *   it; [R] RE-PoLar, arXiv 2609.31360, an independent reproduction.
  *
  * SWITCHES, defined when compiling polar.c and where polar.h is included; what one leaves out is not declared either:
- *   POLAR_NO_THREADS (all runs in the caller's thread), POLAR_NO_SIMD (plain C only: same bits, slower), POLAR_NO_MMAP
- *   (files are read, not mapped), POLAR_NO_STDIO (no files: models come from memory), POLAR_NO_MALLOC (memory is that
- *   of the allocator in the options), POLAR_NO_TOKENIZER (tokens in, tokens out, no text), POLAR_NO_SEARCH (without
- *   [search] and [many]), POLAR_NO_TRAIN (without [train]). POLAR_SHARED_BUILD, when compiling polar.c, exports the
- *   functions of a shared library; POLAR_SHARED, where polar.h is included, imports them on Windows.
+ *   POLAR_NO_THREADS (all runs in the caller's thread), POLAR_NO_SIMD (no vectors but Cortex-M's: same bits, slower),
+ *   POLAR_NO_MMAP (files are read, not mapped), POLAR_NO_STDIO (no files: models come from memory), POLAR_NO_MALLOC
+ *   (memory of the allocator in the options), POLAR_NO_TOKENIZER (tokens in, tokens out, no text), POLAR_NO_SEARCH
+ *   (without [search] and [many]), POLAR_NO_TRAIN (without [train]). POLAR_SHARED_BUILD, when compiling polar.c,
+ *   exports the functions of a shared library; POLAR_SHARED, where polar.h is included, imports them on Windows.
  */
 #ifndef POLAR_H
 #define POLAR_H

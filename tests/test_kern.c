@@ -178,6 +178,21 @@ TEST(what_runs) {
 TEST(what_runs) { SKIP("this build has plain C alone"); }
 #endif
 
+/* Sums of integers, which some processors take two or eight at a time, with the largest that blocks have. */
+TEST(integer_sums) {
+    static int16_t w[2][QUANT_BLOCK];
+    for (int round = 0; round < 50; round++)
+        for (int n = 16; n <= QUANT_BLOCK; n += 16) {
+            int64_t sum = 0;
+            for (int i = 0; i < n; i++) {
+                w[0][i] = (int16_t)(round ? (int)(rng_next(&seed) % 8193) - 4096 : -4096);
+                w[1][i] = (int16_t)(round ? (int)(rng_next(&seed) % 255) - 127 : 127);
+                sum += (int64_t)w[0][i] * w[1][i];
+            }
+            CHECK(dot_int_c(w[0], w[1], n) == sum);
+        }
+}
+
 /* The quantized product is close to the product of the dequantized numbers in double. */
 TEST(multiply_is_product) {
     static quantized f;
@@ -295,7 +310,7 @@ TEST(detection) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(quantize), T(quantize_error), T(multiply), T(what_runs), T(multiply_is_product), T(vectors), T(attention),
+    T(quantize), T(quantize_error), T(multiply), T(what_runs), T(integer_sums), T(multiply_is_product), T(vectors), T(attention),
     T(attention_of_four), T(detection),
 };
 
