@@ -7390,15 +7390,19 @@ typedef struct arch_row {
     int shared;   /* with one more that all rows go to, behind a gate */
     int renormed; /* the weights of a row's experts sum to 1, unless the file says otherwise */
     int rope_gap; /* layers gap - 1, 2 gap - 1, ... are without rope; 0: none is */
+    int looped;   /* the file's own program runs all layers num_loops times, with the output norm in between */
+    int out_norm; /* RMS norm also on what attention and feed-forward give, before it is added */
 } arch_row;
 
 static const arch_row archs[] = {
-    {"llama", 0, 0, 0, 0, 0, 0, 0},
-    {"qwen2", 1, 1, 0, 0, 0, 0, 0},
-    {"qwen3", 1, 0, 1, 0, 0, 0, 0},
-    {"qwen2moe", 1, 1, 0, 1, 1, 0, 0},
-    {"qwen3moe", 1, 0, 1, 1, 0, 1, 0},
-    {"smollm3", 0, 0, 0, 0, 0, 0, 4},
+    {.name = "llama"},
+    {.name = "qwen2", .neox = 1, .qkv_bias = 1},
+    {.name = "qwen3", .neox = 1, .qk_norm = 1},
+    {.name = "qwen2moe", .neox = 1, .qkv_bias = 1, .experts = 1, .shared = 1},
+    {.name = "qwen3moe", .neox = 1, .qk_norm = 1, .experts = 1, .renormed = 1},
+    {.name = "smollm3", .rope_gap = 4},
+    {.name = "nanbeige", .looped = 1},
+    {.name = "ouro", .looped = 1, .out_norm = 1},
 };
 
 /* A weight matrix: rows of n numbers. Experts lie one after the other. */
@@ -7411,6 +7415,7 @@ typedef struct matrix {
 
 typedef struct model_layer {
     const float *attn_norm, *ffn_norm;             /* (n_embd) */
+    const float *attn_out_norm, *ffn_out_norm;     /* (n_embd), NULL without */
     const float *q_norm, *k_norm;                  /* (head_dim), NULL without */
     matrix q, k, v, o;                             /* (n_head * head_dim, n_embd) ... (n_embd, n_head * head_dim) */
     matrix gate, up, down;                         /* dense: (n_ff, n_embd) twice, (n_embd, n_ff) */
@@ -7428,6 +7433,7 @@ struct polar_model {
     const kern *kern;
     int vocab_only, ignore_unknown;
     int n_layer, n_embd, n_head, n_head_kv, head_dim, n_rot, n_ff, n_vocab, n_ctx_train;
+    int n_loops, loop_norm; /* see prog_standard and call_behind */
     int n_expert, n_expert_used, n_ff_exp, n_ff_shexp, expert_norm;
     float norm_eps, rope_base, attention_scale; /* of q k: 1 / sqrt(head_dim), unless the file says otherwise */
     matrix embedding, output;
@@ -7538,6 +7544,18 @@ static polar_status model_experts(polar_model *m, polar_error *e) {
     return gguf_get_bool(&m->file, norm.text, &m->expert_norm, 0, e);
 }
 
+/* How often the file's own program runs all layers, and whether the output norm stands between them. */
+static polar_status model_loops(polar_model *m, polar_error *e) {
+    model_key skip;
+    int skipped = 0;
+    m->n_loops = 1;
+    if (!m->arch->looped) return POLAR_OK;
+    skip = model_key_of(m, "skip_loop_final_norm");
+    if (gguf_get_bool(&m->file, skip.text, &skipped, 0, e)) return e->status;
+    m->loop_norm = !skipped;
+    return model_int(m, "num_loops", 1, 1, POLAR_MAX_CALLS / m->n_layer, &m->n_loops, e);
+}
+
 /* All numbers of the model, and what they have to fulfil together. */
 static polar_status model_hyperparameters(polar_model *m, float *rope_factor, polar_error *e) {
     const int big = 1 << 24, dense = !m->arch->experts;
@@ -7554,7 +7572,7 @@ static polar_status model_hyperparameters(polar_model *m, float *rope_factor, po
         model_float(m, "rope.freq_base", 10000, 1, 1e12, &m->rope_base, e) ||
         model_float(m, "attention.layer_norm_rms_epsilon", -1, 0, 1, &m->norm_eps, e) ||
         model_float(m, "attention.scale", 0, 0, 1e6, &m->attention_scale, e) ||
-        model_rope_scaling(m, rope_factor, e) || model_window(m, e))
+        model_rope_scaling(m, rope_factor, e) || model_window(m, e) || model_loops(m, e))
         return e->status;
     if (!(m->attention_scale > 0)) m->attention_scale = 1.0f / sqrtf((float)m->head_dim);
     if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2)
@@ -7697,6 +7715,9 @@ static polar_status model_layer_tensors(polar_model *m, layout *l, int i, model_
         return e->status;
     if (m->arch->qk_norm && (model_layer_vector(m, l, i, "attn_q_norm", m->head_dim, &y->q_norm, e) ||
                              model_layer_vector(m, l, i, "attn_k_norm", m->head_dim, &y->k_norm, e)))
+        return e->status;
+    if (m->arch->out_norm && (model_layer_vector(m, l, i, "post_attention_norm", d, &y->attn_out_norm, e) ||
+                              model_layer_vector(m, l, i, "post_ffw_norm", d, &y->ffn_out_norm, e)))
         return e->status;
     if (m->arch->experts) return model_expert_tensors(m, i, y, e);
     if (model_linear(m, l, i, "ffn_gate", d, m->n_ff, 0, &y->gate, e) ||
@@ -8107,6 +8128,13 @@ polar_program polar_program_identity(int n_layer) {
     return p;
 }
 
+/* The model's own program. */
+static polar_program prog_standard(const polar_model *m) {
+    polar_program p = polar_program_identity(m->n_layer);
+    p.segments[0].times = (int16_t)m->n_loops;
+    return p;
+}
+
 /* Refuses numbers of layers that no model has. */
 static polar_status prog_check_layers(int n_layer, polar_error *e) {
     if (n_layer >= 1 && n_layer <= POLAR_MAX_LAYER) return POLAR_OK;
@@ -8255,6 +8283,17 @@ polar_status polar_program_parse(polar_program *program, int n_layer, const char
     return POLAR_OK;
 }
 
+polar_status polar_model_program(const polar_model *model, const char *text, polar_program *program,
+                                 polar_error *error) {
+    err_clear(error);
+    if (!model || !program || model->vocab_only)
+        return fail(error, POLAR_ARGUMENT, "polar_model_program: no program, or no model with layers");
+    if (text && *text && strcmp(text, "identity"))
+        return polar_program_parse(program, model->n_layer, text, error);
+    *program = prog_standard(model);
+    return POLAR_OK;
+}
+
 size_t polar_program_format(const polar_program *p, char *out, size_t capacity) {
     text_buffer t = {out, capacity, 0};
     text_put(&t, "", 0); /* the NUL */
@@ -8285,6 +8324,7 @@ enum {
     CALL_PASS = 1 << 8,    /* a damped pass begins with it */
     CALL_ANCHOR = 1 << 9,  /* with CALL_PASSES: the first pass ends with it, */
     CALL_END = 1 << 10,    /* or the last one */
+    CALL_NORM = 1 << 11,   /* only in [call]: see call_behind */
     CALL_PASSES = 1 << 12  /* times K: a pass of a segment of K damped passes ends with it */
 };
 
@@ -8302,7 +8342,7 @@ static polar_status prog_check_calls(const int *calls, int n, int n_layer, polar
     for (int i = 0; i < n; i++) {
         const int call = calls[i], passes = call / CALL_PASSES, begins = (call & CALL_PASS) != 0,
                   anchor = (call & CALL_ANCHOR) != 0, end = (call & CALL_END) != 0;
-        int bad = (begins && inside) || (!begins && !inside && anchored) || call & 2 * CALL_END;
+        int bad = (begins && inside) || (!begins && !inside && anchored) || call & CALL_NORM;
         bad |= passes ? passes < 2 || passes > POLAR_MAX_CALLS || anchor == anchored : anchor || end;
         if (call < 0 || call % CALL_PASS >= n_layer || (call >= CALL_PASS && !begins && !inside))
             return fail(e, POLAR_MISMATCH, "call %d of the path is layer %d, the model has layers 0..%d", i, call,
@@ -8703,7 +8743,8 @@ typedef struct layer_step {
     const model_layer *layer;
     const call_row *rows;    /* (n_rows) */
     float *hidden;           /* (n_rows, n_embd) */
-    const float *add, *norm; /* (n_rows, n_embd) or NULL; (n_embd) */
+    float *add;              /* (n_rows, n_embd) or NULL: what is added to hidden */
+    const float *add_norm, *norm; /* (n_embd): of what is added, NULL without; of hidden behind it */
     const float *q;          /* (n_rows, n_head * head_dim) */
     int forms;               /* for the products that follow */
     int n_ff;
@@ -8742,6 +8783,9 @@ static void norm_task(void *context, int r, int worker) {
     const size_t d = (size_t)e->model->n_embd;
     float *h = w->hidden + (size_t)r * d;
     (void)worker;
+    if (w->add_norm)
+        e->model->kern->rms_norm(w->add + (size_t)r * d, w->add + (size_t)r * d, w->add_norm, e->model->n_embd,
+                                 e->model->norm_eps);
     if (w->add) vec_add(h, w->add + (size_t)r * d, e->model->n_embd);
     if (!w->norm) return;
     e->model->kern->rms_norm(e->normed + (size_t)r * d, h, w->norm, e->model->n_embd, e->model->norm_eps);
@@ -8754,9 +8798,10 @@ static void call_norm(engine *e, float *hidden, int n_rows, const float *norm, i
     step_run(&w, n_rows, norm_task);
 }
 
-/* hidden += out, and then the same: one walk over the rows. Without a norm (NULL) nothing follows. */
-static void call_add_norm(engine *e, float *hidden, int n_rows, const float *norm, int forms) {
-    layer_step w = {.e = e, .hidden = hidden, .add = e->out, .norm = norm, .forms = forms};
+/* hidden += out, of which perhaps the RMS norm is taken, and then the same: one walk over the rows. Without a norm
+ * (NULL) nothing follows. */
+static void call_add_norm(engine *e, float *hidden, int n_rows, const float *add_norm, const float *norm, int forms) {
+    layer_step w = {.e = e, .hidden = hidden, .add = e->out, .add_norm = add_norm, .norm = norm, .forms = forms};
     step_run(&w, n_rows, norm_task);
 }
 
@@ -9099,6 +9144,13 @@ static int ffn_forms(const polar_model *m, const model_layer *y) {
            (m->arch->shared ? form_of(&y->gate_shexp) | form_of(&y->up_shexp) | form_of(&y->shared_gate) : 0);
 }
 
+/* A call as the call in front of it in the path, -1 for none, leaves it: a looped model norms the state behind its last
+ * layer whenever another call follows. It is a part of that one, so that what stands behind a call does not depend on
+ * what follows. */
+static int call_behind(const polar_model *m, int before, int call) {
+    return m->loop_norm && before >= 0 && before % CALL_PASS == m->n_layer - 1 ? call | CALL_NORM : call;
+}
+
 /* Takes hidden (n_rows, n_embd) through a layer. Rows before `from` only leave their keys and values; on return their
  * hidden states are undefined. */
 static void call_layer(engine *e, int index, const call_row *rows, int n_rows, int from) {
@@ -9108,6 +9160,11 @@ static void call_layer(engine *e, int index, const call_row *rows, int n_rows, i
     float *hidden = e->hidden + (size_t)from * (size_t)m->n_embd;                       /* of the n rows that go on */
     const float *q = e->q + (size_t)from * (size_t)m->n_head * (size_t)m->head_dim;
 
+    /* hidden = RMS norm of hidden, between the loops of a looped model */
+    for (int r = 0; r < n_rows; r++)
+        if (rows[r].call & CALL_NORM)
+            m->kern->rms_norm(e->hidden + (size_t)(r * m->n_embd), e->hidden + (size_t)(r * m->n_embd), m->output_norm,
+                              m->n_embd, m->norm_eps);
     /* entered = hidden, where a damped pass begins */
     for (int r = from; r < n_rows; r++)
         if (rows[r].call & CALL_PASS)
@@ -9123,12 +9180,12 @@ static void call_layer(engine *e, int index, const call_row *rows, int n_rows, i
     product_run(e, &y->o, &e->act_attended, n, e->out);
 
     /* hidden += out; normed = RMS norm of hidden */
-    call_add_norm(e, hidden, n, y->ffn_norm, ffn_forms(m, y));
+    call_add_norm(e, hidden, n, y->attn_out_norm, y->ffn_norm, ffn_forms(m, y));
     /* out = W_down (silu(W_gate normed) * W_up normed), or a mixture of such */
     if (m->arch->experts) mixture(e, y, n);
     else feed_forward(e, &y->gate, &y->up, &y->down, n, e->out);
     /* hidden += out */
-    call_add_norm(e, hidden, n, NULL, 0);
+    call_add_norm(e, hidden, n, y->ffn_out_norm, NULL, 0);
     /* hidden = entered + (hidden - entered) / K, where one of K damped passes ends */
     for (int r = from; r < n_rows; r++) call_damp(e, rows[r].call, r);
 }
@@ -9307,12 +9364,12 @@ static polar_status session_measure(polar_session *s, const polar_model *model, 
                 s->options.max_calls);
 }
 
-/* The path of a program, of the identity for NULL. */
+/* The path of a program, of the model's own for NULL. */
 static polar_status session_path_of(const polar_model *m, const polar_program *program, int *path, int *n,
                                     polar_error *e) {
-    const polar_program identity = polar_program_identity(m->n_layer);
+    const polar_program standard = prog_standard(m);
     polar_status status;
-    if (!program) program = &identity;
+    if (!program) program = &standard;
     if ((status = polar_program_validate(program, m->n_layer, e))) return status;
     *n = polar_program_calls(program, path, POLAR_MAX_CALLS);
     return POLAR_OK;
@@ -9520,8 +9577,9 @@ static void session_call(polar_session *s, int c, int slot, int at, int from, in
     /* each row with its angles, its place in the slot, and what it attends to */
     for (int r = 0; r < n; r++) {
         const int count = session_visible(s, c, at + from + r, spans);
-        const call_row row = {s->path[c], g.cs + (size_t)(from + r) * (size_t)s->model->n_rot, keys,
-                              keys + s->slot_bytes, at + from + r, s->options.n_ctx, spans, count};
+        const call_row row = {call_behind(s->model, c ? s->path[c - 1] : -1, s->path[c]),
+                              g.cs + (size_t)(from + r) * (size_t)s->model->n_rot, keys, keys + s->slot_bytes,
+                              at + from + r, s->options.n_ctx, spans, count};
         s->rows[r] = row;
         spans += count;
     }
@@ -9907,6 +9965,7 @@ polar_status polar_session_load(polar_session *s, const void *state, size_t size
  * a peek left is not copied, since no result depends on it. */
 polar_status polar_session_clone(polar_session **out, const polar_session *from, polar_error *error) {
     polar_session_options o;
+    polar_program identity;
     polar_session *s;
     polar_status status;
     int n_slots = 0; /* in use */
@@ -9918,7 +9977,8 @@ polar_status polar_session_clone(polar_session **out, const polar_session *from,
     o.allocator = &from->allocator;
     if (o.runner) o.runner = &from->engine.runner;
     o.max_calls = MAX(o.max_calls, from->model->n_layer); /* it begins under the identity */
-    if ((status = polar_session_create(&s, from->model, NULL, &o, error))) return status;
+    identity = polar_program_identity(from->model->n_layer);
+    if ((status = polar_session_create(&s, from->model, &identity, &o, error))) return status;
     /* the programs of all tokens, and what their calls left in the slots */
     for (int k = 0; k < from->n_stretches; k++) {
         const session_stretch *t = &from->stretches[k];
@@ -10878,8 +10938,10 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     many->options.max_tokens = MIN(o.max_tokens, model->n_ctx_train + 1);
     if (!o.cache_bytes) many->options.cache_bytes = (size_t)1 << 30;
     many->root = mem_alloc(&a, sizeof *many->root, error);
-    if (many->root) memset(many->root, 0, sizeof *many->root);
-    else status = POLAR_MEMORY;
+    if (many->root) {
+        memset(many->root, 0, sizeof *many->root);
+        many->root->call = -1;
+    } else status = POLAR_MEMORY;
     if (!status && !o.runner) status = polar_pool_create(&many->pool, o.n_threads, &a, error);
     if (!status) {
         many->runner = o.runner ? *o.runner : polar_pool_runner(many->pool);
@@ -11332,7 +11394,7 @@ static kv_span many_span_at(const polar_many *many, const uint8_t *k, const uint
  * token. */
 static many_item *many_item_add(polar_many *many, const many_node *node, int position, uint8_t *k, uint8_t *v,
                                 int index, int capacity, int spans) {
-    const call_row row = {node->call,
+    const call_row row = {call_behind(many->model, node->parent->call, node->call),
                           many->cs + (size_t)position * (size_t)many->model->n_rot,
                           k,
                           v,
@@ -11981,7 +12043,8 @@ void polar_many_get_stats(const polar_many *many, polar_many_stats *stats) {
  * and a node that has room gets one of the untried edits with the largest P. Those of probability epsilon are drawn
  * from all as before, so that no edit is out of reach.
  *
- * The first simulation evaluates the root, which is the identity, and is not counted against the budget. What the
+ * The first simulation evaluates the root, which is the identity, or in a looped model all layers n_loops times: its
+ * children are fewer loops, and one loop has the edits. It is not counted against the budget. What the
  * papers leave open is settled like this:
  * - V counts the identity's evaluation too, so that ln V is defined; it equals the visits of the root.
  * - [C] has no limit of children, so its "unexplored child" of probability epsilon is an edit that was not tried. Here
@@ -12111,10 +12174,10 @@ static uint64_t mcts_hash(mcts_edit e) {
 }
 
 /* What an edit adds to path_hash. Layers skipped together or one by one make the same path, so a skip is hashed layer
- * by layer. */
+ * by layer; one loop adds nothing to the edits in it. */
 static uint64_t mcts_path_hash(mcts_edit e) {
     uint64_t sum = 0;
-    if (e.times) return mcts_hash(e);
+    if (e.times) return e.times == 1 ? 0 : mcts_hash(e);
     for (int i = 0; i < e.length; i++) {
         mcts_edit one = {e.start + i, 1, 0, 0};
         sum += mcts_hash(one);
@@ -12129,11 +12192,12 @@ static void mcts_program(const polar_search *s, int node, polar_program *p) {
     memset(starting, 0, sizeof starting);
     memset(p, 0, sizeof *p);
     p->n_layer = s->n_layer;
-    for (int n = node; n > 0; n = s->nodes[n].parent) starting[s->nodes[n].edit.start] = s->nodes[n].edit;
+    for (int n = node; n > 0; n = s->nodes[n].parent)
+        if (s->nodes[n].edit.times != 1) starting[s->nodes[n].edit.start] = s->nodes[n].edit;
     for (int i = 0; i < s->n_layer; i++) {
         const mcts_edit e = starting[i];
         polar_segment *last = p->n_segments ? &p->segments[p->n_segments - 1] : NULL;
-        if (!e.length) continue;
+        if (!e.length || e.times == 1) continue;
         if (last && last->times == 0 && e.times == 0 && end == i) {
             last->length = (int16_t)(last->length + e.length);
         } else {
@@ -12142,7 +12206,7 @@ static void mcts_program(const polar_search *s, int node, polar_program *p) {
         }
         end = i + e.length;
     }
-    if (end < s->n_layer) prog_append(p, end, s->n_layer - end, 1, 0);
+    if (end < s->n_layer) prog_append(p, end, s->n_layer - end, node ? 1 : s->options.n_loops, 0);
 }
 
 /* --- finding equal sets and paths ----------------------------------------------------- */
@@ -12199,19 +12263,16 @@ static int mcts_find_result(polar_search *s, int node) {
     return s->n_results++;
 }
 
-/* A new node: the edits of `parent` and `e`; the root if parent is -1. */
+/* A new node: the edits of `parent` and `e`; the root if parent is -1, whose `e` is all layers n_loops times. */
 static int mcts_add_node(polar_search *s, int parent, mcts_edit e, uint64_t set_hash) {
     const int node = s->n_nodes++;
     mcts_node *n = &s->nodes[node];
     n->edit = e;
     n->parent = parent;
     n->first_edge = n->last_edge = -1;
-    n->n_calls = s->n_layer;
-    if (parent >= 0) {
-        n->n_edits = s->nodes[parent].n_edits + 1;
-        n->n_calls = s->nodes[parent].n_calls + mcts_extra_calls(e);
-        n->path_hash = s->nodes[parent].path_hash + mcts_path_hash(e);
-    }
+    n->n_edits = parent < 0 ? 0 : s->nodes[parent].n_edits + 1;
+    n->n_calls = (parent > 0 ? s->nodes[parent].n_calls : s->n_layer) + mcts_extra_calls(e);
+    n->path_hash = (parent > 0 ? s->nodes[parent].path_hash : 0) + mcts_path_hash(e);
     n->set_hash = set_hash;
     mcts_insert(s->node_table, s->table_size, set_hash, node);
     n->result = mcts_find_result(s, node);
@@ -12236,7 +12297,8 @@ static void mcts_mark_tried(polar_search *s, int node) {
 static void mcts_free_runs(const polar_search *s, int node, int *run) {
     for (int i = 0; i < s->n_layer; i++) run[i] = 1;
     for (int n = node; n > 0; n = s->nodes[n].parent)
-        for (int i = 0; i < s->nodes[n].edit.length; i++) run[s->nodes[n].edit.start + i] = 0;
+        for (int i = 0; i < s->nodes[n].edit.length && s->nodes[n].edit.times != 1; i++)
+            run[s->nodes[n].edit.start + i] = 0;
     for (int i = s->n_layer - 2; i >= 0; i--)
         if (run[i]) run[i] += run[i + 1];
 }
@@ -12251,19 +12313,20 @@ static double mcts_weight(const polar_search *s, mcts_edit e) {
 /* Goes through the edits that can be added to a node and were not, by start, length and times, up to the one with the
  * index `which`, which is stored, and in `edge` its P and action number (start, length, kind) in mixed radix. Returns
  * how many it met: all of them if `which` is -1. With `least` only those with P >= *least count, which rises to the
- * largest P met. An edit is possible if no other touches its layers and |pi| stays within 1 .. max_calls. Needs the
- * marks of mcts_mark_tried. */
+ * largest P met. An edit is possible if no other touches its layers and |pi| stays within 1 .. max_calls; that of the
+ * root of a looped model is 1 .. n_loops - 1 loops. Needs the marks of mcts_mark_tried. */
 static int mcts_action(const polar_search *s, int node, int which, double *least, mcts_edit *edit, mcts_edge *edge) {
     const polar_search_options *o = &s->options;
-    const int n_kinds = mcts_n_kinds(o);
+    const int loops = node ? 0 : o->n_loops - 1, n_kinds = loops ? loops : mcts_n_kinds(o);
     int run[POLAR_MAX_LAYER], n = 0;
     mcts_free_runs(s, node, run);
-    for (int start = 0; start < s->n_layer; start++) {
-        for (int length = 1; length <= MIN(run[start], o->max_length); length++) {
+    for (int start = 0; start < (loops ? 1 : s->n_layer); start++) {
+        for (int length = loops ? s->n_layer : 1; length <= MIN(run[start], loops ? length : o->max_length); length++) {
             for (int kind = 0; kind < n_kinds; kind++) {
-                const mcts_edit e = mcts_kind(o, start, length, kind);
-                const int number = (start * o->max_length + length - 1) * n_kinds + kind;
-                const int calls = s->nodes[node].n_calls + mcts_extra_calls(e);
+                const mcts_edit whole = {0, length, kind + 1, 0},
+                                e = loops ? whole : mcts_kind(o, start, length, kind);
+                const int number = loops ? kind : (start * o->max_length + length - 1) * n_kinds + kind;
+                const int calls = (node ? s->nodes[node].n_calls : s->n_layer) + mcts_extra_calls(e);
                 double p;
                 if (calls < 1 || calls > s->max_calls || s->tried[number / 8] >> number % 8 & 1) continue;
                 p = mcts_weight(s, e);
@@ -12315,13 +12378,14 @@ static int mcts_may_widen(const polar_search *s, const mcts_node *n) {
     return n->n_children < MAX(1, ceil(limit - 1e-9));
 }
 
-/* R/v + c sqrt(ln V / v) - lambda |pi|/D, with V the visits of the root; with a prior c P sqrt(V) / (1 + v) inside. */
+/* R/v + c sqrt(ln V / v) - lambda |pi|/D, with V the visits of the root, and D its calls; with a prior
+ * c P sqrt(V) / (1 + v) inside. */
 static double mcts_score(const polar_search *s, const mcts_edge *edge) {
     const mcts_node *child = &s->nodes[edge->child];
     double v = child->visits, all = s->nodes[0].visits;
     double explore = s->options.prior ? mul64(edge->p, sqrt(all)) / (1 + v) : sqrt(log64(all) / v);
     return child->reward / v + mul64(s->options.exploration, explore) -
-           mul64(s->options.length_penalty, (double)child->n_calls / s->n_layer);
+           mul64(s->options.length_penalty, (double)child->n_calls / s->nodes[0].n_calls);
 }
 
 /* The child with the largest score, of equal ones the oldest; -1 if there is none. */
@@ -12443,6 +12507,7 @@ static void mcts_defaults(polar_search_options *o) {
     o->max_length = option_int(o->max_length, 4);
     o->max_times = option_int(o->max_times, 5);
     o->max_in_flight = option_int(o->max_in_flight, 64);
+    o->n_loops = option_int(o->n_loops, 1);
 }
 
 /* Refuses options outside their ranges, which also bounds every size that follows from them. */
@@ -12476,14 +12541,18 @@ static polar_status mcts_init(polar_search *s, int n_layer, const polar_search_o
     mcts_defaults(&s->options);
     if (!status) status = mcts_check(&s->options, e);
     if (status) return status;
+    if (s->options.n_loops < 1 || s->options.n_loops > POLAR_MAX_CALLS / n_layer)
+        return fail(e, POLAR_ARGUMENT, "%d loops: 1..%d are possible", s->options.n_loops, POLAR_MAX_CALLS / n_layer);
     s->allocator = mem_allocator(s->options.allocator);
     s->n_layer = n_layer;
     s->max_calls = POLAR_MAX_CALLS;
     if (s->options.max_cost > 0)
-        s->max_calls = (int)MIN(POLAR_MAX_CALLS, floor(mul64(s->options.max_cost, n_layer) + 1e-9));
+        s->max_calls = (int)MIN(POLAR_MAX_CALLS,
+                                floor(mul64(s->options.max_cost, n_layer * s->options.n_loops) + 1e-9));
     s->options.max_length = MIN(s->options.max_length, n_layer);
-    s->n_actions = n_layer * s->options.max_length * mcts_n_kinds(&s->options);
-    s->max_depth = MIN(n_layer, s->options.simulations) + 1; /* each edit takes a layer; and a simulation */
+    s->n_actions = MAX(n_layer * s->options.max_length * mcts_n_kinds(&s->options), s->options.n_loops);
+    /* each edit takes a layer, but for the number of loops; and a simulation */
+    s->max_depth = MIN(n_layer + (s->options.n_loops > 1), s->options.simulations) + 1;
     for (s->table_size = 2; s->table_size < 2 * (s->options.simulations + 1);) s->table_size *= 2;
     return POLAR_OK;
 }
@@ -12518,7 +12587,7 @@ static uint64_t mcts_seed(uint64_t seed, const char *question, size_t length) {
 
 polar_status polar_search_create(polar_search **out, int n_layer, const char *question, size_t length,
                                  const polar_search_options *options, polar_error *error) {
-    const mcts_edit none = {0, 0, 0, 0};
+    mcts_edit all = {0, n_layer, 0, 0};
     polar_search head, *s;
     polar_status status;
     layout l;
@@ -12541,7 +12610,8 @@ polar_status polar_search_create(polar_search **out, int n_layer, const char *qu
     mcts_place(s, &l);
     s->rng = mcts_seed(s->options.seed, question, length);
     for (int i = 0; i < s->options.max_in_flight; i++) s->flights[i].nodes = s->flight_nodes + i * s->max_depth;
-    mcts_add_node(s, -1, none, 0); /* the identity */
+    all.times = s->options.n_loops;
+    mcts_add_node(s, -1, all, 0); /* the identity */
     *out = s;
     return POLAR_OK;
 }
@@ -14591,10 +14661,11 @@ polar_status polar_predictor_check(const polar_predictor *p, const polar_model *
     return POLAR_OK;
 }
 
-/* Calls of the longest program that may be picked: of the menu's, or all layers repeated. Sessions make room for it. */
-static int pick_max_calls(const polar_predictor *p, int by_menu) {
-    int longest = p->info.n_layer;
-    if (!by_menu) return PRED_REPEAT * longest;
+/* Calls of the longest program that may be picked: of the menu's, or all layers repeated; or the model's own, which
+ * stands for none. Sessions make room for it. */
+static int pick_max_calls(const polar_model *m, const polar_predictor *p, int by_menu) {
+    int longest = m->n_layer * m->n_loops;
+    if (!by_menu) return MAX(longest, PRED_REPEAT * m->n_layer);
     /* the menu may hold programs of more than two executions of a segment */
     for (int k = 0; k < p->menu.shape.n_menu; k++) longest = MAX(longest, polar_program_length(&p->programs[k]));
     return longest;
@@ -14637,7 +14708,7 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     features.session = o->session;
     /* room for the keys and values of any program that may come */
     if (!features.session.max_calls)
-        features.session.max_calls = MIN(pick_max_calls(predictor, p->by_menu), POLAR_MAX_CALLS);
+        features.session.max_calls = MIN(pick_max_calls(model, predictor, p->by_menu), POLAR_MAX_CALLS);
     status = features_create(&p->features, model, &features, 1, error);
     if (status) polar_picker_free(p);
     else *out = p;
@@ -14673,8 +14744,8 @@ static void pick_menu(const polar_picker *p, polar_candidate *out, int max, int 
     }
 }
 
-/* The best beams that execute something, at most `max`; the identity if there is none. As many beams are followed as
- * are asked for. */
+/* The best beams that execute something, at most `max`; the model's own program if there is none. As many beams are
+ * followed as are asked for. */
 static polar_status pick_programs(const polar_picker *p, const float *rows, int n_rows, polar_candidate *out, int max,
                                   int *n, polar_error *e) {
     polar_candidate beams[POLAR_MAX_BEAMS];
@@ -14688,7 +14759,7 @@ static polar_status pick_programs(const polar_picker *p, const float *rows, int 
     for (int i = 0; i < n_beams && *n < max && !status; i++)
         if (decode.keep_empty || polar_program_length(&beams[i].program)) out[(*n)++] = beams[i];
     if (status || *n) return status;
-    out->program = polar_program_identity(p->model->n_layer); /* all beams skip everything */
+    out->program = prog_standard(p->model); /* all beams skip everything */
     out->score = 0;
     *n = 1;
     return POLAR_OK;
@@ -15065,8 +15136,8 @@ static polar_status ask_predicted(const polar_model *m, const char *question, co
     return status;
 }
 
-/* The answer under a program that the caller named, or the identity, perhaps behind a prompt under another. `picked` is
- * filled in as a picker would: one program ran, and its answer has one vote. */
+/* The answer under a program that the caller named, or the model's own, perhaps behind a prompt under another.
+ * `picked` is filled in as a picker would: one program ran, and its answer has one vote. */
 static polar_status ask_program(const polar_model *m, const polar_program *program, const char *prompt_program,
                                 const polar_session_options *session, const polar_answer_options *answer,
                                 char *text, size_t capacity, const int32_t *tokens, int n, polar_picked *picked,
@@ -15077,7 +15148,7 @@ static polar_status ask_program(const polar_model *m, const polar_program *progr
     polar_session *s = NULL;
     polar_status status = POLAR_OK;
     if (prompt_program) {
-        status = polar_program_parse(&first, m->n_layer, prompt_program, e);
+        status = polar_model_program(m, prompt_program, &first, e);
         o.max_calls = MAX(o.max_calls, MAX(polar_program_length(&first), polar_program_length(program)));
         g.program = program;
     }
@@ -15110,7 +15181,7 @@ polar_status polar_ask(const polar_model *model, const char *question, const pol
     if (model->vocab_only) return fail(error, POLAR_ARGUMENT, "%s: opened for its vocabulary only", model->file.name);
     if (o->prompt_program && o->predictor && !o->program)
         return fail(error, POLAR_ARGUMENT, "polar_ask: a predictor picks one program for prompt and answer");
-    status = polar_program_parse(&program, model->n_layer, o->program ? o->program : "", error);
+    status = polar_model_program(model, o->program, &program, error);
     if (!status) status = polar_prompt_find(model, o->predictor, &o->prompt, &prompt, error);
     if (!status) status = polar_prompt_tokenize(model, &prompt, question, NULL, 0, &n, error);
     if (status) return status;
@@ -17276,7 +17347,7 @@ static polar_menu_options menu_defaults(const polar_menu_options *options) {
 static polar_status menu_check(const polar_train_question *questions, int n_questions, int n_layer,
                                const polar_program *menu, int n_menu, const polar_menu_options *o, int *max_tokens,
                                polar_error *e) {
-    const polar_program identity = polar_program_identity(n_layer);
+    polar_program standard = polar_program_identity(n_layer);
     polar_status status;
     if (!questions || n_questions < 1) return fail(e, POLAR_ARGUMENT, "menu: no questions");
     if (!menu || n_menu < 1 || n_menu > POLAR_MAX_MENU)
@@ -17291,7 +17362,8 @@ static polar_status menu_check(const polar_train_question *questions, int n_ques
         status = polar_program_validate(&menu[k], n_layer, e);
         if (status) return status;
     }
-    if (!polar_program_equal(&menu[0], &identity))
+    standard.segments[0].times = (int16_t)MAX(1, polar_program_length(&menu[0]) / n_layer); /* of a looped model */
+    if (!polar_program_equal(&menu[0], &standard))
         return fail(e, POLAR_ARGUMENT, "menu: the first program must be the identity");
     for (int q = 0; q < n_questions; q++) {
         status = train_check_question(&questions[q], q, e);

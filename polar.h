@@ -141,8 +141,7 @@ POLAR_API polar_status polar_pool_create(polar_pool **out, int n_threads, const 
                                          polar_error *error);
 POLAR_API void polar_pool_free(polar_pool *pool);
 POLAR_API polar_runner polar_pool_runner(polar_pool *pool);
-/* Number of cores this process may use, at least 1. */
-POLAR_API int polar_cpu_count(void);
+POLAR_API int polar_cpu_count(void); /* cores this process may use, at least 1 */
 
 /* --- [kern] instruction sets ------------------------------------------------------------------------ */
 /* Variants of the kernels, all with the same bits. AUTO takes the fastest that the CPU has. */
@@ -237,7 +236,7 @@ POLAR_API const char *polar_chat_name(polar_chat chat);
 
 /* What a model is. Strings are NUL-terminated. */
 typedef struct polar_model_info {
-    const char *architecture;    /* "llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "smollm3" */
+    const char *architecture;    /* "llama", "qwen2", ..., see archs in polar.c */
     const char *name;            /* general.name, or "" */
     const char *tokenizer;       /* "llama-bpe", "qwen2", "gpt-2", "llama" */
     int n_layer, n_embd;         /* layers D; width of the residual stream */
@@ -309,8 +308,7 @@ typedef struct polar_program {
     int n_layer, n_segments;
     polar_segment segments[POLAR_MAX_LAYER];
 } polar_program;
-/* Every layer once: one segment. */
-POLAR_API polar_program polar_program_identity(int n_layer);
+POLAR_API polar_program polar_program_identity(int n_layer); /* every layer once: one segment */
 /* POLAR_OK if the program is well-formed for n_layer layers and executes at least one call. */
 POLAR_API polar_status polar_program_validate(const polar_program *program, int n_layer, polar_error *error);
 /* Text form: items "a-b" or "a" separated by spaces or commas, with "xT" for T executions, 0 = skipped, or "~K" for K
@@ -318,11 +316,14 @@ POLAR_API polar_status polar_program_validate(const polar_program *program, int 
  * and do not overlap. "identity" or "" is the identity. POLAR_FORMAT where the text breaks these rules, POLAR_ARGUMENT
  * if no layer is left or there are more than POLAR_MAX_CALLS calls; *program is as before then. */
 POLAR_API polar_status polar_program_parse(polar_program *program, int n_layer, const char *text, polar_error *error);
+/* The same for a model; NULL, "" and "identity" are its own program here: all layers once, in a looped model num_loops
+ * times, so that "0-23x2" of 24 layers is two loops. */
+POLAR_API polar_status polar_model_program(const polar_model *model, const char *text, polar_program *program,
+                                           polar_error *error);
 /* The text form, which polar_program_parse reads back as it is. Returns its whole length. */
 POLAR_API size_t polar_program_format(const polar_program *program, char *text, size_t capacity);
-/* Number of calls, and the cost: that number over n_layer. */
-POLAR_API int polar_program_length(const polar_program *program);
-POLAR_API double polar_program_cost(const polar_program *program);
+POLAR_API int polar_program_length(const polar_program *program); /* calls */
+POLAR_API double polar_program_cost(const polar_program *program); /* calls over n_layer */
 /* The path: returns its length, and writes at most `capacity`. A program with a damped segment has none: 0. */
 POLAR_API int polar_program_path(const polar_program *program, int *path, int capacity);
 #define POLAR_CALL_LAYER 255 /* call & POLAR_CALL_LAYER is the layer of a call */
@@ -334,8 +335,7 @@ POLAR_API polar_status polar_program_from_path(polar_program *program, int n_lay
                                                int max_length, int max_times, polar_error *error);
 /* One cell per layer: '.' skipped, '#' once, '2'..'9' times, '+' more often, '~' damped. Returns n_layer. */
 POLAR_API size_t polar_program_strip(const polar_program *program, char *text, size_t capacity);
-/* 1 if both execute the same calls. */
-POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b);
+POLAR_API int polar_program_equal(const polar_program *a, const polar_program *b); /* 1: they do the same calls */
 #define POLAR_OP_NONE (-100)
 /* What a predictor is trained to say, (n_layer) each: seg_flip 1 where a segment starts (0 at layer 0); op at its start
  * 0 skip, 1 keep, 2 repeat, elsewhere, and for a damped segment, POLAR_OP_NONE. */
@@ -376,10 +376,10 @@ typedef struct polar_session_options {
     polar_tap tap;         /* NULL, or called after every call: to look, to change, to cancel */
     void *tap_user;
 } polar_session_options;
-/* Bytes that polar_session_create will take from the allocator, threads included; 0 if the options are refused. */
+/* Bytes that polar_session_create will take from the allocator, threads included; 0 if it would refuse. */
 POLAR_API size_t polar_session_bytes(const polar_model *model, const polar_program *program,
                                      const polar_session_options *options);
-/* Creates a session under a program (NULL: the identity). All memory is taken here, none later. */
+/* Creates a session under a program (NULL: the model's own). All memory is taken here, none later. */
 POLAR_API polar_status polar_session_create(polar_session **out, const polar_model *model, const polar_program *program,
                                             const polar_session_options *options, polar_error *error);
 POLAR_API void polar_session_free(polar_session *session);
@@ -608,15 +608,16 @@ POLAR_API const char *polar_search_space_name(polar_search_space space);
 typedef struct polar_search_options {
     const polar_allocator *allocator;
     uint64_t seed;         /* of the run; every question gets its own from it and its text */
-    int simulations;       /* 200 [C]; the identity comes before them */
+    int simulations;       /* 200 [C]; the first program comes before them */
     double length_penalty, exploration; /* lambda, 5.0 [C]; c, sqrt 2 [R] */
     double epsilon;        /* probability of an unexplored edit where the best known would be next, 0.1 [C] */
     double widening_alpha, widening_beta; /* children of a node: at most max(1, ceil(alpha visits^beta)); 2, 0.5 [R] */
     int max_length, max_times; /* layers of an edit, 4; executions of a repeated one, 5 */
     int max_damped;        /* 0; otherwise edits may also be 2 .. max_damped damped passes, unless they skip only */
     polar_search_space space;
-    double max_cost;       /* longest path as a multiple of the layers, at least 1; 0: no limit */
+    double max_cost;       /* longest path as a multiple of the first one, at least 1; 0: no limit */
     int max_in_flight;     /* proposals that may wait for their reward at once, 64 */
+    int n_loops;           /* 1; of a looped model: its own program comes first, then fewer loops and edits of one */
     /* NULL, or what other questions taught: P of an edit, cut to 0..1, the same at every call. A node with room gets an
      * edit of the largest P, and R/v + c P sqrt(V) / (1 + v) - lambda |pi|/D decides. */
     double (*prior)(void *user, const polar_segment *edit);
@@ -730,7 +731,7 @@ POLAR_API polar_status polar_program_beams(const float *seg_logits, const float 
                                            const polar_beam_options *options, polar_candidate *out, int *n,
                                            polar_error *error);
 
-/* Program of the menu, 0 <= index < n_menu; the first is the identity. NULL if there is none. */
+/* Program of the menu, 0 <= index < n_menu; the first is the model's own. NULL if there is none. */
 POLAR_API const polar_program *polar_predictor_program(const polar_predictor *predictor, int index);
 /* P(the program answers this question correctly) for each program of the menu. */
 POLAR_API polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
@@ -751,8 +752,7 @@ typedef struct polar_features_options {
 POLAR_API polar_status polar_features_create(polar_features **out, const polar_model *model,
                                              const polar_features_options *options, polar_error *error);
 POLAR_API void polar_features_free(polar_features *features);
-/* n_embd of the model, or of the encoder. */
-POLAR_API int polar_features_width(const polar_features *features);
+POLAR_API int polar_features_width(const polar_features *features); /* n_embd of the model, or of the encoder */
 /* Features of a question as *rows (*n, width), valid until the next call. EMBEDDING and HIDDEN read the last max_tokens
  * of the prompt, the tokens that the program will run on, so that the first layers are not run twice; ENCODER reads the
  * question's text, cut to max_tokens with its end token. What is not read may be NULL. */
@@ -854,7 +854,7 @@ typedef struct polar_ask_options {
     polar_generate_options generate;
     polar_prompt prompt;              /* what is not given is found: polar_prompt_find */
     const char *prompt_program;       /* NULL, or what the prompt runs under in place of `program`; not with a pick */
-    const char *program;              /* text form; NULL: what the predictor picks, the identity without one */
+    const char *program;              /* as in polar_model_program; NULL: what the predictor picks, if there is one */
     const polar_predictor *predictor; /* NULL, or the predictor of this model; with a program only its prompt counts */
     const polar_model *encoder;       /* as in polar_pick_options, like the next three */
     polar_pick_head head;
@@ -985,9 +985,9 @@ typedef struct polar_menu_report {
     double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
     double scale;                 /* of the logits, from the calibration */
 } polar_menu_report;
-/* Trains the menu, whose first program must be the identity, on the results that the questions' paths hold; calibrates
- * it on those held out. *out gets a new predictor with it and the network and properties of `base`. base and report may
- * be NULL. */
+/* Trains the menu, whose first program must be all layers once, or a number of loops, on the results that the
+ * questions' paths hold; calibrates it on those held out. *out gets a new predictor with it and the network and
+ * properties of `base`. base and report may be NULL. */
 POLAR_API polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
                                         const polar_train_question *questions, int n_questions,
                                         const polar_program *menu, int n_menu, const polar_menu_options *options,

@@ -174,6 +174,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
         fx_kv_u32(&f, arch, "expert_count", FX_EXPERTS);
         fx_kv_u32(&f, arch, "expert_used_count", 2);
     }
+    if (!strcmp(arch, "nanbeige") || !strcmp(arch, "ouro")) fx_kv_u32(&f, arch, "num_loops", 2);
     if (shape->small_vocab) fx_small_vocab(&f, shape->vocab);
     else fx_vocab(&f, shape->vocab);
     fx_tensor(t, &n, -1, "token_embd.weight", type, 1, 0, d, shape->vocab, 0);
@@ -181,6 +182,10 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
     for (int i = 0; i < shape->layers; i++) {
         fx_tensor(t, &n, i, "attn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
         fx_tensor(t, &n, i, "ffn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
+        if (!strcmp(arch, "ouro")) {
+            fx_tensor(t, &n, i, "post_attention_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
+            fx_tensor(t, &n, i, "post_ffw_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
+        }
         fx_tensor(t, &n, i, "attn_q.weight", type, w, 0, d, dq, 0);
         fx_tensor(t, &n, i, "attn_k.weight", type, w, 0, d, dk, 0);
         fx_tensor(t, &n, i, "attn_v.weight", type, w, 0, d, dk, 0);
@@ -236,7 +241,7 @@ static fixture fixture_model(const char *arch, int type, uint64_t seed) {
     return fixture_shaped(arch, type, seed, &shape);
 }
 
-static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe"};
+static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe", "nanbeige", "ouro"};
 
 /* The model of a fixture, which must outlive it. */
 static MAYBE_UNUSED polar_model *fx_open(const fixture *f, polar_cpu cpu) {

@@ -23,6 +23,7 @@ static int on_call(void *user, const polar_tap_info *i) {
 }
 
 static polar_session *watched(const polar_model *m, watch *w, int n_batch, int max_peek) {
+    const polar_program identity = polar_program_identity(m->n_layer);
     polar_session_options o = {0};
     polar_session *s = NULL;
     polar_error e;
@@ -32,7 +33,7 @@ static polar_session *watched(const polar_model *m, watch *w, int n_batch, int m
     o.max_peek = max_peek;
     o.tap = w ? on_call : NULL;
     o.tap_user = w;
-    polar_session_create(&s, m, NULL, &o, &e);
+    polar_session_create(&s, m, &identity, &o, &e);
     CHECK_STR(e.message, "");
     return s;
 }

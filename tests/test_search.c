@@ -555,6 +555,39 @@ TEST(small_spaces) {
     polar_search_free(s);
 }
 
+/* In a looped model its own program comes first, then fewer loops, then edits of one; no path comes twice, although
+ * all layers twice are two loops as well as an edit of one. */
+TEST(loops) {
+    polar_search_options o = {0};
+    polar_search_result r, parent;
+    polar_search *s;
+    int n_loops = 0;
+    o.n_loops = 4, o.simulations = 300, o.max_cost = 1;
+    s = searched(3, "loops", &o, hashed_reward);
+    CHECK_STR(program_text(s, 0), "0-2x4");
+    CHECK(paths_differ(s) && mcts_n_results(s) > 50);
+    for (int i = 1; polar_search_get(s, i, &r); i++) {
+        const int whole = r.program.n_segments == 1 && r.program.segments[0].times < 4;
+        CHECK(polar_program_length(&r.program) == s->nodes[s->results[i].node].n_calls);
+        CHECK(polar_program_length(&r.program) <= 12 && polar_search_get(s, r.parent, &parent));
+        n_loops += whole;
+        if (r.parent == 0) CHECK(whole);
+        else CHECK(parent.program.n_segments > 1 || polar_program_length(&parent.program) == 3);
+    }
+    CHECK(n_loops == 3);
+    polar_search_free(s);
+    o.length_penalty = POLAR_OFF; /* nothing but the three loop counts below 40 layers is cheap to find */
+    o.simulations = 12;
+    s = searched(40, "loops", &o, no_reward);
+    for (int i = n_loops = 0; polar_search_get(s, i, &r); i++) n_loops += r.program.n_segments == 1;
+    CHECK(n_loops == 4);
+    polar_search_free(s);
+    o.simulations = 3000, o.max_times = 2, o.n_loops = 3, o.max_cost = 0;
+    s = searched(2, "loops", &o, no_reward); /* 0-1 3 or 2 times, and each layer 0, 1 or 2 times, but not both 0 */
+    CHECK(mcts_n_results(s) == 10 && paths_differ(s));
+    polar_search_free(s);
+}
+
 TEST(large) {
     polar_search_options o = {0};
     polar_search *s;
@@ -591,6 +624,8 @@ TEST(bad_options) {
     REFUSED(o.epsilon = 1.5);
     REFUSED(o.widening_alpha = sqrt(-1.0));
     REFUSED(o.widening_beta = 2);
+    REFUSED(o.n_loops = POLAR_OFF);
+    REFUSED(o.n_loops = POLAR_MAX_CALLS / 20 + 1);
     REFUSED(o.max_cost = 0.9);
     REFUSED(o.max_cost = -1);
     REFUSED(o.max_cost = HUGE_VAL);
@@ -659,7 +694,7 @@ TEST(memory) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(textbook), T(prior), T(prior_range), T(planted), T(length_penalty), T(even_spread), T(replay),
-    T(several_in_flight), T(spaces), T(small_spaces), T(large), T(bad_options), T(bad_reports), T(memory),
+    T(several_in_flight), T(spaces), T(small_spaces), T(loops), T(large), T(bad_options), T(bad_reports), T(memory),
 };
 
 int main(int argc, char **argv) {

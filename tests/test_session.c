@@ -8,7 +8,7 @@
 static polar_session *started(const polar_model *m, polar_session_options o, const int *path, int n) {
     polar_session *s = NULL;
     polar_error e;
-    o.max_calls = MAX(MAX(n, o.max_calls), m->n_layer);
+    o.max_calls = MAX(MAX(n, o.max_calls), m->n_layer * m->n_loops);
     polar_session_create(&s, m, NULL, &o, &e);
     CHECK_STR(e.message, "");
     if (s) CHECK(!polar_session_set_path(s, path, n, &e));
@@ -460,6 +460,71 @@ TEST(layers_without_rope) {
     }
 }
 
+/* What a looped model does between its loops, done by hand in a llama of the same weights. */
+static int norm_between_loops(void *user, const polar_tap_info *info) {
+    const polar_model *m = user;
+    for (int r = 0; info->layer == FX_LAYERS - 1 && info->call + 1 < info->n_calls && r < info->n_rows; r++) {
+        float *x = info->hidden + r * info->n_embd;
+        m->kern->rms_norm(x, x, m->output_norm, info->n_embd, m->norm_eps);
+    }
+    return 0;
+}
+
+/* Between calls of a looped model, behind the last layer, stands the output norm; its own program is all layers twice,
+ * wherever none is given, and "0-3" is one loop. */
+TEST(loops) {
+    static float logits[4][FX_VOCAB];
+    fixture f[2] = {fixture_model("nanbeige", QUANT_Q8_0, 1), fixture_model("llama", QUANT_Q8_0, 1)};
+    polar_model *m[2] = {fx_open(&f[0], POLAR_CPU_AUTO), fx_open(&f[1], POLAR_CPU_AUTO)};
+    const int all[] = {FX_CTX}, mixed[] = {3, 1, 4};
+    const int twice[] = {0, 1, 2, 3, 0, 1, 2, 3};
+    const char *const texts[] = {NULL, "", "identity", "0-3x2"};
+    polar_session_options o = {0}, tapped = {0};
+    polar_session *s = NULL, *by_hand;
+    int32_t tokens[12];
+    polar_program p;
+    tapped.tap = norm_between_loops, tapped.tap_user = m[1];
+    o.n_batch = 5;
+    for (int round = 0; round < (test_quick() ? 5 : 25); round++) {
+        int path[10], n_path = 0;
+        if (round == 0) memcpy(path, twice, sizeof twice), n_path = 8;
+        while (n_path < 2 + round % 8) path[n_path++] = fx_below(3) ? FX_LAYERS - 1 : fx_below(FX_LAYERS);
+        for (int i = 0; i < 12; i++) tokens[i] = fx_below(FX_VOCAB);
+        for (int i = 0; i < 3; i++) { /* in two ways; without the norm by hand */
+            s = started(m[i > 1], o, path, n_path);
+            evaluate(s, tokens, 12, i ? mixed : all, i ? 3 : 1, logits[i]);
+            polar_session_free(s);
+        }
+        by_hand = started(m[1], tapped, path, n_path);
+        evaluate(by_hand, tokens, 12, all, 1, logits[3]);
+        polar_session_free(by_hand);
+        CHECK_BITS(logits[0], logits[3], FX_VOCAB);
+        CHECK_BITS(logits[0], logits[1], FX_VOCAB);
+        for (int i = n_path - 1, normed = 0; i >= 0; i--) {
+            normed |= i + 1 < n_path && path[i] == FX_LAYERS - 1;
+            if (i == 0) CHECK(normed == (memcmp(logits[0], logits[2], sizeof logits[0]) != 0));
+        }
+    }
+    s = started(m[0], o, twice, 8);
+    evaluate(s, tokens, 12, all, 1, logits[0]);
+    polar_session_free(s);
+    for (int i = 0; i < COUNT(texts); i++) {
+        CHECK(!polar_model_program(m[0], texts[i], &p, NULL) && polar_program_length(&p) == 8);
+        CHECK(!polar_session_create(&s, m[0], i ? &p : NULL, NULL, NULL));
+        evaluate(s, tokens, 12, all, 1, logits[1]);
+        polar_session_free(s);
+        CHECK_BITS(logits[0], logits[1], FX_VOCAB);
+    }
+    CHECK(!polar_model_program(m[0], "0-3", &p, NULL) && polar_program_length(&p) == 4);
+    CHECK(!polar_model_program(m[1], NULL, &p, NULL) && polar_program_length(&p) == 4);
+    CHECK(polar_model_program(m[0], "0-4", &p, NULL) == POLAR_FORMAT);
+    CHECK(polar_model_program(NULL, NULL, &p, NULL) == POLAR_ARGUMENT);
+    for (int i = 0; i < 2; i++) {
+        polar_model_close(m[i]);
+        free(f[i].data);
+    }
+}
+
 /* Every allocation fails in turn: an error, and nothing is leaked. */
 TEST(allocation_failures) {
     fixture f = fixture_model("qwen2moe", QUANT_Q4_0, 1);
@@ -566,7 +631,7 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
     o.n_ctx = n + n_new;
     o.n_threads = 1;
     o.n_batch = n_batch;
-    o.max_calls = 18;
+    o.max_calls = 25;
     s = started(m, o, path, n_path);
     CHECK(!polar_session_eval(s, ids, n, NULL));
     logits = polar_session_logits(s, 0);
@@ -590,11 +655,28 @@ static double oracle_case(const polar_model *m, const json *c, const json *want,
     return error / (high - low);
 }
 
+/* Whether a case that is the file's own program is what runs where none is given. */
+static int oracle_default(const polar_model *m, const json *c) {
+    int path[64], n = oracle_ints(json_get(c, "path"), path, 64), ok;
+    polar_session_options o = {0};
+    polar_session *s = NULL;
+    if (!json_get(c, "default")) return 1;
+    CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
+    ok = s->n_path == n && !memcmp(s->path, path, (size_t)n * sizeof *path);
+    polar_session_free(s);
+    return ok;
+}
+
 TEST(oracle) {
-    static const char *const names[] = {"llama", "llama3", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe",
-                                        "damped_llama", "damped_qwen3", "switch_llama", "switch_qwen3"};
-    for (int a = 0; a < COUNT(names); a++) {
-        const int mode_of_it = !strncmp(names[a], "damped_", 7) || !strncmp(names[a], "switch_", 7);
+    static const struct {
+        const char *name;
+        int n;
+    } files[] = {{"llama", 42}, {"llama3", 42}, {"qwen2", 42}, {"qwen3", 42}, {"qwen2moe", 42}, {"smollm3", 23},
+                 {"qwen3moe", 23}, {"nanbeige", 27}, {"nanbeige2", 17}, {"ouro", 29}, {"damped_llama", 17},
+                 {"damped_qwen3", 17}, {"switch_llama", 17}, {"switch_qwen3", 17}};
+    for (int a = 0; a < COUNT(files); a++) {
+        const char *name = files[a].name;
+        const int mode_of_it = !strncmp(name, "damped_", 7) || !strncmp(name, "switch_", 7);
         char path[96];
         size_t n, n_model;
         char *text, *data;
@@ -603,9 +685,9 @@ TEST(oracle) {
         json_document *d;
         size_t at;
         int i = 0;
-        snprintf(path, sizeof path, "oracle/cases_%s.json", names[a]);
+        snprintf(path, sizeof path, "oracle/cases_%s.json", name);
         if (!(text = test_shared_text(path, &n))) return;
-        snprintf(path, sizeof path, "oracle/model_%s.gguf", names[a] + (mode_of_it ? 7 : 0));
+        snprintf(path, sizeof path, "oracle/model_%s.gguf", name + (mode_of_it ? 7 : 0));
         if (!(data = test_shared_text(path, &n_model))) return;
         CHECK(!polar_model_open_memory(&m, data, n_model, NULL, NULL));
         CHECK((d = json_read(text, n, &problem, &at)) != NULL);
@@ -615,12 +697,13 @@ TEST(oracle) {
                 const json *later = json_get(json_get(json_get(c, "mode"), "later"), "text");
                 int greedy_ok;
                 if (!want || (test_quick() && i % 9)) continue;
+                if (mode == POLAR_KV_PER_CALL) CHECK(oracle_default(m, c));
                 /* the last calls of a prompt are what another program sees, and if it repeats nothing, of all tokens */
                 if (mode == POLAR_KV_LAST && (!later || strpbrk(later->text, "x~"))) continue;
                 CHECK(oracle_case(m, c, want, (polar_kv_mode)mode, i % 2 ? 5 : 128, &greedy_ok) < 1e-4);
                 CHECK(greedy_ok);
             }
-        CHECK(i > (mode_of_it ? 15 : 20));
+        CHECK(i == files[a].n);
         json_free(d);
         polar_model_close(m);
         free(text);
@@ -674,7 +757,7 @@ TEST(vectors) {
         polar_model_close(m);
         free(f.data);
     }
-    CHECK(n_models == 5 && n_cases > 20);
+    CHECK(n_models == 7 && n_cases > 30);
     json_free(d);
     free(text);
 }
@@ -794,7 +877,7 @@ TEST(sync_and_clone) {
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(cached_is_recomputed), T(changed_programs), T(last_calls), T(refused_changes),
-    T(tensor_types),        T(own_runner), T(tap), T(layers_without_rope),
+    T(tensor_types),        T(own_runner), T(tap), T(layers_without_rope), T(loops),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
     T(embed),

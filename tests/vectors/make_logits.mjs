@@ -76,6 +76,7 @@ function open(path) {
         arch, tensors, heads, dim, layers: key("block_count"), kv: key("attention.head_count_kv") ?? heads,
         head: key("attention.key_length") ?? dim / heads, eps: key("attention.layer_norm_rms_epsilon"),
         base: key("rope.freq_base") ?? 10000, used: key("expert_used_count"),
+        loops: key("num_loops") ?? 1, looped: /^(nanbeige|ouro)$/.test(arch) && !key("skip_loop_final_norm"),
     };
     model.rope = key("rope.dimension_count") ?? model.head;
     // y = W x for the matrix or, in a stack of them, the one with this index; plus its bias
@@ -89,11 +90,11 @@ function open(path) {
     return model;
 }
 
-// A head turned: pairs are neighbours in llama, halves apart in the others.
+// A head turned: pairs are neighbours in llama and the looped models, halves apart in the others.
 function rotate(m, x, position) {
     const y = [...x], half = m.rope / 2, factors = m.tensors["rope_freqs.weight"]?.x;
     for (let i = 0; i < half; i++) {
-        const a = m.arch == "llama" ? 2 * i : i, b = m.arch == "llama" ? 2 * i + 1 : i + half;
+        const near = /^(llama|nanbeige|ouro)$/.test(m.arch), a = near ? 2 * i : i, b = near ? 2 * i + 1 : i + half;
         const angle = position * m.base ** (-2 * i / m.rope) / (factors ? factors[i] : 1);
         const c = Math.cos(angle), s = Math.sin(angle);
         y[a] = x[a] * c - x[b] * s;
@@ -137,20 +138,27 @@ function feedForward(m, l, x) {
 }
 
 function layer(m, l, xs) {
-    const attended = attention(m, l, xs).map((y, t) => add(xs[t], y));
-    return attended.map(x => add(x, feedForward(m, l, x)));
+    const post = (name, y) => m.tensors[`blk.${l}.${name}.weight`] ? m.norm(`blk.${l}.${name}`, y) : y;
+    const attended = attention(m, l, xs).map((y, t) => add(xs[t], post("post_attention_norm", y)));
+    return attended.map(x => add(x, post("post_ffw_norm", feedForward(m, l, x))));
 }
 
 // Logits behind the last token. ops: a layer, or [a, b, K]: layers a to b in K damped passes.
 function logitsOf(m, tokens, ops) {
     let xs = tokens.map(t => Array.from(m.tensors["token_embd.weight"].x.subarray(t * m.dim, (t + 1) * m.dim)));
+    let last = -1; // the layer called last: behind the final one a looped model norms what the next call gets
+    const enter = (ys, l) => {
+        const normed = m.looped && last == m.layers - 1;
+        last = l;
+        return normed ? ys.map(y => m.norm("output_norm", y)) : ys;
+    };
     for (const op of ops) {
-        if (typeof op == "number") { xs = layer(m, op, xs); continue; }
+        if (typeof op == "number") { xs = layer(m, op, enter(xs, op)); continue; }
         const [a, b, passes] = op;
         let first = null;
         for (let k = 0; k < passes; k++) {
-            let ys = xs;
-            for (let l = a; l <= b; l++) ys = layer(m, l, ys);
+            let ys = xs = enter(xs, a);
+            for (let l = a; l <= b; l++) ys = layer(m, l, l == a ? ys : enter(ys, l));
             first ??= ys;
             xs = xs.map((x, t) => x.map((v, i) => v + (ys[t][i] - v) / passes));
         }
@@ -186,7 +194,10 @@ function make(folder, demo) {
     const demoPrompts = [[538, 65, 446, 276, 324, 296, 291, 421, 460, 46, 401, 275, 46, 363, 441, 291, 271, 290, 59,
                           291, 271, 349, 59, 350, 271, 289, 312, 46]];
     const names = ["llama", "qwen2", "qwen3", "qwen2moe"];
+    const looped = [{path: [0, 1, 2, 3, 0, 1, 2, 3]}, {path: [3, 3, 0, 2, 3, 3]}, {path: [0, 2, 1, 0, 1, 3]},
+                    {mode: {text: "2-3~2", calls: [0, 1, 2, 3, 2, 3], ops: [0, 1, [2, 3, 2]]}}];
     const models = names.map(name => [name, open(`${folder}/${name}.gguf`), programs, prompts]);
+    for (const name of ["nanbeige", "ouro"]) models.push([name, open(`${folder}/${name}.gguf`), looped, prompts]);
     models.push(["demo", open(demo), demos, demoPrompts]);
     console.log("[");
     models.forEach(([name, m, list, lists], at) => {
