@@ -1158,18 +1158,11 @@ enum {
     GGUF_MAX_PARTS = 1000
 };
 
-/* Types of metadata values by their short names. */
-typedef enum gguf_value_type {
-    GGUF_U8 = POLAR_GGUF_U8, GGUF_I8 = POLAR_GGUF_I8, GGUF_U16 = POLAR_GGUF_U16, GGUF_I16 = POLAR_GGUF_I16,
-    GGUF_U32 = POLAR_GGUF_U32, GGUF_I32 = POLAR_GGUF_I32, GGUF_F32 = POLAR_GGUF_F32, GGUF_BOOL = POLAR_GGUF_BOOL,
-    GGUF_STRING = POLAR_GGUF_STRING, GGUF_ARRAY = POLAR_GGUF_ARRAY, GGUF_U64 = POLAR_GGUF_U64,
-    GGUF_I64 = POLAR_GGUF_I64, GGUF_F64 = POLAR_GGUF_F64, GGUF_N_VALUE_TYPES = POLAR_GGUF_N_VALUE_TYPES
-} gguf_value_type;
-
+/* Types of metadata values. */
 static const struct {
     const char *name;
     uint8_t bytes; /* 0: not fixed */
-} gguf_values[GGUF_N_VALUE_TYPES] = {{"u8", 1},   {"i8", 1},   {"u16", 2},    {"i16", 2},   {"u32", 4},
+} gguf_values[POLAR_GGUF_N_VALUE_TYPES] = {{"u8", 1},   {"i8", 1},   {"u16", 2},    {"i16", 2},   {"u32", 4},
                                      {"i32", 4},  {"f32", 4},  {"bool", 1},   {"string", 0}, {"array", 0},
                                      {"u64", 8},  {"i64", 8},  {"f64", 8}};
 
@@ -1191,12 +1184,8 @@ static const struct gguf_type {
     [40] = {"NVFP4", 64, 36},   [41] = {"Q1_0", 128, 18},   [42] = {"Q2_0", 64, 18}};
 
 /* "Q4_K", or NULL for a number that is no type. */
-static const char *gguf_type_name(int64_t type) {
-    return type >= 0 && type < COUNT(gguf_types) ? gguf_types[type].name : NULL;
-}
-
 const char *polar_gguf_type_name(int type) {
-    return gguf_type_name(type);
+    return type >= 0 && type < COUNT(gguf_types) ? gguf_types[type].name : NULL;
 }
 
 int polar_gguf_type_find(const char *name) {
@@ -1207,37 +1196,15 @@ int polar_gguf_type_find(const char *name) {
 
 size_t polar_gguf_row_bytes(int type, int64_t n) {
     size_t bytes;
-    if (!gguf_type_name(type) || n < 0 || n % gguf_types[type].block || (uint64_t)n > SIZE_MAX) return 0;
+    if (!polar_gguf_type_name(type) || n < 0 || n % gguf_types[type].block || (uint64_t)n > SIZE_MAX) return 0;
     return mul_size(&bytes, (size_t)n / gguf_types[type].block, gguf_types[type].bytes) ? bytes : 0;
 }
-
-/* A metadata pair. Values stay as the file has them: gguf_get_* read them. */
-typedef struct gguf_kv {
-    const char *key; /* printable ASCII, not NUL-terminated */
-    size_t key_length;
-    int is_array;
-    gguf_value_type type; /* of the value, or of the elements */
-    size_t count;         /* elements; 1 if it is not an array */
-    const uint8_t *at;    /* the value or the elements, packed */
-    size_t bytes;
-    int used;             /* somebody asked for it: set by [model] */
-} gguf_kv;
-
-typedef struct gguf_tensor {
-    const char *name; /* printable ASCII, not NUL-terminated */
-    size_t name_length;
-    int n_dims;       /* 1..4 */
-    int64_t dims[4];  /* dims[0] is the length of a row; 1 past n_dims */
-    int type;         /* index in gguf_types */
-    const uint8_t *data;
-    size_t bytes;
-    int used;         /* as of gguf_kv */
-} gguf_tensor;
 
 /* Names in order, to find them: a hash table could be made to collide by a hostile file. */
 typedef struct gguf_entry {
     const char *name;
     size_t length, index;
+    int used; /* somebody asked for it: set by [model] */
 } gguf_entry;
 
 /* A byte range and where it came from. */
@@ -1248,17 +1215,17 @@ typedef struct gguf_map {
 } gguf_map;
 
 /* An open file, or the files of a split model: metadata of the first, tensors of all. */
-typedef struct gguf_file {
+typedef struct polar_gguf {
     polar_allocator allocator;
     char *name; /* last component of the path, or "memory": for messages */
     size_t name_bytes;
     uint32_t version;
     gguf_map *maps;
     size_t n_maps, maps_capacity;
-    gguf_kv *kv;
+    polar_gguf_pair *kv;
     size_t n_kv;
     gguf_entry *kv_index;
-    gguf_tensor *tensors;
+    polar_gguf_tensor *tensors;
     size_t n_tensors, tensors_capacity;
     gguf_entry *tensor_index;
 } gguf_file;
@@ -1319,27 +1286,27 @@ static void gguf_take_name(gguf_reader *r, const char **name, size_t *length) {
 }
 
 /* The type of a value or of an array's elements; kv names the pair in the message. */
-static gguf_value_type gguf_take_type(gguf_reader *r, const gguf_kv *kv) {
+static polar_gguf_value_type gguf_take_type(gguf_reader *r, const polar_gguf_pair *kv) {
     uint32_t type = gguf_take_u32(r);
-    if (type < GGUF_N_VALUE_TYPES) return (gguf_value_type)type;
+    if (type < POLAR_GGUF_N_VALUE_TYPES) return (polar_gguf_value_type)type;
     r->status = fail(r->error, POLAR_FORMAT, "%s: %.*s has value type %u, expected 0 to %d", r->file,
-                     (int)MIN(kv->key_length, 100), kv->key, (unsigned)type, GGUF_N_VALUE_TYPES - 1);
-    return GGUF_U8;
+                     (int)MIN(kv->key_length, 100), kv->key, (unsigned)type, POLAR_GGUF_N_VALUE_TYPES - 1);
+    return POLAR_GGUF_U8;
 }
 
 /* One metadata pair. Strings are walked through, so that later readers can trust their lengths. */
-static void gguf_read_pair(gguf_reader *r, gguf_kv *kv) {
+static void gguf_read_pair(gguf_reader *r, polar_gguf_pair *kv) {
     uint64_t count = 1;
     size_t start;
     gguf_take_name(r, &kv->key, &kv->key_length);
     if (r->status != POLAR_OK) return;
     kv->type = gguf_take_type(r, kv);
-    if (kv->type == GGUF_ARRAY) {
+    if (kv->type == POLAR_GGUF_ARRAY) {
         kv->is_array = 1;
         kv->type = gguf_take_type(r, kv);
         count = gguf_take_u64(r);
     }
-    if (kv->type == GGUF_ARRAY) {
+    if (kv->type == POLAR_GGUF_ARRAY) {
         r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: %.*s is an array of arrays", r->file,
                          (int)MIN(kv->key_length, 100), kv->key);
         return;
@@ -1352,12 +1319,12 @@ static void gguf_read_pair(gguf_reader *r, gguf_kv *kv) {
         for (uint64_t i = 0; i < count && r->status == POLAR_OK; i++) gguf_take(r, gguf_take_u64(r));
     }
     kv->count = (size_t)count; /* every element has a byte, so a count that does not fit has failed above */
-    kv->at = r->data + start;
+    kv->data = r->data + start;
     kv->bytes = r->at - start;
 }
 
 /* Bytes of a tensor; 0 and an error if its type and shape are no tensor. */
-static uint64_t gguf_tensor_bytes(gguf_reader *r, const gguf_tensor *t) {
+static uint64_t gguf_tensor_bytes(gguf_reader *r, const polar_gguf_tensor *t) {
     const struct gguf_type *type = &gguf_types[t->type];
     int64_t n = t->dims[0] / type->block;
     if (t->dims[0] % type->block) {
@@ -1378,7 +1345,7 @@ static uint64_t gguf_tensor_bytes(gguf_reader *r, const gguf_tensor *t) {
 }
 
 /* One entry of the tensor directory. Its offset is left in *offset: where the data starts is not known yet. */
-static void gguf_read_tensor(gguf_reader *r, gguf_tensor *t, uint64_t *offset) {
+static void gguf_read_tensor(gguf_reader *r, polar_gguf_tensor *t, uint64_t *offset) {
     uint32_t n_dims, type;
     uint64_t bytes;
     gguf_take_name(r, &t->name, &t->name_length);
@@ -1396,7 +1363,7 @@ static void gguf_read_tensor(gguf_reader *r, gguf_tensor *t, uint64_t *offset) {
     type = gguf_take_u32(r);
     *offset = gguf_take_u64(r);
     if (r->status != POLAR_OK) return;
-    if (!gguf_type_name(type)) {
+    if (!polar_gguf_type_name((int)MIN(type, INT_MAX))) {
         r->status = fail(r->error, POLAR_UNSUPPORTED, "%s: tensor %.*s has type %u, which is unknown", r->file,
                          (int)MIN(t->name_length, 100), t->name, (unsigned)type);
         return;
@@ -1449,7 +1416,7 @@ static const gguf_entry *gguf_sort(gguf_entry *entries, size_t n) {
 }
 
 /* The entry with that name, by bisection; NULL if there is none. */
-static const gguf_entry *gguf_search(const gguf_entry *entries, size_t n, const char *name, size_t length) {
+static gguf_entry *gguf_search(gguf_entry *entries, size_t n, const char *name, size_t length) {
     size_t low = 0, high = n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -1474,7 +1441,7 @@ static polar_status gguf_sort_names(const gguf_file *g, gguf_entry *entries, siz
 static polar_status gguf_index_keys(gguf_file *g, polar_error *e) {
     if (!(g->kv_index = mem_alloc(&g->allocator, g->n_kv * sizeof *g->kv_index, e))) return POLAR_MEMORY;
     for (size_t i = 0; i < g->n_kv; i++)
-        g->kv_index[i] = (gguf_entry){g->kv[i].key, g->kv[i].key_length, i};
+        g->kv_index[i] = (gguf_entry){g->kv[i].key, g->kv[i].key_length, i, 0};
     return gguf_sort_names(g, g->kv_index, g->n_kv, "key", e);
 }
 
@@ -1482,18 +1449,18 @@ static polar_status gguf_index_keys(gguf_file *g, polar_error *e) {
 static polar_status gguf_index_tensors(gguf_file *g, polar_error *e) {
     if (!(g->tensor_index = mem_alloc(&g->allocator, g->n_tensors * sizeof *g->tensor_index, e))) return POLAR_MEMORY;
     for (size_t i = 0; i < g->n_tensors; i++)
-        g->tensor_index[i] = (gguf_entry){g->tensors[i].name, g->tensors[i].name_length, i};
+        g->tensor_index[i] = (gguf_entry){g->tensors[i].name, g->tensors[i].name_length, i, 0};
     return gguf_sort_names(g, g->tensor_index, g->n_tensors, "tensor", e);
 }
 
 /* NULL if there is none. */
-static const gguf_kv *gguf_find(const gguf_file *g, const char *key) {
+static const polar_gguf_pair *gguf_find(const gguf_file *g, const char *key) {
     const gguf_entry *entry = gguf_search(g->kv_index, g->n_kv, key, strlen(key));
     return entry ? &g->kv[entry->index] : NULL;
 }
 
 /* NULL if there is none. */
-static const gguf_tensor *gguf_find_tensor(const gguf_file *g, const char *name) {
+static const polar_gguf_tensor *gguf_find_tensor(const gguf_file *g, const char *name) {
     const gguf_entry *entry = gguf_search(g->tensor_index, g->n_tensors, name, strlen(name));
     return entry ? &g->tensors[entry->index] : NULL;
 }
@@ -1510,38 +1477,40 @@ static polar_status gguf_absent(const gguf_file *g, const char *key, int require
 }
 
 /* The error for a value of another type than `expected` says. */
-static polar_status gguf_wrong_type(const gguf_file *g, const gguf_kv *kv, const char *expected, polar_error *e) {
+static polar_status gguf_wrong_type(const gguf_file *g, const polar_gguf_pair *kv, const char *expected,
+                                    polar_error *e) {
     return fail(e, POLAR_FORMAT, "%s: %.*s is %s%s, expected %s", g->name, (int)MIN(kv->key_length, 100), kv->key,
                 kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, expected);
 }
 
 /* Element i of an integer value. 0 if it is no integer or larger than int64_t holds. */
-static int gguf_int_at(const gguf_kv *kv, size_t i, int64_t *out) {
-    const uint8_t *p = kv->at + i * gguf_values[kv->type].bytes;
+static int gguf_int_at(const polar_gguf_pair *kv, size_t i, int64_t *out) {
+    const uint8_t *p = kv->data + i * gguf_values[kv->type].bytes;
     switch (kv->type) {
-    case GGUF_U8: *out = *p; return 1;
-    case GGUF_I8: *out = (int8_t)*p; return 1;
-    case GGUF_U16: *out = rd_u16(p); return 1;
-    case GGUF_I16: *out = (int16_t)rd_u16(p); return 1;
-    case GGUF_U32: *out = rd_u32(p); return 1;
-    case GGUF_I32: *out = (int32_t)rd_u32(p); return 1;
-    case GGUF_I64: *out = (int64_t)rd_u64(p); return 1;
-    case GGUF_U64: *out = (int64_t)rd_u64(p); return *out >= 0;
+    case POLAR_GGUF_U8: *out = *p; return 1;
+    case POLAR_GGUF_I8: *out = (int8_t)*p; return 1;
+    case POLAR_GGUF_U16: *out = rd_u16(p); return 1;
+    case POLAR_GGUF_I16: *out = (int16_t)rd_u16(p); return 1;
+    case POLAR_GGUF_U32: *out = rd_u32(p); return 1;
+    case POLAR_GGUF_I32: *out = (int32_t)rd_u32(p); return 1;
+    case POLAR_GGUF_I64: *out = (int64_t)rd_u64(p); return 1;
+    case POLAR_GGUF_U64: *out = (int64_t)rd_u64(p); return *out >= 0;
     default: return 0;
     }
 }
 
 /* Whether gguf_int_at reads the elements. */
-static int gguf_is_int(const gguf_kv *kv) {
-    return kv->type != GGUF_F32 && kv->type != GGUF_F64 && kv->type != GGUF_BOOL && kv->type != GGUF_STRING;
+static int gguf_is_int(const polar_gguf_pair *kv) {
+    return kv->type != POLAR_GGUF_F32 && kv->type != POLAR_GGUF_F64 && kv->type != POLAR_GGUF_BOOL &&
+           kv->type != POLAR_GGUF_STRING;
 }
 
 /* Element i of a number of any type. 0 if it is none. */
-static int gguf_float_at(const gguf_kv *kv, size_t i, double *out) {
-    const uint8_t *p = kv->at + i * gguf_values[kv->type].bytes;
+static int gguf_float_at(const polar_gguf_pair *kv, size_t i, double *out) {
+    const uint8_t *p = kv->data + i * gguf_values[kv->type].bytes;
     int64_t n;
-    if (kv->type == GGUF_F32) *out = rd_f32(p);
-    else if (kv->type == GGUF_F64) *out = bits_f64(rd_u64(p));
+    if (kv->type == POLAR_GGUF_F32) *out = rd_f32(p);
+    else if (kv->type == POLAR_GGUF_F64) *out = bits_f64(rd_u64(p));
     else if (gguf_int_at(kv, i, &n)) *out = (double)n;
     else return 0;
     return 1;
@@ -1556,8 +1525,8 @@ typedef struct gguf_strings {
 } gguf_strings;
 
 /* At the first string. */
-static gguf_strings gguf_strings_begin(const gguf_kv *kv) {
-    gguf_strings it = {kv->at, kv->count};
+static gguf_strings gguf_strings_begin(const polar_gguf_pair *kv) {
+    gguf_strings it = {kv->data, kv->count};
     return it;
 }
 
@@ -1572,29 +1541,30 @@ static int gguf_strings_next(gguf_strings *it, const char **s, size_t *length) {
 }
 
 /* Value or element as text. */
-static void gguf_put_text(text_buffer *t, const gguf_kv *kv, size_t element) {
+static void gguf_put_text(text_buffer *t, const polar_gguf_pair *kv, size_t element) {
     int64_t n;
     double x;
     if (element >= kv->count) return;
-    if (kv->type == GGUF_STRING) {
+    if (kv->type == POLAR_GGUF_STRING) {
         const char *s = "";
         size_t length = 0;
         gguf_strings it = gguf_strings_begin(kv);
         while (gguf_strings_next(&it, &s, &length) && element--) continue;
         text_put(t, s, length);
-    } else if (kv->type == GGUF_BOOL) text_put(t, kv->at[element] ? "true" : "false", kv->at[element] ? 4 : 5);
-    else if (kv->type == GGUF_F32) text_put_number(t, (double)rd_f32(kv->at + 4 * element), 1);
-    else if (kv->type == GGUF_U64) text_put_u64(t, rd_u64(kv->at + 8 * element), 10);
+    } else if (kv->type == POLAR_GGUF_BOOL) text_format(t, kv->data[element] ? "true" : "false");
+    else if (kv->type == POLAR_GGUF_F32) text_put_number(t, (double)rd_f32(kv->data + 4 * element), 1);
+    else if (kv->type == POLAR_GGUF_U64) text_put_u64(t, rd_u64(kv->data + 8 * element), 10);
     else if (gguf_int_at(kv, element, &n)) text_put_i64(t, n);
     else if (gguf_float_at(kv, element, &x)) text_put_number(t, x, 0);
 }
 
 /* A value that counts for the whole model is a number, or an array of one for each layer, all equal. */
-static polar_status gguf_check_one(const gguf_file *g, const gguf_kv *kv, const char *expected, polar_error *e) {
+static polar_status gguf_check_one(const gguf_file *g, const polar_gguf_pair *kv, const char *expected,
+                                   polar_error *e) {
     const size_t width = gguf_values[kv->type].bytes;
     if (!width || !kv->count) return gguf_wrong_type(g, kv, expected, e);
     for (size_t i = 1; i < kv->count; i++)
-        if (memcmp(kv->at, kv->at + i * width, width))
+        if (memcmp(kv->data, kv->data + i * width, width))
             return fail(e, POLAR_UNSUPPORTED, "%s: %.*s differs between layers, expected the same for all", g->name,
                         (int)MIN(kv->key_length, 100), kv->key);
     return POLAR_OK;
@@ -1603,7 +1573,7 @@ static polar_status gguf_check_one(const gguf_file *g, const gguf_kv *kv, const 
 /* An integer within [min, max]; one that is out of range is refused, not cut. */
 static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, int min, int max, int required,
                                  polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     polar_status status;
     int64_t n;
     if (!kv) return gguf_absent(g, key, required, e);
@@ -1622,7 +1592,7 @@ static polar_status gguf_get_int(const gguf_file *g, const char *key, int *out, 
 /* A number within [min, max]; integers count as numbers. */
 static polar_status gguf_get_float(const gguf_file *g, const char *key, double *out, double min, double max,
                                    int required, polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     polar_status status;
     double x;
     if (!kv) return gguf_absent(g, key, required, e);
@@ -1644,11 +1614,11 @@ static polar_status gguf_get_float(const gguf_file *g, const char *key, double *
 
 /* A bool, or an integer that is 0 or 1. */
 static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out, int required, polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     int64_t n = -1;
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || (kv->type != GGUF_BOOL && !gguf_is_int(kv))) return gguf_wrong_type(g, kv, "a bool", e);
-    if (kv->type == GGUF_BOOL) n = kv->at[0];
+    if (kv->is_array || (kv->type != POLAR_GGUF_BOOL && !gguf_is_int(kv))) return gguf_wrong_type(g, kv, "a bool", e);
+    if (kv->type == POLAR_GGUF_BOOL) n = kv->data[0];
     else gguf_int_at(kv, 0, &n);
     if (n < 0 || n > 1) return fail(e, POLAR_FORMAT, "%s: %s is %lld, expected 0 or 1", g->name, key, (long long)n);
     *out = (int)n;
@@ -1657,31 +1627,31 @@ static polar_status gguf_get_bool(const gguf_file *g, const char *key, int *out,
 
 /* A value of 64 bits, as checksums are. */
 static polar_status gguf_get_u64(const gguf_file *g, const char *key, uint64_t *out, int required, polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || kv->type != GGUF_U64) return gguf_wrong_type(g, kv, "a u64", e);
-    *out = rd_u64(kv->at);
+    if (kv->is_array || kv->type != POLAR_GGUF_U64) return gguf_wrong_type(g, kv, "a u64", e);
+    *out = rd_u64(kv->data);
     return POLAR_OK;
 }
 
 /* The string is the file's: any bytes, not NUL-terminated. */
 static polar_status gguf_get_str(const gguf_file *g, const char *key, const char **out, size_t *length, int required,
                                  polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array || kv->type != GGUF_STRING) return gguf_wrong_type(g, kv, "a string", e);
-    *out = (const char *)kv->at + 8;
-    *length = (size_t)rd_u64(kv->at);
+    if (kv->is_array || kv->type != POLAR_GGUF_STRING) return gguf_wrong_type(g, kv, "a string", e);
+    *out = (const char *)kv->data + 8;
+    *length = (size_t)rd_u64(kv->data);
     return POLAR_OK;
 }
 
 /* An array with elements of the given type, where I32 stands for any integers; *out is NULL if an optional one is
  * absent. Elements are read by gguf_int_at, gguf_float_at, or gguf_strings. */
-static polar_status gguf_get_array(const gguf_file *g, const char *key, gguf_value_type type, const gguf_kv **out,
-                                   int required, polar_error *e) {
-    const gguf_kv *kv = *out = gguf_find(g, key);
+static polar_status gguf_get_array(const gguf_file *g, const char *key, polar_gguf_value_type type,
+                                   const polar_gguf_pair **out, int required, polar_error *e) {
+    const polar_gguf_pair *kv = *out = gguf_find(g, key);
     if (!kv) return gguf_absent(g, key, required, e);
-    if (kv->is_array && (kv->type == type || (type == GGUF_I32 && gguf_is_int(kv)))) return POLAR_OK;
+    if (kv->is_array && (kv->type == type || (type == POLAR_GGUF_I32 && gguf_is_int(kv)))) return POLAR_OK;
     *out = NULL;
     return fail(e, POLAR_FORMAT, "%s: %s is %s%s, expected an array of %s", g->name, key,
                 kv->is_array ? "an array of " : "of type ", gguf_values[kv->type].name, gguf_values[type].name);
@@ -1895,7 +1865,8 @@ static void gguf_read_header(gguf_reader *r, gguf_file *g) {
 }
 
 /* Turns the offsets, kept in `data` relative to the range's start until here, into places inside the data. */
-static polar_status gguf_place_tensor(gguf_reader *r, gguf_tensor *t, uint64_t offset, size_t start, size_t alignment) {
+static polar_status gguf_place_tensor(gguf_reader *r, polar_gguf_tensor *t, uint64_t offset, size_t start,
+                                      size_t alignment) {
     if (offset % alignment)
         return fail(r->error, POLAR_FORMAT, "%s: tensor %.*s starts at %llu, expected a multiple of %zu", r->file,
                     (int)MIN(t->name_length, 100), t->name, (unsigned long long)offset, alignment);
@@ -2084,10 +2055,6 @@ static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const
 
 /* --- looking into a file */
 
-struct polar_gguf {
-    gguf_file file;
-};
-
 /* What polar_gguf_open and polar_gguf_open_memory have in common: from a path, or from memory if it is NULL. */
 static polar_status gguf_open_public(polar_gguf **out, const char *path, const void *data, size_t size,
                                      const polar_allocator *allocator, polar_error *error) {
@@ -2098,8 +2065,8 @@ static polar_status gguf_open_public(polar_gguf **out, const char *path, const v
     if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_gguf_open: out, path or data is NULL");
     *out = NULL;
     if (!(g = mem_alloc(&a, sizeof *g, error))) return POLAR_MEMORY;
-    if (path) status = gguf_open(&g->file, path, 0, &a, NULL, NULL, error);
-    else status = gguf_open_memory(&g->file, data, size, &a, error);
+    if (path) status = gguf_open(g, path, 0, &a, NULL, NULL, error);
+    else status = gguf_open_memory(g, data, size, &a, error);
     if (status == POLAR_OK) *out = g;
     else mem_free(&a, g, sizeof *g);
     return status;
@@ -2119,50 +2086,39 @@ polar_status polar_gguf_open_memory(polar_gguf **out, const void *data, size_t s
 void polar_gguf_close(polar_gguf *g) {
     polar_allocator a;
     if (!g) return;
-    a = g->file.allocator;
-    gguf_close(&g->file);
+    a = g->allocator;
+    gguf_close(g);
     mem_free(&a, g, sizeof *g);
 }
 
 /* Values are shown as they lie in the file. */
 int polar_gguf_get_pair(const polar_gguf *g, int index, polar_gguf_pair *pair) {
-    const gguf_kv *kv;
-    if (index < 0 || (size_t)index >= g->file.n_kv) return 0;
-    kv = &g->file.kv[index];
-    *pair = (polar_gguf_pair){kv->key, kv->key_length, (polar_gguf_value_type)kv->type, kv->is_array, kv->count, kv->at,
-                              kv->bytes};
+    if (index < 0 || (size_t)index >= g->n_kv) return 0;
+    *pair = g->kv[index];
     return 1;
 }
 
 int polar_gguf_find(const polar_gguf *g, const char *key) {
-    const gguf_kv *kv = gguf_find(&g->file, key);
-    return kv ? (int)(kv - g->file.kv) : -1;
+    const polar_gguf_pair *kv = gguf_find(g, key);
+    return kv ? (int)(kv - g->kv) : -1;
 }
 
 size_t polar_gguf_text(const polar_gguf *g, int index, size_t element, char *text_at, size_t capacity) {
     text_buffer t = {text_at, capacity, 0};
     text_put(&t, "", 0);
-    if (index >= 0 && (size_t)index < g->file.n_kv) gguf_put_text(&t, &g->file.kv[index], element);
+    if (index >= 0 && (size_t)index < g->n_kv) gguf_put_text(&t, &g->kv[index], element);
     return t.length;
 }
 
 int polar_gguf_number(const polar_gguf *g, int index, size_t element, double *number) {
-    const gguf_kv *kv = index >= 0 && (size_t)index < g->file.n_kv ? &g->file.kv[index] : NULL;
+    const polar_gguf_pair *kv = index >= 0 && (size_t)index < g->n_kv ? &g->kv[index] : NULL;
     return kv && element < kv->count && gguf_float_at(kv, element, number);
 }
 
-/* A tensor as it is shown to users of a file or of a model. */
-static int gguf_show_tensor(const gguf_file *g, int index, polar_gguf_tensor *out) {
-    const gguf_tensor *t;
+int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *tensor) {
     if (index < 0 || (size_t)index >= g->n_tensors) return 0;
-    t = &g->tensors[index];
-    *out = (polar_gguf_tensor){t->name, t->name_length, t->type, t->n_dims, {1, 1, 1, 1}, t->data, t->bytes};
-    memcpy(out->dims, t->dims, sizeof out->dims);
+    *tensor = g->tensors[index];
     return 1;
-}
-
-int polar_gguf_get_tensor(const polar_gguf *g, int index, polar_gguf_tensor *out) {
-    return gguf_show_tensor(&g->file, index, out);
 }
 
 /* --- writing: the bytes of a file, for predictors ---
@@ -2212,7 +2168,7 @@ static void gguf_out_string(gguf_out *o, const char *s) {
 }
 
 /* Begins a pair; the caller puts its value behind it. */
-static void gguf_out_key(gguf_out *o, const char *key, gguf_value_type type) {
+static void gguf_out_key(gguf_out *o, const char *key, polar_gguf_value_type type) {
     gguf_out_string(o, key);
     gguf_out_u32(o, (uint32_t)type);
     o->n_pairs++;
@@ -2220,16 +2176,16 @@ static void gguf_out_key(gguf_out *o, const char *key, gguf_value_type type) {
 
 /* A pair whose value is a text. */
 static void gguf_out_text(gguf_out *o, const char *key, const char *s) {
-    gguf_out_key(o, key, GGUF_STRING);
+    gguf_out_key(o, key, POLAR_GGUF_STRING);
     gguf_out_string(o, s);
 }
 
 /* A number of type U32 (an int at `value`), U64 or F64. */
-static void gguf_out_number(gguf_out *o, const char *key, gguf_value_type type, const void *value) {
+static void gguf_out_number(gguf_out *o, const char *key, polar_gguf_value_type type, const void *value) {
     uint32_t v32;
     uint64_t v64;
     gguf_out_key(o, key, type);
-    if (type == GGUF_U32) {
+    if (type == POLAR_GGUF_U32) {
         memcpy(&v32, value, sizeof v32);
         gguf_out_u32(o, v32);
     } else {
@@ -2239,8 +2195,8 @@ static void gguf_out_number(gguf_out *o, const char *key, gguf_value_type type, 
 }
 
 /* Begins an array; the caller puts its elements behind it. */
-static void gguf_out_array(gguf_out *o, const char *key, gguf_value_type type, size_t count) {
-    gguf_out_key(o, key, GGUF_ARRAY);
+static void gguf_out_array(gguf_out *o, const char *key, polar_gguf_value_type type, size_t count) {
+    gguf_out_key(o, key, POLAR_GGUF_ARRAY);
     gguf_out_u32(o, (uint32_t)type);
     gguf_out_u64(o, count);
 }
@@ -5396,14 +5352,14 @@ typedef struct tok_vocab {
  * none; another id that is no token is left out with a note. */
 static polar_status tok_read_id(const gguf_file *g, const char *key, int n_tokens, int *id, buf *notes,
                                 polar_error *e) {
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     char found[24];
     text_buffer t = {found, sizeof found, 0};
     int64_t n = INT64_MAX;
     *id = -1;
     if (!kv) return POLAR_OK;
     if (kv->is_array || !gguf_is_int(kv)) return gguf_wrong_type(g, kv, "an integer", e);
-    if (!gguf_int_at(kv, 0, &n)) n = rd_u64(kv->at) == UINT64_MAX ? -1 : INT64_MAX; /* a u64 */
+    if (!gguf_int_at(kv, 0, &n)) n = rd_u64(kv->data) == UINT64_MAX ? -1 : INT64_MAX; /* a u64 */
     if (n == -1 || n == UINT32_MAX) return POLAR_OK;
     if (n >= 0 && n < n_tokens) {
         *id = (int)n;
@@ -5420,7 +5376,7 @@ static polar_status tok_read_id(const gguf_file *g, const char *key, int n_token
 static polar_status tok_load(tok_vocab *v, const gguf_file *g, buf *notes, const polar_allocator *a, polar_error *e) {
     static const char *const keys[] = {TOK_KEY "bos_token_id", TOK_KEY "eos_token_id", TOK_KEY "eot_token_id",
                                        TOK_KEY "eom_token_id"};
-    const gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
+    const polar_gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
     polar_status status = POLAR_OK;
     (void)a;
     memset(v, 0, sizeof *v);
@@ -5732,7 +5688,7 @@ static const struct {
 /* The arrays of a file that make a vocabulary. */
 typedef struct tok_source {
     const gguf_file *g;
-    const gguf_kv *tokens, *kinds, *scores, *merges; /* kinds may be NULL, scores and merges belong to one kind */
+    const polar_gguf_pair *tokens, *kinds, *scores, *merges; /* kinds may be NULL; scores or merges by the tokenizer */
     size_t n_bytes;    /* of all tokens */
     size_t longest;    /* bytes of the longest token */
     size_t n_specials;
@@ -5892,7 +5848,7 @@ static polar_status tok_read_tokens(tok_vocab *v, const tok_source *src) {
 /* Scores as numbers that sort the other way round: the best is the least. */
 static polar_status tok_read_scores(tok_vocab *v, const tok_source *src) {
     for (int32_t i = 0; i < v->n_tokens; i++) {
-        float score = rd_f32(src->scores->at + 4 * (size_t)i);
+        float score = rd_f32(src->scores->data + 4 * (size_t)i);
         uint32_t u = f32_bits(score + 0.0f); /* there is one zero */
         if (!(score - score == 0))
             return fail(src->error, POLAR_FORMAT, "%s: " TOK_KEY "scores of token %d is no finite number",
@@ -6013,8 +5969,8 @@ static polar_status tok_read_pre(tok_vocab *v, const tok_source *src) {
 }
 
 /* One of the arrays beside the tokens, as long as they are. */
-static polar_status tok_read_array(const tok_source *src, const char *key, gguf_value_type type, const gguf_kv **out,
-                                   int required) {
+static polar_status tok_read_array(const tok_source *src, const char *key, polar_gguf_value_type type,
+                                   const polar_gguf_pair **out, int required) {
     polar_status status = gguf_get_array(src->g, key, type, out, required, src->error);
     if (status == POLAR_OK && *out && (*out)->count != src->tokens->count)
         return fail(src->error, POLAR_FORMAT, "%s: %s has %zu elements, expected one for each of %zu tokens",
@@ -6033,17 +5989,17 @@ static polar_status tok_read_source(tok_vocab *v, tok_source *src) {
     if (!bpe && !sentencepiece)
         return fail(e, POLAR_UNSUPPORTED, "%s: the tokenizer %.*s is unknown here, expected gpt2 or llama",
                     src->g->name, (int)MIN(length, 80), model);
-    status = gguf_get_array(src->g, TOK_KEY "tokens", GGUF_STRING, &src->tokens, GGUF_REQUIRED, e);
+    status = gguf_get_array(src->g, TOK_KEY "tokens", POLAR_GGUF_STRING, &src->tokens, GGUF_REQUIRED, e);
     if (status != POLAR_OK) return status;
     if (!src->tokens->count || src->tokens->count > INT_MAX / 2 || src->tokens->bytes > UINT32_MAX)
         return fail(e, POLAR_FORMAT, "%s: " TOK_KEY "tokens has %zu elements in %zu bytes", src->g->name,
                     src->tokens->count, src->tokens->bytes);
     v->n_tokens = (int)src->tokens->count;
     v->add_bos = v->add_space = sentencepiece;
-    status = tok_read_array(src, TOK_KEY "token_type", GGUF_I32, &src->kinds, GGUF_OPTIONAL);
+    status = tok_read_array(src, TOK_KEY "token_type", POLAR_GGUF_I32, &src->kinds, GGUF_OPTIONAL);
     if (status != POLAR_OK) return status;
-    if (sentencepiece) return tok_read_array(src, TOK_KEY "scores", GGUF_F32, &src->scores, GGUF_REQUIRED);
-    status = gguf_get_array(src->g, TOK_KEY "merges", GGUF_STRING, &src->merges, GGUF_REQUIRED, e);
+    if (sentencepiece) return tok_read_array(src, TOK_KEY "scores", POLAR_GGUF_F32, &src->scores, GGUF_REQUIRED);
+    status = gguf_get_array(src->g, TOK_KEY "merges", POLAR_GGUF_STRING, &src->merges, GGUF_REQUIRED, e);
     if (status == POLAR_OK && src->merges->count > UINT32_MAX / 4)
         return fail(e, POLAR_FORMAT, "%s: " TOK_KEY "merges has %zu elements", src->g->name, src->merges->count);
     if (status == POLAR_OK) status = tok_read_pre(v, src);
@@ -7459,9 +7415,9 @@ typedef struct model_key {
 static model_key model_key_of(polar_model *m, const char *rest) {
     model_key k;
     text_buffer t = {k.text, sizeof k.text, 0};
-    const gguf_kv *kv;
+    gguf_entry *entry;
     text_format(&t, "%s.%s", m->arch->name, rest);
-    if ((kv = gguf_find(&m->file, k.text))) m->file.kv[kv - m->file.kv].used = 1;
+    if ((entry = gguf_search(m->file.kv_index, m->file.n_kv, k.text, t.length))) entry->used = 1;
     return k; /* cppcheck-suppress uninitvar ; filled through t */
 }
 
@@ -7600,9 +7556,10 @@ static model_tensor_name model_name_of(int layer, const char *rest, const char *
 
 /* Finds a tensor of n (x rows (x count)) numbers; 0 as n, rows or count accepts what is there, 1 also a missing
  * dimension. NULL and an error if it is not so. */
-static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t n, int64_t rows, int64_t count,
+static const polar_gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t n, int64_t rows, int64_t count,
                                        polar_error *e) {
-    const gguf_tensor *g = gguf_find_tensor(&m->file, name);
+    gguf_entry *entry = gguf_search(m->file.tensor_index, m->file.n_tensors, name, strlen(name));
+    const polar_gguf_tensor *g = entry ? &m->file.tensors[entry->index] : NULL;
     const int64_t want[4] = {n, rows, count, 1};
     char shape[96];
     text_buffer t = {shape, sizeof shape, 0};
@@ -7610,7 +7567,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
         fail(e, POLAR_FORMAT, "%s: tensor %s is missing", m->file.name, name);
         return NULL;
     }
-    m->file.tensors[g - m->file.tensors].used = 1;
+    entry->used = 1;
     for (int i = 0; i < g->n_dims; i++) text_format(&t, "%s%lld", i ? " x " : "", (long long)g->dims[i]);
     for (int i = 0; i < 4; i++) {
         if ((!want[i] || g->dims[i] == want[i]) && g->dims[i] <= INT_MAX) continue;
@@ -7620,7 +7577,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
     }
     if (quant_find(g->type) >= 0) return g;
     fail(e, POLAR_UNSUPPORTED, "%s: tensor %s has type %s, which this library does not run", m->file.name, name,
-         gguf_type_name(g->type));
+         polar_gguf_type_name(g->type));
     return NULL;
 }
 
@@ -7628,7 +7585,7 @@ static const gguf_tensor *model_tensor(polar_model *m, const char *name, int64_t
 static polar_status model_matrix(polar_model *m, int layer, const char *name, int n, int rows, int count, matrix *out,
                                  polar_error *e) {
     const model_tensor_name full = model_name_of(layer, name, "weight");
-    const gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
+    const polar_gguf_tensor *g = model_tensor(m, full.text, n, rows, count, e);
     if (!g) return e->status;
     out->type = quant_find(g->type);
     out->n = (int)g->dims[0];
@@ -7651,7 +7608,7 @@ static int model_host_is_little(void) {
  * l->base NULL. `full` is the tensor's whole name. */
 static polar_status model_vector(polar_model *m, layout *l, const char *full, int n, const float **out,
                                  polar_error *e) {
-    const gguf_tensor *g = model_tensor(m, full, n, 1, 1, e);
+    const polar_gguf_tensor *g = model_tensor(m, full, n, 1, 1, e);
     float *copy;
     if (!g) return e->status;
     if (g->type == quant_types[QUANT_F32].id && model_host_is_little() && (uintptr_t)g->data % sizeof(float) == 0) {
@@ -7729,11 +7686,11 @@ static polar_status model_layer_tensors(polar_model *m, layout *l, int i, model_
 /* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3). */
 static polar_status model_rope(polar_model *m, float linear, polar_error *e) {
     const double two_pi = 6.28318530717958647693;
-    const gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
+    const polar_gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
     if (g && !(g = model_tensor(m, "rope_freqs.weight", m->n_rot / 2, 1, 1, e))) return e->status;
     if (g && g->type != quant_types[QUANT_F32].id)
         return fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name,
-                    gguf_type_name(g->type));
+                    polar_gguf_type_name(g->type));
     for (int i = 0; i < m->n_rot / 2; i++) {
         double factor = mul64(g ? (double)rd_f32(g->data + 4 * i) : 1, linear), turns;
         if (!(factor >= 1e-3) || factor > 1e9)
@@ -7810,17 +7767,17 @@ static const struct model_harmless {
 };
 
 /* Whether all elements of a value are one of two numbers; bools count as 0 and 1. */
-static int model_is_one_of(const gguf_kv *kv, const double *values) {
+static int model_is_one_of(const polar_gguf_pair *kv, const double *values) {
     for (size_t k = 0; k < kv->count; k++) {
-        double x = kv->type == GGUF_BOOL ? kv->at[k] : -1;
-        if (kv->type == GGUF_STRING || (kv->type != GGUF_BOOL && !gguf_float_at(kv, k, &x))) return 0;
+        double x = kv->type == POLAR_GGUF_BOOL ? kv->data[k] : -1;
+        if (kv->type == POLAR_GGUF_STRING || (kv->type != POLAR_GGUF_BOOL && !gguf_float_at(kv, k, &x))) return 0;
         if (!(x >= values[0] && x <= values[0]) && !(x >= values[1] && x <= values[1])) return 0;
     }
     return 1;
 }
 
 /* Whether a key is in the list, with a value that does not matter. `prefix` is the length of the name in front. */
-static int model_key_is_harmless(const gguf_kv *kv, size_t prefix) {
+static int model_key_is_harmless(const polar_gguf_pair *kv, size_t prefix) {
     for (const struct model_harmless *h = model_harmless; h < model_harmless + COUNT(model_harmless); h++)
         for (const char *const *name = h->names; *name; name++)
             if (strlen(*name) == kv->key_length - prefix && !memcmp(*name, kv->key + prefix, strlen(*name)))
@@ -7829,7 +7786,7 @@ static int model_key_is_harmless(const gguf_kv *kv, size_t prefix) {
 }
 
 /* Old files hold the inverse frequencies of rope, which follow from its base. */
-static int model_tensor_is_harmless(const gguf_tensor *g) {
+static int model_tensor_is_harmless(const polar_gguf_tensor *g) {
     static const char name[] = ".attn_rot_embd";
     for (size_t i = 0; i + sizeof name - 1 <= g->name_length; i++)
         if (!memcmp(g->name + i, name, sizeof name - 1)) return 1;
@@ -7839,13 +7796,14 @@ static int model_tensor_is_harmless(const gguf_tensor *g) {
 /* All that the file says about the model has been used, or does not matter. */
 static polar_status model_check_unused(polar_model *m, polar_error *e) {
     const size_t prefix = strlen(m->arch->name) + 1;
-    const gguf_tensor *first = NULL;
+    const polar_gguf_tensor *first = NULL;
     int n = 0;
     for (size_t i = 0; i < m->file.n_kv; i++) {
-        const gguf_kv *kv = &m->file.kv[i];
+        const gguf_entry *entry = &m->file.kv_index[i];
+        const polar_gguf_pair *kv = &m->file.kv[entry->index];
         char value[64] = "";
         text_buffer t = {value, sizeof value, 0};
-        if (kv->used || kv->key_length < prefix || memcmp(kv->key, m->arch->name, prefix - 1) ||
+        if (entry->used || kv->key_length < prefix || memcmp(kv->key, m->arch->name, prefix - 1) ||
             kv->key[prefix - 1] != '.' || model_key_is_harmless(kv, prefix))
             continue;
         gguf_put_text(&t, kv, 0);
@@ -7854,8 +7812,9 @@ static polar_status model_check_unused(polar_model *m, polar_error *e) {
             return e->status;
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
-        const gguf_tensor *g = &m->file.tensors[i];
-        if (g->used || model_tensor_is_harmless(g)) continue;
+        const gguf_entry *entry = &m->file.tensor_index[i];
+        const polar_gguf_tensor *g = &m->file.tensors[entry->index];
+        if (entry->used || model_tensor_is_harmless(g)) continue;
         if (!n++) first = g;
     }
     if (!n) return POLAR_OK;
@@ -7993,14 +7952,14 @@ void polar_model_get_info(const polar_model *m, polar_model_info *info) {
     info->prompt = m->prompt ? m->prompt : "";
     info->rope_base = (double)m->rope_base;
     for (size_t i = 0; i < m->file.n_tensors; i++) {
-        const gguf_tensor *g = &m->file.tensors[i];
+        const polar_gguf_tensor *g = &m->file.tensors[i];
         info->n_params += g->dims[0] * g->dims[1] * g->dims[2] * g->dims[3];
         info->weight_bytes += (int64_t)g->bytes;
     }
 }
 
 int polar_model_tensor(const polar_model *m, int index, polar_gguf_tensor *tensor) {
-    return gguf_show_tensor(&m->file, index, tensor);
+    return polar_gguf_get_tensor(&m->file, index, tensor);
 }
 
 /* Eight bytes a step; the multiplication spreads them over the word. */
@@ -8018,12 +7977,12 @@ static uint64_t model_checksum_add(uint64_t h, const uint8_t *p, size_t n) {
 uint64_t polar_model_checksum(const polar_model *m) {
     uint64_t h = MODEL_CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
-        const gguf_kv *kv = &m->file.kv[i];
+        const polar_gguf_pair *kv = &m->file.kv[i];
         h = model_checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
-        h = model_checksum_add(h, kv->at, kv->bytes);
+        h = model_checksum_add(h, kv->data, kv->bytes);
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
-        const gguf_tensor *g = &m->file.tensors[i];
+        const polar_gguf_tensor *g = &m->file.tensors[i];
         h = model_checksum_add(h, (const uint8_t *)g->name, g->name_length);
         h = model_checksum_add(h, g->data, g->bytes);
     }
@@ -8031,7 +7990,7 @@ uint64_t polar_model_checksum(const polar_model *m) {
 }
 
 /* Of what a value is worth to whom runs the model: its name and texts about it are not. */
-static int model_fingerprint_counts(const gguf_kv *kv) {
+static int model_fingerprint_counts(const polar_gguf_pair *kv) {
     static const char *const others[] = {"general.", "polar.", "tokenizer.chat_template"};
     for (int i = 0; i < COUNT(others); i++) {
         const size_t n = strlen(others[i]);
@@ -8044,13 +8003,13 @@ enum { MODEL_FINGERPRINT_BYTES = 256 };
 uint64_t polar_model_fingerprint(const polar_model *m) {
     uint64_t h = MODEL_CHECKSUM_START;
     for (size_t i = 0; i < m->file.n_kv; i++) {
-        const gguf_kv *kv = &m->file.kv[i];
+        const polar_gguf_pair *kv = &m->file.kv[i];
         if (!model_fingerprint_counts(kv)) continue;
         h = model_checksum_add(h, (const uint8_t *)kv->key, kv->key_length);
-        h = model_checksum_add(h, kv->at, kv->bytes);
+        h = model_checksum_add(h, kv->data, kv->bytes);
     }
     for (size_t i = 0; i < m->file.n_tensors; i++) {
-        const gguf_tensor *g = &m->file.tensors[i];
+        const polar_gguf_tensor *g = &m->file.tensors[i];
         const size_t n = MIN(g->bytes, MODEL_FINGERPRINT_BYTES);
         uint8_t head[12];
         wr_u32(head, (uint32_t)g->type);
@@ -14111,7 +14070,7 @@ static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *lis
                                       polar_error *e) {
     for (int i = 0; i < n; i++) {
         const pred_tensor *want = &list[i];
-        const gguf_tensor *t = gguf_find_tensor(g, want->name);
+        const polar_gguf_tensor *t = gguf_find_tensor(g, want->name);
         float *to = params + want->offset;
         if (!t) return fail(e, POLAR_FORMAT, "%s: the predictor lacks the tensor %s", g->name, want->name);
         if (t->type != PRED_F32 || t->dims[0] != want->columns || t->dims[1] != MAX(want->rows, 1) || t->n_dims > 2)
@@ -14125,7 +14084,7 @@ static polar_status pred_read_tensors(const gguf_file *g, const pred_tensor *lis
 /* A number in the metadata: where a predictor has it, and what files may say. */
 typedef struct pred_number {
     const char *key;
-    gguf_value_type type; /* U32, F64 or U64 */
+    polar_gguf_value_type type; /* U32, F64 or U64 */
     void *value;          /* int, double or uint64_t */
     double min, max;
     int required; /* a file without it is refused */
@@ -14140,22 +14099,22 @@ static void pred_numbers(polar_predictor *p, pred_number *list) {
     menu_shape *m = &p->menu.shape;
     const int paths = s->d_model > 0, menu = m->width > 0, cascade = i->cascade_programs > 0;
     const pred_number numbers[PRED_NUMBERS] = {
-        {"polar.n_layer", GGUF_U32, &i->n_layer, 1, POLAR_MAX_LAYER, 1, 1},
-        {"polar.q_dim", GGUF_U32, &i->q_dim, 1, PRED_MAX_WIDTH, 1, 1},
-        {"polar.feature_layer", GGUF_U32, &i->feature_layer, 0, i->n_layer, 0, 1},
-        {"polar.max_tokens", GGUF_U32, &i->max_tokens, 0, PRED_MAX_TOKENS, 0, 1},
-        {"polar.model_checksum", GGUF_U64, &i->model_checksum, 0, 0, 0, 1},
-        {"polar.model_fingerprint", GGUF_U64, &i->model_fingerprint, 0, 0, 0, 1},
-        {"polar.cascade.threshold", GGUF_F64, &i->cascade_threshold, -1e9, 0, 0, cascade},
-        {"polar.cascade.programs", GGUF_U32, &i->cascade_programs, 1, POLAR_MAX_MENU, 0, cascade},
-        {"polar.paths.d_model", GGUF_U32, &s->d_model, 1, PRED_MAX_WIDTH, 0, paths},
-        {"polar.paths.n_head", GGUF_U32, &s->n_head, 1, PRED_MAX_HEAD, paths, paths},
-        {"polar.paths.n_block", GGUF_U32, &s->n_block, 0, PRED_MAX_BLOCK, paths, paths},
-        {"polar.paths.n_ff", GGUF_U32, &s->n_ff, 1, PRED_MAX_WIDTH, paths, paths},
-        {"polar.menu.width", GGUF_U32, &m->width, 1, MENU_MAX_WIDTH, 0, menu},
-        {"polar.menu.n_head", GGUF_U32, &m->n_head, 1, PRED_MAX_HEAD, menu, menu},
-        {"polar.menu.pooling", GGUF_U32, &m->pooling, 0, POLAR_MENU_SUM | POLAR_MENU_LAST, 0, menu},
-        {"polar.menu.price", GGUF_F64, &i->price, 0, 1e6, 0, menu}};
+        {"polar.n_layer", POLAR_GGUF_U32, &i->n_layer, 1, POLAR_MAX_LAYER, 1, 1},
+        {"polar.q_dim", POLAR_GGUF_U32, &i->q_dim, 1, PRED_MAX_WIDTH, 1, 1},
+        {"polar.feature_layer", POLAR_GGUF_U32, &i->feature_layer, 0, i->n_layer, 0, 1},
+        {"polar.max_tokens", POLAR_GGUF_U32, &i->max_tokens, 0, PRED_MAX_TOKENS, 0, 1},
+        {"polar.model_checksum", POLAR_GGUF_U64, &i->model_checksum, 0, 0, 0, 1},
+        {"polar.model_fingerprint", POLAR_GGUF_U64, &i->model_fingerprint, 0, 0, 0, 1},
+        {"polar.cascade.threshold", POLAR_GGUF_F64, &i->cascade_threshold, -1e9, 0, 0, cascade},
+        {"polar.cascade.programs", POLAR_GGUF_U32, &i->cascade_programs, 1, POLAR_MAX_MENU, 0, cascade},
+        {"polar.paths.d_model", POLAR_GGUF_U32, &s->d_model, 1, PRED_MAX_WIDTH, 0, paths},
+        {"polar.paths.n_head", POLAR_GGUF_U32, &s->n_head, 1, PRED_MAX_HEAD, paths, paths},
+        {"polar.paths.n_block", POLAR_GGUF_U32, &s->n_block, 0, PRED_MAX_BLOCK, paths, paths},
+        {"polar.paths.n_ff", POLAR_GGUF_U32, &s->n_ff, 1, PRED_MAX_WIDTH, paths, paths},
+        {"polar.menu.width", POLAR_GGUF_U32, &m->width, 1, MENU_MAX_WIDTH, 0, menu},
+        {"polar.menu.n_head", POLAR_GGUF_U32, &m->n_head, 1, PRED_MAX_HEAD, menu, menu},
+        {"polar.menu.pooling", POLAR_GGUF_U32, &m->pooling, 0, POLAR_MENU_SUM | POLAR_MENU_LAST, 0, menu},
+        {"polar.menu.price", POLAR_GGUF_F64, &i->price, 0, 1e6, 0, menu}};
     memcpy(list, numbers, sizeof numbers);
 }
 
@@ -14167,8 +14126,10 @@ static polar_status pred_read_numbers(const gguf_file *g, polar_predictor *p, po
     for (int k = 0; k < PRED_NUMBERS && !status; k++) {
         const pred_number *x = &list[k];
         pred_numbers(p, list); /* anew for each, since limits follow from those before it */
-        if (x->type == GGUF_U32) status = gguf_get_int(g, x->key, x->value, (int)x->min, (int)x->max, x->required, e);
-        else if (x->type == GGUF_F64) status = gguf_get_float(g, x->key, x->value, x->min, x->max, x->required, e);
+        if (x->type == POLAR_GGUF_U32)
+            status = gguf_get_int(g, x->key, x->value, (int)x->min, (int)x->max, x->required, e);
+        else if (x->type == POLAR_GGUF_F64)
+            status = gguf_get_float(g, x->key, x->value, x->min, x->max, x->required, e);
         else status = gguf_get_u64(g, x->key, x->value, x->required, e);
     }
     return status;
@@ -14178,7 +14139,7 @@ static polar_status pred_read_numbers(const gguf_file *g, polar_predictor *p, po
  * for pred_create to say. Refuses files of another architecture and versions it does not know. */
 static polar_status pred_read_head(const gguf_file *g, polar_predictor *p, polar_error *e) {
     const char *name;
-    const gguf_kv *programs;
+    const polar_gguf_pair *programs;
     size_t length;
     int version;
     polar_status status = gguf_get_str(g, "general.architecture", &name, &length, GGUF_REQUIRED, e);
@@ -14188,7 +14149,8 @@ static polar_status pred_read_head(const gguf_file *g, polar_predictor *p, polar
                     (int)MIN(length, 60), name, PRED_ARCHITECTURE);
     status = gguf_get_int(g, "polar.version", &version, 1, 1, GGUF_REQUIRED, e);
     if (!status) status = pred_read_numbers(g, p, e);
-    if (!status) status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &programs, p->menu.shape.width > 0, e);
+    if (!status)
+        status = gguf_get_array(g, "polar.menu.programs", POLAR_GGUF_STRING, &programs, p->menu.shape.width > 0, e);
     if (status) return status;
     p->net.shape.n_layer = p->info.n_layer;
     p->net.shape.q_dim = p->menu.shape.q_dim = p->info.q_dim;
@@ -14202,12 +14164,12 @@ static polar_status pred_read_head(const gguf_file *g, polar_predictor *p, polar
 
 /* The programs of the menu in their text form. */
 static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, polar_error *e) {
-    const gguf_kv *kv;
+    const polar_gguf_pair *kv;
     gguf_strings it;
     const char *s;
     char line[8192];
     size_t n;
-    polar_status status = gguf_get_array(g, "polar.menu.programs", GGUF_STRING, &kv, GGUF_REQUIRED, e);
+    polar_status status = gguf_get_array(g, "polar.menu.programs", POLAR_GGUF_STRING, &kv, GGUF_REQUIRED, e);
     if (status) return status;
     it = gguf_strings_begin(kv);
     for (int i = 0; i < p->menu.shape.n_menu && gguf_strings_next(&it, &s, &n); i++) {
@@ -14223,15 +14185,15 @@ static polar_status pred_read_programs(const gguf_file *g, polar_predictor *p, p
 /* The fingerprints of the questions that the predictor was trained and chosen on, if the file holds them, so that an
  * evaluation can say which of its questions are new. */
 static polar_status pred_read_questions(const gguf_file *g, polar_predictor *p, polar_error *e) {
-    const gguf_kv *kv;
-    polar_status status = gguf_get_array(g, "polar.questions", GGUF_U64, &kv, GGUF_OPTIONAL, e);
+    const polar_gguf_pair *kv;
+    polar_status status = gguf_get_array(g, "polar.questions", POLAR_GGUF_U64, &kv, GGUF_OPTIONAL, e);
     if (status || !kv || !kv->count) return status;
     if (kv->count > INT_MAX / 8) return fail(e, POLAR_FORMAT, "%s: too many fingerprints of questions", g->name);
     p->questions = mem_alloc(&p->allocator, (size_t)kv->count * sizeof *p->questions, e);
     if (!p->questions) return POLAR_MEMORY;
     p->n_questions = (int)kv->count;
     for (int i = 0; i < p->n_questions; i++) {
-        p->questions[i] = rd_u64(kv->at + 8 * (size_t)i);
+        p->questions[i] = rd_u64(kv->data + 8 * (size_t)i);
         if (i && p->questions[i] <= p->questions[i - 1])
             return fail(e, POLAR_FORMAT, "%s: fingerprints of questions do not ascend", g->name);
     }
@@ -14338,17 +14300,17 @@ static void pred_write_info(gguf_out *o, const polar_predictor *p) {
     pred_numbers(fields, numbers);
     pred_texts(fields, NULL, texts);
     gguf_out_text(o, "general.architecture", PRED_ARCHITECTURE);
-    gguf_out_number(o, "polar.version", GGUF_U32, &version);
+    gguf_out_number(o, "polar.version", POLAR_GGUF_U32, &version);
     gguf_out_text(o, "polar.feature", polar_feature_name(p->info.feature));
     for (int k = 0; k < PRED_NUMBERS; k++)
         if (numbers[k].written) gguf_out_number(o, numbers[k].key, numbers[k].type, numbers[k].value);
     for (int k = 0; k < PRED_TEXTS; k++)
         if (*texts[k].kept || (p->has_system && texts[k].kept == p->system))
             gguf_out_text(o, texts[k].key, texts[k].kept);
-    if (p->n_questions) gguf_out_array(o, "polar.questions", GGUF_U64, (size_t)p->n_questions);
+    if (p->n_questions) gguf_out_array(o, "polar.questions", POLAR_GGUF_U64, (size_t)p->n_questions);
     for (int i = 0; i < p->n_questions; i++) gguf_out_u64(o, p->questions[i]);
     if (p->menu.shape.n_menu) /* its programs in their text form */
-        gguf_out_array(o, "polar.menu.programs", GGUF_STRING, (size_t)p->menu.shape.n_menu);
+        gguf_out_array(o, "polar.menu.programs", POLAR_GGUF_STRING, (size_t)p->menu.shape.n_menu);
     for (int i = 0; i < p->menu.shape.n_menu; i++) {
         polar_program_format(&p->programs[i], program, sizeof program);
         gguf_out_string(o, program);
@@ -16838,7 +16800,7 @@ polar_status polar_trainer_save(const polar_trainer *trainer, void *state, size_
     *size = n + 8;
     if (!state) return POLAR_OK;
     if (capacity < n + 8)
-        return fail(error, POLAR_ARGUMENT, "the training's state has %zu bytes, there is room for %zu", n + 8, capacity);
+        return fail(error, POLAR_ARGUMENT, "the state has %zu bytes, there is room for %zu", *size, capacity);
     memcpy(to, "polar-training", TRAIN_AT_VERSION);
     wr_u16(to + TRAIN_AT_VERSION, TRAIN_VERSION);
     wr_u64(to + TRAIN_AT_FINGERPRINT, t->fingerprint);

@@ -183,7 +183,7 @@ typedef struct polar_gguf_pair {
     polar_gguf_value_type type; /* of the value, or of the elements of an array */
     int is_array;
     size_t count;     /* elements; 1 if it is no array */
-    const void *data; /* as in the file: little-endian, packed; a string is its length as u64, and its bytes */
+    const uint8_t *data; /* as in the file: little-endian, packed; a string is its length as u64, and its bytes */
     size_t bytes;
 } polar_gguf_pair;
 POLAR_API int polar_gguf_get_pair(const polar_gguf *gguf, int index, polar_gguf_pair *pair);
@@ -201,7 +201,7 @@ typedef struct polar_gguf_tensor {
     int type;
     int n_dims;       /* 1..4 */
     int64_t dims[4];  /* dims[0] is the length of a row; 1 past n_dims */
-    const void *data; /* as in the file: little-endian, perhaps unaligned */
+    const uint8_t *data; /* as in the file: little-endian, perhaps unaligned */
     size_t bytes;
 } polar_gguf_tensor;
 POLAR_API int polar_gguf_get_tensor(const polar_gguf *gguf, int index, polar_gguf_tensor *tensor);

@@ -24,7 +24,7 @@ TEST(real_files) {
             gguf_file g;
             polar_error e = {0};
             FILE *f = test_shared(files[i].path);
-            const gguf_kv *tokens;
+            const polar_gguf_pair *tokens;
             if (!f) return;
             fclose(f);
             CHECK(gguf_open(&g, shared_path(files[i].path), no_mmap, NULL, NULL, NULL, &e) == POLAR_OK);
@@ -35,7 +35,7 @@ TEST(real_files) {
                 gguf_strings it;
                 const char *s;
                 size_t n, count = 0;
-                CHECK(gguf_get_array(&g, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, 1, &e) == POLAR_OK);
+                CHECK(gguf_get_array(&g, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, &tokens, 1, &e) == POLAR_OK);
                 CHECK((int)tokens->count == files[i].n_vocab);
                 for (it = gguf_strings_begin(tokens); gguf_strings_next(&it, &s, &n);) count++;
                 CHECK(count == tokens->count);
@@ -127,7 +127,7 @@ static uint8_t *small_file(size_t *size) {
 static void check_text(const gguf_file *g, const char *key, size_t element, const char *expected) {
     char at[64] = "";
     text_buffer t = {at, sizeof at, 0};
-    const gguf_kv *kv = gguf_find(g, key);
+    const polar_gguf_pair *kv = gguf_find(g, key);
     CHECK(kv != NULL);
     if (kv) gguf_put_text(&t, kv, element);
     CHECK_STR(at, expected);
@@ -156,7 +156,7 @@ static void check_contents(const gguf_file *g) {
                   {"bools", 1, "false"},
                   {"doubles", 0, "0.1"},
                   {"none", 0, ""}};
-    const gguf_tensor *t;
+    const polar_gguf_tensor *t;
     for (int i = 0; i < COUNT(values); i++) check_text(g, values[i].key, values[i].element, values[i].text);
     CHECK(g->n_kv == 15 && g->n_tensors == 3 && !gguf_find(g, "absent") && !gguf_find_tensor(g, "blk.0"));
     t = gguf_find_tensor(g, "floats");
@@ -196,7 +196,7 @@ TEST(getters) {
     double x = 0;
     const char *s;
     size_t length;
-    const gguf_kv *kv;
+    const polar_gguf_pair *kv;
     CHECK(gguf_open_memory(&g, file, size, NULL, &e) == POLAR_OK);
     CHECK(!gguf_get_int(&g, "absent", &n, 0, 1, GGUF_OPTIONAL, &e) && n == 42);
     CHECK(!gguf_get_int(&g, "i32", &n, -7, 0, GGUF_REQUIRED, &e) && n == -7);
@@ -205,8 +205,8 @@ TEST(getters) {
     CHECK(!gguf_get_bool(&g, "bool", &n, GGUF_REQUIRED, &e) && n == 1);
     CHECK(!gguf_get_str(&g, "general.architecture", &s, &length, GGUF_REQUIRED, &e) && length == 5 &&
           !memcmp(s, "llama", 5));
-    CHECK(!gguf_get_array(&g, "none", GGUF_U8, &kv, GGUF_REQUIRED, &e) && kv->count == 0);
-    CHECK(!gguf_get_array(&g, "absent", GGUF_U8, &kv, GGUF_OPTIONAL, &e) && !kv);
+    CHECK(!gguf_get_array(&g, "none", POLAR_GGUF_U8, &kv, GGUF_REQUIRED, &e) && kv->count == 0);
+    CHECK(!gguf_get_array(&g, "absent", POLAR_GGUF_U8, &kv, GGUF_OPTIONAL, &e) && !kv);
 #define WRONG(call, text) \
     CHECK((call) == POLAR_FORMAT); \
     CHECK_STR(e.message, text); \
@@ -222,7 +222,7 @@ TEST(getters) {
           "memory: f32 is 0.1, expected 1 to 2.5");
     WRONG(gguf_get_bool(&g, "u32", &n, GGUF_REQUIRED, &e), "memory: u32 is 7, expected 0 or 1");
     WRONG(gguf_get_str(&g, "u32", &s, &length, GGUF_REQUIRED, &e), "memory: u32 is of type u32, expected a string");
-    WRONG(gguf_get_array(&g, "ints", GGUF_F32, &kv, GGUF_REQUIRED, &e),
+    WRONG(gguf_get_array(&g, "ints", POLAR_GGUF_F32, &kv, GGUF_REQUIRED, &e),
           "memory: ints is an array of i32, expected an array of f32");
     gguf_close(&g);
     free(file);

@@ -86,33 +86,33 @@ static void blob_key(blob *b, const char *key, uint32_t type) {
 static void blob_begin(blob *b, const char *arch, const char *model, const char *pre) {
     memset(b, 0, sizeof *b);
     blob_put(b, "GGUF\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    blob_key(b, "general.architecture", GGUF_STRING);
+    blob_key(b, "general.architecture", POLAR_GGUF_STRING);
     blob_text(b, arch, strlen(arch));
-    blob_key(b, "tokenizer.ggml.model", GGUF_STRING);
+    blob_key(b, "tokenizer.ggml.model", POLAR_GGUF_STRING);
     blob_text(b, model, strlen(model));
     if (!pre) return;
-    blob_key(b, "tokenizer.ggml.pre", GGUF_STRING);
+    blob_key(b, "tokenizer.ggml.pre", POLAR_GGUF_STRING);
     blob_text(b, pre, strlen(pre));
 }
 
 static void blob_string(blob *b, const char *key, const char *s) {
-    blob_key(b, key, GGUF_STRING);
+    blob_key(b, key, POLAR_GGUF_STRING);
     blob_text(b, s, strlen(s));
 }
 
 static void blob_int(blob *b, const char *key, uint32_t u) {
-    blob_key(b, key, GGUF_U32);
+    blob_key(b, key, POLAR_GGUF_U32);
     blob_u32(b, u);
 }
 
 static void blob_bool(blob *b, const char *key, int value) {
     uint8_t byte = (uint8_t)value;
-    blob_key(b, key, GGUF_BOOL);
+    blob_key(b, key, POLAR_GGUF_BOOL);
     blob_put(b, &byte, 1);
 }
 
 static void blob_array(blob *b, const char *key, uint32_t type, size_t n) {
-    blob_key(b, key, GGUF_ARRAY);
+    blob_key(b, key, POLAR_GGUF_ARRAY);
     blob_u32(b, type);
     blob_u64(b, n);
 }
@@ -439,17 +439,17 @@ static blob toy_bpe(const toy *t, const char *arch, const char *pre, const char 
     char s[200];
     size_t n;
     blob_begin(&b, arch, "gpt2", pre);
-    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, (size_t)(t->n + n_specials));
+    blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, (size_t)(t->n + n_specials));
     for (int i = 0; i < t->n; i++) {
         n = 0;
         for (size_t k = 0; k < t->length[i]; k++) n += alphabet(t->text[i][k], s + n);
         blob_text(&b, s, n);
     }
     for (int i = 0; i < n_specials; i++) blob_text(&b, specials[i], strlen(specials[i]));
-    blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, (size_t)(t->n + n_specials));
+    blob_array(&b, "tokenizer.ggml.token_type", POLAR_GGUF_I32, (size_t)(t->n + n_specials));
     for (int i = 0; i < t->n + n_specials; i++)
         blob_u32(&b, i < t->n ? TOK_NORMAL : i < t->n + n_user ? TOK_USER : TOK_CONTROL);
-    blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, (size_t)(t->n - 256));
+    blob_array(&b, "tokenizer.ggml.merges", POLAR_GGUF_STRING, (size_t)(t->n - 256));
     for (int i = 0; i < t->n - 256; i++) {
         n = 0;
         for (size_t k = 0; k < t->length[t->left[i]]; k++) n += alphabet(t->text[t->left[i]][k], s + n);
@@ -469,7 +469,7 @@ static blob toy_sentencepiece(const toy *t, uint64_t *state, int bytes, const ch
     char s[200];
     int n = 3 + 256 * bytes + t->n - 256 + N_LETTERS + 1 + n_users;
     blob_begin(&b, "llama", "llama", NULL);
-    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, (size_t)n);
+    blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, (size_t)n);
     blob_text(&b, "<unk>", 5);
     blob_text(&b, "<s>", 3);
     blob_text(&b, "</s>", 4);
@@ -484,14 +484,14 @@ static blob toy_sentencepiece(const toy *t, uint64_t *state, int bytes, const ch
         blob_text(&b, s, m);
     }
     for (int i = 0; i < n_users; i++) blob_text(&b, users[i], strlen(users[i]));
-    blob_array(&b, "tokenizer.ggml.scores", GGUF_F32, (size_t)n);
+    blob_array(&b, "tokenizer.ggml.scores", POLAR_GGUF_F32, (size_t)n);
     for (int i = 0; i < n; i++) {
         int k = i - (n - n_users - (t->n - 256)) + 256;
         float score = (float)(rng_next(state) % 20) - 10;
         if (k >= 256 && k < t->n) toy_scores[k] = score;
         blob_u32(&b, f32_bits(score));
     }
-    blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, (size_t)n);
+    blob_array(&b, "tokenizer.ggml.token_type", POLAR_GGUF_I32, (size_t)n);
     for (int i = 0; i < n; i++)
         blob_u32(&b, i == 0                ? TOK_UNKNOWN
                      : i < 3               ? TOK_CONTROL
@@ -1151,19 +1151,19 @@ TEST(broken_vocabularies) {
                    i == OTHER_PRE ? "tekken" : "qwen2");
         if (i == NO_MODEL) b.at[strlen("GGUF") + 20 + 8 + 20 + 4 + 8 + 5 + 8] = 'T';
         if (i != NO_TOKENS) {
-            blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, i == EMPTY_TOKENS ? 0 : 2);
+            blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, i == EMPTY_TOKENS ? 0 : 2);
             if (i != EMPTY_TOKENS)
                 blob_text(&b, "a", 1), blob_text(&b, i == LONG_SPECIAL ? longest : "b", i == LONG_SPECIAL ? 1025 : 1);
         }
-        blob_array(&b, "tokenizer.ggml.token_type", GGUF_I32, i == TYPES_SHORT ? 1 : 2);
+        blob_array(&b, "tokenizer.ggml.token_type", POLAR_GGUF_I32, i == TYPES_SHORT ? 1 : 2);
         blob_u32(&b, 1);
         if (i != TYPES_SHORT)
             blob_u32(&b, i == TYPE_RANGE ? 7 : i == BYTE_NAME ? TOK_BYTE : i == LONG_SPECIAL ? TOK_CONTROL : 1);
         if (spm && i != NO_SCORES) {
-            blob_array(&b, "tokenizer.ggml.scores", GGUF_F32, 2);
+            blob_array(&b, "tokenizer.ggml.scores", POLAR_GGUF_F32, 2);
             blob_u32(&b, 0);
             blob_u32(&b, i == SCORE_NAN ? 0x7fc00000 : 0);
-        } else if (!spm && i != NO_MERGES) blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, 0);
+        } else if (!spm && i != NO_MERGES) blob_array(&b, "tokenizer.ggml.merges", POLAR_GGUF_STRING, 0);
         if (i == TEMPLATE_TYPE) blob_int(&b, "tokenizer.chat_template", 2);
         CHECK(!blob_open(&b, &x));
         CHECK_STR(x.e.message, broken_errors[i].message);
@@ -1176,15 +1176,15 @@ TEST(ids_outside) {
     blob b;
     fixture x;
     blob_begin(&b, "llama", "gpt2", "qwen2");
-    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, 2);
+    blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, 2);
     blob_text(&b, "a", 1), blob_text(&b, "b", 1);
-    blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, 0);
+    blob_array(&b, "tokenizer.ggml.merges", POLAR_GGUF_STRING, 0);
     blob_int(&b, "tokenizer.ggml.bos_token_id", 1);
     blob_int(&b, "tokenizer.ggml.eos_token_id", 2);
     blob_int(&b, "tokenizer.ggml.eot_token_id", UINT32_MAX);
-    blob_key(&b, "tokenizer.ggml.eom_token_id", GGUF_U64);
+    blob_key(&b, "tokenizer.ggml.eom_token_id", POLAR_GGUF_U64);
     blob_u64(&b, UINT64_MAX);
-    blob_key(&b, "tokenizer.ggml.padding_token_id", GGUF_U64);
+    blob_key(&b, "tokenizer.ggml.padding_token_id", POLAR_GGUF_U64);
     blob_u64(&b, (uint64_t)1 << 63);
     CHECK(blob_open(&b, &x));
     if (x.e.status) return;
@@ -1218,9 +1218,9 @@ TEST(odd_vocabulary) {
     polar_error e = {0};
     int n;
     blob_begin(&b, "llama", "gpt2", NULL);
-    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, COUNT(tokens));
+    blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, COUNT(tokens));
     for (int i = 0; i < COUNT(tokens); i++) blob_text(&b, tokens[i], strlen(tokens[i]));
-    blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, COUNT(merges));
+    blob_array(&b, "tokenizer.ggml.merges", POLAR_GGUF_STRING, COUNT(merges));
     for (int i = 0; i < COUNT(merges); i++) blob_text(&b, merges[i], strlen(merges[i]));
     blob_int(&b, "tokenizer.ggml.bos_token_id", UINT32_MAX);
     blob_int(&b, "tokenizer.ggml.eos_token_id", 6);
@@ -1243,7 +1243,7 @@ TEST(colliding_tokens) {
     fixture x;
     int found = 0;
     blob_begin(&b, "llama", "gpt2", "qwen2");
-    blob_array(&b, "tokenizer.ggml.tokens", GGUF_STRING, N);
+    blob_array(&b, "tokenizer.ggml.tokens", POLAR_GGUF_STRING, N);
     for (uint32_t i = 0; found < N; i++) {
         char s[20];
         size_t n = (size_t)sprintf(s, "%x", (unsigned)i);
@@ -1251,7 +1251,7 @@ TEST(colliding_tokens) {
         blob_text(&b, s, n);
         found++;
     }
-    blob_array(&b, "tokenizer.ggml.merges", GGUF_STRING, 0);
+    blob_array(&b, "tokenizer.ggml.merges", POLAR_GGUF_STRING, 0);
     CHECK(!blob_open(&b, &x));
     CHECK_STR(x.e.message, "memory: the tokens collide in the hash table");
 }
