@@ -88,7 +88,7 @@ build/test_released: polar
 build/minimal build/chat: build/%: examples/%.c libpolar.a
 	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
 
-build/test_gen: build/minimal build/chat
+build/test_gen: polar build/minimal build/chat
 
 build/test_embedded: build/embedded/embedded
 

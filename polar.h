@@ -127,8 +127,7 @@ typedef int (*polar_progress)(void *user, double done);
 /* --- [thread] parallel work ------------------------------------------------------------------------- */
 /* Part `index` of some work. `worker` is below n_threads; no two tasks that run at the same time share it. */
 typedef void (*polar_task)(void *context, int index, int worker);
-/* Runs task(context, i, worker) for every i in [0, n), in any order, and returns when all are done: for programs with
- * threads of their own (a game engine, web workers). */
+/* Runs task(context, i, worker) for all i in [0, n), in any order, until all are done: with threads of the caller's. */
 typedef struct polar_runner {
     void (*run)(void *user, int n, polar_task task, void *context);
     void *user;
@@ -425,8 +424,7 @@ typedef enum polar_pooling { POLAR_POOLING_MEAN, POLAR_POOLING_LAST, POLAR_N_POO
 POLAR_API polar_status polar_session_embed(polar_session *session, const int32_t *tokens, int n, polar_pooling pooling,
                                            int normalize, float *embedding, polar_error *error);
 
-/* The state - tokens, keys and values, kept logits - as bytes, the same on every machine: *size of them, to `state`
- * (`capacity` bytes) unless it is NULL. */
+/* The state (tokens, slots, logits) as *size bytes, the same on every machine, to `state` unless it is NULL. */
 POLAR_API polar_status polar_session_save(const polar_session *session, void *state, size_t capacity, size_t *size,
                                           polar_error *error);
 /* Goes on to the same bits. Refused, and the session stays as it is: bytes that were changed or cut (POLAR_FORMAT),
@@ -482,9 +480,13 @@ typedef struct polar_generate_options {
     void *on_logits_user;
     int32_t *tokens;            /* NULL, or where the tokens go that are generated, as many as there is room */
     int token_capacity;
+    /* 0: off; 15 is good. Prompt lookup: where the last tokens stood before, at most so many that followed there, fewer
+     * than n_logits of the session, run with the next one: faster in POLAR_KV_PER_CALL, same results. Taps see them. */
+    int lookup;
 } polar_generate_options;
 typedef struct polar_result {
     int n_prompt, n_generated; /* tokens; those generated are in polar_generate_options.tokens, if that was given */
+    int n_drafted, n_accepted; /* by lookup: run ahead of being drawn, and of them drawn */
     int n_calls;               /* layer calls per generated token */
     polar_stop stop;
     double logprob;            /* sum of natural log probabilities of the generated tokens by the model's own logits */
@@ -871,8 +873,7 @@ typedef struct polar_ask_options {
 /* As polar_tokenize. POLAR_FORMAT if the prompt's text has no place for the question. */
 POLAR_API polar_status polar_prompt_tokenize(const polar_model *model, const polar_prompt *prompt, const char *question,
                                              int32_t *tokens, int capacity, int *n, polar_error *error);
-/* Question in, answer out, in a session that is gone afterwards: what polar run does. text, capacity and result as in
- * polar_session_generate. */
+/* Question in, answer out, in a session of its own. text, capacity and result as in polar_session_generate. */
 POLAR_API polar_status polar_ask(const polar_model *model, const char *question, const polar_ask_options *options,
                                  char *text, size_t capacity, polar_result *result, polar_error *error);
 #endif
@@ -956,8 +957,7 @@ POLAR_API int polar_trainer_done(const polar_trainer *trainer);
 POLAR_API void polar_trainer_get_progress(const polar_trainer *trainer, polar_train_progress *progress);
 /* The weights of the best epoch so far, as a predictor of its own. */
 POLAR_API polar_status polar_trainer_predictor(const polar_trainer *trainer, polar_predictor **out, polar_error *error);
-/* The state of the run as bytes, as polar_session_save has them, and into a trainer of the same options and data (else
- * POLAR_MISMATCH, and nothing changes), which goes on to the same bits. */
+/* The run's state as bytes, and into a trainer of the same options and data (else POLAR_MISMATCH): the same bits. */
 POLAR_API polar_status polar_trainer_save(const polar_trainer *trainer, void *state, size_t capacity, size_t *size,
                                           polar_error *error);
 POLAR_API polar_status polar_trainer_load(polar_trainer *trainer, const void *state, size_t size, polar_error *error);

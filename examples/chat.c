@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TURNS = 200, MAX_TEXT = 8192, MAX_TOKENS = 4096 };
+enum { MAX_TURNS = 200, MAX_TEXT = 8192, MAX_TOKENS = 4096, LOOKUP = 15 };
 
 static int print(void *user, const char *text, size_t length) {
     fwrite(text, 1, length, (FILE *)user);
@@ -32,6 +32,7 @@ static polar_status turn(polar_session *session, const polar_message *messages, 
     int n_tokens, n_new;
     options.on_text = print;
     options.on_text_user = stdout;
+    options.lookup = LOOKUP;
     status = polar_chat_tokenize(model, POLAR_CHAT_AUTO, 0, messages, n, tokens, MAX_TOKENS, &n_tokens, error);
     if (!status) status = polar_session_sync(session, tokens, n_tokens, &n_new, error); /* refuses too many */
     if (!status) status = polar_session_generate(session, NULL, 0, &options, answer, MAX_TEXT, NULL, error);
@@ -43,6 +44,7 @@ int main(int argc, char **argv) {
     static char line[MAX_TEXT], answer[MAX_TEXT + 1];
     char *texts[MAX_TURNS];
     polar_message messages[MAX_TURNS];
+    polar_session_options options = {0};
     polar_session *session = NULL;
     polar_model *model = NULL;
     polar_model_info info;
@@ -53,7 +55,8 @@ int main(int argc, char **argv) {
     if (polar_model_open(&model, argv[1], NULL, &error)) goto done;
     polar_model_get_info(model, &info);
     if (polar_program_parse(&program, info.n_layer, argc > 2 ? argv[2] : "identity", &error)) goto done;
-    if (polar_session_create(&session, model, &program, NULL, &error)) goto done;
+    options.n_logits = LOOKUP + 1;
+    if (polar_session_create(&session, model, &program, &options, &error)) goto done;
     while (n + 2 <= MAX_TURNS && printf("> ") && !fflush(stdout) && fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;
         if (!(texts[n] = copy(line))) goto done;

@@ -832,6 +832,160 @@ TEST(chat_example) {
     CHECK(turns == 2 && n_new[0] == n_all[0] && n_new[1] < 10 && n_all[1] > n_all[0]);
 }
 
+/* --- prompt lookup --- */
+
+/* Says what stood 7 tokens before, but never at each thirteenth token. */
+static int copying(void *user, float *logits, int n_vocab, const int32_t *tokens, int n_tokens) {
+    CHECK(user == NULL && n_vocab == FX_VOCAB);
+    logits[tokens[n_tokens - 7]] += n_tokens % 13 ? 20 : -40;
+    return 0;
+}
+
+/* Two generations, the second of which goes on from the first, and the bytes of the session behind each. */
+typedef struct looked_up {
+    char text[2][4096];
+    int32_t tokens[2][80];
+    polar_result r[2];
+    polar_status status[2];
+    polar_error e[2];
+    uint8_t *state[2];
+    size_t size[2];
+    int n_drafted, n_accepted;
+} looked_up;
+
+static looked_up look_up(const polar_model *m, const char *program, const polar_session_options *o,
+                         polar_generate_options g, int lookup) {
+    static const int32_t prompt[] = {10, 20, 30, 40, 50, 10, 20, 30, 40, 60, 10, 20, 30};
+    polar_session *s = NULL;
+    polar_program p;
+    static pieces streamed;
+    looked_up x;
+    memset(&x, 0, sizeof x);
+    CHECK(!polar_program_parse(&p, FX_LAYERS, program, NULL));
+    CHECK(!polar_session_create(&s, m, &p, o, NULL));
+    g.lookup = lookup;
+    g.token_capacity = 80;
+    if (g.on_text) g.on_text = on_piece, g.on_text_user = &streamed;
+    memset(&streamed, 0, sizeof streamed);
+    streamed.cancel_after = 30;
+    for (int i = 0; i < 2; i++) {
+        g.tokens = x.tokens[i];
+        x.status[i] = polar_session_generate(s, prompt, i ? 0 : COUNT(prompt), &g, x.text[i], sizeof x.text[i],
+                                             &x.r[i], &x.e[i]);
+        CHECK(!polar_session_save(s, NULL, 0, &x.size[i], NULL));
+        x.state[i] = malloc(x.size[i]);
+        CHECK(x.state[i] && !polar_session_save(s, x.state[i], x.size[i], &x.size[i], NULL));
+        x.n_drafted += x.r[i].n_drafted, x.n_accepted += x.r[i].n_accepted;
+        x.r[i].n_drafted = x.r[i].n_accepted = 0;
+        g.max_tokens = g.max_tokens / 2 + 5;
+    }
+    polar_session_free(s);
+    return x;
+}
+
+static void same_looked_up(looked_up *a, looked_up *b) {
+    for (int i = 0; i < 2; i++) {
+        CHECK(a->status[i] == b->status[i] && !strcmp(a->e[i].message, b->e[i].message));
+        CHECK(!memcmp(&a->r[i], &b->r[i], sizeof a->r[i]) && !memcmp(a->text[i], b->text[i], sizeof a->text[i]));
+        CHECK(!memcmp(a->tokens[i], b->tokens[i], sizeof a->tokens[i]));
+        CHECK(a->size[i] == b->size[i] && !memcmp(a->state[i], b->state[i], a->size[i]));
+        free(a->state[i]), free(b->state[i]);
+    }
+}
+
+/* Nothing but the time depends on lookup: tokens, text, results, and every byte of the session. */
+TEST(lookup_changes_nothing) {
+    static const char *const programs[] = {"identity", "0-1x2 3x0", "1-2~2", "0x3 2x0"};
+    int accepted = 0, rejected = 0, off = 0;
+    for (int round = 0; round < 48; round++) {
+        fixture f;
+        polar_model *m = fixture_opened(round % 5 == 4 ? "qwen3moe" : round % 2 ? "qwen3" : "llama", 9, &f);
+        const char *stop[] = {"\x01never", "the", NULL}, *program = programs[round % 4];
+        polar_session_options o = {0};
+        polar_generate_options g = {0};
+        looked_up a, b;
+        o.n_threads = 1;
+        o.n_logits = 8;
+        o.kv_mode = round % 8 == 6 ? POLAR_KV_SHARED : round % 8 == 7 ? POLAR_KV_LAST : POLAR_KV_PER_CALL;
+        o.kv_type = round % 3 ? POLAR_KV_F16 : POLAR_KV_F32;
+        o.n_batch = round % 7 == 3 ? 3 : 0;
+        o.n_ctx = round % 6 == 5 ? 40 : 0;
+        g.ignore_end = round % 4 > 0;
+        g.max_tokens = 20 + round % 3 * 10;
+        g.sampling.temperature = (float)(round % 3) * 0.7f;
+        g.sampling.seed = (uint64_t)round;
+        g.sampling.repetition_penalty = round % 9 == 8 ? 1.3f : 0;
+        g.on_logits = round % 4 ? copying : NULL;
+        g.on_text = round % 10 == 9 ? on_piece : NULL; /* which cancels */
+        g.stop = round % 11 == 10 ? stop : NULL;
+        a = look_up(m, program, &o, g, 0);
+        b = look_up(m, program, &o, g, 1 + round % 9);
+        CHECK(!a.n_drafted && b.n_accepted <= b.n_drafted);
+        if (o.kv_mode != POLAR_KV_PER_CALL) CHECK(!b.n_drafted), off++;
+        accepted += b.n_accepted, rejected += b.n_drafted - b.n_accepted;
+        same_looked_up(&a, &b);
+        polar_model_close(m);
+        free(f.data);
+    }
+    if (getenv("POLAR_TIMES")) printf("%d tokens of drafts accepted, %d not\n", accepted, rejected);
+    CHECK(accepted > 300 && rejected > 30 && off == 12);
+}
+
+/* Makes the last of several rows behind the prompt no number, as a token that is never drawn might. */
+static int spoil(void *user, const polar_tap_info *info) {
+    if (!info->position || info->n_rows == 1 || info->call + 1 < info->n_calls) return 0;
+    info->hidden[(size_t)info->n_rows * (size_t)info->n_embd - 1] = NAN;
+    ++*(int *)user;
+    return 0;
+}
+
+/* A draft that fails is no failure, and one that is cancelled is cancelled once. */
+TEST(lookup_of_broken_numbers) {
+    fixture f;
+    polar_model *m = fixture_opened("llama", 9, &f);
+    polar_session_options o = {0};
+    polar_generate_options g = {0};
+    looked_up a, b;
+    int spoiled = 0;
+    o.n_logits = 8;
+    o.tap = spoil, o.tap_user = &spoiled;
+    g.ignore_end = 1;
+    g.max_tokens = 30;
+    g.on_logits = copying;
+    a = look_up(m, "identity", &o, g, 0);
+    CHECK(!spoiled);
+    b = look_up(m, "identity", &o, g, 7);
+    CHECK(spoiled > 3 && !b.n_drafted && !b.status[0] && !b.status[1]);
+    same_looked_up(&a, &b);
+    polar_model_close(m);
+    free(f.data);
+}
+
+/* polar run drafts where an answer repeats itself, says how much of it was right, and answers as it would without. */
+TEST(lookup_command) {
+    static const char *const options[] = {"", "--program 2-5x2", "--temperature 0.3 --seed 3"};
+    const char *run = "./polar run -m " DEMO_MODEL " -n 120 --ignore-end --json --stats";
+    for (int i = 0; i < COUNT(options); i++) {
+        char line[512], text[4096], *end;
+        int drafted = 0, accepted = 0;
+        const char *said;
+        snprintf(line, sizeof line, "%s %s --lookup 0 \"Max gives a coin to Ben. Who has it now?\"", run, options[i]);
+        RUN(line, 0, "\"n_drafted\":0,");
+        if ((end = strstr(output, "\"seconds\"")) != NULL) *end = 0;
+        snprintf(text, sizeof text, "%.4000s", output);
+        snprintf(line, sizeof line, "%s %s \"Max gives a coin to Ben. Who has it now?\"", run, options[i]);
+        RUN(line, 0, "\"n_drafted\":");
+        said = strstr(output, "lookup: ");
+        CHECK(said && sscanf(said, "lookup: %d of %d", &accepted, &drafted) == 2);
+        if (getenv("POLAR_TIMES")) printf("%d of %d\n", accepted, drafted);
+        CHECK(accepted > 20 && drafted >= accepted);
+        if ((end = strstr(output, ",\"n_drafted\"")) != NULL && strstr(text, ",\"n_drafted\"")) {
+            *end = *strstr(text, ",\"n_drafted\"") = 0;
+            CHECK(!strcmp(text, output));
+        } else CHECK(0);
+    }
+}
+
 /* README's reading path leads to where the functions are: [`name`](polar.c#L123). */
 TEST(reading_path) {
     size_t size;
@@ -861,7 +1015,8 @@ static const test_case tests[] = {
     T(same_seed_same_text), T(stream_and_stop), T(end_context_cancel), T(penalty_and_hook),
     T(hook_errors), T(goes_on), T(last_token_is_held),
     T(cancel_keeps_logits), T(text_is_utf8), T(raw_bytes), T(ten_sessions), T(shared_pool), T(exp_log_turns),
-    T(fma_is_exact), T(halves), T(minimal_example), T(chat_example), T(reading_path),
+    T(fma_is_exact), T(halves), T(minimal_example), T(chat_example),
+    T(lookup_changes_nothing), T(lookup_of_broken_numbers), T(lookup_command), T(reading_path),
 };
 
 int main(int argc, char **argv) {

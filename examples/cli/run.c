@@ -41,7 +41,7 @@ static void print_json(const run_options *o, const polar_result *r, const char *
     printf(",\"n_prompt\":%d,\"n_generated\":%d,\"n_calls\":%d,\"stop\":\"%s\",\"logprob\":", r->n_prompt,
            r->n_generated, r->n_calls, cli_stop_name(r->stop));
     json_put_double(stdout, r->logprob);
-    printf(",\"seconds\":");
+    printf(",\"n_drafted\":%d,\"n_accepted\":%d,\"seconds\":", r->n_drafted, r->n_accepted);
     json_put_double(stdout, seconds);
     printf("}\n");
 }
@@ -54,6 +54,9 @@ static void print_stats(const run_options *o, const polar_result *r, const polar
     char strip[POLAR_MAX_LAYER + 1];
     cli_note("%d + %d tokens, %d layer calls each%s, %.2f s", r->n_prompt, r->n_generated, r->n_calls,
              o->ask.prompt_program ? " of the answer's" : "", seconds);
+    if (r->n_drafted)
+        cli_note("lookup: %d of %d drafted tokens accepted, %d passes for the answer", r->n_accepted, r->n_drafted,
+                 r->n_generated - r->n_accepted);
     if (!is_picked(o)) return;
     polar_program_strip(&c->program, strip, sizeof strip);
     cli_note("program %s, cost %.3f, P %.3f; %d run, %d layer calls per token in all, %d for this answer", strip,
@@ -115,6 +118,7 @@ static int take_options(run_options *o) {
         return cli_usage("--vote and --cascade compare greedy answers, without --temperature");
     if (!(g->sampling.top_p > 0)) return cli_usage("--top-p: expected a number above 0");
     if (!(g->sampling.repetition_penalty > 0)) return cli_usage("--repetition-penalty: expected a number above 0");
+    if (g->lookup < 0 || g->lookup > 1000) return cli_usage("--lookup %d: expected 0..1000", g->lookup);
     if (g->sampling.repetition_window < 0) return cli_usage("--repetition-window: expected a number of tokens, or 0");
     if (o->ask.threshold > 0 && o->ask.threshold < HUGE_VAL)
         return cli_usage("--threshold %g: expected the logarithm of a probability, at most 0", o->ask.threshold);
@@ -161,11 +165,13 @@ int command_run(cli *c) {
         {"seed", 's', CLI_U64, &g->sampling.seed, "N", "the same seed gives the same text (0)"},
         {"stop", 0, CLI_LIST, &o.stop, "TEXT", "end before this text; may be repeated"},
         {"ignore-end", 0, CLI_FLAG, &g->ignore_end, NULL, "go on after the model's end token"},
+        {"lookup", 0, CLI_INT, &g->lookup, "N",
+         "tokens to try at once where the text repeats, for speed alone (15; 0: off)"},
         {"kv", 0, CLI_TEXT, &o.kv, "MODE", "keys and values: per-call, shared or last (per-call)"},
         CLI_KV_TYPE_OPTION(o.kv_type),
         CLI_THREADS_OPTION(o.ask.session.n_threads),
         CLI_CPU_OPTION(o.cpu),
-        {"stats", 0, CLI_FLAG, &o.stats, NULL, "tokens, layer calls and time on stderr"},
+        {"stats", 0, CLI_FLAG, &o.stats, NULL, "tokens, layer calls, time, and what --lookup saved, on stderr"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print one JSON object"},
         {0}};
     polar_model *model = NULL;
@@ -173,7 +179,7 @@ int command_run(cli *c) {
     int status;
     memset(&o, 0, sizeof o);
     o.cpu = o.head = "auto", o.kv = "per-call", o.kv_type = "f16";
-    o.ask.generate.max_tokens = 256, o.ask.generate.sampling.top_p = 1;
+    o.ask.generate.max_tokens = 256, o.ask.generate.lookup = 15, o.ask.generate.sampling.top_p = 1;
     o.ask.generate.sampling.repetition_penalty = 1;
     o.ask.threshold = HUGE_VAL; /* none is given */
     if ((status = cli_read(c, options, 0, 1)) >= 0) return status;
