@@ -7,6 +7,7 @@
 #include "test.h"
 #include "command.h"
 #include "fixture.h"
+#include "page.h"
 
 #if defined(POLAR_NO_TRAIN) || defined(POLAR_NO_SEARCH)
 #error "these tests need training and search"
@@ -865,45 +866,6 @@ TEST(bad_input) {
 }
 
 /* --- pages ---------------------------------------------------------------------------------------------- */
-
-/* Tags are balanced, attributes quoted, nothing is loaded from elsewhere. */
-static void check_page(const char *path) {
-    static const char *const forbidden[] = {"<script", "http:", "https:", "src=", "href=", "url(", "@import",
-                                            "javascript:", "nan", "inf\"", "%!"};
-    static const char *const empty[] = {"meta", "br"};
-    size_t n;
-    char *page = read_back(path, &n), open[64][16];
-    int depth = 0;
-    CHECK(n > 1000 && !strncmp(page, "<!DOCTYPE html>", 15));
-    for (int i = 0; i < COUNT(forbidden); i++) {
-        CHECK(!strstr(page, forbidden[i]));
-        if (strstr(page, forbidden[i])) printf("%s: %.60s\n", forbidden[i], strstr(page, forbidden[i]));
-    }
-    for (char *s = strchr(page + 15, '<'); s; s = strchr(s, '<')) {
-        char name[16] = "";
-        int quotes = 0, closes = s[1] == '/', is_empty = 0;
-        const char *end;
-        if (sscanf(s + 1 + closes, "%15[a-z0-9]", name) != 1) {
-            CHECK(0);
-            break;
-        }
-        for (end = s; *end && (*end != '>' || quotes); end++) quotes ^= *end == '"';
-        CHECK(*end == '>');
-        for (int i = 0; i < COUNT(empty); i++) is_empty |= !strcmp(name, empty[i]);
-        if (closes) {
-            const int ok = depth > 0 && !strcmp(open[depth - 1], name);
-            CHECK(ok);
-            if (!ok) {
-                printf("%.80s\n", s);
-                break;
-            }
-            depth--;
-        } else if (!is_empty && end[-1] != '/' && depth < 64) strcpy(open[depth++], name);
-        s = strchr(s, '>') ? s + 1 : s + 1;
-    }
-    CHECK(depth == 0);
-    free(page);
-}
 
 TEST(report) {
     size_t n = 0;

@@ -4,6 +4,7 @@
 #include "../examples/cli/json.c"
 #include "test.h"
 #include "command.h"
+#include "page.h"
 #include <math.h>
 
 #define MODEL "../../examples/demo/demo-model.gguf"
@@ -311,6 +312,8 @@ TEST(files) {
 
 TEST(page) {
     RUN("polar report small.json -o small.html", 0, "");
+    check_page("small.html");
+    CHECK(count_in("small.html", ">11</text>") == 6 && count_in("small.html", ">last layer</text>") == 3);
     CHECK(count_in("small.html", "<svg class=\"plot\"") == 3 && count_in("small.html", "In 2 damped passes.") == 1);
     CHECK(count_in("small.html", "<title>3-5x0: ") == 1 && count_in("small.html", "nan") == 0);
     CHECK(count_in("small.html", "<title>") == count_in("small.json", "\"start\":") + 1);

@@ -12,7 +12,8 @@ static const char style[] =
     "@media print{:root{color-scheme:light;--bg:#fff;--fg:#000;--dim:#444;--line:#bbb;--soft:#fff;"
     "--once:#8fa3bd;--skip:#fff;--l2:#f0b04a;--l3:#e0752d;--l4:#b3361f;--blue:#1f6fc4;--green:#2b8a4b;"
     "--red:#c0392b;--violet:#7a4fb5;--orange:#c9731b}"
-    "section,figure,tr,li{break-inside:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"
+    "figure,tr,li{break-inside:avoid}h2,h3{break-after:avoid}"
+    "*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"
     "body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:66rem;background:var(--bg);color:var(--fg);"
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
     "h1{font-size:1.7rem;margin:.2rem 0}"
@@ -26,8 +27,8 @@ static const char style[] =
     "tr.oracle td{color:var(--dim);font-style:italic}tr.pick td{font-weight:600}"
     "td.note{white-space:normal;min-width:12rem;color:var(--dim);font-weight:400}"
     ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 1.5rem}"
-    "svg.plot{width:100%;max-width:40rem;height:auto;display:block}"
-    "svg text{fill:var(--fg);font-size:15px;font-family:inherit}svg .dim{fill:var(--dim)}"
+    ".two>*{min-width:0}svg.plot{width:100%;max-width:32rem;height:auto;display:block}"
+    "svg text{fill:var(--fg);font-size:13px;font-family:inherit}svg .dim{fill:var(--dim)}"
     "svg .axis{stroke:var(--line);stroke-width:1;fill:none}svg .strong{stroke:var(--dim)}"
     "svg .mark{stroke:currentColor;fill:currentColor}svg .hollow{fill:var(--bg)}"
     "svg .curve{fill:none;stroke:currentColor;stroke-width:2}svg .bar{fill:currentColor}"
@@ -37,6 +38,10 @@ static const char style[] =
     "tr.pick,tr.oracle,tr.identity,tr.baseline,tr.other{color:inherit}"
     "svg.strip{vertical-align:middle;height:1.05em;width:auto;max-width:100%}"
     "svg.strip rect{stroke:var(--dim);stroke-width:.7}"
+    "svg .edge{stroke:var(--dim);fill:none;opacity:.55}"
+    "ul.steps{list-style:none;padding:0;columns:20rem;font-size:.88rem}"
+    ".number{display:inline-block;min-width:2em;text-align:right}"
+    "svg.meter{width:4rem;height:.8rem;vertical-align:middle;background:var(--soft)}td.label{white-space:normal}"
     ".k0{fill:var(--skip)}.k1{fill:var(--once)}.k2{fill:var(--l2)}.k3{fill:var(--l3)}.k4{fill:var(--l4)}"
     ".k0{stroke-dasharray:2 1.6}"
     "ul.questions{list-style:none;padding:0}ul.questions li{margin:.9rem 0;padding:.5rem .8rem;"
@@ -45,7 +50,9 @@ static const char style[] =
     "dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace}"
     "dl.notes dd{font-family:inherit}"
     "@media (max-width:40rem){body{font-size:15px;padding:1rem .8rem 3rem}th,td{padding:.2rem .4rem}"
-    "dl{grid-template-columns:1fr}}";
+    "dl{grid-template-columns:1fr}}"
+    "@media print{html{font-size:11px}body{font-size:1rem;max-width:none;padding:0}.two{grid-template-columns:1fr 1fr}"
+    ".wide{overflow:visible}th,td{padding:.15rem .35rem;font-size:10px}ul.steps{columns:2}}";
 
 void page_begin(FILE *f, const char *title) {
     fprintf(f,
@@ -154,63 +161,128 @@ double page_y(const page_plot *p, double y) {
     return p->top + (p->y1 - y) / (p->y1 - p->y0) * p->height;
 }
 
-/* 1, 2 or 5 times a power of ten: about `n` of them in the range. */
-static double tick_step(double range, int n) {
+/* 1, 2 or 5 times a power of ten, at least x. */
+static double round_up(double x) {
     static const double steps[] = {1, 2, 5, 10};
     double power = 1;
-    while (power * 10 * n <= range) power *= 10;
-    while (power * n > range) power /= 10;
+    while (power * 10 <= x) power *= 10;
+    while (power > x) power /= 10;
     for (int i = 0; i < 4; i++)
-        if (steps[i] * power * n >= range) return steps[i] * power;
+        if (steps[i] * power >= x * (1 - 1e-9)) return steps[i] * power;
     return 10 * power;
 }
 
-void page_plot_begin(page_plot *p, const char *title, const char *x_title, const char *y_title, int y_percent) {
-    const double step = tick_step(p->y1 - p->y0, 5);
-    int first = (int)(p->y0 / step);
-    p->left = 60;
-    p->top = 30;
-    p->width = 520;
-    p->height = 250;
-    fprintf(p->f, "<svg class=\"plot\" role=\"img\" viewBox=\"0 0 600 335\" aria-label=\"");
+enum { PICTURE_WIDTH = 400, TEXT_SIZE = 13 };
+
+/* Width of a text in units of the picture, rather too large: fonts differ. */
+static double text_width(const char *text, int max) {
+    double width = 0;
+    int n = 0;
+    for (const unsigned char *s = (const unsigned char *)text; *s && (!max || n <= max); n++) {
+        const int length = character_length(s);
+        width += (length > 2 ? 1.05 : 0.66) * TEXT_SIZE;
+        s += length ? length : 1;
+    }
+    return width;
+}
+
+/* Whether a box is inside the picture and meets no other. */
+static int is_free(const page_plot *p, double x0, double y0, double x1, double y1) {
+    for (int i = 0; i < p->n_boxes; i++)
+        if (x0 < p->boxes[i][2] && p->boxes[i][0] < x1 && y0 < p->boxes[i][3] && p->boxes[i][1] < y1) return 0;
+    return x0 >= 0 && x1 <= PICTURE_WIDTH && y0 >= 0 && y1 <= p->picture_height && p->n_boxes < PAGE_BOXES;
+}
+
+static void add_box(page_plot *p, double x0, double y0, double x1, double y1) {
+    double *box;
+    if (p->n_boxes == PAGE_BOXES) return;
+    box = p->boxes[p->n_boxes++];
+    box[0] = x0;
+    box[1] = y0;
+    box[2] = x1;
+    box[3] = y1;
+}
+
+void page_picture_begin(page_plot *p, const char *title, double height) {
+    p->picture_height = height;
+    fprintf(p->f, "<svg class=\"plot\" role=\"img\" viewBox=\"0 0 %d %.0f\" aria-label=\"", PICTURE_WIDTH, height);
     page_text(p->f, title, 0);
-    fprintf(p->f, "\">\n<text class=\"dim\" x=\"4\" y=\"17\">");
-    page_text(p->f, y_title, 0);
-    fprintf(p->f, "</text><text class=\"dim\" x=\"%.1f\" y=\"328\" text-anchor=\"end\">", p->left + p->width);
-    page_text(p->f, x_title, 0);
+    fprintf(p->f, "\">\n");
+}
+
+int page_picture_text(page_plot *p, double x, double y, int anchor, const char *kind, const char *text, int max) {
+    static const char *const anchors[] = {"", " text-anchor=\"middle\"", " text-anchor=\"end\""};
+    const double width = text_width(text, max), left = x - width * (anchor + 1) / 2;
+    const double top = y - TEXT_SIZE, bottom = y + TEXT_SIZE / 4.0;
+    if (!is_free(p, left, top, left + width, bottom)) return 0;
+    add_box(p, left, top, left + width, bottom);
+    fprintf(p->f, "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\"%s>", kind, x, y, anchors[anchor + 1]);
+    page_text(p->f, text, max);
     fprintf(p->f, "</text>\n");
-    for (int i = first; i * step <= p->y1 + step * 1e-6; i++) {
+    return 1;
+}
+
+void page_plot_begin(page_plot *p, const char *title, const char *x_title, const char *y_title, int y_percent) {
+    const double step = round_up((p->y1 - p->y0) / 5);
+    p->left = 52;
+    p->top = 28;
+    p->width = 336;
+    p->height = 190;
+    page_picture_begin(p, title, 261 + 16 * p->second_row);
+    page_picture_text(p, 2, 15, -1, "dim", y_title, 0);
+    page_picture_text(p, p->left + p->width, p->picture_height - 5, 1, "dim", x_title, 0);
+    for (int i = (int)(p->y0 / step); i * step <= p->y1 + step * 1e-6; i++) {
         const double y = page_y(p, i * step);
+        char label[32];
         if (i * step < p->y0 - step * 1e-6) continue;
-        fprintf(p->f,
-                "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" "
-                "text-anchor=\"end\">%g%s</text>\n",
-                p->left, y, p->width, p->left - 6, y + 5, y_percent ? 100 * i * step : i * step, y_percent ? " %" : "");
+        snprintf(label, sizeof label, "%g%s", y_percent ? 100 * i * step : i * step, y_percent ? " %" : "");
+        fprintf(p->f, "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/>\n", p->left, y, p->width);
+        page_picture_text(p, p->left - 5, y + 5, 1, "dim", label, 0);
     }
     fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv%.1fh%.1f\"/>\n", p->left, p->top, p->height, p->width);
 }
 
-static void x_tick(page_plot *p, double x) {
-    fprintf(p->f,
-            "<path class=\"axis strong\" d=\"M%.1f %.1fv5\"/><text class=\"dim\" x=\"%.1f\" y=\"%.1f\" "
-            "text-anchor=\"middle\">",
-            x, p->top + p->height, x, p->top + p->height + 20);
+/* Labels of an axis stand in rows below it. */
+static void x_tick(page_plot *p, double x, const char *label, int row, int max) {
+    const double bottom = p->top + p->height;
+    fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv4\"/>\n", x, bottom);
+    page_picture_text(p, x, bottom + 18 + 16 * row, 0, "dim", label, max);
 }
 
-void page_plot_x_ticks(page_plot *p, const double *ticks, int n_ticks, const char *format) {
-    for (int i = 0; i < n_ticks; i++) {
-        if (ticks[i] < p->x0 || ticks[i] > p->x1) continue;
-        x_tick(p, page_x(p, ticks[i]));
-        fprintf(p->f, format, ticks[i]);
-        fprintf(p->f, "</text>\n");
+int page_tick_step(double units) {
+    return units > 1 ? (int)round_up(units) : 1;
+}
+
+void page_plot_x_axis(page_plot *p, double unit) {
+    const double widest = p->x1 >= 100 ? 4 : p->x1 >= 10 ? 3 : 2;
+    const double room = (unit < 1 ? 4 : widest) * TEXT_SIZE * 0.66 / p->width * (p->x1 - p->x0) / unit;
+    const double step = unit * page_tick_step(room);
+    for (int i = 0; i * step <= p->x1 + unit * 1e-6; i++) {
+        char label[32];
+        if (i * step < p->x0 - unit * 1e-6) continue;
+        snprintf(label, sizeof label, "%g", i * step);
+        x_tick(p, page_x(p, i * step), label, 0, 0);
     }
 }
 
+void page_plot_x_ticks(page_plot *p, const double *ticks, int n_ticks) {
+    for (int i = 0; i < n_ticks; i++) {
+        char label[32];
+        if (ticks[i] < p->x0 || ticks[i] > p->x1) continue;
+        snprintf(label, sizeof label, "%g", ticks[i]);
+        x_tick(p, page_x(p, ticks[i]), label, 0, 0);
+    }
+}
+
+/* In one row if all fit into their places, else cut to these, which are twice as wide in two rows. */
 void page_plot_x_labels(page_plot *p, const char *const *labels, int n) {
+    const double place = page_x(p, 1) - page_x(p, 0) - 2, room = place * (1 + p->second_row);
+    int fits = 1;
+    for (int i = 0; i < n; i++) fits &= text_width(labels[i], 0) <= place;
     for (int i = 0; i < n; i++) {
-        x_tick(p, page_x(p, i));
-        page_text(p->f, labels[i], 12);
-        fprintf(p->f, "</text>\n");
+        int max = fits ? 0 : 32;
+        while (max > 1 && text_width(labels[i], max) > room) max--;
+        x_tick(p, page_x(p, i), labels[i], fits ? 0 : i % (1 + p->second_row), max);
     }
 }
 
@@ -221,30 +293,87 @@ void page_plot_line(page_plot *p, const double *x, const double *y, int n, const
     fprintf(p->f, "\"/>\n");
 }
 
-void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *label,
-                     int hollow) {
-    const double at = page_x(p, x);
-    fprintf(p->f, "<g class=\"%s\">", kind);
-    if (high > low)
-        fprintf(p->f, "<path class=\"whisker\" d=\"M%.1f %.1fV%.1f\"/>", at, page_y(p, low), page_y(p, high));
-    fprintf(p->f, "<circle class=\"mark%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", hollow ? " hollow" : "", at,
-            page_y(p, y));
-    if (*label) {
-        fprintf(p->f, "<text x=\"%.1f\" y=\"%.1f\">", at + 6, page_y(p, y) - 5);
-        page_text(p->f, label, 0);
-        fprintf(p->f, "</text>");
+void page_plot_steps(page_plot *p, const double *x, const double *y, int n, const char *kind) {
+    fprintf(p->f, "<path class=\"curve %s\" d=\"", kind);
+    for (int i = 0; i < n; i++) {
+        if (i) fprintf(p->f, "H%.1fV%.1f", page_x(p, x[i]), page_y(p, y[i]));
+        else fprintf(p->f, "M%.1f %.1f", page_x(p, x[i]), page_y(p, y[i]));
     }
-    fprintf(p->f, "</g>\n");
+    fprintf(p->f, "H%.1f\"/>\n", p->left + p->width);
 }
 
-void page_plot_bar(page_plot *p, double x0, double x1, double y, const char *kind, const char *tip) {
-    const double left = page_x(p, x0), top = page_y(p, y);
-    fprintf(p->f, "<g class=\"%s\"><rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>",
-            kind, left, top, page_x(p, x1) - left, p->top + p->height - top);
+static void put_tip(page_plot *p, const char *tip) {
+    if (!*tip) return;
+    fprintf(p->f, "<title>");
     page_text(p->f, tip, 0);
-    fprintf(p->f, "</title></rect></g>\n");
+    fprintf(p->f, "</title>");
+}
+
+void page_plot_point(page_plot *p, double x, double y, double low, double high, const char *kind, const char *tip,
+                     int hollow) {
+    const double at = page_x(p, x), level = page_y(p, y), r = 3.5;
+    fprintf(p->f, "<g class=\"%s\">", kind);
+    put_tip(p, tip);
+    if (high > low)
+        fprintf(p->f, "<path class=\"whisker\" d=\"M%.1f %.1fV%.1f\"/>", at, page_y(p, low), page_y(p, high));
+    fprintf(p->f, "<circle class=\"mark%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\"/></g>\n", hollow ? " hollow" : "", at,
+            level, r);
+    add_box(p, at - r, level - r, at + r, level + r);
+}
+
+void page_plot_label(page_plot *p, double x, double y, const char *kind, const char *label) {
+    const double at = page_x(p, x), level = page_y(p, y);
+    for (int far = 0; far < 40; far++)
+        for (int side = 0; side < 4; side++) {
+            const int to_right = side < 2 ? 1 : -1, up = side % 2 ? -1 : 1;
+            const double to_x = at + to_right * (5 + 4 * far), to_y = level + 5 - up * (far ? 2 + 5 * far : 9);
+            if (to_y > p->top + p->height || !page_picture_text(p, to_x, to_y, to_right > 0 ? -1 : 1, kind, label, 0))
+                continue;
+            if (far)
+                fprintf(p->f, "<path class=\"axis\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", at, level, to_x, to_y - 5);
+            return;
+        }
+}
+
+void page_plot_bar(page_plot *p, double x0, double x1, double y0, double y1, const char *kind, const char *tip) {
+    const double left = page_x(p, x0), top = page_y(p, y1);
+    fprintf(p->f, "<g class=\"%s\"><rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\">", kind,
+            left,
+            top, page_x(p, x1) - left, page_y(p, y0) - top);
+    put_tip(p, tip);
+    fprintf(p->f, "</rect></g>\n");
 }
 
 void page_plot_end(page_plot *p) {
     fprintf(p->f, "</svg>\n");
+}
+
+void page_heat_begin(page_plot *p, const char *title, int n, int rows) {
+    p->left = 104;
+    p->top = 2;
+    p->width = 240;
+    p->height = 22 * rows;
+    p->x0 = 0;
+    p->x1 = n;
+    p->y0 = rows;
+    p->y1 = 0;
+    page_picture_begin(p, title, p->height + 24);
+    /* the number of a cell stands below its middle */
+    p->x0 = -0.5;
+    p->x1 = n - 0.5;
+    page_plot_x_axis(p, 1);
+    p->x0 = 0;
+    p->x1 = n;
+}
+
+void page_heat_label(page_plot *p, int row, const char *label, const char *right) {
+    const double y = page_y(p, row) + 16;
+    page_picture_text(p, p->left - 5, y, 1, "dim", label, 11);
+    page_picture_text(p, p->left + p->width + 5, y, -1, "", right, 6);
+}
+
+void page_meter(FILE *f, const char *label, int part, int n, const char *kind) {
+    fprintf(f, "<tr><td class=\"l label\">%s</td><td><svg class=\"meter\" viewBox=\"0 0 100 12\" aria-hidden=\"true\">"
+            "<g class=\"%s\"><rect class=\"bar\" width=\"%.1f\" height=\"12\"/></g></svg></td><td>%d</td>"
+            "<td>%.1f&nbsp;%%</td></tr>\n", label, kind, n ? 100.0 * part / n : 0, part, n ? 100.0 * part / n : 0);
 }

@@ -188,11 +188,11 @@ static void put_table(const eval_page *g) {
 
 #define CURVE_POINTS 60
 
-/* The menu's picks at all prices. */
-static void put_price_curve(const eval_page *g, page_plot *p) {
-    double x[CURVE_POINTS], y[CURVE_POINTS], price = 1e-4;
+/* The menu's picks at all prices: costs and shares right; their number. */
+static int price_curve(const eval_page *g, double *x, double *y) {
+    double price = 1e-4;
     int n = 0;
-    if (!g->s.n_menu || !g->s.n_points) return;
+    if (!g->s.n_menu || !g->s.n_points) return 0;
     for (int i = 0; i < CURVE_POINTS; i++) {
         const score_pick at = scores_at_price(&g->s, i ? price : 0);
         if (i) price *= 1.2;
@@ -200,39 +200,51 @@ static void put_price_curve(const eval_page *g, page_plot *p) {
         x[n] = at.cost;
         y[n++] = share(at.right, g->s.n);
     }
-    page_plot_line(p, x, y, n, "pick");
+    return n;
+}
+
+/* Makes room for what is at x, from low to high. */
+static void widen(page_plot *p, double x, double low, double high) {
+    if (x < p->x0) p->x0 = x;
+    if (x > p->x1) p->x1 = x;
+    if (low < p->y0) p->y0 = low;
+    if (high > p->y1) p->y1 = high;
 }
 
 static void put_scatter(const eval_page *g) {
     static const double ticks[] = {0.0625, 0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 16, 32, 64};
     page_plot p = {.f = g->f, .x0 = 1, .x1 = 1, .y0 = 1, .y1 = 0, .log_x = 1};
-    int curve = g->s.n_menu && g->s.n_points;
+    double curve_x[CURVE_POINTS], curve_y[CURVE_POINTS];
+    const int curve = price_curve(g, curve_x, curve_y);
+    for (int i = 0; i < curve; i++) widen(&p, curve_x[i], curve_y[i], curve_y[i]);
     for (int i = 0; i < g->s.n_methods; i++) {
         const score_figures x = scores_figures(&g->s, i, NULL);
-        if (x.cost < p.x0) p.x0 = x.cost;
-        if (x.cost > p.x1) p.x1 = x.cost;
-        if (x.accuracy.low < p.y0) p.y0 = x.accuracy.low;
-        if (x.accuracy.high > p.y1) p.y1 = x.accuracy.high;
+        widen(&p, x.cost, x.accuracy.low, x.accuracy.high);
     }
-    p.x0 = curve && p.x0 > 0.5 ? 0.45 : p.x0 * 0.85;
+    p.x0 *= 0.85;
     p.x1 *= 1.25;
-    p.y0 -= 0.02;
-    if (p.y0 < 0) p.y0 = 0;
+    p.y0 = p.y0 > 0.02 ? p.y0 - 0.02 : 0;
+    p.y1 = p.y1 < 0.98 ? p.y1 + 0.02 : 1;
     fprintf(g->f, "<figure>");
     page_plot_begin(&p, "accuracy against cost of all methods", "cost: layer calls per token over layers", "right", 1);
-    page_plot_x_ticks(&p, ticks, (int)(sizeof ticks / sizeof *ticks), "%g");
-    put_price_curve(g, &p);
+    page_plot_x_ticks(&p, ticks, (int)(sizeof ticks / sizeof *ticks));
+    page_plot_line(&p, curve_x, curve_y, curve, "pick");
     for (int i = g->s.n_methods - 1; i >= 0; i--) {
+        const score_figures x = scores_figures(&g->s, i, NULL);
+        page_plot_point(&p, x.cost, share(x.right, x.n), x.accuracy.low, x.accuracy.high, kind_of(&g->s, i),
+                        g->s.methods[i].name, g->s.methods[i].needs_answer);
+    }
+    for (int i = 0; i < g->s.n_methods; i++) {
         const score_figures x = scores_figures(&g->s, i, NULL);
         char label[16];
         snprintf(label, sizeof label, "%d", i + 1);
-        page_plot_point(&p, x.cost, share(x.right, x.n), x.accuracy.low, x.accuracy.high, kind_of(&g->s, i), label,
-                        g->s.methods[i].needs_answer);
+        page_plot_label(&p, x.cost, share(x.right, x.n), kind_of(&g->s, i), label);
     }
     page_plot_end(&p);
     fprintf(g->f,
-            "<figcaption>Numbers are rows of the table; bars are 95 %% intervals; hollow: oracles. Black: identity, "
-            "blue: picks, violet: votes, cascades, decoding, orange: baselines.%s</figcaption></figure>\n",
+            "<figcaption>Numbers are rows of the table; bars are 95 %% intervals; hollow: oracles; "
+            "<b class=\"identity\">identity</b>, <b class=\"pick\">picks</b>, <b class=\"other\">votes, cascades, "
+            "decoding</b>, <b class=\"baseline\">baselines</b>.%s</figcaption></figure>\n",
             curve ? " The line is what the picks give at other prices; "
                     "it is shown on these questions, not chosen on them."
                   : "");
@@ -253,7 +265,7 @@ static void put_field(const eval_page *g, int field) {
     score_bin bins[BINS];
     const char *labels[BINS];
     int methods[4], n_lines = lines_of(g, methods), n = scores_bins(&g->s, field, bins, BINS);
-    page_plot p = {.f = g->f, .x0 = -0.5, .y0 = 0, .y1 = 1};
+    page_plot p = {.f = g->f, .x0 = -0.5, .y0 = 0, .y1 = 1, .second_row = 1};
     char title[64];
     if (n < 2) return;
     p.x1 = n - 0.4;
@@ -303,50 +315,40 @@ static int mean_layers(const scores *s, int method, const score_bin *bin, double
 }
 
 /* Between skipped, once, twice, three times: a mixture of the two nearest colours. */
-static void heat_cell(FILE *f, double x, double y, double width, double mean) {
+static void heat_cell(page_plot *p, int column, int row, double mean) {
     const int low = mean >= 4 ? 4 : (int)mean;
-    const double part = mean >= 4 ? 0 : mean - low;
-    fprintf(f,
-            "<g><title>%.2f</title><rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" "
-            "style=\"stroke:none\"/>",
-            mean, low, x, y, width);
-    if (part > 0)
-        fprintf(f,
-                "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" "
-                "opacity=\"%.2f\"/>",
-                low + 1, x, y, width, part);
-    fprintf(f, "</g>");
+    const double part = mean >= 4 ? 0 : mean - low, x = page_x(p, column), y = page_y(p, row);
+    const double width = p->width / p->x1 > 6 ? p->width / p->x1 - 1 : p->width / p->x1;
+    fprintf(p->f, "<g><title>%.2f</title>", mean);
+    for (int i = 0; i <= (part > 0); i++)
+        fprintf(p->f, "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" "
+                "opacity=\"%.2f\"/>", low + i, x, y, width, i ? part : 1);
+    fprintf(p->f, "</g>");
 }
 
-static void heat_row(const eval_page *g, int method, const score_bin *bin, const char *label, int row) {
-    double mean[POLAR_MAX_LAYER], width = 480.0 / g->s.n_layer, sum = 0;
-    const double y = 8 + row * 23.0;
-    if (!mean_layers(&g->s, method, bin, mean)) return;
-    fprintf(g->f, "<text class=\"dim\" x=\"74\" y=\"%.1f\" text-anchor=\"end\">", y + 14);
-    page_text(g->f, label, 11);
-    fprintf(g->f, "</text>");
-    for (int i = 0; i < g->s.n_layer; i++) {
-        heat_cell(g->f, 80 + i * width, y, width - (width > 6 ? 1 : 0), mean[i]);
+static void heat_row(page_plot *p, const scores *s, int method, const score_bin *bin, const char *label, int row) {
+    double mean[POLAR_MAX_LAYER], sum = 0;
+    char right[32];
+    if (!mean_layers(s, method, bin, mean)) return;
+    for (int i = 0; i < s->n_layer; i++) {
+        heat_cell(p, i, row, mean[i]);
         sum += mean[i];
     }
-    fprintf(g->f, "<text x=\"565\" y=\"%.1f\">%.1f</text>\n", y + 14, sum);
+    snprintf(right, sizeof right, "%.1f", sum);
+    page_heat_label(p, row, label, right);
 }
 
 static void put_heat(const eval_page *g, int method) {
     score_bin bins[BINS];
     int n = 0, field = best_field(&g->s, bins, &n);
-    const int rows = (field < 0 ? 0 : n) + 1, step = (g->s.n_layer + 15) / 16;
-    const double width = 480.0 / g->s.n_layer;
-    fprintf(g->f,
-            "<figure><svg class=\"plot\" role=\"img\" aria-label=\"mean executions of each layer\" "
-            "viewBox=\"0 0 600 %d\">\n",
-            32 + rows * 23);
-    for (int i = 0; i < n && field >= 0; i++) heat_row(g, method, &bins[i], bins[i].label, i);
-    heat_row(g, method, NULL, "all", rows - 1);
-    for (int i = 0; i < g->s.n_layer; i += step)
-        fprintf(g->f, "<text class=\"dim\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
-                80 + (i + 0.5) * width, 24 + rows * 23, i);
-    fprintf(g->f, "</svg>\n<figcaption><b>");
+    page_plot p = {.f = g->f};
+    if (field < 0) n = 0;
+    fprintf(g->f, "<figure>");
+    page_heat_begin(&p, "mean executions of each layer", g->s.n_layer, n + 1);
+    for (int i = 0; i < n; i++) heat_row(&p, &g->s, method, &bins[i], bins[i].label, i);
+    heat_row(&p, &g->s, method, NULL, "all", n);
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption><b>");
     page_text(g->f, g->s.methods[method].name, 0);
     fprintf(g->f,
             "</b>: how often each layer runs on average%s%s, in the colours of the strips; "
@@ -404,7 +406,6 @@ static void put_programs(const eval_page *g, int method) {
 
 /* Layers per token of the chosen programs. */
 static void put_lengths(const eval_page *g, int method) {
-    static const double all[] = {0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128};
     int counts[POLAR_MAX_CALLS + 1] = {0}, most = 0, longest = g->s.n_layer;
     page_plot p = {.f = g->f, .y0 = 0};
     for (int i = 0; i < g->s.n; i++) {
@@ -420,17 +421,18 @@ static void put_lengths(const eval_page *g, int method) {
     p.y1 = share(most, g->s.n) * 1.08;
     fprintf(g->f, "<figure>");
     page_plot_begin(&p, "distribution of program lengths", "layers of the program", "questions", 1);
-    page_plot_x_ticks(&p, all, (int)(sizeof all / sizeof *all), "%g");
+    page_plot_x_axis(&p, 1);
     for (int i = 1; i <= longest; i++) {
         char tip[64];
         snprintf(tip, sizeof tip, "%d layers: %d questions", i, counts[i]);
         if (counts[i])
-            page_plot_bar(&p, i - 0.4, i + 0.4, share(counts[i], g->s.n), i == g->s.n_layer ? "identity" : "pick", tip);
+            page_plot_bar(&p, i - 0.4, i + 0.4, 0, share(counts[i], g->s.n),
+                          i == g->s.n_layer ? "identity" : "pick", tip);
     }
     page_plot_end(&p);
     fprintf(g->f, "<figcaption>Lengths of the programs that <b>");
     page_text(g->f, g->s.methods[method].name, 0);
-    fprintf(g->f, "</b> ran; the dark bar is as long as the model has layers, %d.</figcaption></figure>\n",
+    fprintf(g->f, "</b> ran; <b class=\"identity\">as long as the model</b>: %d layers.</figcaption></figure>\n",
             g->s.n_layer);
 }
 
@@ -440,8 +442,6 @@ static void put_coverage(const eval_page *g) {
     const scores *s = &g->s;
     double x[POLAR_MAX_MENU], y[POLAR_MAX_MENU];
     page_plot p = {.f = g->f, .x0 = 0.5, .x1 = s->n_menu + 0.5, .y0 = 0, .y1 = 1};
-    double ticks[POLAR_MAX_MENU];
-    int n = 0;
     for (int k = 0; k < s->n_menu && k < POLAR_MAX_MENU; k++) {
         int right = 0;
         for (int i = 0; i < s->n; i++) {
@@ -451,11 +451,10 @@ static void put_coverage(const eval_page *g) {
         }
         x[k] = k + 1;
         y[k] = share(right, s->n);
-        if (s->n_menu <= 16 || k == 0 || (k + 1) % 4 == 0) ticks[n++] = k + 1;
     }
     fprintf(g->f, "<figure>");
     page_plot_begin(&p, "coverage against menu size", "programs of the menu", "answered by any of them", 1);
-    page_plot_x_ticks(&p, ticks, n, "%g");
+    page_plot_x_axis(&p, 1);
     page_plot_line(&p, x, y, s->n_menu, "oracle");
     for (int k = 0; k < s->n_menu && k < POLAR_MAX_MENU; k++) {
         const statistics_interval i = statistics_accuracy((int)(y[k] * s->n + 0.5), s->n);
@@ -469,7 +468,7 @@ static void put_coverage(const eval_page *g) {
 
 #define CALIBRATION_BINS 10
 static void put_calibration(const eval_page *g) {
-    static const double ticks[] = {0, 0.2, 0.4, 0.6, 0.8, 1}, ends[] = {0, 1};
+    static const double ends[] = {0, 1};
     const scores *s = &g->s;
     int n[CALIBRATION_BINS] = {0}, right[CALIBRATION_BINS] = {0};
     double sum[CALIBRATION_BINS] = {0}, x[CALIBRATION_BINS], y[CALIBRATION_BINS];
@@ -486,7 +485,7 @@ static void put_calibration(const eval_page *g) {
         }
     fprintf(g->f, "<figure>");
     page_plot_begin(&p, "calibration of the menu's probabilities", "predicted probability", "right", 1);
-    page_plot_x_ticks(&p, ticks, 6, "%g");
+    page_plot_x_axis(&p, 0.2);
     page_plot_line(&p, ends, ends, 2, "identity");
     for (int i = 0; i < CALIBRATION_BINS; i++) {
         if (!n[i]) continue;
@@ -504,7 +503,7 @@ static void put_calibration(const eval_page *g) {
     page_plot_end(&p);
     fprintf(g->f,
             "<figcaption>Calibration: predicted probabilities of all menu programs on these questions, in tenths, "
-            "against the share that was right. On the black line a prediction means what it says.</figcaption>"
+            "against the share that was right. On the diagonal a prediction means what it says.</figcaption>"
             "</figure>\n");
 }
 

@@ -159,27 +159,29 @@ static void put_cell(const scan_page *g, double x, double y, double size, double
                 2 * r);
 }
 
-/* Rows: where a block begins; columns: its last layer. Labels stand as densely as they do not meet. */
+/* Rows: where a block begins; columns: its last layer. */
 static void put_map(const scan_page *g, const char *operation, int file) {
-    const double left = 60, top = 40, size = 520.0 / g->n_layer;
-    const int step = (int)(34 / size) + 1;
-    fprintf(g->f,
-            "<figure><svg class=\"plot\" role=\"img\" viewBox=\"0 0 600 605\" "
-            "aria-label=\"gain of each block of layers\">\n"
-            "<text class=\"dim\" x=\"4\" y=\"17\">first layer of the block</text>"
-            "<text class=\"dim\" x=\"580\" y=\"598\" text-anchor=\"end\">last layer</text>\n");
-    for (int i = 0; i < g->n_layer; i += step)
-        fprintf(g->f,
-                "<text class=\"dim\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%d</text>"
-                "<text class=\"dim\" x=\"%.1f\" y=\"578\" text-anchor=\"middle\">%d</text>\n",
-                left - 6, top + (i + 0.5) * size + 5, i, left + (i + 0.5) * size, i);
+    const double side = 352, size = side / g->n_layer;
+    page_plot p = {.f = g->f, .left = 36, .top = 22, .width = side, .height = side, .x0 = -0.5, .x1 = g->n_layer - 0.5};
+    fprintf(g->f, "<figure>");
+    page_picture_begin(&p, "gain of each block of layers", 416);
+    page_picture_text(&p, 2, 15, -1, "dim", "first layer of the block", 0);
+    page_picture_text(&p, 388, 411, 1, "dim", "last layer", 0);
+    page_plot_x_axis(&p, 1);
+    for (int i = 0, step = page_tick_step(16 / size); i < g->n_layer; i += step) {
+        char label[16];
+        snprintf(label, sizeof label, "%d", i);
+        page_picture_text(&p, p.left - 5, p.top + (i + 0.5) * size + 5, 1, "dim", label, 0);
+    }
     for (int i = 1; i < g->n; i++) {
         const scanned *s = &g->items[i];
         if (strcmp(s->operation, operation)) continue;
-        put_cell(g, left + s->end * size, top + s->start * size, size, gain(g, s, file), s);
+        put_cell(g, p.left + s->end * size, p.top + s->start * size, size, gain(g, s, file), s);
         fputc('\n', g->f);
     }
-    fprintf(g->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv520h520\"/></svg>\n<figcaption>", left, top);
+    fprintf(g->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv%.1fh%.1f\"/>\n", p.left, p.top, side, side);
+    page_plot_end(&p);
+    fprintf(g->f, "<figcaption>");
     if (!strcmp(operation, "x0")) fprintf(g->f, "Skipped");
     else fprintf(g->f, *operation == '~' ? "In %d damped passes" : "Executed %d times", atoi(operation + 1));
     fprintf(g->f, ".</figcaption></figure>\n");

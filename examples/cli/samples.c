@@ -210,14 +210,10 @@ static int read_trial(trials *t, const json *v) {
     return 1;
 }
 
-int trials_read(trials *t, const json *sample) {
+int trials_add_results(trials *t, const json *sample) {
     static const char *const names[] = {"final_valid_transitions", "final_invalid_transitions", "final_valid_programs",
                                         "final_invalid_programs"};
-    const json *trajectory = json_get(sample, "search_trajectory");
     trial *added;
-    trials_clear(t);
-    for (const json *v = trajectory && trajectory->type == JSON_ARRAY ? trajectory->child : NULL; v; v = v->next)
-        if (!read_trial(t, v)) return 0;
     for (int i = 0; i < 4; i++) {
         const json *list = json_get(sample, names[i]);
         if (!list || list->type != JSON_ARRAY) continue;
@@ -225,6 +221,14 @@ int trials_read(trials *t, const json *sample) {
             if (!add_path(t, v, i % 2 == 0, &added)) return 0;
     }
     return 1;
+}
+
+int trials_read(trials *t, const json *sample) {
+    const json *trajectory = json_get(sample, "search_trajectory");
+    trials_clear(t);
+    for (const json *v = trajectory && trajectory->type == JSON_ARRAY ? trajectory->child : NULL; v; v = v->next)
+        if (!read_trial(t, v)) return 0;
+    return trials_add_results(t, sample);
 }
 
 /* --- summing up ------------------------------------------------------------------------------------------- */

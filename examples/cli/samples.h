@@ -31,6 +31,8 @@ trial *trials_add(trials *t, const int *path, int n, const int *parent, int n_pa
 int trials_find(const trials *t, const int *path, int n);
 /* Those of a sample; 0 if a path is none, or without memory. */
 int trials_read(trials *t, const json *sample);
+/* Adds the paths of its lists of valid and invalid ones that are not there yet. */
+int trials_add_results(trials *t, const json *sample);
 void trials_clear(trials *t);
 void trials_free(trials *t);
 
