@@ -844,14 +844,12 @@ static void parallel_for(const polar_runner *r, int n, polar_task task, void *co
 
 #ifdef POLAR_NO_THREADS
 
+enum { POOL_MAX = 1 };
+
 struct polar_pool {
     polar_allocator allocator;
+    int n_threads;
 };
-
-static void pool_run(void *user, int n, polar_task task, void *context) {
-    (void)user;
-    for (int i = 0; i < n; i++) task(context, i, 0);
-}
 
 int polar_cpu_count(void) {
     return 1;
@@ -863,26 +861,17 @@ static size_t pool_bytes(int n_threads) {
     return sizeof(polar_pool);
 }
 
-polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error) {
-    polar_allocator a = mem_allocator(allocator);
-    (void)n_threads;
-    err_clear(error);
-    if (!out) return fail(error, POLAR_ARGUMENT, "polar_pool_create: out is NULL");
-    if (!(*out = mem_alloc(&a, sizeof **out, error))) return POLAR_MEMORY;
-    (*out)->allocator = a;
-    return POLAR_OK;
+static void pool_start(polar_pool *p) {
+    (void)p;
 }
 
-void polar_pool_free(polar_pool *pool) {
-    polar_allocator a;
-    if (!pool) return;
-    a = pool->allocator;
-    mem_free(&a, pool, sizeof *pool);
+static void pool_stop(polar_pool *p) {
+    (void)p;
 }
 
-polar_runner polar_pool_runner(polar_pool *pool) {
-    const polar_runner r = {pool_run, pool, 1};
-    return r;
+static void pool_run(void *user, int n, polar_task task, void *context) {
+    (void)user;
+    for (int i = 0; i < n; i++) task(context, i, 0);
 }
 
 #else
@@ -1085,6 +1074,29 @@ static size_t pool_bytes(int n_threads) {
     return sizeof(polar_pool) + (size_t)(n_threads > 1 ? n_threads - 1 : 0) * sizeof(pool_worker);
 }
 
+/* Where the system gives fewer threads than asked for, the work goes on with those. */
+static void pool_start(polar_pool *p) {
+    lock_init(&p->lock);
+    cond_init(&p->wake);
+    for (int i = 0; i + 1 < p->n_threads; i++) {
+        p->workers[i].pool = p;
+        p->workers[i].worker = i + 1;
+        if (!thread_start(&p->workers[i])) break;
+        p->n_started++;
+    }
+}
+
+static void pool_stop(polar_pool *p) {
+    lock_take(&p->lock);
+    atomic_store(&p->stop, 1);
+    cond_wake_all(&p->wake);
+    lock_release(&p->lock);
+    for (int i = 0; i < p->n_started; i++) thread_join(&p->workers[i]);
+    lock_free(&p->lock);
+    cond_free(&p->wake);
+}
+#endif
+
 polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allocator *allocator, polar_error *error) {
     polar_allocator a = mem_allocator(allocator);
     polar_pool *p;
@@ -1097,15 +1109,7 @@ polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allo
     memset(p, 0, pool_bytes(n_threads));
     p->allocator = a;
     p->n_threads = n_threads;
-    lock_init(&p->lock);
-    cond_init(&p->wake);
-    /* Where the system gives fewer threads than asked for, the work goes on with those. */
-    for (int i = 0; i + 1 < n_threads; i++) {
-        p->workers[i].pool = p;
-        p->workers[i].worker = i + 1;
-        if (!thread_start(&p->workers[i])) break;
-        p->n_started++;
-    }
+    pool_start(p);
     *out = p;
     return POLAR_OK;
 }
@@ -1113,13 +1117,7 @@ polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allo
 void polar_pool_free(polar_pool *pool) {
     polar_allocator a;
     if (!pool) return;
-    lock_take(&pool->lock);
-    atomic_store(&pool->stop, 1);
-    cond_wake_all(&pool->wake);
-    lock_release(&pool->lock);
-    for (int i = 0; i < pool->n_started; i++) thread_join(&pool->workers[i]);
-    lock_free(&pool->lock);
-    cond_free(&pool->wake);
+    pool_stop(pool);
     a = pool->allocator;
     mem_free(&a, pool, pool_bytes(pool->n_threads));
 }
@@ -1128,7 +1126,6 @@ polar_runner polar_pool_runner(polar_pool *pool) {
     const polar_runner r = {pool_run, pool, pool->n_threads};
     return r;
 }
-#endif
 
 /* ======================================================================================
  * [gguf] GGUF files: reading and writing
@@ -1200,7 +1197,8 @@ size_t polar_gguf_row_bytes(int type, int64_t n) {
     return mul_size(&bytes, (size_t)n / gguf_types[type].block, gguf_types[type].bytes) ? bytes : 0;
 }
 
-/* Names in order, to find them: a hash table could be made to collide by a hostile file. */
+/* Names in order, to find them: a hash table could be made to collide by a hostile file. [tok] has such a list of the
+ * tokens that a text may name. */
 typedef struct gguf_entry {
     const char *name;
     size_t length, index;
@@ -1385,9 +1383,10 @@ static int gguf_compare(const char *a, size_t a_length, const char *b, size_t b_
     return c ? c : a_length < b_length ? -1 : a_length > b_length;
 }
 
-/* The order of entries is that of their names. */
+/* The order of entries is that of their names; of equal ones the first comes first. */
 static int gguf_entry_compare(const gguf_entry *a, const gguf_entry *b) {
-    return gguf_compare(a->name, a->length, b->name, b->length);
+    const int c = gguf_compare(a->name, a->length, b->name, b->length);
+    return c ? c : a->index < b->index ? -1 : a->index > b->index;
 }
 
 /* Lets entry i of a heap of n sink to its place: parents are not smaller than their children. */
@@ -1411,7 +1410,8 @@ static const gguf_entry *gguf_sort(gguf_entry *entries, size_t n) {
         gguf_sift(entries, 0, i);
     }
     for (size_t i = 1; i < n; i++)
-        if (!gguf_entry_compare(&entries[i - 1], &entries[i])) return &entries[i];
+        if (!gguf_compare(entries[i - 1].name, entries[i - 1].length, entries[i].name, entries[i].length))
+            return &entries[i];
     return NULL;
 }
 
@@ -1717,20 +1717,13 @@ static int64_t gguf_file_size(FILE *f) {
     return size;
 }
 
-typedef struct gguf_watch {
-    polar_progress progress; /* may be NULL */
-    void *user;
-    double from, to; /* share of the whole work that this file is */
-} gguf_watch;
-
 /* Reads a file into one block of the allocator. */
-static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_watch *watch, const polar_allocator *a,
-                                  polar_error *e) {
-    const size_t chunk = (size_t)1 << 24;
+static polar_status gguf_map_read(gguf_map *map, const char *path, const polar_allocator *a, polar_error *e) {
     FILE *f = gguf_fopen(path, e);
     polar_status status = POLAR_OK;
     int64_t size;
     uint8_t *block;
+    size_t n;
     if (!f) return POLAR_IO;
     size = gguf_file_size(f);
     if (size < 0 || (uint64_t)size > SIZE_MAX) {
@@ -1738,14 +1731,8 @@ static polar_status gguf_map_read(gguf_map *map, const char *path, const gguf_wa
         return fail(e, POLAR_IO, "%s: %s", path, size < 0 ? strerror(errno) : "larger than the address space");
     }
     if (!(block = mem_alloc(a, (size_t)size, e))) status = POLAR_MEMORY;
-    for (size_t at = 0, n; status == POLAR_OK && at < (size_t)size; at += n) {
-        n = MIN(chunk, (size_t)size - at);
-        if (watch->progress &&
-            watch->progress(watch->user, watch->from + (watch->to - watch->from) * ((double)at / (double)size)))
-            status = fail(e, POLAR_CANCELLED, "%s: reading was cancelled", path);
-        else if (fread(block + at, 1, n, f) != n)
-            status = fail(e, POLAR_IO, "%s: reading stopped after %zu of %lld bytes", path, at, (long long)size);
-    }
+    else if ((n = fread(block, 1, (size_t)size, f)) != (size_t)size)
+        status = fail(e, POLAR_IO, "%s: reading stopped after %zu of %lld bytes", path, n, (long long)size);
     fclose(f);
     if (status == POLAR_OK) *map = (gguf_map){block, (size_t)size, GGUF_ALLOCATED};
     else mem_free(a, block, (size_t)size);
@@ -1946,8 +1933,8 @@ static polar_status gguf_own(gguf_file *g, const gguf_map *map, polar_error *e) 
 }
 
 /* Opens and parses one file, without the index of tensors. */
-static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, const gguf_watch *watch,
-                                   const polar_allocator *a, polar_error *e) {
+static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, const polar_allocator *a,
+                                   polar_error *e) {
     gguf_map map = {NULL, 0, GGUF_BORROWED};
     polar_status status = gguf_begin(g, path, a, e);
 #if defined(POLAR_MMAP_POSIX) || defined(POLAR_MMAP_WINDOWS)
@@ -1955,7 +1942,7 @@ static polar_status gguf_open_part(gguf_file *g, const char *path, int no_mmap, 
 #else
     (void)no_mmap;
 #endif
-    if (status == POLAR_OK && !map.data) status = gguf_map_read(&map, path, watch, &g->allocator, e);
+    if (status == POLAR_OK && !map.data) status = gguf_map_read(&map, path, &g->allocator, e);
     if (status == POLAR_OK) status = gguf_own(g, &map, e);
     if (status == POLAR_OK) status = gguf_parse(g, &map, e);
     if (status != POLAR_OK) gguf_close(g);
@@ -1992,8 +1979,7 @@ static polar_status gguf_merge(gguf_file *g, gguf_file *p, polar_error *e) {
 }
 
 /* The other parts of a split model, found beside the first. */
-static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap, int n_parts, polar_progress progress,
-                                     void *user, polar_error *e) {
+static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap, int n_parts, polar_error *e) {
     size_t bytes = strlen(path) + 1;
     char *other = mem_alloc(&g->allocator, bytes, e), *number;
     polar_status status = POLAR_OK;
@@ -2006,11 +1992,10 @@ static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap
                  g->name, n_parts, '0' + n_parts / 10000, '0' + n_parts / 1000 % 10, '0' + n_parts / 100 % 10,
                  '0' + n_parts / 10 % 10, '0' + n_parts % 10);
     for (int i = 1; i < n_parts && status == POLAR_OK; i++) {
-        gguf_watch watch = {progress, user, (double)i / n_parts, (double)(i + 1) / n_parts};
         gguf_file part;
         int found = -1;
         gguf_digits(number, i + 1);
-        if ((status = gguf_open_part(&part, other, no_mmap, &watch, &g->allocator, e)) != POLAR_OK) break;
+        if ((status = gguf_open_part(&part, other, no_mmap, &g->allocator, e)) != POLAR_OK) break;
         status = gguf_get_int(&part, "split.no", &found, 0, GGUF_MAX_PARTS, GGUF_REQUIRED, e);
         if (status == POLAR_OK && found != i)
             status = fail(e, POLAR_MISMATCH, "%s: split.no is %d, expected %d", part.name, found, i);
@@ -2027,26 +2012,23 @@ static polar_status gguf_open_others(gguf_file *g, const char *path, int no_mmap
 }
 #endif
 
-/* Opens a file, or a split model by its first file. `progress` is called while a file is read, not when it is
- * mapped. A file that someone truncates while it is mapped ends the process: that is the system's rule. */
-static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const polar_allocator *a,
-                              polar_progress progress, void *progress_user, polar_error *e) {
+/* Opens a file, or a split model by its first file. A file that someone truncates while it is mapped ends the process:
+ * that is the system's rule. */
+static polar_status gguf_open(gguf_file *g, const char *path, int no_mmap, const polar_allocator *a, polar_error *e) {
 #ifdef POLAR_NO_STDIO
-    (void)no_mmap, (void)a, (void)progress, (void)progress_user;
+    (void)no_mmap, (void)a;
     memset(g, 0, sizeof *g);
     fail(e, POLAR_UNSUPPORTED, "%s: this build reads no files (POLAR_NO_STDIO)", path);
     return POLAR_UNSUPPORTED; /* said here, so that compilers see that nobody goes on */
 #else
-    gguf_watch watch = {progress, progress_user, 0, 1};
     int n_parts = 1, part = 0;
-    polar_status status = gguf_open_part(g, path, no_mmap, &watch, a, e);
+    polar_status status = gguf_open_part(g, path, no_mmap, a, e);
     if (status != POLAR_OK) return status;
     status = gguf_get_int(g, "split.count", &n_parts, 0, GGUF_MAX_PARTS, GGUF_OPTIONAL, e);
     if (status == POLAR_OK) status = gguf_get_int(g, "split.no", &part, 0, GGUF_MAX_PARTS, GGUF_OPTIONAL, e);
     if (status == POLAR_OK && part)
         status = fail(e, POLAR_ARGUMENT, "%s: is part %d of %d, expected the first", g->name, part + 1, n_parts);
-    if (status == POLAR_OK && n_parts > 1)
-        status = gguf_open_others(g, path, no_mmap, n_parts, progress, progress_user, e);
+    if (status == POLAR_OK && n_parts > 1) status = gguf_open_others(g, path, no_mmap, n_parts, e);
     if (status == POLAR_OK) status = gguf_index_tensors(g, e);
     if (status != POLAR_OK) gguf_close(g);
     return status;
@@ -2065,7 +2047,7 @@ static polar_status gguf_open_public(polar_gguf **out, const char *path, const v
     if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_gguf_open: out, path or data is NULL");
     *out = NULL;
     if (!(g = mem_alloc(&a, sizeof *g, error))) return POLAR_MEMORY;
-    if (path) status = gguf_open(g, path, 0, &a, NULL, NULL, error);
+    if (path) status = gguf_open(g, path, 0, &a, error);
     else status = gguf_open_memory(g, data, size, &a, error);
     if (status == POLAR_OK) *out = g;
     else mem_free(&a, g, sizeof *g);
@@ -5286,13 +5268,6 @@ static size_t uni_decode(const uint8_t *s, size_t n, uint32_t *c) {
 /* Kinds of tokens, with the numbers that files use, and a flag. */
 enum { TOK_NORMAL = 1, TOK_UNKNOWN, TOK_CONTROL, TOK_USER, TOK_UNUSED, TOK_BYTE, TOK_KIND = 15, TOK_END = 16 };
 
-/* A token that a text may name: control, unknown, user-defined. */
-typedef struct tok_special {
-    const uint8_t *text;
-    uint32_t length;
-    int32_t id;
-} tok_special;
-
 /* Slots of two hash tables with linear probing: normal tokens by their text, merges by the pair they join. */
 typedef struct tok_slot {
     uint32_t hash;
@@ -5338,7 +5313,7 @@ typedef struct tok_vocab {
     tok_slot *slots;      /* (slot_mask + 1) */
     tok_pair *pairs;      /* (pair_mask + 1) BPE */
     uint32_t slot_mask, pair_mask;
-    tok_special *specials; /* in order of their text */
+    gguf_entry *specials; /* (n_specials) control, unknown and user-defined tokens, in order of their text */
     int n_specials;
     uint8_t *raw;          /* (n_raw) scratch of loading: the longest token as the file spells it */
     size_t n_raw;
@@ -5632,8 +5607,8 @@ static int32_t tok_find_near(const tok_vocab *v, const uint8_t *s, size_t n, int
 static int tok_special_bound(const tok_vocab *v, int low, int high, uint32_t at, int c) {
     while (low < high) {
         int middle = low + (high - low) / 2;
-        const tok_special *t = &v->specials[middle];
-        if (t->length <= at || t->text[at] < c) low = middle + 1;
+        const gguf_entry *t = &v->specials[middle];
+        if (t->length <= at || (uint8_t)t->name[at] < c) low = middle + 1;
         else high = middle;
     }
     return low;
@@ -5647,8 +5622,8 @@ static int32_t tok_match(const tok_vocab *v, const uint8_t *s, size_t n, int mas
     for (uint32_t at = 0; low < high; at++) {
         /* Those that end here come first. */
         for (; low < high && v->specials[low].length == at; low++)
-            if (mask & 1 << tok_kind(v, v->specials[low].id) && (id < 0 || *length < at)) {
-                id = v->specials[low].id;
+            if (mask & 1 << tok_kind(v, (int32_t)v->specials[low].index) && (id < 0 || *length < at)) {
+                id = (int32_t)v->specials[low].index;
                 *length = at;
             }
         if (at >= n) break;
@@ -5812,17 +5787,8 @@ static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t 
         return fail(src->error, POLAR_UNSUPPORTED, "%s: the special token %d has %zu bytes, expected at most %d",
                     src->g->name, i, length, TOK_MAX_SPECIAL);
     v->first_bytes[out[0]] |= (uint8_t)(1 << kind);
-    v->specials[v->n_specials++] = (tok_special){out, (uint32_t)length, i};
+    v->specials[v->n_specials++] = (gguf_entry){(const char *)out, length, (size_t)i, 0};
     return POLAR_OK;
-}
-
-/* By text; equal texts by id, so that the result does not depend on the sorting algorithm. */
-static int tok_compare_specials(const void *a, const void *b) {
-    const tok_special *x = a, *y = b;
-    int order = memcmp(x->text, y->text, MIN(x->length, y->length));
-    if (order) return order;
-    if (x->length != y->length) return x->length < y->length ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
 }
 
 /* All tokens of the file; then the special ones in order, and the token of each single byte. */
@@ -5837,7 +5803,7 @@ static polar_status tok_read_tokens(tok_vocab *v, const tok_source *src) {
     for (int32_t i = 0; status == POLAR_OK && gguf_strings_next(&it, &s, &n); i++)
         status = tok_read_token(v, src, i, s, n);
     if (status != POLAR_OK) return status;
-    qsort(v->specials, (size_t)v->n_specials, sizeof *v->specials, tok_compare_specials);
+    gguf_sort(v->specials, (size_t)v->n_specials);
     for (int i = 0; i < 256 && v->pre; i++) {
         uint8_t byte = (uint8_t)i;
         v->byte_ids[i] = tok_find(v, &byte, 1);
@@ -7899,14 +7865,10 @@ static polar_status model_open(polar_model **out, const char *path, const void *
     m->kern = kern_find(o->cpu);
     m->vocab_only = o->vocab_only;
     m->ignore_unknown = o->ignore_unknown;
-    if (path) gguf_open(&m->file, path, o->no_mmap, &a, o->progress, o->progress_user, &local);
+    if (path) gguf_open(&m->file, path, o->no_mmap, &a, &local);
     else gguf_open_memory(&m->file, data, size, &a, &local);
-    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 0.5))
-        fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status == POLAR_OK) model_load(m, &local);
     if (local.status == POLAR_OK && m->notes.failed) fail(&local, POLAR_MEMORY, "out of memory for notes");
-    if (local.status == POLAR_OK && o->progress && o->progress(o->progress_user, 1))
-        fail(&local, POLAR_CANCELLED, "cancelled");
     if (local.status != POLAR_OK) {
         polar_model_close(m);
         if (error) *error = local;
@@ -11335,11 +11297,7 @@ static void many_program_start(polar_many *many, many_program *p) {
     const int n = p->path.n, full = many->n_prompt;
     int from = 0;
     many->reserved += many_program_reserve(many, p);
-    many->stats.n_nodes += n;
-    for (int i = 0; i < n; i++) {
-        many->stats.n_reused += p->nodes[i]->n_kv == full || p->nodes[i]->n_users;
-        p->nodes[i]->n_users++;
-    }
+    for (int i = 0; i < n; i++) p->nodes[i]->n_users++;
     /* calls whose keys and values are there; then back to where hidden states are */
     while (from < n && p->nodes[from]->n_kv == full) from++;
     if (from == n && p->nodes[n - 1]->n_hidden < full) from--;
@@ -14373,7 +14331,7 @@ static polar_status pred_open(polar_predictor **out, const char *path, const voi
     if (!out || (!path && !data)) return fail(error, POLAR_ARGUMENT, "polar_predictor_open: an argument is NULL");
     *out = NULL;
     memset(&g, 0, sizeof g);
-    if (path) status = gguf_open(&g, path, 0, &a, NULL, NULL, error);
+    if (path) status = gguf_open(&g, path, 0, &a, error);
     else status = gguf_open_memory(&g, data, size, &a, error);
     if (status) return status;
     status = pred_read(out, &g, &a, error);

@@ -213,8 +213,6 @@ typedef struct polar_model_options {
     int vocab_only;     /* 1: only the vocabulary, for tokenizing; the file needs no weights */
     int no_mmap;        /* 1: read the file into memory even where it could be mapped */
     int ignore_unknown; /* 1: what is not known here but may change the results is noted; 0: POLAR_UNSUPPORTED */
-    polar_progress progress;
-    void *progress_user;
 } polar_model_options;
 
 #ifndef POLAR_NO_STDIO
@@ -554,7 +552,6 @@ typedef struct polar_many_stats {
     int64_t n_programs;
     int64_t n_rows, n_rows_plain;     /* positions taken through a layer */
     int64_t n_passes, n_passes_plain; /* passes over the weights of a layer */
-    int64_t n_nodes, n_reused;        /* prefixes of paths, counted per program; computed before */
     int64_t n_recomputed;             /* prefixes computed again because they had been dropped */
     int64_t n_drafted, n_accepted;    /* draft tokens evaluated; those that turned out to be right */
     size_t cache_bytes, peak_bytes;   /* memory held now; the most that was held at a time */

@@ -27,7 +27,7 @@ TEST(real_files) {
             const polar_gguf_pair *tokens;
             if (!f) return;
             fclose(f);
-            CHECK(gguf_open(&g, shared_path(files[i].path), no_mmap, NULL, NULL, NULL, &e) == POLAR_OK);
+            CHECK(gguf_open(&g, shared_path(files[i].path), no_mmap, NULL, &e) == POLAR_OK);
             CHECK_STR(e.message, "");
             if (e.status) continue;
             CHECK((int)g.n_kv == files[i].n_kv && (int)g.n_tensors == files[i].n_tensors);
@@ -438,7 +438,7 @@ TEST(split_files) {
     write_part(first, 0, 2, "a", "c");
     write_part(second, 1, 2, "b", NULL);
     for (int no_mmap = 0; no_mmap < 2; no_mmap++) {
-        CHECK(gguf_open(&g, first, no_mmap, &a, NULL, NULL, &e) == POLAR_OK);
+        CHECK(gguf_open(&g, first, no_mmap, &a, &e) == POLAR_OK);
         CHECK_STR(e.message, "");
         CHECK(g.n_tensors == 3 && gguf_find_tensor(&g, "b") && gguf_find(&g, "general.name"));
         CHECK(rd_f32(gguf_find_tensor(&g, "b")->data + 4) == -2 && rd_f32(gguf_find_tensor(&g, "c")->data + 8) == 0.5f);
@@ -448,7 +448,7 @@ TEST(split_files) {
         a = counting(&c);
         c.refuse = refuse_at;
         err_clear(&e);
-        if (gguf_open(&g, first, refuse_at % 2, &a, NULL, NULL, &e) == POLAR_OK) {
+        if (gguf_open(&g, first, refuse_at % 2, &a, &e) == POLAR_OK) {
             CHECK(c.calls < refuse_at);
             gguf_close(&g);
         } else CHECK(e.status == POLAR_MEMORY);
@@ -456,59 +456,40 @@ TEST(split_files) {
     }
     a = counting(&c);
     err_clear(&e);
-    CHECK(gguf_open(&g, second, 0, &a, NULL, NULL, &e) == POLAR_ARGUMENT);
+    CHECK(gguf_open(&g, second, 0, &a, &e) == POLAR_ARGUMENT);
     CHECK_STR(e.message, "test_gguf-s-00002-of-00002.gguf: is part 2 of 2, expected the first");
     write_part(odd, 0, 2, "a", "c");
     err_clear(&e);
-    CHECK(gguf_open(&g, odd, 0, &a, NULL, NULL, &e) == POLAR_FORMAT);
+    CHECK(gguf_open(&g, odd, 0, &a, &e) == POLAR_FORMAT);
     CHECK_STR(e.message,
               "test_gguf-odd.gguf: is the first of 2 parts, expected a name like MODEL-00001-of-00002.gguf");
     write_part(second, 0, 2, "b", NULL);
     err_clear(&e);
-    CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_MISMATCH);
+    CHECK(gguf_open(&g, first, 0, &a, &e) == POLAR_MISMATCH);
     CHECK_STR(e.message, "test_gguf-s-00002-of-00002.gguf: split.no is 0, expected 1");
     write_part(second, 1, 2, "a", NULL);
     err_clear(&e);
-    CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_FORMAT);
+    CHECK(gguf_open(&g, first, 0, &a, &e) == POLAR_FORMAT);
     CHECK_STR(e.message, "test_gguf-s-00001-of-00002.gguf: the tensor a occurs twice");
     remove(second);
     err_clear(&e);
-    CHECK(gguf_open(&g, first, 0, &a, NULL, NULL, &e) == POLAR_IO && strstr(e.message, "s-00002-of-00002.gguf: "));
+    CHECK(gguf_open(&g, first, 0, &a, &e) == POLAR_IO && strstr(e.message, "s-00002-of-00002.gguf: "));
     remove(first);
     remove(odd);
 }
 
-static int cancel(void *user, double done) {
-    *(double *)user = done;
-    return done > 0.5;
-}
-
-static int watch_all(void *user, double done) {
-    CHECK(done >= *(double *)user && done <= 1);
-    *(double *)user = done;
-    return 0;
-}
-
 TEST(file_errors) {
-    const char *path = temporary_file("progress.gguf");
+    const char *path = temporary_file("none.gguf");
     gguf_file g;
     polar_error e = {0};
-    double done = 0;
-    FILE *f = fopen(path, "wb");
-    CHECK(f && !fseek(f, (long)40 << 20, SEEK_SET) && fputc(0, f) == 0 && !fclose(f));
-    CHECK(gguf_open(&g, path, 1, NULL, cancel, &done, &e) == POLAR_CANCELLED && done > 0.5 && done < 1);
-    done = 0;
-    err_clear(&e);
-    CHECK(gguf_open(&g, path, 1, NULL, watch_all, &done, &e) == POLAR_FORMAT && done > 0.5);
-    CHECK_STR(e.message, "test_gguf-progress.gguf: is no GGUF file: it starts with 0, expected 46554747 (\"GGUF\")");
     remove(path);
     for (int no_mmap = 0; no_mmap < 2; no_mmap++) {
         err_clear(&e);
-        CHECK(gguf_open(&g, path, no_mmap, NULL, NULL, NULL, &e) == POLAR_IO && strstr(e.message, "No such file"));
+        CHECK(gguf_open(&g, path, no_mmap, NULL, &e) == POLAR_IO && strstr(e.message, "No such file"));
         err_clear(&e);
-        CHECK(gguf_open(&g, "/", no_mmap, NULL, NULL, NULL, &e) == POLAR_IO);
+        CHECK(gguf_open(&g, "/", no_mmap, NULL, &e) == POLAR_IO);
         err_clear(&e);
-        CHECK(gguf_open(&g, "/dev/null", no_mmap, NULL, NULL, NULL, &e) != POLAR_OK);
+        CHECK(gguf_open(&g, "/dev/null", no_mmap, NULL, &e) != POLAR_OK);
     }
 }
 
@@ -533,7 +514,7 @@ TEST(writer_file) {
         CHECK(gguf_writer_finish(w, &e) == POLAR_OK);
         gguf_writer_close(w);
         CHECK(!exists(half) && exists(path));
-        CHECK(gguf_open(&g, path, i, NULL, NULL, NULL, &e) == POLAR_OK);
+        CHECK(gguf_open(&g, path, i, NULL, &e) == POLAR_OK);
         check_contents(&g);
         gguf_close(&g);
     }

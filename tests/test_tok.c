@@ -35,7 +35,7 @@ static int fixture_shared(fixture *x, const char *path) {
     memset(x, 0, sizeof *x);
     x->a = mem_allocator(NULL);
     snprintf(full, sizeof full, "%s/%s", getenv("POLAR_SHARED") ? getenv("POLAR_SHARED") : "../shared", path);
-    CHECK(gguf_open(&x->file, full, 0, NULL, NULL, NULL, &x->e) == POLAR_OK);
+    CHECK(gguf_open(&x->file, full, 0, NULL, &x->e) == POLAR_OK);
     CHECK(fixture_load(x));
     return !x->e.status;
 }
