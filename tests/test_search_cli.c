@@ -721,6 +721,168 @@ TEST(damped) {
     CHECK(count_in("damped.html", "in damped passes") == 1);
 }
 
+/* Edits that were useful come first: on this model the programs without layer 2 answer 7, the others 8, so that one
+ * program is enough where the prior knows it, for wrong questions and for right ones. */
+TEST(prior) {
+    write_text("p-new.jsonl", "{\"question\":\"a\",\"answer\":\"7\"}\n{\"question\":\"b\",\"answer\":\"7\"}\n"
+                            "{\"question\":\"c\",\"answer\":\"7\"}\n{\"question\":\"d\",\"answer\":\"8\"}\n"
+                            "{\"question\":\"e\",\"answer\":\"8\"}\n{\"question\":\"f\",\"answer\":\"7\"}\n");
+    RUN("polar search -m planted.gguf planted.jsonl -o taught.json --simulations 120", 0, "");
+    RUN("polar search -m planted.gguf p-new.jsonl -o p-new.json --simulations 1 --prior taught.json", 0,
+        "identity         33.3 %");
+    CHECK(strstr(output, "questions       6, 12 programs run") && strstr(output, "corrected       100.0 %"));
+    CHECK(count_in("p-new.json", "\"final_valid_transitions\":[[0,1,2,3],[") == 2); /* the right ones are shortened */
+    CHECK(count_in("p-new.json", "\"prior\":\"") == 1 && count_in("p-new.json", "\"prior_questions\":3") == 1);
+    RUN("polar search -m planted.gguf p-new.jsonl -o p-none.json --simulations 1", 0, "");
+    CHECK(!strstr(output, "corrected       100.0 %") && !count_in("p-none.json", "prior"));
+    /* the first programs are those of a menu; what the tree proposes of them is not run again */
+    RUN("polar search -m planted.gguf p-new.jsonl -o p-first.json --simulations 1 --prior taught.json --first 1", 0,
+        "corrected       100.0 %");
+    CHECK(count_in("p-first.json", "\"simulation\":-1") == 6 && count_in("p-first.json", "\"first\":1") == 1);
+    RUN("polar search -m planted.gguf p-new.jsonl -o p-first40.json --simulations 40 --prior taught.json --first 20", 0,
+        "");
+    {
+        static char paths[16000];
+        for (int i = 0; i < 6; i++) {
+            char *path = paths;
+            int n = 0;
+            found_paths("p-first40.json", i, paths, sizeof paths);
+            for (char *end; (end = strchr(path, ']')); path = end + 1, n++) {
+                char path_text[64];
+                snprintf(path_text, sizeof path_text, "%.*s", (int)(end + 1 - path), path);
+                CHECK(!strstr(end, path_text)); /* none twice */
+            }
+            CHECK(n > 21 && n <= 41);
+        }
+    }
+    RUN("polar search -m other.gguf p-new.jsonl -o x.json --prior taught.json", 1,
+        "taught.json was made with another model: its checksum is ");
+    write_text("p-bare.json", "{\"samples\":[]}\n");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --prior p-bare.json", 1,
+        "p-bare.json has no header of polar search");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --prior planted.jsonl", 1, "planted.jsonl has no header");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --prior taught.json --pilot 2", 2, "exclude each other");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --first 3", 2, "--first: --prior or --pilot says");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --pilot 6", 2,
+        "has 6 questions, of which some must be left");
+    RUN("polar search -m planted.gguf p-new.jsonl -o x.json --rule released --prior taught.json", 2, "textbook rule");
+    CHECK(!exists("x.json"));
+}
+
+/* The header of a file with other samples behind it. */
+static void write_samples_like(const char *name, const char *like, const char *samples) {
+    size_t n;
+    char *text = read_back(like, &n), *end = text ? strstr(text, "\"samples\":[") : NULL;
+    CHECK(end != NULL);
+    if (end) {
+        char *out = malloc(n + strlen(samples) + 20);
+        const size_t before = (size_t)(end - text) + 11;
+        memcpy(out, text, before);
+        strcpy(out + before, samples);
+        write_file(name, out, before + strlen(samples));
+        free(out);
+    }
+    free(text);
+}
+
+/* Samples of which nothing can be learned, and those that are none. */
+TEST(bad_prior) {
+    static const char *const samples[][2] = {
+        {"]}\n", "h.json: no question has a result of the identity, so that nothing is taught"},
+        {"{\"final_valid_transitions\":[[0,1]]}]}\n", "h.json: no question has a result of the identity"},
+        {"{\"search_trajectory\":[{\"path\":7,\"reward\":1}]}]}\n", "h.json:2: a path is no list of layers"},
+        {"{\"final_valid_transitions\":[[0,1,2,3],[99],[-1],[]]},", "h.json"}};
+    for (int i = 0; i < (int)COUNT(samples); i++) {
+        write_samples_like("h.json", "whole.json", samples[i][0]);
+        RUN(CHOICE "-o x.json --prior h.json", 1, samples[i][1]);
+    }
+    /* programs that this model has not are passed over */
+    write_samples_like("h.json", "whole.json", "{\"final_valid_transitions\":[[0,1,2,3],[99],[-1],[],[0,2]],"
+                                               "\"final_invalid_transitions\":[[3,2,1,0]]}]}\n");
+    RUN(CHOICE "-o h2.json --prior h.json --first 9", 0, "questions       7");
+    CHECK(!exists("x.json") && !count_in("h2.json", "[99") && !count_in("h2.json", "[3,2,1,0]"));
+}
+
+/* The same bytes by one run, by parts that are joined, and after an end in the middle. */
+static void check_pieces(const char *options) {
+    char command[500];
+    size_t n = 0;
+    char *text;
+    const char *const outputs[] = {"-o piece.json", "-o piece1.json --shard 1/3", "-o piece2.json --shard 2/3",
+                                   "-o piece3.json --shard 3/3", "-o whole_again.json -t 1"};
+    for (int i = 0; i < (int)COUNT(outputs); i++) {
+        snprintf(command, sizeof command, CHOICE "%s %s", options, outputs[i]);
+        if (i == 4) CHECK(!mkdir(there("whole_again.json"), 0777));
+        RUN(command, i == 4, "");
+    }
+    CHECK(!rmdir(there("whole_again.json")) && (text = read_back("whole_again.json.journal", &n)));
+    for (size_t cut = 1; cut < 8; cut++) {
+        write_file("whole_again.json.journal", text, n * cut / 8);
+        RUN(command, 0, "");
+        CHECK(same_files("whole_again.json", "piece.json"));
+        remove(there("whole_again.json"));
+    }
+    free(text);
+    RUN("polar merge piece3.json piece1.json piece2.json -o piece123.json", 0, "questions       7, ");
+    CHECK(same_files("piece123.json", "piece.json") && !same_files("piece.json", "whole.json"));
+    for (int i = 0; i < 4; i++) {
+        const char *const names[] = {"piece.json", "piece1.json", "piece2.json", "piece3.json"};
+        remove(there(names[i]));
+    }
+    remove(there("piece123.json"));
+}
+
+TEST(prior_pieces) {
+    check_pieces("--prior whole.json --first 4");
+    check_pieces("--pilot 4 --first 3");
+    RUN(CHOICE "--pilot 4 -o pilot.json", 0, ""); /* its questions are searched as ever, with more simulations */
+    RUN(CHOICE "--simulations 200 --limit 4 -o four.json", 0, "");
+    {
+        static char one[20000], two[20000];
+        found_paths("pilot.json", 3, one, sizeof one);
+        found_paths("four.json", 3, two, sizeof two);
+        CHECK(*one);
+        CHECK_STR(one, two);
+    }
+    RUN(CHOICE "--prior four.json -o by-four.json", 0, "");
+    {
+        static char one[20000], two[20000];
+        found_paths("pilot.json", 5, one, sizeof one);
+        found_paths("by-four.json", 5, two, sizeof two);
+        CHECK_STR(one, two); /* and teach the same as a file of them */
+    }
+}
+
+TEST(ends) { /* a question ends early, and says why */
+    RUN("polar search -m planted.gguf planted.jsonl -o p-all.json --simulations 60 --in-flight 1", 0, "");
+    CHECK(!count_in("p-all.json", "\"ended\""));
+    RUN("polar search -m planted.gguf planted.jsonl -o p-ends.json --simulations 60 --in-flight 1 --enough 2 "
+        "--give-up 20 --json",
+        0, "\"n_questions\":3");
+    CHECK(count_in("p-ends.json", ",\"enough\":2,\"give_up\":20") == 1);
+    CHECK(count_in("p-ends.json", "\"ended\":\"enough\"") == 1); /* eight */
+    CHECK(count_in("p-ends.json", "\"ended\":\"given up\"") == 2); /* seven, too early, and nine */
+    {
+        static char paths[8000], all[8000];
+        int n = 0;
+        found_paths("p-ends.json", 2, paths, sizeof paths);
+        found_paths("p-all.json", 2, all, sizeof all);
+        for (char *s = paths; (s = strchr(s, ']')); s++) n++;
+        CHECK(n == 21 && !strncmp(paths, all, strlen(paths))); /* the identity and 20, as they would have come */
+    }
+    RUN("polar search -m planted.gguf planted.jsonl -o p-short.json --simulations 120 --short-enough 0.25", 0, "");
+    CHECK(count_in("p-short.json", "\"ended\":\"short enough\"") == 2);
+    RUN("polar search -m planted.gguf planted.jsonl -o p-full.json --simulations 60 --short-enough 1", 0, "");
+    CHECK(count_in("p-full.json", "\"initial_score\":1,") == 1);
+    {
+        static char paths[8000];
+        found_paths("p-full.json", 1, paths, sizeof paths);
+        CHECK_STR(paths, "[0,1,2,3]"); /* the identity is enough there */
+    }
+    RUN("polar search -m planted.gguf planted.jsonl -o x.json --enough -1", 2, "expected numbers > 0");
+    RUN("polar search -m random.gguf whole.json --menu 3 --enough 1 -o x.json", 2, "--menu runs none");
+}
+
 /* It checks by itself that all ways to evaluate give the same. */
 TEST(bench) {
     RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 "
@@ -731,12 +893,35 @@ TEST(bench) {
     RUN("polar bench --search -m random.gguf --in-flight 0", 2, "polar bench: expected --programs, ");
 }
 
+/* Coverage of questions that can be counted by hand: seven and nine are wrong, eight is right. */
+TEST(coverage) {
+    RUN("polar search -m planted.gguf planted.jsonl -o taught.json --simulations 120", 0, "");
+    write_text("asked.jsonl", "{\"question\":\"A\",\"answer\":\"7\"}\n{\"question\":\"B\",\"answer\":\"9\"}\n"
+                              "{\"question\":\"C\",\"answer\":\"8\"}\n{\"question\":\"eight\",\"answer\":\"8\"}\n");
+    RUN("polar bench --search --coverage asked.jsonl --prior taught.json -m planted.gguf --programs 60 --few 10 "
+        "--alone 2 -t 1 --json",
+        0, "1 questions are left out: the prior was made of them");
+    CHECK(strstr(output, "{\"way\":\"textbook\",\"programs\":40,\"passes\":"));
+    CHECK(strstr(output, "\"corrected\":5e+01,\"shortened\":1e+02,\"shortest\":2}"));
+    CHECK(strstr(output, "{\"way\":\"released rule\",\"programs\":5,"));
+    CHECK(strstr(output, "{\"way\":\"menu, then prior\",\"programs\":10,"));
+    CHECK(strstr(output, "{\"way\":\"prior\",\"programs\":5,\"passes\":"));
+    CHECK(strstr(output, "{\"way\":\"textbook, one at a time\",\"seconds\":"));
+    RUN("polar bench --search --coverage asked.jsonl -m planted.gguf --programs 5 --alone 1", 0,
+        "4 questions, of which the identity answers 2; layer calls per question, in passes through all layers\n");
+    CHECK(!strstr(output, "menu") && strstr(output, "\nsingle edits at random "));
+    RUN("polar bench --coverage asked.jsonl -m planted.gguf", 2, "--coverage goes with --search");
+    RUN("polar bench --search --coverage asked.jsonl -m planted.gguf --few 64", 2, "--few 1..63");
+    RUN("polar bench --search --coverage asked.jsonl -m other.gguf --prior taught.json", 1, "another model");
+}
+
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
     T(planted), T(last_answer), T(trajectory), T(settings), T(fields), T(bad_input), T(long_questions), T(other_kinds),
     T(choices), T(groups),
     T(kill), T(torn), T(resume), T(interrupt),
-    T(disk_full), T(shards), T(parallel), T(menu), T(damped), T(bench),
+    T(disk_full), T(shards), T(parallel), T(menu), T(damped), T(prior), T(bad_prior),
+    T(prior_pieces), T(ends), T(bench), T(coverage),
 };
 
 int main(int argc, char **argv) {

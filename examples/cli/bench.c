@@ -1,4 +1,5 @@
 /* polar bench: speed and memory of models. Shows how the time of an evaluation is spent. */
+#include "bench_coverage.h"
 #include "bench_predict.h"
 
 #ifdef __linux__
@@ -142,12 +143,27 @@ static int bench_searches(const cli *c, const char *file, const bench_options *o
     return status;
 }
 
+/* With --coverage FILE, likewise. */
+static int bench_coverages(const cli *c, const char *file, const bench_options *o, const bench_search_options *s,
+                           bench_coverage_options *v) {
+    int status = 0;
+    if (s->programs < 1 || v->few < 1 || v->few >= POLAR_MAX_MENU || v->limit < 0 || s->max_tokens < 1 ||
+        s->alone < 1 || s->cache_mb < 1)
+        return cli_usage("expected --programs, --max-tokens, --alone and --cache-mb >= 1, --few 1..%d, --limit >= 0",
+                         POLAR_MAX_MENU - 1);
+    v->programs = s->programs, v->alone = s->alone, v->max_tokens = s->max_tokens, v->cache_mb = s->cache_mb;
+    v->threads = o->threads, v->json = o->json, v->cpu = o->cpu, v->kv_type = o->kv_type, v->cpu_time = s->cpu_time;
+    for (int i = file ? -1 : 0; i < c->n_args && !status; i++) status = bench_coverage(i < 0 ? file : c->args[i], v);
+    return status;
+}
+
 int command_bench(cli *c) {
     bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
     bench_search_options s = {0, 200, 64, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16, NULL, 0};
     const char *file = NULL;
     int search = 0, predict = 0, train = 0;
     bench_predict_options p = {0, 0, 0, 0, 2, 0, 20, 8, 1024, NULL};
+    bench_coverage_options v = {.few = 40, .limit = 100};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &file, "FILE", "a GGUF model; more may follow as words"},
         CLI_UNKNOWN_OPTION,
@@ -166,6 +182,13 @@ int command_bench(cli *c) {
         {"cache-mb", 0, CLI_INT, &s.cache_mb, "N", "of --search: memory for what programs share (1024)"},
         {"parts", 0, CLI_FLAG, &s.parts, NULL, "of --search: each part of the method by itself, and each left out"},
         {"grow", 0, CLI_TEXT, &s.grow, "WHAT", "of --search: a line for 25..400 programs, or prompt: 50..400 tokens"},
+        {"coverage", 0, CLI_FILE, &v.questions, "FILE",
+         "of --search: on these questions, how many programs the ways to search need; with --programs, --max-tokens; "
+         "--alone is the number of questions that are also run one program at a time"},
+        {"prior", 0, CLI_FILE, &v.prior, "FILE",
+         "of --coverage: a search of other questions, see polar search --prior"},
+        {"few", 0, CLI_INT, &v.few, "N", "of --coverage: programs of the ways with a prior (40)"},
+        {"limit", 0, CLI_INT, &v.limit, "N", "of --coverage: the first N questions; 0: all (100)"},
         {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search, --predict: processor time instead of the clock's"},
         {"predict", 0, CLI_FLAG, &predict, NULL, "what a prediction costs, in percent of the prefill"},
         {"layer", 0, CLI_INT, &p.layer, "N", "of --predict: layers executed before its features (2)"},
@@ -185,6 +208,8 @@ int command_bench(cli *c) {
     if (!file && !c->n_args) return cli_usage("no model: polar bench -m FILE [FILE ...]");
     if (o.prompt < 1 || o.decode < 0 || o.repeat < 1 || o.repeat > MAX_REPEAT)
         return cli_usage("expected --prompt >= 1, --decode >= 0, --repeat 1..%d", MAX_REPEAT);
+    if (search && v.questions) return bench_coverages(c, file, &o, &s, &v);
+    if (v.questions || v.prior) return cli_usage("--coverage goes with --search, --prior with --coverage");
     if (search) return bench_searches(c, file, &o, &s);
     for (int i = file ? -1 : 0; predict && i < c->n_args; i++)
         if ((status = bench_predict(i < 0 ? file : c->args[i], &p))) return status;

@@ -383,6 +383,8 @@ int cli_open_model(const char *path, const char *cpu, int vocab_only, polar_mode
 int cli_save_predictor(const polar_predictor *predictor, const char *path);
 /* Writes the member "model" of a file's header: name, architecture, layers, checksum. */
 void cli_put_model(FILE *f, const polar_model *model);
+/* 0 if the header of a file is of results of this model, by its checksum; else 1 after a message. */
+int cli_check_model(const char *file, const json *header, const polar_model *model);
 /* Executions of each layer, negative where they are damped passes. Returns the number of calls. */
 int cli_program_times(const polar_program *program, int *times);
 /* The path as JSON, null where the program has none. */

@@ -26,6 +26,7 @@ typedef struct program {
 
 typedef struct chooser {
     int n_layer, n_questions, n_programs, n_results, table_size;
+    int n_limits; /* N_LIMITS, or 1: programs of any length only */
     int capacity_programs, capacity_results;
     program *programs;
     result *results;
@@ -179,7 +180,7 @@ static int choose(chooser *c, menu *m, const program *p) {
     e->n = p->n;
     m->n++;
     mark_known(c, p, 1);
-    for (int limit = 0; limit < N_LIMITS; limit++)
+    for (int limit = 0; limit < c->n_limits; limit++)
         for (int q = 0; q < c->n_questions && fits(c, p, limit); q++) c->miss[limit][q] *= 1 - chance(c, s, q);
     mark_known(c, p, 0);
     return 0;
@@ -210,7 +211,7 @@ static int rank(const chooser *c, int limit, ranked *list) {
 
 static int choose_all(chooser *c, menu *m, int size, ranked *const lists[N_LIMITS], const int n[N_LIMITS]) {
     int none = 0, status = 0;
-    for (int limit = 0; m->n < size && none < N_LIMITS && !status; limit = (limit + 1) % N_LIMITS) {
+    for (int limit = 0; m->n < size && none < c->n_limits && !status; limit = (limit + 1) % c->n_limits) {
         const program *best = NULL;
         double most = 0;
         for (int i = 0; i < n[limit]; i++) {
@@ -235,7 +236,7 @@ static int choose_from(chooser *c, menu *m, int size) {
     for (int i = 0; i < c->n_layer; i++) path[i] = i;
     known = *find_slot(c, path, c->n_layer) ? &c->programs[*find_slot(c, path, c->n_layer) - 1] : &identity;
     status = choose(c, m, known);
-    for (int i = 0; i < N_LIMITS && !status; i++) {
+    for (int i = 0; i < c->n_limits && !status; i++) {
         if (!(lists[i] = malloc(((size_t)c->n_programs + 1) * sizeof *lists[i]))) status = cli_fail("out of memory");
         else n[i] = rank(c, i, lists[i]);
     }
@@ -277,7 +278,7 @@ static int collect_paths(chooser *c, const polar_train_question *questions) {
 
 /* From a file with its questions, or from the paths of n_questions. */
 static int choose_menu(menu *m, int size, int n_layer, const char *file, const cli_questions *questions,
-                       const polar_train_question *paths, int n_questions) {
+                       const polar_train_question *paths, int n_questions, int n_limits) {
     chooser c;
     const size_t bytes = (size_t)n_questions * sizeof(double);
     int status;
@@ -285,6 +286,7 @@ static int choose_menu(menu *m, int size, int n_layer, const char *file, const c
     memset(m, 0, sizeof *m);
     m->n_layer = c.n_layer = n_layer;
     c.n_questions = n_questions;
+    c.n_limits = n_limits;
     status = !(c.odds = malloc(bytes)) || !(c.known = malloc(bytes)) || !grow_table(&c);
     for (int i = 0; i < N_LIMITS; i++) status |= !(c.miss[i] = malloc(bytes));
     if (status) cli_fail("out of memory");
@@ -299,11 +301,12 @@ static int choose_menu(menu *m, int size, int n_layer, const char *file, const c
 }
 
 int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions) {
-    return choose_menu(m, size, n_layer, file, questions, NULL, questions->n);
+    return choose_menu(m, size, n_layer, file, questions, NULL, questions->n, N_LIMITS);
 }
 
-int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions) {
-    return choose_menu(m, size, n_layer, NULL, NULL, questions, n_questions);
+int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions,
+                    int any_length) {
+    return choose_menu(m, size, n_layer, NULL, NULL, questions, n_questions, any_length ? 1 : N_LIMITS);
 }
 
 int menu_add(menu *m, const char *text) {

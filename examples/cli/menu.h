@@ -17,8 +17,9 @@ typedef struct menu {
 
 /* Chooses at most `size` programs by the results in a supervision file. 0, or 1 after a message; free it then, too. */
 int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions);
-/* The same by what training reads. */
-int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions);
+/* The same by what training reads; with `any_length` 1 lengths do not matter. */
+int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions,
+                    int any_length);
 /* Adds a program that somebody names, unless the menu has it. 0, or an exit status after a message. */
 int menu_add(menu *m, const char *program);
 void menu_free(menu *m);

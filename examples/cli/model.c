@@ -61,6 +61,15 @@ int cli_save_predictor(const polar_predictor *predictor, const char *path) {
     return failed;
 }
 
+int cli_check_model(const char *file, const json *header, const polar_model *model) {
+    const char *checksum = json_get_text(json_get(header, "model"), "checksum");
+    char mine[20];
+    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)polar_model_checksum(model));
+    if (checksum && !strcmp(checksum, mine)) return 0;
+    return cli_fail("%s was made with another model: its checksum is %s there and %s here", file,
+                    checksum ? checksum : "not set", mine);
+}
+
 void cli_put_model(FILE *f, const polar_model *model) {
     polar_model_info i;
     polar_model_get_info(model, &i);

@@ -133,6 +133,7 @@ void sample_put(FILE *f, int index, const cli_question *q, const trials *t) {
     fprintf(f, ",\"sample_info\":");
     cli_question_put_info(f, q, t->prompt);
     put_results(f, t);
+    if (t->ended) fprintf(f, ",\"ended\":\"%s\"", t->ended);
     if (t->more) fputs(t->more, f);
     fputc('}', f);
 }

@@ -21,9 +21,9 @@ typedef struct trials {
     trial *items;
     int n_layer; /* of the model: to be set before trials with damped segments are read or written, as text */
     /* Of samples that are written, borrowed, else NULL: the trials in the order of the lists of results, the prompt that
-     * goes into sample_info, and text of more members. */
+     * goes into sample_info, why the search ended early, and text of more members. */
     const int *order;
-    const char *prompt, *more;
+    const char *prompt, *ended, *more;
 } trials;
 /* A new trial with copies of the paths; NULL without memory. */
 trial *trials_add(trials *t, const int *path, int n, const int *parent, int n_parent);

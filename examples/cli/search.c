@@ -1,9 +1,7 @@
 /* polar search: programs that answer each question. Shows polar_search with polar_many. */
-#include "evaluate.h"
-#include "menu.h"
 #include "planted.h"
 #include "released.h"
-#include "samples.h"
+#include "searcher.h"
 
 #include <limits.h>
 
@@ -12,10 +10,10 @@ typedef struct search_options {
     evaluate_options evaluate;
     cli_list also;
     int in_flight, menu, json;
-    int is_released; /* the rule, with these bounds of a program's calls; 0: as released_bounds says */
-    int min_calls, max_calls, log_all;
-    int seed_per_question, one_seed;
-    polar_search_options search;
+    const char *prior; /* a search of other questions, or NULL */
+    int pilot;         /* or so many questions of this one; 0: none */
+    int n_first;
+    searcher_options how;
 } search_options;
 
 /* A finished question: where its sample stands in the journal. */
@@ -39,9 +37,8 @@ typedef struct run {
     cli_objects samples; /* --menu: the results of a search */
     int at_sample;
     menu menu;
-    trials trials;
-    int *order;   /* of the trials in the lists of results, by the released rule */
-    cli_text log; /* of its simulations */
+    searcher s;
+    prior prior;
     double began, told;
     int n_before; /* questions done by earlier runs */
     double n_programs_before;
@@ -54,22 +51,37 @@ typedef struct run {
  * polar_many_stream (--reward choice, which runs one at a time: when the one before ends). */
 #define TRAJECTORY 2
 
+#define PILOT_SIMULATIONS 200 /* at least */
+
+/* What is set only where somebody asked for it: prior and ends of questions. */
+static void put_extras(FILE *f, const run *r) {
+    const search_options *o = r->o;
+    if (o->prior)
+        fprintf(f, ",\"prior\":\"%016llx\",\"prior_questions\":%d", (unsigned long long)r->prior.checksum, r->prior.n);
+    if (o->pilot) fprintf(f, ",\"pilot\":%d", o->pilot);
+    if (o->n_first) fprintf(f, ",\"first\":%d", o->n_first);
+    if (o->how.enough) fprintf(f, ",\"enough\":%d", o->how.enough);
+    if (o->how.give_up) fprintf(f, ",\"give_up\":%d", o->how.give_up);
+    if (o->how.short_enough > 0) json_put_number(f, "short_enough", o->how.short_enough);
+}
+
 /* Everything that results depend on. */
 static void put_settings(FILE *f, const run *r) {
     const search_options *o = r->o;
-    const polar_search_options *s = &o->search;
+    const polar_search_options *s = &o->how.search;
     fputc('{', f);
     evaluate_put(f, &o->evaluate, &r->e.prompt);
-    if (o->is_released) {
+    put_extras(f, r);
+    if (o->how.is_released) {
         fprintf(f, ",\"rule\":\"released\",\"simulations\":%d,\"min_calls\":%d,\"max_calls\":%d,\"log_all\":%d",
-                CLI_VALUE(s->simulations), o->min_calls, o->max_calls, o->log_all);
-        fprintf(f, ",\"one_seed\":%d,\"seed\":%llu}", !o->seed_per_question, (unsigned long long)s->seed);
+                CLI_VALUE(s->simulations), o->how.min_calls, o->how.max_calls, o->how.log_all);
+        fprintf(f, ",\"one_seed\":%d,\"seed\":%llu}", !o->how.seed_per_question, (unsigned long long)s->seed);
         return;
     }
     fprintf(f, ",\"simulations\":%d,\"space\":\"%s\",\"max_length\":%d,\"max_times\":%d", CLI_VALUE(s->simulations),
             polar_search_space_name(s->space), s->max_length, s->max_times);
     if (s->max_damped) fprintf(f, ",\"max_damped\":%d", s->max_damped);
-    if (o->one_seed) fprintf(f, ",\"one_seed\":1");
+    if (o->how.one_seed) fprintf(f, ",\"one_seed\":1");
     json_put_number(f, "max_cost", s->max_cost);
     json_put_number(f, "lambda", CLI_VALUE(s->length_penalty));
     json_put_number(f, "c", CLI_VALUE(s->exploration));
@@ -123,6 +135,11 @@ static int n_mine(const run *r) {
     return shard_size(r->shard, r->questions.n);
 }
 
+/* Every part of a run searches the questions of the pilot, and writes those of its own. */
+static int is_done_here(const run *r, int index) {
+    return shard_has(r->shard, index) || index < r->o->pilot;
+}
+
 static int n_layer(const run *r) {
     return r->info.n_layer;
 }
@@ -135,12 +152,12 @@ static int on_record(void *user, polar_span text, int64_t at) {
     int index, status = 0;
     json_document *d = json_read(text.text, text.length, &error, &where);
     if (!d || !json_int(json_get(json_root(d), "index"), &index) || index < 0 || index >= r->questions.n ||
-        !shard_has(r->shard, index) || r->places[index].length)
+        !is_done_here(r, index) || r->places[index].length)
         status = cli_fail("%s: a record belongs to no question of this run, or is there twice", r->journal.path);
     else {
         r->places[index].at = at;
         r->places[index].length = text.length;
-        status = summary_add(&r->summary, json_root(d), n_layer(r));
+        if (shard_has(r->shard, index)) status = summary_add(&r->summary, json_root(d), n_layer(r));
     }
     json_free(d);
     return status;
@@ -204,214 +221,28 @@ static void tell(run *r, int running) {
 
 /* --- one question ----------------------------------------------------------------------------------------- */
 
+static void on_tell(void *user, int n_done) {
+    tell(user, n_done);
+}
+
 static int on_progress(void *user, double done) {
     (void)user, (void)done;
     return cli_interrupted();
 }
 
-/* Takes over an attempt: its answer too. */
-static void set_trial(trial *t, const attempt *a) {
-    t->reward = a->reward;
-    t->answer = a->answer;
-    t->n_tokens = a->n_tokens;
-    t->stop = a->stop;
-    t->logprob = a->logprob;
-}
-
-/* Runs paths that are in r->trials from `first` on. */
-static int run_trials(run *r, int first) {
-    int n = r->trials.n - first, status;
-    polar_path *paths = calloc((size_t)n, sizeof *paths);
-    attempt *attempts = malloc((size_t)n * sizeof *attempts);
-    if (!paths || !attempts) {
-        free(paths);
-        free(attempts);
-        return cli_fail("out of memory");
-    }
-    for (int i = 0; i < n; i++) {
-        paths[i].calls = r->trials.items[first + i].path;
-        paths[i].n = r->trials.items[first + i].n;
-    }
-    status = evaluator_run(&r->e, paths, n, attempts);
-    for (int i = 0; i < n; i++) {
-        if (status) free(attempts[i].answer);
-        else set_trial(&r->trials.items[first + i], &attempts[i]);
-    }
-    free(paths);
-    free(attempts);
-    return status;
-}
-
-/* A search on its way. Ids of the search are the indexes of the trials and the numbers of the stream. */
-typedef struct flight {
-    run *r;
-    polar_search *search;
-    int n_done;
-} flight;
-
-/* The next proposal; polar_search says when enough are waiting. The identity runs alone: its answer is a guess for the
- * others. */
-static int propose(void *user, polar_path *path) {
-    flight *f = user;
-    run *r = f->r;
-    int calls[POLAR_MAX_CALLS], id;
-    polar_program program;
-    polar_search_result result;
-    const trial *parent;
-    trial *t;
-    if ((r->trials.n && !f->n_done) || (id = polar_search_next(f->search, &program)) < 0) return 0;
-    polar_search_get(f->search, id, &result);
-    parent = result.parent < 0 ? NULL : &r->trials.items[result.parent];
-    if (!(t = trials_add(&r->trials, calls, polar_program_calls(&program, calls, POLAR_MAX_CALLS),
-                         parent ? parent->path : NULL, parent ? parent->n : 0)))
-        return -cli_fail("out of memory");
-    t->simulation = result.simulation;
-    path->calls = t->path;
-    path->n = t->n;
-    return 1;
-}
-
-static int report(void *user, int id, const attempt *a) {
-    flight *f = user;
-    polar_error error;
-    set_trial(&f->r->trials.items[id], a);
-    f->n_done++;
-    if (polar_search_report(f->search, id, a->reward, &error)) return cli_fail("%s", error.message);
-    tell(f->r, f->n_done);
-    return cli_interrupted() ? EVALUATE_CANCELLED : 0;
-}
-
-static int search_question(run *r, const cli_question *q) {
-    flight f = {r, NULL, 0};
-    const evaluator_stream stream = {propose, report, &f};
-    polar_error error;
-    int status;
-    if ((status = evaluator_question(&r->e, q))) return status;
-    if (polar_search_create(&f.search, r->info.n_layer, q->text, r->o->one_seed ? 0 : strlen(q->text), &r->o->search,
-                            &error))
-        return cli_fail("%s", error.message);
-    status = evaluator_run_stream(&r->e, &stream);
-    polar_search_free(f.search);
-    return status;
-}
-
-/* A search by the released rule on its way. */
-typedef struct released_flight {
-    run *r;
-    released_search *search;
-    int n_done;
-} released_flight;
-
-/* The next proposal, when the reward of the one before is known. Its parent was not always run itself. */
-static int propose_released(void *user, polar_path *path) {
-    released_flight *f = user;
-    run *r = f->r;
-    int calls[RELEASED_MAX_CALLS], before[RELEASED_MAX_CALLS], n;
-    released_node node, parent = {NULL, 0, -1, 0};
-    trial *t;
-    if (f->n_done < r->trials.n || !(n = released_next(f->search, calls))) return 0;
-    if (n < 0) return -cli_fail("out of memory");
-    node = released_get_node(f->search, released_current(f->search));
-    if (node.parent >= 0) parent = released_get_node(f->search, node.parent);
-    for (int i = 0; i < parent.n_path; i++) before[i] = parent.path[i];
-    if (!(t = trials_add(&r->trials, calls, n, parent.path ? before : NULL, parent.n_path)))
-        return -cli_fail("out of memory");
-    t->simulation = f->n_done ? released_n_steps(f->search) + 1 : 0;
-    path->calls = t->path;
-    path->n = n;
-    return 1;
-}
-
-static int report_released(void *user, int id, const attempt *a) {
-    released_flight *f = user;
-    set_trial(&f->r->trials.items[id], a);
-    f->n_done++;
-    released_report(f->search, a->reward);
-    tell(f->r, f->n_done);
-    return cli_interrupted() ? EVALUATE_CANCELLED : 0;
-}
-
-/* The nodes that simulations ended at or passed, [number of the parent among them or -1, path], and the simulations:
- * [number of the node, value that was backed up from there, 1 if the node was run for it]. So a node's visits are the
- * simulations at it and below. Numbers of nodes are in the order in which the search made them. */
-static int put_log(FILE *f, const released_search *s, int n_nodes) {
-    int *number = malloc(((size_t)n_nodes + 1) * sizeof *number), n = 0;
-    if (!number) return cli_fail("out of memory");
-    fprintf(f, ",\"search_nodes\":[");
-    for (int i = 0; i < n_nodes; i++) {
-        const released_node x = released_get_node(s, i);
-        if (!x.visits && i) continue;
-        number[i] = n;
-        fprintf(f, n++ ? ",[%d,[" : "[%d,[", x.parent < 0 ? -1 : number[x.parent]);
-        for (int k = 0; k < x.n_path; k++) fprintf(f, k ? ",%d" : "%d", x.path[k]);
-        fputs("]]", f);
-    }
-    fprintf(f, "],\"search_simulations\":[");
-    for (int i = 0; i < released_n_steps(s); i++) {
-        const released_step x = released_get_step(s, i);
-        fprintf(f, i ? ",[%d,%d,%d]" : "[%d,%d,%d]", number[x.node], (int)x.reward, x.path != NULL);
-    }
-    fputc(']', f);
-    free(number);
-    return 0;
-}
-
-/* The lists of results in the order of the release, and the log if it is asked for: for sample_put. */
-static int finish_released(run *r, const released_search *s) {
-    released_result *list = NULL;
-    const int n = released_results(s, &list);
-    int status = 0, path[RELEASED_MAX_CALLS], n_nodes = 1;
-    FILE *f;
-    cli_text_free(&r->log);
-    free(r->order);
-    r->order = malloc(((size_t)r->trials.n + 1) * sizeof *r->order);
-    if (n != r->trials.n || !r->order) status = cli_fail("out of memory");
-    for (int i = 0; i < n && !status; i++) {
-        for (int k = 0; k < list[i].n_path; k++) path[k] = list[i].path[k];
-        r->order[i] = trials_find(&r->trials, path, list[i].n_path);
-    }
-    free(list);
-    for (int i = 0; i < released_n_steps(s); i++)
-        if (released_get_step(s, i).node >= n_nodes) n_nodes = released_get_step(s, i).node + 1;
-    if (!status && r->o->log_all) {
-        if ((f = cli_text_open(&r->log))) status = put_log(f, s, n_nodes);
-        status = cli_text_close(&r->log) || status;
-    }
-    r->trials.order = r->order;
-    r->trials.prompt = strcmp(r->e.prompt.how.text, cli_published_prompt) ? r->e.prompt.how.text : cli_stored_prompt;
-    r->trials.more = r->o->log_all ? r->log.text : NULL;
-    return status;
-}
-
-static int search_released(run *r, const cli_question *q) {
-    const search_options *o = r->o;
-    const uint64_t seed = o->seed_per_question ? released_question_seed(o->search.seed, q->text) : o->search.seed;
-    released_flight f = {r, NULL, 0};
-    const evaluator_stream stream = {propose_released, report_released, &f};
-    int status;
-    if ((status = evaluator_question(&r->e, q))) return status;
-    f.search = released_create(r->info.n_layer, o->min_calls, o->max_calls, CLI_VALUE(o->search.simulations), seed);
-    if (!f.search)
-        return cli_fail("out of memory");
-    status = evaluator_run_stream(&r->e, &stream);
-    if (!status) status = finish_released(r, f.search);
-    released_free(f.search);
-    return status;
-}
-
 /* The programs of the menu that were not tried on this question; results that are known stay. */
 static int cross_question(run *r, const cli_question *q, const json *sample) {
     int status = 0, first;
-    if (!trials_read(&r->trials, sample)) return cli_fail("%s:%d: a path is no list of layers", r->file, q->line);
-    first = r->trials.n;
+    if (!trials_read(&r->s.trials, sample)) return cli_fail("%s:%d: a path is no list of layers", r->file, q->line);
+    first = r->s.trials.n;
     for (int i = 0; i < r->menu.n && !status; i++) {
         const menu_entry *m = &r->menu.entries[i];
-        if (trials_find(&r->trials, m->path, m->n) >= 0) continue;
-        if (!trials_add(&r->trials, m->path, m->n, NULL, 0)) status = cli_fail("out of memory");
+        if (trials_find(&r->s.trials, m->path, m->n) >= 0) continue;
+        if (!trials_add(&r->s.trials, m->path, m->n, NULL, 0)) status = cli_fail("out of memory");
     }
-    if (status || r->trials.n == first) return status;
-    if (!(status = evaluator_question(&r->e, q))) status = run_trials(r, first);
-    tell(r, r->trials.n - first);
+    if (status || r->s.trials.n == first) return status;
+    if (!(status = evaluator_question(&r->e, q))) status = searcher_run_trials(&r->s, first);
+    tell(r, r->s.trials.n - first);
     return status;
 }
 
@@ -429,18 +260,47 @@ static int do_question(run *r, int index) {
     int64_t at;
     FILE *f;
     int status;
-    trials_clear(&r->trials);
+    trials_clear(&r->s.trials);
     if (r->o->menu && !(sample = sample_of(r, index))) return 1;
     if (r->o->menu) status = cross_question(r, q, sample);
-    else status = r->o->is_released ? search_released(r, q) : search_question(r, q);
+    else status = searcher_run(&r->s, q);
     if (status) return status;
     if ((f = cli_text_open(&text))) {
-        if (sample) sample_put_again(f, index, sample, r->samples.object, &r->trials);
-        else sample_put(f, index, q, &r->trials);
+        if (sample) sample_put_again(f, index, sample, r->samples.object, &r->s.trials);
+        else sample_put(f, index, q, &r->s.trials);
     }
     status = cli_text_close(&text) || cli_journal_add(&r->journal, text.text, text.length, &at) ||
              on_record(r, (polar_span){text.text, text.length}, at);
     cli_text_free(&text);
+    return status;
+}
+
+/* The questions of the pilot, by the textbook's rule with all of its simulations; then the prior that they make, from
+ * the journal, so that it is the same for a run that goes on and for every part. */
+static int do_pilot(run *r) {
+    searcher_options how = r->o->how;
+    trials t = {.n_layer = r->info.n_layer};
+    int status = 0;
+    how.enough = how.give_up = 0;
+    how.short_enough = 0;
+    if (how.search.simulations < PILOT_SIMULATIONS) how.search.simulations = PILOT_SIMULATIONS;
+    r->s.o = &how;
+    for (int i = 0; i < r->o->pilot && !status; i++)
+        if (!r->places[i].length) status = cli_interrupted() ? EVALUATE_CANCELLED : do_question(r, i);
+    r->s.o = &r->o->how;
+    for (int i = 0; i < r->o->pilot && !status; i++) {
+        const char *error = "";
+        size_t at;
+        char *text = cli_journal_read(&r->journal, r->places[i].at, r->places[i].length);
+        json_document *d = text ? json_read(text, r->places[i].length, &error, &at) : NULL;
+        if (!d || !trials_read(&t, json_root(d))) status = cli_fail("%s: record %d: %s", r->journal.path, i, error);
+        else status = prior_add(&r->prior, &t);
+        json_free(d);
+        free(text);
+    }
+    trials_free(&t);
+    if (!status) status = prior_finish(&r->prior, r->o->n_first);
+    r->s.prior = &r->prior;
     return status;
 }
 
@@ -450,6 +310,7 @@ static int do_questions(run *r) {
     r->n_before = r->summary.n;
     r->n_programs_before = r->summary.n_programs;
     if (r->n_before) cli_note("%s: going on after %d of %d questions", r->journal.path, r->n_before, n_mine(r));
+    if (r->o->pilot) status = do_pilot(r);
     for (int i = 0; i < r->questions.n && !status; i++) {
         if (!shard_has(r->shard, i) || r->places[i].length) continue;
         status = cli_interrupted() ? EVALUATE_CANCELLED : do_question(r, i);
@@ -491,13 +352,9 @@ static int go(run *r) {
 /* The settings that the header of a finished search records, for the results that --menu adds. */
 static int take_settings(run *r, const json *header) {
     evaluate_options *o = &r->o->evaluate;
-    const json *s = json_get(header, "settings"), *model = json_get(header, "model"), *stop = json_get(s, "stop");
-    const char *checksum = json_get_text(model, "checksum"), *text;
-    char mine[20];
-    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)polar_model_checksum(r->model));
-    if (!checksum || strcmp(checksum, mine))
-        return cli_fail("%s was made with another model: its checksum is %s there and %s here", r->file,
-                        checksum ? checksum : "not set", mine);
+    const json *s = json_get(header, "settings"), *stop = json_get(s, "stop");
+    const char *text;
+    if (cli_check_model(r->file, header, r->model)) return 1;
     o->prompt.recorded = json_get_text(s, "prompt");
     o->prompt.chat = json_get_text(s, "chat");
     o->prompt.system = json_get_text(s, "system");
@@ -520,18 +377,32 @@ static int take_bounds(search_options *o, int n_layer) {
     int low, high;
     const int is_known = released_bounds(n_layer, &low, &high);
     released_search *s;
-    if (!is_known && (!o->min_calls || !o->max_calls) && o->preset)
+    if (!is_known && (!o->how.min_calls || !o->how.max_calls) && o->preset)
         return cli_usage("--preset %s: the paper has models of 24, 28, 36 and 48 layers, this one has %d; "
                          "--min-calls and --max-calls say the bounds for it", o->preset, n_layer);
-    if (!is_known && (!o->min_calls || !o->max_calls))
+    if (!is_known && (!o->how.min_calls || !o->how.max_calls))
         cli_note("the release has no bounds for %d layers: programs of %d to %d calls", n_layer,
-                 o->min_calls ? o->min_calls : low, o->max_calls ? o->max_calls : high);
-    if (!o->min_calls) o->min_calls = low;
-    if (!o->max_calls) o->max_calls = high;
-    if (!(s = released_create(n_layer, o->min_calls, o->max_calls, 0, 0)))
+                 o->how.min_calls ? o->how.min_calls : low, o->how.max_calls ? o->how.max_calls : high);
+    if (!o->how.min_calls) o->how.min_calls = low;
+    if (!o->how.max_calls) o->how.max_calls = high;
+    if (!(s = released_create(n_layer, o->how.min_calls, o->how.max_calls, 0, 0)))
         return cli_usage("--rule released: %d layers, %d to %d calls: expected at most %d layers and %d calls", n_layer,
-                         o->min_calls, o->max_calls, RELEASED_MAX_LAYER, RELEASED_MAX_CALLS - 4);
+                         o->how.min_calls, o->how.max_calls, RELEASED_MAX_LAYER, RELEASED_MAX_CALLS - 4);
     released_free(s);
+    return 0;
+}
+
+static int prepare_prior(run *r) {
+    const search_options *o = r->o;
+    int status;
+    if (o->pilot >= r->questions.n && o->pilot)
+        return cli_usage("--pilot %d: %s has %d questions, of which some must be left", o->pilot, r->file,
+                         r->questions.n);
+    prior_begin(&r->prior, r->info.n_layer, &o->how.search);
+    if (!o->prior) return 0;
+    if ((status = prior_read(&r->prior, o->prior, r->model)) || (status = prior_finish(&r->prior, o->n_first)))
+        return status;
+    r->s.prior = &r->prior;
     return 0;
 }
 
@@ -545,9 +416,14 @@ static int prepare(run *r, json_document **header) {
         (status = evaluate_questions(&r->questions, r->file, &r->o->evaluate)))
         return status;
     polar_model_get_info(r->model, &r->info);
-    r->trials.n_layer = r->info.n_layer;
+    r->s.o = &r->o->how;
+    r->s.e = &r->e;
+    r->s.n_layer = r->s.trials.n_layer = r->info.n_layer;
+    r->s.tell = on_tell;
+    r->s.user = r;
+    if ((status = prepare_prior(r))) return status;
     m.progress = on_progress;
-    if (r->o->is_released && (status = take_bounds(r->o, r->info.n_layer))) return status;
+    if (r->o->how.is_released && (status = take_bounds(r->o, r->info.n_layer))) return status;
     if (r->o->menu && !cli_objects_open(&r->samples, r->file)) return 1;
     if (r->samples.header.text) {
         if (!(*header = json_read(r->samples.header.text, r->samples.header.length, &error, &at)))
@@ -568,18 +444,30 @@ static int check_options(search_options *o) {
     if (!o->output) return cli_usage("no output: -o FILE names it, -o - is stdout");
     if (o->in_flight < 1 || o->in_flight > 1024) return cli_usage("--in-flight %d: expected 1..1024", o->in_flight);
     if (o->menu < 0 || o->menu > MENU_MAX) return cli_usage("--menu %d: expected 1..%d", o->menu, MENU_MAX);
+    if (o->prior && o->pilot) return cli_usage("--prior and --pilot exclude each other");
+    if (o->pilot < 0) return cli_usage("--pilot %d: expected a number of questions", o->pilot);
+    if (o->n_first < 0 || o->n_first >= MENU_MAX)
+        return cli_usage("--first %d: expected 1..%d", o->n_first, MENU_MAX - 1);
+    if (o->n_first && !o->prior && !o->pilot)
+        return cli_usage("--first: --prior or --pilot says which programs they are");
+    if ((o->prior || o->pilot) && (o->menu || o->how.is_released))
+        return cli_usage("--prior and --pilot are of the textbook rule, and go without --menu");
+    if (o->how.enough < 0 || o->how.give_up < 0 || !(o->how.short_enough >= 0))
+        return cli_usage("--enough, --give-up and --short-enough: expected numbers > 0");
+    if ((o->how.enough || o->how.give_up || o->how.short_enough > 0) && o->menu)
+        return cli_usage("--enough, --give-up and --short-enough end a search, --menu runs none");
     if (o->also.n && !o->menu) return cli_usage("--also adds programs to a menu: --menu K chooses the others");
     for (int i = 0; i < POLAR_N_SEARCH_SPACE; i++) spaces[i] = polar_search_space_name((polar_search_space)i);
     if ((space = cli_word("--space", o->space, spaces)) < 0) return 2;
-    o->search.space = (polar_search_space)space;
-    o->search.max_in_flight = o->in_flight;
+    o->how.search.space = (polar_search_space)space;
+    o->how.search.max_in_flight = o->in_flight;
     return 0;
 }
 
 /* What the search of the release sets, before the options are read, so that each can still be said otherwise. */
 static void take_released(search_options *o) {
-    o->search.simulations = 100;
-    o->search.seed = 42;
+    o->how.search.simulations = 100;
+    o->how.search.seed = 42;
     o->evaluate.kv = "shared";
     o->evaluate.prompt.chat = "raw";
     o->evaluate.is_released = 1;
@@ -599,14 +487,14 @@ static void take_preset(search_options *o, const char *preset) {
 
 static void tell_preset(const run *r) {
     const search_options *o = r->o;
-    const polar_search_options *s = &o->search;
-    const int own_seed = o->is_released ? o->seed_per_question : !o->one_seed;
+    const polar_search_options *s = &o->how.search;
+    const int own_seed = o->how.is_released ? o->how.seed_per_question : !o->how.one_seed;
     const char *prompt = "another prompt";
     char rule[200];
     if (o->evaluate.prompt.example) prompt = "the published prompt with a worked example";
     else if (!strcmp(r->e.prompt.how.text, cli_published_prompt)) prompt = "the published prompt";
-    if (o->is_released)
-        snprintf(rule, sizeof rule, "rule released, programs of %d to %d calls", o->min_calls, o->max_calls);
+    if (o->how.is_released)
+        snprintf(rule, sizeof rule, "rule released, programs of %d to %d calls", o->how.min_calls, o->how.max_calls);
     else
         snprintf(rule, sizeof rule,
                  "rule textbook with edits of up to %d layers, repeats up to %d times, lambda %g, c %g, epsilon %g, "
@@ -622,10 +510,11 @@ static void tell_preset(const run *r) {
 
 /* What belongs to one rule only is refused with the other. `textbook` are the options as they were before reading. */
 static int check_rule(search_options *o, const polar_search_options *textbook) {
-    const polar_search_options *s = &o->search;
-    if (o->one_seed && o->seed_per_question) return cli_usage("--one-seed and --seed-per-question exclude each other");
-    if (!o->is_released)
-        return !o->min_calls && !o->max_calls && !o->log_all
+    const polar_search_options *s = &o->how.search;
+    if (o->how.one_seed && o->how.seed_per_question)
+        return cli_usage("--one-seed and --seed-per-question exclude each other");
+    if (!o->how.is_released)
+        return !o->how.min_calls && !o->how.max_calls && !o->how.log_all
                    ? 0
                    : cli_usage("--min-calls, --max-calls and --log-all go with --rule released");
     if (o->menu) return cli_usage("--menu runs no search, so that it goes without --rule");
@@ -637,7 +526,7 @@ static int check_rule(search_options *o, const polar_search_options *textbook) {
                          "and --beta are of the textbook rule; the released one has them fixed");
     if (o->in_flight != 1 && o->in_flight != 8) return cli_usage("--in-flight: the released rule runs one at a time");
     o->in_flight = 1;
-    if (o->min_calls < 0 || o->max_calls < 0)
+    if (o->how.min_calls < 0 || o->how.max_calls < 0)
         return cli_usage("--min-calls and --max-calls: expected numbers of calls");
     if (!o->evaluate.prompt.prompt && !o->evaluate.prompt.example) o->evaluate.prompt.recorded = cli_published_prompt;
     if (!o->evaluate.prompt.prompt) o->evaluate.prompt.last_answer = 1;
@@ -672,10 +561,9 @@ static int run_search(run *r) {
     json_free(header);
     cli_objects_close(&r->samples);
     menu_free(&r->menu);
-    trials_free(&r->trials);
+    searcher_free(&r->s);
+    prior_free(&r->prior);
     summary_free(&r->summary);
-    cli_text_free(&r->log);
-    free(r->order);
     free(r->places);
     cli_questions_free(&r->questions);
     polar_model_close(r->model);
@@ -684,15 +572,15 @@ static int run_search(run *r) {
 
 int command_search(cli *c) {
     search_options o = {.space = "both", .rule = "textbook", .evaluate = EVALUATE_DEFAULTS, .in_flight = 8,
-                        .search = {.simulations = 200, .length_penalty = 5, .exploration = 1.41421356237309505,
+                        .how.search = {.simulations = 200, .length_penalty = 5, .exploration = 1.41421356237309505,
                                    .epsilon = 0.1, .widening_alpha = 2, .widening_beta = 0.5, .max_length = 4,
                                    .max_times = 5}};
-    polar_search_options *s = &o.search;
+    polar_search_options *s = &o.how.search;
     run r = {.o = &o};
     polar_search *tried;
     static const char *const rules[] = {"textbook", "released", NULL};
     static const char *const presets[] = {"polar-paper", "re-polar", NULL};
-    const polar_search_options textbook = o.search;
+    const polar_search_options textbook = o.how.search;
     const char *early = early_word(c, "rule"), *preset = early_word(c, "preset");
     polar_error error;
     int status, rule;
@@ -706,9 +594,10 @@ int command_search(cli *c) {
         {"planted", 0, CLI_FILE, &o.planted, "FILE", "no model: run --rule released on planted rewards, to compare"},
         {"simulations", 0, CLI_INT_OFF, &s->simulations, "N",
          "programs proposed per question, besides the identity (200; released 100)"},
-        {"min-calls", 0, CLI_INT, &o.min_calls, "N", "released rule: fewest calls of a program (as in the release)"},
-        {"max-calls", 0, CLI_INT, &o.max_calls, "N", "released rule: most calls of a program (as in the release)"},
-        {"log-all", 0, CLI_FLAG, &o.log_all, NULL,
+        {"min-calls", 0, CLI_INT, &o.how.min_calls, "N",
+         "released rule: fewest calls of a program (as in the release)"},
+        {"max-calls", 0, CLI_INT, &o.how.max_calls, "N", "released rule: most calls of a program (as in the release)"},
+        {"log-all", 0, CLI_FLAG, &o.how.log_all, NULL,
          "released rule: record every simulation, also those that ran nothing, so that visits can be counted"},
         {"space", 0, CLI_TEXT, &o.space, "SPACE", "both, skip or loop: what edits may do (both)"},
         {"max-length", 0, CLI_INT_OFF, &s->max_length, "N", "layers of an edit (4)"},
@@ -721,12 +610,24 @@ int command_search(cli *c) {
         {"alpha", 0, CLI_NUMBER_OFF, &s->widening_alpha, "X", "a node has at most alpha visits^beta children (2)"},
         {"beta", 0, CLI_NUMBER_OFF, &s->widening_beta, "X", "(0.5)"},
         {"seed", 's', CLI_U64, &s->seed, "N", "random numbers (0; released 42)"},
-        {"seed-per-question", 0, CLI_FLAG, &o.seed_per_question, NULL,
+        {"seed-per-question", 0, CLI_FLAG, &o.how.seed_per_question, NULL,
          "each question gets a seed of its own, made of this and its text (so under the textbook rule)"},
-        {"one-seed", 0, CLI_FLAG, &o.one_seed, NULL,
+        {"one-seed", 0, CLI_FLAG, &o.how.one_seed, NULL,
          "all questions get the same seed (so under the released rule): all try the same programs first, so that the "
          "same ones are found for many and look universal: agreement between questions then says nothing"},
         {"in-flight", 0, CLI_INT, &o.in_flight, "N", "programs that run at a time; 1 is the textbook search (8)"},
+        {"prior", 0, CLI_FILE, &o.prior, "FILE",
+         "a search of other questions by this model: edits that were useful there come first"},
+        {"pilot", 0, CLI_INT, &o.pilot, "N",
+         "the first N questions are searched without a prior, with at least 200 simulations, and make the one of the "
+         "others; every --shard does them anew, so with many parts search them once and take that as --prior"},
+        {"first", 0, CLI_INT, &o.n_first, "K",
+         "of the programs, begin with K that were useful for most of the prior's questions (0)"},
+        {"enough", 0, CLI_INT, &o.how.enough, "N", "end a question with N valid programs besides the identity"},
+        {"short-enough", 0, CLI_NUMBER, &o.how.short_enough, "X",
+         "end a question with a valid program of at most X passes through all layers"},
+        {"give-up", 0, CLI_INT, &o.how.give_up, "N",
+         "end a question when N programs neither corrected it nor were valid and shorter than the identity"},
         {"menu", 0, CLI_INT, &o.menu, "K", "choose K programs from the results in FILE and run them on every question"},
         {"also", 0, CLI_LIST, &o.also, "PROGRAM", "add this one to the menu; may be repeated"},
         EVALUATE_OPTIONS(o.evaluate),
@@ -740,8 +641,9 @@ int command_search(cli *c) {
     if (o.preset && o.menu) return cli_usage("--preset sets a search, --menu runs none");
     if (o.preset && (!strcmp(o.preset, "polar-paper")) != rule)
         return cli_usage("--preset %s goes with its own --rule", o.preset);
-    o.is_released = rule == 1;
-    if (o.is_released != o.evaluate.is_released || (o.preset ? !preset || strcmp(preset, o.preset) : preset != NULL))
+    o.how.is_released = rule == 1;
+    if (o.how.is_released != o.evaluate.is_released ||
+        (o.preset ? !preset || strcmp(preset, o.preset) : preset != NULL))
         return cli_usage("--rule or --preset stands there twice, or behind another option");
     if (o.planted)
         return rule == 1 && !c->n_args ? search_planted(o.planted)

@@ -438,7 +438,7 @@ static int train_paper(run *r) {
 /* The programs that cover most of what the search found, for questions on which different ones were tried. */
 static int cover_questions(run *r) {
     struct menu m;
-    int status = menu_choose_for(&m, r->o->menu_size, r->data, r->info.n_layer, r->n);
+    int status = menu_choose_for(&m, r->o->menu_size, r->data, r->info.n_layer, r->n, 0);
     for (int i = 1; i < m.n && !status; i++)
         if (!polar_program_from_path(&r->programs[r->n_programs], r->info.n_layer, m.entries[i].path, m.entries[i].n,
                                      r->info.n_layer, POLAR_MAX_CALLS, NULL))
