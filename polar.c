@@ -11094,16 +11094,6 @@ static many_answer *many_answer_create(polar_many *many, polar_stop stop, const 
     return a;
 }
 
-/* Counts what a program alone in a fresh session takes. Of n_tokens generated ones the last is evaluated only if an end
- * token was drawn behind it. Each call takes the prompt in batches of MANY_PLAIN_ROWS, then one row per token. */
-static void many_count_plain(polar_many *many, int n_calls, int n_tokens, polar_stop stop) {
-    const int64_t steps = stop == POLAR_STOP_END ? n_tokens : MAX(0, n_tokens - 1);
-    const int batches = (many->n_prompt + MANY_PLAIN_ROWS - 1) / MANY_PLAIN_ROWS;
-    many->stats.n_programs++;
-    many->stats.n_rows_plain += n_calls * (many->n_prompt + steps);
-    many->stats.n_passes_plain += n_calls * (batches + steps);
-}
-
 /* --- rows: what a program evaluates in a round --- */
 
 /* Adds a row to those of the present round. See many_row for what goes in. */
@@ -11839,7 +11829,6 @@ static polar_status many_run_admit(polar_many *many, many_run *run, polar_error 
         known = p->forced ? NULL : p->nodes[p->path.n - 1]->answer;
         if (known) {
             many_run_set_result(many, run, p->job, &known->result);
-            many_count_plain(many, p->path.n, known->result.n_tokens, known->result.stop);
             many_program_free(many, p);
             run->waiting = NULL;
             continue;
@@ -11878,7 +11867,6 @@ static polar_status many_run_finish(polar_many *many, many_run *run, many_progra
     if (!a) return POLAR_MEMORY;
     a->result.status = p->status;
     many_run_set_result(many, run, p->job, &a->result);
-    many_count_plain(many, p->path.n, p->n_tokens, p->stop);
     if (!many->options.no_share) p->nodes[p->path.n - 1]->answer = a;
     if (many->options.no_draft || p->status) return POLAR_OK;
     return many_draft_add(many, p->tokens, p->n_tokens, 0, e);
@@ -15465,6 +15453,7 @@ struct polar_trainer {
     int n_examples, n_train;       /* the first n_train are trained on, the others are of the held-out questions */
     int max_tokens;                /* the largest T */
     train_question *questions;     /* (n_questions) */
+    int *sources_order;            /* the caller's questions in random order */
     train_example *examples;       /* (n_examples): by question */
     uint8_t *labels;               /* (n_examples, D) */
     int n_steps;                   /* per epoch */
@@ -15484,7 +15473,6 @@ struct polar_trainer {
     int *batch_examples; /* (n_batch): its examples, by pass */
     double *weights;     /* (n_batch) */
     int n_batch;
-    int *pass_of;      /* per question: its pass in the batch being laid out, -1: none */
     double anti_total; /* examples with an anti-identity term, at least 1 */
     uint64_t key;      /* of the step's dropout */
     int backward;      /* 1: training; 0: validation */
@@ -16187,40 +16175,18 @@ static void train_plan(polar_trainer *t) {
     t->batches[t->n_steps] = n_units;
 }
 
-/* Sets up the passes of the present step: first counts the examples of each, then fills batch_examples. Without dropout
- * all units of a question share one pass, which changes nothing but the work; with it each unit has its own masks. */
+/* Sets up the passes of the present step, one for each of its units. */
 static void train_gather(polar_trainer *t) {
-    const int first = t->batches[t->state.step], end = t->batches[t->state.step + 1];
-    const int merge = t->options.dropout == 0;
-    int n_filled = 0, pass = 0;
-    /* one pass for each unit, or for each question, and how many examples it has */
     t->n_passes = t->n_batch = 0;
-    for (int u = first; u < end; u++) {
-        const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
-        const int question = t->examples[t->order[from]].question;
-        if (!merge || t->pass_of[question] < 0) {
-            t->passes[t->n_passes].question = question;
-            t->passes[t->n_passes].count = 0;
-            t->pass_of[question] = t->n_passes++;
-        }
-        t->passes[t->pass_of[question]].count += count;
-        t->n_batch += count;
+    for (int u = t->batches[t->state.step]; u < t->batches[t->state.step + 1]; u++) {
+        const int from = t->units[t->shuffle[u]], end = t->units[t->shuffle[u] + 1];
+        train_pass *p = &t->passes[t->n_passes++];
+        p->question = t->examples[t->order[from]].question;
+        p->first = t->n_batch;
+        p->count = end - from;
+        memcpy(t->batch_examples + p->first, t->order + from, (size_t)p->count * sizeof *t->order);
+        t->n_batch += p->count;
     }
-    /* where its examples start; count begins anew */
-    for (int i = 0; i < t->n_passes; i++) {
-        t->passes[i].first = n_filled;
-        n_filled += t->passes[i].count;
-        t->passes[i].count = 0;
-    }
-    /* the examples themselves */
-    for (int u = first; u < end; u++) {
-        const int unit = t->shuffle[u], from = t->units[unit], count = t->units[unit + 1] - from;
-        train_pass *p = &t->passes[merge ? t->pass_of[t->examples[t->order[from]].question] : pass];
-        memcpy(t->batch_examples + p->first + p->count, t->order + from, (size_t)count * sizeof *t->order);
-        p->count += count;
-        pass++;
-    }
-    for (int i = 0; i < t->n_passes; i++) t->pass_of[t->passes[i].question] = -1;
 }
 
 /* --- steps and epochs ----------------------------------------------------------------- */
@@ -16481,7 +16447,7 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     t->passes = layout_place(l, (size_t)t->max_passes, sizeof *t->passes);
     t->sums = layout_place(l, (size_t)t->max_passes, sizeof *t->sums);
     t->batch_examples = layout_place(l, (size_t)t->max_passes, sizeof *t->batch_examples);
-    t->pass_of = layout_place(l, (size_t)n_sources, sizeof *t->pass_of);
+    t->sources_order = layout_place(l, (size_t)n_sources, sizeof *t->sources_order);
     t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
     t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
     pred_place_packed(&t->net, l, 1);
@@ -16591,17 +16557,17 @@ static polar_status train_survey_all(polar_trainer *t, int n_sources, int *n_lab
     return fail(e, POLAR_ARGUMENT, "training: none of %d questions has a valid path", n_sources);
 }
 
-/* Fills questions, examples and labels. The questions are shuffled (in pass_of, which is free until the first batch),
- * so the last n_validation of them, which are held out, are a seeded choice. */
+/* Fills questions, examples and labels. The questions are shuffled, so the last n_validation of them, which are held
+ * out, are a seeded choice. */
 static void train_fill(polar_trainer *t, int n_sources) {
     const int n_layer = t->net.shape.n_layer;
     uint64_t state = pred_key(t->options.seed, TRAIN_RANDOM_SPLIT);
     int n = 0, n_train;
     /* questions with examples, in random order */
-    for (int i = 0; i < n_sources; i++) t->pass_of[i] = i;
-    train_shuffle(t->pass_of, n_sources, &state);
+    for (int i = 0; i < n_sources; i++) t->sources_order[i] = i;
+    train_shuffle(t->sources_order, n_sources, &state);
     for (int i = 0; i < n_sources; i++) {
-        const int source = t->pass_of[i];
+        const int source = t->sources_order[i];
         if (train_question_examples(&t->sources[source], source, n_layer, &t->options, NULL, NULL))
             t->questions[n++].source = source;
     }
@@ -16618,7 +16584,6 @@ static void train_fill(polar_trainer *t, int n_sources) {
         t->n_examples += x->count;
         if (q + 1 == n_train) t->n_train = t->n_examples;
     }
-    for (int i = 0; i < n_sources; i++) t->pass_of[i] = -1;
     t->n_steps = (t->n_train + t->options.batch - 1) / t->options.batch;
     t->planned = -1;
     t->state.best_epoch = -1;

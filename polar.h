@@ -547,14 +547,13 @@ typedef struct polar_many_result {
     size_t length;         /* bytes of text */
     double logprob;        /* sum of natural log probabilities of the tokens */
 } polar_many_result;
-/* What was done since creation. The counts named plain are what each program alone in a fresh session would take. */
+/* What was done since creation. */
 typedef struct polar_many_stats {
-    int64_t n_programs;
-    int64_t n_rows, n_rows_plain;     /* positions taken through a layer */
-    int64_t n_passes, n_passes_plain; /* passes over the weights of a layer */
-    int64_t n_recomputed;             /* prefixes computed again because they had been dropped */
-    int64_t n_drafted, n_accepted;    /* draft tokens evaluated; those that turned out to be right */
-    size_t cache_bytes, peak_bytes;   /* memory held now; the most that was held at a time */
+    int64_t n_rows;                 /* positions taken through a layer */
+    int64_t n_passes;               /* passes over the weights of a layer */
+    int64_t n_recomputed;           /* prefixes computed again because they had been dropped */
+    int64_t n_drafted, n_accepted;  /* draft tokens evaluated; those that turned out to be right */
+    size_t cache_bytes, peak_bytes; /* memory held now; the most that was held at a time */
 } polar_many_stats;
 POLAR_API polar_status polar_many_create(polar_many **out, const polar_model *model, const polar_many_options *options,
                                          polar_error *error);

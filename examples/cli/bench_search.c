@@ -32,6 +32,8 @@ typedef struct search_time {
     double each[BENCH_ROUNDS];
     int n;
     polar_many_stats stats;
+    double rows, passes; /* what each of its programs alone in a fresh session takes: positions times calls, and passes
+                            over the weights of a layer */
 } search_time;
 
 /* Processor time is what counts on a machine that is not idle. */
@@ -146,6 +148,12 @@ static int program_done(void *user, int id, const polar_many_result *result) {
     return r->status;
 }
 
+/* Counts a program that was run. A session takes a prompt in batches of 128 tokens, and then token by token. */
+static void count_plain(const search_bench *b, const program_kept *p, search_time *t) {
+    t->rows += (double)p->length * (b->n_prompt + p->n_steps);
+    t->passes += (double)p->length * ((b->n_prompt + 127) / 128 + p->n_steps);
+}
+
 /* A whole search with these parts switched on. */
 static int run_search(search_bench *b, int share, int batch, int draft, int round, search_time *t) {
     polar_search_options so = {0};
@@ -174,7 +182,9 @@ static int run_search(search_bench *b, int share, int batch, int draft, int roun
     t->n = run.n_done;
     start = seconds(b) - start;
     polar_many_get_stats(many, &t->stats);
-    t->each[round] = start / (double)t->stats.n_rows_plain;
+    t->rows = t->passes = 0;
+    for (int i = 0; i < b->n_programs; i++) count_plain(b, &b->programs[i], t);
+    t->each[round] = start / t->rows;
     status = 0;
 done:
     polar_many_free(many);
@@ -189,6 +199,7 @@ static int run_alone(search_bench *b, int round, search_time *t) {
     double start = seconds(b);
     int status = !many;
     t->n = b->o->alone < b->n_programs ? b->o->alone : b->n_programs;
+    t->rows = t->passes = 0;
     for (int i = 0; i < t->n && !status; i++) {
         const program_kept *p = &b->programs[(long)i * b->n_programs / t->n];
         const polar_path path = {p->path, p->length};
@@ -196,10 +207,11 @@ static int run_alone(search_bench *b, int round, search_time *t) {
         if (polar_many_run(many, &path, 1, &r, &e)) status = cli_fail("%s: %s", b->file, e.message);
         else if (r.n_tokens != p->n_tokens || memcmp(&r.logprob, &p->logprob, sizeof r.logprob))
             status = cli_fail("a program alone has another result: this must not happen");
+        count_plain(b, p, t);
     }
     start = seconds(b) - start;
     if (many) polar_many_get_stats(many, &t->stats);
-    t->each[round] = start / (double)t->stats.n_rows_plain;
+    t->each[round] = start / t->rows;
     polar_many_free(many);
     return status;
 }
@@ -325,8 +337,8 @@ static void print_json(const search_bench *b, const char *name, const search_tim
            b->o->in_flight);
     put_json("programs_per_s", 1 / (median(b, t[i].each, NULL) * b->rows));
     put_json("times", median(b, t[ALONE].each, t[i].each));
-    put_json("rows", (double)t[i].stats.n_rows / (double)t[i].stats.n_rows_plain);
-    put_json("passes", (double)t[i].stats.n_passes / (double)t[i].stats.n_passes_plain);
+    put_json("rows", (double)t[i].stats.n_rows / t[i].rows);
+    put_json("passes", (double)t[i].stats.n_passes / t[i].passes);
     put_json("least_rows", b->least);
     put_json("bound_times", bound_times(b, t));
     put_json("prompt_row_us", 1e6 * median(b, t[PROMPT].each, NULL));
@@ -346,13 +358,13 @@ static void print_point(const search_bench *b, const search_time *t) {
                "accepted", "peak MB");
     }
     for (int i = ALONE; i <= ALL; i++) {
-        const double passes = (double)t[i].stats.n_passes, plain = (double)t[i].stats.n_passes_plain;
+        const double passes = (double)t[i].stats.n_passes, plain = t[i].passes;
         if (i != ALONE && i != ALL && !b->o->parts) continue;
         if (b->o->json) print_json(b, parts[i].name, t, i);
         else
             printf("%-20s %9d %10.2f %10.1f %9.3f %9.3f %9lld %9.0f\n", parts[i].name, t[i].n,
                    1 / (median(b, t[i].each, NULL) * b->rows), median(b, t[ALONE].each, t[i].each),
-                   (double)t[i].stats.n_rows / (double)t[i].stats.n_rows_plain, passes / plain,
+                   (double)t[i].stats.n_rows / t[i].rows, passes / plain,
                    (long long)t[i].stats.n_accepted, (double)t[i].stats.peak_bytes / 1048576);
     }
     if (!b->o->json)
@@ -378,7 +390,7 @@ static int run_growth(search_bench *b, search_time *t) {
         else
             printf("%9d %9d %10.2f %10.2f %10.1f %9.3f %9.3f %10.1f\n", b->n_programs, b->n_prompt,
                    1 / (median(b, t[ALONE].each, NULL) * b->rows), 1 / (median(b, t[ALL].each, NULL) * b->rows),
-                   median(b, t[ALONE].each, t[ALL].each), (double)stats->n_rows / (double)stats->n_rows_plain, b->least,
+                   median(b, t[ALONE].each, t[ALL].each), (double)stats->n_rows / t[ALL].rows, b->least,
                    bound_times(b, t));
         fflush(stdout);
     }
