@@ -35,6 +35,21 @@ static void check_texts(const char *page, const char *const *texts, int n) {
     }
 }
 
+/* Whether the row of a table that begins so counts n of all questions. */
+static int row_counts(const char *page, const char *begin, int n, int all) {
+    char text[40];
+    size_t size = 0;
+    char *html = read_back(page, &size);
+    const char *row = html ? strstr(html, begin) : NULL, *end = row ? strstr(row, "</tr>") : NULL, *at;
+    int ok;
+    snprintf(text, sizeof text, "<td>%d</td><td>%.1f&nbsp;%%</td>", n, 100.0 * n / all);
+    at = row ? strstr(row, text) : NULL;
+    ok = at && at < end;
+    if (!ok) printf("%s: %s: no %s\n", page, begin, text);
+    free(html);
+    return ok;
+}
+
 /* Each number was counted by hand. */
 TEST(counted) {
     static const char *const texts[] = {
@@ -81,24 +96,16 @@ TEST(counted) {
                                        ">a skip</td>", ">a loop</td>", "both in one program</td>",
                                        "more: no program tried is right</td>"};
     static const int counts[] = {1, 0, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-    size_t n = 0;
-    char *page;
     write_counted();
     RUN("polar report counted.json -o counted.html", 0, "");
     check_page("counted.html");
     check_texts("counted.html", texts, COUNT(texts));
-    page = read_back("counted.html", &n);
-    for (int i = 0; page && i < COUNT(rows); i++) {
-        char text[40];
-        const char *row = strstr(page, rows[i]), *end = row ? strstr(row, "</tr>") : NULL, *at;
-        snprintf(text, sizeof text, "<td>%d</td><td>%.1f&nbsp;%%</td>", counts[i], 100 * counts[i] / 6.0);
-        at = row ? strstr(row, text) : NULL;
-        CHECK(at && at < end);
-        if (!at || at > end) printf("%s: no %s\n", rows[i], text);
-    }
-    free(page);
+    for (int i = 0; i < COUNT(rows); i++) CHECK(row_counts("counted.html", rows[i], counts[i], 6));
     RUN("polar report counted.json -o again.html", 0, "");
     CHECK(same_files("counted.html", "again.html"));
+    replace_text("counted.json", "seeds.json", "\"one_seed\":1", "\"one_seed\":0");
+    RUN("polar report seeds.json -o seeds.html", 0, "");
+    CHECK(count_in("seeds.html", "same seed") == 0);
     /* the identity's result stands elsewhere in files of other programs; a program that is out of order has no
      * segments, and is not the identity */
     write_text("other.json", "[{\"initial_score\":1,\"final_valid_transitions\":[[0,2,1,3]],"
@@ -108,7 +115,10 @@ TEST(counted) {
     check_page("other.html");
     CHECK(count_in("other.html", "All 4 layers once answer <b>50.0&nbsp;%</b>") == 1);
     CHECK(count_in("other.html", "2 of 2 valid programs have no segments") == 1);
+    CHECK(row_counts("other.html", "right, nothing shorter found</td>", 1, 2));
+    CHECK(row_counts("other.html", "both in one program</td>", 1, 2));
     CHECK(count_in("other.html", "One search") == 0);
+    RUN("polar merge other.json -o merged.json", 0, "identity          0.0 %");
 }
 
 /* The same picture at three times: how many programs ran, how often each was visited. */
@@ -124,13 +134,13 @@ TEST(tree) {
     /* the log of all simulations: the first ran its node, the second nothing, the third what was passed before */
     replace_text("counted.json", "log.json", "\"search_trajectory\":",
                  "\"search_nodes\":[[-1,[0,1,2,3]],[0,[0,1,3]],[1,[0,3]]],"
-                 "\"search_simulations\":[[2,0,1],[2,0,0],[1,1,1]],\"search_trajectory\":");
+                 "\"search_simulations\":[[2,0,1],[1,0,0],[1,1,1]],\"search_trajectory\":");
     RUN("polar report log.json -o log.html", 0, "");
     check_page("log.html");
     CHECK(count_in("log.html", "1 simulation: 2 programs run, 0 valid.") == 1);
     CHECK(count_in("log.html", "2 simulations: 2 programs run, 0 valid.") == 1);
     CHECK(count_in("log.html", "3 simulations: 3 programs run, 1 valid.") == 1);
-    CHECK(count_in("log.html", "<title>visits: 1<") == 2 && count_in("log.html", "<title>visits: 2<") == 3 &&
+    CHECK(count_in("log.html", "<title>visits: 1<") == 4 && count_in("log.html", "<title>visits: 2<") == 1 &&
           count_in("log.html", "<title>visits: 3<") == 1);
     RUN("polar report counted.json --question 1 -o one.html", 0, "");
     CHECK(same_files("one.html", "tree.html"));
@@ -277,6 +287,8 @@ TEST(labels) {
         fclose(f);
         RUN("polar report s.json scan.json e.json curve.jsonl -o all.html", 0, "");
         check_page("all.html");
+        /* each tick has its label, but those of cost */
+        CHECK(count_in("all.html", "v4\"/>\n<text") == count_in("all.html", "v4\"/>\n"));
         CHECK(count_in("all.html", "<section>") == 4 && count_in("all.html", "</text>") > 40);
     }
 }

@@ -228,7 +228,7 @@ void page_plot_begin(page_plot *p, const char *title, const char *x_title, const
     p->top = 28;
     p->width = 336;
     p->height = 190;
-    page_picture_begin(p, title, 261 + 16 * p->second_row);
+    page_picture_begin(p, title, 261 + 17 * p->second_row);
     page_picture_text(p, 2, 15, -1, "dim", y_title, 0);
     page_picture_text(p, p->left + p->width, p->picture_height - 5, 1, "dim", x_title, 0);
     for (int i = (int)(p->y0 / step); i * step <= p->y1 + step * 1e-6; i++) {
@@ -246,7 +246,7 @@ void page_plot_begin(page_plot *p, const char *title, const char *x_title, const
 static void x_tick(page_plot *p, double x, const char *label, int row, int max) {
     const double bottom = p->top + p->height;
     fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv4\"/>\n", x, bottom);
-    page_picture_text(p, x, bottom + 18 + 16 * row, 0, "dim", label, max);
+    page_picture_text(p, x, bottom + 18 + 17 * row, 0, "dim", label, max);
 }
 
 int page_tick_step(double units) {
@@ -270,7 +270,8 @@ void page_plot_x_ticks(page_plot *p, const double *ticks, int n_ticks) {
         char label[32];
         if (ticks[i] < p->x0 || ticks[i] > p->x1) continue;
         snprintf(label, sizeof label, "%g", ticks[i]);
-        x_tick(p, page_x(p, ticks[i]), label, 0, 0);
+        fprintf(p->f, "<path class=\"axis strong\" d=\"M%.1f %.1fv3\"/>\n", page_x(p, ticks[i]), p->top + p->height);
+        page_picture_text(p, page_x(p, ticks[i]), p->top + p->height + 18, 0, "dim", label, 0);
     }
 }
 

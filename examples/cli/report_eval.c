@@ -320,7 +320,7 @@ static void heat_cell(page_plot *p, int column, int row, double mean) {
     const double part = mean >= 4 ? 0 : mean - low, x = page_x(p, column), y = page_y(p, row);
     const double width = p->width / p->x1 > 6 ? p->width / p->x1 - 1 : p->width / p->x1;
     fprintf(p->f, "<g><title>%.2f</title>", mean);
-    for (int i = 0; i <= (part > 0); i++)
+    for (int i = 0; i < (part > 0 ? 2 : 1); i++)
         fprintf(p->f, "<rect class=\"k%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"20\" style=\"stroke:none\" "
                 "opacity=\"%.2f\"/>", low + i, x, y, width, i ? part : 1);
     fprintf(p->f, "</g>");
@@ -385,7 +385,7 @@ static void put_programs(const eval_page *g, int method) {
     qsort(counts, (size_t)g->s.programs.n, sizeof *counts, by_count);
     fprintf(g->f,
             "<figure><div class=\"wide\"><table><tr><th>questions</th><th class=\"l\">program</th><th>layers</th>"
-            "<th>right</th><th>identity there</th></tr>\n");
+            "<th>right</th><th>identity<br>there</th></tr>\n");
     for (; shown < 12 && shown < g->s.programs.n && counts[shown].n; shown++) {
         const count *c = &counts[shown];
         if (!scores_layers(&g->s, c->program, times)) continue;

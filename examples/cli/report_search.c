@@ -634,9 +634,9 @@ static int put_cover(const search_page *g) {
     return 0;
 }
 
-/* The sums over programs, but the identity, and over pairs of questions on which the program was tried, of the product
- * of their values: all pairs, and those of the same group of a field (-1: no field). values: one for each result, of
- * question after question. `sums` is room for n_programs. */
+/* The sums over programs and over pairs of questions on which the program was tried of the product of their values: all
+ * pairs, and those of the same group of a field (-1: no field). values: one for each result, question after question.
+ * `sums` is room for n_programs. */
 static void pair_products(const search_page *g, const double *values, int field, double *sums, double *all,
                           double *same) {
     const int n_groups = field < 0 ? 0 : g->n_groups[field];
@@ -648,7 +648,6 @@ static void pair_products(const search_page *g, const double *values, int field,
             const question *q = &g->questions[i];
             for (int k = 0; k < q->n && (which < 0 || q->group[field] == which); k++) {
                 double *sum = &sums[q->results[k].program];
-                if (q->results[k].program == g->identity) continue;
                 *(which < 0 ? all : same) += value[k] * *sum;
                 *sum += value[k];
             }
@@ -668,8 +667,9 @@ static int by_number(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Results as +1 and -1: the product is 1 where two agree, -1 where they do not, so that (n + sum) / 2 agree. The
- * expected product is that of the means. rows: all pairs, those of the same group, the others. */
+/* Results as +1 and -1, of the identity as 0, which leaves it out: the product is 1 where two agree, -1 where they do
+ * not, so that (n + sum) / 2 agree. The expected product is that of the means. rows: all pairs, those of the same
+ * group, the others. */
 static int agreements(const search_page *g, int field, agreement rows[3]) {
     double *values, *sums = malloc(((size_t)g->n_programs + 1) * sizeof *sums), *dealt[3], all, same;
     int *order, total = 0, most = 1, status = 0;
@@ -723,7 +723,7 @@ static int agreements(const search_page *g, int field, agreement rows[3]) {
 
 static int put_agreement(const search_page *g) {
     agreement rows[3];
-    int field = 0;
+    int field = 0, one_seed;
     while (field < SCORE_FIELDS && (g->n_groups[field] < 2 || g->n_groups[field] > MAX_GROUPS)) field++;
     if (field == SCORE_FIELDS) field = -1;
     if (agreements(g, field, rows)) return 1;
@@ -742,7 +742,7 @@ static int put_agreement(const search_page *g) {
             "tried on "
             "both, how often it is valid on both or on neither. By chance: the results of each question dealt to its "
             "own programs, exactly and in %d dealings.", DEALINGS);
-    if (json_get(json_get(g->header, "settings"), "one_seed"))
+    if (json_int(json_get(json_get(g->header, "settings"), "one_seed"), &one_seed) && one_seed)
         fprintf(g->f, " All questions had the same seed and so tried the same programs first: that many share a valid "
                 "program says nothing here.");
     fprintf(g->f, "</figcaption></figure>\n");

@@ -244,15 +244,18 @@ static int text_edits(const char *text, int n_layer, size_t *length) {
     return edits;
 }
 
-/* What a path does: 1 it leaves layers out, 2 it executes some again. */
+/* What a path does: 1 it leaves layers out, 2 it executes some again. A layer elsewhere is left out here, executed
+ * there. */
 static int path_edits(const json *path, int n_layer) {
-    int seen[POLAR_MAX_LAYER] = {0}, distinct = 0, edits = 0, layer;
+    int seen[POLAR_MAX_LAYER] = {0}, distinct = 0, edits = 0, moved = 0, layer, n = 0;
     for (const json *v = path->child; v; v = v->next) {
         if (!json_int(v, &layer) || layer < 0 || layer >= POLAR_MAX_LAYER) continue;
+        moved |= layer != n++;
         if (seen[layer]++) edits |= 2;
         else distinct++;
     }
-    return edits | (distinct < n_layer);
+    edits |= distinct < n_layer;
+    return edits || !moved ? edits : 3;
 }
 
 /* Does the network of [P] have a form for a path? */
