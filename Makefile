@@ -84,6 +84,8 @@ build/test_scan_cli: polar
 
 build/test_report: polar
 
+build/test_rivals: polar
+
 build/test_released: polar
 
 # The programs of README and polar.h, which test_gen runs.

@@ -18,7 +18,7 @@
 #define SAME EVAL "test.jsonl -k 3 --validation fit.json --program 2-3x2 --skip 1"
 enum { N_QUESTIONS = 16, N_MENU = 4, D = FX_LAYERS };
 
-/* --- fixture: a model, its predictor, questions ------------------------------------------------------------------- */
+/* --- fixture: a model, its predictor, questions --------------------------------------------------------------- */
 
 static const char *const menu_texts[N_MENU] = {"identity", "0x0", "1-2x0", "0x0 3x2"};
 
@@ -295,7 +295,7 @@ static int by_value(const void *a, const void *b) {
 
 /* Holm's steps, from the smallest p upwards: n p, (n - 1) p, ..., never less than the step before. */
 static double holm(const double *p, int n, double mine) {
-    double sorted[64], last = 0;
+    double sorted[128], last = 0;
     memcpy(sorted, p, (size_t)n * sizeof *p);
     qsort(sorted, (size_t)n, sizeof *sorted, by_value);
     for (int i = 0; i < n && sorted[i] <= mine; i++) last = fmax(last, fmin(sorted[i] * (n - i), 1));
@@ -303,8 +303,8 @@ static double holm(const double *p, int n, double mine) {
 }
 
 /* Two comparisons are primary, all others corrected together. */
-static void check_corrected(const json *methods, const json *nulls) {
-    double p[64], corrected[64];
+static void check_corrected(const json *methods, const json *nulls, const json *contests) {
+    double p[128], corrected[128];
     int n = 0;
     char name[208];
     for (size_t i = 1; i < count(methods); i++) {
@@ -320,6 +320,10 @@ static void check_corrected(const json *methods, const json *nulls) {
     for (size_t i = 0; i < count(nulls); i++) {
         p[n] = number(item(nulls, i), "p");
         corrected[n++] = number(item(nulls, i), "p_holm");
+    }
+    for (size_t i = 0; i < count(contests); i++) {
+        p[n] = number(item(contests, i), "p");
+        corrected[n++] = number(item(contests, i), "p_holm");
     }
     for (int i = 0; i < n; i++) CHECK(fabs(corrected[i] / holm(p, n, p[i]) - 1) < 1e-12);
 }
@@ -353,7 +357,7 @@ static void check_file(const char *path) {
     header = json_get(json_root(root), "polar");
     samples = json_get(json_root(root), "samples");
     summary = json_get(json_get(json_root(root), "summary"), "methods");
-    check_corrected(summary, json_get(json_get(json_root(root), "summary"), "nulls"));
+    check_corrected(summary, json_get(json_get(json_root(root), "summary"), "nulls"), NULL);
     CHECK(count(json_get(json_get(json_root(root), "summary"), "nulls")) == 6);
     n_methods = (int)count(json_get(header, "methods"));
     CHECK(count(samples) == N_QUESTIONS && n_methods <= 48 && (int)count(summary) == n_methods);
@@ -395,6 +399,67 @@ TEST(evaluation) {
     }
     check_file("a.json");
     CHECK(same_files("a.json", "b.json")); /* threads, fit file or whole evaluation: the same bytes */
+}
+
+/* Each primary pick against each rival: the single programs of validation, skipped layers, what --rivals names. */
+TEST(contests) {
+    static const char *const rivals[] = {"fixed gain", "fixed save", "by hand", "first", "skip 1"};
+    size_t n, at = 0;
+    char rows[700], *text;
+    json_document *root;
+    const json *header, *summary, *contests, *samples;
+    polar_model *m = NULL;
+    polar_error e;
+    CHECK(!polar_model_open(&m, there("m.gguf"), NULL, &e));
+    snprintf(rows, sizeof rows,
+             "{\"polar\":{\"kind\":\"rivals\",\"model\":{\"checksum\":\"%016llx\"}},"
+             "\"influence\":[4,3,2,1],\"rivals\":["
+             "{\"name\":\"by hand\",\"kind\":\"program\",\"program\":\"1x2\"},"
+             "{\"name\":\"first\",\"kind\":\"exit\",\"threshold\":0}]}", (unsigned long long)polar_model_checksum(m));
+    polar_model_close(m);
+    write_text("hand.json", rows);
+    RUN(SAME " --rivals hand.json -o r.json -t 2", 0, "primary picks less rivals");
+    for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n")) CHECK(strlen(line) <= 80);
+    RUN(SAME " --rivals hand.json -o r1.json --shard 1/2", 0, "first");
+    RUN(SAME " --rivals hand.json -o r2.json --shard 2/2", 0, "first");
+    RUN("polar eval --merge r2.json r1.json -o r12.json", 0, "primary picks less rivals");
+    CHECK(same_files("r.json", "r12.json"));
+    text = read_back("r.json", &n);
+    root = parse(text, n);
+    header = json_get(json_root(root), "polar");
+    samples = json_get(json_root(root), "samples");
+    summary = json_get(json_root(root), "summary");
+    contests = json_get(summary, "contests");
+    check_corrected(json_get(summary, "methods"), json_get(summary, "nulls"), contests);
+    for (const json *c = contests ? contests->child : NULL; c; c = c->next, at++) {
+        char pick[208], rival[208];
+        statistics_paired x = {0, 0, 0, 0};
+        int a, b;
+        string(c, "pick", pick);
+        string(c, "rival", rival);
+        a = method_index(header, pick);
+        b = method_index(header, rival);
+        CHECK(!strcmp(pick, at % 2 ? "top-1 save" : "top-1 gain"));
+        for (const json *r = samples->child; r; r = r->next) {
+            const int with = (int)number(item(json_get(r, "results"), (size_t)a), "right"),
+                      without = (int)number(item(json_get(r, "results"), (size_t)b), "right");
+            x.both += with && without, x.corrected += with && !without, x.broken += !with && without;
+            x.neither += !with && !without;
+        }
+        CHECK(number(c, "corrected") == x.corrected && number(c, "broken") == x.broken);
+        CHECK(number(c, "difference") == (double)(x.corrected - x.broken) / N_QUESTIONS);
+        CHECK(element(json_get(c, "difference_interval"), 0) == statistics_difference(&x).low);
+        CHECK(number(c, "p") == statistics_mcnemar(x.corrected, x.broken));
+        n = 0;
+        for (size_t i = 0; i < sizeof rivals / sizeof *rivals; i++) n += !strcmp(rival, rivals[i]);
+        CHECK(n == 1 || !strcmp(rival, "fixed best"));
+    }
+    CHECK(at >= 10 && at % 2 == 0);
+    /* layer 3 is said to have the least influence, and "skip 1" leaves it out */
+    string(item(json_get(header, "methods"), (size_t)method_index(header, "skip 1")), "program", rows);
+    CHECK_STR(rows, "0-2 3x0");
+    json_free(root);
+    free(text);
 }
 
 /* The points chosen on validation: recomputed by brute force from its records. */
@@ -675,7 +740,7 @@ TEST(nulls) {
     root = parse(text, n);
     summary = json_get(json_root(root), "summary");
     nulls = json_get(summary, "nulls");
-    check_corrected(json_get(summary, "methods"), nulls); /* of 60 corrected and none broken: 2^-59, times 12 */
+    check_corrected(json_get(summary, "methods"), nulls, NULL); /* of 60 corrected and none broken: 2^-59, times 12 */
     CHECK(count(nulls) == 9 && number(json_get(summary, "dealings"), "n") == 999);
     for (int i = 0; i < 9; i++) {
         const json *x = item(nulls, (size_t)i), *pick = item(json_get(summary, "methods"), (size_t)number(x, "pick"));
@@ -910,7 +975,7 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
+    T(evaluation), T(contests), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
     T(nulls), T(save_by_bound), T(shards), T(without_predictor), T(alone), T(encoder),
     T(bad_input), T(report),
 };

@@ -415,6 +415,7 @@ static cli_type kind_of(const char *head, size_t n) {
         if (!strchr(" \t\r\n", head[i]) || !head[i]) squeezed[k++] = head[i];
     if (begins(squeezed, k, "{\"polar\":{\"kind\":\"eval\"")) return CLI_EVALUATION;
     if (begins(squeezed, k, "{\"polar\":{\"kind\":\"scan\"")) return CLI_SCAN;
+    if (begins(squeezed, k, "{\"polar\":{\"kind\":\"rivals\"")) return CLI_RIVALS;
     if (begins(squeezed, k, "{\"polar\":{\"version\":") || begins(squeezed, k, "{\"samples\":["))
         return CLI_SUPERVISION;
     if (begins(squeezed, k, "{\"model\":{\"checksum\":") && holds(squeezed, k, "},\"fit\":{")) return CLI_FIT;
@@ -425,7 +426,8 @@ static cli_type kind_of(const char *head, size_t n) {
 static int check_kind(cli_type kind, const char *path) {
     static const char *const names[] = {
         "results of a search", "an evaluation", "what polar eval --fit writes", "a page of polar report",
-        "a model",             "a predictor",   "the state of a training",      "a file of features", "a scan"};
+        "a model",             "a predictor",   "the state of a training",      "a file of features", "a scan",
+        "what polar rivals writes"};
     char head[4096];
     FILE *f = cli_fopen(path, "rb");
     const size_t n = f ? fread(head, 1, sizeof head, f) : 0;

@@ -61,7 +61,7 @@ typedef enum cli_type {
     CLI_FILE,   /* const char *, a file that is read: no output may be the same one */
     /* const char *, a file that is written: it takes the place of nothing, or of a file of its own kind */
     CLI_SUPERVISION, CLI_EVALUATION, CLI_FIT, CLI_PAGE, CLI_MODEL, CLI_PREDICTOR, CLI_CHECKPOINT, CLI_FEATURES,
-    CLI_SCAN
+    CLI_SCAN, CLI_RIVALS
 } cli_type;
 
 /* The number that such an option stands for. */
@@ -218,6 +218,9 @@ void cli_questions_free(cli_questions *questions);
 uint64_t cli_fingerprint(const char *question);
 /* Those of all questions, ascending and each once, in *list (n at most, to be freed); 0, or 1 after a message. */
 int cli_fingerprints(const cli_questions *questions, uint64_t **list, int *n);
+/* Writes such a list, 16 digits each, and reads it back (NULL: none). 0, or 1 after a message; free it then, too. */
+void cli_put_fingerprints(FILE *f, const uint64_t *list, int n);
+int cli_read_fingerprints(const char *text, const char *path, uint64_t **list, int *n);
 /* Is x in an ascending list? */
 int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x);
 /* Leaves out questions that are there already, and says how many. 0, or 1 after a message. */
@@ -411,6 +414,7 @@ int command_program(cli *c);
 int command_grade(cli *c);
 int command_quantize(cli *c);
 int command_report(cli *c);
+int command_rivals(cli *c);
 int command_run(cli *c);
 int command_scan(cli *c);
 int command_search(cli *c);

@@ -1,6 +1,7 @@
 /* polar eval: what a predictor brings on questions it has not seen, beside what anybody would try without it. Every
  * number comes from running the model. Shows polar_many, polar_picker and the statistics of statistics.h. */
 #include "eval.h"
+#include "rivals.h"
 
 #include <float.h>
 #include <math.h>
@@ -13,17 +14,18 @@ typedef enum eval_kind {
     EVAL_PUBLISHED, EVAL_PUBLISHED_ORACLE, /* the same as [P] counts them: one that skips all is there, and wrong */
     EVAL_RANDOM,    /* the first pick with its edits elsewhere */
     EVAL_INFLUENCE, /* as many calls as the first pick, by block influence */
-    EVAL_COVERAGE   /* the whole menu */
+    EVAL_COVERAGE,  /* the whole menu */
+    EVAL_RIVAL      /* of --rivals, what needs the question */
 } eval_kind;
 
 typedef struct eval_method {
     eval_kind kind;
-    int point; /* of PICK, RANDOM, INFLUENCE; -1: the decoded program takes the pick's place */
+    int point; /* of PICK, RANDOM, INFLUENCE; -1: the decoded program takes the pick's place. Of RIVAL: which one */
     polar_program program; /* of FIXED */
 } eval_method;
 
 typedef struct eval_options {
-    const char *model, *predictor, *encoder, *output, *validation, *fit, *menu;
+    const char *model, *predictor, *encoder, *output, *validation, *fit, *menu, *rivals;
     evaluate_options evaluate;
     cli_list programs, prices, skips;
     int published;
@@ -60,6 +62,7 @@ typedef struct eval {
     double influence[POLAR_MAX_LAYER];
     int has_influence, has_fit, n_ctx, max_calls;
     score_fit fit;
+    rivals rivals; /* where o->rivals says so */
     uint64_t *validated, *searched; /* fingerprints of the questions of --validation and --menu, NULL if unknown */
     int n_validated, n_searched;
     double threshold; /* of the cascade, and its programs */
@@ -105,14 +108,30 @@ static void add_over(eval *r, eval_kind kind, const char *name, int k, const cha
     if (m) snprintf(m->name, sizeof m->name, "%s@%d", name, picks && k > r->n_menu ? r->n_menu : k);
 }
 
-static void add_program(eval *r, const char *name, const polar_program *program, const char *note) {
+static score_method *add_program(eval *r, const char *name, const polar_program *program, const char *note) {
     score_method *m = add_method(r, EVAL_FIXED, -1, program, note);
     if (m) snprintf(m->name, sizeof m->name, "%s", name);
+    return m;
+}
+
+/* With --rivals the picks are compared with these, too. */
+static void set_rival(const eval *r, score_method *m) {
+    if (m) m->is_rival = r->o->rivals != NULL;
 }
 
 static void add_fixed(eval *r, const char *name, const char *text, const char *note) {
     polar_program p;
-    if (*text && !polar_program_parse(&p, r->info.n_layer, text, NULL)) add_program(r, name, &p, note);
+    if (*text && !polar_program_parse(&p, r->info.n_layer, text, NULL)) set_rival(r, add_program(r, name, &p, note));
+}
+
+static void add_rivals(eval *r) {
+    for (int i = 0; i < r->rivals.n; i++) {
+        const rival *x = &r->rivals.items[i];
+        score_method *m;
+        if (x->kind == RIVAL_PROGRAM) m = add_program(r, x->name, &x->program, x->note);
+        else if ((m = add_method(r, EVAL_RIVAL, i, NULL, x->note))) snprintf(m->name, sizeof m->name, "%s", x->name);
+        set_rival(r, m);
+    }
 }
 
 static void add_picks(eval *r) {
@@ -160,7 +179,7 @@ static int add_wanted(eval *r) {
         if (statistics_skip(r->influence, r->info.n_layer, r->info.n_layer - n, &p, &e))
             return cli_fail("%s", e.message);
         snprintf(name, sizeof name, "skip %d", n);
-        add_program(r, name, &p, "layers of least influence skipped");
+        set_rival(r, add_program(r, name, &p, "layers of least influence skipped"));
     }
     for (int i = 0; i < r->o->programs.n; i++) {
         polar_program p;
@@ -180,6 +199,7 @@ static int add_methods(eval *r) {
     add_program(r, "identity", &identity, "every layer once");
     add_picks(r);
     add_baselines(r);
+    add_rivals(r);
     if ((status = add_wanted(r))) return status;
     if (s->n_points && s->k > 1 && r->n_menu > 1)
         add_over(r, EVAL_ORACLE, "oracle", s->k, "any of the first picks is right");
@@ -190,7 +210,7 @@ static int add_methods(eval *r) {
     if (r->n_menu > 1) add_over(r, EVAL_COVERAGE, "oracle menu", r->n_menu, "any program of the menu is right");
     if (s->n_methods == SCORE_METHODS)
         return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
-    r->max_calls = r->decoder ? 2 * r->info.n_layer : r->info.n_layer;
+    r->max_calls = r->decoder || r->o->rivals ? 2 * r->info.n_layer : r->info.n_layer;
     for (int i = 0; i < s->n_methods; i++) {
         const int n = r->methods[i].kind == EVAL_FIXED ? polar_program_length(&r->methods[i].program) : 0;
         if (n > r->max_calls) r->max_calls = n;
@@ -298,6 +318,10 @@ static int program_of(const eval *r, const cli_question *q, const eval_method *m
     int pick = 0;
     if (m->kind == EVAL_FIXED) {
         *p = m->program;
+        return 1;
+    }
+    if (m->kind == EVAL_RIVAL) {
+        rivals_program(&r->rivals, m->point, p);
         return 1;
     }
     if (m->point >= 0) {
@@ -421,9 +445,14 @@ static int decide(const eval *r, const cli_question *q, int method) {
     cost.n_prompt = w->n_prompt;
     cost.encoder_calls = w->encoder_calls;
     cost.runs = w->runs;
-    if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE)
+    if (kind == EVAL_FIXED || kind == EVAL_RANDOM || kind == EVAL_INFLUENCE || kind == EVAL_COVERAGE ||
+        kind == EVAL_RIVAL)
         s.feature_calls = 0, cost.encoder_calls = 0; /* no features */
     scores_cost(&s, &cost, list, n, x);
+    if (kind == EVAL_RIVAL) {
+        polar_program unused;
+        x->calls += rivals_program(&r->rivals, r->methods[method].point, &unused);
+    }
     return 0;
 }
 
@@ -493,7 +522,7 @@ static int time_methods(const eval *r, const cli_question *q, int index) {
         polar_error e = {POLAR_OK, ""};
         polar_status status;
         const double start = cli_seconds();
-        if (r->scores.methods[k].needs_answer || m->kind == EVAL_PUBLISHED) continue;
+        if (r->scores.methods[k].needs_answer || m->kind == EVAL_PUBLISHED || m->kind == EVAL_RIVAL) continue;
         if (m->kind == EVAL_FIXED || m->kind == EVAL_RANDOM || m->kind == EVAL_INFLUENCE)
             status = clock_program(r, &w->programs[w->lists[k][0]], &e);
         else status = clock_picks(r, q, m, &e);
@@ -601,7 +630,8 @@ static int do_question(eval *r, int index) {
     int status;
     clear_work(w);
     if ((status = cli_prompt_tokens(r->model, &r->e.prompt.how, q->text, &w->prompt, &w->n_prompt)) ||
-        (status = evaluator_question(&r->e, q)) || (status = predict(r, q)))
+        (status = evaluator_question(&r->e, q)) || (status = predict(r, q)) ||
+        (r->o->rivals && (status = rivals_question(&r->rivals, w->prompt, w->n_prompt))))
         return status;
     status = run_of(w, &identity) < 0;
     for (int i = 0; i < r->n_menu && !status; i++) status = (w->menu[i] = run_of(w, &r->menu[i])) < 0;
@@ -627,6 +657,7 @@ static void put_parts(FILE *f, const eval *r) {
     fprintf(f, ",\"questions\":{\"file\":");
     json_put_text(f, cli_base_name(r->file));
     fprintf(f, ",\"n\":%d,\"checksum\":\"%016llx\"}", r->questions.n, (unsigned long long)r->questions.checksum);
+    if (r->o->rivals) fprintf(f, ",\"rivals\":\"%016llx\"", (unsigned long long)r->rivals.checksum);
     if (!r->predictor) return;
     fprintf(f, ",\"predictor\":{\"file\":");
     json_put_text(f, cli_base_name(r->o->predictor));
@@ -675,6 +706,7 @@ static void put_methods(FILE *f, const eval *r) {
         fprintf(f, ",\"note\":\"%s\"", s->methods[i].note);
         if (s->methods[i].point >= 0) fprintf(f, ",\"point\":%d", s->methods[i].point);
         if (s->methods[i].needs_answer) fprintf(f, ",\"needs_answer\":true");
+        if (s->methods[i].is_rival) fprintf(f, ",\"rival\":true");
         if (m->kind == EVAL_FIXED) {
             char text[EVAL_TEXT];
             polar_program_format(&m->program, text, sizeof text);
@@ -735,22 +767,6 @@ static int open_picker(eval *r, polar_pick_head head, polar_picker **out) {
     return polar_picker_create(out, r->model, r->predictor, &o, &e) ? cli_fail("%s", e.message) : 0;
 }
 
-/* Multiply-adds of a token in all layers: the weights of their matrices, of experts those of the ones it goes to.
- * Attention to other tokens, which depends on their number, is not counted. */
-static double layers_work(const polar_model *m) {
-    polar_model_info i;
-    polar_gguf_tensor t;
-    double sum = 0;
-    polar_model_get_info(m, &i);
-    for (int k = 0; polar_model_tensor(m, k, &t); k++) {
-        double weights = 1;
-        if (t.n_dims < 2 || t.name_length < 4 || memcmp(t.name, "blk.", 4)) continue;
-        for (int d = 0; d < t.n_dims; d++) weights *= (double)t.dims[d];
-        sum += t.n_dims > 2 && i.n_expert ? weights * i.n_expert_used / i.n_expert : weights;
-    }
-    return sum;
-}
-
 static int open_predictor(eval *r) {
     const eval_options *o = r->o;
     polar_error e;
@@ -765,7 +781,7 @@ static int open_predictor(eval *r) {
     r->n_menu = r->about.n_menu;
     for (int i = 0; i < r->n_menu; i++) r->menu[i] = *polar_predictor_program(r->predictor, i);
     if (r->about.feature == POLAR_FEATURE_HIDDEN) r->scores.feature_calls = r->about.feature_layer;
-    if (r->encoder) r->encoder_calls = layers_work(r->encoder) / layers_work(r->model) * r->info.n_layer;
+    if (r->encoder) r->encoder_calls = evaluate_work(r->encoder) / evaluate_work(r->model) * r->info.n_layer;
     if (r->about.cascade_programs) r->threshold = r->about.cascade_threshold;
     r->n_cascade = r->about.cascade_programs;
     return 0;
@@ -803,24 +819,6 @@ static int read_menu(eval *r, const char *path) {
     json_free(d);
     cli_objects_close(&o);
     return status;
-}
-
-/* Those that --fit wrote: 16 digits each. */
-static int read_fingerprints(eval *r, const char *text, const char *path) {
-    const size_t n = text ? strlen(text) / 16 : 0;
-    if (!n) return 0;
-    if (strspn(text, "0123456789abcdef") != 16 * n || text[16 * n])
-        return cli_fail("%s: its fingerprints of questions are malformed", path);
-    if (!(r->validated = malloc(n * sizeof *r->validated))) return cli_fail("out of memory");
-    for (size_t i = 0; i < n; i++) {
-        char digits[17] = "";
-        memcpy(digits, text + 16 * i, 16);
-        r->validated[i] = strtoull(digits, NULL, 16);
-        if (i && r->validated[i] <= r->validated[i - 1])
-            return cli_fail("%s: its fingerprints of questions do not ascend", path);
-    }
-    r->n_validated = (int)n;
-    return 0;
 }
 
 /* Questions that training or validation saw tell nothing about others. */
@@ -878,7 +876,9 @@ static int read_validation(eval *r) {
         d = json_read(text, n, &error, &at);
         free(text);
         status = score_fit_read(&r->fit, json_get(d ? json_root(d) : NULL, "fit"), path);
-        if (!status) status = read_fingerprints(r, json_get_text(json_root(d), "questions"), path);
+        if (!status)
+            status = cli_read_fingerprints(json_get_text(json_root(d), "questions"), path, &r->validated,
+                                           &r->n_validated);
     }
     snprintf(mine, sizeof mine, "%016llx", (unsigned long long)r->questions.checksum);
     snprintf(model, sizeof model, "%016llx", (unsigned long long)polar_model_checksum(r->model));
@@ -928,13 +928,28 @@ static int set_points(eval *r) {
 
 #define INFLUENCE_PROMPTS 16
 
-/* Block influence on the first prompts; no answer is used. */
+static int open_rivals(eval *r) {
+    polar_kv_type kv_type;
+    int status;
+    if (!r->o->rivals) return 0;
+    if (r->e.is_alone) return cli_usage("--rivals: without --prompt-program, and with --kv per-call");
+    if ((status = cli_kv_type(r->o->evaluate.kv_type, &kv_type)) ||
+        (status = rivals_open(&r->rivals, r->model, &r->e.prompt, r->n_ctx, kv_type, &r->runner)) ||
+        (status = rivals_read(&r->rivals, r->o->rivals, r->o->any_model)))
+        return status;
+    if (!r->rivals.n_questions) cli_note("%s: no record of its questions; overlap is not checked", r->o->rivals);
+    return check_overlap(r, r->o->rivals, "made from", r->rivals.questions, r->rivals.n_questions);
+}
+
+/* Block influence: that of --rivals, or on the first prompts; no answer is used. */
 static int measure_influence(eval *r) {
     polar_session_options so = {0};
     int32_t *prompts[INFLUENCE_PROMPTS] = {NULL};
     int lengths[INFLUENCE_PROMPTS], n = 0, status = 0;
     polar_error e;
-    if (!r->predictor && !r->o->skips.n) return 0;
+    if (r->o->rivals) memcpy(r->influence, r->rivals.influence, sizeof r->influence);
+    r->has_influence = r->o->rivals != NULL;
+    if (r->has_influence || (!r->predictor && !r->o->skips.n)) return 0;
     so.runner = &r->runner;
     while (n < INFLUENCE_PROMPTS && n < r->questions.n && !status) {
         status = cli_prompt_tokens(r->model, &r->e.prompt.how, r->questions.items[n].text, &prompts[n], &lengths[n]);
@@ -1004,7 +1019,7 @@ static int prepare(eval *r) {
         return cli_fail("shard %d of %d is empty: there are %d questions", r->shard.index, r->shard.n,
                         r->questions.n);
     if ((status = read_validation(r)) || (status = check_questions(r)) || (status = set_points(r)) ||
-        (status = measure_influence(r)))
+        (status = open_rivals(r)) || (status = measure_influence(r)))
         return status;
     if (r->about.n_menu && (status = open_picker(r, POLAR_PICK_MENU, &r->picker))) return status;
     if (r->about.d_model && (status = open_picker(r, POLAR_PICK_PROGRAMS, &r->decoder))) return status;
@@ -1088,7 +1103,7 @@ static int write_fit(const eval *r) {
                 "{\"model\":{\"checksum\":\"%016llx\"},\n\"fit\":", (unsigned long long)polar_model_checksum(r->model));
         score_fit_put(f, &fit);
         fprintf(f, ",\n\"questions\":\"");
-        for (int i = 0; i < n; i++) fprintf(f, "%016llx", (unsigned long long)fingerprints[i]);
+        cli_put_fingerprints(f, fingerprints, n);
         fprintf(f, "\"}\n");
     }
     free(fingerprints);
@@ -1146,6 +1161,7 @@ static void close_eval(eval *r) {
     cli_journal_close(&r->journal);
     cli_text_free(&r->header);
     polar_session_free(r->clock);
+    rivals_close(&r->rivals);
     polar_picker_free(r->picker);
     polar_picker_free(r->decoder);
     evaluator_close(&r->e);
@@ -1196,6 +1212,8 @@ int command_eval(cli *c) {
          "count pass@1 and pass@K as [P] does, too: a decoded program that skips all takes a place and is wrong"},
         {"program", 0, CLI_LIST, &o.programs, "PROGRAM", "run this one too, for all questions; may be repeated"},
         {"menu", 0, CLI_FILE, &o.menu, "FILE", "run the menu of a polar search --menu file, without a predictor"},
+        {"rivals", 0, CLI_FILE, &o.rivals, "FILE",
+         "run what polar rivals fitted, too, and compare the picks with it and the best single programs"},
         {"skip", 0, CLI_LIST, &o.skips, "N", "run without the N layers of least influence, too; may be repeated"},
         {"time", 0, CLI_INT, &o.time, "N", "on N of the questions, time each method by itself"},
         {"show", 0, CLI_INT, &o.show, "N", "show the first N questions as they are answered"},

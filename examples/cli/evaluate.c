@@ -65,6 +65,20 @@ void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt) 
     }
 }
 
+double evaluate_work(const polar_model *m) {
+    polar_model_info i;
+    polar_gguf_tensor t;
+    double sum = 0;
+    polar_model_get_info(m, &i);
+    for (int k = 0; polar_model_tensor(m, k, &t); k++) {
+        double weights = 1;
+        if (t.n_dims < 2 || t.name_length < 4 || memcmp(t.name, "blk.", 4)) continue;
+        for (int d = 0; d < t.n_dims; d++) weights *= (double)t.dims[d];
+        sum += t.n_dims > 2 && i.n_expert ? weights * i.n_expert_used / i.n_expert : weights;
+    }
+    return sum;
+}
+
 int shard_has(shard s, int question) {
     return question % s.n == s.index - 1;
 }

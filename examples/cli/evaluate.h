@@ -54,6 +54,9 @@ typedef struct shard {
 int evaluate_check(const evaluate_options *o, shard *s);
 /* Writes what results depend on as members of an object. */
 void evaluate_put(FILE *f, const evaluate_options *o, const cli_prompt *prompt);
+/* Multiply-adds of a token in all layers: the weights of their matrices, of experts those of the ones it goes to.
+ * Attention to other tokens, which depends on their number, is not counted. */
+double evaluate_work(const polar_model *model);
 /* Is a question part of the shard; how many of n are? */
 int shard_has(shard s, int question);
 int shard_size(shard s, int n);

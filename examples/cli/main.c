@@ -93,6 +93,20 @@ static const cli_command commands[] = {
      "  polar eval -m model.gguf --program \"0-3 4-7x2\" --skip 2 test.jsonl\n"
      "  polar eval ... --shard 1/2 -o a.json; polar eval ... --shard 2/2 -o b.json\n"
      "  polar eval --merge a.json b.json -o eval.json\n"},
+    {"rivals", "fit what others do in place of a predictor, for polar eval", command_rivals,
+     "-m FILE FOUND.json --validation QUESTIONS -o FILE [--scan SCAN.json] [options]\n"
+     "\n"
+     "Early exit: the output head looks behind each layer, and the first layers alone answer once a token's\n"
+     "probability is above a threshold where the answer begins. Static: layers of least influence skipped, by the\n"
+     "questions of FOUND. Scan: its best blocks. Router: a small network at each layer, trained on the shortest\n"
+     "valid path of FOUND's questions that skips or repeats single layers. On the validation questions all of these\n"
+     "are run, and choose thresholds and programs: gain, most right answers at no more than the identity's cost;\n"
+     "save, least cost of what is surely as right as the identity (both the identity where nothing is better); and most\n"
+     "right answers at a cost of --cost. scan best is the scan's own: what gained most on its held-out questions and\n"
+     "is confirmed there. Looks and routers count as the layer calls that need as many multiply-adds.\n"
+     "\n"
+     "  polar rivals -m model.gguf found.json --validation validation.jsonl --scan scan.json -o rivals.json\n"
+     "  polar eval -m model.gguf -p predictor.gguf --validation fit.json --rivals rivals.json test.jsonl\n"},
     {"program", "convert programs of layers between their forms, and draw them", command_program,
      "--layers D [options] [PROGRAM]\n"
      "\n"

@@ -224,9 +224,27 @@ static int is_primary(const scores *s, int method) {
     return is_pick(s, method) && (s->n_points == 1 || !strcmp(point, "gain") || !strcmp(point, "save"));
 }
 
+static void hold_contests(const scores *s, score_tests *t) {
+    for (int k = 1; k < s->n_methods; k++)
+        for (int m = 1; m < s->n_methods && s->methods[k].is_rival; m++) {
+            score_contest *c = &t->contests[t->n_contests];
+            statistics_paired *x = &c->paired;
+            if (!t->primary[m]) continue;
+            t->n_contests++;
+            c->pick = m;
+            c->rival = k;
+            for (int i = 0; i < s->n; i++) {
+                const score_result *r = s->questions[i].results;
+                ++*(r[k].right ? r[m].right ? &x->both : &x->broken : r[m].right ? &x->corrected : &x->neither);
+            }
+            c->raw = statistics_mcnemar(x->corrected, x->broken);
+            c->difference = statistics_difference(x);
+        }
+}
+
 /* All others are one family: Holm's correction. */
 int scores_test(const scores *s, score_tests *t) {
-    double p[SCORE_METHODS + 3 * SCORE_POINTS], corrected[SCORE_METHODS + 3 * SCORE_POINTS];
+    double p[3 * SCORE_METHODS + 3 * SCORE_POINTS], corrected[3 * SCORE_METHODS + 3 * SCORE_POINTS];
     int n = 0, status = 0, has_menu = s->n > 0 && s->n_menu > 0;
     memset(t, 0, sizeof *t);
     t->task_field = field_of(s, 0, 3, 5); /* task, subject, domain */
@@ -237,12 +255,15 @@ int scores_test(const scores *s, score_tests *t) {
         t->primary[i] = is_primary(s, i);
         if (i && !t->primary[i]) p[n++] = scores_figures(s, i, NULL).p;
     }
+    hold_contests(s, t);
     for (int i = 0; i < t->n_nulls; i++) p[n++] = t->nulls[i].figures.p;
+    for (int i = 0; i < t->n_contests; i++) p[n++] = t->contests[i].raw;
     statistics_holm(p, n, corrected);
     t->n_family = n;
     n = 0;
     for (int i = 0; i < s->n_methods; i++)
         t->p[i] = !i || t->primary[i] ? scores_figures(s, i, NULL).p : corrected[n++];
     for (int i = 0; i < t->n_nulls; i++) t->nulls[i].p = corrected[n++];
+    for (int i = 0; i < t->n_contests; i++) t->contests[i].p = corrected[n++];
     return status;
 }

@@ -626,6 +626,29 @@ static int find_fingerprint(const uint64_t *list, int n, uint64_t x) {
     return low;
 }
 
+void cli_put_fingerprints(FILE *f, const uint64_t *list, int n) {
+    for (int i = 0; i < n; i++) fprintf(f, "%016llx", (unsigned long long)list[i]);
+}
+
+int cli_read_fingerprints(const char *text, const char *path, uint64_t **list, int *n_list) {
+    const size_t n = text ? strlen(text) / 16 : 0;
+    *list = NULL;
+    *n_list = 0;
+    if (!n) return 0;
+    if (strspn(text, "0123456789abcdef") != 16 * n || text[16 * n])
+        return cli_fail("%s: its fingerprints of questions are malformed", path);
+    if (!(*list = malloc(n * sizeof **list))) return cli_fail("out of memory");
+    for (size_t i = 0; i < n; i++) {
+        char digits[17] = "";
+        memcpy(digits, text + 16 * i, 16);
+        (*list)[i] = strtoull(digits, NULL, 16);
+        if (i && (*list)[i] <= (*list)[i - 1])
+            return cli_fail("%s: its fingerprints of questions do not ascend", path);
+    }
+    *n_list = (int)n;
+    return 0;
+}
+
 int cli_has_fingerprint(const uint64_t *list, int n, uint64_t x) {
     const int at = find_fingerprint(list, n, x);
     return at < n && list[at] == x;

@@ -84,6 +84,7 @@ int scores_begin(scores *s, const json *header, const char *name) {
         x->point = -1;
         json_int(json_get(m, "point"), &x->point);
         x->needs_answer = json_get(m, "needs_answer") != NULL;
+        x->is_rival = json_get(m, "rival") != NULL;
         x->note = "";
         if (x->point >= length_of(points)) return cli_fail("%s: method %s has no operating point", name, x->name);
     }
@@ -676,6 +677,26 @@ static void put_nulls(FILE *f, const scores *s, const score_tests *t) {
     fprintf(f, "],\n");
 }
 
+static double pick_less_rival(const scores *s, const score_contest *c) {
+    return s->n ? (double)(c->paired.corrected - c->paired.broken) / s->n : 0;
+}
+
+static void put_contests(FILE *f, const scores *s, const score_tests *t) {
+    if (!t->n_contests) return;
+    fprintf(f, "\"contests\":[");
+    for (int i = 0; i < t->n_contests; i++) {
+        const score_contest *x = &t->contests[i];
+        fprintf(f, "%s\n{\"pick\":\"%s\",\"rival\":\"%s\",\"corrected\":%d,\"broken\":%d,\"difference\":", i ? "," : "",
+                s->methods[x->pick].name, s->methods[x->rival].name, x->paired.corrected, x->paired.broken);
+        json_put_double(f, pick_less_rival(s, x));
+        put_interval(f, "difference_interval", x->difference);
+        json_put_number(f, "p", x->raw);
+        json_put_number(f, "p_holm", x->p);
+        fputc('}', f);
+    }
+    fprintf(f, "],\n");
+}
+
 static void put_group(FILE *f, const scores *s, const score_bin *bin) {
     fprintf(f, "{\"value\":");
     json_put_text(f, bin->label);
@@ -699,6 +720,7 @@ int scores_put(FILE *f, const scores *s) {
     }
     fprintf(f, "],\n");
     put_nulls(f, s, &t);
+    put_contests(f, s, &t);
     fprintf(f, "\"groups\":{");
     for (int field = 0, n_fields = 0; field < SCORE_FIELDS; field++) {
         score_bin bins[MAX_VALUES];
@@ -761,6 +783,22 @@ static void print_nulls(FILE *f, const scores *s, const score_tests *t) {
     if (!t->task) fprintf(f, "the questions name no task, subject or domain: dealt at random only\n");
 }
 
+/* A line for each rival, a column for each primary pick. */
+static void print_contests(FILE *f, const scores *s, const score_tests *t) {
+    if (!t->n_contests) return;
+    fprintf(f, "\nprimary picks less rivals\n%-20s", "");
+    for (int i = 0; i < t->n_contests && t->contests[i].rival == t->contests[0].rival; i++)
+        fprintf(f, "  %-10.10s 95 %% int.%6s", s->methods[t->contests[i].pick].name, "p");
+    for (int i = 0; i < t->n_contests; i++) {
+        const score_contest *x = &t->contests[i];
+        char p[16];
+        if (!i || x->rival != t->contests[i - 1].rival) fprintf(f, "\n%-20.20s", s->methods[x->rival].name);
+        fprintf(f, "  %+6.1f %+5.1f %+5.1f %7s", 100 * pick_less_rival(s, x), 100 * x->difference.low,
+                100 * x->difference.high, p_text(x->p, p, sizeof p));
+    }
+    fprintf(f, "\np corrected with those above; costs differ, see layers there\n");
+}
+
 /* Accuracy and layers of some methods for the values of a field, and the difference to the identity. */
 static int print_groups(FILE *f, const scores *s, int field) {
     score_bin bins[8];
@@ -820,6 +858,7 @@ int scores_print(FILE *f, const scores *s) {
         if (t.primary[i]) fprintf(f, "%s%s", n++ ? ", " : "; primary: ", s->methods[i].name);
     if (t.n_family || n_primary) fputc('\n', f);
     print_nulls(f, s, &t);
+    print_contests(f, s, &t);
     for (int field = 0; field < SCORE_FIELDS; field++) groups += print_groups(f, s, field);
     if (groups) fprintf(f, "differences to the identity; !: the 95 %% interval is below 0\n");
     print_times(f, s);

@@ -36,6 +36,7 @@ typedef struct score_method {
     const char *note;  /* what it is, in a few words; "" if the name says it */
     int point;         /* the picks of this point, -1: not picks */
     int needs_answer;  /* an oracle */
+    int is_rival;      /* the primary picks are compared with it, too */
 } score_method;
 
 typedef struct score_result {
@@ -170,7 +171,16 @@ typedef struct score_null {
     double pick_p;          /* share of dealings as right as the picks, themselves counted in */
     double p;               /* of the difference to the identity, corrected */
 } score_null;
+/* A primary pick against a rival on the same questions. */
+typedef struct score_contest {
+    int pick, rival;          /* methods */
+    statistics_paired paired; /* `corrected` are right with the pick only */
+    statistics_interval difference;
+    double raw, p;            /* exact McNemar, and corrected */
+} score_contest;
 typedef struct score_tests {
+    score_contest contests[2 * SCORE_METHODS];
+    int n_contests;
     score_null nulls[3 * SCORE_POINTS];
     int n_nulls;                /* 0 without a menu and its probabilities */
     const char *task, *length;  /* what the questions of a group have in common; task NULL: the file names none */
