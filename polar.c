@@ -393,6 +393,13 @@ static void *mem_alloc(const polar_allocator *a, size_t size, polar_error *e) {
     return p;
 }
 
+/* The same, all bytes 0: how objects begin. */
+static void *mem_zeros(const polar_allocator *a, size_t size, polar_error *e) {
+    void *p = mem_alloc(a, size, e);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
 /* p may be NULL. */
 static void mem_free(const polar_allocator *a, void *p, size_t size) {
     if (!p) return;
@@ -1105,8 +1112,7 @@ polar_status polar_pool_create(polar_pool **out, int n_threads, const polar_allo
     *out = NULL;
     if (n_threads <= 0) n_threads = polar_cpu_count();
     if (n_threads > POOL_MAX) n_threads = POOL_MAX;
-    if (!(p = mem_alloc(&a, pool_bytes(n_threads), error))) return POLAR_MEMORY;
-    memset(p, 0, pool_bytes(n_threads));
+    if (!(p = mem_zeros(&a, pool_bytes(n_threads), error))) return POLAR_MEMORY;
     p->allocator = a;
     p->n_threads = n_threads;
     pool_start(p);
@@ -1159,9 +1165,9 @@ enum {
 static const struct {
     const char *name;
     uint8_t bytes; /* 0: not fixed */
-} gguf_values[POLAR_GGUF_N_VALUE_TYPES] = {{"u8", 1},   {"i8", 1},   {"u16", 2},    {"i16", 2},   {"u32", 4},
-                                     {"i32", 4},  {"f32", 4},  {"bool", 1},   {"string", 0}, {"array", 0},
-                                     {"u64", 8},  {"i64", 8},  {"f64", 8}};
+} gguf_values[POLAR_GGUF_N_VALUE_TYPES] = {{"u8", 1},     {"i8", 1},    {"u16", 2}, {"i16", 2}, {"u32", 4},
+                                           {"i32", 4},    {"f32", 4},   {"bool", 1}, {"string", 0},
+                                           {"array", 0},  {"u64", 8},   {"i64", 8}, {"f64", 8}};
 
 /* Types of tensors by their number in files: `block` values along the first dimension take `bytes` bytes.
  * All that are known are here, so that a type that cannot be run is refused by its name. Holes are types
@@ -1837,18 +1843,10 @@ static void gguf_read_header(gguf_reader *r, gguf_file *g) {
         r->status = fail(r->error, POLAR_FORMAT, "%s: promises %llu metadata pairs and %llu tensors in %zu bytes",
                          r->file, (unsigned long long)n_kv, (unsigned long long)n_tensors, r->size);
     if (r->status != POLAR_OK) return;
-    if (!(g->kv = mem_alloc(&g->allocator, (size_t)n_kv * sizeof *g->kv, r->error))) {
-        r->status = POLAR_MEMORY;
-        return;
-    }
-    g->n_kv = (size_t)n_kv;
-    memset(g->kv, 0, g->n_kv * sizeof *g->kv);
-    if (!(g->tensors = mem_alloc(&g->allocator, (size_t)n_tensors * sizeof *g->tensors, r->error))) {
-        r->status = POLAR_MEMORY;
-        return;
-    }
-    g->tensors_capacity = (size_t)n_tensors;
-    memset(g->tensors, 0, g->tensors_capacity * sizeof *g->tensors);
+    if ((g->kv = mem_zeros(&g->allocator, (size_t)n_kv * sizeof *g->kv, r->error))) g->n_kv = (size_t)n_kv;
+    if ((g->tensors = mem_zeros(&g->allocator, (size_t)n_tensors * sizeof *g->tensors, r->error)))
+        g->tensors_capacity = (size_t)n_tensors;
+    if (!g->kv || !g->tensors) r->status = POLAR_MEMORY;
 }
 
 /* Turns the offsets, kept in `data` relative to the range's start until here, into places inside the data. */
@@ -7858,8 +7856,7 @@ static polar_status model_open(polar_model **out, const char *path, const void *
         const char *name = polar_cpu_name(o->cpu);
         return fail(error, POLAR_UNSUPPORTED, "this CPU or build has no %s kernels", name ? name : "such");
     }
-    if (!(m = mem_alloc(&a, sizeof *m, error))) return POLAR_MEMORY;
-    memset(m, 0, sizeof *m);
+    if (!(m = mem_zeros(&a, sizeof *m, error))) return POLAR_MEMORY;
     m->allocator = a;
     m->notes.allocator = &m->allocator;
     m->kern = kern_find(o->cpu);
@@ -10812,9 +10809,8 @@ static many_node *many_node_next(polar_many *many, many_node *parent, int call, 
     many_node *node = many->options.no_share ? NULL : parent->child;
     while (node && node->call != call) node = node->sibling;
     if (node) return node;
-    node = mem_alloc(&many->allocator, sizeof *node, e);
+    node = mem_zeros(&many->allocator, sizeof *node, e);
     if (!node) return NULL;
-    memset(node, 0, sizeof *node);
     node->parent = parent;
     node->call = call;
     node->width = many->model->n_embd;
@@ -10955,9 +10951,8 @@ polar_status polar_many_create(polar_many **out, const polar_model *model, const
     status = gen_check_stop(o.stop, error);
     if (status) return status;
     a = o.allocator ? mem_allocator(o.allocator) : model->allocator;
-    many = mem_alloc(&a, sizeof *many, error);
+    many = mem_zeros(&a, sizeof *many, error);
     if (!many) return POLAR_MEMORY;
-    memset(many, 0, sizeof *many);
     many->allocator = a;
     many->model = model;
     many->options = o;
@@ -11071,11 +11066,10 @@ static polar_status many_path_check(const polar_many *many, polar_path path, pol
 static many_answer *many_answer_create(polar_many *many, polar_stop stop, const int32_t *tokens, int n, const buf *text,
                                        double logprob, polar_error *e) {
     const size_t bytes = sizeof(many_answer) + (size_t)n * sizeof *tokens + text->length + 1;
-    many_answer *a = mem_alloc(&many->allocator, bytes, e);
+    many_answer *a = mem_zeros(&many->allocator, bytes, e);
     int32_t *token_copy;
     char *text_copy;
     if (!a) return NULL;
-    memset(a, 0, sizeof *a);
     a->bytes = bytes;
     token_copy = (int32_t *)(void *)(a + 1);
     text_copy = (char *)(token_copy + n);
@@ -12610,9 +12604,8 @@ polar_status polar_search_create(polar_search **out, int n_layer, const char *qu
     if (status) return status;
     head.bytes = mcts_measure(&head);
     if (!head.bytes) return fail(error, POLAR_MEMORY, "out of memory: the search is larger than the address space");
-    block = mem_alloc(&head.allocator, head.bytes, error);
+    block = mem_zeros(&head.allocator, head.bytes, error);
     if (!block) return POLAR_MEMORY;
-    memset(block, 0, head.bytes);
     l = layout_begin(block);
     s = layout_place(&l, 1, sizeof *s);
     *s = head;
@@ -13839,9 +13832,8 @@ static polar_status pred_create(polar_predictor **out, int n_layer, const pred_s
     if (shape) status = pred_check_shape(shape, e);
     if (!status && menu) status = menu_check_shape(menu, e);
     if (status) return status;
-    p = mem_alloc(&a, sizeof *p, e);
+    p = mem_zeros(&a, sizeof *p, e);
     if (!p) return POLAR_MEMORY;
-    memset(p, 0, sizeof *p); /* no network unless it has a shape */
     p->allocator = a;
     if (shape) p->net.shape = *shape;
     if (menu) p->menu.shape = *menu;
@@ -14488,9 +14480,8 @@ static polar_status features_create(polar_features **out, const polar_model *mod
     o.max_tokens = option_int(o.max_tokens, 512);
     status = features_check(model, &o, error);
     if (status) return status;
-    f = mem_alloc(&a, sizeof *f, error);
+    f = mem_zeros(&a, sizeof *f, error);
     if (!f) return POLAR_MEMORY;
-    memset(f, 0, sizeof *f);
     f->allocator = a;
     f->model = model;
     f->options = o;
@@ -14704,9 +14695,8 @@ polar_status polar_picker_create(polar_picker **out, const polar_model *model, c
     status = polar_predictor_check(predictor, model, o->encoder, o->any_model, error);
     if (status) return status;
     a = o->session.allocator ? mem_allocator(o->session.allocator) : model->allocator;
-    p = mem_alloc(&a, sizeof *p, error);
+    p = mem_zeros(&a, sizeof *p, error);
     if (!p) return POLAR_MEMORY;
-    memset(p, 0, sizeof *p);
     p->allocator = a;
     p->model = model;
     p->predictor = predictor;
@@ -15277,9 +15267,8 @@ typedef struct train_example {
     int anti;     /* 1: the identity does not answer the question */
 } train_example;
 
-/* A question with its examples first .. first + count - 1. */
+/* A question has the examples first .. first + count - 1. */
 typedef struct train_question {
-    int source; /* index in the caller's array */
     int first, count;
 } train_question;
 
@@ -15453,7 +15442,7 @@ struct polar_trainer {
     int n_examples, n_train;       /* the first n_train are trained on, the others are of the held-out questions */
     int max_tokens;                /* the largest T */
     train_question *questions;     /* (n_questions) */
-    int *sources_order;            /* the caller's questions in random order */
+    int *source_of;                /* (n_questions): the index of each in the caller's array */
     train_example *examples;       /* (n_examples): by question */
     uint8_t *labels;               /* (n_examples, D) */
     int n_steps;                   /* per epoch */
@@ -15852,7 +15841,8 @@ static polar_result_kind train_result(const polar_train_question *q, const int *
 
 /* The losses of a held-out question over all its examples, weighted by u exp(beta (D - length)), and whether the
  * programs that the decoder proposes are known to be valid. */
-static train_sum train_judge(const polar_trainer *t, const train_question *question, const float *logits) {
+static train_sum train_judge(const polar_trainer *t, const train_question *question, const polar_train_question *q,
+                             const float *logits) {
     const int n_layer = t->net.shape.n_layer;
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
     const polar_program identity = polar_program_identity(n_layer);
@@ -15883,12 +15873,12 @@ static train_sum train_judge(const polar_trainer *t, const train_question *quest
     if (polar_program_beams(seg_logits, op_logits, n_layer, NULL, beams, &n, NULL)) return sum;
     for (int i = 0; i < n; i++) {
         const int n_calls = polar_program_calls(&beams[i].program, path, POLAR_MAX_CALLS);
-        const int valid = train_result(&t->sources[question->source], path, n_calls) == POLAR_RESULT_VALID;
+        const int valid = train_result(q, path, n_calls) == POLAR_RESULT_VALID;
         sum.hit5 |= valid;
         if (i == 0) sum.hit1 = valid;
     }
     for (int i = 0; i < n_layer; i++) path[i] = i;
-    sum.corrected = sum.hit1 && train_result(&t->sources[question->source], path, n_layer) != POLAR_RESULT_VALID;
+    sum.corrected = sum.hit1 && train_result(q, path, n_layer) != POLAR_RESULT_VALID;
     sum.identity = polar_program_equal(&beams[0].program, &identity);
     return sum;
 }
@@ -15953,8 +15943,7 @@ static void train_pass_task(void *context, int index, int worker) {
     polar_trainer *t = context;
     const int number = t->chunk_first + index; /* of the pass in the batch */
     const train_pass *p = &t->passes[number];
-    const train_question *question = &t->questions[p->question];
-    const polar_train_question *q = &t->sources[question->source];
+    const polar_train_question *q = &t->sources[t->source_of[p->question]];
     const train_worker *c = &t->workers[worker];
     const pred_trace trace = train_trace_at(t, index, p->token, q->n_tokens);
     const pred_dropout drop = pred_dropout_of(t->options.dropout, pred_key(t->key, (uint64_t)number));
@@ -15970,7 +15959,7 @@ static void train_pass_task(void *context, int index, int worker) {
         t->sums[number] = train_pass_loss(t, p, trace.logits, dlogits);
         pred_backward(&t->net, &trace, &dtrace, dlogits, &dw, c, &drop);
     } else {
-        t->sums[number] = train_judge(t, question, trace.logits);
+        t->sums[number] = train_judge(t, &t->questions[p->question], q, trace.logits);
     }
 }
 
@@ -16000,7 +15989,7 @@ static void train_run_passes(polar_trainer *t) {
         t->chunk_tokens = 0;
         for (int i = t->chunk_first; i < end; i++) {
             t->passes[i].token = t->chunk_tokens;
-            t->chunk_tokens += t->sources[t->questions[t->passes[i].question].source].n_tokens;
+            t->chunk_tokens += t->sources[t->source_of[t->passes[i].question]].n_tokens;
         }
         parallel_for(&t->runner, t->chunk_passes, train_pass_task, t);
         if (!t->backward) continue;
@@ -16355,39 +16344,37 @@ static void train_initialize(const pred_shape *s, float *params, uint64_t seed) 
     }
 }
 
-/* Sums over n_rows tokens of each of n features, and of its square. */
-typedef struct train_moments {
-    int n;
-    double n_rows;
-    double *sum, *squares; /* (n) each */
-} train_moments;
-
-/* Adds the tokens of a question. */
-static void train_add_moments(train_moments *x, const polar_train_question *q) {
-    const float *row = q->features;
-    for (int i = 0; i < q->n_tokens; i++, row += x->n)
-        for (int k = 0; k < x->n; k++) {
-            const double y = (double)row[k];
-            x->sum[k] += y;
-            x->squares[k] += y * y; /* exact: a square of a float fits a double */
-        }
-    x->n_rows += q->n_tokens;
-}
-
-/* mean (n) and inverse (n) = 1 / sqrt(variance + 1e-4 * mean variance of all features): one that hardly varies is not
- * blown up. */
-static void train_finish_moments(const train_moments *x, float *mean, float *inverse) {
-    double total = 0;
-    for (int k = 0; k < x->n; k++) { /* variance = mean of squares - square of the mean, but not below 0 */
-        x->sum[k] /= x->n_rows;
-        x->squares[k] = MAX(x->squares[k] / x->n_rows - mul64(x->sum[k], x->sum[k]), 0);
-        total += x->squares[k];
+/* mean (n) and inverse (n) = 1 / sqrt(variance + 1e-4 * mean variance of all features), over all tokens of the first
+ * n_train of the questions in `order`: a feature that hardly varies is not blown up. sums: (2, n) zeros, for the sum of
+ * each feature and of its square. POLAR_NUMERIC if a feature of any of n_questions is not finite. */
+static polar_status train_standardize(const polar_train_question *questions, const int *order, int n_questions,
+                                      int n_train, int n, double *sums, float *mean, float *inverse, polar_error *e) {
+    double *sum = sums, *squares = sums + n, n_rows = 0, total = 0;
+    for (int q = 0; q < n_questions; q++) {
+        const polar_train_question *x = &questions[order[q]];
+        const float *row = x->features;
+        if (!pred_finite(row, (size_t)x->n_tokens * (size_t)n))
+            return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite", order[q]);
+        if (q >= n_train) continue;
+        n_rows += x->n_tokens;
+        for (int i = 0; i < x->n_tokens; i++, row += n)
+            for (int k = 0; k < n; k++) {
+                const double y = (double)row[k];
+                sum[k] += y;
+                squares[k] += y * y; /* exact: a square of a float fits a double */
+            }
     }
-    for (int k = 0; k < x->n; k++) {
-        const double variance = x->squares[k] + total / x->n * 1e-4;
-        mean[k] = (float)x->sum[k];
+    for (int k = 0; k < n; k++) { /* variance = mean of squares - square of the mean, but not below 0 */
+        sum[k] /= n_rows;
+        squares[k] = MAX(squares[k] / n_rows - mul64(sum[k], sum[k]), 0);
+        total += squares[k];
+    }
+    for (int k = 0; k < n; k++) {
+        const double variance = squares[k] + total / n * 1e-4;
+        mean[k] = (float)sum[k];
         inverse[k] = variance > 0 ? (float)(1 / sqrt(variance)) : 1;
     }
+    return POLAR_OK;
 }
 
 /* Makes a linear layer that was trained on (x - mean) * inverse one that takes x:
@@ -16401,25 +16388,6 @@ static void train_fold(float *weight, float *bias, int out, int in, const float 
         }
         bias[i] = (float)((double)bias[i] - shift);
     }
-}
-
-/* Mean and inverse deviation of the features of the questions that are trained on, or 0 and 1 if they are taken as they
- * are. sums: memory for 2 q_dim numbers. POLAR_NUMERIC if a feature of any question is not finite. */
-static polar_status train_standardize(polar_trainer *t, double *sums, polar_error *e) {
-    train_moments x = {t->net.shape.q_dim, 0, sums, sums + t->net.shape.q_dim};
-    for (int q = 0; q < t->n_questions; q++) {
-        const polar_train_question *s = &t->sources[t->questions[q].source];
-        if (!pred_finite(s->features, (size_t)s->n_tokens * (size_t)x.n))
-            return fail(e, POLAR_NUMERIC, "training: question %d has features that are not finite",
-                        t->questions[q].source);
-        if (q < t->n_questions - t->n_validation) train_add_moments(&x, s);
-    }
-    train_finish_moments(&x, t->mean, t->inverse);
-    for (int k = 0; k < x.n && t->options.no_standardize; k++) {
-        t->mean[k] = 0;
-        t->inverse[k] = 1;
-    }
-    return POLAR_OK;
 }
 
 /* Measures or places all arrays of the trainer; `t` has the sizes. Sizes of arrays per question or example are those of
@@ -16447,7 +16415,7 @@ static void train_place(polar_trainer *t, layout *l, int n_sources, int n_labels
     t->passes = layout_place(l, (size_t)t->max_passes, sizeof *t->passes);
     t->sums = layout_place(l, (size_t)t->max_passes, sizeof *t->sums);
     t->batch_examples = layout_place(l, (size_t)t->max_passes, sizeof *t->batch_examples);
-    t->sources_order = layout_place(l, (size_t)n_sources, sizeof *t->sources_order);
+    t->source_of = layout_place(l, (size_t)n_sources, sizeof *t->source_of);
     t->weights = layout_place(l, (size_t)t->max_passes, sizeof *t->weights);
     t->curve = layout_place(l, (size_t)t->options.n_epochs, sizeof *t->curve);
     pred_place_packed(&t->net, l, 1);
@@ -16564,12 +16532,12 @@ static void train_fill(polar_trainer *t, int n_sources) {
     uint64_t state = pred_key(t->options.seed, TRAIN_RANDOM_SPLIT);
     int n = 0, n_train;
     /* questions with examples, in random order */
-    for (int i = 0; i < n_sources; i++) t->sources_order[i] = i;
-    train_shuffle(t->sources_order, n_sources, &state);
+    for (int i = 0; i < n_sources; i++) t->source_of[i] = i;
+    train_shuffle(t->source_of, n_sources, &state);
     for (int i = 0; i < n_sources; i++) {
-        const int source = t->sources_order[i];
+        const int source = t->source_of[i];
         if (train_question_examples(&t->sources[source], source, n_layer, &t->options, NULL, NULL))
-            t->questions[n++].source = source;
+            t->source_of[n++] = source;
     }
     t->n_validation = (int)(t->options.validation * t->n_questions + 0.5);
     if (t->options.validation > 0) t->n_validation = MIN(MAX(t->n_validation, 1), t->n_questions - 1);
@@ -16577,9 +16545,10 @@ static void train_fill(polar_trainer *t, int n_sources) {
     /* their examples, by question */
     for (int q = 0; q < t->n_questions; q++) {
         train_question *x = &t->questions[q];
+        const int source = t->source_of[q];
         x->first = t->n_examples;
-        x->count = train_question_examples(&t->sources[x->source], x->source, n_layer, &t->options,
-                                           t->examples + x->first, t->labels + (size_t)x->first * (size_t)n_layer);
+        x->count = train_question_examples(&t->sources[source], source, n_layer, &t->options, t->examples + x->first,
+                                           t->labels + (size_t)x->first * (size_t)n_layer);
         for (int i = 0; i < x->count; i++) t->examples[x->first + i].question = q;
         t->n_examples += x->count;
         if (q + 1 == n_train) t->n_train = t->n_examples;
@@ -16701,15 +16670,20 @@ static polar_status train_build(polar_trainer *t, int n_sources, int n_labels, p
     train_place(t, &l, n_sources, n_labels);
     t->bytes = layout_bytes(&l);
     if (!t->bytes) return fail(e, POLAR_MEMORY, "training: more memory than can be addressed");
-    t->block = mem_alloc(&t->allocator, t->bytes, e);
+    t->block = mem_zeros(&t->allocator, t->bytes, e);
     if (!t->block) return POLAR_MEMORY;
-    memset(t->block, 0, t->bytes);
     l = layout_begin(t->block);
     train_place(t, &l, n_sources, n_labels);
     train_cut_pieces(t); /* fills them */
     train_fill(t, n_sources);
-    status = train_standardize(t, t->norms, e); /* norms has room for its sums, and is free until the first step */
+    /* norms has room for the sums, and is free until the first step */
+    status = train_standardize(t->sources, t->source_of, t->n_questions, t->n_questions - t->n_validation,
+                               t->net.shape.q_dim, t->norms, t->mean, t->inverse, e);
     if (status) return status;
+    for (int k = 0; k < t->net.shape.q_dim && t->options.no_standardize; k++) { /* features as they are */
+        t->mean[k] = 0;
+        t->inverse[k] = 1;
+    }
     t->fingerprint = train_fingerprint(t);
     train_start(t);
     pred_pack(&t->net, &t->runner);
@@ -16728,9 +16702,8 @@ polar_status polar_trainer_create(polar_trainer **out, int n_layer, int q_dim, c
     if (!out) return fail(error, POLAR_ARGUMENT, "polar_trainer_create: out is NULL");
     *out = NULL;
     if (!questions || n_questions < 1) return fail(error, POLAR_ARGUMENT, "training: no questions");
-    t = mem_alloc(&a, sizeof *t, error);
+    t = mem_zeros(&a, sizeof *t, error);
     if (!t) return POLAR_MEMORY;
-    memset(t, 0, sizeof *t);
     t->allocator = a;
     t->options = o;
     t->sources = questions;
@@ -17104,12 +17077,6 @@ static void menu_epoch(menu_trainer *t, int epoch, int *n_updates) {
 #define MENU_PULL   1.0 /* as strong as about four results */
 enum { MENU_ROUNDS = 50 }; /* far more than it takes to converge */
 
-/* The calibrated probability that program k answers question order[i]: sigmoid(scale * logit + shift_k). */
-static double menu_calibrated(const menu_trainer *t, int i, int k, double scale, const double *shift) {
-    const double x = (double)t->logits[(size_t)i * (size_t)t->net.shape.n_menu + (size_t)k];
-    return 1 / (1 + exp64(-(mul64(scale, x) + shift[k])));
-}
-
 /* The result of program k on question order[i]. */
 static polar_result_kind menu_result_of(const menu_trainer *t, int i, int k) {
     return (polar_result_kind)t->results[(size_t)t->order[i] * (size_t)t->net.shape.n_menu + (size_t)k];
@@ -17132,7 +17099,7 @@ static void menu_calibrate(menu_trainer *t, double *scale, double *shift) {
                 for (int k = first; k < end; k++) {
                     const polar_result_kind r = menu_result_of(t, i, k);
                     const double x = (double)t->logits[(size_t)i * (size_t)n_menu + (size_t)k];
-                    const double p = menu_calibrated(t, i, k, *scale, shift), slope = is_scale ? x : 1;
+                    const double p = 1 / (1 + exp64(-(mul64(*scale, x) + shift[k]))), slope = is_scale ? x : 1;
                     if (r == POLAR_RESULT_UNKNOWN) continue;
                     gradient += mul64(p - (r == POLAR_RESULT_VALID), slope);
                     curvature += mul64(mul64(p, 1 - p), mul64(slope, slope));
@@ -17222,9 +17189,8 @@ static polar_status menu_build(menu_trainer *t, int n_questions, int max_tokens,
     menu_place_trainer(t, &l, n_questions, max_tokens);
     t->bytes = layout_bytes(&l);
     if (!t->bytes) return fail(e, POLAR_MEMORY, "menu: more data than fit into memory");
-    t->block = mem_alloc(a, t->bytes, e);
+    t->block = mem_zeros(a, t->bytes, e);
     if (!t->block) return POLAR_MEMORY;
-    memset(t->block, 0, t->bytes);
     l = layout_begin(t->block);
     menu_place_trainer(t, &l, n_questions, max_tokens);
     return POLAR_OK;
@@ -17235,7 +17201,6 @@ static polar_status menu_build(menu_trainer *t, int n_questions, int max_tokens,
 static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_program *menu, polar_error *e) {
     const int n_menu = t->net.shape.n_menu;
     uint64_t state = pred_key(t->options->seed, TRAIN_RANDOM_MENU_SPLIT);
-    train_moments x = {t->net.shape.q_dim, 0, t->sums, t->sums + t->net.shape.q_dim};
     menu_results(t->questions, n_questions, menu, n_menu, t->results);
     for (int k = 0; k < n_menu; k++) t->costs[k] = polar_program_cost(&menu[k]);
     for (int q = 0; q < n_questions; q++) { /* stays where it is put if it has a known result */
@@ -17255,14 +17220,8 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
         t->n_train = t->n_all - MIN((int)(t->options->validation * t->n_all + 0.5), t->n_all - 1);
     }
     /* shift and scale of the features, from the questions that are trained on */
-    for (int i = 0; i < t->n_all; i++) {
-        const polar_train_question *q = &t->questions[t->order[i]];
-        if (!pred_finite(q->features, (size_t)q->n_tokens * (size_t)x.n))
-            return fail(e, POLAR_NUMERIC, "menu: question %d has features that are not finite", t->order[i]);
-        if (i < t->n_train) train_add_moments(&x, q);
-    }
-    train_finish_moments(&x, t->mean, t->inverse);
-    return POLAR_OK;
+    return train_standardize(t->questions, t->order, t->n_all, t->n_train, t->net.shape.q_dim, t->sums, t->mean,
+                             t->inverse, e);
 }
 
 /* Trains: after each epoch the log loss of the held-out questions is measured, and the best weights are kept; without

@@ -111,7 +111,7 @@ static void oracle_run(oracle *o, FILE *bin, const polar_train_question *questio
             double weights[10] = {0}, anti = 0;
             for (int i = 0; i < t->n_batch; i++) {
                 const train_example *e = &t->examples[t->batch_examples[i]];
-                const int source = t->questions[e->question].source;
+                const int source = t->source_of[e->question];
                 static const int before[N_ORACLE] = {0, 3, 5, 7, 10};
                 weights[before[source] + t->batch_examples[i] - t->questions[e->question].first] = t->weights[i];
             }
@@ -419,7 +419,7 @@ TEST(corrected) {
         int corrected = 0;
         CHECK(!polar_trainer_run(t, t->n_steps, &error));
         for (int q = t->n_questions - t->n_validation; q < t->n_questions; q++) {
-            const polar_train_question *x = &s.questions[t->questions[q].source];
+            const polar_train_question *x = &s.questions[t->source_of[q]];
             polar_predictor *now = NULL;
             polar_candidate beams[5];
             int calls[POLAR_MAX_CALLS], n;
