@@ -130,7 +130,7 @@ TEST(tree) {
     RUN("polar report counted.json -o tree.html", 0, "");
     check_texts("tree.html", texts, COUNT(texts));
     CHECK(count_in("tree.html", "<title>visits: 1<") == 4 && count_in("tree.html", "<title>visits: 2<") == 2);
-    CHECK(count_in("tree.html", "<li><small") == 4); /* what no search proposed is no step of it */
+    CHECK(count_in("tree.html", "<li><small") == 4); /* what ran behind the search is no step of it */
     /* the log of all simulations: the first ran its node, the second nothing, the third what was passed before */
     replace_text("counted.json", "log.json", "\"search_trajectory\":",
                  "\"search_nodes\":[[-1,[0,1,2,3]],[0,[0,1,3]],[1,[0,3]]],"
@@ -142,6 +142,12 @@ TEST(tree) {
     CHECK(count_in("log.html", "3 simulations: 3 programs run, 1 valid.") == 1);
     CHECK(count_in("log.html", "<title>visits: 1<") == 4 && count_in("log.html", "<title>visits: 2<") == 1 &&
           count_in("log.html", "<title>visits: 3<") == 1);
+    /* programs tried before those of the tree hang on the identity */
+    replace_text("counted.json", "first.json", "{\"path\":[0,3],\"parent_path\":[0,1,3]",
+                 "{\"path\":[0,3],\"parent_path\":null");
+    RUN("polar report first.json -o first.html", 0, "");
+    check_texts("first.html", texts, 3);
+    CHECK(count_in("first.html", "<title>visits: 1<") == 6 && count_in("first.html", "<title>visits: 2<") == 0);
     RUN("polar report counted.json --question 1 -o one.html", 0, "");
     CHECK(same_files("one.html", "tree.html"));
     RUN("polar report counted.json --question 0 -o x.html", 1,

@@ -46,16 +46,22 @@ static void add_step(tree *t, int at, int ran, int valid) {
     t->ends[t->n_steps++] = at;
 }
 
-/* From the programs that were run and their parents: the first is the root, and a parent that was not run hangs on it.
- * Further programs without a parent did not come from the search. */
+/* How many programs the search ran: up to the last that has a parent. Those behind it were run later, from a menu. */
+static int n_of_search(const trials *all) {
+    int n = all->n;
+    while (n > 1 && !all->items[n - 1].parent) n--;
+    return n;
+}
+
+/* From the programs that were run and their parents: the first is the root, and on it hang parents that were not run,
+ * and programs without a parent, which were tried before those of the tree. */
 static int read_trajectory(tree *t, const trials *all) {
     trials known = {.n_layer = all->n_layer}; /* as the nodes are numbered */
     int status = tree_room(t, 2 * all->n, all->n);
-    for (int i = 0; i < all->n && !status; i++) {
+    for (int i = 0; i < n_of_search(all) && !status; i++) {
         const trial *x = &all->items[i];
-        int at = trials_find(&known, x->path, x->n), parent = -1;
-        if (i && !x->parent) continue;
-        if (i && (parent = trials_find(&known, x->parent, x->n_parent)) < 0) {
+        int at = trials_find(&known, x->path, x->n), parent = i ? 0 : -1;
+        if (i && x->parent && (parent = trials_find(&known, x->parent, x->n_parent)) < 0) {
             if (!trials_add(&known, x->parent, x->n_parent, NULL, 0)) status = cli_fail("out of memory");
             parent = add_node(t, 0, x->n_parent);
         }
@@ -171,23 +177,17 @@ static void put_frames(const tree *t) {
 
 /* --- steps as a list -------------------------------------------------------------------------------------------- */
 
-/* Files of other programs do not number their steps. */
-static int number_of(const trials *all, int i) {
-    return all->items[i].simulation >= 0 ? all->items[i].simulation : i;
-}
-
 static void put_list(FILE *f, const trials *all) {
-    int n = 0;
+    const int n = n_of_search(all);
     fprintf(f, "<ul class=\"steps\">\n");
-    for (int i = 0; i < all->n; i++) {
+    for (int i = 0; i < n && i < SHOWN; i++) {
         const trial *x = &all->items[i];
         const int good = x->reward > 0, parent = x->parent ? trials_find(all, x->parent, x->n_parent) : -1;
         int times[POLAR_MAX_LAYER] = {0};
-        if ((i && !x->parent) || ++n > SHOWN) continue;
         report_times(all->n_layer, x->path, x->n, times);
-        fprintf(f, "<li><small class=\"number\">%d</small> ", number_of(all, i));
+        fprintf(f, "<li><small class=\"number\">%d</small> ", i);
         page_strip(f, times, all->n_layer);
-        if (parent >= 0) fprintf(f, " <small>from %d</small>", number_of(all, parent));
+        if (parent >= 0) fprintf(f, " <small>from %d</small>", parent);
         fprintf(f, " <b class=\"%s\">%s", good ? "right" : "wrong", good ? "&#10003; " : "&#10007; ");
         page_text(f, x->answer ? x->answer : "", 12);
         fprintf(f, "</b></li>\n");
@@ -212,12 +212,14 @@ static void put_head(FILE *f, const json *sample, int question, int is_log) {
             is_log ? ", dots: passed and not run" : "");
 }
 
-static int put_tree(tree *t, const char *path, const json *sample, const trials *all, int question) {
+static int put_tree(tree *t, const char *path, const json *sample, const trials *all, int question, int is_wanted) {
     const json *nodes = json_get(sample, "search_nodes"), *steps = json_get(sample, "search_simulations");
     const int is_log = nodes && steps && nodes->type == JSON_ARRAY && steps->type == JSON_ARRAY;
     int status = is_log ? read_log(t, nodes, steps, all->n && all->items[0].reward > 0) : read_trajectory(t, all);
     if (status < 0) return cli_fail("%s: question %d: the log of its search is broken", path, question);
-    if (!status && t->n_steps > 1 && !(status = place(t))) {
+    if (!status && t->n_steps < 2)
+        return is_wanted ? cli_fail("%s: question %d has no \"search_trajectory\" to draw", path, question) : 0;
+    if (!status && !(status = place(t))) {
         put_head(t->f, sample, question, is_log);
         put_frames(t);
         put_list(t->f, all);
@@ -228,17 +230,14 @@ static int put_tree(tree *t, const char *path, const json *sample, const trials 
 int report_tree(FILE *f, const char *path, int n_layer, int question, int is_wanted) {
     tree t = {.f = f};
     trials all = {.n_layer = n_layer};
-    const json *sample = NULL, *trajectory;
+    const json *sample = NULL;
     cli_objects o;
     int status = 1;
     if (!cli_objects_open(&o, path)) return 1;
     for (int i = 0; i <= question; i++) sample = cli_objects_next(&o);
-    trajectory = json_get(sample, "search_trajectory");
-    if (!trajectory || trajectory->type != JSON_ARRAY || trajectory->length < 2)
-        status = is_wanted ? cli_fail("%s: question %d has no \"search_trajectory\" to draw", path, question) : 0;
-    else if (!trials_read(&all, sample))
+    if (!trials_read(&all, sample))
         cli_fail("%s: question %d: a path in its \"search_trajectory\" is no list of layers", path, question);
-    else status = put_tree(&t, path, sample, &all, question);
+    else status = put_tree(&t, path, sample, &all, question, is_wanted);
     free(t.nodes);
     free(t.ends);
     trials_free(&all);
