@@ -9187,6 +9187,7 @@ struct polar_session {
     int32_t *ahead_tokens; /* 0 .. ahead_layers-1, whose keys and values are in the slots of the first calls */
     int n_ahead;           /* positions that a peek took through the first layers, less those overwritten since */
     int ahead_layers;      /* how many layers */
+    int call;              /* in polar_sessions_decode: the next one */
     void *draw;            /* space of draw_hot */
     float *changed;        /* (n_vocab) logits as a draw sees them, where it does not see the model's own */
     gen_rest rest;         /* of a generation that may go on */
@@ -9485,22 +9486,25 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
     return n;
 }
 
+/* Position `at` in call c, which writes to a slot. What it attends to goes to *spans, which moves past it. */
+static call_row session_row(const polar_session *s, int c, int slot, int at, const float *cs, kv_span **spans) {
+    uint8_t *keys = s->kv + 2 * (size_t)slot * s->slot_bytes;
+    const int count = session_visible(s, c, at, *spans);
+    const call_row row = {call_behind(s->model, c ? s->path[c - 1] : -1, s->path[c]), cs, keys, keys + s->slot_bytes,
+                          at, s->options.n_ctx, *spans, count};
+    *spans += count;
+    return row;
+}
+
 /* Rows from .. from+n-1 of the pass at position `at`, of which the last `keep` are needed afterwards, through call c,
  * which writes to a slot. */
 static void session_call(polar_session *s, int c, int slot, int at, int from, int n, int keep) {
     engine g = s->engine; /* but for the rows that it begins with */
-    uint8_t *keys = s->kv + 2 * (size_t)slot * s->slot_bytes;
     const size_t first = (size_t)from * (size_t)s->model->n_embd;
     kv_span *spans = s->spans;
-    /* each row with its angles, its place in the slot, and what it attends to */
-    for (int r = 0; r < n; r++) {
-        const int count = session_visible(s, c, at + from + r, spans);
-        const call_row row = {call_behind(s->model, c ? s->path[c - 1] : -1, s->path[c]),
-                              g.cs + (size_t)(from + r) * (size_t)s->model->n_rot, keys, keys + s->slot_bytes,
-                              at + from + r, s->options.n_ctx, spans, count};
-        s->rows[r] = row;
-        spans += count;
-    }
+    const float *cs = g.cs + (size_t)from * (size_t)s->model->n_rot;
+    for (int r = 0; r < n; r++, cs += s->model->n_rot)
+        s->rows[r] = session_row(s, c, slot, at + from + r, cs, &spans);
     g.hidden += first, g.entered += first, g.anchor += first;
     call_layer(&g, s->path[c] % CALL_PASS, s->rows, n, n - keep);
 }
@@ -9634,6 +9638,147 @@ polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, 
     s->rest.goes_on = 0; /* what comes from outside ends a generation */
     if ((status = session_catch_up(s, error))) return status;
     return session_append(s, tokens, n, error);
+}
+
+/* --- several sessions ---
+ *
+ * A token of each, side by side. Each session goes through its own path; `call` is the one that it waits for, and its
+ * hidden state is row 0 of its engine. A pass is for the lowest layer that any of them waits for, as in [many], so that
+ * programs which are out of step meet again. The engine that runs it is that of the host, one of them. */
+
+static int session_waits(const polar_session *s, int layer) {
+    return s->call < s->n_path && s->path[s->call] % CALL_PASS == layer;
+}
+
+/* Copies hidden states, and what damped passes keep of them, from row 0 of a session to a row of g, or back. */
+static void sessions_copy(const polar_session *s, const engine *g, int row, int back) {
+    const size_t width = (size_t)s->model->n_embd, at = (size_t)row * width;
+    float *own[] = {s->engine.hidden, s->engine.entered, s->engine.anchor};
+    float *there[] = {g->hidden + at, g->entered + at, g->anchor + at};
+    for (int i = 0; i < COUNT(own); i++)
+        memcpy(back ? own[i] : there[i], back ? there[i] : own[i], width * sizeof(float));
+}
+
+/* Takes the sessions that wait for a layer through their calls. The host's row stays where it is: others stand behind
+ * it, and are a pass of their own if it does not wait for this layer. */
+static polar_status sessions_call(polar_session *host, polar_session *const *sessions, int n, int layer,
+                                  polar_error *e) {
+    engine g = host->engine;
+    const int first = !session_waits(host, layer);
+    const size_t skip = (size_t)first * (size_t)host->model->n_embd;
+    polar_status status = POLAR_OK;
+    int rows = 1;
+    for (int i = -1; i < n; i++) {
+        polar_session *s = i < 0 ? host : sessions[i];
+        kv_span *spans = s->spans;
+        if (!session_waits(s, layer) || (i >= 0 && s == host)) continue;
+        if (i >= 0) sessions_copy(s, &g, rows++, 0);
+        host->rows[i < 0 ? 0 : rows - 1 - first] =
+            session_row(s, s->call, session_slots(s, s->call), s->n_past, s->engine.cs, &spans);
+    }
+    g.hidden += skip, g.entered += skip, g.anchor += skip;
+    call_layer(&g, layer, host->rows, rows - first, 0);
+    rows = 1;
+    for (int i = 0; i < n && !status; i++) {
+        polar_session *s = sessions[i];
+        if (!session_waits(s, layer)) continue;
+        if (s != host) sessions_copy(s, &host->engine, rows++, 1);
+        status = session_tap(s, s->call++, s->n_past, 1, e);
+    }
+    return status;
+}
+
+/* Logits of all sessions, the host's first. A part of the vocabulary after the other, since the numbers of one part for
+ * all of them stand side by side at first, where draws have their scratch. */
+static polar_status sessions_logits(polar_session *host, polar_session *const *sessions, int n, polar_error *e) {
+    const polar_model *m = host->model;
+    const engine *g = &host->engine;
+    float *part = host->draw;
+    const int most = MAX(DRAW_BYTES / (int)sizeof *part * m->n_vocab / n, 1);
+    int row = 1;
+    for (int i = 0; i < n; i++)
+        if (sessions[i] != host) sessions_copy(sessions[i], g, row++, 0);
+    call_norm(&host->engine, g->hidden, n, m->output_norm, form_of(&m->output));
+    for (int from = 0, count; from < m->n_vocab; from += count) {
+        matrix x = m->output;
+        x.rows = count = MIN(m->n_vocab - from, most >= KERN_ROWS ? most / KERN_ROWS * KERN_ROWS : most);
+        x.data += (size_t)from * x.row_bytes;
+        if (x.bias) x.bias += from;
+        product_run(g, &x, &g->act_normed, n, part);
+        row = 1;
+        for (int i = 0; i < n; i++)
+            memcpy(sessions[i]->logits + from, part + (size_t)(sessions[i] == host ? 0 : row++) * (size_t)count,
+                   (size_t)count * sizeof *part);
+    }
+    for (int i = 0; i < n; i++) {
+        sessions[i]->n_kept = 0;
+        if (!session_finite(sessions[i]->logits, m->n_vocab))
+            return fail(e, POLAR_NUMERIC, "session %d: the logits at position %d are not finite: broken weights?", i,
+                        sessions[i]->n_past);
+    }
+    return POLAR_OK;
+}
+
+/* What the sessions have to have in common, and the host: the one with room for most scores. */
+static polar_status sessions_check(polar_session *const *sessions, int n, const int32_t *tokens, polar_session **host,
+                                   polar_error *e) {
+    if (!sessions || n < 1 || !tokens) return fail(e, POLAR_ARGUMENT, "polar_sessions_decode: %d sessions", n);
+    *host = sessions[0];
+    for (int i = 0; i < n; i++) {
+        polar_session *s = sessions[i];
+        polar_status status;
+        if (!s) return fail(e, POLAR_ARGUMENT, "polar_sessions_decode: session %d is NULL", i);
+        if (s->model != sessions[0]->model || s->options.kv_type != sessions[0]->options.kv_type)
+            return fail(e, POLAR_MISMATCH, "session %d has another model or kv_type than session 0", i);
+        for (int k = 0; k < i; k++)
+            if (s == sessions[k]) return fail(e, POLAR_ARGUMENT, "sessions %d and %d are the same", k, i);
+        status = session_check_tokens(s, tokens + i, 1, s->n_past + (s->rest.token >= 0), "polar_sessions_decode", e);
+        if (status) return status;
+        if (s->options.n_batch < n)
+            return fail(e, POLAR_ARGUMENT, "%d sessions, and session %d has n_batch %d", n, i, s->options.n_batch);
+        if (s->engine.max_scores > (*host)->engine.max_scores) *host = s;
+    }
+    return POLAR_OK;
+}
+
+polar_status polar_sessions_decode(polar_session *const *sessions, int n, const int32_t *tokens, polar_error *error) {
+    polar_session *host = NULL;
+    polar_status status;
+    int left = n;
+    err_clear(error);
+    if ((status = sessions_check(sessions, n, tokens, &host, error))) return status;
+    /* tokens that a generation left come first; then each session stands in front of its first call */
+    for (int i = 0; i < n && !status; i++) {
+        polar_session *s = sessions[i];
+        s->rest.goes_on = 0;
+        if ((status = session_catch_up(s, error))) break;
+        session_forget_ahead(s, tokens + i, s->n_past, 1);
+        s->n_ahead = MIN(s->n_ahead, s->n_past);
+        s->tokens[s->n_past] = tokens[i];
+        if (!s->n_past) s->n_prompt = 1;
+        s->call = 0;
+        rope_angles(s->model, s->n_past, s->engine.cs);
+        engine_embed(&s->engine, tokens + i, 1);
+        status = session_tap(s, -1, s->n_past, 1, error);
+    }
+    while (left && !status) {
+        int layer = INT_MAX;
+        left = 0;
+        for (int i = 0; i < n; i++) {
+            const polar_session *s = sessions[i];
+            if (s->call == s->n_path) continue;
+            layer = MIN(layer, s->path[s->call] % CALL_PASS);
+            left++;
+        }
+        if (left) status = sessions_call(host, sessions, n, layer, error);
+    }
+    if (!status) status = sessions_logits(host, sessions, n, error);
+    for (int i = 0; i < n; i++) {
+        polar_session *s = sessions[i];
+        if (!status) s->n_past++, s->n_kept = 1;
+        else if (!s->n_past) s->n_prompt = 0;
+    }
+    return status;
 }
 
 /* The rows of a peek, after the session was given the path of its layers. */
@@ -10287,7 +10432,7 @@ static polar_status gen_draw(polar_session *s, const polar_generate_options *o, 
  * that it would be drawn from without a draft. So no result depends on drafts, nor on how long they are.
  *
  * A draft of k tokens is worth its pass where the expected number of tokens, 1 + p_1 + p_1 p_2 + ..., grows by more
- * than the time: measured with AVX2 and AVX-512, 1 + k rows take 1.15 + 0.27 k times as long as one row. p_i is the
+ * than the time: measured with AVX2 and AVX-512, 1 + k rows take about 1.2 + 0.3 k times as long as one. p_i is the
  * share of guesses after a match of that length that were right so far. Each token is guessed, drafted or not. */
 
 enum {
@@ -10322,14 +10467,15 @@ static void lookup_begin(gen_lookup *l, const polar_session *s, const polar_gene
     static const double chance[LOOKUP_CLASSES] = {0.1, 0.4, 0.65, 0.85};
     memset(l, 0, sizeof *l);
     if (s->options.kv_mode == POLAR_KV_PER_CALL) l->most = MIN(o->lookup, s->options.n_logits - 1);
-    l->cost = !s->model->kern->set || s->model->n_expert ? 0.8 : 0.27;
+    l->cost = !s->model->kern->set || s->model->n_expert ? 0.8 : 0.3;
     for (int c = 0; c < LOOKUP_CLASSES; c++) l->guesses[c] = 4, l->right[c] = 4 * chance[c];
     if (l->most > 0) lookup_find(l, s->tokens, polar_session_position(s));
 }
 
-/* How many tokens to draft, `most` at most: those that give most tokens for the time. It has to be a tenth more. */
+/* How many tokens to draft, `most` at most: those that give most tokens for the time. It has to be a quarter more,
+ * since guesses about fresh text are few, and their share of right ones is not known well. */
 static int lookup_draft(const gen_lookup *l, int most) {
-    double chance = 1, tokens = 1, cost = 1.15, best = 1.1;
+    double chance = 1, tokens = 1, cost = 1.2, best = 1.25;
     int n = 0;
     for (int k = 1; k <= most && l->length; k++) {
         const int c = MIN(l->length + k - 1, LOOKUP_CLASSES) - 1;

@@ -395,6 +395,9 @@ POLAR_API polar_status polar_session_change_program(polar_session *session, cons
 /* Appends tokens and runs them: one pass over the weights of every call per n_batch tokens. The last n_logits positions
  * keep their logits. On failure the session is as before, but in POLAR_NUMERIC perhaps without logits. */
 POLAR_API polar_status polar_session_eval(polar_session *session, const int32_t *tokens, int n, polar_error *error);
+/* polar_session_eval of a token in each of n sessions, in all or none of them, for less: those that need the same layer
+ * next share a pass over its weights. They have one model, one kv_type, and an n_batch of n or more. */
+POLAR_API polar_status polar_sessions_decode(polar_session *const *s, int n, const int32_t *tokens, polar_error *error);
 /* Takes tokens through the first n_layers layers before it is known which program will run. `hidden` (n, n_embd), or
  * NULL, gets their hidden states. The session becomes empty. An evaluation of these tokens under a program that begins
  * with these layers goes on from there, with the same bits and without a tap; in POLAR_KV_SHARED it begins anew. */
@@ -409,16 +412,14 @@ POLAR_API const polar_model *polar_session_model(const polar_session *session);
 /* Drops all but the first n tokens; the logits are gone. */
 POLAR_API polar_status polar_session_truncate(polar_session *session, int n, polar_error *error);
 
-/* Makes the session hold exactly these tokens: what it holds in front of the first difference is kept, the rest, at
- * least the last one, is run: a turn of a conversation costs its own tokens, *n_new (may be NULL) of them. After a
- * change of the program, and in POLAR_KV_LAST, what is kept stays as it was run. */
+/* Makes the session hold exactly these tokens: what is the same in front stays, the rest, at least the last one, *n_new
+ * (may be NULL) tokens, is run. After a change of the program, and in POLAR_KV_LAST, what stays is as it was run. */
 POLAR_API polar_status polar_session_sync(polar_session *session, const int32_t *tokens, int n, int *n_new,
                                           polar_error *error);
 
 typedef enum polar_pooling { POLAR_POOLING_MEAN, POLAR_POOLING_LAST, POLAR_N_POOLING } polar_pooling;
-/* Embeds a text under the session's program: `embedding` (n_embd) gets the mean of h_t over the n tokens, or h_n (as
- * Qwen3-Embedding wants it, with its end token behind the text), where h_t is the hidden state behind the last call and
- * the final norm; with `normalize` divided by its Euclidean length. The session then holds these tokens only. */
+/* Embeds a text: `embedding` (n_embd) gets the mean of the hidden states behind last call and final norm, or the last
+ * one (Qwen3-Embedding: its end token's), with `normalize` of length 1. The session then holds these n tokens only. */
 POLAR_API polar_status polar_session_embed(polar_session *session, const int32_t *tokens, int n, polar_pooling pooling,
                                            int normalize, float *embedding, polar_error *error);
 
@@ -981,9 +982,8 @@ typedef struct polar_menu_report {
     double loss, calibrated_loss; /* mean log loss of the held-out results before and after calibration */
     double scale;                 /* of the logits, from the calibration */
 } polar_menu_report;
-/* Trains the menu, whose first program must be all layers once, or a number of loops, on the results that the
- * questions' paths hold; calibrates it on those held out. *out gets a new predictor with it and the network and
- * properties of `base`. base and report may be NULL. */
+/* Trains the menu, identity first, on the results of the questions' paths, and calibrates it on those held out. *out
+ * gets a new predictor with it and all else of `base`. base and report may be NULL. */
 POLAR_API polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base, int n_layer, int q_dim,
                                         const polar_train_question *questions, int n_questions,
                                         const polar_program *menu, int n_menu, const polar_menu_options *options,

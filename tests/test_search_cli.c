@@ -883,8 +883,13 @@ TEST(ends) { /* a question ends early, and says why */
     RUN("polar search -m random.gguf whole.json --menu 3 --enough 1 -o x.json", 2, "--menu runs none");
 }
 
-/* It checks by itself that all ways to evaluate give the same. */
+/* --search checks by itself that all ways to evaluate give the same. */
 TEST(bench) {
+    RUN("polar bench -m random.gguf -p 8 -n 2 -r 1 --program 0x2 --json", 0, ",\"cost\":1.25,\"prefill_time\":");
+    RUN("polar bench -m random.gguf -p 8 -n 2 -r 1 --program 0-3", 0, "peak MB");
+    CHECK(!strstr(output, "cost"));
+    RUN("polar bench -m random.gguf -p 8 -n 2 -r 1 --batch 4 --cpu-time --json", 0, "{\"sessions\":4,\"decode_tps\":");
+    CHECK(strstr(output, "{\"sessions\":1,") && strstr(output, ",\"speedup\":1.000}") && !strstr(output, ":8,"));
     RUN("polar bench --search -m random.gguf -p 20 --programs 8 --in-flight 4 --max-tokens 5 --alone 2 "
         "--parts -t 1 --json",
         0, "\"parts\":\"share+batch+draft\",\"prompt\":20,\"programs\":9,\"in_flight\":4,");

@@ -186,6 +186,128 @@ TEST(last_calls) {
     }
 }
 
+/* Notes in what order sessions go through their calls. */
+typedef struct together_tap {
+    int order[400], n, cancel_at;
+} together_tap;
+
+static int together_call(void *user, const polar_tap_info *info) {
+    together_tap *t = user;
+    if (t->n < COUNT(t->order)) t->order[t->n++] = info->call;
+    return t->cancel_at && t->n == t->cancel_at;
+}
+
+static void same_session(const polar_session *a, const polar_session *b) {
+    static uint8_t state[2][1 << 20];
+    size_t size[2] = {0, 0};
+    polar_error e[2];
+    const polar_status saved = polar_session_save(a, state[0], sizeof state[0], &size[0], &e[0]);
+    CHECK(saved == polar_session_save(b, state[1], sizeof state[1], &size[1], &e[1]));
+    CHECK(saved == POLAR_OK || saved == POLAR_UNSUPPORTED); /* of several programs */
+    CHECK(size[0] == size[1] && (saved || !memcmp(state[0], state[1], size[0])));
+    CHECK(polar_session_position(a) == polar_session_position(b));
+    CHECK_BITS(polar_session_logits((polar_session *)(uintptr_t)a, 0),
+               polar_session_logits((polar_session *)(uintptr_t)b, 0), FX_VOCAB);
+}
+
+/* Sessions that advance together hold, byte for byte, what they hold one by one: under programs, modes and contexts of
+ * their own, and whatever they did before. */
+TEST(together) {
+    static const char *const archs[] = {"llama", "qwen3", "qwen3moe", "nanbeige"};
+    for (int round = 0; round < 12; round++) {
+        enum { N = 5 };
+        fixture f = fixture_model(archs[round % 4], round % 3 ? QUANT_Q8_0 : QUANT_Q4_K, 7);
+        polar_model *m = fx_open(&f, round % 2 ? POLAR_CPU_AUTO : POLAR_CPU_PLAIN);
+        const int n = 1 + (round + 4) % N;
+        polar_session *s[N], *alone[N];
+        int32_t tokens[N + 20];
+        for (int i = 0; i < N; i++) {
+            polar_session_options o = {0};
+            polar_generate_options g = {0};
+            int path[10], n_path = fx_program(path);
+            o.n_threads = 1 + round % 2;
+            o.max_calls = 10;
+            o.max_programs = 4;
+            o.n_ctx = 40 + fx_below(50);
+            o.max_peek = 10;
+            o.kv_type = round % 5 ? POLAR_KV_F16 : POLAR_KV_F32;
+            o.kv_mode = round % 3 == 2 ? (polar_kv_mode)fx_below(POLAR_N_KV_MODE) : POLAR_KV_PER_CALL;
+            CHECK(!polar_session_create(&s[i], m, NULL, &o, NULL) && !polar_session_set_path(s[i], path, n_path, NULL));
+            for (int k = 0; k < 20; k++) tokens[N + k] = fx_below(FX_VOCAB);
+            if (i == 1 && m->n_layer > 1) { /* goes on from a peek, whose last token is not the one that comes */
+                CHECK(!polar_session_set_program(s[i], NULL, NULL));
+                CHECK(!polar_session_peek(s[i], tokens + N, 10, 2, NULL, NULL));
+            }
+            if (i != 2) CHECK(!polar_session_eval(s[i], tokens + N, 1 + fx_below(i == 1 ? 8 : 20), NULL));
+            g.max_tokens = 2, g.ignore_end = 1;
+            if (i == 3) CHECK(!polar_session_generate(s[i], NULL, 0, &g, NULL, 0, NULL, NULL)); /* a token waits */
+            if (i == 4 && o.kv_mode == POLAR_KV_PER_CALL && !polar_session_set_program(s[i], NULL, NULL)) {
+                polar_program p;
+                CHECK(!polar_session_eval(s[i], tokens + N, 9, NULL));
+                CHECK(!polar_program_parse(&p, FX_LAYERS, "1-2x2 3~2", NULL));
+                CHECK(!polar_session_change_program(s[i], &p, NULL));
+            }
+            CHECK(!polar_session_clone(&alone[i], s[i], NULL));
+        }
+        for (int step = 0; step < 5; step++) {
+            for (int i = 0; i < n; i++) tokens[i] = fx_below(FX_VOCAB);
+            CHECK(!polar_sessions_decode(s, n, tokens, NULL));
+            for (int i = 0; i < n; i++) CHECK(!polar_session_eval(alone[i], tokens + i, 1, NULL));
+            for (int i = 0; i < n; i++) same_session(s[i], alone[i]);
+        }
+        for (int i = 0; i < N; i++) polar_session_free(s[i]), polar_session_free(alone[i]);
+        polar_model_close(m);
+        free(f.data);
+    }
+}
+
+/* One pass over a layer's weights is for all sessions that need it; what is refused changes none of them. */
+TEST(together_or_not_at_all) {
+    enum { N = 3 };
+    fixture f = fixture_model("llama", QUANT_Q8_0, 7), other = fixture_model("llama", QUANT_Q8_0, 8);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO), *m2 = fx_open(&other, POLAR_CPU_AUTO);
+    const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8}, bad[] = {1, 2, FX_VOCAB};
+    together_tap tap;
+    polar_session *s[N + 1], *alone[N];
+    polar_session_options o = {0};
+    polar_error e;
+    memset(&tap, 0, sizeof tap);
+    o.n_threads = 1;
+    o.tap = together_call, o.tap_user = &tap;
+    for (int i = 0; i < N; i++) {
+        o.n_ctx = i == 1 ? 4 : 10;
+        CHECK(!polar_session_create(&s[i], m, NULL, &o, NULL) && !polar_session_eval(s[i], tokens, 3, NULL));
+        CHECK(!polar_session_clone(&alone[i], s[i], NULL));
+    }
+    o.tap = NULL;
+    tap.n = 0;
+    CHECK(!polar_sessions_decode(s, N, tokens, &e));
+    CHECK(tap.n == N * (1 + FX_LAYERS)); /* the embeddings, then a layer for all of them after the other */
+    for (int i = 0; i < tap.n; i++) CHECK(tap.order[i] == i / N - 1);
+    for (int i = 0; i < N; i++) CHECK(!polar_session_eval(alone[i], tokens + i, 1, NULL));
+    /* session 1 is full now */
+    CHECK(polar_sessions_decode(s, N, tokens, &e) == POLAR_CONTEXT && polar_sessions_decode(s, 1, bad + 2, &e) ==
+          POLAR_ARGUMENT);
+    polar_session_free(s[1]);
+    s[1] = s[2];
+    CHECK(polar_sessions_decode(s, N, tokens, &e) == POLAR_ARGUMENT && strstr(e.message, "sessions 1 and 2"));
+    tap.n = 0, tap.cancel_at = 2 * 3; /* of two sessions: behind layer 1 of the second */
+    CHECK(polar_sessions_decode(s, 2, tokens, &e) == POLAR_CANCELLED);
+    same_session(s[0], alone[0]), same_session(s[2], alone[2]);
+    tap.cancel_at = 0;
+    CHECK(polar_sessions_decode(s, 0, tokens, &e) == POLAR_ARGUMENT && polar_sessions_decode(NULL, 1, tokens, &e));
+    CHECK(!polar_session_create(&s[1], m2, NULL, &o, NULL));
+    CHECK(polar_sessions_decode(s, 2, tokens, &e) == POLAR_MISMATCH && strstr(e.message, "session 1"));
+    polar_session_free(s[1]);
+    o.n_batch = 1;
+    CHECK(!polar_session_create(&s[1], m, NULL, &o, NULL));
+    CHECK(polar_sessions_decode(s, 2, tokens, &e) == POLAR_ARGUMENT && strstr(e.message, "n_batch 1"));
+    same_session(s[0], alone[0]), same_session(s[2], alone[2]);
+    for (int i = 0; i < N; i++) polar_session_free(s[i]), polar_session_free(alone[i]);
+    polar_model_close(m), polar_model_close(m2);
+    free(f.data), free(other.data);
+}
+
 TEST(refused_changes) {
     fixture f = fixture_model("llama", QUANT_Q8_0, 1);
     polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
@@ -876,7 +998,8 @@ TEST(sync_and_clone) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(cached_is_recomputed), T(changed_programs), T(last_calls), T(refused_changes),
+    T(cached_is_recomputed), T(changed_programs), T(last_calls), T(together), T(together_or_not_at_all),
+    T(refused_changes),
     T(tensor_types),        T(own_runner), T(tap), T(layers_without_rope), T(loops),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),

@@ -2,18 +2,21 @@
 #include "bench_coverage.h"
 #include "bench_predict.h"
 
+#include <time.h>
+
 #ifdef __linux__
 #define HAVE_PEAK 1
 #endif
 
 typedef struct bench_options {
-    int prompt, decode, repeat, threads, json;
+    int prompt, decode, repeat, threads, json, batch, cpu_time;
     const char *program, *cpu, *kv_type;
 } bench_options;
 
 typedef struct bench_result {
     double load, prefill, decode, prefill_best, decode_best; /* seconds; tokens per second: median, best */
     double peak_mb, session_mb, model_mb;
+    double cost, prefill_time, decode_time; /* of the program, in identities: calls, and time by the best rounds */
     int n_calls;
 } bench_result;
 
@@ -44,35 +47,58 @@ void bench_tokens(int32_t *tokens, int n, int n_vocab) {
     }
 }
 
-static int measure(polar_session *s, const bench_options *o, const int32_t *tokens, double *prefill, double *decode) {
+/* Of the clock, or of all cores together. */
+static double seconds(const bench_options *o) {
+    return o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+}
+
+/* Tokens per second of one round. The first one, -1, only warms up. */
+static int measure_round(polar_session *s, const bench_options *o, const int32_t *tokens, int round, double *prefill,
+                         double *decode) {
     polar_error e;
-    for (int r = -1; r < o->repeat; r++) { /* the first round only warms up */
-        double start, middle, end;
-        if (polar_session_truncate(s, 0, &e)) return cli_fail("%s", e.message);
-        start = cli_seconds();
-        if (polar_session_eval(s, tokens, o->prompt, &e)) return cli_fail("%s", e.message);
-        middle = cli_seconds();
-        for (int i = 0; i < (r < 0 ? 1 : o->decode); i++)
-            if (polar_session_eval(s, tokens + o->prompt + i, 1, &e)) return cli_fail("%s", e.message);
-        end = cli_seconds();
-        if (r < 0) continue;
-        prefill[r] = o->prompt / (middle - start);
-        decode[r] = o->decode ? o->decode / (end - middle) : 0;
-    }
-    qsort(prefill, (size_t)o->repeat, sizeof *prefill, by_value);
-    qsort(decode, (size_t)o->repeat, sizeof *decode, by_value);
+    double start, middle, end;
+    if (polar_session_truncate(s, 0, &e)) return cli_fail("%s", e.message);
+    start = seconds(o);
+    if (polar_session_eval(s, tokens, o->prompt, &e)) return cli_fail("%s", e.message);
+    middle = seconds(o);
+    for (int i = 0; i < (round < 0 ? 1 : o->decode); i++)
+        if (polar_session_eval(s, tokens + o->prompt + i, 1, &e)) return cli_fail("%s", e.message);
+    end = seconds(o);
+    if (round < 0) return 0;
+    prefill[round] = o->prompt / (middle - start);
+    decode[round] = o->decode ? o->decode / (end - middle) : 0;
     return 0;
 }
 
 #define MAX_REPEAT 99
 
+/* Rounds of the session, and in turn with them of the identity, where the program is another. */
+static int measure(polar_session *s, polar_session *identity, const bench_options *o, const int32_t *tokens,
+                   bench_result *result) {
+    double prefill[2][MAX_REPEAT], decode[2][MAX_REPEAT];
+    const size_t n = (size_t)o->repeat;
+    for (int r = -1; r < o->repeat; r++)
+        for (int k = 0; k < (identity ? 2 : 1); k++)
+            if (measure_round(k ? identity : s, o, tokens, r, prefill[k], decode[k])) return 1;
+    for (int k = 0; k < (identity ? 2 : 1); k++) {
+        qsort(prefill[k], n, sizeof **prefill, by_value);
+        qsort(decode[k], n, sizeof **decode, by_value);
+    }
+    result->prefill = prefill[0][n / 2], result->prefill_best = prefill[0][n - 1];
+    result->decode = decode[0][n / 2], result->decode_best = decode[0][n - 1];
+    if (!identity) return 0;
+    result->prefill_time = prefill[1][n - 1] / prefill[0][n - 1];
+    result->decode_time = o->decode ? decode[1][n - 1] / decode[0][n - 1] : 0;
+    return 0;
+}
+
 static int bench_model(const char *file, const bench_options *o, bench_result *r) {
-    double start = cli_seconds(), prefill[MAX_REPEAT], decode[MAX_REPEAT];
+    const double start = cli_seconds();
     polar_session_options so = {0};
     polar_model *model = NULL;
-    polar_session *s = NULL;
+    polar_session *s = NULL, *identity = NULL;
     polar_model_info info;
-    polar_program program;
+    polar_program program, plain;
     polar_error e;
     int32_t *tokens = malloc((size_t)(o->prompt + o->decode + 1) * sizeof *tokens);
     int status = cli_open_model(file, o->cpu, 0, &model);
@@ -85,13 +111,14 @@ static int bench_model(const char *file, const bench_options *o, bench_result *r
     status = 1;
     if (!tokens) cli_fail("out of memory");
     else if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
-             polar_session_create(&s, model, &program, &so, &e))
+             polar_session_create(&s, model, &program, &so, &e) ||
+             ((plain = polar_program_identity(info.n_layer), !polar_program_equal(&program, &plain)) &&
+              polar_session_create(&identity, model, &plain, &so, &e)))
         cli_fail("%s: %s", file, e.message);
     else {
         bench_tokens(tokens, so.n_ctx, info.n_vocab);
-        status = measure(s, o, tokens, prefill, decode);
-        r->prefill = prefill[o->repeat / 2], r->prefill_best = prefill[o->repeat - 1];
-        r->decode = decode[o->repeat / 2], r->decode_best = decode[o->repeat - 1];
+        status = measure(s, identity, o, tokens, r);
+        r->cost = polar_program_cost(&program);
         r->n_calls = polar_program_length(&program);
         r->peak_mb = peak_mb();
         r->model_mb = (double)info.weight_bytes / 1048576;
@@ -99,6 +126,75 @@ static int bench_model(const char *file, const bench_options *o, bench_result *r
     }
 done:
     polar_session_free(s);
+    polar_session_free(identity);
+    polar_model_close(model);
+    free(tokens);
+    return status;
+}
+
+/* Decodes a token in each of n sessions, again and again. */
+static int batch_round(polar_session **sessions, int n, const bench_options *o, const int32_t *tokens, double *best) {
+    polar_error e;
+    double start;
+    for (int i = 0; i < n; i++)
+        if (polar_session_truncate(sessions[i], o->prompt, &e)) return cli_fail("%s", e.message);
+    start = seconds(o);
+    for (int i = 0; i < o->decode; i++)
+        if (polar_sessions_decode(sessions, n, tokens + i, &e)) return cli_fail("%s", e.message);
+    start = n * o->decode / (seconds(o) - start);
+    if (start > *best) *best = start;
+    return 0;
+}
+
+#define MAX_BATCH 256
+
+/* How many tokens per second 1, 2, 4, ... sessions decode together: the best of rounds that take turns. */
+static int bench_batch(const char *file, const bench_options *o) {
+    polar_session_options so = {0};
+    polar_session *sessions[MAX_BATCH] = {NULL};
+    polar_pool *pool = NULL;
+    polar_model *model = NULL;
+    polar_runner runner;
+    polar_model_info info;
+    polar_program program;
+    polar_error e;
+    double best[16] = {0};
+    const int n_tokens = o->prompt + o->decode + o->batch;
+    int32_t *tokens = malloc((size_t)n_tokens * sizeof *tokens);
+    int status = cli_open_model(file, o->cpu, 0, &model);
+    if (!status) status = cli_kv_type(o->kv_type, &so.kv_type);
+    if (status) goto done;
+    status = 1;
+    polar_model_get_info(model, &info);
+    so.n_ctx = o->prompt + o->decode;
+    so.n_batch = MAX_BATCH;
+    so.runner = &runner;
+    if (!tokens) {
+        cli_fail("out of memory");
+        goto done;
+    }
+    bench_tokens(tokens, n_tokens, info.n_vocab);
+    if (polar_pool_create(&pool, o->threads, NULL, &e)) goto failed;
+    runner = polar_pool_runner(pool);
+    if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
+        polar_session_create(&sessions[0], model, &program, &so, &e) ||
+        polar_session_eval(sessions[0], tokens, o->prompt, &e))
+        goto failed;
+    for (int i = 1; i < o->batch; i++)
+        if (polar_session_clone(&sessions[i], sessions[0], &e)) goto failed;
+    for (int r = 0; r < o->repeat; r++)
+        for (int k = 0, n = 1; n <= o->batch; k++, n *= 2)
+            if (batch_round(sessions, n, o, tokens + o->prompt, &best[k])) goto done;
+    for (int k = 0, n = 1; n <= o->batch; k++, n *= 2)
+        if (o->json) printf("{\"sessions\":%d,\"decode_tps\":%.2f,\"speedup\":%.3f}\n", n, best[k], best[k] / best[0]);
+        else printf("%-36s %3d sessions %9.1f tokens/s %7.2f x one\n", file, n, best[k], best[k] / best[0]);
+    status = 0;
+    goto done;
+failed:
+    cli_fail("%s: %s", file, e.message);
+done:
+    for (int i = 0; i < MAX_BATCH; i++) polar_session_free(sessions[i]);
+    polar_pool_free(pool);
     polar_model_close(model);
     free(tokens);
     return status;
@@ -108,6 +204,9 @@ static void print_result(const char *file, const bench_options *o, const bench_r
     if (!o->json) {
         printf("%-36s %9.1f %9.1f %9.3f %9.0f %9.0f %9.0f\n", file, r->prefill, r->decode, r->load, r->model_mb,
                r->session_mb, r->peak_mb);
+        if (r->prefill_time > 0)
+            printf("%d calls, cost %.3f: prefill takes %.3f, decode %.3f times as long as the identity's\n", r->n_calls,
+                   r->cost, r->prefill_time, r->decode_time);
         return;
     }
     printf("{\"model\":");
@@ -118,6 +217,11 @@ static void print_result(const char *file, const bench_options *o, const bench_r
     json_put_number(stdout, "decode_tps", r->decode);
     json_put_number(stdout, "prefill_best", r->prefill_best);
     json_put_number(stdout, "decode_best", r->decode_best);
+    if (r->prefill_time > 0) {
+        json_put_number(stdout, "cost", r->cost);
+        json_put_number(stdout, "prefill_time", r->prefill_time);
+        json_put_number(stdout, "decode_time", r->decode_time);
+    }
     json_put_number(stdout, "load_s", r->load);
     json_put_number(stdout, "model_mb", r->model_mb);
     json_put_number(stdout, "session_mb", r->session_mb);
@@ -158,7 +262,7 @@ static int bench_coverages(const cli *c, const char *file, const bench_options *
 }
 
 int command_bench(cli *c) {
-    bench_options o = {128, 32, 3, 0, 0, "", "auto", "f16"};
+    bench_options o = {128, 32, 3, 0, 0, 0, 0, "", "auto", "f16"};
     bench_search_options s = {0, 200, 64, 50, 6, 0, 1024, 0, 0, 0, NULL, POLAR_KV_F16, NULL, 0};
     const char *file = NULL;
     int search = 0, predict = 0, train = 0;
@@ -171,7 +275,8 @@ int command_bench(cli *c) {
         {"decode", 'n', CLI_INT, &o.decode, "N", "tokens decoded one by one after it (32)"},
         {"repeat", 'r', CLI_INT, &o.repeat, "N", "rounds; medians are printed (3)"},
         CLI_THREADS_OPTION(o.threads),
-        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity), beside the identity"},
+        {"batch", 0, CLI_INT, &o.batch, "B", "instead: decode 1, 2, 4, ... B sessions together"},
         CLI_KV_TYPE_OPTION(o.kv_type),
         CLI_CPU_OPTION(o.cpu),
         {"search", 0, CLI_FLAG, &search, NULL, "evaluate the programs of a search, together and one by one"},
@@ -189,7 +294,7 @@ int command_bench(cli *c) {
          "of --coverage: a search of other questions, see polar search --prior"},
         {"few", 0, CLI_INT, &v.few, "N", "of --coverage: programs of the ways with a prior (40)"},
         {"limit", 0, CLI_INT, &v.limit, "N", "of --coverage: the first N questions; 0: all (100)"},
-        {"cpu-time", 0, CLI_FLAG, &s.cpu_time, NULL, "of --search, --predict: processor time instead of the clock's"},
+        {"cpu-time", 0, CLI_FLAG, &o.cpu_time, NULL, "processor time, of all cores, instead of the clock's"},
         {"predict", 0, CLI_FLAG, &predict, NULL, "what a prediction costs, in percent of the prefill"},
         {"layer", 0, CLI_INT, &p.layer, "N", "of --predict: layers executed before its features (2)"},
         {"train", 0, CLI_FLAG, &train, NULL, "speed of training a predictor; needs no model"},
@@ -201,7 +306,7 @@ int command_bench(cli *c) {
     int status = cli_read(c, options, 0, -1);
     if (status >= 0) return status;
     p.prompt = o.prompt, p.repeat = o.repeat, p.threads = o.threads, p.json = o.json, p.cpu = o.cpu,
-    p.cpu_time = s.cpu_time;
+    p.cpu_time = s.cpu_time = o.cpu_time;
     if (p.steps < 1 || p.layer < 1 || p.group < 1 || p.q_dim < 1)
         return cli_usage("expected --steps, --layer, --group, --features >= 1");
     if (train) return bench_train(&p);
@@ -210,7 +315,12 @@ int command_bench(cli *c) {
         return cli_usage("expected --prompt >= 1, --decode >= 0, --repeat 1..%d", MAX_REPEAT);
     if (search && v.questions) return bench_coverages(c, file, &o, &s, &v);
     if (v.questions || v.prior) return cli_usage("--coverage goes with --search, --prior with --coverage");
+    if (o.batch < 0 || o.batch > MAX_BATCH || (o.batch && o.decode < 1))
+        return cli_usage("expected --batch 1..%d with --decode >= 1", MAX_BATCH);
     if (search) return bench_searches(c, file, &o, &s);
+    for (int i = file ? -1 : 0; o.batch && i < c->n_args; i++)
+        if ((status = bench_batch(i < 0 ? file : c->args[i], &o))) return status;
+    if (o.batch) return 0;
     for (int i = file ? -1 : 0; predict && i < c->n_args; i++)
         if ((status = bench_predict(i < 0 ? file : c->args[i], &p))) return status;
     if (predict) return 0;
