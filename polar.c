@@ -85,8 +85,8 @@
 #pragma fp_contract(off)
 #endif
 /* gcc contracts a*b + c across statements when the target has fma. There is no pragma that switches it off
- * and leaves the intrinsics alone, so no float product in this file is an operand of + or -: fma32 says
- * where one is meant. */
+ * and leaves the intrinsics alone, so no float product in this file is an operand of + or -, unless it is exact:
+ * fma32 says where one is meant. */
 
 #if (defined(__x86_64__) || defined(_M_X64)) && !defined(POLAR_NO_SIMD) && (defined(__GNUC__) || defined(_MSC_VER)) && \
     !defined(__TINYC__)
@@ -129,6 +129,13 @@
 #include <arm_mve.h>
 #elif defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__TINYC__)
 #define POLAR_SMLAD 1
+#endif
+#if defined(__wasm_simd128__) && !defined(POLAR_NO_SIMD)
+#define POLAR_WASM 1
+#include <wasm_simd128.h>
+#endif
+#if defined(POLAR_X86) || defined(POLAR_ARM) || defined(POLAR_WASM)
+#define POLAR_SIMD 1
 #endif
 #if defined(__GNUC__) && !defined(__TINYC__)
 #define TARGET(isa) __attribute__((target(isa)))
@@ -2608,7 +2615,7 @@ typedef struct kern {
 } kern;
 
 enum { KERN_ROWS = 16 }; /* rows of a panel */
-#if defined(POLAR_X86) || defined(POLAR_ARM)
+#ifdef POLAR_SIMD
 enum { KERN_SCRATCH = 80 << 10 }; /* for a panel or unpacked blocks, as asserted where it is divided */
 #else
 enum { KERN_SCRATCH = 0 }; /* plain C needs none */
@@ -2676,8 +2683,8 @@ static float dot_float_c(int type, const uint8_t *w, const float *x, int n) {
     return sum8(s);
 }
 
-/* sum_i w_i a_i of n numbers, a multiple of 16; exact, so in any order. Small Arm cores take eight products (MVE) or two
- * (SMLAD) at a time, if the compiler was told that they can. */
+/* sum_i w_i a_i of n numbers, a multiple of 16; exact, so in any order. Small Arm cores take eight products (MVE) or
+ * two (SMLAD) at a time, if the compiler was told that they can. */
 static int dot_int_c(const int16_t *w, const int16_t *a, int n) {
     int sum = 0;
 #if defined(POLAR_MVE)
@@ -2828,12 +2835,13 @@ static const kern kern_plain = {POLAR_CPU_PLAIN, quantize_c, NULL, rms_norm_c, s
  *     neon      numbers_neon and    smull, 1 to 3          8 rows, 4 tokens: smull, smlal
  *     dotprod   scales_neon         sdot, 1 to 3           8 rows, 4 tokens: sdot
  *     i8mm                          sdot, 1 to 3           8 rows, 4 tokens: smmla
+ *     wasm      its unpack          i32x4.dot, 1 to 3      16 rows, 4 tokens: i32x4.dot of 16 bits
  *
  * A new type wants its row in KERN_TYPES and a reader for each family, a line of READER for x86 and cases of
  * numbers_neon and scales_neon for Arm; until it has them, it goes through multiply_c. A new instruction set wants a
  * row, product_set, with what differs from the other sets of its family - as a rule only `dot` - and its detection in
  * kern_find. */
-#if defined(POLAR_X86) || defined(POLAR_ARM)
+#ifdef POLAR_SIMD
 enum {
     PANEL_NUMBERS = 16 << 10, /* of all rows of a panel together */
     PANEL_TOKENS = 16 /* of a tile, at most */
@@ -2858,7 +2866,7 @@ typedef struct panel_tile {
 /* An instruction set's part in products: a row of what would be one table if it were not for the places where these
  * functions are defined. kern_multiply does what the row says, for all types. */
 typedef struct product_set {
-    int set;          /* X86_..., ARM_... */
+    int set;          /* X86_..., ARM_..., 0 of WebAssembly */
     int rows, tokens; /* of a panel, of a tile */
     int few;          /* up to so many tokens, `few_tokens` instead of a panel */
     void (*floats)(const product *p, int row, int n_rows);     /* types without blocks */
@@ -2930,7 +2938,7 @@ static void panel_multiply(const product_set *set, const product *p, int row, in
 /* Weight rows [row, row + n_rows) of a product, as the row of the instruction set says; by the definition without a set
  * and for types that are not in KERN_TYPES. `scratch` is KERN_SCRATCH bytes of the worker's own. */
 static void kern_multiply(const kern *k, const product *p, int row, int n_rows, void *scratch) {
-#if defined(POLAR_X86) || defined(POLAR_ARM)
+#ifdef POLAR_SIMD
     const int floats = !quant_types[p->type].unpack;
     if (k->set && (floats || kern_knows(p->type))) {
         if (floats) k->set->floats(p, row, n_rows);
@@ -4135,96 +4143,262 @@ static int cpu_has_amx(void) {
 #endif /* POLAR_X86_512 */
 #endif
 
-/* --- ARM with NEON: baseline AArch64, nothing to detect --- */
-#ifdef POLAR_ARM
+/* --- Four lanes: all that NEON and WebAssembly do alike ---
+ *
+ * Vectors and operators of the compiler. What it has no operator for is written for each instruction set: loads,
+ * narrowing, and above all fmas4, the multiply-add that is rounded once. */
+#if defined(POLAR_ARM) || defined(POLAR_WASM)
+typedef float float4 __attribute__((vector_size(16)));
+typedef int32_t int4 __attribute__((vector_size(16)));
+typedef uint32_t uint4 __attribute__((vector_size(16)));
 
-/* Four weights as floats. */
-static ALWAYS_INLINE float32x4_t load4_neon(int type, const uint8_t *p) {
-    if (type == QUANT_F32) return vreinterpretq_f32_u8(vld1q_u8(p));
-    if (type == QUANT_F16) return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
-    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+static ALWAYS_INLINE float4 splat4(float x) {
+    return (float4){x, x, x, x};
+}
+
+static ALWAYS_INLINE void store4(float *to, float4 v) {
+    memcpy(to, &v, sizeof v);
+}
+
+/* mask ? a : b, for masks of comparisons. */
+static ALWAYS_INLINE float4 select4(int4 mask, float4 a, float4 b) {
+    return (float4)((mask & (int4)a) | (~mask & (int4)b));
 }
 
 static const uint8_t *bytes_of(const float *x) {
     return (const uint8_t *)(const void *)x;
 }
 
+#ifdef POLAR_ARM
+/* Four weights as floats. */
+static ALWAYS_INLINE float4 load4(int type, const uint8_t *p) {
+    if (type == QUANT_F32) return vreinterpretq_f32_u8(vld1q_u8(p));
+    if (type == QUANT_F16) return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+
+/* c[k] = a[k] b[k] + c[k] for k = 0 .. n - 1, in each lane. */
+static ALWAYS_INLINE void fmas4(int n, const float4 *a, const float4 *b, float4 *c) {
+    UNROLL for (int k = 0; k < n; k++) c[k] = vfmaq_f32(c[k], a[k], b[k]);
+}
+
+/* The same to r; in no lane anything else is to be done. */
+static ALWAYS_INLINE int4 fmas4_rare(int n, int may_be_small, const float4 *a, const float4 *b, const float4 *c,
+                                     float4 *r) {
+    (void)may_be_small;
+    UNROLL for (int k = 0; k < n; k++) r[k] = vfmaq_f32(c[k], a[k], b[k]);
+    return (int4){0};
+}
+
+static ALWAYS_INLINE float4 max4(float4 a, float4 b) {
+    return vmaxq_f32(a, b);
+}
+
+static ALWAYS_INLINE int4 imax4(int4 a, int4 b) {
+    return vmaxq_s32(a, b);
+}
+
+/* 16 integers in 16 and in 8 bits; returns their sum. */
+static ALWAYS_INLINE int16_t narrow16(const int4 w[4], int16_t *q16, int8_t *q8) {
+    const int16x8_t lo = vcombine_s16(vmovn_s32(w[0]), vmovn_s32(w[1]));
+    const int16x8_t hi = vcombine_s16(vmovn_s32(w[2]), vmovn_s32(w[3]));
+    vst1q_s16(q16, lo), vst1q_s16(q16 + 8, hi), vst1q_s8(q8, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+    return vaddvq_s16(vaddq_s16(lo, hi));
+}
+
+/* Four floats to halves. */
+static ALWAYS_INLINE void store_f16(uint8_t *out, float4 x) {
+    vst1_u8(out, vreinterpret_u8_f16(vcvt_f16_f32(x)));
+}
+
+/* x0, x1 of four pairs that stand side by side, and back. */
+static ALWAYS_INLINE void load_pairs4(const float *x, float4 v[2]) {
+    const float32x4x2_t pairs = vld2q_f32(x);
+    v[0] = pairs.val[0], v[1] = pairs.val[1];
+}
+
+static ALWAYS_INLINE void store_pairs4(float *x, const float4 v[2]) {
+    vst2q_f32(x, ((float32x4x2_t){{v[0], v[1]}}));
+}
+#else
+/* Halves: their bits are those of a float that is 2^112 too small, but for infinity and NaN. */
+static ALWAYS_INLINE float4 load4(int type, const uint8_t *p) {
+    if (type == QUANT_F32) return (float4)wasm_v128_load(p);
+    if (type == QUANT_BF16) return (float4)((int4)wasm_u32x4_load16x4(p) << 16);
+    const uint4 h = (uint4)wasm_i32x4_load16x4(p); /* the sign goes to bits 15 to 31 */
+    const float4 x = (float4)(h << 13 & 0x8fffe000) * splat4(0x1p112f);
+    return (float4)((int4)x | (((h & 0x7c00) == 0x7c00) & 0x7f800000));
+}
+
+/* r[k] = a[k] b[k] + c[k], in each lane. By way of double, where the product is exact: rounding the sum to double and
+ * then to float is as good as once, unless the double is in the middle of two floats. That is seen in its low bits, if
+ * the float is not so small (`may_be_small`: below 2^-125) that it has fewer bits. Returns the lanes where this is. */
+static ALWAYS_INLINE int4 fmas4_rare(int n, int may_be_small, const float4 *a, const float4 *b, const float4 *c,
+                                     float4 *r) {
+    int4 ties = {0};
+    v128_t least = wasm_i32x4_const_splat(-1);
+#define WIDE(v) wasm_f64x2_promote_low_f32x4((v128_t)(v))
+#define HIGH(v) wasm_i32x4_shuffle((v128_t)(v), (v128_t)(v), 2, 3, 2, 3)
+    UNROLL for (int k = 0; k < n; k++) {
+        const v128_t s0 = wasm_f64x2_add(wasm_f64x2_mul(WIDE(a[k]), WIDE(b[k])), WIDE(c[k]));
+        const v128_t s1 = wasm_f64x2_add(wasm_f64x2_mul(WIDE(HIGH(a[k])), WIDE(HIGH(b[k]))), WIDE(HIGH(c[k])));
+        r[k] = (float4)wasm_i32x4_shuffle(wasm_f32x4_demote_f64x2_zero(s0), wasm_f32x4_demote_f64x2_zero(s1),
+                                          0, 1, 4, 5);
+        ties |= ((int4)wasm_i32x4_shuffle(s0, s1, 0, 2, 4, 6) & 0x1fffffff) == 0x10000000;
+        if (may_be_small) least = wasm_u32x4_min(least, (v128_t)(((uint4)r[k] << 1) - 1)); /* 0 is not small */
+    }
+    return may_be_small ? ties | ((uint4)least < 0x01ffffffu) : ties;
+}
+
+/* r[k] = a[k] b[k] + c[k] by the definition, in those lanes of `rare` where a sum in double has an error. */
+static __attribute__((noinline)) void fmas4_each(int n, int4 rare, const float4 *a, const float4 *b, const float4 *c,
+                                                 float4 *r) {
+    int4 inexact = {0};
+    for (int k = 0; k < n; k++) {
+        v128_t e[2]; /* not 0 where there is an error */
+        for (int h = 0; h < 2; h++) {
+            const v128_t q = WIDE(h ? HIGH(c[k]) : (v128_t)c[k]);
+            const v128_t x = wasm_f64x2_mul(WIDE(h ? HIGH(a[k]) : (v128_t)a[k]), WIDE(h ? HIGH(b[k]) : (v128_t)b[k]));
+            const v128_t y = wasm_f64x2_add(x, q), z = wasm_f64x2_sub(y, x);
+            e[h] = wasm_f64x2_add(wasm_f64x2_sub(x, wasm_f64x2_sub(y, z)), wasm_f64x2_sub(q, z));
+            e[h] = wasm_f64x2_ne(e[h], wasm_f64x2_const_splat(0));
+        }
+        inexact |= (int4)wasm_i32x4_shuffle(e[0], e[1], 0, 2, 4, 6);
+    }
+    for (int l = 0; l < 4; l++)
+        for (int k = 0; (rare[l] & inexact[l]) && k < n; k++) r[k][l] = fma32(a[k][l], b[k][l], c[k][l]);
+}
+#undef HIGH
+#undef WIDE
+
+/* c[k] = a[k] b[k] + c[k] for k = 0 .. n - 1 <= 7, in each lane. */
+static ALWAYS_INLINE void fmas4(int n, const float4 *a, const float4 *b, float4 *c) {
+    float4 r[8];
+    const int4 rare = fmas4_rare(n, 1, a, b, c, r);
+    if (__builtin_expect(wasm_v128_any_true((v128_t)rare), 0)) {
+        float4 x[8], y[8], z[8], u[8]; /* copies, so that only these are in memory */
+        UNROLL for (int k = 0; k < n; k++) x[k] = a[k], y[k] = b[k], z[k] = c[k], u[k] = r[k];
+        fmas4_each(n, rare, x, y, z, u);
+        UNROLL for (int k = 0; k < n; k++) r[k] = u[k];
+    }
+    UNROLL for (int k = 0; k < n; k++) c[k] = r[k];
+}
+
+static ALWAYS_INLINE float4 max4(float4 a, float4 b) {
+    return (float4)wasm_f32x4_max((v128_t)a, (v128_t)b);
+}
+
+static ALWAYS_INLINE int4 imax4(int4 a, int4 b) {
+    return (int4)wasm_i32x4_max((v128_t)a, (v128_t)b);
+}
+
+/* 16 integers in 16 and in 8 bits; returns their sum. */
+static ALWAYS_INLINE int16_t narrow16(const int4 w[4], int16_t *q16, int8_t *q8) {
+    const v128_t lo = wasm_i16x8_narrow_i32x4((v128_t)w[0], (v128_t)w[1]);
+    const v128_t hi = wasm_i16x8_narrow_i32x4((v128_t)w[2], (v128_t)w[3]);
+    const int4 sum = w[0] + w[1] + (w[2] + w[3]);
+    wasm_v128_store(q16, lo), wasm_v128_store(q16 + 8, hi), wasm_v128_store(q8, wasm_i8x16_narrow_i16x8(lo, hi));
+    return (int16_t)(sum[0] + sum[1] + (sum[2] + sum[3]));
+}
+
+/* Four floats to halves, the cases of f32_f16 side by side. */
+static ALWAYS_INLINE void store_f16(uint8_t *out, float4 x) {
+    const uint4 sign = (uint4)x >> 16 & 0x8000, a = (uint4)x & 0x7fffffff;
+    const uint4 nan = (uint4)(a > 0x7f800000), big = (uint4)(a >= 0x477ff000), small = (uint4)(a < 0x38800000);
+    const uint4 special = 0x7c00 | (nan & (0x200 | (a >> 13 & 0x3ff)));
+    const uint4 subnormal = (uint4)((float4)a + splat4(0.5f)) - 0x3f000000;
+    const uint4 normal = (a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13;
+    const uint4 h = sign | (big & special) | (small & subnormal) | (~(big | small) & normal);
+    wasm_v128_store64_lane(out, wasm_u16x8_narrow_i32x4((v128_t)h, (v128_t)h), 0);
+}
+
+/* x0, x1 of four pairs that stand side by side, and back. */
+static ALWAYS_INLINE void load_pairs4(const float *x, float4 v[2]) {
+    const v128_t a = wasm_v128_load(x), b = wasm_v128_load(x + 4);
+    v[0] = (float4)wasm_i32x4_shuffle(a, b, 0, 2, 4, 6), v[1] = (float4)wasm_i32x4_shuffle(a, b, 1, 3, 5, 7);
+}
+
+static ALWAYS_INLINE void store_pairs4(float *x, const float4 v[2]) {
+    wasm_v128_store(x, wasm_i32x4_shuffle((v128_t)v[0], (v128_t)v[1], 0, 4, 1, 5));
+    wasm_v128_store(x + 4, wasm_i32x4_shuffle((v128_t)v[0], (v128_t)v[1], 2, 6, 3, 7));
+}
+#endif
+
+static ALWAYS_INLINE float4 loadf4(const float *x) {
+    return load4(QUANT_F32, bytes_of(x));
+}
+
 /* As quantize_avx2. */
-static void quantize_neon(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
-    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC); /* adding it rounds */
-    const int32x4_t zero = vreinterpretq_s32_f32(magic); /* its bits: what rounds to 0 */
+static void quantize_x4(const float *x, int n, int block, int8_t *q8, int16_t *q16, int16_t *sums, float *d) {
+    const float4 magic = splat4(ROUND_MAGIC); /* adding it rounds */
     for (int b = 0; b < n; b += block, d++) {
-        uint32x4_t m4 = vdupq_n_u32(0); /* integers order as the floats do */
+        int4 m4 = {0}; /* integers order as the floats do */
         float inverse;
-        for (int i = b; i < b + block; i += 4)
-            m4 = vmaxq_u32(m4, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
-        inverse = quantize_inverse(bits_f32(vmaxvq_u32(m4)), d);
+        for (int i = b; i < b + block; i += 4) {
+            const int4 v = (int4)loadf4(x + i) & 0x7fffffff;
+            m4 = imax4(m4, v);
+        }
+        inverse = quantize_inverse(bits_f32((uint32_t)MAX(MAX(m4[0], m4[1]), MAX(m4[2], m4[3]))), d);
         if (!(inverse > 0)) {
             quantize_c(x + b, block, block, q8 + b, q16 + b, sums + b / 16, d);
             continue;
         }
         for (int i = b; i < b + block; i += 16) {
-            const float32x4_t s = vdupq_n_f32(inverse);
-            int16x4_t w[4]; /* 16 numbers */
-            int16x8_t lo, hi;
-            for (int j = 0; j < 4; j++) /* the integer is the difference of the bit patterns */
-                w[j] = vmovn_s32(vsubq_s32(vreinterpretq_s32_f32(vfmaq_f32(magic, vld1q_f32(x + i + 4 * j), s)), zero));
-            lo = vcombine_s16(w[0], w[1]);
-            hi = vcombine_s16(w[2], w[3]);
-            vst1q_s16(q16 + i, lo);
-            vst1q_s16(q16 + i + 8, hi);
-            vst1q_s8(q8 + i, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
-            sums[i / 16] = vaddvq_s16(vaddq_s16(lo, hi));
+            float4 v[4], s[4], t[4];
+            int4 w[4]; /* 16 numbers: the integer is the difference of the bit patterns */
+            UNROLL for (int j = 0; j < 4; j++) v[j] = loadf4(x + i + 4 * j), s[j] = splat4(inverse), t[j] = magic;
+            fmas4(4, v, s, t);
+            UNROLL for (int j = 0; j < 4; j++) w[j] = (int4)t[j] - (int4)magic;
+            sums[i / 16] = narrow16(w, q16 + i, q8 + i);
         }
     }
 }
 
 /* Eight partial sums, the elements from i to n that do not fill eight lanes, and the final sum. */
-static float dot_end_neon(float32x4_t lo, float32x4_t hi, int type, const uint8_t *w, const float *x, int i, int n) {
+static float dot_end_x4(const float4 lanes[2], int type, const uint8_t *w, const float *x, int i, int n) {
     float s[8];
-    vst1q_f32(s, lo);
-    vst1q_f32(s + 4, hi);
+    store4(s, lanes[0]), store4(s + 4, lanes[1]);
     for (; i < n; i++) s[i & 7] = fma32(load_float(type, w, i), x[i], s[i & 7]);
     return sum8(s);
 }
 
-/* Products of one row of floats with four others: weights with tokens, or a token with weights. */
-static ALWAYS_INLINE void dot4_neon(int type_a, const uint8_t *a, int type_b, const uint8_t *const b[4], int n,
-                                    float32x4_t lo[4], float32x4_t hi[4]) {
+/* Products of one row of floats with four others, weights with tokens or a token with weights: partial sums 0 to 3 of
+ * product k are out[2 k], 4 to 7 out[2 k + 1]. */
+static ALWAYS_INLINE void dot4_x4(int type_a, const uint8_t *a, int type_b, const uint8_t *const b[4], int n,
+                                  float4 out[8]) {
     const int size_a = type_a == QUANT_F32 ? 4 : 2, size_b = type_b == QUANT_F32 ? 4 : 2; /* bytes of a number */
-    float32x4_t l0 = vdupq_n_f32(0), l1 = l0, l2 = l0, l3 = l0, h0 = l0, h1 = l0, h2 = l0, h3 = l0;
+    float4 s[8]; /* of 4 products and 2 halves */
+    UNROLL for (int k = 0; k < 8; k++) s[k] = splat4(0);
     for (int i = 0; i + 8 <= n; i += 8) {
-        const float32x4_t u = load4_neon(type_a, a + i * size_a), v = load4_neon(type_a, a + (i + 4) * size_a);
-        const int j = i * size_b, k = (i + 4) * size_b;
-        l0 = vfmaq_f32(l0, u, load4_neon(type_b, b[0] + j)), h0 = vfmaq_f32(h0, v, load4_neon(type_b, b[0] + k));
-        l1 = vfmaq_f32(l1, u, load4_neon(type_b, b[1] + j)), h1 = vfmaq_f32(h1, v, load4_neon(type_b, b[1] + k));
-        l2 = vfmaq_f32(l2, u, load4_neon(type_b, b[2] + j)), h2 = vfmaq_f32(h2, v, load4_neon(type_b, b[2] + k));
-        l3 = vfmaq_f32(l3, u, load4_neon(type_b, b[3] + j)), h3 = vfmaq_f32(h3, v, load4_neon(type_b, b[3] + k));
+        const float4 u[2] = {load4(type_a, a + i * size_a), load4(type_a, a + (i + 4) * size_a)};
+        float4 x[8], y[8];
+        UNROLL for (int k = 0; k < 8; k++) x[k] = u[k % 2], y[k] = load4(type_b, b[k / 2] + (i + k % 2 * 4) * size_b);
+        fmas4(8, x, y, s);
     }
-    lo[0] = l0, lo[1] = l1, lo[2] = l2, lo[3] = l3, hi[0] = h0, hi[1] = h1, hi[2] = h2, hi[3] = h3;
+    UNROLL for (int k = 0; k < 8; k++) out[k] = s[k];
 }
 
 /* One token with four rows. `type` is a constant at every call, so each type gets a loop of its own. */
-static ALWAYS_INLINE void dot_rows4_neon(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
-    float32x4_t lo[4], hi[4]; /* partial sums 0 to 3, and 4 to 7, of four products */
-    dot4_neon(QUANT_F32, bytes_of(x), type, w, n, lo, hi);
-    for (int i = 0; i < 4; i++) out[i] = dot_end_neon(lo[i], hi[i], type, w[i], x, n & ~7, n);
+static ALWAYS_INLINE void dot_rows4_x4(int type, const uint8_t *const w[4], const float *x, int n, float out[4]) {
+    float4 s[8]; /* as dot4_x4 leaves them */
+    dot4_x4(QUANT_F32, bytes_of(x), type, w, n, s);
+    for (int i = 0; i < 4; i++) out[i] = dot_end_x4(s + 2 * i, type, w[i], x, n & ~7, n);
 }
 
 /* Four tokens at a time with each row, then one token with four rows at a time. */
-static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, int row, int n_rows) {
+static ALWAYS_INLINE void multiply_float_type_x4(int type, const product *p, int row, int n_rows) {
     const int n = p->a->n;
-    float32x4_t lo[4], hi[4]; /* partial sums 0 to 3, and 4 to 7, of four products */
     int k = 0; /* tokens */
     for (; k + 4 <= p->n_tokens; k += 4) {
         const uint8_t *x[4];
         for (int i = 0; i < 4; i++) x[i] = bytes_of(p->a->x + token_at(p, k + i));
         for (int r = row; r < row + n_rows; r++) {
             const uint8_t *w = p->w + (size_t)r * p->row_bytes;
-            dot4_neon(type, w, QUANT_F32, x, n, lo, hi);
+            float4 s[8]; /* as dot4_x4 leaves them */
+            dot4_x4(type, w, QUANT_F32, x, n, s);
             for (int i = 0; i < 4; i++)
                 p->y[(size_t)(k + i) * (size_t)p->ldy + (size_t)r] =
-                    dot_end_neon(lo[i], hi[i], type, w, (const float *)(const void *)x[i], n & ~7, n);
+                    dot_end_x4(s + 2 * i, type, w, (const float *)(const void *)x[i], n & ~7, n);
         }
     }
     for (; k < p->n_tokens; k++)
@@ -4233,11 +4407,225 @@ static ALWAYS_INLINE void multiply_float_type_neon(int type, const product *p, i
             const uint8_t *w[4]; /* four rows */
             float out[4]; /* four rows */
             for (int i = 0; i < 4; i++) w[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
-            dot_rows4_neon(type, w, p->a->x + token_at(p, k), n, out);
+            dot_rows4_x4(type, w, p->a->x + token_at(p, k), n, out);
             memcpy(p->y + (size_t)k * (size_t)p->ldy + r, out, (size_t)rows * sizeof *out);
         }
 }
 
+/* Rows of floats times any number of tokens. */
+static void multiply_float_x4(const product *p, int row, int n_rows) {
+    if (p->type == QUANT_F32) multiply_float_type_x4(QUANT_F32, p, row, n_rows);
+    else if (p->type == QUANT_F16) multiply_float_type_x4(QUANT_F16, p, row, n_rows);
+    else multiply_float_type_x4(QUANT_BF16, p, row, n_rows);
+}
+
+/* exp32 of n <= 2 vectors. What is rare in a multiply-add is left to exp32; no sum here is small, unless it is x. */
+static ALWAYS_INLINE void exp_x4(int n, float4 *x) {
+    float4 t[2], m[2], r[2], p[2], c[2]; /* x log2 e + magic, -n of exp32, r, the polynomial, a constant */
+    int4 rare;
+    UNROLL for (int i = 0; i < n; i++) t[i] = splat4(ROUND_MAGIC), c[i] = splat4(EXP_LOG2E);
+    rare = fmas4_rare(n, 0, x, c, t, t);
+    UNROLL for (int i = 0; i < n; i++) {
+        m[i] = splat4(ROUND_MAGIC) - t[i];
+        r[i] = x[i] + m[i] * splat4(EXP_LN2_HI); /* r = x - n ln 2, in two steps; this product is exact */
+        c[i] = splat4(EXP_LN2_LO), p[i] = splat4(exp_poly[0]);
+    }
+    rare |= fmas4_rare(n, 0, m, c, r, r);
+    UNROLL for (int k = 1; k < COUNT(exp_poly); k++) {
+        UNROLL for (int i = 0; i < n; i++) c[i] = splat4(exp_poly[k]);
+        rare |= fmas4_rare(n, 0, p, r, c, p);
+    }
+    UNROLL for (int i = 0; i < n; i++) {
+        const uint4 exponent = (uint4)t[i] - (uint4)splat4(ROUND_MAGIC) + 127;
+        const float4 y = p[i] * (float4)(exponent << 23);
+        const int4 under = x[i] < splat4(EXP_MIN), in_range = x[i] <= splat4(EXP_MAX);
+        p[i] = select4(in_range, (float4)((int4)y & ~under), x[i] + splat4(INFINITY)); /* above: infinity, or NaN */
+    }
+    for (int l = 0; l < 4 && (rare[0] | rare[1] | rare[2] | rare[3]); l++)
+        UNROLL for (int i = 0; i < n; i++) if (rare[l]) p[i][l] = exp32(x[i][l]);
+    UNROLL for (int i = 0; i < n; i++) x[i] = p[i];
+}
+
+/* The sum of squares is a float product of x with itself. */
+static void rms_norm_x4(float *out, const float *x, const float *w, int n, float eps) {
+    float4 s[2] = {{0}, {0}}; /* partial sums 0 to 3, 4 to 7 */
+    float scale; /* 1 / sqrt(mean + eps) */
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const float4 v[2] = {loadf4(x + i), loadf4(x + i + 4)};
+        fmas4(2, v, v, s);
+    }
+    scale = 1.0f / sqrtf(dot_end_x4(s, QUANT_F32, bytes_of(x), x, i, n) / (float)n + eps);
+    for (i = 0; i + 4 <= n; i += 4) store4(out + i, loadf4(x + i) * splat4(scale) * loadf4(w + i));
+    for (; i < n; i++) out[i] = x[i] * scale * w[i];
+}
+
+/* Eight at a time, and the rest by the definition. */
+static void swiglu_x4(float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const float4 g[2] = {loadf4(gate + i), loadf4(gate + i + 4)};
+        float4 e[2] = {-g[0], -g[1]};
+        exp_x4(2, e);
+        UNROLL for (int k = 0; k < 2; k++)
+            store4(gate + i + 4 * k, g[k] / (splat4(1) + e[k]) * loadf4(up + i + 4 * k));
+    }
+    swiglu_c(gate + i, up + i, n - i);
+}
+
+/* Pairs side by side are taken apart while they are loaded. */
+static void rope_x4(float *x, const float *cs, int half, int neox) {
+    if (half % 4) {
+        rope_c(x, cs, half, neox);
+        return;
+    }
+    for (int i = 0; i < half; i += 4) {
+        const float4 s = loadf4(cs + half + i), c[2] = {loadf4(cs + i), loadf4(cs + i)};
+        float4 v[2], t[2]; /* x0, x1 of four pairs, and their products with sines */
+        if (neox) v[0] = loadf4(x + i), v[1] = loadf4(x + half + i);
+        else load_pairs4(x + 2 * i, v);
+        t[0] = v[1] * -s, t[1] = v[0] * s;
+        fmas4(2, v, c, t);
+        if (neox) store4(x + i, t[0]), store4(x + half + i, t[1]);
+        else store_pairs4(x + 2 * i, t);
+    }
+}
+
+/* Four positions at a time, past the end the last one again. */
+static ALWAYS_INLINE void scores_type_x4(int type, float *scores, const float *q, const uint8_t *k, int n,
+                                         int head_dim, float scale) {
+    const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2); /* bytes of a position */
+    for (int t = 0; t < n; t += 4) {
+        const uint8_t *row[4]; /* four positions */
+        float out[4]; /* four rows */
+        for (int r = 0; r < 4; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
+        dot_rows4_x4(type, row, q, head_dim, out);
+        for (int r = 0; r < 4 && t + r < n; r++) scores[t + r] = out[r] * scale;
+    }
+}
+
+static void scores_x4(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
+    if (f16) scores_type_x4(QUANT_F16, scores, q, k, n, head_dim, scale);
+    else scores_type_x4(QUANT_F32, scores, q, k, n, head_dim, scale);
+}
+
+/* One position times four q at a time. */
+static ALWAYS_INLINE void scores4_type_x4(int type, float *scores, size_t stride, const float *const q[4],
+                                          const uint8_t *k, int n, int head_dim, float scale) {
+    const uint8_t *const x[4] = {bytes_of(q[0]), bytes_of(q[1]), bytes_of(q[2]), bytes_of(q[3])};
+    for (int t = 0; t < n; t++, k += head_dim * (type == QUANT_F32 ? 4 : 2)) {
+        float4 s[8]; /* as dot4_x4 leaves them */
+        dot4_x4(type, k, QUANT_F32, x, head_dim, s);
+        for (size_t i = 0; i < 4; i++)
+            scores[i * stride + (size_t)t] = dot_end_x4(s + 2 * i, type, k, q[i], head_dim & ~7, head_dim) * scale;
+    }
+}
+
+static void scores4_x4(float *scores, size_t stride, const float *const q[4], const uint8_t *k, int n, int head_dim,
+                       int f16, float scale) {
+    if (f16) scores4_type_x4(QUANT_F16, scores, stride, q, k, n, head_dim, scale);
+    else scores4_type_x4(QUANT_F32, scores, stride, q, k, n, head_dim, scale);
+}
+
+/* As softmax_c, eight at a time. */
+static float softmax_x4(float *x, int n) {
+    float4 m = splat4(-INFINITY), sum[2] = {{0}, {0}}; /* maxima, partial sums 0 to 3, 4 to 7 */
+    float s[8], max = -INFINITY; /* partial sums */
+    int i = 0;
+    for (; i + 4 <= n; i += 4) m = max4(m, loadf4(x + i));
+    for (int l = 0; l < 4; l++) max = MAX(max, m[l]);
+    for (; i < n; i++) max = MAX(max, x[i]);
+    for (i = 0; i + 8 <= n; i += 8) {
+        float4 v[2] = {loadf4(x + i) - splat4(max), loadf4(x + i + 4) - splat4(max)};
+        exp_x4(2, v);
+        UNROLL for (int k = 0; k < 2; k++) store4(x + i + 4 * k, v[k]), sum[k] += v[k];
+    }
+    store4(s, sum[0]), store4(s + 4, sum[1]);
+    for (; i < n; i++) {
+        x[i] = exp32(x[i] - max);
+        s[i & 7] += x[i];
+    }
+    return sum8(s);
+}
+
+/* 16 outputs stay in registers while all positions go by, in order. */
+static ALWAYS_INLINE void accumulate_type_x4(int type, float *out, const float *p, const uint8_t *v, int n,
+                                             int head_dim) {
+    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
+    const size_t stride = (size_t)(head_dim * size); /* bytes of a position */
+    int i = 0;
+    for (; i + 16 <= head_dim; i += 16) {
+        const uint8_t *at = v + i * size; /* of position t */
+        float4 s[4]; /* 16 outputs */
+        UNROLL for (int j = 0; j < 4; j++) s[j] = loadf4(out + i + 4 * j);
+        for (int t = 0; t < n; t++, at += stride) {
+            float4 x[4], w[4];
+            UNROLL for (int j = 0; j < 4; j++) x[j] = load4(type, at + 4 * j * size), w[j] = splat4(p[t]);
+            fmas4(4, x, w, s);
+        }
+        UNROLL for (int j = 0; j < 4; j++) store4(out + i + 4 * j, s[j]);
+    }
+    for (; i < head_dim; i++)
+        for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
+}
+
+static void accumulate_x4(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16) {
+    if (f16) accumulate_type_x4(QUANT_F16, out, p, v, n, head_dim);
+    else accumulate_type_x4(QUANT_F32, out, p, v, n, head_dim);
+}
+
+/* Eight outputs of each of four, for which v is read once. */
+static ALWAYS_INLINE void accumulate4_type_x4(int type, float *const out[4], const float *p, size_t stride,
+                                              const uint8_t *v, int n, int head_dim) {
+    const int size = type == QUANT_F32 ? 4 : 2, whole = head_dim & ~7; /* bytes of a number, numbers in vectors */
+    for (int i = 0; i < whole; i += 8) {
+        const uint8_t *at = v + i * size; /* of position t */
+        float4 s[8]; /* two vectors of each */
+        UNROLL for (int j = 0; j < 8; j++) s[j] = loadf4(out[j / 2] + i + j % 2 * 4);
+        for (int t = 0; t < n; t++, at += head_dim * size) {
+            const float4 u[2] = {load4(type, at), load4(type, at + 4 * size)};
+            float4 x[8], w[8];
+            UNROLL for (int j = 0; j < 8; j++) x[j] = u[j % 2], w[j] = splat4(p[(size_t)(j / 2) * stride + (size_t)t]);
+            fmas4(8, x, w, s);
+        }
+        UNROLL for (int j = 0; j < 8; j++) store4(out[j / 2] + i + j % 2 * 4, s[j]);
+    }
+    for (size_t j = 0, t; whole < head_dim && j < 4; j++)
+        for (t = 0; t < (size_t)n; t++)
+            for (int i = whole; i < head_dim; i++)
+                out[j][i] = fma32(p[j * stride + t], load_float(type, v + t * (size_t)(head_dim * size), i), out[j][i]);
+}
+
+static void accumulate4_x4(float *const out[4], const float *p, size_t stride, const uint8_t *v, int n, int head_dim,
+                           int f16) {
+    if (f16) accumulate4_type_x4(QUANT_F16, out, p, stride, v, n, head_dim);
+    else accumulate4_type_x4(QUANT_F32, out, p, stride, v, n, head_dim);
+}
+
+static void to_f16_x4(uint8_t *out, const float *x, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) store_f16(out + 2 * i, loadf4(x + i));
+    to_f16_c(out + 2 * i, x + i, n - i);
+}
+
+static void axpy_x4(float *out, float a, const float *x, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const float4 v = loadf4(x + i), w = splat4(a);
+        float4 s = loadf4(out + i);
+        fmas4(1, &v, &w, &s);
+        store4(out + i, s);
+    }
+    axpy_c(out + i, a, x + i, n - i);
+}
+
+#define KERN_X4(cpu, set) \
+    {cpu, quantize_x4, &set, rms_norm_x4, swiglu_x4, rope_x4, scores_x4, \
+     softmax_x4, accumulate_x4, scores4_x4, accumulate4_x4, to_f16_x4, axpy_x4}
+#endif
+
+/* --- Arm with NEON: baseline AArch64, nothing to detect --- */
+#ifdef POLAR_ARM
 /* --- Arm, quantized weights ---
  *
  * numbers_neon reads 16 numbers of a block, scales_neon the factors of its sub-blocks: all that is known here about how
@@ -4826,13 +5214,6 @@ static I8MM void panel_dot_i8mm(const panel *f, int type, int count, const panel
     panel_shape_neon(ARM_I8MM, f, type, count, t);
 }
 
-/* Rows of floats times any number of tokens. */
-static void multiply_float_neon(const product *p, int row, int n_rows) {
-    if (p->type == QUANT_F32) multiply_float_type_neon(QUANT_F32, p, row, n_rows);
-    else if (p->type == QUANT_F16) multiply_float_type_neon(QUANT_F16, p, row, n_rows);
-    else multiply_float_type_neon(QUANT_BF16, p, row, n_rows);
-}
-
 static void rows4_neon(const product *p, int row, int n_rows) {
     multiply_rows_neon(ARM_NEON, p, row, n_rows);
 }
@@ -4841,157 +5222,16 @@ static DOTPROD void rows4_dotprod(const product *p, int row, int n_rows) {
     multiply_rows_neon(ARM_DOTPROD, p, row, n_rows);
 }
 
-static const product_set set_neon = {ARM_NEON, 8, 4, 3, multiply_float_neon, rows4_neon, panel_fill_neon,
+static const product_set set_neon = {ARM_NEON, 8, 4, 3, multiply_float_x4, rows4_neon, panel_fill_neon,
                                      panel_dot_neon};
-static const product_set set_dotprod = {ARM_DOTPROD, 8, 4, 3, multiply_float_neon, rows4_dotprod, panel_fill_neon,
+static const product_set set_dotprod = {ARM_DOTPROD, 8, 4, 3, multiply_float_x4, rows4_dotprod, panel_fill_neon,
                                         panel_dot_dotprod};
-static const product_set set_i8mm = {ARM_I8MM, 8, 4, 3, multiply_float_neon, rows4_dotprod, panel_fill_neon,
+static const product_set set_i8mm = {ARM_I8MM, 8, 4, 3, multiply_float_x4, rows4_dotprod, panel_fill_neon,
                                      panel_dot_i8mm};
 
-/* exp32 in four lanes. */
-static float32x4_t exp4_neon(float32x4_t x) {
-    const float32x4_t magic = vdupq_n_f32(ROUND_MAGIC), t = vfmaq_f32(magic, x, vdupq_n_f32(EXP_LOG2E));
-    const float32x4_t n = vsubq_f32(t, magic);
-    const int32x4_t i = vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(magic));
-    const uint32x4_t under = vcltq_f32(x, vdupq_n_f32(EXP_MIN)), in_range = vcleq_f32(x, vdupq_n_f32(EXP_MAX));
-    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(EXP_LN2_HI)), p = vdupq_n_f32(exp_poly[0]), y;
-    r = vfmsq_f32(r, n, vdupq_n_f32(EXP_LN2_LO));
-    UNROLL for (int k = 1; k < COUNT(exp_poly); k++) p = vfmaq_f32(vdupq_n_f32(exp_poly[k]), p, r);
-    y = vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(i, vdupq_n_s32(127)), 23)));
-    y = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), under));
-    return vbslq_f32(in_range, y, vaddq_f32(x, vdupq_n_f32(INFINITY))); /* above: infinity, or NaN */
-}
-
-/* The sum of squares is a float product of x with itself; lanes 0 to 3 are in `lo`, 4 to 7 in `hi`. */
-static void rms_norm_neon(float *out, const float *x, const float *w, int n, float eps) {
-    float32x4_t lo = vdupq_n_f32(0), hi = lo; /* partial sums 0 to 3, 4 to 7 */
-    float scale; /* 1 / sqrt(mean + eps) */
-    int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
-        lo = vfmaq_f32(lo, a, a);
-        hi = vfmaq_f32(hi, b, b);
-    }
-    scale = 1.0f / sqrtf(dot_end_neon(lo, hi, QUANT_F32, bytes_of(x), x, i, n) / (float)n + eps);
-    for (i = 0; i + 4 <= n; i += 4)
-        vst1q_f32(out + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(w + i)));
-    for (; i < n; i++) out[i] = x[i] * scale * w[i];
-}
-
-/* Four at a time, and the rest by the definition. */
-static void swiglu_neon(float *gate, const float *up, int n) {
-    int i = 0;
-    for (; i + 4 <= n; i += 4) {
-        const float32x4_t g = vld1q_f32(gate + i), e = exp4_neon(vnegq_f32(g));
-        vst1q_f32(gate + i, vmulq_f32(vdivq_f32(g, vaddq_f32(vdupq_n_f32(1), e)), vld1q_f32(up + i)));
-    }
-    swiglu_c(gate + i, up + i, n - i);
-}
-
-/* Pairs side by side are taken apart while they are loaded. */
-static void rope_neon(float *x, const float *cs, int half, int neox) {
-    if (half % 4) {
-        rope_c(x, cs, half, neox);
-        return;
-    }
-    for (int i = 0; i < half; i += 4) {
-        const float32x4_t c = vld1q_f32(cs + i), s = vld1q_f32(cs + half + i);
-        float32x4x2_t v; /* (x0, x1) of four pairs */
-        if (neox) v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + half + i);
-        else v = vld2q_f32(x + 2 * i);
-        const float32x4_t a = v.val[0], b = v.val[1];
-        v.val[0] = vfmaq_f32(vmulq_f32(b, vnegq_f32(s)), a, c);
-        v.val[1] = vfmaq_f32(vmulq_f32(a, s), b, c);
-        if (neox) vst1q_f32(x + i, v.val[0]), vst1q_f32(x + half + i, v.val[1]);
-        else vst2q_f32(x + 2 * i, v);
-    }
-}
-
-/* Four positions at a time, past the end the last one again. */
-static ALWAYS_INLINE void scores_type_neon(int type, float *scores, const float *q, const uint8_t *k, int n,
-                                           int head_dim, float scale) {
-    const size_t stride = (size_t)head_dim * (type == QUANT_F32 ? 4 : 2); /* bytes of a position */
-    for (int t = 0; t < n; t += 4) {
-        const uint8_t *row[4]; /* four positions */
-        float out[4]; /* four rows */
-        for (int r = 0; r < 4; r++) row[r] = k + (size_t)MIN(t + r, n - 1) * stride;
-        dot_rows4_neon(type, row, q, head_dim, out);
-        for (int r = 0; r < 4 && t + r < n; r++) scores[t + r] = out[r] * scale;
-    }
-}
-
-static void scores_neon(float *scores, const float *q, const uint8_t *k, int n, int head_dim, int f16, float scale) {
-    if (f16) scores_type_neon(QUANT_F16, scores, q, k, n, head_dim, scale);
-    else scores_type_neon(QUANT_F32, scores, q, k, n, head_dim, scale);
-}
-
-/* As softmax_c, eight at a time. */
-static float softmax_neon(float *x, int n) {
-    float32x4_t m = vdupq_n_f32(-INFINITY), lo = vdupq_n_f32(0), hi = lo; /* maxima, partial sums 0 to 3, 4 to 7 */
-    float s[8], max; /* partial sums */
-    int i = 0;
-    for (; i + 4 <= n; i += 4) m = vmaxq_f32(m, vld1q_f32(x + i));
-    max = vmaxvq_f32(m);
-    for (; i < n; i++) max = MAX(max, x[i]);
-    for (i = 0; i + 8 <= n; i += 8) {
-        const float32x4_t a = exp4_neon(vsubq_f32(vld1q_f32(x + i), vdupq_n_f32(max)));
-        const float32x4_t b = exp4_neon(vsubq_f32(vld1q_f32(x + i + 4), vdupq_n_f32(max)));
-        vst1q_f32(x + i, a);
-        vst1q_f32(x + i + 4, b);
-        lo = vaddq_f32(lo, a);
-        hi = vaddq_f32(hi, b);
-    }
-    vst1q_f32(s, lo);
-    vst1q_f32(s + 4, hi);
-    for (; i < n; i++) {
-        x[i] = exp32(x[i] - max);
-        s[i & 7] += x[i];
-    }
-    return sum8(s);
-}
-
-/* 16 outputs stay in registers while all positions go by, in order. */
-static ALWAYS_INLINE void accumulate_type_neon(int type, float *out, const float *p, const uint8_t *v, int n,
-                                               int head_dim) {
-    const int size = type == QUANT_F32 ? 4 : 2; /* bytes of a number */
-    const size_t stride = (size_t)(head_dim * size); /* bytes of a position */
-    int i = 0;
-    for (; i + 16 <= head_dim; i += 16) {
-        const uint8_t *row = v + i * size; /* of position t */
-        float32x4_t s[4]; /* 16 outputs */
-        UNROLL for (int j = 0; j < 4; j++) s[j] = vld1q_f32(out + i + 4 * j);
-        for (int t = 0; t < n; t++, row += stride)
-            UNROLL for (int j = 0; j < 4; j++) s[j] = vfmaq_n_f32(s[j], load4_neon(type, row + 4 * j * size), p[t]);
-        UNROLL for (int j = 0; j < 4; j++) vst1q_f32(out + i + 4 * j, s[j]);
-    }
-    for (; i < head_dim; i++)
-        for (int t = 0; t < n; t++) out[i] = fma32(p[t], load_float(type, v + (size_t)t * stride, i), out[i]);
-}
-
-static void accumulate_neon(float *out, const float *p, const uint8_t *v, int n, int head_dim, int f16) {
-    if (f16) accumulate_type_neon(QUANT_F16, out, p, v, n, head_dim);
-    else accumulate_type_neon(QUANT_F32, out, p, v, n, head_dim);
-}
-
-static void to_f16_neon(uint8_t *out, const float *x, int n) {
-    int i = 0;
-    for (; i + 4 <= n; i += 4) vst1_u8(out + 2 * i, vreinterpret_u8_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-    to_f16_c(out + 2 * i, x + i, n - i);
-}
-
-static void axpy_neon(float *out, float a, const float *x, int n) {
-    int i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vfmaq_n_f32(vld1q_f32(out + i), vld1q_f32(x + i), a));
-    axpy_c(out + i, a, x + i, n - i);
-}
-
-
-#define KERN_ARM(cpu, set) \
-    {cpu, quantize_neon, &set, rms_norm_neon, swiglu_neon, rope_neon, scores_neon, \
-     softmax_neon, accumulate_neon, NULL, NULL, to_f16_neon, axpy_neon}
-static const kern kern_neon = KERN_ARM(POLAR_CPU_NEON, set_neon);
-static const kern kern_dotprod = KERN_ARM(POLAR_CPU_DOTPROD, set_dotprod);
-static const kern kern_i8mm = KERN_ARM(POLAR_CPU_I8MM, set_i8mm);
+static const kern kern_neon = KERN_X4(POLAR_CPU_NEON, set_neon);
+static const kern kern_dotprod = KERN_X4(POLAR_CPU_DOTPROD, set_dotprod);
+static const kern kern_i8mm = KERN_X4(POLAR_CPU_I8MM, set_i8mm);
 
 #ifdef __APPLE__
 static int cpu_has(const char *name) {
@@ -5033,10 +5273,138 @@ static int cpu_has_i8mm(void) {
 }
 #endif
 
+/* --- WebAssembly with SIMD128, known when compiling: i32x4.dot on numbers of 16 bits, whatever their type --- */
+#ifdef POLAR_WASM
+
+/* s + products of eight numbers of a row and of a token, two in each lane. */
+static ALWAYS_INLINE int4 dot8_wasm(int4 s, v128_t w, const int16_t *a) {
+    return s + (int4)wasm_i32x4_dot_i16x8(w, wasm_v128_load(a));
+}
+
+/* acc[k] = fma(d[k % rows] da[k / rows], sum[k], acc[k]): the end of a block. */
+static ALWAYS_INLINE void chain_wasm(int n, int rows, const float4 *d, const float *const *da, int b, const int4 *sum,
+                                     float4 *acc) {
+    float4 x[8], y[8];
+    UNROLL for (int k = 0; k < n; k++) {
+        x[k] = d[k % rows] * splat4(da[k / rows][b]);
+        y[k] = (float4)wasm_f32x4_convert_i32x4((v128_t)sum[k]);
+    }
+    fmas4(n, x, y, acc);
+}
+
+/* Rows [row, row + n_rows) times few tokens, as they are read: a lane for each of four rows. Numbers of 8 bits are not
+ * unpacked before. */
+static ALWAYS_INLINE void rows4_type_wasm(int is_q8, const product *p, int row, int n_rows) {
+    const quant_type *t = &quant_types[p->type];
+    const act_blocks *a = act_blocks_of(p->a, p->type);
+    for (int r = row; r < row + n_rows; r += 4) for (int k = 0; k < p->n_tokens; k++) {
+        const int rows = MIN(4, row + n_rows - r), n_blocks = p->a->n / t->block; /* past the end the last row again */
+        const size_t from = token_at(p, k);
+        const int16_t *q = a->q16 + from, *sums = a->sums + from / 16;
+        const float *const da = a->d + from / (size_t)t->block;
+        const uint8_t *x[4]; /* the blocks at hand */
+        float4 acc = {0};
+        float y[4];
+        UNROLL for (int i = 0; i < 4; i++) x[i] = p->w + (size_t)(r + MIN(i, rows - 1)) * p->row_bytes;
+        for (int b = 0; b < n_blocks; b++, q += t->block, sums += t->block / 16) {
+            int4 s[4], m = {0}, u, v; /* sums of each row, with minima of all; halves of a transposition */
+            float4 d, dm = {0};
+            uint16_t half[4];
+            UNROLL for (int i = 0; i < 4; i++) {
+                s[i] = (int4){0};
+                if (is_q8) {
+                    memcpy(half + i, x[i], 2);
+                    UNROLL for (int j = 0; j < 32; j += 8)
+                        s[i] = dot8_wasm(s[i], wasm_i16x8_load8x8(x[i] + 2 + j), q + j);
+                } else {
+                    quant_block w;
+                    t->unpack(x[i], &w);
+                    d[i] = w.d;
+                    if (t->has_mins) dm[i] = w.m;
+                    for (int j = 0; j < t->block; j += 8) s[i] = dot8_wasm(s[i], wasm_v128_load(w.q + j), q + j);
+                    for (int j = 0; t->has_mins && j < t->block / 16; j++) m[i] += w.mins[j] * sums[j];
+                }
+                x[i] += t->bytes;
+            }
+            if (is_q8) d = load4(QUANT_F16, (const uint8_t *)half);
+#define MERGE(a, b, i, j, k, l) (int4)wasm_i32x4_shuffle((v128_t)(a), (v128_t)(b), i, j, k, l)
+            u = MERGE(s[0], s[1], 0, 4, 1, 5) + MERGE(s[0], s[1], 2, 6, 3, 7);
+            v = MERGE(s[2], s[3], 0, 4, 1, 5) + MERGE(s[2], s[3], 2, 6, 3, 7);
+            u = MERGE(u, v, 0, 1, 4, 5) + MERGE(u, v, 2, 3, 6, 7); /* lane i: the sum of s[i] */
+#undef MERGE
+            chain_wasm(1, 1, &d, &da, b, &u, &acc);
+            if (!is_q8 && t->has_mins) chain_wasm(1, 1, &dm, &da, b, &m, &acc);
+        }
+        store4(y, acc);
+        memcpy(p->y + (size_t)k * (size_t)p->ldy + r, y, (size_t)rows * sizeof *y);
+    }
+}
+
+static void rows4_wasm(const product *p, int row, int n_rows) {
+    if (p->type == QUANT_Q8_0) rows4_type_wasm(1, p, row, n_rows);
+    else rows4_type_wasm(0, p, row, n_rows);
+}
+
+/* A panel of 16 rows: numbers (n / 2, 16, 2), minima (n / 32, 16, 2). */
+static void panel_fill_wasm(int set, const panel *to, int type, const uint8_t *const *w, int count,
+                            const uint8_t *ahead) {
+    const quant_type *t = &quant_types[type];
+    (void)set, (void)ahead;
+    for (int r = 0; r < KERN_ROWS; r++) for (int b = 0; b < count; b++) {
+        int16_t *q = (int16_t *)(void *)to->q + KERN_ROWS * t->block * b + 2 * r;
+        int16_t *mins = to->mins + t->block * b + 2 * r;
+        quant_block u;
+        t->unpack(w[r] + (size_t)b * (size_t)t->bytes, &u);
+        to->d[KERN_ROWS * b + r] = u.d;
+        for (int i = 0; i < t->block; i += 2) memcpy(q + KERN_ROWS * i, u.q + i, 4);
+        if (!t->has_mins) continue;
+        to->m[KERN_ROWS * b + r] = u.m;
+        for (int i = 0; i < t->block / 16; i += 2) memcpy(mins + KERN_ROWS * i, u.mins + i, 4);
+    }
+}
+
+/* s[2 k + h] = sum_i w_i a_i for token k and rows 4 h .. 4 h + 3: n pairs of 8 rows of a panel. */
+static ALWAYS_INLINE void pairs_dot_wasm(const int16_t *w, int n, const int16_t *const *a, int from, int4 s[8]) {
+    UNROLL for (int k = 0; k < 8; k++) s[k] = (int4){0};
+    for (int i = 0; i < n; i++, w += 2 * KERN_ROWS) {
+        const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 8);
+        UNROLL for (int k = 0; k < 4; k++) {
+            const v128_t x = wasm_v128_load32_splat(a[k] + from + 2 * i);
+            s[2 * k] += (int4)wasm_i32x4_dot_i16x8(w0, x), s[2 * k + 1] += (int4)wasm_i32x4_dot_i16x8(w1, x);
+        }
+    }
+}
+
+/* A panel times four tokens, eight rows after eight. */
+static void panel_dot_wasm(const panel *f, int type, int count, const panel_tile *t) {
+    const int block = quant_types[type].block, mins = quant_types[type].has_mins;
+    for (int r = 0; r < KERN_ROWS; r += 8) {
+        float4 acc[8]; /* the chains: 4 tokens and 2 halves of these rows */
+        UNROLL for (int k = 0; k < 8; k++) acc[k] = loadf4(t->y[k / 2] + r + k % 2 * 4);
+        for (int b = 0; b < count; b++) {
+            const float *const d = f->d + KERN_ROWS * b + r, *const m = f->m + KERN_ROWS * b + r;
+            const float4 d4[2] = {loadf4(d), loadf4(d + 4)}, m4[2] = {loadf4(m), loadf4(m + 4)};
+            int4 s[8];
+            pairs_dot_wasm((const int16_t *)(const void *)f->q + KERN_ROWS * block * b + 2 * r, block / 2, t->q16,
+                           block * b, s);
+            chain_wasm(8, 2, d4, t->d, b, s, acc);
+            if (!mins) continue;
+            pairs_dot_wasm(f->mins + block * b + 2 * r, block / 32, t->sums, block / 16 * b, s);
+            chain_wasm(8, 2, m4, t->d, b, s, acc);
+        }
+        UNROLL for (int k = 0; k < 8; k++) store4(t->y[k / 2] + r + k % 2 * 4, acc[k]);
+    }
+}
+
+static const product_set set_wasm = {0, KERN_ROWS, 4, 3, multiply_float_x4, rows4_wasm, panel_fill_wasm,
+                                     panel_dot_wasm};
+static const kern kern_wasm = KERN_X4(POLAR_CPU_WASM, set_wasm);
+#endif
+
 /* --- the choice --- */
 
 static const char *const cpu_names[POLAR_N_CPU] = {"auto",   "plain",   "avx2", "neon",
-                                                   "avx512", "dotprod", "i8mm", "avxvnni", "amx"};
+                                                   "avx512", "dotprod", "i8mm", "avxvnni", "amx", "wasm"};
 
 const char *polar_cpu_name(polar_cpu cpu) {
     return (unsigned)cpu < (unsigned)POLAR_N_CPU ? cpu_names[cpu] : NULL;
@@ -5061,6 +5429,9 @@ static const kern *kern_find(polar_cpu cpu) {
     if ((cpu == POLAR_CPU_I8MM || cpu == POLAR_CPU_AUTO) && cpu_has_i8mm()) return &kern_i8mm;
     if ((cpu == POLAR_CPU_DOTPROD || cpu == POLAR_CPU_AUTO) && cpu_has_dotprod()) return &kern_dotprod;
     if (cpu == POLAR_CPU_NEON || cpu == POLAR_CPU_AUTO) return &kern_neon;
+#endif
+#ifdef POLAR_WASM /* known when compiling */
+    if (cpu == POLAR_CPU_WASM || cpu == POLAR_CPU_AUTO) return &kern_wasm;
 #endif
     return cpu == POLAR_CPU_PLAIN || cpu == POLAR_CPU_AUTO ? &kern_plain : NULL;
 }

@@ -145,7 +145,7 @@ POLAR_API int polar_cpu_count(void); /* cores this process may use, at least 1 *
 /* --- [kern] instruction sets ------------------------------------------------------------------------ */
 /* Variants of the kernels, all with the same bits. AUTO takes the fastest that the CPU has. */
 typedef enum polar_cpu { POLAR_CPU_AUTO, POLAR_CPU_PLAIN, POLAR_CPU_AVX2, POLAR_CPU_NEON, POLAR_CPU_AVX512,
-                         POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_CPU_AVXVNNI, POLAR_CPU_AMX, POLAR_N_CPU } polar_cpu;
+    POLAR_CPU_DOTPROD, POLAR_CPU_I8MM, POLAR_CPU_AVXVNNI, POLAR_CPU_AMX, POLAR_CPU_WASM, POLAR_N_CPU } polar_cpu;
 /* "auto", "plain", ...; like polar_chat_name and its kind NULL for any other number. */
 POLAR_API const char *polar_cpu_name(polar_cpu cpu);
 
