@@ -50,6 +50,18 @@ static int row_counts(const char *page, const char *begin, int n, int all) {
     return ok;
 }
 
+/* Dealings lie around what is expected of them: of the 15 pairs of the first row 7.33 agree by chance. */
+static void check_dealings(const char *page) {
+    size_t n = 0;
+    char *html = read_back(page, &n);
+    const char *row = html ? strstr(html, ">all</td><td>15</td>") : NULL;
+    double agree = 0, chance = 0, low = 0, high = 0;
+    CHECK(row && sscanf(row, ">all</td><td>15</td><td>%lf %%</td><td>%lf %%</td><td>%lf&ndash;%lf", &agree, &chance,
+                        &low, &high) == 4);
+    CHECK(low < chance && chance < high && low >= 20 && high <= 80);
+    free(html);
+}
+
 /* Each number was counted by hand. */
 TEST(counted) {
     static const char *const texts[] = {
@@ -103,6 +115,7 @@ TEST(counted) {
     for (int i = 0; i < COUNT(rows); i++) CHECK(row_counts("counted.html", rows[i], counts[i], 6));
     RUN("polar report counted.json -o again.html", 0, "");
     CHECK(same_files("counted.html", "again.html"));
+    check_dealings("counted.html");
     replace_text("counted.json", "seeds.json", "\"one_seed\":1", "\"one_seed\":0");
     RUN("polar report seeds.json -o seeds.html", 0, "");
     CHECK(count_in("seeds.html", "same seed") == 0);

@@ -26,7 +26,7 @@ static const char style[] =
     "th{color:var(--dim);font-weight:600;vertical-align:bottom}td.l,th.l{text-align:left}"
     "tr.oracle td{color:var(--dim);font-style:italic}tr.pick td{font-weight:600}"
     "td.note{white-space:normal;min-width:12rem;color:var(--dim);font-weight:400}"
-    ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 1.5rem}"
+    ".two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:0 1.5rem}"
     ".two>*{min-width:0}svg.plot{width:100%;max-width:32rem;height:auto;display:block}"
     "svg text{fill:var(--fg);font-size:13px;font-family:inherit}svg .dim{fill:var(--dim)}"
     "svg .axis{stroke:var(--line);stroke-width:1;fill:none}svg .strong{stroke:var(--dim)}"
