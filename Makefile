@@ -64,36 +64,33 @@ build/test-flags: FORCE
 	@echo '$(CC) $(TEST_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(TEST_CFLAGS)' >$@
 FORCE:
 
-# make build/test_gguf && build/test_gguf: one alone.
-build/test_%: tests/test_%.c $(wildcard tests/*.h tests/fuzz/*.c examples/*/*.[ch]) build/inside-declarations.h build/inside.o
+# The command that tests start: of the same object.
+TEST_CLI_OBJECTS = $(CLI:examples/%.c=build/inside/%.o)
+build/inside/%.o: examples/%.c $(wildcard examples/cli/*.h) examples/answer/answer.h polar.h build/test-flags
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(WARN) $(TEST_CFLAGS) -I. -c $< -o $@
+
+build/polar: build/inside.o $(TEST_CLI_OBJECTS)
+	$(CC) $(TEST_CFLAGS) $^ -o $@ $(LDFLAGS) $(LIBS)
+
+# make build/test_gguf && build/test_gguf: one alone. Those that do not look into vector code are spared the compiler's
+# headers for it, which are larger than all else.
+build/test_%: tests/test_%.c $(wildcard tests/*.h tests/fuzz/*.c examples/*/*.[ch]) build/inside-declarations.h \
+        build/inside.o
 	$(CC) -std=c99 $(WARN) -Wno-unused-function $(TEST_CFLAGS) -DPOLAR_INSIDE='<build/inside-declarations.h>' -I. \
-		tests/test_$*.c $(if $(shell grep -l '#include "../polar.c"' $<),,build/inside.o) -o $@ $(LDFLAGS) $(LIBS)
+		$(if $(shell grep -E 'POLAR_(X86|ARM)|KERN_SCRATCH' $<),,-DPOLAR_NO_SIMD) $< $(filter %.o,$^) \
+		-o $@ $(LDFLAGS) $(LIBS)
 
-build/test_model: polar
+build/test_bundle build/test_train_cli: build/inside/answer/answer.o
 
-build/test_train_cli: polar examples/cli/json.c examples/cli/cli.h
+$(patsubst tests/%.c,build/%,$(shell grep -l '"command.h"' tests/test_*.c)): build/polar
 
-build/test_cli: polar
+# The programs of README and polar.h, which test_gen runs. `make test` compiles no library for them.
+LIBRARY ?= libpolar.a
+build/minimal build/chat: build/%: examples/%.c $(LIBRARY)
+	$(CC) -std=c99 $(WARN) $(TEST_CFLAGS) -I. $< $(LIBRARY) -o $@ $(LDFLAGS) $(LIBS)
 
-build/test_journal: examples/cli/cli.c examples/cli/json.c examples/cli/journal.c examples/cli/cli.h
-
-build/test_eval_cli: polar
-
-build/test_search_cli: polar
-
-build/test_scan_cli: polar
-
-build/test_report: polar
-
-build/test_rivals: polar
-
-build/test_released: polar
-
-# The programs of README and polar.h, which test_gen runs.
-build/minimal build/chat: build/%: examples/%.c libpolar.a
-	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
-
-build/test_gen: polar build/minimal build/chat
+build/test_gen: build/minimal build/chat
 
 build/test_embedded: build/embedded/embedded
 
@@ -101,13 +98,13 @@ build/test_embedded: build/embedded/embedded
 # line; the sum comes last. POLAR_SHARED=DIR names the data that users do not have.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 test:
-	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) test-programs
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) test-programs LIBRARY=build/inside.o
 	@sh tests/run.sh $(TESTS:%=build/%)
 
-test-programs: polar $(TESTS:%=build/%)
+test-programs: build/polar $(TESTS:%=build/%)
 
-build/make_model: tests/make_model.c examples/cli/gguf_writer.c libpolar.a
-	$(CC) -std=c99 $(WARN) $(CFLAGS) -I. $< libpolar.a -o $@ $(LDFLAGS) $(LIBS)
+build/make_model: tests/make_model.c examples/cli/gguf_writer.c $(LIBRARY)
+	$(CC) -std=c99 $(WARN) $(TEST_CFLAGS) -I. $< $(LIBRARY) -o $@ $(LDFLAGS) $(LIBS)
 
 # Inference alone, for small devices: everything else switched off, and nothing needed from outside but memory and
 # string functions, qsort and square roots.

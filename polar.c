@@ -626,17 +626,19 @@ static void wr_f32s(uint8_t *p, const float *x, int n) {
     for (int i = 0; i < n; i++) wr_u32(p + 4 * i, f32_bits(x[i]));
 }
 
-/* a*b + c, rounded once. Without the instruction: the product of two floats is exact in double; the sum is
- * made odd where it is inexact (round to odd), so that the second rounding, to float, is the only one. */
+/* a*b + c, rounded once. Without the instruction: the product of two floats is exact in double, and rounding the sum to
+ * float again is wrong only where it is halfway between floats, its last 29 bits 1 0 ... 0, or below the normal ones,
+ * whose halves lie elsewhere. There it is made odd if it is inexact, and the second rounding is the only one. */
 static float fma32(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || \
     defined(__s390x__)
     return __builtin_fmaf(a, b, c);
 #else
-    double p = (double)a * (double)b, q = (double)c, s = p + q, t = s - p, err;
-    err = (p - (s - t)) + (q - t);
+    double p = (double)a * (double)b, q = (double)c, s = p + q, t, err;
+    uint64_t u = f64_bits(s);
+    if ((u & 0x1fffffff) != 0x10000000 && (u >> 52 & 2047) > 1023 - 127) return (float)s;
+    t = s - p, err = (p - (s - t)) + (q - t);
     if (err != 0 && err - err == 0) { /* inexact, and not infinite or NaN */
-        uint64_t u = f64_bits(s);
         if (!(u & 1)) u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
         s = bits_f64(u);
     }

@@ -200,8 +200,8 @@ static char *quote_word(const char *word, char *to) {
 #endif
 
 /* Starts a program with the words of the command: what stands between '...' or "..." is held together. `polar` is
- * ./polar or what POLAR_COMMAND names. <FILE is its stdin, nothing otherwise; >FILE and 2>FILE are stdout and stderr,
- * which go to the file `output` otherwise. Its process, -1 if it cannot be started. */
+ * build/polar or what POLAR_COMMAND names. <FILE is its stdin, nothing otherwise; >FILE and 2>FILE are stdout and
+ * stderr, which go to the file `output` otherwise. Its process, -1 if it cannot be started. */
 static intptr_t start(const char *command) {
     static char text[1 << 14];
     const char *files[3] = {NOTHING, NULL, NULL}, *polar = getenv("POLAR_COMMAND");
@@ -222,7 +222,7 @@ static intptr_t start(const char *command) {
         else files[stream] = word;
     }
     words[n] = NULL;
-    words[0] = strcpy(to, outside(strcmp(words[0], "polar") ? words[0] : polar ? polar : "./polar"));
+    words[0] = strcpy(to, outside(strcmp(words[0], "polar") ? words[0] : polar ? polar : "build/polar"));
     shared = open(there("output"), O_WRONLY | O_CREAT | O_TRUNC | O_BINARY, 0666);
     if (chdir(directory())) return -1;
     for (int i = 0; i < 3; i++) {

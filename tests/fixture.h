@@ -133,9 +133,11 @@ static void fx_fill(fixture *f, const fixture_tensor *t) {
     uint8_t blocks[32][256]; /* of quantized types only so many different ones: encoding takes long */
     for (int i = 0, k = 0; i < n; i += q->block, k++) {
         const int at = k < 32 ? k : (int)(rng_next(&f->seed) % 32);
-        float x[256];
-        for (int j = 0; j < q->block; j++) x[j] = fma32(t->scale, 2 * rng_float(&f->seed) - 1, t->shift);
-        if (k < 32 || q->block == 1) encode_find(q->id)->encode(x, blocks[at]);
+        if (k < 32 || q->block == 1) {
+            float x[256];
+            for (int j = 0; j < q->block; j++) x[j] = fma32(t->scale, 2 * rng_float(&f->seed) - 1, t->shift);
+            encode_find(q->id)->encode(x, blocks[at]);
+        } else f->seed += (uint64_t)q->block * 0x9E3779B97F4A7C15u; /* the step of rng_next, so often */
         fx_bytes(f, blocks[at], (size_t)q->bytes);
     }
     while (f->size % 32) fx_bytes(f, "", 1);

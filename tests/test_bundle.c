@@ -2,7 +2,7 @@
  * computed by plain C on x86-64; any CPU, compiler and number of threads must find them again. POLAR_TEST_PRINT in the
  * environment prints what is found. */
 #include "inside.h"
-#include "../examples/answer/answer.c"
+#include "../examples/answer/answer.h"
 #include "test.h"
 
 #define MODEL "examples/demo/demo-model.gguf"

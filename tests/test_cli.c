@@ -1,4 +1,4 @@
-/* The command line: options, JSON, and the binary ./polar as a user meets it (POLAR_COMMAND names another). */
+/* The command line: options, JSON, and the binary build/polar as a user meets it (POLAR_COMMAND names another). */
 #include "../examples/cli/cli.c"
 #include "../examples/cli/same_file.c"
 #include "../examples/cli/json.c"

@@ -91,7 +91,7 @@ static void write_questions(const char *name, uint64_t seed, const char *extra) 
 static void prepare(void) {
     fixture f;
     polar_model *m;
-    f = fixture_model("llama", QUANT_F32, 11);
+    f = fixture_model("llama", QUANT_Q8_0, 11);
     write_file("m.gguf", f.data, f.size);
     m = fx_open(&f, POLAR_CPU_AUTO);
     write_predictor("p.gguf", m, 0, POLAR_FEATURE_HIDDEN);
@@ -99,7 +99,7 @@ static void prepare(void) {
     write_predictor("other.gguf", m, 12345, POLAR_FEATURE_HIDDEN);
     polar_model_close(m);
     free(f.data);
-    f = fixture_model("llama", QUANT_F32, 12);
+    f = fixture_model("llama", QUANT_Q8_0, 12);
     write_file("m2.gguf", f.data, f.size);
     free(f.data);
     write_questions("test.jsonl", 1, "");

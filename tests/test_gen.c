@@ -772,8 +772,15 @@ TEST(fma_is_exact) {
         const float want = fmaf(a, b, c), got = fma32(a, b, c);
         CHECK(f32_bits(want) == f32_bits(got) || (want != want && got != got));
     }
+    /* halfway between two floats but for 2^-46 of the product; in every second round they are below the normal ones */
+    for (int i = 0; i < 4000; i++) {
+        const int below = i % 2, drawn = (int)(rng_next(&state) & 0x7fffff);
+        const float a = ldexpf(1 + 0x1p-23f, below ? -75 : 0), b = ldexpf(1 - 0x1p-23f, below ? -75 : -1);
+        const float c = ldexpf((float)(below ? drawn : drawn | 0x800000), below ? -149 : 0);
+        CHECK(f32_bits(fmaf(a, b, c)) == f32_bits(fma32(a, b, c)));
+        CHECK(f32_bits(fmaf(a, -b, c)) == f32_bits(fma32(a, -b, c)));
+    }
 }
-
 
 TEST(halves) {
     for (uint32_t h = 0; h < 65536; h++) {

@@ -484,7 +484,7 @@ TEST(command) {
     const void *data;
     size_t size;
     if (run("polar --version")) {
-        SKIP("./polar is not built");
+        SKIP("build/polar is not built");
         return;
     }
     arch_name = "llama";

@@ -1,4 +1,4 @@
-/* polar scan and its page, as a user meets them: ./polar on the bundled model of examples/demo, which was trained to go
+/* polar scan and its page, as a user meets them: on the bundled model of examples/demo, which was trained to go
  * on when layers 2-5 repeat. */
 #include "inside.h"
 #include "../examples/cli/json.c"

@@ -1,4 +1,4 @@
-/* polar search, merge and the journal, as a user meets them: ./polar (POLAR_COMMAND names another) on two small models,
+/* polar search, merge and the journal, as a user meets them: build/polar on two small models,
  * one of which is made so that the programs that answer are known. */
 #include "inside.h"
 #include "../examples/cli/gguf_writer.c"

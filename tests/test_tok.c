@@ -1298,7 +1298,7 @@ TEST(command) {
     toy t;
     blob b;
     if (run("polar --version")) {
-        SKIP("./polar is not built");
+        SKIP("build/polar is not built");
         return;
     }
     toy_make(&t, &state, 0);

@@ -1,8 +1,8 @@
-/* polar train, predict and run -p, as a user meets them: ./polar (POLAR_COMMAND names another) on a small model and on
+/* polar train, predict and run -p, as a user meets them: build/polar on a small model and on
  * results made by a rule: cats need the identity or less, dogs a loop. */
 #include "inside.h"
 #include "../examples/cli/gguf_writer.c"
-#include "../examples/answer/answer.c"
+#include "../examples/answer/answer.h"
 #include "../examples/cli/json.c"
 #include "../examples/demo/story.c"
 #undef PICK

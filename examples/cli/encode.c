@@ -68,10 +68,11 @@ static float encode_fma32(float a, float b, float c) {
     defined(__s390x__)
     return __builtin_fmaf(a, b, c);
 #else
-    double p = (double)a * (double)b, q = (double)c, s = p + q, t = s - p, err;
-    err = (p - (s - t)) + (q - t);
+    double p = (double)a * (double)b, q = (double)c, s = p + q, t, err;
+    uint64_t u = encode_f64_bits(s);
+    if ((u & 0x1fffffff) != 0x10000000 && (u >> 52 & 2047) > 1023 - 127) return (float)s;
+    t = s - p, err = (p - (s - t)) + (q - t);
     if (err != 0 && err - err == 0) { /* inexact, and not infinite or NaN */
-        uint64_t u = encode_f64_bits(s);
         if (!(u & 1)) u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
         memcpy(&s, &u, sizeof s);
     }
