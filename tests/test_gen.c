@@ -971,7 +971,7 @@ TEST(lookup_of_broken_numbers) {
 /* polar run drafts where an answer repeats itself, says how much of it was right, and answers as it would without. */
 TEST(lookup_command) {
     static const char *const options[] = {"", "--program 2-5x2", "--temperature 0.3 --seed 3"};
-    const char *run = "./polar run -m " DEMO_MODEL " -n 120 --ignore-end --json --stats";
+    const char *run = "polar run -m " DEMO_MODEL " -n 120 --ignore-end --json --stats";
     for (int i = 0; i < COUNT(options); i++) {
         char line[512], text[4096], *end;
         int drafted = 0, accepted = 0;
