@@ -145,10 +145,9 @@ bench: polar $(BENCH:%=build/bench-%.gguf)
 	./polar bench $(BENCH:%=build/bench-%.gguf)
 
 # WebAssembly by clang alone, with its vectors, tested in node. Training needs more than the linker's stack of 64 KB, which
-# lies behind the data and overwrites them when it overflows: here it is 1 MB and in front of them. The vectorizer of
-# straight-line code is off: with that of clang 14, training gives other numbers (test_golden training).
+# lies behind the data and overwrites them when it overflows: here it is 1 MB and in front of them.
 WASM_CC ?= clang --target=wasm32-wasi
-WASM_FLAGS = -O2 -msimd128 -fno-slp-vectorize -DPOLAR_NO_THREADS -DPOLAR_NO_MMAP
+WASM_FLAGS = -O2 -msimd128 -DPOLAR_NO_THREADS -DPOLAR_NO_MMAP
 WASM_LINK = -Wl,-z,stack-size=1048576,--stack-first,--initial-memory=268435456,--max-memory=268435456
 WASM_TESTS ?= golden kern
 

@@ -705,10 +705,16 @@ static float exp32(float x) {
 }
 
 /* Double precision functions for tables and statistics: not fast, the same everywhere. A product that is
- * added to something goes through mul64, or gcc would fuse it on some targets and not on others. */
+ * added to something goes through mul64, or gcc would fuse it on some targets and not on others. WebAssembly has nothing
+ * to fuse it with; there clang 14 moves a volatile load behind the next store (-O2 -msimd128, x and y unknown:
+ * d[0] += mul64(x, 1), d[1] += mul64(y, 1) adds y to both). */
 static double mul64(double a, double b) {
+#ifdef __wasm__
+    return a * b;
+#else
     volatile double p = a * b;
     return p;
+#endif
 }
 
 #define LN2 0.693147180559945309417
