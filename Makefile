@@ -234,6 +234,20 @@ demo-eval: polar $(DEMO_SETS:%=build/demo/%.jsonl)
 			build/demo/$$set.jsonl -n 8 --skip 3 -o build/demo/eval-$$set.json || exit 1; \
 	done
 
+# What others do in place of a predictor, beside it on 1000 test questions.
+demo-rivals: polar build/demo/train.jsonl build/demo/validation.jsonl build/demo/test.jsonl
+	head -80 build/demo/validation.jsonl >build/demo/probes.jsonl
+	sed -n 1001,1800p build/demo/validation.jsonl >build/demo/others.jsonl
+	./polar scan -m $(DEMO)/demo-model.gguf build/demo/probes.jsonl --held-out build/demo/others.jsonl --max-times 3 \
+		--winners 10 -o build/demo/scan.json
+	./polar search -m $(DEMO)/demo-model.gguf build/demo/train.jsonl --limit 1200 --simulations 50 -n 8 --seed 1 \
+		-o build/demo/found-1200.json
+	./polar rivals -m $(DEMO)/demo-model.gguf build/demo/found-1200.json --validation build/demo/validation.jsonl \
+		--limit 1000 --scan build/demo/scan.json -n 8 -o build/demo/rivals.json
+	./polar eval -m $(DEMO)/demo-model.gguf -p $(DEMO)/demo-predictor.gguf --validation $(DEMO)/demo-fit.json \
+		--rivals build/demo/rivals.json build/demo/test.jsonl --limit 1000 -n 8 --skip 1 --skip 2 --skip 3 --skip 4 \
+		-o build/demo/eval-rivals.json
+
 PREFIX ?= /usr/local
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
@@ -245,5 +259,5 @@ clean:
 	rm -rf build libpolar.a polar
 
 .PHONY: all help install test test-programs bench embedded wasm check-all clean FORCE demo demo-model demo-predictor demo-eval \
-	demo-questions
+	demo-rivals demo-questions
 .SECONDARY:
