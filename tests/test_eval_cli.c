@@ -720,6 +720,39 @@ static void write_planted(const char *name, int has_task, int has_steps) {
     fclose(f);
 }
 
+/* A pick that is right and a rival that is wrong on all of 40 questions: p = 2^-39, corrected for all that is tested. */
+TEST(planted_contest) {
+    static const double even[2] = {0.5, 0.5};
+    size_t n;
+    char *text;
+    json_document *root;
+    const json *summary, *contests;
+    FILE *f = begin_planted("won.json", 40, 2, "{\"name\":\"gain\",\"price\":0}",
+                            "{\"name\":\"identity\"},{\"name\":\"top-1 gain\",\"point\":0},"
+                            "{\"name\":\"lost\",\"rival\":true},{\"name\":\"other\"}");
+    for (int i = 0; i < 40; i++) {
+        const int right = 1 << 1;
+        plant(f, i, "", 2, right, even);
+        plant_result(f, 1, 0, right);
+        plant_result(f, 0, 1, right);
+        plant_result(f, 0, 0, right);
+        plant_result(f, 0, i % 2, right);
+        fprintf(f, "]}");
+    }
+    fprintf(f, "\n]}\n");
+    fclose(f);
+    RUN("polar eval --merge won.json -o w.json", 0, "\nlost                  +100.0 ");
+    text = read_back("w.json", &n);
+    root = parse(text, n);
+    summary = json_get(json_root(root), "summary");
+    contests = json_get(summary, "contests");
+    check_corrected(json_get(summary, "methods"), json_get(summary, "nulls"), contests);
+    CHECK(count(contests) == 1 && number(item(contests, 0), "p") == ldexp(1, -39));
+    CHECK(number(item(contests, 0), "difference") == 1 && number(item(contests, 0), "corrected") == 40);
+    json_free(root);
+    free(text);
+}
+
 /* Picks dealt to other questions: what is known only of the task is left by dealing within it, and so on. */
 TEST(nulls) {
     static const double expected[9] = {20, 40, 40, 20, 40, 60, 20, 40, 50}; /* a, b, c; all, task, task + steps */
@@ -975,7 +1008,7 @@ TEST(report) {
 
 static const test_case tests[] = {
 #define T(name) {#name, test_##name}
-    T(evaluation), T(contests), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
+    T(evaluation), T(contests), T(planted_contest), T(fitted_points), T(resumed), T(long_questions), T(outputs), T(known_questions), T(groups),
     T(nulls), T(save_by_bound), T(shards), T(without_predictor), T(alone), T(encoder),
     T(bad_input), T(report),
 };

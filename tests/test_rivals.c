@@ -138,7 +138,12 @@ static void write_questions(const char *name, uint64_t seed) {
     if (f) fclose(f);
 }
 
-/* Where layer 2 adds nothing to the residual stream if `idle`. */
+static int is_named(const polar_gguf_tensor *t, const char *end) {
+    const size_t n = strlen(end);
+    return t->name_length >= n && !memcmp(t->name + t->name_length - n, end, n);
+}
+
+/* Whose head is not sure of anything; whose layers change much, but for layer 2 if `idle`, which adds nothing. */
 static fixture make_model(int idle) {
     fixture f = fixture_model("llama", QUANT_F32, 11);
     polar_gguf *g = NULL;
@@ -146,12 +151,15 @@ static fixture make_model(int idle) {
     polar_error e;
     int n = 0;
     CHECK(!polar_gguf_open_memory(&g, f.data, f.size, NULL, &e));
-    for (int i = 0; g && idle && polar_gguf_get_tensor(g, i, &t); i++)
-        if ((t.name_length == 24 && !memcmp(t.name, "blk.2.attn_output.weight", 24)) ||
-            (t.name_length == 21 && !memcmp(t.name, "blk.2.ffn_down.weight", 21))) {
-            memset(f.data + ((const uint8_t *)t.data - f.data), 0, t.bytes);
-            n++;
-        }
+    for (int i = 0; g && polar_gguf_get_tensor(g, i, &t); i++) {
+        uint8_t *data = f.data + ((const uint8_t *)t.data - f.data);
+        const int adds = is_named(&t, "attn_output.weight") || is_named(&t, "ffn_down.weight");
+        const int is_idle = adds && idle && t.name[4] == '2';
+        const float scale = is_named(&t, "output_norm.weight") ? 0.06f : is_idle ? 0 : adds ? 6 : 1;
+        for (size_t k = 0; k < t.bytes && scale != 1; k += 4)
+            wr_u32(data + k, f32_bits(scale * bits_f32(rd_u32(data + k))));
+        n += is_idle;
+    }
     CHECK(n == (idle ? 2 : 0));
     polar_gguf_close(g);
     return f;
@@ -270,26 +278,31 @@ static double confidence(const int32_t *tokens, int n, int i) {
     return 1 / sum;
 }
 
-/* What eval ran for one rival: as many first layers as the confidences say, and its cost with the looks. */
-static void check_exits(const char *prompt, const char *file, double threshold, const char *name, int *seen) {
+/* The tokens that are looked at, of a record's question: the prompt, and behind it how each answer begins. */
+static int looked_at(const char *prompt, const json *record, int32_t *tokens) {
+    int n = prompt_tokens(prompt, text_of(record, "question"), tokens), more = 0;
+    const char *begin;
+    polar_error e;
+    CHECK(n == (int)number(record, "n_prompt"));
+    begin = strstr(prompt, "boxed") ? " \\boxed{" : " "; /* each byte is a token */
+    CHECK(!polar_tokenize(model, begin, strlen(begin), 0, tokens + n, 8, &more, &e) && more == (int)strlen(begin));
+    return n + more;
+}
+
+/* What eval ran for one rival: as many first layers as the confidences (questions, D - 1) say, and its cost with the
+ * looks. */
+static void check_exits(const char *file, double threshold, const char *name, const double *confidences, int *seen) {
     json_document *d = parse_file(file);
-    const json *samples = json_get(json_root(d), "samples");
     size_t m;
+    memset(seen, 0, D * sizeof *seen);
     named(json_get(json_get(json_root(d), "polar"), "methods"), name, &m);
-    for (const json *r = samples->child; r; r = r->next) {
+    for (const json *r = json_get(json_root(d), "samples")->child; r; r = r->next, confidences += D - 1) {
         const json *result = item(json_get(r, "results"), m);
         const json *chosen = item(json_get(r, "runs"), (size_t)number(result, "chosen"));
-        int32_t tokens[200];
-        int n = prompt_tokens(prompt, text_of(r, "question"), tokens), i = 0, looks = 0, most = 0;
+        int i = 0, looks = 0, most = 0;
         polar_program p;
         polar_error e;
-        CHECK(n == (int)number(r, "n_prompt"));
-        if (strstr(prompt, "boxed")) { /* where an answer begins */
-            int more = 0;
-            CHECK(!polar_tokenize(model, " \\boxed{", 8, 0, tokens + n, 8, &more, &e) && more == 8);
-            n += more;
-        }
-        while (i < D - 1 && threshold < 1 && (looks++, !(confidence(tokens, n, i) > threshold))) i++;
+        while (i < D - 1 && threshold < 1 && (looks++, !(confidences[i] > threshold))) i++;
         if (threshold >= 1) i = D - 1;
         CHECK(number(chosen, "calls") == i + 1);
         CHECK(!polar_program_parse(&p, D, text_of(chosen, "program"), &e) && polar_program_length(&p) == i + 1);
@@ -303,46 +316,60 @@ static void check_exits(const char *prompt, const char *file, double threshold, 
     json_free(d);
 }
 
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+#define EXITS "polar eval -m m.gguf --reward choice --chat raw --prompt @%s --rivals exit.json test.jsonl -o %s"
+
 TEST(early_exit) {
     static const char *const prompts[] = {"{question}=", "In \\boxed{X}: {question}="};
     static const char *const files[] = {"prompt", "boxed"};
     for (int k = 0; k < 2; k++) {
-        char items[400], command[400];
-        double all[3 * N_QUESTIONS], middle;
-        int seen[D] = {0}, n_all = 0;
-        size_t n;
-        char *text = read_back("test.jsonl", &n);
-        /* a threshold that about half of the looks reach */
-        for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        double confidences[N_QUESTIONS * (D - 1)], sorted[N_QUESTIONS * (D - 1)], middle = 0;
+        char items[200], command[300];
+        int seen[D], n = 0, most = 0;
+        json_document *d;
+        write_rivals("exit.json", "{\"name\":\"zero\",\"kind\":\"exit\",\"threshold\":0},"
+                     "{\"name\":\"one\",\"kind\":\"exit\",\"threshold\":1}", NULL, polar_model_checksum(model));
+        snprintf(command, sizeof command, EXITS, files[k], "ends.json");
+        RUN(command, 0, "zero");
+        d = parse_file("ends.json");
+        for (const json *r = json_get(json_root(d), "samples")->child; r; r = r->next) {
             int32_t tokens[200];
-            char question[64];
-            snprintf(question, sizeof question, "%.5s", line + 13);
-            for (int i = 0; i < D - 1; i++)
-                all[n_all++] = confidence(tokens, prompt_tokens(prompts[k], question, tokens), i);
+            const int n_tokens = looked_at(prompts[k], r, tokens);
+            for (int i = 0; i < D - 1; i++) confidences[n++] = confidence(tokens, n_tokens, i);
         }
-        free(text);
-        for (int i = 1; i < n_all; i++)
-            for (int j = i; j > 0 && all[j] < all[j - 1]; j--) {
-                const double x = all[j];
-                all[j] = all[j - 1];
-                all[j - 1] = x;
-            }
-        middle = all[n_all * 2 / 3];
-        snprintf(items, sizeof items, "{\"name\":\"zero\",\"kind\":\"exit\",\"threshold\":0},"
-                 "{\"name\":\"one\",\"kind\":\"exit\",\"threshold\":1},"
-                 "{\"name\":\"middle\",\"kind\":\"exit\",\"threshold\":%.17g}",
-                 middle);
-        write_rivals("exit.json", items, NULL, polar_model_checksum(model));
-        snprintf(command, sizeof command, "polar eval -m m.gguf --reward choice --chat raw --prompt @%s "
-                 "--rivals exit.json test.jsonl -o exits-%d.json", files[k], k);
-        RUN(command, 0, "middle");
-        snprintf(command, sizeof command, "exits-%d.json", k);
-        check_exits(prompts[k], command, 0, "zero", seen);
+        json_free(d);
+        CHECK(n == N_QUESTIONS * (D - 1));
+        check_exits("ends.json", 0, "zero", confidences, seen);
         CHECK(seen[0] == N_QUESTIONS);
-        check_exits(prompts[k], command, 1, "one", seen);
+        check_exits("ends.json", 1, "one", confidences, seen);
         CHECK(seen[D - 1] == N_QUESTIONS);
-        check_exits(prompts[k], command, middle, "middle", seen);
-        CHECK(seen[0] < 2 * N_QUESTIONS); /* or nothing was tested */
+        /* between two of them, where the questions stop behind as many different layers as possible */
+        memcpy(sorted, confidences, sizeof sorted);
+        qsort(sorted, (size_t)n, sizeof *sorted, ascending);
+        for (int j = 0; j < n - 1; j++) {
+            const double x = (sorted[j] + sorted[j + 1]) / 2;
+            int stops[D] = {0}, n_stops = 0;
+            for (int q = 0; q < N_QUESTIONS; q++) {
+                int i = 0;
+                while (i < D - 1 && !(confidences[q * (D - 1) + i] > x)) i++;
+                n_stops += !stops[i]++;
+            }
+            if (n_stops <= most) continue;
+            most = n_stops;
+            middle = x;
+        }
+        snprintf(items, sizeof items, "{\"name\":\"middle\",\"kind\":\"exit\",\"threshold\":%.17g}", middle);
+        write_rivals("exit.json", items, NULL, polar_model_checksum(model));
+        snprintf(command, sizeof command, EXITS, files[k], "middle.json");
+        remove(there("ends.json"));
+        remove(there("middle.json"));
+        RUN(command, 0, "middle");
+        check_exits("middle.json", middle, "middle", confidences, seen);
+        CHECK(most >= 3); /* or little was tested */
     }
 }
 
@@ -373,7 +400,7 @@ static void embed(const int32_t *tokens, int n, float *rows) {
 
 /* What enters a layer, by running what was decided before it from the start, and nothing else. */
 static int decide_plainly(const float *weights, const int32_t *tokens, int n, const int *ops, int layer) {
-    static last_state state;
+    static last_state entering;
     int path[2 * D], n_path = 0, n_windows = n < 8 ? n : 8, best = 0;
     static float windows[8 * WIDTH];
     polar_session_options o = {0};
@@ -383,16 +410,16 @@ static int decide_plainly(const float *weights, const int32_t *tokens, int n, co
     for (int i = 0; i < layer; i++)
         for (int k = 0; k < ops[i]; k++) path[n_path++] = i;
     o.tap = keep_state;
-    o.tap_user = &state;
+    o.tap_user = &entering;
     o.max_calls = 2 * D;
     CHECK(!polar_session_create(&s, model, NULL, &o, &e));
     if (n_path) CHECK(!polar_session_set_path(s, path, n_path, &e) && !polar_session_eval(s, tokens, n, &e));
-    else embed(tokens, n, state.hidden);
+    else embed(tokens, n, entering.hidden);
     for (int w = 0; w < n_windows; w++) {
         const int from = n * w / n_windows, to = n * (w + 1) / n_windows;
         for (int i = 0; i < WIDTH; i++) {
             double sum = 0;
-            for (int t = from; t < to; t++) sum += (double)state.hidden[t * WIDTH + i];
+            for (int t = from; t < to; t++) sum += (double)entering.hidden[t * WIDTH + i];
             windows[w * WIDTH + i] = (float)(sum / (to - from));
         }
     }
