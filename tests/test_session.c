@@ -280,6 +280,19 @@ TEST(together_or_not_at_all) {
         CHECK(!polar_session_clone(&alone[i], s[i], NULL));
     }
     o.tap = NULL;
+    { /* a session that repeats a layer meets the other one behind it */
+        static const int order[] = {-1, -1, 0, 0, 1, 2, 1, 3, 2, 4, 3};
+        const int path[] = {0, 0, 1, 2, 3};
+        polar_session *pair[2] = {NULL, s[0]};
+        o.max_calls = 5;
+        o.tap = together_call;
+        CHECK(!polar_session_create(&pair[0], m, NULL, &o, NULL) && !polar_session_set_path(pair[0], path, 5, NULL));
+        tap.n = 0;
+        CHECK(!polar_sessions_decode(pair, 2, tokens, &e) && !polar_session_truncate(s[0], 3, &e));
+        CHECK(tap.n == COUNT(order) && !memcmp(tap.order, order, sizeof order));
+        polar_session_free(pair[0]);
+        o.tap = NULL, o.max_calls = 0;
+    }
     tap.n = 0;
     CHECK(!polar_sessions_decode(s, N, tokens, &e));
     CHECK(tap.n == N * (1 + FX_LAYERS)); /* the embeddings, then a layer for all of them after the other */
