@@ -213,10 +213,10 @@ static void same_session(const polar_session *a, const polar_session *b) {
 /* Sessions that advance together hold, byte for byte, what they hold one by one: under programs, modes and contexts of
  * their own, and whatever they did before. */
 TEST(together) {
-    static const char *const archs[] = {"llama", "qwen3", "qwen3moe", "nanbeige"};
+    static const char *const names[] = {"llama", "qwen3", "qwen3moe", "nanbeige"};
     for (int round = 0; round < 12; round++) {
         enum { N = 5 };
-        fixture f = fixture_model(archs[round % 4], round % 3 ? QUANT_Q8_0 : QUANT_Q4_K, 7);
+        fixture f = fixture_model(names[round % 4], round % 3 ? QUANT_Q8_0 : QUANT_Q4_K, 7);
         polar_model *m = fx_open(&f, round % 2 ? POLAR_CPU_AUTO : POLAR_CPU_PLAIN);
         const int n = 1 + (round + 4) % N;
         polar_session *s[N], *alone[N];
