@@ -1680,7 +1680,7 @@ static polar_status gguf_get_array(const gguf_file *g, const char *key, polar_gg
 
 /* --- files as byte ranges */
 
-#ifdef _WIN32
+#if defined(_WIN32) && !defined(POLAR_NO_STDIO)
 enum { GGUF_PATH = 1024 };
 
 /* UTF-8 to the system's UTF-16; 0 with the cause in errno. */
@@ -1688,21 +1688,6 @@ static int gguf_wide(const char *path, wchar_t wide[GGUF_PATH]) {
     if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, GGUF_PATH)) return 1;
     errno = GetLastError() == ERROR_NO_UNICODE_TRANSLATION ? EILSEQ : ENAMETOOLONG;
     return 0;
-}
-
-/* The cause of a failure that Windows tells, as errno says it. */
-static int gguf_windows_errno(void) {
-    switch (GetLastError()) {
-    case ERROR_FILE_NOT_FOUND:
-    case ERROR_PATH_NOT_FOUND: return ENOENT;
-    case ERROR_ACCESS_DENIED:
-    case ERROR_LOCK_VIOLATION:
-    case ERROR_SHARING_VIOLATION: return EACCES;
-    case ERROR_DISK_FULL: return ENOSPC;
-    case ERROR_NOT_ENOUGH_MEMORY: return ENOMEM;
-    case ERROR_INVALID_NAME: return EINVAL;
-    }
-    return EIO;
 }
 #endif
 
@@ -1774,6 +1759,20 @@ static polar_status gguf_map_file(gguf_map *map, const char *path, polar_error *
     return POLAR_OK;
 }
 #elif defined(POLAR_MMAP_WINDOWS)
+/* The cause of a failure that Windows tells, as errno says it. */
+static int gguf_windows_errno(void) {
+    switch (GetLastError()) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND: return ENOENT;
+    case ERROR_ACCESS_DENIED:
+    case ERROR_LOCK_VIOLATION:
+    case ERROR_SHARING_VIOLATION: return EACCES;
+    case ERROR_NOT_ENOUGH_MEMORY: return ENOMEM;
+    case ERROR_INVALID_NAME: return EINVAL;
+    }
+    return EIO;
+}
+
 static polar_status gguf_map_file(gguf_map *map, const char *path, polar_error *e) {
     wchar_t wide[GGUF_PATH];
     HANDLE file, mapping;
