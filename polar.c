@@ -14613,12 +14613,17 @@ polar_status polar_predictor_menu(const polar_predictor *p, const float *feature
     return status;
 }
 
+/* Calls of a program of a menu over those of its first one, which in a looped model are more than its layers. */
+static double menu_cost(const polar_program *programs, int k) {
+    return (double)polar_program_length(&programs[k]) / MAX(1, polar_program_length(&programs[0]));
+}
+
 /* By utility = P(correct) - price |pi|/D, the largest first. */
 int polar_menu_rank(const polar_predictor *p, const double *probability, double price, int *order) {
     double utility[POLAR_MAX_MENU];
     const int n = p->menu.shape.n_menu;
     price = option_number(price, p->info.price);
-    for (int k = 0; k < n; k++) utility[k] = probability[k] - mul64(price, polar_program_cost(&p->programs[k]));
+    for (int k = 0; k < n; k++) utility[k] = probability[k] - mul64(price, menu_cost(p->programs, k));
     pred_sort(utility, n, order);
     return n;
 }
@@ -15433,7 +15438,7 @@ static polar_status pick_answer(polar_picker *p, const polar_candidate *c, const
     if (answers->tokens.failed) return fail(e, POLAR_MEMORY, "out of memory: the tokens of an answer");
     answers->runs[i].confidence = pick_confidence(r);
     answers->runs[i].correct = 0; /* nobody knows */
-    answers->runs[i].cost = polar_program_cost(&c->program);
+    answers->runs[i].cost = polar_program_cost(&c->program) / p->model->n_loops;
     answers->n++;
     return POLAR_OK;
 }
@@ -17384,7 +17389,7 @@ typedef struct menu_trainer {
     float *m, *v;                 /* AdamW's moments */
     float *best;                  /* params after the best epoch */
     uint8_t *results;             /* (n_questions, n_menu): polar_result_kind */
-    double costs[POLAR_MAX_MENU]; /* calls of each program per layer */
+    double costs[POLAR_MAX_MENU]; /* of each program, see menu_cost */
     int *order;                   /* (n_all): questions with a known result; those from n_train on are held out */
     int n_train, n_all;
     float *mean, *inverse; /* (q_dim): the network sees (x - mean) * inverse */
@@ -17726,7 +17731,7 @@ static polar_status menu_prepare(menu_trainer *t, int n_questions, const polar_p
     const int n_menu = t->net.shape.n_menu;
     uint64_t state = pred_key(t->options->seed, TRAIN_RANDOM_MENU_SPLIT);
     menu_results(t->questions, n_questions, menu, n_menu, t->results);
-    for (int k = 0; k < n_menu; k++) t->costs[k] = polar_program_cost(&menu[k]);
+    for (int k = 0; k < n_menu; k++) t->costs[k] = menu_cost(menu, k);
     for (int q = 0; q < n_questions; q++) { /* stays where it is put if it has a known result */
         t->order[t->n_all] = q;
         if (menu_known(t, t->n_all, 1)) t->n_all++;

@@ -735,7 +735,7 @@ POLAR_API const polar_program *polar_predictor_program(const polar_predictor *pr
 /* P(the program answers this question correctly) for each program of the menu. */
 POLAR_API polar_status polar_predictor_menu(const polar_predictor *predictor, const float *features, int n_tokens,
                                             double *probability, polar_error *error);
-/* The programs' indices by probability - price * cost, the largest first. Returns their number. */
+/* The programs' indices by probability - price * calls over those of the first. Returns their number. */
 POLAR_API int polar_menu_rank(const polar_predictor *predictor, const double *probability, double price, int *order);
 
 /* --- [pick] using a predictor ----------------------------------------------------------------------- */

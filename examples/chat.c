@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
     if (argc < 2) return 2;
     if (polar_model_open(&model, argv[1], NULL, &error)) goto done;
     polar_model_get_info(model, &info);
-    if (polar_program_parse(&program, info.n_layer, argc > 2 ? argv[2] : "identity", &error)) goto done;
+    if (polar_model_program(model, argc > 2 ? argv[2] : NULL, &program, &error)) goto done;
     options.n_logits = LOOKUP + 1;
     if (polar_session_create(&session, model, &program, &options, &error)) goto done;
     while (n + 2 <= MAX_TURNS && printf("> ") && !fflush(stdout) && fgets(line, sizeof line, stdin)) {

@@ -110,9 +110,9 @@ static int bench_model(const char *file, const bench_options *o, bench_result *r
     if ((status = cli_kv_type(o->kv_type, &so.kv_type))) goto done;
     status = 1;
     if (!tokens) cli_fail("out of memory");
-    else if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
+    else if (polar_model_program(model, o->program, &program, &e) ||
              polar_session_create(&s, model, &program, &so, &e) ||
-             ((plain = polar_program_identity(info.n_layer), !polar_program_equal(&program, &plain)) &&
+             ((plain = cli_own_program(model), !polar_program_equal(&program, &plain)) &&
               polar_session_create(&identity, model, &plain, &so, &e)))
         cli_fail("%s: %s", file, e.message);
     else {
@@ -275,7 +275,7 @@ int command_bench(cli *c) {
         {"decode", 'n', CLI_INT, &o.decode, "N", "tokens decoded one by one after it (32)"},
         {"repeat", 'r', CLI_INT, &o.repeat, "N", "rounds; medians are printed (3)"},
         CLI_THREADS_OPTION(o.threads),
-        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity), beside the identity"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (the model's own), beside that"},
         {"batch", 0, CLI_INT, &o.batch, "B", "instead: decode 1, 2, 4, ... B sessions together"},
         CLI_KV_TYPE_OPTION(o.kv_type),
         CLI_CPU_OPTION(o.cpu),

@@ -388,6 +388,12 @@ int cli_save_predictor(const polar_predictor *predictor, const char *path);
 void cli_put_model(FILE *f, const polar_model *model);
 /* 0 if the header of a file is of results of this model, by its checksum; else 1 after a message. */
 int cli_check_model(const char *file, const json *header, const polar_model *model);
+/* How often the own program of the model in such a header runs all layers; 1 without a header. */
+int cli_header_loops(const json *header);
+/* The model's own program, which stands for the identity where the model is looped. */
+polar_program cli_own_program(const polar_model *model);
+/* Calls of a program over those of the model's own. */
+double cli_cost(const polar_program *p, const polar_program *own);
 /* Executions of each layer, negative where they are damped passes. Returns the number of calls. */
 int cli_program_times(const polar_program *program, int *times);
 /* The path as JSON, null where the program has none. */

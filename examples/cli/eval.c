@@ -184,8 +184,7 @@ static int add_wanted(eval *r) {
     for (int i = 0; i < r->o->programs.n; i++) {
         polar_program p;
         polar_error e;
-        if (polar_program_parse(&p, r->info.n_layer, r->o->programs.items[i], &e) ||
-            polar_program_validate(&p, r->info.n_layer, &e))
+        if (polar_model_program(r->model, r->o->programs.items[i], &p, &e))
             return cli_fail("%s", e.message);
         add_program(r, r->o->programs.items[i], &p, "this program for all questions");
     }
@@ -193,10 +192,13 @@ static int add_wanted(eval *r) {
 }
 
 static int add_methods(eval *r) {
-    const polar_program identity = polar_program_identity(r->info.n_layer);
+    const polar_program own = cli_own_program(r->model);
     const scores *s = &r->scores;
+    char note[64] = "every layer once";
     int status;
-    add_program(r, "identity", &identity, "every layer once");
+    if (own.segments[0].times > 1)
+        snprintf(note, sizeof note, "the model's own program: all layers %d times", own.segments[0].times);
+    add_program(r, "identity", &own, note);
     add_picks(r);
     add_baselines(r);
     add_rivals(r);
@@ -210,7 +212,7 @@ static int add_methods(eval *r) {
     if (r->n_menu > 1) add_over(r, EVAL_COVERAGE, "oracle menu", r->n_menu, "any program of the menu is right");
     if (s->n_methods == SCORE_METHODS)
         return cli_usage("too many programs: an evaluation has at most %d methods", SCORE_METHODS - 1);
-    r->max_calls = r->decoder || r->o->rivals ? 2 * r->info.n_layer : r->info.n_layer;
+    r->max_calls = r->decoder || r->o->rivals ? 2 * r->info.n_layer : r->info.n_layer; /* and the identity's, below */
     for (int i = 0; i < s->n_methods; i++) {
         const int n = r->methods[i].kind == EVAL_FIXED ? polar_program_length(&r->methods[i].program) : 0;
         if (n > r->max_calls) r->max_calls = n;
@@ -250,7 +252,7 @@ static int run_of(eval_work *w, const polar_program *p) {
 /* Menu entries in the order of picking. */
 static int rank(const eval *r, const eval_work *w, int point, int k, int *out) {
     double cost[POLAR_MAX_MENU];
-    for (int i = 0; i < r->n_menu; i++) cost[i] = polar_program_cost(&r->menu[i]);
+    for (int i = 0; i < r->n_menu; i++) cost[i] = cli_cost(&r->menu[i], &r->methods[0].program);
     return scores_rank(w->probability, cost, r->n_menu, r->scores.points[point].price, k, out);
 }
 
@@ -287,7 +289,7 @@ static int decode(eval *r, const cli_question *q) {
     }
     if (n && !w->n_decoded) {
         w->decoded[w->n_decoded] = beams[0];
-        w->decoded[w->n_decoded++].program = polar_program_identity(r->info.n_layer);
+        w->decoded[w->n_decoded++].program = r->methods[0].program;
     }
     return 0;
 }
@@ -328,9 +330,11 @@ static int program_of(const eval *r, const cli_question *q, const eval_method *m
         rank(r, w, m->point, 1, &pick);
         *p = r->menu[pick];
     } else if (w->n_decoded) *p = w->decoded[0].program;
-    else *p = polar_program_identity(r->info.n_layer);
+    else *p = r->methods[0].program;
     if (m->kind == EVAL_RANDOM) return !statistics_shuffle(p, seed_of(r, q->text), p, &e);
-    if (m->kind == EVAL_INFLUENCE)
+    /* in a looped model layers are left out of one loop */
+    if (m->kind == EVAL_INFLUENCE &&
+        (r->scores.n_calls == r->info.n_layer || polar_program_length(p) < r->info.n_layer))
         return !statistics_skip(r->influence, r->info.n_layer, polar_program_length(p), p, &e);
     return 1;
 }
@@ -501,7 +505,7 @@ static polar_status clock_picks(const eval *r, const cli_question *q, const eval
         return e->status;
     if (!decoded) {
         const double *probability = polar_picker_menu(picker);
-        for (int i = 0; i < r->n_menu; i++) cost[i] = polar_program_cost(&r->menu[i]);
+        for (int i = 0; i < r->n_menu; i++) cost[i] = cli_cost(&r->menu[i], &r->methods[0].program);
         n = scores_rank(probability, cost, r->n_menu, r->scores.points[m->point >= 0 ? m->point : 0].price,
                         o.method == POLAR_METHOD_FIRST ? 1 : k, ranked);
         for (int i = 0; i < n; i++) {
@@ -622,7 +626,6 @@ static int on_record(void *user, polar_span text, int64_t at) {
 
 static int do_question(eval *r, int index) {
     const cli_question *q = &r->questions.items[index];
-    const polar_program identity = polar_program_identity(r->info.n_layer);
     eval_work *w = r->work;
     cli_text text;
     int64_t at;
@@ -633,7 +636,7 @@ static int do_question(eval *r, int index) {
         (status = evaluator_question(&r->e, q)) || (status = predict(r, q)) ||
         (r->o->rivals && (status = rivals_question(&r->rivals, w->prompt, w->n_prompt))))
         return status;
-    status = run_of(w, &identity) < 0;
+    status = run_of(w, &r->methods[0].program) < 0;
     for (int i = 0; i < r->n_menu && !status; i++) status = (w->menu[i] = run_of(w, &r->menu[i])) < 0;
     for (int i = 0; i < w->n_decoded && !status; i++)
         status = (w->decoded_runs[i] = run_of(w, &w->decoded[i].program)) < 0;
@@ -993,6 +996,7 @@ static int open_clock(eval *r) {
 }
 
 static int prepare(eval *r) {
+    polar_program own;
     polar_error e;
     int status;
     if (!(r->work = calloc(1, sizeof *r->work))) return cli_fail("out of memory");
@@ -1003,6 +1007,8 @@ static int prepare(eval *r) {
     if (!r->questions.n) return cli_fail("%s: no questions", r->file);
     polar_model_get_info(r->model, &r->info);
     r->scores.n_layer = r->info.n_layer;
+    own = cli_own_program(r->model);
+    r->scores.n_calls = polar_program_length(&own);
     r->threshold = 1;
     if (polar_pool_create(&r->pool, r->o->evaluate.threads, NULL, &e)) return cli_fail("%s", e.message);
     r->runner = polar_pool_runner(r->pool);
@@ -1070,7 +1076,7 @@ static int do_questions(eval *r) {
         if (!status && r->shown < r->o->show) {
             const int pick = shown_method(r);
             cli_progress_end();
-            eval_show(++r->shown, &r->questions.items[i], r->work, &r->scores.methods[pick], pick, r->info.n_layer);
+            eval_show(++r->shown, &r->questions.items[i], r->work, &r->scores.methods[pick], pick, r->scores.n_calls);
             if (r->shown == r->o->show) printf("\n");
         }
         if (!status) tell(r);

@@ -46,7 +46,7 @@ static void print_answer(const char *answer, int width) {
 }
 
 void eval_show(int number, const cli_question *q, const eval_work *w, const score_method *method, int pick,
-               int n_layer) {
+               int n_calls) {
     const int colour = has_colour();
     const score_result *r = &w->results[pick];
     const int chosen = r->chosen < 0 ? w->lists[pick][0] : r->chosen;
@@ -57,11 +57,11 @@ void eval_show(int number, const cli_question *q, const eval_work *w, const scor
     print_line(q->text, 80 - before);
     printf("\n     ");
     print_strip(&w->programs[chosen], colour);
-    printf(n_layer > 30 ? "\n     " : "  ");
+    printf(w->programs[chosen].n_layer > 30 ? "\n     " : "  ");
     print_answer(w->attempts[chosen].answer, 9);
     putchar(' ');
     print_verdict(r->right, colour);
-    printf("  %4.1f of %d layers", layers, n_layer);
+    printf("  %4.1f of %d layers", layers, n_calls);
     if (pick) {
         const attempt *identity = &w->attempts[w->lists[0][0]];
         printf("   all layers: ");

@@ -116,9 +116,7 @@ int evaluator_open(evaluator *e, const polar_model *model, const evaluate_option
     if (e->is_alone && e->reward == REWARD_CHOICE)
         return cli_usage("--reward choice: without --prompt-program, and with --kv per-call");
     if (o->prompt_program) {
-        polar_model_info info;
-        polar_model_get_info(model, &info);
-        if (polar_program_parse(&e->first, info.n_layer, o->prompt_program, &error))
+        if (polar_model_program(model, o->prompt_program, &e->first, &error))
             return cli_usage("--prompt-program: %s", error.message);
     }
     if (polar_many_create(&e->many, model, &many, &error)) return cli_fail("%s", error.message);
@@ -243,16 +241,16 @@ static int on_text(void *user, const char *text, size_t length) {
 static polar_status open_alone(const evaluator *e, polar_path path, polar_session **s, polar_program *program,
                                polar_error *error) {
     polar_session_options so = e->alone;
-    const polar_program *first = e->options->prompt_program ? &e->first : NULL;
+    const polar_program own = cli_own_program(e->model), *first = e->options->prompt_program ? &e->first : &own;
     polar_model_info info;
     polar_status status;
     polar_model_get_info(e->model, &info);
     so.n_ctx = e->n_tokens + e->options->tokens;
     if (so.n_ctx > info.n_ctx_train) so.n_ctx = info.n_ctx_train;
-    so.max_calls = path.n > info.n_layer ? path.n : info.n_layer;
-    if (first && polar_program_length(first) > so.max_calls) so.max_calls = polar_program_length(first);
+    so.max_calls = path.n;
+    if (polar_program_length(first) > so.max_calls) so.max_calls = polar_program_length(first);
     if ((status = polar_session_create(s, e->model, first, &so, error))) return status;
-    if (!first) return polar_session_set_path(*s, path.calls, path.n, error);
+    if (first == &own) return polar_session_set_path(*s, path.calls, path.n, error);
     return polar_program_from_path(program, info.n_layer, path.calls, path.n, info.n_layer, POLAR_MAX_CALLS, error);
 }
 

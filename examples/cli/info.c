@@ -142,7 +142,7 @@ static int measure(const info_options *o, const polar_model *model, session_size
     polar_program program;
     polar_error e;
     polar_model_get_info(model, &info);
-    if (polar_program_parse(&program, info.n_layer, o->program, &e)) return cli_fail("%s", e.message);
+    if (polar_model_program(model, o->program, &program, &e)) return cli_fail("%s", e.message);
     size->n_ctx = so.n_ctx = o->n_ctx ? o->n_ctx : info.n_ctx_train < 4096 ? info.n_ctx_train : 4096;
     size->n_calls = polar_program_length(&program);
     so.n_threads = o->threads;
@@ -179,10 +179,12 @@ static void print_vocabulary(const polar_model *model, const polar_model_info *i
 }
 
 static void print_model(const polar_model *model, const session_size *size) {
+    const int n_loops = cli_own_program(model).segments[0].times;
     polar_model_info i;
     char a[32], b[32];
     polar_model_get_info(model, &i);
     printf("%-13s %d of width %d, feed-forward %d\n", "layers", i.n_layer, i.n_embd, i.n_ff);
+    if (n_loops > 1) printf("%-13s %d, its own program is 0-%dx%d\n", "loops", n_loops, i.n_layer - 1, n_loops);
     printf("%-13s %d of size %d, %d for keys and values\n", "heads", i.n_head, i.head_dim, i.n_head_kv);
     if (i.n_expert) printf("%-13s %d, %d used per token\n", "experts", i.n_expert, i.n_expert_used);
     printf("%-13s %d tokens, rope base %.10g\n", "context", i.n_ctx_train, i.rope_base);
@@ -242,8 +244,8 @@ static void put_vocabulary(const polar_model_info *i) {
 static void put_model(const polar_model *model, const session_size *size) {
     polar_model_info i;
     polar_model_get_info(model, &i);
-    printf(",\"n_layer\":%d,\"n_embd\":%d,\"n_head\":%d,\"n_head_kv\":%d,\"head_dim\":%d,\"n_ff\":%d", i.n_layer,
-           i.n_embd, i.n_head, i.n_head_kv, i.head_dim, i.n_ff);
+    printf(",\"n_layer\":%d,\"n_loops\":%d,\"n_embd\":%d,\"n_head\":%d,\"n_head_kv\":%d,\"head_dim\":%d,\"n_ff\":%d",
+           i.n_layer, cli_own_program(model).segments[0].times, i.n_embd, i.n_head, i.n_head_kv, i.head_dim, i.n_ff);
     printf(",\"n_expert\":%d,\"n_expert_used\":%d,\"n_ctx_train\":%d,\"rope_base\":", i.n_expert, i.n_expert_used,
            i.n_ctx_train);
     json_put_double(stdout, i.rope_base);
@@ -318,7 +320,7 @@ int command_info(cli *c) {
         {"tensors", 0, CLI_FLAG, &o.tensors, NULL, "list the tensors"},
         {"metadata", 0, CLI_FLAG, &o.metadata, NULL, "list the metadata"},
         {"ctx", 0, CLI_INT, &o.n_ctx, "N", "tokens of the session that is measured (4096, or the model's)"},
-        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "its program of layers (identity)"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "its program of layers (the model's own)"},
         {"threads", 't', CLI_INT, &o.threads, "N", "its threads (one per core)"},
         {"checksum", 0, CLI_FLAG, &o.checksum, NULL, "64-bit checksum of the model; reads the whole file"},
         {"json", 0, CLI_FLAG, &o.json, NULL, "print a JSON object"},

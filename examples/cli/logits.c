@@ -37,8 +37,8 @@ static int create_session(const logits_options *o, const polar_model *model, int
     int path[POLAR_MAX_CALLS], n = 0, status;
     polar_model_get_info(model, &info);
     if ((status = cli_kv_mode(o->kv, &so.kv_mode)) || (status = cli_kv_type(o->kv_type, &so.kv_type))) return status;
-    if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
-        polar_program_parse(&first, info.n_layer, o->prompt_program ? o->prompt_program : o->program, &e))
+    if (polar_model_program(model, o->program, &program, &e) ||
+        polar_model_program(model, o->prompt_program ? o->prompt_program : o->program, &first, &e))
         return cli_fail("%s", e.message);
     if (o->path && (n = cli_read_path(o->path, path)) < 0) return 2;
     so.n_ctx = n_tokens + o->generate;
@@ -148,7 +148,7 @@ static int run(const logits_options *o, const polar_model *model, const int32_t 
     polar_model_get_info(model, &info);
     if (o->prompt_program) {
         polar_program program;
-        polar_program_parse(&program, info.n_layer, o->program, NULL); /* create_session took it */
+        polar_model_program(model, o->program, &program, NULL); /* create_session took it */
         if (polar_session_change_program(*s, &program, &e)) return cli_fail("%s", e.message);
     }
     if (o->score) return print_score(o, info.n_vocab, tokens, n, *s);
@@ -166,7 +166,7 @@ int command_logits(cli *c) {
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
         {"tokens", 't', CLI_TEXT, &o.tokens, "IDS", "token ids, separated by commas; no BOS is added"},
-        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (identity)"},
+        {"program", 0, CLI_TEXT, &o.program, "PROGRAM", "program of layers (the model's own)"},
         {"prompt-program", 0, CLI_TEXT, &o.prompt_program, "PROGRAM", "what the tokens run under (--program)"},
         {"path", 0, CLI_TEXT, &o.path, "LAYERS", "layers in any order instead, separated by commas"},
         {"kv", 0, CLI_TEXT, &o.kv, "MODE", "keys and values: per-call, shared or last (per-call)"},

@@ -25,7 +25,8 @@ typedef struct program {
 } program;
 
 typedef struct chooser {
-    int n_layer, n_questions, n_programs, n_results, table_size;
+    int n_layer, n_own, own[POLAR_MAX_CALLS]; /* the model's own program */
+    int n_questions, n_programs, n_results, table_size;
     int n_limits; /* N_LIMITS, or 1: programs of any length only */
     int capacity_programs, capacity_results;
     program *programs;
@@ -157,7 +158,7 @@ static double gain(chooser *c, const program *p, int limit) {
 
 static int fits(const chooser *c, const program *p, int limit) {
     const int quarters[N_LIMITS] = {INT_MAX / POLAR_MAX_CALLS, 4, 3, 2};
-    return 4 * p->n <= c->n_layer * quarters[limit];
+    return 4 * p->n <= c->n_own * quarters[limit];
 }
 
 static int is_chosen(const menu *m, const program *p) {
@@ -231,10 +232,9 @@ static int choose_all(chooser *c, menu *m, int size, ranked *const lists[N_LIMIT
 
 static int choose_from(chooser *c, menu *m, int size) {
     ranked *lists[N_LIMITS] = {NULL};
-    int n[N_LIMITS], path[POLAR_MAX_LAYER], status = 0;
-    program identity = {path, c->n_layer, -1, 0, 0}, *known;
-    for (int i = 0; i < c->n_layer; i++) path[i] = i;
-    known = *find_slot(c, path, c->n_layer) ? &c->programs[*find_slot(c, path, c->n_layer) - 1] : &identity;
+    int n[N_LIMITS], status = 0;
+    program identity = {c->own, c->n_own, -1, 0, 0}, *known;
+    known = *find_slot(c, c->own, c->n_own) ? &c->programs[*find_slot(c, c->own, c->n_own) - 1] : &identity;
     status = choose(c, m, known);
     for (int i = 0; i < c->n_limits && !status; i++) {
         if (!(lists[i] = malloc(((size_t)c->n_programs + 1) * sizeof *lists[i]))) status = cli_fail("out of memory");
@@ -277,14 +277,15 @@ static int collect_paths(chooser *c, const polar_train_question *questions) {
 }
 
 /* From a file with its questions, or from the paths of n_questions. */
-static int choose_menu(menu *m, int size, int n_layer, const char *file, const cli_questions *questions,
+static int choose_menu(menu *m, int size, const polar_program *own, const char *file, const cli_questions *questions,
                        const polar_train_question *paths, int n_questions, int n_limits) {
     chooser c;
     const size_t bytes = (size_t)n_questions * sizeof(double);
     int status;
     memset(&c, 0, sizeof c);
     memset(m, 0, sizeof *m);
-    m->n_layer = c.n_layer = n_layer;
+    m->n_layer = c.n_layer = own->n_layer;
+    c.n_own = polar_program_calls(own, c.own, POLAR_MAX_CALLS);
     c.n_questions = n_questions;
     c.n_limits = n_limits;
     status = !(c.odds = malloc(bytes)) || !(c.known = malloc(bytes)) || !grow_table(&c);
@@ -300,13 +301,13 @@ static int choose_menu(menu *m, int size, int n_layer, const char *file, const c
     return status;
 }
 
-int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions) {
-    return choose_menu(m, size, n_layer, file, questions, NULL, questions->n, N_LIMITS);
+int menu_choose(menu *m, int size, const char *file, const polar_program *own, const cli_questions *questions) {
+    return choose_menu(m, size, own, file, questions, NULL, questions->n, N_LIMITS);
 }
 
-int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions,
-                    int any_length) {
-    return choose_menu(m, size, n_layer, NULL, NULL, questions, n_questions, any_length ? 1 : N_LIMITS);
+int menu_choose_for(menu *m, int size, const polar_train_question *questions, const polar_program *own,
+                    int n_questions, int any_length) {
+    return choose_menu(m, size, own, NULL, NULL, questions, n_questions, any_length ? 1 : N_LIMITS);
 }
 
 int menu_add(menu *m, const char *text) {
@@ -314,6 +315,7 @@ int menu_add(menu *m, const char *text) {
     polar_error e;
     menu_entry *entry = &m->entries[m->n];
     int path[POLAR_MAX_CALLS], n;
+    if (!strcmp(text, "identity")) return 0; /* the first */
     if (polar_program_parse(&p, m->n_layer, text, &e) || polar_program_validate(&p, m->n_layer, &e))
         return cli_usage("--also \"%s\": %s", text, e.message);
     n = polar_program_calls(&p, path, POLAR_MAX_CALLS);

@@ -12,14 +12,15 @@ typedef struct menu_entry {
 
 typedef struct menu {
     int n, n_layer;
-    menu_entry entries[MENU_MAX]; /* the first is the identity */
+    menu_entry entries[MENU_MAX]; /* the first is the model's own program */
 } menu;
 
-/* Chooses at most `size` programs by the results in a supervision file. 0, or 1 after a message; free it then, too. */
-int menu_choose(menu *m, int size, const char *file, int n_layer, const cli_questions *questions);
+/* Chooses at most `size` programs by the results in a supervision file, and the model's own. 0, or 1 after a message;
+ * free it then, too. */
+int menu_choose(menu *m, int size, const char *file, const polar_program *own, const cli_questions *questions);
 /* The same by what training reads; with `any_length` 1 lengths do not matter. */
-int menu_choose_for(menu *m, int size, const polar_train_question *questions, int n_layer, int n_questions,
-                    int any_length);
+int menu_choose_for(menu *m, int size, const polar_train_question *questions, const polar_program *own,
+                    int n_questions, int any_length);
 /* Adds a program that somebody names, unless the menu has it. 0, or an exit status after a message. */
 int menu_add(menu *m, const char *program);
 void menu_free(menu *m);

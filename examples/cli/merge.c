@@ -256,6 +256,7 @@ static int join(merge *m, const char *output, int partial) {
     int status;
     if (header_of(m, 0)) {
         json_int(json_get(json_get(header_of(m, 0), "model"), "n_layer"), &m->n_layer);
+        m->summary.n_loops = cli_header_loops(header_of(m, 0));
         if ((status = read_shards(m)) || (status = check_missing(m, partial))) return status;
     }
     for (int i = 0; i < m->n_files; i++)

@@ -71,12 +71,31 @@ int cli_check_model(const char *file, const json *header, const polar_model *mod
 }
 
 void cli_put_model(FILE *f, const polar_model *model) {
+    const int n_loops = cli_own_program(model).segments[0].times;
     polar_model_info i;
     polar_model_get_info(model, &i);
     fprintf(f, "\"model\":{\"name\":");
     json_put_text(f, i.name);
-    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d,\"checksum\":\"%016llx\"}", i.architecture, i.n_layer,
-            (unsigned long long)polar_model_checksum(model));
+    fprintf(f, ",\"architecture\":\"%s\",\"n_layer\":%d", i.architecture, i.n_layer);
+    if (n_loops > 1) fprintf(f, ",\"n_loops\":%d", n_loops);
+    fprintf(f, ",\"checksum\":\"%016llx\"}", (unsigned long long)polar_model_checksum(model));
+}
+
+int cli_header_loops(const json *header) {
+    int n = 1;
+    json_int(json_get(json_get(header, "model"), "n_loops"), &n);
+    return n < 1 || n > POLAR_MAX_CALLS ? 1 : n;
+}
+
+polar_program cli_own_program(const polar_model *model) {
+    polar_program p;
+    memset(&p, 0, sizeof p);
+    polar_model_program(model, NULL, &p, NULL);
+    return p;
+}
+
+double cli_cost(const polar_program *p, const polar_program *own) {
+    return (double)polar_program_length(p) / polar_program_length(own);
 }
 
 int cli_program_times(const polar_program *p, int *times) {

@@ -154,7 +154,7 @@ static void null_figures(const dealer *d, score_null *x) {
     x->pick_paired = pair(f->right, n_pick, mean_of(with_pick), s->n);
     f->accuracy = statistics_accuracy(f->right, s->n);
     f->calls = positions > 0 ? calls / positions : 0;
-    f->cost = f->calls / s->n_layer;
+    f->cost = f->calls / s->n_calls;
     f->p = statistics_mcnemar(f->paired.corrected, f->paired.broken);
     f->difference = statistics_difference(&f->paired);
     f->seconds = -1;

@@ -116,6 +116,7 @@ static int make_weights(prior *p, int is_right) {
 
 static int choose_first(prior *p, int is_right, int n_first) {
     polar_train_question *list = calloc((size_t)p->n, sizeof *list);
+    const polar_program identity = polar_program_identity(p->n_layer);
     int n = 0, status = 0;
     if (!list) return cli_fail("out of memory");
     for (int q = 0; q < p->n; q++) {
@@ -123,7 +124,7 @@ static int choose_first(prior *p, int is_right, int n_first) {
         list[n].n_paths = p->questions[q].n_paths;
         list[n++].paths = p->questions[q].paths;
     }
-    if (n) status = menu_choose_for(&p->first[is_right], n_first + 1, list, p->n_layer, n, 1);
+    if (n) status = menu_choose_for(&p->first[is_right], n_first + 1, list, &identity, n, 1);
     free(list);
     return status;
 }

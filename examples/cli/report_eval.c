@@ -175,7 +175,7 @@ static void put_table(const eval_page *g) {
             "Wilson intervals, Newcombe's for paired differences (in points), exact McNemar test; p in bold: the "
             "comparisons named beforehand, all others corrected together (Holm, %d). "
             "Oracles (in italics) need the right answer: they say what is left to gain, not what a user gets.",
-            g->s.n_layer, g->tests.n_family);
+            g->s.n_calls, g->tests.n_family);
     if (n_timed)
         fprintf(f,
                 " Seconds per question: each method run by itself on %d of the questions, prediction included, "
@@ -406,7 +406,7 @@ static void put_programs(const eval_page *g, int method) {
 
 /* Layers per token of the chosen programs. */
 static void put_lengths(const eval_page *g, int method) {
-    int counts[POLAR_MAX_CALLS + 1] = {0}, most = 0, longest = g->s.n_layer;
+    int counts[POLAR_MAX_CALLS + 1] = {0}, most = 0, longest = g->s.n_calls;
     page_plot p = {.f = g->f, .y0 = 0};
     for (int i = 0; i < g->s.n; i++) {
         const score_question *q = &g->s.questions[i];
@@ -427,13 +427,13 @@ static void put_lengths(const eval_page *g, int method) {
         snprintf(tip, sizeof tip, "%d layers: %d questions", i, counts[i]);
         if (counts[i])
             page_plot_bar(&p, i - 0.4, i + 0.4, 0, share(counts[i], g->s.n),
-                          i == g->s.n_layer ? "identity" : "pick", tip);
+                          i == g->s.n_calls ? "identity" : "pick", tip);
     }
     page_plot_end(&p);
     fprintf(g->f, "<figcaption>Lengths of the programs that <b>");
     page_text(g->f, g->s.methods[method].name, 0);
-    fprintf(g->f, "</b> ran; <b class=\"identity\">as long as the model</b>: %d layers.</figcaption></figure>\n",
-            g->s.n_layer);
+    fprintf(g->f, "</b> ran; <b class=\"identity\">as long as the identity</b>: %d layers.</figcaption></figure>\n",
+            g->s.n_calls);
 }
 
 /* --- the menu ------------------------------------------------------------------------------------------- */
@@ -585,8 +585,10 @@ static void put_head(const eval_page *g) {
     page_text(g->f, file ? file : "", 100);
     fprintf(g->f, "</h2>\n<p>%d questions to ", g->s.n);
     page_text(g->f, name && *name ? name : "a model without a name", 100);
-    fprintf(g->f, ", %d layers. All layers once answer <b>%.1f&nbsp;%%</b>", g->s.n_layer,
-            100 * share(identity.right, identity.n));
+    fprintf(g->f, ", %d layers. All layers ", g->s.n_layer);
+    if (g->s.n_calls > g->s.n_layer) fprintf(g->f, "%d times", g->s.n_calls / g->s.n_layer);
+    else fprintf(g->f, "once");
+    fprintf(g->f, " answer <b>%.1f&nbsp;%%</b>", 100 * share(identity.right, identity.n));
     if (g->pick) {
         fprintf(g->f, "; <b>");
         page_text(g->f, g->s.methods[g->pick].name, 0);

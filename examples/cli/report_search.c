@@ -34,7 +34,7 @@ typedef struct search_page {
     FILE *f;
     const char *path;
     const json *header;
-    int n_layer;
+    int n_layer, n_loops, n_calls; /* calls of the identity: all layers n_loops times */
     question *questions;
     int n, capacity;
     scores names; /* its table of programs: calls as text, numbered as `programs` */
@@ -56,8 +56,9 @@ static double share(double part, double n) {
 /* Skips and loops by executions; a layer that changed its place was skipped here and executed there. */
 static int edits_of(const search_page *g, const int *times, const int *calls, int n) {
     int edits = 0;
-    for (int i = 0; i < g->n_layer; i++) edits |= times[i] == 0 ? SKIPS : abs(times[i]) > 1 ? LOOPS : 0;
-    for (int i = 0; i < n && !edits; i++) edits = (calls[i] & POLAR_CALL_LAYER) != i ? SKIPS | LOOPS : 0;
+    for (int i = 0; i < g->n_layer; i++)
+        edits |= abs(times[i]) < g->n_loops ? SKIPS : abs(times[i]) > g->n_loops ? LOOPS : 0;
+    for (int i = 0; i < n && !edits; i++) edits = (calls[i] & POLAR_CALL_LAYER) != i % g->n_layer ? SKIPS | LOOPS : 0;
     return edits;
 }
 
@@ -160,12 +161,12 @@ static int add_result(search_page *g, question *q, const int *calls, int n, int 
 /* Files that leave the identity out of their lists have its result elsewhere. */
 static int add_identity(search_page *g, question *q, const json *sample) {
     const json *v = json_get(sample, "initial_score");
-    int calls[POLAR_MAX_LAYER];
+    int calls[POLAR_MAX_CALLS];
     if (!v) v = json_get(sample, "initial_transition_metric");
-    for (int i = 0; i < g->n_layer; i++) calls[i] = i;
+    for (int i = 0; i < g->n_calls; i++) calls[i] = i % g->n_layer;
     for (int i = 0; i < q->n; i++)
         if (!g->programs[q->results[i].program].edits) return 0;
-    return v && v->type == JSON_NUMBER ? add_result(g, q, calls, g->n_layer, v->number > 0) : 0;
+    return v && v->type == JSON_NUMBER ? add_result(g, q, calls, g->n_calls, v->number > 0) : 0;
 }
 
 static int add_sample(search_page *g, const json *sample, const char *name, trials *t) {
@@ -249,6 +250,7 @@ static int calls_of_best(const search_page *g, const question *q) {
 static void put_counts(const search_page *g) {
     double n_results = 0, shortest = 0, p, luck = summary_luck(&g->summary, &p);
     int valid = 0, corrects = 0, shortens = 0;
+    char loops[24] = "once";
     for (int i = 0; i < g->n; i++) {
         const question *q = &g->questions[i];
         n_results += q->n;
@@ -258,16 +260,17 @@ static void put_counts(const search_page *g) {
             if (!q->results[k].valid || !x->edits) continue;
             valid++;
             corrects += !q->shortest[0];
-            shortens += q->shortest[0] && x->n_calls < g->n_layer;
+            shortens += q->shortest[0] && x->n_calls < g->n_calls;
         }
     }
+    if (g->n_loops > 1) snprintf(loops, sizeof loops, "%d times", g->n_loops);
     fprintf(g->f, "<section>\n<h2>Search: ");
     page_text(g->f, cli_base_name(g->path), 100);
     fprintf(g->f,
-            "</h2>\n<p>%d questions, %.0f programs tried on each. All %d layers once answer <b>%.1f&nbsp;%%</b>; "
+            "</h2>\n<p>%d questions, %.0f programs tried on each. All %d layers %s answer <b>%.1f&nbsp;%%</b>; "
             "for <b>%.1f&nbsp;%%</b> some program was found that does, for <b>%.1f&nbsp;%%</b> of those that the "
             "identity gets wrong. The shortest valid program has %.1f layers on average.</p>\n",
-            g->n, n_results / g->n, g->n_layer, 100 * share(g->right, g->n), 100 * share(g->any, g->n),
+            g->n, n_results / g->n, g->n_layer, loops, 100 * share(g->right, g->n), 100 * share(g->any, g->n),
             100 * share(g->corrected, g->n - g->right), share(shortest, g->any));
     fprintf(g->f, "<p>Of %d valid programs other than the identity %.1f&nbsp;%% correct an answer, %.1f&nbsp;%% only "
             "shorten: the identity is right too, with more layers.</p>\n",
@@ -294,7 +297,7 @@ static int within_budget(const search_page *g, int calls, int kinds) {
 }
 
 static int longest_of(const search_page *g) {
-    int longest = g->n_layer;
+    int longest = g->n_calls;
     for (int i = 0; i < g->n; i++)
         for (int k = 0; k < KINDS; k++)
             if (g->questions[i].shortest[k] > longest) longest = g->questions[i].shortest[k];
@@ -328,20 +331,20 @@ static void put_budget(const search_page *g) {
     put_budget_line(&p, g, LOOPS, "baseline", "only repeats");
     put_budget_line(&p, g, SKIPS, "pick", "only skips");
     put_budget_line(&p, g, SKIPS | LOOPS, "oracle", "any program");
-    snprintf(tip, sizeof tip, "identity, %d layers: %.1f %% (%d)", g->n_layer, 100 * share(g->right, g->n), g->right);
-    page_plot_point(&p, g->n_layer, share(g->right, g->n), 0, 0, "identity", tip, 0);
+    snprintf(tip, sizeof tip, "identity, %d layers: %.1f %% (%d)", g->n_calls, 100 * share(g->right, g->n), g->right);
+    page_plot_point(&p, g->n_calls, share(g->right, g->n), 0, 0, "identity", tip, 0);
     page_plot_end(&p);
     fprintf(g->f,
             "<figcaption>Accuracy by depth budget, an oracle: questions for which some program was found that executes "
             "at most so many layers: <b class=\"oracle\">any</b>, <b class=\"pick\">one that only skips</b>, "
             "<b class=\"baseline\">one that only repeats</b>, the identity counted in. Filled: the identity, %d "
             "layers, %.1f&nbsp;%%.</figcaption></figure>\n",
-            g->n_layer, 100 * share(g->right, g->n));
+            g->n_calls, 100 * share(g->right, g->n));
 }
 
 /* Lengths of the shortest valid programs of what the identity gets right and of what it gets wrong. */
 static void put_shortest(const search_page *g) {
-    int counts[2][POLAR_MAX_CALLS + 1] = {{0}}, longest = g->n_layer, most = 1;
+    int counts[2][POLAR_MAX_CALLS + 1] = {{0}}, longest = g->n_calls, most = 1;
     page_plot p = {.f = g->f, .x0 = 0, .y0 = 0};
     for (int i = 0; i < g->n; i++) {
         const question *q = &g->questions[i];
@@ -367,9 +370,9 @@ static void put_shortest(const search_page *g) {
     page_plot_end(&p);
     fprintf(g->f,
             "<figcaption>The shortest valid program of each question: where the identity is right <b class=\"pick\">it "
-            "only shortens</b>, where it is wrong <b class=\"baseline\">it corrects</b>. The model has %d layers."
-            "</figcaption></figure>\n",
-            g->n_layer);
+            "only shortens</b>, where it is wrong <b class=\"baseline\">it corrects</b>. The identity has %d "
+            "layers.</figcaption></figure>\n",
+            g->n_calls);
 }
 
 static void put_meters(const search_page *g, const char *head, const char *const *names, const int *counts, int n,
@@ -389,8 +392,8 @@ static void put_effects(const search_page *g) {
     for (int i = 0; i < g->n; i++) {
         const question *q = &g->questions[i];
         const int n = calls_of_best(g, q);
-        if (q->shortest[0]) counts[n >= g->n_layer]++;
-        else counts[!n ? 5 : n < g->n_layer ? 2 : n == g->n_layer ? 3 : 4]++;
+        if (q->shortest[0]) counts[n >= g->n_calls]++;
+        else counts[!n ? 5 : n < g->n_calls ? 2 : n == g->n_calls ? 3 : 4]++;
     }
     put_meters(g, "what programs bring", names, counts, 6, "By the shortest valid program; right and wrong without "
                "one: what the identity answers.");
@@ -830,6 +833,9 @@ int report_search(FILE *f, const char *path, const json *header, int shown) {
     if (!json_int(json_get(json_get(header, "model"), "n_layer"), &g->n_layer) || g->n_layer < 1 ||
         g->n_layer > POLAR_MAX_LAYER)
         status = deepest_layer(path, &g->n_layer);
+    g->n_loops = g->summary.n_loops = cli_header_loops(header);
+    g->n_calls = g->n_layer * g->n_loops;
+    if (!status && g->n_calls > POLAR_MAX_CALLS) status = cli_fail("%s: a model of %d calls", path, g->n_calls);
     if (!status) status = read_samples(g);
     if (!status && shown >= g->n)
         status = cli_fail("--question %d: %s has %d questions, 0 is the first", shown, path, g->n);

@@ -198,6 +198,7 @@ int rivals_open(rivals *r, const polar_model *model, const cli_prompt *prompt, i
     memset(r, 0, sizeof *r);
     r->model = model;
     polar_model_get_info(model, &r->info);
+    if (cli_own_program(model).segments[0].times > 1) return cli_fail("rivals: they are not defined for looped models");
     layer = evaluate_work(model) / r->info.n_layer;
     r->look_calls = head_work(&r->info) / layer;
     r->router_calls = ((double)r->info.n_embd + ROUTER_OPS) * ROUTER_HIDDEN * r->info.n_layer / layer;

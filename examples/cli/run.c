@@ -49,8 +49,10 @@ static void print_json(const run_options *o, const polar_result *r, const char *
 /* Bytes that an answer may have: tokens are short, and what does not fit is only cut. */
 #define BYTES_PER_TOKEN 64
 
-static void print_stats(const run_options *o, const polar_result *r, const polar_picked *picked, double seconds) {
+static void print_stats(const run_options *o, const polar_model *model, const polar_result *r,
+                        const polar_picked *picked, double seconds) {
     const polar_candidate *c = &picked->candidate;
+    const polar_program own = cli_own_program(model);
     char strip[POLAR_MAX_LAYER + 1];
     cli_note("%d + %d tokens, %d layer calls each%s, %.2f s", r->n_prompt, r->n_generated, r->n_calls,
              o->ask.prompt_program ? " of the answer's" : "", seconds);
@@ -60,7 +62,7 @@ static void print_stats(const run_options *o, const polar_result *r, const polar
     if (!is_picked(o)) return;
     polar_program_strip(&c->program, strip, sizeof strip);
     cli_note("program %s, cost %.3f, P %.3f; %d run, %d layer calls per token in all, %d for this answer", strip,
-             polar_program_cost(&c->program), exp(c->score), picked->n_run, picked->n_calls, picked->votes);
+             cli_cost(&c->program, &own), exp(c->score), picked->n_run, picked->n_calls, picked->votes);
 }
 
 static int ask(run_options *o, const polar_model *model, const char *question) {
@@ -81,7 +83,7 @@ static int ask(run_options *o, const polar_model *model, const char *question) {
         if (r.length > capacity) r.length = capacity;
         print_json(o, &r, text, cli_seconds() - start, &picked);
     } else printf("\n");
-    if (!failed && o->stats) print_stats(o, &r, &picked, cli_seconds() - start);
+    if (!failed && o->stats) print_stats(o, model, &r, &picked, cli_seconds() - start);
     free(text);
     return failed;
 }
@@ -138,7 +140,7 @@ int command_run(cli *c) {
     polar_generate_options *g = &o.ask.generate;
     const cli_option options[] = {
         CLI_MODEL_OPTION(o.model),
-        {"program", 0, CLI_TEXT, &o.ask.program, "PROGRAM", "program of layers (what -p picks, else the identity)"},
+        {"program", 0, CLI_TEXT, &o.ask.program, "PROGRAM", "program of layers (what -p picks, else the model's own)"},
         {"prompt-program", 0, CLI_TEXT, &o.ask.prompt_program, "PROGRAM", "what the question runs under (--program)"},
         {"file", 'f', CLI_TEXT, &o.file, "FILE", "read the question from a file"},
         {"predictor", 'p', CLI_TEXT, &o.predictor, "FILE", "let it pick the program, with the prompt of its training"},

@@ -244,17 +244,16 @@ static int text_edits(const char *text, int n_layer, size_t *length) {
     return edits;
 }
 
-/* What a path does: 1 it leaves layers out, 2 it executes some again. A layer elsewhere is left out here, executed
- * there. */
-static int path_edits(const json *path, int n_layer) {
-    int seen[POLAR_MAX_LAYER] = {0}, distinct = 0, edits = 0, moved = 0, layer, n = 0;
+/* What a path does: 1 it executes layers less often than the model's own program does, 2 more often. A layer elsewhere
+ * is left out here, executed there. */
+static int path_edits(const json *path, int n_layer, int n_loops) {
+    int seen[POLAR_MAX_LAYER] = {0}, edits = 0, moved = 0, layer, n = 0;
     for (const json *v = path->child; v; v = v->next) {
         if (!json_int(v, &layer) || layer < 0 || layer >= POLAR_MAX_LAYER) continue;
-        moved |= layer != n++;
-        if (seen[layer]++) edits |= 2;
-        else distinct++;
+        moved |= layer != n++ % n_layer;
+        if (seen[layer]++ == n_loops) edits |= 2;
     }
-    edits |= distinct < n_layer;
+    for (int i = 0; i < n_layer && i < POLAR_MAX_LAYER; i++) edits |= seen[i] < n_loops;
     return edits || !moved ? edits : 3;
 }
 
@@ -317,7 +316,7 @@ int summary_add(cli_summary *s, const json *sample, int n_layer) {
     for (const json *v = valid && valid->type == JSON_ARRAY ? valid->child : NULL; v; v = v->next) {
         const json *path = v->type == JSON_OBJECT ? json_get(v, "path") : v;
         if (!path || path->type != JSON_ARRAY) continue;
-        kinds[path_edits(path, n_layer)]++;
+        kinds[path_edits(path, n_layer, s->n_loops ? s->n_loops : 1)]++;
         s->n_learnable += is_learnable(path, n_layer);
         if (!shortest || path->length < shortest) shortest = path->length;
     }
@@ -383,7 +382,7 @@ void summary_print(FILE *f, const cli_summary *s, int n_layer) {
     fprintf(f, "corrected       %5.1f %%   of what the identity gets wrong\n", summary_corrected(s));
     if (s->any)
         fprintf(f, "shortest        %5.1f of %d layers, mean over the questions with a valid program\n",
-                s->shortest / s->any, n_layer);
+                s->shortest / s->any, n_layer * (s->n_loops ? s->n_loops : 1));
     if (s->n_valid > 0)
         fprintf(f, "learnable       %5.1f %%   of %.0f valid programs: the published network has a form for them\n",
                 100 * s->n_learnable / s->n_valid, s->n_valid);

@@ -43,6 +43,7 @@ void sample_put_again(FILE *f, int index, const json *sample, polar_span text, c
 
 /* Counts over samples. */
 typedef struct cli_summary {
+    int n_loops;                      /* of the model's own program, which counts as the identity; 0: 1 */
     int n, identity, skip, loop, any; /* questions, and those with a valid program: of the identity, of that or one
                                          that only skips, only repeats, any */
     double n_programs, shortest;      /* programs tried; sum of the lengths of the shortest valid ones */

@@ -130,7 +130,7 @@ static int add_candidate(run *r, int stage, int operation, int start, int end) {
     c->stage = stage;
     c->column = r->stages[stage].n;
     candidate_text(r, c, text, sizeof text);
-    if (polar_program_parse(&program, r->n_layer, text, &error)) return cli_fail("%s: %s", text, error.message);
+    if (polar_model_program(r->model, text, &program, &error)) return cli_fail("%s: %s", text, error.message);
     c->n_calls = polar_program_calls(&program, calls, POLAR_MAX_CALLS);
     if (!(c->calls = malloc((size_t)c->n_calls * sizeof *c->calls))) return cli_fail("out of memory");
     memcpy(c->calls, calls, (size_t)c->n_calls * sizeof *calls);
@@ -330,11 +330,11 @@ static int measure_accuracy(run *r, const scan_stage *s, const probe *p, measure
 static int choose_form(run *r) {
     const int asked = r->accuracy ? 0 : !strcmp(r->o->answer, "auto") ? -1 : !strcmp(r->o->answer, "boxed");
     double scores[2] = {0, 0};
-    int path[POLAR_MAX_LAYER], status = 0;
+    const polar_program own = cli_own_program(r->model);
+    int path[POLAR_MAX_CALLS], n_path = polar_program_calls(&own, path, POLAR_MAX_CALLS), status = 0;
     r->form = r->e.prompt;
     if (asked >= 0) r->form.boxed = asked;
     if (asked >= 0 || r->form.boxed) return 0;
-    for (int i = 0; i < r->n_layer; i++) path[i] = i;
     for (int i = 0; i < r->n_probes && !status; i++) {
         if (r->probes[i].held_out) continue;
         status = cli_interrupted() ? EVALUATE_CANCELLED : evaluator_question(&r->e, r->probes[i].question);
@@ -343,7 +343,7 @@ static int choose_form(run *r) {
             double score = 0;
             int n;
             if (!(status = cli_prompt_draft(&r->form, r->probes[i].question->answer, &tokens, &n)))
-                status = score_tokens(r, (polar_path){path, r->n_layer}, tokens, n, &score);
+                status = score_tokens(r, (polar_path){path, n_path}, tokens, n, &score);
             if (!status) scores[r->form.boxed] += score;
             free(tokens);
         }

@@ -74,6 +74,7 @@ int scores_begin(scores *s, const json *header, const char *name) {
         s->n_layer > POLAR_MAX_LAYER || length_of(methods) < 1 || length_of(methods) > SCORE_METHODS ||
         length_of(points) > SCORE_POINTS)
         return cli_fail("%s: no file of polar eval (its header names no layers and methods)", name);
+    s->n_calls = s->n_layer * cli_header_loops(header);
     s->n_menu = length_of(json_get(header, "menu"));
     json_int(json_get(header, "feature_calls"), &s->feature_calls);
     json_int(json_get(header, "prompt_calls"), &s->prompt_calls);
@@ -264,7 +265,7 @@ score_figures scores_figures(const scores *s, int method, const score_bin *bin) 
     f.mean = f.right;
     f.accuracy = statistics_accuracy(f.right, f.n);
     f.calls = positions > 0 ? calls / positions : 0;
-    f.cost = f.calls / s->n_layer;
+    f.cost = f.calls / s->n_calls;
     f.p = statistics_mcnemar(f.paired.corrected, f.paired.broken);
     f.difference = statistics_difference(&f.paired);
     f.seconds = f.n_timed ? seconds / f.n_timed : -1;
@@ -394,7 +395,7 @@ int scores_rank(const double *probability, const double *cost, int n_menu, doubl
 
 static int rank_question(const scores *s, const score_question *q, double price, int k, int *out) {
     double cost[POLAR_MAX_MENU];
-    for (int i = 0; i < s->n_menu && i < POLAR_MAX_MENU; i++) cost[i] = (double)q->runs[q->menu[i]].calls / s->n_layer;
+    for (int i = 0; i < s->n_menu && i < POLAR_MAX_MENU; i++) cost[i] = (double)q->runs[q->menu[i]].calls / s->n_calls;
     return scores_rank(q->probability, cost, s->n_menu, price, k, out);
 }
 
@@ -419,7 +420,7 @@ score_pick scores_at_price(const scores *s, double price) {
         calls += r.calls;
         positions += r.positions;
     }
-    x.cost = positions > 0 ? calls / positions / s->n_layer : 0;
+    x.cost = positions > 0 ? calls / positions / s->n_calls : 0;
     x.lower = statistics_difference(&paired).low;
     return x;
 }
@@ -491,7 +492,7 @@ static void fit_fixed(const scores *s, score_fit *fit) {
             const score_run *r = &s->questions[k].runs[s->questions[k].menu[i]];
             x.right += r->right;
             count_pair(&paired, s->questions[k].results[0].right, r->right);
-            x.cost = (double)r->calls / s->n_layer;
+            x.cost = (double)r->calls / s->n_calls;
             text = s->programs.items[r->program];
         }
         if (x.cost <= 1 && is_better(&x, &gain)) {
@@ -523,7 +524,7 @@ int scores_fit_cascade(const scores *s, double price, score_fit *fit) {
             const score_run *r = &q->runs[q->menu[picks[c]]];
             polar_cascade_run *x = &runs[i * k + c];
             x->confidence = r->confidence;
-            x->cost = (double)r->calls / s->n_layer;
+            x->cost = (double)r->calls / s->n_calls;
             x->correct = r->right;
         }
     }
@@ -844,7 +845,7 @@ int scores_print(FILE *f, const scores *s) {
     fprintf(f,
             "%d questions; layers: calls per token, features included, of %d\n"
             "                    right  95 %% int. layers  corr brok   diff   95 %% int.      p\n",
-            s->n, s->n_layer);
+            s->n, s->n_calls);
     for (int i = 0; i < s->n_methods; i++) {
         oracles += s->methods[i].needs_answer;
         n_primary += t.primary[i];

@@ -70,7 +70,8 @@ typedef struct score_texts {
 } score_texts;
 
 typedef struct scores {
-    int n_layer, n_menu, n_methods, n_points, feature_calls, k;
+    int n_layer, n_calls; /* of the model, and of its own program, the identity here */
+    int n_menu, n_methods, n_points, feature_calls, k;
     int prompt_calls; /* of each token of a question, where that runs under a program of its own; else 0 */
     score_method methods[SCORE_METHODS];
     score_point points[SCORE_POINTS];

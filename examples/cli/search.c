@@ -409,6 +409,7 @@ static int prepare_prior(run *r) {
 /* Model, questions and prompt; with --menu the results of a search in place of the questions. */
 static int prepare(run *r, json_document **header) {
     polar_many_options m = {0};
+    polar_program own;
     const char *error = "";
     size_t at;
     int status, n_ctx;
@@ -416,11 +417,16 @@ static int prepare(run *r, json_document **header) {
         (status = evaluate_questions(&r->questions, r->file, &r->o->evaluate)))
         return status;
     polar_model_get_info(r->model, &r->info);
+    own = cli_own_program(r->model);
     r->s.o = &r->o->how;
     r->s.e = &r->e;
     r->s.n_layer = r->s.trials.n_layer = r->info.n_layer;
     r->s.tell = on_tell;
     r->s.user = r;
+    r->o->how.search.n_loops = r->summary.n_loops = own.segments[0].times;
+    if (own.segments[0].times > 1 && (r->o->how.is_released || r->o->pilot || r->o->prior))
+        return cli_usage("this model has %d loops: neither --rule released nor a prior knows them",
+                         own.segments[0].times);
     if ((status = prepare_prior(r))) return status;
     m.progress = on_progress;
     if (r->o->how.is_released && (status = take_bounds(r->o, r->info.n_layer))) return status;
@@ -433,7 +439,7 @@ static int prepare(run *r, json_document **header) {
     if ((status = evaluator_open(&r->e, r->model, &r->o->evaluate, m)) ||
         (status = evaluator_room(&r->e, &r->o->evaluate, &r->questions, r->file, &n_ctx)) || !r->o->menu)
         return status;
-    status = menu_choose(&r->menu, r->o->menu, r->file, r->info.n_layer, &r->questions);
+    status = menu_choose(&r->menu, r->o->menu, r->file, &own, &r->questions);
     for (int i = 0; i < r->o->also.n && !status; i++) status = menu_add(&r->menu, r->o->also.items[i]);
     return status;
 }

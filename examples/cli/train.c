@@ -96,13 +96,13 @@ static int open_prompt(run *r) {
 /* Public files say beside the paths what the identity gives. */
 static int add_identity(run *r, trials *t, const json *sample) {
     const json *score = json_get(sample, "initial_score");
-    int path[POLAR_MAX_LAYER];
+    const polar_program own = cli_own_program(r->model);
+    int path[POLAR_MAX_CALLS], n = polar_program_calls(&own, path, POLAR_MAX_CALLS);
     trial *added;
     if (!score) score = json_get(sample, "initial_transition_metric");
     if (!score || score->type > JSON_NUMBER || score->type == JSON_NULL) return 0;
-    for (int i = 0; i < r->info.n_layer; i++) path[i] = i;
-    if (trials_find(t, path, r->info.n_layer) >= 0) return 0;
-    if (!(added = trials_add(t, path, r->info.n_layer, NULL, 0))) return cli_fail("out of memory");
+    if (trials_find(t, path, n) >= 0) return 0;
+    if (!(added = trials_add(t, path, n, NULL, 0))) return cli_fail("out of memory");
     added->reward = score->type == JSON_TRUE || (score->type == JSON_NUMBER && score->number > 0);
     return 0;
 }
@@ -438,7 +438,7 @@ static int train_paper(run *r) {
 /* The programs that cover most of what the search found, for questions on which different ones were tried. */
 static int cover_questions(run *r) {
     struct menu m;
-    int status = menu_choose_for(&m, r->o->menu_size, r->data, r->info.n_layer, r->n, 0);
+    int status = menu_choose_for(&m, r->o->menu_size, r->data, &r->programs[0], r->n, 0);
     for (int i = 1; i < m.n && !status; i++)
         if (!polar_program_from_path(&r->programs[r->n_programs], r->info.n_layer, m.entries[i].path, m.entries[i].n,
                                      r->info.n_layer, POLAR_MAX_CALLS, NULL))
@@ -451,7 +451,7 @@ static int cover_questions(run *r) {
 static int choose_menu(run *r) {
     const json *list = json_get(header_of(r), "menu");
     polar_error e;
-    r->programs[0] = polar_program_identity(r->info.n_layer);
+    r->programs[0] = cli_own_program(r->model);
     r->n_programs = 1;
     if (!list || list->type != JSON_ARRAY) return cover_questions(r);
     for (const json *v = list->child; v; v = v->next) {
@@ -508,11 +508,11 @@ static void judge_menu(run *r) {
         w->oracle += any;
         w->identity += right[0];
         w->picked += right[*order];
-        w->picked_cost += polar_program_cost(&r->programs[*order]);
+        w->picked_cost += cli_cost(&r->programs[*order], &r->programs[0]);
     }
     if (!w->n) return;
     for (int k = 0; k < r->n_programs; k++) { /* the one program of most worth */
-        const double accuracy = n_right[k] / w->n, cost = polar_program_cost(&r->programs[k]);
+        const double accuracy = n_right[k] / w->n, cost = cli_cost(&r->programs[k], &r->programs[0]);
         if (!(accuracy - info.price * cost > best)) continue;
         best = accuracy - info.price * cost;
         w->fixed = accuracy;
@@ -561,7 +561,7 @@ static int cascade_question(const run *r, int i, int k, polar_cascade_run *runs)
         const int n = polar_program_calls(program, path, POLAR_MAX_CALLS), at = trials_find(t, path, n);
         if (at < 0 || !t->items[at].answer) return 0;
         runs[p].correct = t->items[at].reward > 0;
-        runs[p].cost = polar_program_cost(program);
+        runs[p].cost = cli_cost(program, &r->programs[0]);
         runs[p].confidence =
             t->items[at].n_tokens > 0 ? t->items[at].logprob / t->items[at].n_tokens : POLAR_NO_CONFIDENCE;
     }
@@ -669,7 +669,7 @@ static void print_menu(const run *r) {
            m->n_validation, m->loss, m->calibrated_loss, m->best_epoch + 1);
     for (int k = 0; k < r->n_programs; k++) {
         polar_program_format(&r->programs[k], text, sizeof text);
-        printf("  %2d  cost %.3f  %s\n", k, polar_program_cost(&r->programs[k]), text);
+        printf("  %2d  cost %.3f  %s\n", k, cli_cost(&r->programs[k], &r->programs[0]), text);
     }
     print_cascade(r);
     if (!w->n) return;
