@@ -7690,6 +7690,9 @@ typedef struct arch_row {
     int rope_gap; /* layers gap - 1, 2 gap - 1, ... are without rope; 0: none is */
     int looped;   /* the file's own program runs all layers num_loops times, with the output norm in between */
     int out_norm; /* RMS norm also on what attention and feed-forward give, before it is added */
+    int scaled;   /* embeddings times sqrt(n_embd) on their way in */
+    int gelu;     /* in place of silu */
+    int pattern;  /* layers but pattern - 1, 2 pattern - 1, ... are local: see model_window; 0: none is */
 } arch_row;
 
 static const arch_row archs[] = {
@@ -7701,6 +7704,7 @@ static const arch_row archs[] = {
     {.name = "smollm3", .rope_gap = 4},
     {.name = "nanbeige", .looped = 1},
     {.name = "ouro", .looped = 1, .out_norm = 1},
+    {.name = "gemma3", .neox = 1, .qk_norm = 1, .out_norm = 1, .scaled = 1, .gelu = 1, .pattern = 6},
 };
 
 /* A weight matrix: rows of n numbers. Experts lie one after the other. */
@@ -7732,11 +7736,15 @@ struct polar_model {
     int vocab_only, ignore_unknown;
     int n_layer, n_embd, n_head, n_head_kv, head_dim, n_rot, n_ff, n_vocab, n_ctx_train;
     int n_loops, loop_norm; /* see prog_standard and call_behind */
+    int n_angles;           /* n_rot; or twice that where local layers have angles of their own, behind the others */
+    int window;             /* positions that local layers see, themselves included; 0: there are none */
+    uint8_t local[POLAR_MAX_LAYER]; /* 1: the layer is local */
     int n_expert, n_expert_used, n_ff_exp, n_ff_shexp, expert_norm;
-    float norm_eps, rope_base, attention_scale; /* of q k: 1 / sqrt(head_dim), unless the file says otherwise */
+    float norm_eps, rope_base, rope_base_local, attention_scale; /* of q k: 1 / sqrt(head_dim), unless the file says
+                                                                    otherwise */
     matrix embedding, output;
     const float *output_norm;
-    uint64_t *rope_step; /* (n_rot / 2) turns per position, in units of 2^-64 */
+    uint64_t *rope_step; /* (n_angles / 2) turns per position, in units of 2^-64 */
     model_layer *layers;
     char name[128]; /* general.name, cut */
     char *prompt;   /* polar.prompt_template, NULL without one */
@@ -7816,10 +7824,28 @@ static polar_status model_rope_scaling(polar_model *m, float *factor, polar_erro
     return model_unknown(m, e, "rope.scaling.type is \"%.*s\", expected none or linear", (int)MIN(n, 40), s);
 }
 
+/* Which layers are local: all but every pattern-th, or those that an array of the file says. A local one sees a window
+ * of positions and has a rope base of its own. */
+static polar_status model_local(polar_model *m, int window, polar_error *e) {
+    const model_key k = model_key_of(m, "attention.sliding_window_pattern");
+    const polar_gguf_pair *kv = gguf_find(&m->file, k.text);
+    const int listed = kv && kv->is_array;
+    int n = m->arch->pattern;
+    m->window = window ? window : INT_MAX;
+    m->n_angles = 2 * m->n_rot;
+    if (listed && (kv->type != POLAR_GGUF_BOOL || kv->count != (size_t)m->n_layer))
+        return fail(e, POLAR_FORMAT, "%s: %s is no array of %d bools", m->file.name, k.text, m->n_layer);
+    if (!listed && gguf_get_int(&m->file, k.text, &n, 1, POLAR_MAX_LAYER, 0, e)) return e->status;
+    for (int i = 0; i < m->n_layer; i++) m->local[i] = listed ? kv->data[i] != 0 : i % n < n - 1;
+    return model_float(m, "rope.freq_base_swa", 10000, 1, 1e12, &m->rope_base_local, e);
+}
+
 /* A window of positions to look back does nothing as long as the context is not larger. */
 static polar_status model_window(polar_model *m, polar_error *e) {
     int window;
+    m->n_angles = m->n_rot;
     if (model_int(m, "attention.sliding_window", 0, 0, INT_MAX, &window, e)) return e->status;
+    if (m->arch->pattern) return model_local(m, window, e);
     if (!window || window >= m->n_ctx_train) return POLAR_OK;
     buf_note(&m->notes, "%s: attention.sliding_window is %d: the context is limited to that, instead of %d",
              m->file.name, window, m->n_ctx_train);
@@ -7872,7 +7898,9 @@ static polar_status model_hyperparameters(polar_model *m, float *rope_factor, po
         model_float(m, "attention.scale", 0, 0, 1e6, &m->attention_scale, e) ||
         model_rope_scaling(m, rope_factor, e) || model_window(m, e) || model_loops(m, e))
         return e->status;
-    if (!(m->attention_scale > 0)) m->attention_scale = 1.0f / sqrtf((float)m->head_dim);
+    if (!(m->attention_scale > 0)) /* Gemma 3 27B, of 62 layers, scales by the width of a head's share */
+        m->attention_scale = 1.0f / sqrtf((float)(m->arch->pattern && m->n_layer == 62 ? m->n_embd / m->n_head
+                                                                                       : m->head_dim));
     if (m->n_head % m->n_head_kv || value_dim != m->head_dim || m->n_rot % 2)
         return fail(e, POLAR_UNSUPPORTED,
                     "%s: %d heads over %d key-value heads, key_length %d, value_length %d, rope.dimension_count %d: "
@@ -8025,7 +8053,8 @@ static polar_status model_layer_tensors(polar_model *m, layout *l, int i, model_
     return model_linear(m, l, i, "ffn_down", m->n_ff, d, 0, &y->down, e);
 }
 
-/* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3). */
+/* Turns per position of each pair: base^(-2i/n_rot) / (2 pi factor_i), factors from rope_freqs (Llama 3); then those of
+ * local layers, without factors. */
 static polar_status model_rope(polar_model *m, float linear, polar_error *e) {
     const double two_pi = 6.28318530717958647693;
     const polar_gguf_tensor *g = gguf_find_tensor(&m->file, "rope_freqs.weight");
@@ -8033,13 +8062,14 @@ static polar_status model_rope(polar_model *m, float linear, polar_error *e) {
     if (g && g->type != quant_types[QUANT_F32].id)
         return fail(e, POLAR_UNSUPPORTED, "%s: tensor rope_freqs.weight has type %s, expected F32", m->file.name,
                     polar_gguf_type_name(g->type));
-    for (int i = 0; i < m->n_rot / 2; i++) {
-        double factor = mul64(g ? (double)rd_f32(g->data + 4 * i) : 1, linear), turns;
+    for (int j = 0; j < m->n_angles / 2; j++) {
+        const int i = j % (m->n_rot / 2), local = j != i;
+        double factor = local ? 1 : mul64(g ? (double)rd_f32(g->data + 4 * i) : 1, linear), turns;
         if (!(factor >= 1e-3) || factor > 1e9)
             return fail(e, POLAR_FORMAT, "%s: rope_freqs.weight[%d] is not a sensible factor", m->file.name, i);
-        turns = pow64((double)m->rope_base, -2.0 * i / m->n_rot) / two_pi / factor;
+        turns = pow64((double)(local ? m->rope_base_local : m->rope_base), -2.0 * i / m->n_rot) / two_pi / factor;
         turns = turns - (double)(int64_t)turns;
-        m->rope_step[i] = (uint64_t)(turns * 9223372036854775808.0) * 2;
+        m->rope_step[j] = (uint64_t)(turns * 9223372036854775808.0) * 2;
     }
     return POLAR_OK;
 }
@@ -8049,7 +8079,7 @@ static polar_status model_rope(polar_model *m, float linear, polar_error *e) {
 static polar_status model_place(polar_model *m, layout *l, polar_error *e) {
     model_layer unused;
     m->layers = layout_place(l, (size_t)m->n_layer, sizeof *m->layers);
-    m->rope_step = layout_place(l, (size_t)m->n_rot / 2, sizeof *m->rope_step);
+    m->rope_step = layout_place(l, (size_t)m->n_angles / 2, sizeof *m->rope_step);
     if (m->layers) memset(m->layers, 0, (size_t)m->n_layer * sizeof *m->layers);
     for (int i = 0; i < m->n_layer; i++)
         if (model_layer_tensors(m, l, i, m->layers ? &m->layers[i] : &unused, e)) return e->status;
@@ -8827,7 +8857,7 @@ typedef struct kv_span {
 
 typedef struct call_row {
     int call;             /* see CALL_PASS; its layer is that of all rows beside it */
-    const float *cs;      /* cos (n_rot / 2) and sin (n_rot / 2) of the row's position */
+    const float *cs;      /* (n_angles) of the row's position: see rope_angles */
     uint8_t *k, *v;       /* the slot that gets its key and value, */
     int at, capacity;     /* at this index of so many */
     const kv_span *spans; /* what it attends to, in order, itself included */
@@ -8865,7 +8895,7 @@ typedef struct engine {
     int *entry_identity;    /* 0, 1, 2, ... */
     int *expert_first;      /* (n_expert + 1): first entry of each expert */
     product *products;
-    float *cs;              /* (max_hidden, n_rot) */
+    float *cs;              /* (max_hidden, n_angles) */
     float *scores;          /* (workers, 4 if the kernels take four queries at a time, max_scores) */
     uint8_t *scratch;       /* (workers, KERN_SCRATCH) */
 } engine;
@@ -8925,7 +8955,7 @@ static void engine_place(engine *e, layout *l) {
     e->entry_identity = layout_place(l, size_of(rows, used), sizeof(int));
     e->expert_first = layout_place(l, (size_t)m->n_expert + 1, sizeof(int));
     e->products = layout_place(l, (size_t)engine_max_products(m), sizeof *e->products);
-    e->cs = layout_place(l, size_of(held, (size_t)m->n_rot), sizeof(float));
+    e->cs = layout_place(l, size_of(held, (size_t)m->n_angles), sizeof(float));
     e->scores = layout_place(l, size_of(size_of(workers, m->kern->scores4 ? 4 : 1), e->max_scores), sizeof(float));
     e->scratch = layout_place(l, workers, KERN_SCRATCH);
 }
@@ -8942,14 +8972,16 @@ static void engine_start(engine *e) {
     for (int i = 0; i < e->max_rows * m->n_expert_used; i++) e->entry_identity[i] = i;
 }
 
-/* cos and sin of a position for all pairs i: of the angle position * base^(-2i/n_rot) / factor_i, see model_rope. */
+/* cos and then sin, (n_rot / 2) each, of a position for all pairs i: of position * base^(-2i/n_rot) / factor_i, see
+ * model_rope; then perhaps those of local layers. */
 static void rope_angles(const polar_model *m, int position, float *cs) {
     const int half = m->n_rot / 2;
-    for (int i = 0; i < half; i++) {
+    for (int i = 0; i < m->n_angles / 2; i++) {
+        const int at = i + i / half * half;
         double s, c;
         turn_sincos((uint64_t)position * m->rope_step[i], &s, &c);
-        cs[i] = (float)c;
-        cs[half + i] = (float)s;
+        cs[at] = (float)c;
+        cs[half + at] = (float)s;
     }
 }
 
@@ -9112,10 +9144,25 @@ static void heads_position(const polar_model *m, float *x, int n, const float *n
     }
 }
 
-/* Whether rope turns the heads of a layer: whatever the place of its call in the program. */
-static int layer_has_rope(const polar_model *m, const model_layer *y) {
-    const int gap = m->arch->rope_gap;
-    return !gap || (y - m->layers + 1) % gap;
+/* The angles by which a layer turns its heads, whatever the place of its call in the program; NULL: it does not. */
+static const float *layer_angles(const polar_model *m, const model_layer *y, const float *cs) {
+    const int gap = m->arch->rope_gap, layer = (int)(y - m->layers);
+    return gap && (layer + 1) % gap == 0 ? NULL : cs + m->local[layer] * m->n_rot;
+}
+
+/* Leaves of n spans what a layer sees: of a local one the last m->window positions. Returns their number. */
+static int layer_window(const polar_model *m, int layer, kv_span *s, int n, int kv_f16) {
+    int hidden = m->local[layer] ? -m->window : 0;
+    for (int i = 0; i < n && m->local[layer]; i++) hidden += s[i].n;
+    while (hidden > 0) {
+        const int k = MIN(hidden, s->n);
+        const size_t bytes = (size_t)(k * m->head_dim) * (kv_f16 ? 2 : 4);
+        hidden -= k;
+        s->k += bytes;
+        s->v += bytes;
+        if (!(s->n -= k)) memmove(s, s + 1, (size_t)--n * sizeof *s);
+    }
+    return n;
 }
 
 /* A row's key or value (n_head_kv * head_dim) to its place in a slot. */
@@ -9135,7 +9182,7 @@ static void qkv_task(void *context, int r, int worker) {
     const polar_model *m = e->model;
     const call_row *row = &w->rows[r];
     const int dq = m->n_head * m->head_dim, dk = m->n_head_kv * m->head_dim;
-    const float *cs = layer_has_rope(m, w->layer) ? row->cs : NULL;
+    const float *cs = layer_angles(m, w->layer, row->cs);
     float *q = e->q + (size_t)r * (size_t)dq, *k = e->k + (size_t)r * (size_t)dk, *v = e->v + (size_t)r * (size_t)dk;
     (void)worker;
     heads_position(m, q, m->n_head, w->layer->q_norm, cs);
@@ -9287,14 +9334,23 @@ static void call_attention(engine *e, const call_row *rows, const float *q, int 
 
 /* --- feed-forward --- */
 
-/* gate = silu(gate) * up with silu(g) = g / (1 + exp(-g)), for a chunk of a row, quantized for the next product. */
+/* gelu(z) = z/2 (1 + tanh(u)) = z / (1 + exp(-2u)), u = sqrt(2/pi) (z + 0.044715 z^3) */
+static void geglu(float *gate, const float *up, int n) {
+    for (int i = 0; i < n; i++) {
+        const float z = gate[i], u = fma32(0.044715f * z * z, z, z);
+        gate[i] = z / (1.0f + exp32(-1.5957691216057308f * u)) * up[i];
+    }
+}
+
+/* gate = silu(gate) * up with silu(g) = g / (1 + exp(-g)), or gelu, for a chunk of a row, quantized for the next
+ * product. */
 static void swiglu_task(void *context, int index, int worker) {
     const layer_step *w = context;
     const engine *e = w->e;
     const int r = index / w->chunks, from = index % w->chunks * w->chunk, count = MIN(w->chunk, w->n_ff - from);
     const size_t at = (size_t)r * (size_t)w->n_ff + (size_t)from;
     (void)worker;
-    e->model->kern->swiglu(e->gate + at, e->up + at, count);
+    (e->model->arch->gelu ? geglu : e->model->kern->swiglu)(e->gate + at, e->up + at, count);
     act_quantize(e->model->kern, &e->act_gate, w->forms, r, from, count);
 }
 
@@ -9486,11 +9542,14 @@ static void call_layer(engine *e, int index, const call_row *rows, int n_rows, i
     for (int r = from; r < n_rows; r++) call_damp(e, rows[r].call, r);
 }
 
-/* The embedding of a token into row r of hidden. */
+/* The embedding of a token, perhaps scaled, into row r of hidden. */
 static void engine_embed_row(const engine *e, int32_t token, int r) {
     const polar_model *m = e->model;
+    const float scale = sqrtf((float)m->n_embd);
+    float *x = e->hidden + (size_t)r * (size_t)m->n_embd;
     quant_dequantize(m->embedding.type, m->embedding.data + (size_t)token * m->embedding.row_bytes, (size_t)m->n_embd,
-                     e->hidden + (size_t)r * (size_t)m->n_embd);
+                     x);
+    for (int i = 0; m->arch->scaled && i < m->n_embd; i++) x[i] *= scale;
 }
 
 /* Embeddings of tokens into hidden. */
@@ -9596,6 +9655,9 @@ static polar_status session_options(const polar_model *m, int n_path, polar_sess
         o->max_programs > o->n_ctx + 1 || (o->runner && (!o->runner->run || o->runner->n_threads < 1)))
         return fail(e, POLAR_ARGUMENT, "kv_mode %d, kv_type %d, max_programs %d or a runner without function or "
                     "threads: no such thing", (int)o->kv_mode, (int)o->kv_type, o->max_programs);
+    if (o->kv_mode == POLAR_KV_SHARED && m->window)
+        return fail(e, POLAR_UNSUPPORTED, "%s: shared keys and values with layers that see a window only",
+                    m->file.name);
     /* more than the context holds would be memory that nothing uses */
     o->n_batch = MIN(o->n_batch, o->n_ctx);
     o->n_logits = MIN(o->n_logits, o->n_batch);
@@ -9867,7 +9929,8 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
 /* Position `at` in call c, which writes to a slot. What it attends to goes to *spans, which moves past it. */
 static call_row session_row(const polar_session *s, int c, int slot, int at, const float *cs, kv_span **spans) {
     uint8_t *keys = s->kv + 2 * (size_t)slot * s->slot_bytes;
-    const int count = session_visible(s, c, at, *spans);
+    const int seen = session_visible(s, c, at, *spans),
+              count = layer_window(s->model, s->path[c] % CALL_PASS, *spans, seen, s->engine.kv_f16);
     const call_row row = {call_behind(s->model, c ? s->path[c - 1] : -1, s->path[c]), cs, keys, keys + s->slot_bytes,
                           at, s->options.n_ctx, *spans, count};
     *spans += count;
@@ -9880,8 +9943,8 @@ static void session_call(polar_session *s, int c, int slot, int at, int from, in
     engine g = s->engine; /* but for the rows that it begins with */
     const size_t first = (size_t)from * (size_t)s->model->n_embd;
     kv_span *spans = s->spans;
-    const float *cs = g.cs + (size_t)from * (size_t)s->model->n_rot;
-    for (int r = 0; r < n; r++, cs += s->model->n_rot)
+    const float *cs = g.cs + (size_t)from * (size_t)s->model->n_angles;
+    for (int r = 0; r < n; r++, cs += s->model->n_angles)
         s->rows[r] = session_row(s, c, slot, at + from + r, cs, &spans);
     g.hidden += first, g.entered += first, g.anchor += first;
     call_layer(&g, s->path[c] % CALL_PASS, s->rows, n, n - keep);
@@ -9900,11 +9963,11 @@ static polar_status session_tap(polar_session *s, int call, int at, int n, polar
  * `keep` rows of hidden are needed afterwards. */
 static polar_status session_pass(polar_session *s, int at, int n, int keep, polar_error *e) {
     engine *g = &s->engine;
-    const int n_rot = s->model->n_rot, first = at < s->n_ahead ? s->ahead_layers : 0;
+    const int n_angles = s->model->n_angles, first = at < s->n_ahead ? s->ahead_layers : 0;
     const size_t width = (size_t)s->model->n_embd;
     polar_status status;
     /* the angles of each position, the same in all calls */
-    for (int r = 0; r < n; r++) rope_angles(s->model, at + r, g->cs + (size_t)r * (size_t)n_rot);
+    for (int r = 0; r < n; r++) rope_angles(s->model, at + r, g->cs + (size_t)r * (size_t)n_angles);
     /* hidden = what the peek left, or the embeddings */
     if (first) memcpy(g->hidden, s->ahead + (size_t)at * width, (size_t)n * width * sizeof *g->hidden);
     else engine_embed(g, s->tokens + at, n);
@@ -11171,7 +11234,7 @@ struct polar_many {
     call_row *rows;   /* (engine.max_rows): the same in the order in which they go through the layer */
     kv_span *spans;   /* (max_spans): what the rows attend to, n_spans in use */
     int n_items, n_spans, max_spans;
-    float *cs;                       /* (n_positions, n_rot): cos and sin of each position's angles, see rope_angles */
+    float *cs;                       /* (n_positions, n_angles): of each position, see rope_angles */
     float *logits;                   /* (MANY_OUTPUTS, n_vocab) */
     many_row *outputs[MANY_OUTPUTS]; /* the rows that these logits belong to */
     int32_t wanted[MANY_OUTPUTS];    /* the token whose probability is asked for; -1: the likeliest */
@@ -11511,7 +11574,7 @@ static void many_place(polar_many *many, layout *l) {
     many->items = layout_place(l, rows, sizeof *many->items);
     many->rows = layout_place(l, rows, sizeof *many->rows);
     many->spans = layout_place(l, (size_t)many->max_spans, sizeof *many->spans);
-    many->cs = layout_place(l, (size_t)many->n_positions, size_of((size_t)many->model->n_rot, sizeof *many->cs));
+    many->cs = layout_place(l, (size_t)many->n_positions, size_of((size_t)many->model->n_angles, sizeof *many->cs));
     many->logits = layout_place(l, MANY_OUTPUTS, size_of((size_t)many->model->n_vocab, sizeof *many->logits));
 }
 
@@ -11534,7 +11597,8 @@ static polar_status many_workspace(polar_many *many, int n, polar_error *e) {
     l = layout_begin(many->block);
     many_place(many, &l);
     engine_start(&many->engine);
-    for (int i = 0; i < positions; i++) rope_angles(many->model, i, many->cs + (size_t)i * (size_t)many->model->n_rot);
+    for (int i = 0; i < positions; i++)
+        rope_angles(many->model, i, many->cs + (size_t)i * (size_t)many->model->n_angles);
     return POLAR_OK;
 }
 
@@ -11924,14 +11988,16 @@ static kv_span many_span_at(const polar_many *many, const uint8_t *k, const uint
  * token. */
 static many_item *many_item_add(polar_many *many, const many_node *node, int position, uint8_t *k, uint8_t *v,
                                 int index, int capacity, int spans) {
+    const int n_spans = layer_window(many->model, node->call % CALL_PASS, many->spans + spans, many->n_spans - spans,
+                                     many->engine.kv_f16);
     const call_row row = {call_behind(many->model, node->parent->call, node->call),
-                          many->cs + (size_t)position * (size_t)many->model->n_rot,
+                          many->cs + (size_t)position * (size_t)many->model->n_angles,
                           k,
                           v,
                           index,
                           capacity,
                           many->spans + spans,
-                          many->n_spans - spans};
+                          n_spans};
     many_item *x = &many->items[many->n_items++];
     x->row = row;
     x->node = node;

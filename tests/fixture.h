@@ -154,6 +154,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
     fixture_tensor t[128];
     const int d = shape->width, head = shape->head, dq = 4 * head, dk = 2 * head, ff = shape->ff;
     const int moe = strstr(arch, "moe") != NULL, shared = !strcmp(arch, "qwen2moe");
+    const int gemma = !strcmp(arch, "gemma3");
     const float w = 0.11f;
     size_t n_kv_at, n_tensors_at, offset = 0;
     int n = 0;
@@ -176,6 +177,10 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
         fx_kv_u32(&f, arch, "expert_count", FX_EXPERTS);
         fx_kv_u32(&f, arch, "expert_used_count", 2);
     }
+    if (gemma) {
+        fx_kv_u32(&f, arch, "attention.sliding_window", 5);
+        fx_kv_u32(&f, arch, "attention.sliding_window_pattern", 2);
+    }
     if (!strcmp(arch, "nanbeige") || !strcmp(arch, "ouro")) fx_kv_u32(&f, arch, "num_loops", 2);
     if (shape->small_vocab) fx_small_vocab(&f, shape->vocab);
     else fx_vocab(&f, shape->vocab);
@@ -184,7 +189,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
     for (int i = 0; i < shape->layers; i++) {
         fx_tensor(t, &n, i, "attn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
         fx_tensor(t, &n, i, "ffn_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
-        if (!strcmp(arch, "ouro")) {
+        if (!strcmp(arch, "ouro") || gemma) {
             fx_tensor(t, &n, i, "post_attention_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
             fx_tensor(t, &n, i, "post_ffw_norm.weight", QUANT_F32, 0.2f, 1, d, 0, 0);
         }
@@ -197,7 +202,7 @@ static fixture fixture_shaped(const char *arch, int type, uint64_t seed, const f
             fx_tensor(t, &n, i, "attn_k.bias", QUANT_F32, 0.5f, 0, dk, 0, 0);
             fx_tensor(t, &n, i, "attn_v.bias", QUANT_F32, 0.5f, 0, dk, 0, 0);
         }
-        if (!strncmp(arch, "qwen3", 5)) {
+        if (!strncmp(arch, "qwen3", 5) || gemma) {
             fx_tensor(t, &n, i, "attn_q_norm.weight", QUANT_F32, 0.2f, 1, head, 0, 0);
             fx_tensor(t, &n, i, "attn_k_norm.weight", QUANT_F32, 0.2f, 1, head, 0, 0);
         }
@@ -243,7 +248,8 @@ static fixture fixture_model(const char *arch, int type, uint64_t seed) {
     return fixture_shaped(arch, type, seed, &shape);
 }
 
-static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe", "nanbeige", "ouro"};
+static const char *const fx_archs[] = {"llama", "qwen2", "qwen3", "qwen2moe", "smollm3", "qwen3moe", "nanbeige", "ouro",
+                                       "gemma3"};
 
 /* The model of a fixture, which must outlive it. */
 static MAYBE_UNUSED polar_model *fx_open(const fixture *f, polar_cpu cpu) {

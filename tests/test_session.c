@@ -807,7 +807,8 @@ TEST(oracle) {
         const char *name;
         int n;
     } files[] = {{"llama", 42}, {"llama3", 42}, {"qwen2", 42}, {"qwen3", 42}, {"qwen2moe", 42}, {"smollm3", 23},
-                 {"qwen3moe", 23}, {"nanbeige", 27}, {"nanbeige2", 17}, {"ouro", 29}, {"damped_llama", 17},
+                 {"qwen3moe", 23}, {"nanbeige", 27}, {"nanbeige2", 17}, {"ouro", 29}, {"gemma3", 23}, {"gemma3s", 9},
+                 {"damped_llama", 17},
                  {"damped_qwen3", 17}, {"switch_llama", 17}, {"switch_qwen3", 17}};
     for (int a = 0; a < COUNT(files); a++) {
         const char *name = files[a].name;
@@ -892,7 +893,7 @@ TEST(vectors) {
         polar_model_close(m);
         free(f.data);
     }
-    CHECK(n_models == 7 && n_cases > 30);
+    CHECK(n_models == 8 && n_cases > 35);
     json_free(d);
     free(text);
 }

@@ -64,6 +64,7 @@ const rms = (x, w, eps) => {
     return x.map((v, i) => v * s * w[i]);
 };
 const silu = z => z / (1 + Math.exp(-z));
+const gelu = z => z / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (z + 0.044715 * z ** 3)));
 const softmax = z => {
     const m = Math.max(...z), e = z.map(v => Math.exp(v - m)), s = e.reduce((a, b) => a + b, 0);
     return e.map(v => v / s);
@@ -76,8 +77,12 @@ function open(path) {
         arch, tensors, heads, dim, layers: key("block_count"), kv: key("attention.head_count_kv") ?? heads,
         head: key("attention.key_length") ?? dim / heads, eps: key("attention.layer_norm_rms_epsilon"),
         base: key("rope.freq_base") ?? 10000, used: key("expert_used_count"),
-        loops: key("num_loops") ?? 1, looped: /^(nanbeige|ouro)$/.test(arch) && !key("skip_loop_final_norm"),
+        gemma: arch == "gemma3", window: key("attention.sliding_window"),
+        pattern: key("attention.sliding_window_pattern") ?? 6, localBase: key("rope.freq_base_swa") ?? 10000,
+        factor: key("rope.scaling.factor") ?? 1, looped: /^(nanbeige|ouro)$/.test(arch) && !key("skip_loop_final_norm"),
     };
+    model.isLocal = l => model.gemma &&
+        (Array.isArray(model.pattern) ? !!model.pattern[l] : l % model.pattern < model.pattern - 1);
     model.rope = key("rope.dimension_count") ?? model.head;
     // y = W x for the matrix or, in a stack of them, the one with this index; plus its bias
     model.times = (name, x, index = 0) => {
@@ -91,11 +96,12 @@ function open(path) {
 }
 
 // A head turned: pairs are neighbours in llama and the looped models, halves apart in the others.
-function rotate(m, x, position) {
+function rotate(m, x, position, local) {
     const y = [...x], half = m.rope / 2, factors = m.tensors["rope_freqs.weight"]?.x;
     for (let i = 0; i < half; i++) {
         const near = /^(llama|nanbeige|ouro)$/.test(m.arch), a = near ? 2 * i : i, b = near ? 2 * i + 1 : i + half;
-        const angle = position * m.base ** (-2 * i / m.rope) / (factors ? factors[i] : 1);
+        const angle = position * (local ? m.localBase : m.base) ** (-2 * i / m.rope) /
+                      (factors ? factors[i] : 1) / (local ? 1 : m.factor);
         const c = Math.cos(angle), s = Math.sin(angle);
         y[a] = x[a] * c - x[b] * s;
         y[b] = x[a] * s + x[b] * c;
@@ -109,15 +115,16 @@ function attention(m, l, xs) {
         split(m.times(`${of}attn_${name}`, m.norm(`${of}attn_norm`, x)), n).map(head => {
             if (!turned) return head;
             if (m.tensors[`${of}attn_${name}_norm.weight`]) head = m.norm(`${of}attn_${name}_norm`, head);
-            return rotate(m, head, t);
+            return rotate(m, head, t, m.isLocal(l));
         }));
     const q = heads("q", m.heads, 1), k = heads("k", m.kv, 1), v = heads("v", m.kv, 0);
     return xs.map((_, t) => {
         const out = [];
         for (let h = 0; h < m.heads; h++) {
-            const g = Math.floor(h * m.kv / m.heads), before = Array.from({length: t + 1}, (_, s) => s);
+            const g = Math.floor(h * m.kv / m.heads), first = m.isLocal(l) ? Math.max(0, t + 1 - m.window) : 0;
+            const before = Array.from({length: t + 1 - first}, (_, s) => first + s);
             const p = softmax(before.map(s => dot(q[t][h], 0, k[s][g]) / Math.sqrt(m.head)));
-            for (let i = 0; i < m.head; i++) out.push(before.reduce((sum, s) => sum + p[s] * v[s][g][i], 0));
+            for (let i = 0; i < m.head; i++) out.push(before.reduce((sum, s, j) => sum + p[j] * v[s][g][i], 0));
         }
         return m.times(`${of}attn_output`, out);
     });
@@ -127,7 +134,7 @@ function feedForward(m, l, x) {
     const of = `blk.${l}.`, h = m.norm(`${of}ffn_norm`, x);
     const swiglu = (suffix, e) => {
         const gate = m.times(`${of}ffn_gate${suffix}`, h, e), up = m.times(`${of}ffn_up${suffix}`, h, e);
-        return m.times(`${of}ffn_down${suffix}`, gate.map((g, i) => silu(g) * up[i]), e);
+        return m.times(`${of}ffn_down${suffix}`, gate.map((g, i) => (m.gemma ? gelu : silu)(g) * up[i]), e);
     };
     if (m.arch != "qwen2moe") return swiglu("", 0);
     const p = softmax(m.times(`${of}ffn_gate_inp`, h)), best = p.map((_, e) => e).sort((a, b) => p[b] - p[a]);
@@ -145,7 +152,8 @@ function layer(m, l, xs) {
 
 // Logits behind the last token. ops: a layer, or [a, b, K]: layers a to b in K damped passes.
 function logitsOf(m, tokens, ops) {
-    let xs = tokens.map(t => Array.from(m.tensors["token_embd.weight"].x.subarray(t * m.dim, (t + 1) * m.dim)));
+    let xs = tokens.map(t => Array.from(m.tensors["token_embd.weight"].x.subarray(t * m.dim, (t + 1) * m.dim),
+                                        v => m.gemma ? v * Math.sqrt(m.dim) : v));
     let last = -1; // the layer called last: behind the final one a looped model norms what the next call gets
     const enter = (ys, l) => {
         const normed = m.looped && last == m.layers - 1;
@@ -198,6 +206,9 @@ function make(folder, demo) {
                     {mode: {text: "2-3~2", calls: [0, 1, 2, 3, 2, 3], ops: [0, 1, [2, 3, 2]]}}];
     const models = names.map(name => [name, open(`${folder}/${name}.gguf`), programs, prompts]);
     for (const name of ["nanbeige", "ouro"]) models.push([name, open(`${folder}/${name}.gguf`), looped, prompts]);
+    const locals = [{path: [0, 1, 2, 3]}, {path: [1, 0, 0, 2]}, {path: [3, 2, 1, 0, 2]},
+                    {mode: {text: "1-2~3", calls: [0, 1, 2, 1, 2, 1, 2, 3], ops: [0, [1, 2, 3], 3]}}];
+    models.push(["gemma3", open(`${folder}/gemma3.gguf`), locals, prompts]);
     models.push(["demo", open(demo), demos, demoPrompts]);
     console.log("[");
     models.forEach(([name, m, list, lists], at) => {
