@@ -250,7 +250,7 @@ static int path_edits(const json *path, int n_layer, int n_loops) {
     int seen[POLAR_MAX_LAYER] = {0}, edits = 0, moved = 0, layer, n = 0;
     for (const json *v = path->child; v; v = v->next) {
         if (!json_int(v, &layer) || layer < 0 || layer >= POLAR_MAX_LAYER) continue;
-        moved |= layer != n++ % n_layer;
+        moved |= layer != n++ % (n_layer > 0 ? n_layer : POLAR_MAX_CALLS);
         if (seen[layer]++ == n_loops) edits |= 2;
     }
     for (int i = 0; i < n_layer && i < POLAR_MAX_LAYER; i++) edits |= seen[i] < n_loops;
