@@ -180,6 +180,10 @@ static int is_exact(const evaluator *e, const polar_many_result *r) {
     return e->prompt.boxed || (ended && r->n_tokens == n);
 }
 
+/* Generation is not ended before its own end, however clear the verdict seems. The last box counts, so a complete one
+ * decides only if no later text can hold another, and a single token may be a whole box. A first token with which the
+ * reference does not begin decides nothing: "0.5" and "\frac{1}{2}" are equal, and a box may follow any words. What
+ * saves work with the same verdict is the draft: a right answer is checked, not generated. */
 static int grade_result(const evaluator *e, const polar_many_result *r, attempt *a) {
     polar_span answer = {"", 0};
     int right = 0, status = 0;

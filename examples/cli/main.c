@@ -67,6 +67,7 @@ static const cli_command commands[] = {
      "\n"
      "  polar bench --search -m model.gguf -p 150 --programs 200 --threads 2\n"
      "  polar bench --search -m model.gguf -p 150 --grow programs\n"
+     "  polar bench --search --coverage test.jsonl --prior menu.json -m model.gguf   programs that searches need\n"
      "  polar bench --predict -p 150 -m model.gguf   overhead of predicting, in percent of the prefill\n"
      "  polar bench --train --threads 2              65000 paths, 10 epochs, from some steps\n"},
     {"eval", "measure what a predictor brings on questions it has not seen", command_eval,
@@ -146,6 +147,7 @@ static const cli_command commands[] = {
      "  polar search -m model.gguf questions.jsonl -o found.json --simulations 100 --seed 1\n"
      "  polar search -m model.gguf questions.jsonl -o part1.json --shard 1/4\n"
      "  polar search -m model.gguf found.json --menu 32 -o menu.json\n"
+     "  polar search -m model.gguf more.jsonl -o more.json --prior menu.json --first 20 --simulations 40\n"
      "  polar search -m model.gguf rows.jsonl -o found.json --rule released --level 1 --range 0:100\n"},
     {"merge", "join the outputs of a search that ran in parts", command_merge,
      "PART.json [PART.json ...] -o FILE\n"
