@@ -544,6 +544,11 @@ TEST(idle_layer) {
 
 TEST(refused) {
     const uint64_t checksum = polar_model_checksum(model);
+    fixture looped = fixture_model("ouro", QUANT_F32, 11);
+    write_file("looped.gguf", looped.data, looped.size);
+    free(looped.data);
+    RUN("polar rivals -m looped.gguf --reward choice --chat raw --prompt @prompt found.json "
+        "--validation validation.jsonl -o refused.json", 1, "not defined for looped models");
     RUN(FIT "-o refused.json -t 2", 0, "exit gain");
     RUN("polar eval " ASKED "validation.jsonl --rivals refused.json", 1, "among those that refused.json was made from");
     write_rivals("bad.json", "{\"name\":\"a\",\"kind\":\"exit\",\"threshold\":0}", NULL, checksum ^ 1);
