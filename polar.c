@@ -705,8 +705,8 @@ static float exp32(float x) {
 }
 
 /* Double precision functions for tables and statistics: not fast, the same everywhere. A product that is
- * added to something goes through mul64, or gcc would fuse it on some targets and not on others. WebAssembly has nothing
- * to fuse it with; there clang 14 moves a volatile load behind the next store (-O2 -msimd128, x and y unknown:
+ * added to something goes through mul64, or gcc would fuse it on some targets and not on others. WebAssembly has
+ * nothing to fuse it with; there clang 14 moves a volatile load behind the next store (-O2 -msimd128, x and y unknown:
  * d[0] += mul64(x, 1), d[1] += mul64(y, 1) adds y to both). */
 static double mul64(double a, double b) {
 #ifdef __wasm__
@@ -4022,7 +4022,7 @@ static int cpu_has_avx512(void) {
 /* --- x86 with AMX: the products of 16 rows and 16 tokens by one instruction, all else as AVX-512 does it ---
  *
  * A tile is a register of up to 16 rows of 64 bytes. tdpbssd adds the products of n numbers of 16 tokens, (16, n), and
- * of n / 4 words of a panel's 16 rows, (n / 4, 16, 4), to (16, 16) integers; tdpbsud is the same for words without sign.
+ * of n / 4 words of a panel's 16 rows, (n / 4, 16, 4), to (16, 16) integers; tdpbsud does so for words without sign.
  * There is no place for scales in it, so those of blocks of 256 go into the numbers, which become two planes of bytes:
  *     128 high_i + low_i = q_i scale_i; sum_i q_i scale_i a_i = 128 sum_i high_i a_i + sum_i low_i a_i
  * No machine has run this yet - it is tested with the instructions written in C, tests/tiles.h - so it runs where it is
@@ -6103,7 +6103,7 @@ static int tok_read_kind(const tok_vocab *v, const tok_source *src, int32_t i, c
         gguf_int_at(src->kinds, (size_t)i, &kind);
         if (kind < 0 || kind > TOK_BYTE) {
             fail(src->error, POLAR_FORMAT, "%s: " TOK_KEY "token_type of token %d is %lld, expected 0 to %d",
-                 src->g->name, i, (long long)kind, TOK_BYTE);
+                 src->g->name, (int)i, (long long)kind, TOK_BYTE);
             return -1;
         }
         if (!kind) kind = TOK_NORMAL;
@@ -6145,7 +6145,7 @@ static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t 
         int byte = tok_byte_name(s, n);
         if (byte < 0)
             return fail(src->error, POLAR_FORMAT, "%s: token %d is a byte by its type, expected a name like <0x0A>, "
-                        "found %.*s", src->g->name, i, (int)MIN(n, 40), name);
+                        "found %.*s", src->g->name, (int)i, (int)MIN(n, 40), name);
         out[0] = (uint8_t)byte;
         length = 1;
         v->byte_ids[byte] = i;
@@ -6161,7 +6161,7 @@ static polar_status tok_read_token(tok_vocab *v, const tok_source *src, int32_t 
     if (!tok_is_special(kind, n)) return POLAR_OK;
     if (length > TOK_MAX_SPECIAL)
         return fail(src->error, POLAR_UNSUPPORTED, "%s: the special token %d has %zu bytes, expected at most %d",
-                    src->g->name, i, length, TOK_MAX_SPECIAL);
+                    src->g->name, (int)i, length, TOK_MAX_SPECIAL);
     v->first_bytes[out[0]] |= (uint8_t)(1 << kind);
     v->specials[v->n_specials++] = (gguf_entry){(const char *)out, length, (size_t)i, 0};
     return POLAR_OK;
@@ -6194,7 +6194,7 @@ static polar_status tok_read_scores(tok_vocab *v, const tok_source *src) {
         uint32_t u = f32_bits(score + 0.0f); /* there is one zero */
         if (!(score - score == 0))
             return fail(src->error, POLAR_FORMAT, "%s: " TOK_KEY "scores of token %d is no finite number",
-                        src->g->name, i);
+                        src->g->name, (int)i);
         v->orders[i] = u >> 31 ? u : ~(u | 0x80000000u);
     }
     return POLAR_OK;

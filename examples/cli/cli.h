@@ -95,7 +95,8 @@ int cli_check_output(const cli *c, const cli_option *options, cli_type kind, con
 #define CLI_UNKNOWN_OPTION    {"ignore-unknown", 0, CLI_FLAG, &cli_ignore_unknown, NULL, \
                                "run a model in spite of tensors and keys that are not known here"}
 #define CLI_THREADS_OPTION(x) {"threads", 't', CLI_INT, &(x), "N", "threads (one per core)"}
-#define CLI_CPU_OPTION(x)     {"cpu", 0, CLI_TEXT, &(x), "NAME", "auto, plain, avx2, avx512, neon, dotprod or i8mm (auto)"}
+#define CLI_CPU_OPTION(x)     {"cpu", 0, CLI_TEXT, &(x), "NAME", \
+                               "auto, plain, avx2, avxvnni, avx512, amx, neon, dotprod, i8mm or wasm (auto)"}
 #define CLI_KV_TYPE_OPTION(x) {"kv-type", 0, CLI_TEXT, &(x), "TYPE", "f16 or f32 (f16)"}
 
 /* The place of an option's word among `words` (NULL-terminated), or -1 after a message that lists them. */
