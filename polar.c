@@ -9793,6 +9793,7 @@ failed:
     return local.status;
 }
 
+/* Did the tokens of a stretch run under this path? */
 static int session_stretch_has(const session_stretch *t, const int *path, int n_path) {
     return t->n_path == n_path && !memcmp(t->path, path, (size_t)n_path * sizeof *path);
 }
@@ -9863,7 +9864,7 @@ polar_status polar_session_change_program(polar_session *s, const polar_program 
         (status = session_check_path(s, path, n, error))) return status;
     if (s->options.kv_mode == POLAR_KV_SHARED && s->n_past)
         return fail(error, POLAR_UNSUPPORTED, "with shared keys and values a session has one program");
-    if (s->stretches[last].from == s->n_past) last--;
+    if (s->stretches[last].from == s->n_past) last--; /* no token ran under it */
     /* the tokens that stay must have left something in every layer that the program runs */
     for (int k = 0; k <= last; k++)
         for (int i = 0; i < n; i++)
@@ -9919,6 +9920,7 @@ static int session_visible(const polar_session *s, int call, int at, kv_span *sp
         spans[0] = session_span(s, s->first_call[call], 0, at + 1);
         return 1;
     }
+    /* the calls of the layer, first to last: the later ones have not been at this position yet */
     for (int c = s->first_call[call]; c < s->n_path; c++) {
         const int seen = c <= call ? at + 1 : at;
         if ((s->path[c] - s->path[call]) % CALL_PASS == 0 && seen) spans[n++] = session_span(s, c, 0, seen);
@@ -10087,6 +10089,9 @@ polar_status polar_session_eval(polar_session *s, const int32_t *tokens, int n, 
  * hidden state is row 0 of its engine. A pass is for the lowest layer that any of them waits for, as in [many], so that
  * programs which are out of step meet again. The engine that runs it is that of the host, one of them. */
 
+enum { SESSIONS_PART = DRAW_BYTES / (int)sizeof(float) }; /* logits that a draw's scratch holds, in vocabularies */
+
+/* Is its next call one of this layer? */
 static int session_waits(const polar_session *s, int layer) {
     return s->call < s->n_path && s->path[s->call] % CALL_PASS == layer;
 }
@@ -10104,11 +10109,12 @@ static void sessions_copy(const polar_session *s, const engine *g, int row, int 
  * it, and are a pass of their own if it does not wait for this layer. */
 static polar_status sessions_call(polar_session *host, polar_session *const *sessions, int n, int layer,
                                   polar_error *e) {
-    engine g = host->engine;
-    const int first = !session_waits(host, layer);
+    engine g = host->engine; /* but for the row that the call begins with */
+    const int first = !session_waits(host, layer); /* row 0 of hidden is the host's, whether it takes part or not */
     const size_t skip = (size_t)first * (size_t)host->model->n_embd;
     polar_status status = POLAR_OK;
-    int rows = 1;
+    int rows = 1; /* of hidden, that of the host among them */
+    /* the host, i = -1, and the others: each row writes to a slot of its own session, and attends to that alone */
     for (int i = -1; i < n; i++) {
         polar_session *s = i < 0 ? host : sessions[i];
         kv_span *spans = s->spans;
@@ -10119,6 +10125,7 @@ static polar_status sessions_call(polar_session *host, polar_session *const *ses
     }
     g.hidden += skip, g.entered += skip, g.anchor += skip;
     call_layer(&g, layer, host->rows, rows - first, 0);
+    /* the states go back, in the same order, and each session waits for its next call */
     rows = 1;
     for (int i = 0; i < n && !status; i++) {
         polar_session *s = sessions[i];
@@ -10134,11 +10141,12 @@ static polar_status sessions_call(polar_session *host, polar_session *const *ses
 static polar_status sessions_logits(polar_session *host, polar_session *const *sessions, int n, polar_error *e) {
     const polar_model *m = host->model;
     const engine *g = &host->engine;
-    float *part = host->draw;
-    const int most = MAX(DRAW_BYTES / (int)sizeof *part * m->n_vocab / n, 1);
+    float *part = host->draw; /* (n, count) */
+    const int most = (int)((int64_t)SESSIONS_PART * m->n_vocab / n); /* at least 1, see sessions_check */
     int row = 1;
     for (int i = 0; i < n; i++)
         if (sessions[i] != host) sessions_copy(sessions[i], g, row++, 0);
+    /* logits = W RMS(x), with the bias if there is one; W by parts of its rows, which are tokens of the vocabulary */
     call_norm(&host->engine, g->hidden, n, m->output_norm, form_of(&m->output));
     for (int from = 0, count; from < m->n_vocab; from += count) {
         matrix x = m->output;
@@ -10151,6 +10159,7 @@ static polar_status sessions_logits(polar_session *host, polar_session *const *s
             memcpy(sessions[i]->logits + from, part + (size_t)(sessions[i] == host ? 0 : row++) * (size_t)count,
                    (size_t)count * sizeof *part);
     }
+    /* what was kept is overwritten now, so it does not count if the session fails */
     for (int i = 0; i < n; i++) {
         sessions[i]->n_kept = 0;
         if (!session_finite(sessions[i]->logits, m->n_vocab))
@@ -10169,6 +10178,9 @@ static polar_status sessions_check(polar_session *const *sessions, int n, const 
         polar_session *s = sessions[i];
         polar_status status;
         if (!s) return fail(e, POLAR_ARGUMENT, "polar_sessions_decode: session %d is NULL", i);
+        /* sessions_logits wants place for a logit of each of them in what draws need */
+        if ((n - 1) / SESSIONS_PART >= s->model->n_vocab)
+            return fail(e, POLAR_ARGUMENT, "%d sessions are too many for a vocabulary of %d", n, s->model->n_vocab);
         if (s->model != sessions[0]->model || s->options.kv_type != sessions[0]->options.kv_type)
             return fail(e, POLAR_MISMATCH, "session %d has another model or kv_type than session 0", i);
         for (int k = 0; k < i; k++)
@@ -10182,6 +10194,7 @@ static polar_status sessions_check(polar_session *const *sessions, int n, const 
     return POLAR_OK;
 }
 
+/* n_past moves when all is done, so a failure leaves every session as it was. */
 polar_status polar_sessions_decode(polar_session *const *sessions, int n, const int32_t *tokens, polar_error *error) {
     polar_session *host = NULL;
     polar_status status;
@@ -10193,6 +10206,7 @@ polar_status polar_sessions_decode(polar_session *const *sessions, int n, const 
         polar_session *s = sessions[i];
         s->rest.goes_on = 0;
         if ((status = session_catch_up(s, error))) break;
+        /* what a peek left for this position is not used, but overwritten by the first calls */
         session_forget_ahead(s, tokens + i, s->n_past, 1);
         s->n_ahead = MIN(s->n_ahead, s->n_past);
         s->tokens[s->n_past] = tokens[i];
@@ -10202,9 +10216,10 @@ polar_status polar_sessions_decode(polar_session *const *sessions, int n, const 
         engine_embed(&s->engine, tokens + i, 1);
         status = session_tap(s, -1, s->n_past, 1, error);
     }
+    /* the lowest layer that is waited for, again and again, until no session has a call left */
     while (left && !status) {
         int layer = INT_MAX;
-        left = 0;
+        left = 0; /* sessions on their way */
         for (int i = 0; i < n; i++) {
             const polar_session *s = sessions[i];
             if (s->call == s->n_path) continue;
@@ -10214,6 +10229,7 @@ polar_status polar_sessions_decode(polar_session *const *sessions, int n, const 
         if (left) status = sessions_call(host, sessions, n, layer, error);
     }
     if (!status) status = sessions_logits(host, sessions, n, error);
+    /* all advance, or none */
     for (int i = 0; i < n; i++) {
         polar_session *s = sessions[i];
         if (!status) s->n_past++, s->n_kept = 1;
@@ -10292,7 +10308,7 @@ polar_status polar_session_truncate(polar_session *s, int n, polar_error *error)
         return fail(error, POLAR_ARGUMENT, "truncate to %d tokens, %d are held", n, polar_session_position(s));
     if (n <= s->n_past) { /* else only a token that waits is kept waiting */
         int last = s->n_stretches - 1;
-        int from = MIN(s->stretches[last].from, n);
+        int from = MIN(s->stretches[last].from, n); /* where the present program begins then */
         while (last > 0 && s->stretches[last - 1].from >= n) last--;
         if (last > 0 && session_stretch_has(&s->stretches[last - 1], s->path, s->n_path))
             from = s->stretches[--last].from;
@@ -10548,6 +10564,8 @@ static int embed_tap(void *user, const polar_tap_info *info) {
     return 0;
 }
 
+/* e = sum of RMS(x_t; output_norm) over the tokens t that the pooling takes, divided by their number, and by its own
+ * length if it is to be normalized. */
 polar_status polar_session_embed(polar_session *s, const int32_t *tokens, int n, polar_pooling pooling, int normalize,
                                  float *embedding, polar_error *error) {
     embed_state e = {s, NULL, NULL, pooling, n, embedding};
@@ -10562,6 +10580,7 @@ polar_status polar_session_embed(polar_session *s, const int32_t *tokens, int n,
     session_empty(s);
     s->n_ahead = 0; /* all calls run, and the tap with them */
     memset(embedding, 0, (size_t)s->model->n_embd * sizeof *embedding);
+    /* the tap adds the rows up while the tokens run */
     e.tap = s->options.tap;
     e.tap_user = s->options.tap_user;
     s->options.tap = embed_tap;
@@ -10570,6 +10589,7 @@ polar_status polar_session_embed(polar_session *s, const int32_t *tokens, int n,
     s->options.tap = e.tap;
     s->options.tap_user = e.tap_user;
     if (status) return status;
+    /* the mean, and its length */
     for (int i = 0; i < s->model->n_embd; i++) {
         embedding[i] = embedding[i] / divisor;
         squares += (double)embedding[i] * (double)embedding[i];
@@ -18028,6 +18048,7 @@ polar_status polar_menu_train(polar_predictor **out, const polar_predictor *base
 #undef S64
 #undef S8
 #undef KERN_ARM
+#undef KERN_X4
 #undef TOK_NONE
 #undef TOK_KEY
 #undef TOK_THINK

@@ -272,7 +272,7 @@ static void check_import(const bytes *b, int n_head) {
     polar_gguf *file = NULL;
     polar_gguf_tensor tensor;
     polar_error error;
-    void *bytes;
+    void *saved;
     size_t n_bytes;
     int same = 1, n = 0;
     error.message[0] = 0;
@@ -283,8 +283,8 @@ static void check_import(const bytes *b, int n_head) {
     polar_predictor_get_info(p, &info);
     CHECK(info.n_layer == 3 && info.q_dim == 4 && info.d_model == 8 && info.n_head == n_head && info.n_block == 1);
     CHECK(info.n_ff == 5 && info.feature == POLAR_FEATURE_ENCODER);
-    bytes = saved_bytes(p, &n_bytes, &error);
-    CHECK(bytes && !polar_gguf_open_memory(&file, bytes, n_bytes, NULL, &error));
+    saved = saved_bytes(p, &n_bytes, &error);
+    CHECK(saved && !polar_gguf_open_memory(&file, saved, n_bytes, NULL, &error));
     for (int i = 0; polar_gguf_get_tensor(file, i, &tensor); i++, n++) {
         const uint8_t *at = tensor.data;
         CHECK(i < SMALL_TENSORS && !strncmp(tensor.name, list[i].name, tensor.name_length) &&
@@ -293,7 +293,7 @@ static void check_import(const bytes *b, int n_head) {
     }
     CHECK(n == SMALL_TENSORS);
     polar_gguf_close(file);
-    free(bytes);
+    free(saved);
     CHECK(same);
     polar_predictor_close(p);
 }

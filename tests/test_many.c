@@ -151,13 +151,13 @@ static void compare(const round_options *w, const fixture *f, int rounds) {
 /* Every combination of what can be switched, on four architectures; or few that have them all. */
 TEST(same_as_alone) {
     const char *const stops[] = {"a", "[fi", NULL};
-    const char *const archs[] = {"llama", "ouro", "qwen3", "qwen2moe"};
+    const char *const names[] = {"llama", "ouro", "qwen3", "qwen2moe"};
     const int types[] = {QUANT_Q8_0, QUANT_F32, QUANT_Q4_0, QUANT_Q4_K};
     fixture f[4];
-    for (int i = 0; i < 4; i++) f[i] = fixture_model(archs[i], types[i], 7);
+    for (int i = 0; i < 4; i++) f[i] = fixture_model(names[i], types[i], 7);
     for (int i = 0; i < 32 && !test_failures; i += test_quick() ? 11 : 1) {
         round_options w;
-        w.arch = archs[i % 4];
+        w.arch = names[i % 4];
         w.type = types[i % 4];
         memset(&w.o, 0, sizeof w.o);
         w.o.no_share = !(i / 4 & 1), w.o.no_batch = !(i / 8 & 1), w.o.no_draft = !(i / 16 & 1);

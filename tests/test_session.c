@@ -262,6 +262,28 @@ TEST(together) {
 }
 
 /* One pass over a layer's weights is for all sessions that need it; what is refused changes none of them. */
+/* Logits of all sessions share a place that is as large as the vocabulary wants it. */
+TEST(together_too_many) {
+    enum { VOCAB = 5, MOST = 4 * VOCAB };
+    const fixture_shape shape = {.width = 32, .head = 8, .ff = 32, .layers = 1, .ctx = 64, .vocab = VOCAB,
+                                 .small_vocab = 1};
+    fixture f = fixture_shaped("llama", QUANT_Q8_0, 7, &shape);
+    polar_model *m = fx_open(&f, POLAR_CPU_AUTO);
+    polar_session *s[MOST + 1];
+    const polar_session_options o = {.n_threads = 1, .n_ctx = 32, .n_batch = MOST + 1};
+    int32_t tokens[MOST + 1];
+    polar_error e;
+    for (int i = 0; i <= MOST; i++) {
+        tokens[i] = i % VOCAB;
+        CHECK(!polar_session_create(&s[i], m, NULL, &o, NULL));
+    }
+    CHECK(polar_sessions_decode(s, MOST + 1, tokens, &e) == POLAR_ARGUMENT && !polar_session_position(s[0]));
+    CHECK(!polar_sessions_decode(s, MOST, tokens, &e) && polar_session_position(s[MOST - 1]) == 1);
+    for (int i = 0; i <= MOST; i++) polar_session_free(s[i]);
+    polar_model_close(m);
+    free(f.data);
+}
+
 TEST(together_or_not_at_all) {
     enum { N = 3 };
     fixture f = fixture_model("llama", QUANT_Q8_0, 7), other = fixture_model("llama", QUANT_Q8_0, 8);
@@ -1015,6 +1037,7 @@ static const test_case tests[] = {
     T(cached_is_recomputed), T(changed_programs), T(last_calls), T(together), T(together_or_not_at_all),
     T(refused_changes),
     T(tensor_types),        T(own_runner), T(tap), T(layers_without_rope), T(loops),
+    T(together_too_many),
     T(session_bytes),        T(allocation_failures), T(errors),     T(oracle), T(vectors),
     T(save_and_load),        T(sync_and_clone),
     T(embed),

@@ -97,6 +97,7 @@ static void texts(const polar_model *m) {
     const polar_message bad = {NULL, NULL}, hi = {"user", "hi"};
     const polar_prompt fixed = {.text = "no place"};
     polar_prompt found;
+    polar_program program;
     int32_t tokens[9] = {0, -1, 2};
     size_t length;
     int n;
@@ -108,6 +109,7 @@ static void texts(const polar_model *m) {
     SAME(polar_tokenize, m, "hi", 2, 0, NULL, -1, &n);
     SAME(polar_prompt_find, NULL, NULL, NULL, &found);
     SAME(polar_prompt_tokenize, m, &fixed, "hi", tokens, 9, &n);
+    SAME(polar_model_program, m, "9", &program);
 }
 
 static void programs(void) {
@@ -157,6 +159,7 @@ static void sessions(const polar_model *m) {
     o.tap = stop_tap, o.tap_user = &cancel;
     CHECK(!polar_session_create(&s, m, NULL, &o, NULL));
     SAME(polar_session_set_program, s, &other);
+    SAME(polar_sessions_decode, &s, 1, NULL);
     p.segments[0].times = 0;
     SAME(polar_session_set_program, s, &p);
     SAME(polar_session_change_program, s, &p);
