@@ -5,7 +5,7 @@ WARN = -Wall -Wextra
 LIBS = -lpthread -lm
 CLI = $(sort $(wildcard examples/cli/*.c)) examples/answer/answer.c
 # Those that take longest first, so that no core waits for the last.
-LONG_TESTS = test_session test_train_cli test_eval_cli test_many
+LONG_TESTS = test_train_cli test_session test_many test_search_cli test_golden test_eval_cli test_rivals
 TESTS = $(LONG_TESTS) $(filter-out $(LONG_TESTS),$(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c))))
 # The level at which compiling and running take least in all, unless the user says otherwise.
 TEST_CFLAGS ?= -O1
