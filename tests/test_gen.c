@@ -904,7 +904,7 @@ static void same_looked_up(looked_up *a, looked_up *b) {
 TEST(lookup_changes_nothing) {
     static const char *const programs[] = {"identity", "0-1x2 3x0", "1-2~2", "0x3 2x0"};
     int accepted = 0, rejected = 0, off = 0;
-    for (int round = 0; round < 48; round++) {
+    for (int round = 0; round < 48; round += test_quick() ? 7 : 1) {
         fixture f;
         polar_model *m = fixture_opened(round % 5 == 4 ? "qwen3moe" : round % 2 ? "qwen3" : "llama", 9, &f);
         const char *stop[] = {"\x01never", "the", NULL}, *program = programs[round % 4];
@@ -935,7 +935,7 @@ TEST(lookup_changes_nothing) {
         free(f.data);
     }
     if (getenv("POLAR_TIMES")) printf("%d tokens of drafts accepted, %d not\n", accepted, rejected);
-    CHECK(accepted > 300 && rejected > 30 && off == 12);
+    CHECK(accepted > 0 && (test_quick() || (accepted > 300 && rejected > 30 && off == 12)));
 }
 
 /* Makes the last of several rows behind the prompt no number, as a token that is never drawn might. */
