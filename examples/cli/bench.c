@@ -2,7 +2,7 @@
 #include "bench_coverage.h"
 #include "bench_predict.h"
 
-#include <time.h>
+#include <math.h>
 
 #ifdef __linux__
 #define HAVE_PEAK 1
@@ -49,7 +49,7 @@ void bench_tokens(int32_t *tokens, int n, int n_vocab) {
 
 /* Of the clock, or of all cores together. */
 static double seconds(const bench_options *o) {
-    return o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+    return cli_time(o->cpu_time);
 }
 
 /* Tokens per second of one round. The first one, -1, only warms up. */
@@ -141,8 +141,8 @@ static int batch_round(polar_session **sessions, int n, const bench_options *o, 
     start = seconds(o);
     for (int i = 0; i < o->decode; i++)
         if (polar_sessions_decode(sessions, n, tokens + i, &e)) return cli_fail("%s", e.message);
-    start = n * o->decode / (seconds(o) - start);
-    if (start > *best) *best = start;
+    start = fmax(seconds(o) - start, 1e-9); /* a clock may stand still for so little */
+    *best = fmax(*best, n * o->decode / start);
     return 0;
 }
 

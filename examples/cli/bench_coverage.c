@@ -4,8 +4,6 @@
 #include "released.h"
 #include "searcher.h"
 
-#include <time.h>
-
 enum { N_WAYS = 7, ALONE = 0, TEXTBOOK = 1 };
 
 /* Of all questions after the first n programs. */
@@ -37,7 +35,7 @@ typedef struct coverage {
 } coverage;
 
 static double seconds(const coverage *c) {
-    return c->o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+    return cli_time(c->o->cpu_time);
 }
 
 /* --- the ways --------------------------------------------------------------------------------------------- */

@@ -6,7 +6,7 @@
 
 /* Seconds of the clock, or of processor time. */
 static double now(const bench_predict_options *o) {
-    return o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+    return cli_time(o->cpu_time);
 }
 
 /* --- training --------------------------------------------------------------------------------------------- */

@@ -2,8 +2,6 @@
  * polar_many at work. */
 #include "cli.h"
 
-#include <time.h>
-
 typedef struct program_kept {
     int *path;
     int32_t *tokens;
@@ -38,7 +36,7 @@ typedef struct search_time {
 
 /* Processor time is what counts on a machine that is not idle. */
 static double seconds(const search_bench *b) {
-    return b->o->cpu_time ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+    return cli_time(b->o->cpu_time);
 }
 
 static polar_many *many_open(const search_bench *b, int share, int batch, int draft) {

@@ -606,6 +606,18 @@ double cli_seconds(void) {
 #endif
 }
 
+double cli_time(int processor) {
+#ifdef _WIN32
+    FILETIME made, ended, kernel, user;
+    if (!processor) return cli_seconds();
+    if (!GetProcessTimes(GetCurrentProcess(), &made, &ended, &kernel, &user)) return 0; /* clock() is no processor time */
+    return 1e-7 * (double)kernel.dwLowDateTime + 1e-7 * (double)user.dwLowDateTime +
+           429.4967296 * ((double)kernel.dwHighDateTime + (double)user.dwHighDateTime);
+#else
+    return processor ? (double)clock() / CLOCKS_PER_SEC : cli_seconds();
+#endif
+}
+
 int cli_stderr_is_terminal(void) {
     return isatty(fileno(stderr));
 }

@@ -367,6 +367,8 @@ int cli_json_differ(const json *there, const json *here, char *text, size_t size
 
 /* Seconds of a clock that does not jump. */
 double cli_seconds(void);
+/* The same, or the processor time of all threads of this process. */
+double cli_time(int processor);
 /* 1 if stderr is a terminal. */
 int cli_stderr_is_terminal(void);
 int cli_stdout_is_terminal(void);
