@@ -127,7 +127,7 @@
 #if defined(__ARM_FEATURE_MVE) && defined(__GNUC__)
 #define POLAR_MVE 1
 #include <arm_mve.h>
-#elif defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__TINYC__)
+#elif defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__TINYC__)
 #define POLAR_SMLAD 1
 #endif
 #if defined(__wasm_simd128__) && !defined(POLAR_NO_SIMD)
