@@ -204,10 +204,9 @@ static int below(int n) {
 
 /* Words and numbers of all lengths, also such as escape or take three bytes. */
 static const char *some_word(void) {
-    static const char *const words[] = {"a", "long and longer words", "<&>'\\\"", "1", "2", "123456789",
-    "\xe5\x95\x8f\xe9"
-                                        "\xa1\x8c\xe3\x81\xae\xe7\xa8\xae\xe9\xa1\x9e", "level 5", "WWWWWWWWWWWWWWW",
-                                        "\xc3\xa4\xc3\xb6\xc3\xbc"};
+    static const char *const words[] = {"a", "long and longer words", "<&>'\\\"", "1", "2", "123456789", "level 5",
+                                        ("\xe5\x95\x8f\xe9\xa1\x8c\xe3\x81\xae\xe7\xa8\xae\xe9\xa1\x9e"),
+                                        "WWWWWWWWWWWWWWW", "\xc3\xa4\xc3\xb6\xc3\xbc"};
     return words[below(COUNT(words))];
 }
 
