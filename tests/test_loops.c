@@ -48,6 +48,7 @@ TEST(own_program) {
     RUN("polar run -m ouro.gguf -n 3 --stats --program 0-3x3 b1", 0, "12 layer calls each");
     RUN("polar run -m ouro.gguf -n 3 --stats --prompt-program 0-3 b1", 0, "8 layer calls each of the answer's");
     RUN("polar bench ouro.gguf -p 4 -n 2 --repeat 1 --json", 0, "\"n_calls\":8");
+    RUN("polar bench -m ouro.gguf -p 4 -n 2 --repeat 1 --batch 1 --json", 0, "\"n_calls\":8");
 }
 
 /* The number of loops is a key that results depend on: it must not be lost, wrong or out of range. */

@@ -176,7 +176,7 @@ static int bench_batch(const char *file, const bench_options *o) {
     bench_tokens(tokens, n_tokens, info.n_vocab);
     if (polar_pool_create(&pool, o->threads, NULL, &e)) goto failed;
     runner = polar_pool_runner(pool);
-    if (polar_program_parse(&program, info.n_layer, o->program, &e) ||
+    if (polar_model_program(model, o->program, &program, &e) ||
         polar_session_create(&sessions[0], model, &program, &so, &e) ||
         polar_session_eval(sessions[0], tokens, o->prompt, &e))
         goto failed;
@@ -186,7 +186,8 @@ static int bench_batch(const char *file, const bench_options *o) {
         for (int k = 0, n = 1; n <= o->batch; k++, n *= 2)
             if (batch_round(sessions, n, o, tokens + o->prompt, &best[k])) goto done;
     for (int k = 0, n = 1; n <= o->batch; k++, n *= 2)
-        if (o->json) printf("{\"sessions\":%d,\"decode_tps\":%.2f,\"speedup\":%.3f}\n", n, best[k], best[k] / best[0]);
+        if (o->json) printf("{\"sessions\":%d,\"decode_tps\":%.2f,\"n_calls\":%d,\"speedup\":%.3f}\n", n, best[k],
+                            polar_program_length(&program), best[k] / best[0]);
         else printf("%-36s %3d sessions %9.1f tokens/s %7.2f x one\n", file, n, best[k], best[k] / best[0]);
     status = 0;
     goto done;

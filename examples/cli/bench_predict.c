@@ -184,11 +184,9 @@ static int measure(const bench_predict_options *o, polar_picker *picker, const p
     polar_candidate c[POLAR_MAX_MENU];
     double probability[POLAR_MAX_MENU], start;
     float seg_logits[POLAR_MAX_LAYER], op_logits[POLAR_MAX_LAYER * 3];
-    polar_model_info info;
     polar_error e;
     int32_t other[2] = {1, 2};
-    polar_model_get_info(polar_session_model(s), &info);
-    identity = polar_program_identity(info.n_layer);
+    identity = cli_own_program(polar_session_model(s));
     for (int r = -1; r < o->repeat; r++) { /* the first round only warms up */
         const float *rows;
         int n_rows, n_picked;

@@ -58,7 +58,7 @@ polar_status device_generate(const int32_t *prompt, int n_prompt, const char *pr
     polar_model_get_info(model, &info);
     options.n_ctx = n_prompt + n;
     options.n_batch = 1;
-    if ((status = polar_program_parse(&layers, info.n_layer, program, error))) goto done;
+    if ((status = polar_model_program(model, program, &layers, error))) goto done;
     if ((status = polar_session_create(&session, model, &layers, &options, error))) goto done;
     status = polar_session_eval(session, prompt, n_prompt, error);
     for (int i = 0; i < n && !status; i++) {
